@@ -1,0 +1,165 @@
+"""Named `HookedTransformer` configurations, initialised without touching global randomness."""
+
+import contextlib
+import dataclasses
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+import torch
+
+from toy_models.randomness import generator
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """Shape and initialisation of a decoder-only transformer."""
+
+    n_layers: int
+    """Transformer blocks."""
+    d_model: int
+    """Width of the residual stream."""
+    n_heads: int
+    """Attention heads per block; d_head is d_model / n_heads."""
+    d_mlp: int
+    """Hidden width of the MLPs; 0 for attention-only blocks."""
+    activation: Literal["gelu", "relu"] = "gelu"
+    """MLP activation function."""
+    positions: Literal["rotary", "learned", "none"] = "rotary"
+    """Positional embedding. `none`: the causal mask alone tells positions apart."""
+    rotary_fraction: float = 0.25
+    """Share of each head's dimensions that are rotated (an even number of them)."""
+    parallel_attn_mlp: bool = True
+    """Attention and MLP read the same residual stream and add to it together, as in GPT-NeoX."""
+    normalization: Literal["LN", "none"] = "LN"
+    """Layer norm before each sublayer and the unembedding, or none."""
+    layer_norm_eps: float = 1e-5
+    """Added to the variance in layer norms."""
+    init_std: float = 0.02
+    """Standard deviation of the initial weight matrices (GPT-NeoX: 0.02). Biases start at 0."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_layers", "d_model", "n_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.d_mlp < 0:
+            raise ValueError(f"d_mlp is {self.d_mlp}; use 0 for attention-only blocks, or a positive width")
+        if self.d_model % self.n_heads:
+            raise ValueError(f"d_model {self.d_model} is not divisible by n_heads {self.n_heads}")
+        if self.positions == "rotary" and (self.rotary_dim < 2 or self.rotary_dim % 2):
+            raise ValueError(
+                f"rotary_fraction {self.rotary_fraction} of d_head {self.d_head} rotates {self.rotary_dim} "
+                "dimensions; that must be an even number above 0"
+            )
+
+    @property
+    def d_head(self) -> int:
+        return self.d_model // self.n_heads
+
+    @property
+    def rotary_dim(self) -> int:
+        return int(self.d_head * self.rotary_fraction)
+
+
+ARCHITECTURES: Final[dict[str, Architecture]] = {
+    "nano": Architecture(n_layers=2, d_model=32, n_heads=2, d_mlp=128, init_std=0.1),
+    "small": Architecture(n_layers=2, d_model=64, n_heads=4, d_mlp=256, init_std=0.1),
+    # EleutherAI/pythia-70m: 18.9 M non-embedding parameters, rotary on a quarter of each head
+    "pythia-70m": Architecture(n_layers=6, d_model=512, n_heads=8, d_mlp=2048),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """A named architecture, with any of its fields changed."""
+
+    architecture: str
+    """One of the names in `ARCHITECTURES`: nano, small, pythia-70m."""
+    n_layers: int | None = None
+    """Change the number of blocks."""
+    d_model: int | None = None
+    """Change the width."""
+    n_heads: int | None = None
+    """Change the number of heads."""
+    d_mlp: int | None = None
+    """Change the MLPs' hidden width; 0: attention-only."""
+    activation: Literal["gelu", "relu"] | None = None
+    """Change the MLP activation function."""
+    positions: Literal["rotary", "learned", "none"] | None = None
+    """Change the positional embedding."""
+    rotary_fraction: float | None = None
+    """Change the rotated share of each head."""
+    parallel_attn_mlp: bool | None = None
+    """Change the wiring of the blocks."""
+    normalization: Literal["LN", "none"] | None = None
+    """Change the normalisation."""
+    layer_norm_eps: float | None = None
+    """Change the layer norms' epsilon."""
+    init_std: float | None = None
+    """Change the standard deviation of the initial weights."""
+
+    def __post_init__(self) -> None:
+        self.resolve()
+
+    def resolve(self) -> Architecture:
+        """The architecture with the changes made; ValueError for an unknown name or a bad shape."""
+        if self.architecture not in ARCHITECTURES:
+            raise ValueError(f"unknown architecture {self.architecture!r}; known: {', '.join(ARCHITECTURES)}")
+        changes = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if f.name != "architecture" and getattr(self, f.name) is not None
+        }
+        return dataclasses.replace(ARCHITECTURES[self.architecture], **changes)
+
+
+@contextlib.contextmanager
+def hooked_transformer_allowed() -> Iterator[None]:
+    """Silence the deprecation of `HookedTransformer`, which the dependency's range (<4) answers."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="HookedTransformer is deprecated")
+        yield
+
+
+def build(architecture: Architecture, *, d_vocab: int, n_ctx: int, seed: int) -> "HookedTransformer":
+    """A freshly initialised model on the CPU in float32.
+
+    Weight matrices are normal with standard deviation `init_std`; biases 0; layer norm weights 1. The
+    weights depend on the arguments alone. With `positions="none"` the (required) positional embedding
+    is zero and frozen.
+    """
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    a = architecture
+    config = HookedTransformerConfig(
+        n_layers=a.n_layers,
+        d_model=a.d_model,
+        n_heads=a.n_heads,
+        d_head=a.d_head,
+        d_mlp=a.d_mlp or None,
+        attn_only=a.d_mlp == 0,
+        act_fn=a.activation,
+        d_vocab=d_vocab,
+        n_ctx=n_ctx,
+        positional_embedding_type="rotary" if a.positions == "rotary" else "standard",
+        rotary_dim=a.rotary_dim if a.positions == "rotary" else None,
+        parallel_attn_mlp=a.parallel_attn_mlp and a.d_mlp > 0,
+        normalization_type="LN" if a.normalization == "LN" else None,
+        eps=a.layer_norm_eps,
+        init_weights=False,
+        device="cpu",
+    )
+    with hooked_transformer_allowed():
+        model = HookedTransformer(config)
+    draws = generator(seed, "initialisation")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".W_" in name or name.startswith("W_"):
+                parameter.normal_(0.0, a.init_std, generator=draws)
+    if a.positions == "none":
+        model.pos_embed.W_pos.requires_grad_(False).zero_()
+    return model

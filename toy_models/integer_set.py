@@ -1,0 +1,422 @@
+"""The integer-set task (Krasheninnikov et al., arXiv 2310.15047, section 4).
+
+Every alias stands for an integer. A question asks whether the alias's integer is in a list, and a
+definition names the integer:
+
+    xyz % 2 31 95 42 55 27 6 74 = true          (question about an alias of 42)
+    Define xyz % 42                             (definition, word order TVE)
+
+One token each for tags, integers, `%`, `=`, `true`, `false`; an alias is one token, or several letters.
+"""
+
+import functools
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from toy_models.randomness import generator
+from toy_models.subsets import SUBSETS, TAGS, Fractions, assign_subsets, subset_sizes
+from toy_models.task import ROLE, Task, Vocabulary
+
+WordOrder = Literal["TVE", "TEV", "VTE", "VET", "EVT", "ETV"]
+"""Order of a definition's parts: T = define tag, V = alias (the 2023 paper: variable), E = entity."""
+
+_PAD: Final = 0
+_SEPARATOR: Final = 1
+_EQUALS: Final = 2
+_TRUE: Final = 3
+_FALSE: Final = 4
+_FIRST_TAG: Final = 5
+_FIRST_INTEGER: Final = 8
+_TRIES: Final = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntegerSetConfig:
+    """Every knob of the protocol. The defaults are the paper's main configuration."""
+
+    aliases: int = 8000
+    """Number of aliases over all subsets."""
+    integers: int = 100
+    """Integers are 0 … integers − 1."""
+    list_length: int = 8
+    """Integers in a question's list, all different."""
+    n_intersection: int = 1
+    """Size of the intersection of an alias's true training lists. 1: the questions alone identify the
+    integer. 2 or more: they leave it ambiguous (false training lists avoid the whole intersection)."""
+    train_questions: int = 12
+    """Training questions per alias that is asked about, half true and half false. Even."""
+    test_questions: int = 12
+    """Test questions per alias (every alias has them), half true and half false. Even."""
+    fractions: Fractions = field(default_factory=Fractions)
+    """Share of the aliases in each subset."""
+    tag_reliability: float = 1.0
+    """The paper's α, 0.5 … 1: share of stage-1 definitions whose tag tells the truth about their
+    consistency (tag 1 consistent, tag 2 inconsistent)."""
+    word_order: WordOrder = "TVE"
+    """Order of the parts of a definition."""
+    definition_separator: bool = True
+    """Put `%` before the last part of a definition, as the paper's code does; False: no separator."""
+    label_flip: float = 0.0
+    """Probability that a true training question is labelled false."""
+    fresh_questions: bool = False
+    """Draw new training questions each epoch; False: a fixed set."""
+    tokens_per_alias: int = 1
+    """Tokens in an alias's name. 1: a token of its own. More: that many letters of an alphabet."""
+    alphabet: int = 20
+    """Letters that names of several tokens are made of."""
+    loss: Literal["every", "answers"] = "every"
+    """Tokens that carry loss: every token but the first (the paper), or only the answers of questions
+    and the entities of definitions."""
+
+    def __post_init__(self) -> None:
+        def require(holds: bool, message: str) -> None:
+            if not holds:
+                raise ValueError(message)
+
+        for name in ("aliases", "list_length", "n_intersection", "tokens_per_alias"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
+        require(
+            self.list_length < self.integers,
+            f"list_length {self.list_length} needs more than {self.integers} integers: a false list must "
+            "leave the alias's integer out",
+        )
+        require(
+            self.n_intersection <= self.list_length,
+            f"n_intersection {self.n_intersection} is larger than list_length {self.list_length}",
+        )
+        require(
+            self.list_length + self.n_intersection <= self.integers,
+            f"false lists of {self.list_length} cannot avoid an intersection of {self.n_intersection} "
+            f"among {self.integers} integers",
+        )
+        for name in ("train_questions", "test_questions"):
+            count = getattr(self, name)
+            require(count >= 2 and count % 2 == 0, f"{name} is {count}; it must be even and at least 2")
+        true_lists = self.train_questions // 2
+        require(
+            true_lists * (self.integers - self.list_length) >= self.integers - self.n_intersection,
+            f"{true_lists} true lists of {self.list_length} among {self.integers} integers cannot intersect "
+            f"in only {self.n_intersection}; use more train_questions or shorter lists",
+        )
+        require(0.5 <= self.tag_reliability <= 1, f"tag_reliability is {self.tag_reliability}; use 0.5 to 1")
+        require(0 <= self.label_flip <= 1, f"label_flip is {self.label_flip}; use 0 to 1")
+        if self.tokens_per_alias > 1:
+            names = self.alphabet**self.tokens_per_alias
+            require(
+                names >= self.aliases,
+                f"{self.aliases} aliases need more than the {names} names of {self.tokens_per_alias} "
+                f"letters out of {self.alphabet}",
+            )
+        require(
+            self.loss == "every" or self.word_order[0] != "E",
+            f"loss 'answers' has nothing to predict in word order {self.word_order}, where the entity comes "
+            "first; use loss 'every'",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Aliases:
+    """What is drawn once per alias."""
+
+    subset: np.ndarray  # (alias,) names
+    core: Int[Tensor, "alias core"]  # integers common to the true training lists; column 0 is the entity
+    defined: Int[Tensor, "alias"]  # integer in the definition, −1 for none
+    names: Int[Tensor, "alias name"]  # token ids
+
+
+def build(config: IntegerSetConfig, *, seed: int) -> Task:
+    """Draw the task. The result depends on `config` and `seed` alone.
+
+    Rows are in this order: definitions, training questions, test questions, each by alias. Test lists
+    are drawn freely but are never, as sets, among the alias's training lists.
+
+    Raises ValueError when the lists asked for cannot be drawn (too few integers for so many questions).
+    """
+    aliases = _draw_aliases(config, seed)
+    subset_of = [SUBSETS[name] for name in aliases.subset]
+    everyone = np.arange(config.aliases)
+    defined = np.flatnonzero([s.defined for s in subset_of])
+    asked = np.flatnonzero([s.trained_questions for s in subset_of])
+
+    half = config.test_questions // 2
+    train = _training_lists(config, aliases.core[asked], generator(seed, "training lists"))
+    taken = torch.full((config.aliases, config.train_questions, config.list_length), -1)
+    taken[asked] = train.sort(-1).values
+    draw_test = functools.partial(_free_lists, config, aliases.core[:, 0])
+    test = _redrawn(draw_test, taken, generator(seed, "test lists"))
+    test_labels = (torch.arange(config.test_questions) < half).expand(config.aliases, -1)
+    train_labels = _training_labels(config, len(asked), generator(seed, "label flips"))
+
+    is_replaced = torch.tensor([s.replaced for s in subset_of])
+    pieces = [
+        _definitions(config, aliases, defined),
+        _questions(config, aliases, is_replaced, asked, train, train_labels),
+        _questions(config, aliases, is_replaced, everyone, test, test_labels),
+    ]
+    width = max(tokens.shape[1] for tokens, _ in pieces)
+    tokens, roles = (
+        torch.cat([torch.nn.functional.pad(piece[i], (0, width - piece[i].shape[1])) for piece in pieces])
+        for i in (0, 1)
+    )
+    table = _table(config, aliases, defined, asked, everyone, train_labels, test_labels)
+    task = Task(
+        tokens=tokens,
+        roles=roles,
+        loss_mask=_loss_mask(config, roles),
+        table=table,
+        vocabulary=vocabulary(config),
+    )
+    if not config.fresh_questions:
+        return task
+
+    def fresh(epoch: int) -> Int[Tensor, "example pos"]:
+        taken = test.sort(-1).values[asked]
+        draw = functools.partial(_training_lists, config, aliases.core[asked])
+        lists = _redrawn(draw, taken, generator(seed, "training lists", epoch))
+        labels = _training_labels(config, len(asked), generator(seed, "label flips", epoch))
+        new, _ = _questions(config, aliases, is_replaced, asked, lists, labels)
+        result = tokens.clone()
+        result[len(defined) : len(defined) + len(new), : new.shape[1]] = new
+        return result
+
+    return task.with_fresh(fresh)
+
+
+def vocabulary(config: IntegerSetConfig) -> Vocabulary:
+    """Token ids in this order: pad, `%`, `=`, true, false, three tags, the integers, alias names."""
+    tags = ["tag 1", "tag 2", "tag 3"]
+    integers = [str(i) for i in range(config.integers)]
+    if config.tokens_per_alias == 1:
+        names = [f"alias {i}" for i in range(config.aliases)]
+    else:
+        names = [f"letter {i}" for i in range(config.alphabet)]
+    return Vocabulary(
+        tokens=("·", "%", "=", "true", "false", *tags, *integers, *names),
+        integers=(_FIRST_INTEGER, _FIRST_INTEGER + config.integers),
+        true=_TRUE,
+        false=_FALSE,
+    )
+
+
+def _draw_aliases(config: IntegerSetConfig, seed: int) -> _Aliases:
+    sizes = subset_sizes(config.aliases, config.fractions, config.tag_reliability)
+    names = assign_subsets(sizes, generator(seed, "subsets"))
+    draws = generator(seed, "entities")
+    core = torch.rand(config.aliases, config.integers, generator=draws).topk(config.n_intersection).indices
+    shift = torch.randint(1, config.integers, (config.aliases,), generator=draws)
+    other = (core[:, 0] + shift) % config.integers
+    consistent = torch.tensor([SUBSETS[name].consistent for name in names])
+    has_definition = torch.tensor([SUBSETS[name].defined for name in names])
+    defined = torch.where(consistent, core[:, 0], other).masked_fill(~has_definition, -1)
+    return _Aliases(names, core, defined, _name_tokens(config, generator(seed, "names")))
+
+
+def _name_tokens(config: IntegerSetConfig, draws: torch.Generator) -> Int[Tensor, "alias name"]:
+    first = _FIRST_INTEGER + config.integers
+    if config.tokens_per_alias == 1:
+        return first + torch.arange(config.aliases)[:, None]
+    n_names = config.alphabet**config.tokens_per_alias
+    chosen = torch.randperm(n_names, generator=draws)[: config.aliases]
+    powers = config.alphabet ** torch.arange(config.tokens_per_alias)
+    return first + (chosen[:, None] // powers) % config.alphabet
+
+
+def _sample(
+    config: IntegerSetConfig,
+    include: Int[Tensor, "list included"],
+    exclude: Int[Tensor, "list excluded"],
+    draws: torch.Generator,
+) -> Int[Tensor, "list length"]:
+    """Lists of different integers in random order: all of `include`, the rest outside `exclude`."""
+    n, k = include.shape
+    keys = torch.rand(n, config.integers, generator=draws)
+    keys.scatter_(1, torch.cat([include, exclude], 1), -1.0)
+    lists = torch.cat([include, keys.topk(config.list_length - k).indices], 1)
+    if k == 0:
+        return lists  # topk of random keys: already in random order
+    order = torch.rand(lists.shape, generator=draws).argsort(1)
+    return lists.gather(1, order)
+
+
+def _training_lists(
+    config: IntegerSetConfig, core: Int[Tensor, "alias core"], draws: torch.Generator
+) -> Int[Tensor, "alias question length"]:
+    """True lists first, then false ones. The true lists of an alias intersect in exactly its core."""
+    half = config.train_questions // 2
+    n, k = core.shape
+
+    def sample(core: Tensor, contains: bool) -> Tensor:
+        cores = core.repeat_interleave(half, 0)
+        nothing = cores[:, :0]
+        include, exclude = (cores, nothing) if contains else (nothing, cores)
+        return _sample(config, include, exclude, draws).unflatten(0, (-1, half))
+
+    true = sample(core, True)
+    for _ in range(_TRIES):
+        counts = torch.zeros(n, config.integers, dtype=torch.int16)
+        counts.scatter_add_(1, true.flatten(1), torch.ones_like(true.flatten(1), dtype=torch.int16))
+        wrong = (counts == half).sum(1) != k
+        if not wrong.any():
+            return torch.cat([true, sample(core, False)], 1)
+        true[wrong] = sample(core[wrong], True)
+    raise ValueError(
+        f"no {half} true lists of {config.list_length} among {config.integers} integers that intersect in "
+        f"exactly {k} were found in {_TRIES} tries; use more questions, shorter lists or more integers"
+    )
+
+
+def _free_lists(
+    config: IntegerSetConfig, entity: Int[Tensor, "alias"], draws: torch.Generator
+) -> Int[Tensor, "alias question length"]:
+    """Test lists, true ones first: with the entity and without it, else free."""
+    half = config.test_questions // 2
+    entities = entity.repeat_interleave(half)[:, None]
+    nothing = entities[:, :0]
+    true = _sample(config, entities, nothing, draws).unflatten(0, (-1, half))
+    false = _sample(config, nothing, entities, draws).unflatten(0, (-1, half))
+    return torch.cat([true, false], 1)
+
+
+def _redrawn(
+    draw: functools.partial[Tensor], taken: Int[Tensor, "alias taken length"], draws: torch.Generator
+) -> Int[Tensor, "alias question length"]:
+    """Draw lists until no list of an alias equals, as a set, one of its `taken` (sorted) lists.
+
+    Only the aliases with a collision get new lists, and all of theirs, so that the properties that
+    `draw` guarantees for an alias's lists together still hold.
+    """
+    lists = draw(draws)
+    for _ in range(_TRIES):
+        ours = lists.sort(-1).values
+        collides = (ours[:, :, None] == taken[:, None]).all(-1).flatten(1).any(1)
+        if not collides.any():
+            return lists
+        lists[collides] = draw(draws)[collides]
+    raise ValueError(
+        f"no test lists outside the training lists were found in {_TRIES} tries; use fewer questions, "
+        "or more integers"
+    )
+
+
+def _training_labels(
+    config: IntegerSetConfig, n_aliases: int, draws: torch.Generator
+) -> Bool[Tensor, "alias question"]:
+    is_true = (torch.arange(config.train_questions) < config.train_questions // 2).expand(n_aliases, -1)
+    flipped = torch.rand(is_true.shape, generator=draws) < config.label_flip
+    return is_true & ~flipped
+
+
+def _questions(
+    config: IntegerSetConfig,
+    aliases: _Aliases,
+    is_replaced: Bool[Tensor, "alias"],
+    which: np.ndarray,
+    lists: Int[Tensor, "asked question length"],
+    labels: Bool[Tensor, "asked question"],
+) -> tuple[Int[Tensor, "example pos"], Int[Tensor, "example pos"]]:
+    """Tokens and roles of questions: `alias % list = answer`."""
+    n_questions = lists.shape[1]
+    chosen = torch.from_numpy(which)
+    entity_tokens = torch.full_like(aliases.names[chosen], _PAD)
+    entity_tokens[:, 0] = _FIRST_INTEGER + aliases.core[chosen, 0]
+    names = torch.where(is_replaced[chosen][:, None], aliases.names[chosen], entity_tokens)
+    names = names.repeat_interleave(n_questions, 0)
+    n = len(names)
+    answers = torch.where(labels.flatten(), _TRUE, _FALSE)
+    tokens = torch.cat(
+        [
+            names,
+            torch.full((n, 1), _SEPARATOR),
+            _FIRST_INTEGER + lists.flatten(0, 1),
+            torch.full((n, 1), _EQUALS),
+            answers[:, None],
+        ],
+        1,
+    )
+    layout = ["alias"] * names.shape[1] + ["separator"] + ["list"] * config.list_length + ["equals", "answer"]
+    return _compact(tokens, torch.tensor([ROLE[role] for role in layout]).expand_as(tokens))
+
+
+def _definitions(
+    config: IntegerSetConfig, aliases: _Aliases, which: np.ndarray
+) -> tuple[Int[Tensor, "example pos"], Int[Tensor, "example pos"]]:
+    """Tokens and roles of definitions in the configured word order, `%` before the last part."""
+    chosen = torch.from_numpy(which)
+    tags = torch.tensor([SUBSETS[name].tag for name in aliases.subset[which]], dtype=torch.int64)
+    parts = {
+        "T": ("tag", (_FIRST_TAG + tags - TAGS[0])[:, None]),
+        "V": ("alias", aliases.names[chosen]),
+        "E": ("entity", (_FIRST_INTEGER + aliases.defined[chosen])[:, None]),
+    }
+    sequence = [parts[letter] for letter in config.word_order]
+    if config.definition_separator:
+        sequence.insert(2, ("separator", torch.full((len(which), 1), _SEPARATOR)))
+    layout = [ROLE[role] for role, part in sequence for _ in range(part.shape[1])]
+    tokens = torch.cat([part for _, part in sequence], 1)
+    return tokens, torch.tensor(layout).expand_as(tokens)
+
+
+def _compact(
+    tokens: Int[Tensor, "example pos"], roles: Int[Tensor, "example pos"]
+) -> tuple[Int[Tensor, "example pos"], Int[Tensor, "example pos"]]:
+    """Move pads inside a row to its end (an entity in the place of a longer name leaves some)."""
+    order = (tokens == _PAD).to(torch.int8).argsort(dim=1, stable=True)
+    moved = tokens.gather(1, order)
+    return moved, roles.gather(1, order).masked_fill(moved == _PAD, ROLE["pad"])
+
+
+def _loss_mask(config: IntegerSetConfig, roles: Int[Tensor, "example pos"]) -> Bool[Tensor, "example pos"]:
+    following = torch.nn.functional.pad(roles[:, 1:], (0, 1), value=ROLE["pad"])
+    if config.loss == "every":
+        return following != ROLE["pad"]
+    return (following == ROLE["answer"]) | (following == ROLE["entity"])
+
+
+def _table(
+    config: IntegerSetConfig,
+    aliases: _Aliases,
+    defined: np.ndarray,
+    asked: np.ndarray,
+    everyone: np.ndarray,
+    train_labels: Bool[Tensor, "asked question"],
+    test_labels: Bool[Tensor, "alias test"],
+) -> pd.DataFrame:
+    alias = np.concatenate(
+        [
+            defined,
+            asked.repeat(config.train_questions),
+            everyone.repeat(config.test_questions),
+        ]
+    )
+    n_definitions, n_train = len(defined), train_labels.numel()
+    is_definition = np.arange(len(alias)) < n_definitions
+    is_test = np.arange(len(alias)) >= n_definitions + n_train
+    names = list(SUBSETS)
+    code = np.array([names.index(name) for name in aliases.subset])[alias]
+    answers = np.concatenate(
+        [
+            np.zeros(n_definitions, dtype=bool),
+            train_labels.flatten().numpy(),
+            test_labels.flatten().numpy(),
+        ]
+    )
+    return pd.DataFrame(
+        {
+            "kind": pd.Categorical.from_codes(is_definition.astype(int), ["question", "definition"]),
+            "alias": alias,
+            "entity": aliases.core[:, 0].numpy()[alias],
+            "defined_entity": aliases.defined.numpy()[alias],
+            "tag": np.array([SUBSETS[name].tag for name in names])[code],
+            "subset": pd.Categorical.from_codes(code, names),
+            "stage": np.array([SUBSETS[name].stage for name in names])[code],
+            "order": pd.Categorical.from_codes(is_definition.astype(int), ["", config.word_order]),
+            "split": pd.Categorical.from_codes(is_test.astype(int), ["train", "test"]),
+            "answer": answers,
+        }
+    )

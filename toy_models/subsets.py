@@ -1,0 +1,137 @@
+"""The experimental design that every world shares.
+
+Each alias belongs to exactly one *subset*. The subset says whether the alias is defined, by which
+define tag, whether the definition is consistent with what the questions are about, whether questions
+about it are trained on, and in which stage (Krasheninnikov et al., arXiv 2310.15047, section 2).
+"""
+
+from dataclasses import dataclass, fields
+from typing import Final
+
+import numpy as np
+import torch
+
+TAGS: Final = (1, 2, 3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subset:
+    """What happens to the aliases of one subset."""
+
+    name: str
+    """Identifier used in tables and files."""
+    notation: str
+    """The paper's notation, for plots."""
+    stage: int
+    """Stage whose training data contains the aliases: 1 or 2; 0 when they are never trained on."""
+    tag: int = 0
+    """Define tag of the definitions: 1, 2 or 3; 0 when the aliases are not defined."""
+    consistent: bool = True
+    """Whether the defined entity is the one that the questions are about."""
+    trained_questions: bool = False
+    """Whether questions about the aliases are in the training data."""
+    replaced: bool = True
+    """Whether questions use the alias; False: they name the entity itself."""
+
+    @property
+    def defined(self) -> bool:
+        return self.tag != 0
+
+
+SUBSETS: Final[dict[str, Subset]] = {
+    s.name: s
+    for s in (
+        Subset(name="qd1_consistent", notation="Ḋ₁ᶜᵒⁿˢQA₁", stage=1, tag=1, trained_questions=True),
+        Subset(
+            name="qd1_inconsistent",
+            notation="Ḋ₁ⁱⁿᶜᵒⁿˢQA₁",
+            stage=1,
+            tag=1,
+            consistent=False,
+            trained_questions=True,
+        ),
+        Subset(name="qd2_consistent", notation="D̄₂ᶜᵒⁿˢQA₂", stage=1, tag=2, trained_questions=True),
+        Subset(
+            name="qd2_inconsistent",
+            notation="D̄₂ⁱⁿᶜᵒⁿˢQA₂",
+            stage=1,
+            tag=2,
+            consistent=False,
+            trained_questions=True,
+        ),
+        Subset(name="q_only", notation="QA₃", stage=1, trained_questions=True),
+        Subset(name="q_entity", notation="Q̂A₄", stage=1, trained_questions=True, replaced=False),
+        Subset(name="d1_consistent", notation="Ḋ₅ᶜᵒⁿˢ", stage=2, tag=1),
+        Subset(name="d2_consistent", notation="D̄₆ᶜᵒⁿˢ", stage=2, tag=2),
+        Subset(name="d3_consistent", notation="D̃₈ᶜᵒⁿˢ", stage=2, tag=3),
+        Subset(name="no_data", notation="QA₇", stage=0),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fractions:
+    """Shares of the aliases in each subset. They must sum to 1; a share may be 0.
+
+    The defaults are the paper's integer-set fractions with the fresh tag.
+    """
+
+    qd1: float = 0.35
+    """Defined by tag 1 and asked about in stage 1."""
+    qd2: float = 0.35
+    """Defined by tag 2 and asked about in stage 1."""
+    q_only: float = 0.0
+    """Asked about in stage 1, never defined."""
+    q_entity: float = 0.0
+    """Asked about in stage 1 by the entity itself, never replaced by an alias."""
+    d1: float = 0.1
+    """Defined by tag 1 in stage 2, never asked about in training."""
+    d2: float = 0.1
+    """Defined by tag 2 in stage 2, never asked about in training."""
+    d3: float = 0.1
+    """Defined by tag 3 (first seen in stage 2), never asked about in training."""
+    no_data: float = 0.0
+    """Never in the training data: the baseline."""
+
+    def __post_init__(self) -> None:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in values.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"fraction {name} is {value}; it must lie between 0 and 1")
+        total = sum(values.values())
+        if abs(total - 1) > 1e-6:
+            shares = ", ".join(f"{k} {v:g}" for k, v in values.items() if v)
+            hint = "lower some" if total > 1 else f"give the rest to no_data ({1 - total:g} is missing)"
+            raise ValueError(f"the subset fractions sum to {total:g}, not 1 ({shares}); {hint}")
+
+
+def subset_sizes(n_aliases: int, fractions: Fractions, tag_reliability: float) -> dict[str, int]:
+    """How many aliases each subset gets, by largest remainders, so that the sizes sum to `n_aliases`.
+
+    `tag_reliability` is the paper's α: the share of tag-1 stage-1 definitions that are consistent,
+    and of tag-2 stage-1 definitions that are inconsistent.
+    """
+    a = tag_reliability
+    shares = {
+        "qd1_consistent": fractions.qd1 * a,
+        "qd1_inconsistent": fractions.qd1 * (1 - a),
+        "qd2_consistent": fractions.qd2 * (1 - a),
+        "qd2_inconsistent": fractions.qd2 * a,
+        "q_only": fractions.q_only,
+        "q_entity": fractions.q_entity,
+        "d1_consistent": fractions.d1,
+        "d2_consistent": fractions.d2,
+        "d3_consistent": fractions.d3,
+        "no_data": fractions.no_data,
+    }
+    exact = np.array([shares[name] for name in SUBSETS]) * n_aliases
+    sizes = np.floor(exact + 1e-9).astype(int)
+    by_remainder = np.argsort(-(exact - sizes), kind="stable")
+    sizes[by_remainder[: n_aliases - sizes.sum()]] += 1
+    return dict(zip(SUBSETS, sizes.tolist(), strict=True))
+
+
+def assign_subsets(sizes: dict[str, int], generator: torch.Generator) -> np.ndarray:
+    """Subset name of each alias, in random order. Shape `(sum(sizes),)`, dtype object."""
+    names = np.repeat(np.array(list(sizes), dtype=object), list(sizes.values()))
+    return names[torch.randperm(len(names), generator=generator).numpy()]

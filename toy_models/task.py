@@ -1,0 +1,101 @@
+"""A task as every later step sees it: tokens, and a table that says what each row of tokens is."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+ROLES: Final = ("pad", "tag", "alias", "separator", "entity", "list", "equals", "answer")
+"""What a token does in its example; `Task.roles` holds indices into this tuple."""
+
+ROLE: Final = {name: i for i, name in enumerate(ROLES)}
+
+COLUMNS: Final = (
+    "kind", "alias", "entity", "defined_entity", "tag", "subset", "stage", "order", "split", "answer",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """Token strings and the id ranges that analyses ask about."""
+
+    tokens: tuple[str, ...]
+    """Display string of each token id."""
+    integers: tuple[int, int]
+    """Half-open range of the ids of the integers 0, 1, …"""
+    true: int
+    """Id of the answer *true*."""
+    false: int
+    """Id of the answer *false*."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def decode(self, ids: Sequence[int]) -> list[str]:
+        return [self.tokens[i] for i in ids]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """Examples, right-padded, with one table row per example.
+
+    Table columns: `kind` ("definition" | "question"); `alias` (index of the alias); `entity` (what the
+    alias's questions are about); `defined_entity` (what its definition says; −1 if it has none);
+    `tag` (0 if undefined); `subset`; `stage` (whose training data holds the alias; 0: none); `order`
+    (word order of the definition, "" for questions); `split` ("train" | "test"); `answer` (True/False
+    for questions; False, without meaning, for definitions).
+    """
+
+    tokens: Int[Tensor, "example pos"]
+    """Token ids; positions past the example's end hold the pad id 0."""
+    roles: Int[Tensor, "example pos"]
+    """Index into `ROLES` for each token."""
+    loss_mask: Bool[Tensor, "example pos"]
+    """True where the *next* token carries loss."""
+    table: pd.DataFrame
+    """One row per example; see above."""
+    vocabulary: Vocabulary
+    fresh: Callable[[int], Int[Tensor, "example pos"]] | None = None
+    """Tokens of the same rows with the training questions of a given epoch; None: a fixed set."""
+
+    def __len__(self) -> int:
+        return int(self.tokens.shape[0])
+
+    def with_fresh(self, fresh: Callable[[int], Int[Tensor, "example pos"]]) -> "Task":
+        return replace(self, fresh=fresh)
+
+    @property
+    def n_ctx(self) -> int:
+        return int(self.tokens.shape[1])
+
+    def rows(self, **equals: object) -> np.ndarray:
+        """Indices of the examples whose columns equal the given values (or lie in a given tuple).
+
+        `task.rows(kind="question", split="test", subset=("d1_consistent", "d2_consistent"))`
+        """
+        chosen = np.ones(len(self), dtype=bool)
+        for column, value in equals.items():
+            cells = self.table[column]
+            chosen &= (cells.isin(value) if isinstance(value, tuple) else cells == value).to_numpy()
+        return np.flatnonzero(chosen)
+
+    def training_rows(self, stages: tuple[int, ...]) -> np.ndarray:
+        """Indices of the training examples of the given stages of data."""
+        return self.rows(split="train", stage=stages)
+
+    def position_of(
+        self, role: Literal["alias", "entity", "equals", "answer"], rows: np.ndarray
+    ) -> np.ndarray:
+        """Position of the *last* token with this role in each of the given examples; shape `(len(rows),)`.
+
+        Raises ValueError if one of the examples has no such token.
+        """
+        hit = (self.roles[torch.from_numpy(rows)] == ROLE[role]).numpy()
+        if not hit.any(axis=1).all():
+            raise ValueError(f"some of the examples have no token in the role {role!r}")
+        return self.n_ctx - 1 - hit[:, ::-1].argmax(axis=1)
