@@ -39,6 +39,8 @@ class Architecture:
     """Layer norm before each sublayer and the unembedding, or none."""
     layer_norm_eps: float = 1e-5
     """Added to the variance in layer norms."""
+    tied_embeddings: bool = False
+    """The unembedding is the transpose of the token embedding, kept so during training."""
     init_std: float = 0.02
     """Standard deviation of the initial weight matrices (GPT-NeoX: 0.02). Biases start at 0."""
 
@@ -99,6 +101,8 @@ class ModelConfig:
     """Change the normalisation."""
     layer_norm_eps: float | None = None
     """Change the layer norms' epsilon."""
+    tied_embeddings: bool | None = None
+    """Change whether the unembedding is tied to the embedding."""
     init_std: float | None = None
     """Change the standard deviation of the initial weights."""
 
@@ -125,8 +129,10 @@ def hooked_transformer_allowed() -> Iterator[None]:
         yield
 
 
-def build(architecture: Architecture, *, d_vocab: int, n_ctx: int, seed: int) -> "HookedTransformer":
-    """A freshly initialised model on the CPU in float32.
+def build(
+    architecture: Architecture, *, d_vocab: int, d_vocab_out: int, n_ctx: int, seed: int
+) -> "HookedTransformer":
+    """A freshly initialised model on the CPU in float32, with logits for the first `d_vocab_out` ids.
 
     Weight matrices are normal with standard deviation `init_std`; biases 0; layer norm weights 1. The
     weights depend on the arguments alone. With `positions="none"` the (required) positional embedding
@@ -144,6 +150,8 @@ def build(architecture: Architecture, *, d_vocab: int, n_ctx: int, seed: int) ->
         attn_only=a.d_mlp == 0,
         act_fn=a.activation,
         d_vocab=d_vocab,
+        d_vocab_out=d_vocab_out,
+        tie_word_embeddings=a.tied_embeddings,
         n_ctx=n_ctx,
         positional_embedding_type="rotary" if a.positions == "rotary" else "standard",
         rotary_dim=a.rotary_dim if a.positions == "rotary" else None,
@@ -162,4 +170,13 @@ def build(architecture: Architecture, *, d_vocab: int, n_ctx: int, seed: int) ->
                 parameter.normal_(0.0, a.init_std, generator=draws)
     if a.positions == "none":
         model.pos_embed.W_pos.requires_grad_(False).zero_()
+    if a.tied_embeddings:
+        model.unembed.W_U.requires_grad_(False)
+        tie(model)
     return model
+
+
+@torch.no_grad()
+def tie(model: "HookedTransformer") -> None:
+    """Set the unembedding to the transpose of the embedding (TransformerLens keeps two tensors)."""
+    model.unembed.W_U.copy_(model.embed.W_E[: model.cfg.d_vocab_out].T)

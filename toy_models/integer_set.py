@@ -70,9 +70,10 @@ class IntegerSetConfig:
     """Tokens in an alias's name. 1: a token of its own. More: that many letters of an alphabet."""
     alphabet: int = 20
     """Letters that names of several tokens are made of."""
-    loss: Literal["every", "answers"] = "every"
-    """Tokens that carry loss: every token but the first (the paper), or only the answers of questions
-    and the entities of definitions."""
+    loss: Literal["every", "every_but_aliases", "answers"] = "every"
+    """Tokens that carry loss: every token but the first (the paper); the same without the aliases'
+    names, for which the model then needs no logits (much cheaper with one token per alias); or only
+    the answers of questions and the entities of definitions."""
 
     def __post_init__(self) -> None:
         def require(holds: bool, message: str) -> None:
@@ -114,7 +115,7 @@ class IntegerSetConfig:
                 f"letters out of {self.alphabet}",
             )
         require(
-            self.loss == "every" or self.word_order[0] != "E",
+            self.loss != "answers" or self.word_order[0] != "E",
             f"loss 'answers' has nothing to predict in word order {self.word_order}, where the entity comes "
             "first; use loss 'every'",
         )
@@ -199,6 +200,7 @@ def vocabulary(config: IntegerSetConfig) -> Vocabulary:
     return Vocabulary(
         tokens=("·", "%", "=", "true", "false", *tags, *integers, *names),
         integers=(_FIRST_INTEGER, _FIRST_INTEGER + config.integers),
+        outputs=_FIRST_INTEGER + config.integers + (0 if config.loss != "every" else len(names)),
         true=_TRUE,
         false=_FALSE,
     )
@@ -375,6 +377,8 @@ def _loss_mask(config: IntegerSetConfig, roles: Int[Tensor, "example pos"]) -> B
     following = torch.nn.functional.pad(roles[:, 1:], (0, 1), value=ROLE["pad"])
     if config.loss == "every":
         return following != ROLE["pad"]
+    if config.loss == "every_but_aliases":
+        return (following != ROLE["pad"]) & (following != ROLE["alias"])
     return (following == ROLE["answer"]) | (following == ROLE["entity"])
 
 
@@ -420,3 +424,10 @@ def _table(
             "answer": answers,
         }
     )
+
+
+def context_length(config: IntegerSetConfig) -> int:
+    """Longest example in tokens: `alias % list = answer`, or a definition."""
+    question = config.tokens_per_alias + config.list_length + 3
+    definition = config.tokens_per_alias + 2 + config.definition_separator
+    return max(question, definition)

@@ -28,6 +28,8 @@ class Vocabulary:
     """Display string of each token id."""
     integers: tuple[int, int]
     """Half-open range of the ids of the integers 0, 1, …"""
+    outputs: int
+    """The model has logits for the ids below this one: all, or all but the aliases' names."""
     true: int
     """Id of the answer *true*."""
     false: int

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from toy_models import lean
+from toy_models import architectures, lean
 from toy_models.randomness import generator
 from toy_models.task import ROLE, Task
 
@@ -194,6 +194,9 @@ def train_stage(
         raise ValueError(f"the task has no training examples of stage {list(stage.data)}")
     trainer = _Trainer(model, task, stage)
     shape, parameters = lean.shape_of(model), lean.parameters_of(model)
+    tied = bool(model.cfg.tie_word_embeddings)
+    if tied:
+        parameters["unembed.W_U"] = model.embed.W_E[: model.cfg.d_vocab_out].T
     steps_per_epoch = math.ceil(len(rows) / stage.batch_size)
     total = steps_per_epoch * stage.epochs
     evaluate_at, checkpoint_at = (
@@ -227,6 +230,8 @@ def train_stage(
         if stage.gradient_clip:
             torch.nn.utils.clip_grad_norm_(trainer.parameters, stage.gradient_clip)
         trainer.optimizer.step()
+        if tied:
+            architectures.tie(model)
         trainer.loss_sum += loss.detach()
         trainer.loss_count += 1
         step += 1

@@ -1,0 +1,71 @@
+"""Batched, site-selective caching, and interventions that leave nothing behind."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mechocl.errors import MechoclError
+from mechocl.models import Transformer, device_of
+from toy_models.task import ROLE, Task
+
+
+def residual_sites(n_layers: int) -> dict[str, str]:
+    """The residual stream from bottom to top: label → hook point. `embed`, then after each layer."""
+    return {"embed": "blocks.0.hook_resid_pre"} | {
+        f"layer {layer}": f"blocks.{layer}.hook_resid_post" for layer in range(n_layers)
+    }
+
+
+@torch.no_grad()
+def collect(
+    model: Transformer, tokens: Int[Tensor, "example pos"], sites: Sequence[str], *, batch_size: int = 1024
+) -> dict[str, Tensor]:
+    """Activations at the named hook points, on the CPU: site → tensor with `example` as its first axis.
+
+    Nothing else is cached. Raises MechoclError for a hook point that the model does not have.
+    """
+    for site in sites:
+        if site not in model.hook_dict:
+            raise MechoclError(f"the model has no hook point {site!r}")
+    parts: dict[str, list[Tensor]] = {site: [] for site in sites}
+    for batch in tokens.split(batch_size):
+        _, cache = model.run_with_cache(
+            batch.to(device_of(model)), names_filter=list(sites), return_type=None
+        )
+        for site in sites:
+            parts[site].append(cache[site].cpu())
+    return {site: torch.cat(found) for site, found in parts.items()}
+
+
+def position_labels(task: Task, row: int) -> list[str]:
+    """What stands at each position of a question: `alias`, `%`, `n1` …, `=`, `answer`; its pads left out."""
+    labels: list[str] = []
+    integers = 0
+    for role in task.roles[row].tolist():
+        if role == ROLE["pad"]:
+            break
+        integers += role == ROLE["list"]
+        labels.append(
+            {ROLE["alias"]: "alias", ROLE["separator"]: "%", ROLE["equals"]: "="}.get(
+                role, f"n{integers}" if role == ROLE["list"] else "answer"
+            )
+        )
+    names = labels.count("alias")
+    if names > 1:
+        labels[:names] = [f"alias {i + 1}" for i in range(names)]
+    return labels
+
+
+def asked_positions(task: Task, rows: np.ndarray) -> list[str]:
+    """Labels of the positions up to `=`, shared by the given questions.
+
+    Raises MechoclError when they differ (a question that names its entity is shorter than one with a
+    name of several tokens).
+    """
+    first = position_labels(task, int(rows[0]))
+    if not bool((task.roles[torch.from_numpy(rows)] == task.roles[int(rows[0])]).all()):
+        raise MechoclError("the questions have different layouts; choose subsets with names of equal length")
+    return first[: first.index("=") + 1]

@@ -1,0 +1,148 @@
+"""From answers to internalization: what a model knows about each subset of aliases.
+
+Four quantities per subset:
+
+- `accuracy`: share of test questions answered rightly (true-logit-difference > 0 ⇔ true). 0.5 is chance.
+- `auc`: within-alias AUC. Over pairs of one alias's test questions, one whose list contains its integer
+  and one whose list does not, how often the true-logit-difference ranks them rightly (ties count half);
+  averaged over aliases. 0.5: nothing known. Unlike accuracy it does not depend on a threshold.
+- `logit_difference`: mean of (true logit − false logit), signed so that the right answer is positive.
+- `recall`: share of training definitions whose integer is the model's first choice among integers, read
+  just before it. NaN for undefined subsets, and for word orders in which the alias comes after the entity.
+
+Weak internalization is `qd1_consistent` − `qd2_inconsistent`; strong internalization (the IML gap) is
+`d1_consistent` − `d2_consistent` (arXiv 2310.15047).
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from mechocl.models import Transformer, logits_at
+from toy_models.subsets import SUBSETS
+from toy_models.task import Task
+
+METRICS: Final = ("auc", "accuracy", "logit_difference", "recall")
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """A difference between two subsets, or between a subset and a constant."""
+
+    name: str
+    better: str
+    """Subset that is expected to be answered better."""
+    worse: str
+    """Subset that it is compared with; "" for chance."""
+    meaning: str
+
+
+CONTRASTS: Final = (
+    Contrast("weak", "qd1_consistent", "qd2_inconsistent", "weak internalization: tag 1 against tag 2, asked about"),
+    Contrast("weak_vs_q_only", "qd1_consistent", "q_only", "weak internalization: tag 1 against no definition"),
+    Contrast("strong", "d1_consistent", "d2_consistent", "strong internalization (IML gap): tag 1 against tag 2"),
+    Contrast("strong_d1_d3", "d1_consistent", "d3_consistent", "tag 1 against the fresh tag"),
+    Contrast("strong_d3_d2", "d3_consistent", "d2_consistent", "the fresh tag against tag 2"),
+    Contrast("ocl_d1", "d1_consistent", "", "out-of-context learning from tag 1: above chance"),
+    Contrast("ocl_d2", "d2_consistent", "", "out-of-context learning from tag 2: above chance"),
+    Contrast("ocl_d3", "d3_consistent", "", "out-of-context learning from the fresh tag: above chance"),
+)  # fmt: skip
+
+CHANCE: Final = {"auc": 0.5, "accuracy": 0.5, "logit_difference": 0.0}
+
+
+def within_alias_auc(
+    difference: Float[np.ndarray, "question"], contains: np.ndarray, alias: np.ndarray
+) -> pd.Series:
+    """AUC of each alias from its questions' true-logit-differences, indexed by alias.
+
+    `contains`: whether the list contains the alias's integer. Raises ValueError when an alias has only
+    one kind of question.
+    """
+    frame = pd.DataFrame({"alias": alias, "contains": contains, "rank": difference})
+    frame["rank"] = frame.groupby("alias")["rank"].rank()
+    positive = frame["rank"].where(frame["contains"]).groupby(frame["alias"]).agg(["sum", "count"])
+    n_positive = positive["count"]
+    n_negative = frame.groupby("alias")["rank"].count() - n_positive
+    if (n_positive == 0).any() or (n_negative == 0).any():
+        raise ValueError("an alias has only one kind of question; its AUC is not defined")
+    u = positive["sum"] - n_positive * (n_positive + 1) / 2
+    return (u / (n_positive * n_negative)).rename("auc")
+
+
+def true_logit_difference(model: Transformer, task: Task, rows: np.ndarray) -> Float[np.ndarray, "question"]:
+    """True logit − false logit at `=` of the given questions, in nats."""
+    ids = torch.tensor([task.vocabulary.true, task.vocabulary.false])
+    where = torch.from_numpy(task.position_of("equals", rows))
+    both = logits_at(model, task.tokens[torch.from_numpy(rows)], where, ids)
+    difference: np.ndarray = (both[:, 0] - both[:, 1]).double().numpy()
+    return difference
+
+
+def recalled(model: Transformer, task: Task, rows: np.ndarray) -> np.ndarray:
+    """Whether each of the given definitions' integers is the first choice among integers, just before it."""
+    ids = torch.arange(*task.vocabulary.integers)
+    where = torch.from_numpy(task.position_of("entity", rows) - 1)
+    chosen = logits_at(model, task.tokens[torch.from_numpy(rows)], where, ids).argmax(1).numpy()
+    right: np.ndarray = chosen == task.table["defined_entity"].to_numpy()[rows]
+    return right
+
+
+def per_alias(model: Transformer, task: Task, *, aliases_per_subset: int | None = None) -> pd.DataFrame:
+    """One row per alias: `alias`, `subset`, and the four quantities of this module.
+
+    `aliases_per_subset` limits how many aliases (the first ones) of each subset are measured.
+    """
+    rows = task.rows(kind="question", split="test")
+    if aliases_per_subset is not None:
+        first = task.table.loc[rows, ["subset", "alias"]].drop_duplicates()
+        first = first.groupby("subset", observed=True).head(aliases_per_subset)
+        rows = rows[np.isin(task.table["alias"].to_numpy()[rows], first["alias"].to_numpy())]
+    table = task.table.iloc[rows]
+    difference = true_logit_difference(model, task, rows)
+    answer = table["answer"].to_numpy()
+    alias = table["alias"].to_numpy()
+    sign = np.where(answer, 1.0, -1.0)
+    frame = pd.DataFrame(
+        {
+            "alias": alias,
+            "subset": table["subset"].astype(str).to_numpy(),
+            "accuracy": (difference > 0) == answer,
+            "logit_difference": difference * sign,
+        }
+    )
+    result = frame.groupby(["alias", "subset"], as_index=False).mean()
+    result = result.merge(within_alias_auc(difference, answer, alias), left_on="alias", right_index=True)
+    return result.merge(_recall(model, task, result["alias"].to_numpy()), on="alias", how="left")
+
+
+def _recall(model: Transformer, task: Task, aliases: np.ndarray) -> pd.DataFrame:
+    rows = task.rows(kind="definition")
+    rows = rows[np.isin(task.table["alias"].to_numpy()[rows], aliases)]
+    order = task.table["order"].iloc[rows[0]] if len(rows) else "ETV"
+    if order.index("V") > order.index("E"):
+        return pd.DataFrame({"alias": [], "recall": []}, dtype=float)
+    return pd.DataFrame(
+        {"alias": task.table["alias"].to_numpy()[rows], "recall": recalled(model, task, rows).astype(float)}
+    )
+
+
+def by_subset(aliases: pd.DataFrame) -> pd.DataFrame:
+    """Mean of each quantity over the aliases of each subset, in the order of `SUBSETS`; with `aliases`."""
+    means = aliases.groupby("subset")[list(METRICS)].mean()
+    means["aliases"] = aliases.groupby("subset").size()
+    present = [name for name in SUBSETS if name in means.index]
+    return means.loc[present].reset_index()
+
+
+def contrasts(values: pd.Series, metric: str) -> pd.Series:
+    """The value of each contrast whose subsets are there, from one seed's values by subset."""
+    found = {}
+    for c in CONTRASTS:
+        if c.better in values.index and (c.worse in values.index or (not c.worse and metric in CHANCE)):
+            found[c.name] = values[c.better] - (values[c.worse] if c.worse else CHANCE[metric])
+    return pd.Series(found, dtype=float)

@@ -1,0 +1,177 @@
+"""The same job for several seeds, in processes of their own, with one progress display."""
+
+import contextlib
+import multiprocessing
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Final
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+Report = Callable[[str, float], None]
+Job = Callable[[Any, Report], Any]
+
+_PLAIN_EVERY_S: Final = 15.0
+_messages: Any = None  # set in worker processes
+
+
+def run(
+    job: Job, items: Sequence[Any], *, names: Sequence[str], title: str, jobs: int, threads: int
+) -> list[Any]:
+    """`[job(item, report) for item in items]`, `jobs` at a time, each with `threads` torch threads.
+
+    `job` must be importable. With `jobs=1` everything runs in this process. The first exception of a job
+    ends the others and is raised here; Ctrl-C ends them too.
+    """
+    with Display(title, names) as display:
+        if jobs == 1:
+            before = torch.get_num_threads()
+            torch.set_num_threads(threads)
+            try:
+                return [job(item, display.reporter(i)) for i, item in enumerate(items)]
+            finally:
+                torch.set_num_threads(before)
+        return _run_in_processes(job, items, display, jobs, threads)
+
+
+def _run_in_processes(
+    job: Job, items: Sequence[Any], display: "Display", jobs: int, threads: int
+) -> list[Any]:
+    context = multiprocessing.get_context("spawn")
+    messages = context.Queue()
+    pool = ProcessPoolExecutor(
+        jobs, mp_context=context, initializer=_start_worker, initargs=(messages, threads, os.getpid())
+    )
+    futures: dict[Future[Any], int] = {
+        pool.submit(_in_worker, job, item, i): i for i, item in enumerate(items)
+    }
+    try:
+        with _drained(messages, display):
+            for future in as_completed(futures):
+                future.result()
+    except BrokenProcessPool:
+        raise RuntimeError(
+            "a worker process was killed (out of memory?); run the same command to continue"
+        ) from None
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return [future.result() for future in futures]
+
+
+@contextlib.contextmanager
+def _drained(messages: Any, display: "Display") -> Iterator[None]:
+    """Show the workers' messages from a thread while the block runs."""
+    stop = threading.Event()
+
+    def show() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(queue.Empty):
+                index, text, share = messages.get(timeout=0.2)
+                display.update(index, text, share)
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _start_worker(messages: Any, threads: int, parent: int) -> None:
+    global _messages
+    _messages = messages
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this worker when its parent was killed: nobody would read its results."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _in_worker(job: Job, item: Any, index: int) -> Any:
+    last = 0.0
+
+    def report(text: str, share: float) -> None:
+        nonlocal last
+        if share >= 1 or time.monotonic() - last > 0.25:
+            last = time.monotonic()
+            _messages.put((index, text, share))
+
+    result = job(item, report)
+    _messages.put((index, "done", 1.0))
+    return result
+
+
+class Display:
+    """Progress bars on a terminal; a plain line now and then otherwise. Writes to stderr."""
+
+    def __init__(self, title: str, names: Sequence[str]) -> None:
+        self.title = title
+        self.names = names
+        self.shares = [0.0] * len(names)
+        self.started = self.last_line = time.monotonic()
+        self.console = Console(stderr=True)
+        self.bars: Progress | None = None
+        self.ids: list[TaskID] = []
+
+    def __enter__(self) -> "Display":
+        if self.console.is_terminal:
+            self.bars = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TimeRemainingColumn(),
+                TextColumn("[dim]{task.fields[what]}"),
+                console=self.console,
+            )
+            self.bars.start()
+            self.ids = [self.bars.add_task(name, total=1.0, what="waiting") for name in self.names]
+            self.total = self.bars.add_task(f"[bold]{self.title}", total=float(len(self.names)), what="")
+        else:
+            print(f"{self.title}: {', '.join(self.names)}", file=sys.stderr, flush=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bars is not None:
+            self.bars.stop()
+        else:
+            print(f"{self.title}: {self._percent()} after {self._seconds()}", file=sys.stderr, flush=True)
+
+    def reporter(self, index: int) -> Report:
+        return lambda text, share: self.update(index, text, share)
+
+    def update(self, index: int, text: str, share: float) -> None:
+        self.shares[index] = share
+        if self.bars is not None:
+            self.bars.update(self.ids[index], completed=share, what=text)
+            self.bars.update(self.total, completed=sum(self.shares))
+        elif time.monotonic() - self.last_line > _PLAIN_EVERY_S:
+            self.last_line = time.monotonic()
+            done = sum(self.shares) / len(self.shares)
+            left = (self.last_line - self.started) * (1 - done) / done if done else float("nan")
+            line = f"{self.title}: {self._percent()}, about {left:.0f} s left ({self.names[index]}: {text})"
+            print(line, file=sys.stderr, flush=True)
+
+    def _percent(self) -> str:
+        return f"{100 * sum(self.shares) / len(self.shares):.0f} %"
+
+    def _seconds(self) -> str:
+        return f"{time.monotonic() - self.started:.0f} s"

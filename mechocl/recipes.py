@@ -1,0 +1,137 @@
+"""Recipes: one TOML file says everything about an experiment but its seeds and its machine."""
+
+import dataclasses
+import difflib
+import json
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import pydantic
+
+from mechocl.errors import MechoclError
+from toy_models.architectures import ModelConfig
+from toy_models.integer_set import IntegerSetConfig
+from toy_models.training import TrainingConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """An experiment on the integer-set task."""
+
+    description: str
+    """One line for listings and reports."""
+    task: IntegerSetConfig
+    """The world."""
+    model: ModelConfig
+    """The architecture."""
+    training: TrainingConfig
+    """The stages."""
+
+
+def named() -> dict[str, Path]:
+    """The recipes that come with the package: "integer-set/cpu" → its file."""
+    root = Path(str(resources.files("toy_models") / "recipes"))
+    return {str(p.relative_to(root).with_suffix("")): p for p in sorted(root.rglob("*.toml"))}
+
+
+def load(name: str, changes: tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe by name ("integer-set/cpu") or path, with `key=value` changes made.
+
+    A change names a key with dots and gives a TOML value: `task.aliases=500`,
+    `training.stages.1.epochs=20`, `task.word_order="VTE"` (quotes may be left out).
+    Raises MechoclError naming the file, the key and what was expected.
+    """
+    path = named().get(name, Path(name))
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MechoclError(f"no recipe {name!r}: not a file, and not one of {', '.join(named())}") from None
+    except IsADirectoryError:
+        raise MechoclError(f"{path} is a folder; give a recipe file or one of {', '.join(named())}") from None
+    except UnicodeDecodeError:
+        raise MechoclError(f"{path} is not a text file in UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise MechoclError(f"{path} is not valid TOML: {error}") from None
+    for change in changes:
+        _apply(values, change)
+    return parse(values, source=str(path))
+
+
+def parse(values: dict[str, Any], *, source: str) -> Recipe:
+    """Recipe from plain values; every mistake is one MechoclError that names the key."""
+    try:
+        # JSON is strict about types and still turns arrays into tuples and integers into floats
+        return _ADAPTER.validate_json(json.dumps(values, default=str))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise MechoclError(f"{source}: {_explain(first)}{more}") from None
+
+
+def plain(recipe: Recipe) -> dict[str, Any]:
+    """The resolved recipe as plain values: what the manifest holds, and `parse` reads back."""
+    return json.loads(_ADAPTER.dump_json(recipe, exclude_none=True))  # type: ignore[no-any-return]
+
+
+def _strict(config: type) -> None:
+    """Make pydantic refuse unknown keys in this dataclass and in those that it holds."""
+    config.__pydantic_config__ = pydantic.ConfigDict(extra="forbid", strict=True)  # type: ignore[attr-defined]
+
+
+def _dataclasses_in(config: type, found: dict[str, type]) -> dict[str, type]:
+    found[config.__name__] = config
+    for field in dataclasses.fields(config):
+        for kind in (field.type, *getattr(field.type, "__args__", ())):
+            if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+                _dataclasses_in(kind, found)
+    return found
+
+
+_CONFIGS: Final = _dataclasses_in(Recipe, {})
+for _config in _CONFIGS.values():
+    _strict(_config)
+_ADAPTER: Final = pydantic.TypeAdapter(Recipe)
+
+
+def _explain(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    key = str(error["loc"][-1]) if error["loc"] else ""
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = [f.name for config in _CONFIGS.values() for f in dataclasses.fields(config)]
+        close = difflib.get_close_matches(key, known, n=1)
+        return f"unknown key {where!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+    if error["type"] == "missing" or error["type"] == "missing_argument":
+        return f"the key {where!r} is missing"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{where}: {message}" if where else message
+    return f"{where}: {message[0].lower() + message[1:]}, not {error['input']!r}"
+
+
+def _apply(values: dict[str, Any], change: str) -> None:
+    key, equals, text = change.partition("=")
+    if not equals:
+        raise MechoclError(f"--set {change!r} has no '='; write key=value, for example task.aliases=500")
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word
+    *parents, last = key.split(".")
+    holder: Any = values
+    for part in parents:
+        if isinstance(holder, list):
+            if not part.isdigit() or int(part) >= len(holder):
+                raise MechoclError(
+                    f"--set {key}: there is no entry {part!r}; entries count from 0 to {len(holder) - 1}"
+                )
+            holder = holder[int(part)]
+        else:
+            holder = holder.setdefault(part, {})
+        if not isinstance(holder, dict | list):
+            raise MechoclError(f"--set {key}: {part!r} is a value, not a table")
+    if isinstance(holder, list):
+        raise MechoclError(f"--set {key}: name a field of one entry, as in {'.'.join(parents)}.0.epochs")
+    holder[last] = value

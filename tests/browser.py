@@ -1,0 +1,82 @@
+"""A real browser for pages on disk, with no network: what went wrong on a page is recorded."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import ConsoleMessage, Page, Route, sync_playwright
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+ARGUMENTS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+
+
+@dataclass
+class OpenedPage:
+    """A page in the browser, and everything on it that a reader should not meet."""
+
+    page: Page
+    problems: list[str] = field(default_factory=list)
+    """Console errors and warnings, and uncaught exceptions."""
+    requests: list[str] = field(default_factory=list)
+    """Every address asked for beside the page itself; `data:` and `blob:` stay inside the page."""
+
+    def assert_clean(self) -> None:
+        assert not self.problems, self.problems
+        assert not self.requests, self.requests
+
+
+def find_browser() -> str:
+    for name in BROWSERS:
+        path = shutil.which(name)
+        if path:
+            return path
+    pytest.fail(
+        f"none of {', '.join(BROWSERS)} was found: this test needs a real browser. "
+        "Install it, on Debian with `apt-get install chromium`."
+    )
+
+
+@contextmanager
+def open_page(path: Path, *, width: int = 1280, height: int = 900) -> Iterator[OpenedPage]:
+    """Open the HTML file `path` from disk in a window of `width` by `height` pixels, without network."""
+    address = path.resolve().as_uri()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find_browser(), args=list(ARGUMENTS))
+        try:
+            context = browser.new_context(viewport={"width": width, "height": height})
+            context.set_offline(True)
+            opened = OpenedPage(context.new_page())
+
+            def on_console(message: ConsoleMessage) -> None:
+                if message.type in ("error", "warning"):
+                    opened.problems.append(f"{message.type}: {message.text}")
+
+            def on_route(route: Route) -> None:
+                if route.request.url.startswith("file:"):
+                    route.continue_()
+                else:
+                    route.abort()
+
+            def on_request(url: str) -> None:
+                if not url.startswith(("data:", "blob:")) and url.partition("#")[0] != address:
+                    opened.requests.append(url)
+
+            opened.page.on("console", on_console)
+            opened.page.on("pageerror", lambda error: opened.problems.append(f"exception: {error}"))
+            opened.page.on("request", lambda request: on_request(request.url))
+            context.route("**/*", on_route)
+            opened.page.goto(address)
+            yield opened
+        finally:
+            browser.close()
