@@ -16,6 +16,7 @@ from typing import Final, Literal
 import numpy as np
 import pandas as pd
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Int
 from torch import Tensor
 
@@ -246,6 +247,11 @@ def _sample(
     return lists.gather(1, order)
 
 
+def _grouped(lists: Int[Tensor, "list length"], per_alias: int) -> Int[Tensor, "alias question length"]:
+    grouped: Tensor = rearrange(lists, "(alias question) length -> alias question length", question=per_alias)
+    return grouped
+
+
 def _training_lists(
     config: IntegerSetConfig, core: Int[Tensor, "alias core"], draws: torch.Generator
 ) -> Int[Tensor, "alias question length"]:
@@ -257,7 +263,7 @@ def _training_lists(
         cores = core.repeat_interleave(half, 0)
         nothing = cores[:, :0]
         include, exclude = (cores, nothing) if contains else (nothing, cores)
-        return _sample(config, include, exclude, draws).unflatten(0, (-1, half))
+        return _grouped(_sample(config, include, exclude, draws), half)
 
     true = sample(core, True)
     for _ in range(_TRIES):
@@ -280,8 +286,8 @@ def _free_lists(
     half = config.test_questions // 2
     entities = entity.repeat_interleave(half)[:, None]
     nothing = entities[:, :0]
-    true = _sample(config, entities, nothing, draws).unflatten(0, (-1, half))
-    false = _sample(config, nothing, entities, draws).unflatten(0, (-1, half))
+    true = _grouped(_sample(config, entities, nothing, draws), half)
+    false = _grouped(_sample(config, nothing, entities, draws), half)
     return torch.cat([true, false], 1)
 
 
@@ -392,35 +398,30 @@ def _table(
     test_labels: Bool[Tensor, "alias test"],
 ) -> pd.DataFrame:
     alias = np.concatenate(
-        [
-            defined,
-            asked.repeat(config.train_questions),
-            everyone.repeat(config.test_questions),
-        ]
+        [defined, asked.repeat(config.train_questions), everyone.repeat(config.test_questions)]
     )
     n_definitions, n_train = len(defined), train_labels.numel()
     is_definition = np.arange(len(alias)) < n_definitions
     is_test = np.arange(len(alias)) >= n_definitions + n_train
     names = list(SUBSETS)
     code = np.array([names.index(name) for name in aliases.subset])[alias]
-    answers = np.concatenate(
-        [
-            np.zeros(n_definitions, dtype=bool),
-            train_labels.flatten().numpy(),
-            test_labels.flatten().numpy(),
-        ]
-    )
+    no_answers = torch.zeros(n_definitions, dtype=torch.bool)
+    answers = torch.cat([no_answers, train_labels.flatten(), test_labels.flatten()]).numpy()
+
+    def categorical(codes: np.ndarray, categories: list[str]) -> pd.Categorical:
+        return pd.Categorical.from_codes(codes.astype(np.int64), pd.Index(categories))
+
     return pd.DataFrame(
         {
-            "kind": pd.Categorical.from_codes(is_definition.astype(int), ["question", "definition"]),
+            "kind": categorical(is_definition, ["question", "definition"]),
             "alias": alias,
             "entity": aliases.core[:, 0].numpy()[alias],
             "defined_entity": aliases.defined.numpy()[alias],
             "tag": np.array([SUBSETS[name].tag for name in names])[code],
-            "subset": pd.Categorical.from_codes(code, names),
+            "subset": categorical(code, names),
             "stage": np.array([SUBSETS[name].stage for name in names])[code],
-            "order": pd.Categorical.from_codes(is_definition.astype(int), ["", config.word_order]),
-            "split": pd.Categorical.from_codes(is_test.astype(int), ["train", "test"]),
+            "order": categorical(is_definition, ["", config.word_order]),
+            "split": categorical(is_test, ["train", "test"]),
             "answer": answers,
         }
     )

@@ -5,6 +5,7 @@ stream with fused attention, and leaves the unembedding to the caller, who needs
 loss. `tests/test_lean.py` holds it equal to the hooked model.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -45,10 +46,20 @@ def shape_of(model: "HookedTransformer") -> Shape:
         and (c.attn_only or c.act_fn in ("gelu", "relu"))
         and c.n_key_value_heads is None
         and not c.rotary_adjacent_pairs
+        and c.attention_dir == "causal"
+        and not c.use_local_attn
+        and c.use_attn_scale
+        and c.attn_scale == math.sqrt(c.d_head)
+        and not c.scale_attn_by_inverse_layer_idx
+        and c.attn_scores_soft_cap <= 0
+        and c.output_logits_soft_cap <= 0
+        and not (c.post_embedding_ln or c.final_rms or c.use_normalization_before_and_after)
+        and c.num_experts is None
     )
     if not covered:
         raise ValueError(
-            "the lean forward pass covers LN or no normalisation, gelu or relu, rotary or learned"
+            "the lean forward pass covers LN or no normalisation, gelu or relu, rotary or learned positions, "
+            "and plain causal attention; use the model's own forward pass"
         )
     return Shape(
         n_layers=c.n_layers,

@@ -124,9 +124,10 @@ def subset_sizes(n_aliases: int, fractions: Fractions, tag_reliability: float) -
         "d3_consistent": fractions.d3,
         "no_data": fractions.no_data,
     }
-    exact = np.array([shares[name] for name in SUBSETS]) * n_aliases
+    exact = np.array([shares[name] for name in SUBSETS]) / sum(shares.values()) * n_aliases
     sizes = np.floor(exact + 1e-9).astype(int)
-    by_remainder = np.argsort(-(exact - sizes), kind="stable")
+    # rounded, so that equal remainders stay equal and go to the earlier subset
+    by_remainder = np.argsort(-(exact - sizes).round(6), kind="stable")
     sizes[by_remainder[: n_aliases - sizes.sum()]] += 1
     return dict(zip(SUBSETS, sizes.tolist(), strict=True))
 
@@ -134,4 +135,5 @@ def subset_sizes(n_aliases: int, fractions: Fractions, tag_reliability: float) -
 def assign_subsets(sizes: dict[str, int], generator: torch.Generator) -> np.ndarray:
     """Subset name of each alias, in random order. Shape `(sum(sizes),)`, dtype object."""
     names = np.repeat(np.array(list(sizes), dtype=object), list(sizes.values()))
-    return names[torch.randperm(len(names), generator=generator).numpy()]
+    shuffled: np.ndarray = names[torch.randperm(len(names), generator=generator).numpy()]
+    return shuffled

@@ -63,7 +63,8 @@ class Task:
     """One row per example; see above."""
     vocabulary: Vocabulary
     fresh: Callable[[int], Int[Tensor, "example pos"]] | None = None
-    """Tokens of the same rows with the training questions of a given epoch; None: a fixed set."""
+    """Tokens of the same rows with the training questions of a given epoch; None: a fixed set. Label
+    flips are drawn anew too; the table's `answer` is that of `tokens`."""
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
@@ -100,4 +101,5 @@ class Task:
         hit = (self.roles[torch.from_numpy(rows)] == ROLE[role]).numpy()
         if not hit.any(axis=1).all():
             raise ValueError(f"some of the examples have no token in the role {role!r}")
-        return self.n_ctx - 1 - hit[:, ::-1].argmax(axis=1)
+        last: np.ndarray = self.n_ctx - 1 - hit[:, ::-1].argmax(axis=1)
+        return last

@@ -47,7 +47,7 @@ class StageConfig:
     beta2: float = 0.999
     """AdamW's β₂."""
     weight_decay: float = 0.0
-    """Decoupled for AdamW, L2 for SGD."""
+    """Decoupled for AdamW and Adafactor, L2 for SGD."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Course of the learning rate after warm-up: constant, or falling to 0 at the end."""
     warmup: float = 0.0
@@ -113,7 +113,8 @@ class Moment:
     total_steps: int
     epoch: float
     loss: float
-    """Mean training loss per token since the last evaluation; NaN at step 0 and between evaluations."""
+    """Mean over the steps since the last evaluation of the batch's loss per token, in nats; NaN at
+    step 0 and between evaluations."""
     evaluate: bool
     checkpoint: bool
     _trainer: "_Trainer"
@@ -164,8 +165,9 @@ class _Trainer:
             kind, _, rest = name.partition("/")
             if kind == "optimizer":
                 index, _, key = rest.partition("/")
+                # a copy: the optimiser would go on writing into the state's own tensors; and
                 # transformers' Adafactor counts its steps in a plain integer
-                saved.setdefault(int(index), {})[key] = value
+                saved.setdefault(int(index), {})[key] = value.clone() if isinstance(value, Tensor) else value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": saved, "param_groups": groups})
         self.loss_sum.fill_(state.loss_sum)
@@ -183,7 +185,7 @@ def train_stage(
 ) -> Iterator[Moment]:
     """Train `model` in place on one stage, yielding after every step.
 
-    The first moment is step 0 (or the step of `state`, which restores weights and optimiser). `seed`
+    The first moment is step 0, or the one after `state`, which restores weights and optimiser. `seed`
     draws the order of the examples. The device is the model's.
 
     Raises Diverged when the loss is not finite at an evaluation, ValueError when the stage has no data.
@@ -230,6 +232,7 @@ def train_stage(
         if stage.gradient_clip:
             torch.nn.utils.clip_grad_norm_(trainer.parameters, stage.gradient_clip)
         trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
         if tied:
             architectures.tie(model)
         trainer.loss_sum += loss.detach()
@@ -252,8 +255,6 @@ def train_stage(
             step in checkpoint_at,
             trainer,
         )
-    for parameter in trainer.parameters:
-        parameter.grad = None
 
 
 def token_loss(
@@ -324,10 +325,11 @@ def _optimizer(parameters: list[torch.nn.Parameter], stage: StageConfig) -> torc
         )
     from transformers.optimization import Adafactor
 
-    return Adafactor(
+    adafactor: torch.optim.Optimizer = Adafactor(
         parameters,
         lr=stage.learning_rate,
         weight_decay=stage.weight_decay,
         scale_parameter=False,
         relative_step=False,
     )
+    return adafactor

@@ -1,0 +1,5 @@
+import sys
+
+from mechocl.cli import main
+
+sys.exit(main())

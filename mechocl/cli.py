@@ -1,0 +1,351 @@
+"""The command line: parse, call, print where the result is."""
+
+import errno
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import tyro
+
+from mechocl.errors import MechoclError
+from mechocl.lenses import LensConfig
+from mechocl.patching import PatchingConfig
+from mechocl.probing import ProbingConfig
+
+Device = Literal["auto", "cpu", "cuda"]
+Changes = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE ...")]
+PositionalRun = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+
+_FAST: Final = (
+    "task.aliases=600",
+    "task.integers=12",
+    "task.list_length=3",
+    "training.stages.0.epochs=24",
+    "training.stages.0.evaluations=6",
+    "training.stages.1.epochs=60",
+    "training.stages.1.evaluations=4",
+)
+
+
+def demo(
+    out: Path = Path("runs/demo"), seeds: int = 4, fast: bool = False, device: Device = "auto", jobs: int = 0
+) -> None:
+    """Train the small integer-set recipe over several seeds, run every analysis, write the report.
+
+    Args:
+        out: Folder that holds the whole demo: a run and its report.html.
+        seeds: Number of seeds.
+        fast: A smoke test instead: one seed of a smaller task, in about a minute.
+        device: Where to compute; auto takes a GPU if there is one.
+        jobs: Seeds at a time; 0: one per core.
+    """
+    from mechocl import models, pipeline, recipes
+
+    name = "integer-set/cpu"
+    recipe = recipes.load(name, _FAST if fast else ())
+    run = pipeline.train(
+        out,
+        recipe,
+        recipe_name=f"{name} (smoke test)" if fast else name,
+        seeds=_seeds(1 if fast else seeds, 0),
+        device=models.resolve_device(device),
+        jobs=jobs or None,
+        then=pipeline.reported(),
+    )
+    _print_answers(run)
+    _write_report(run, out / "report.html", device="cpu", jobs=jobs)
+
+
+def train(
+    recipe: Annotated[str, tyro.conf.Positional],
+    out: Path,
+    seeds: int = 4,
+    first_seed: int = 0,
+    set: Changes = (),
+    device: Device = "auto",
+    jobs: int = 0,
+) -> None:
+    """Train a recipe over several seeds; the same command again continues a run that was stopped.
+
+    Args:
+        recipe: Name of a recipe that comes with the package (integer-set/cpu, integer-set/paper,
+            integer-set/one-stage), or a TOML file.
+        out: Folder of the run, new or the same run's.
+        seeds: Number of seeds.
+        first_seed: The first seed; the others follow it.
+        set: Changes to the recipe, as task.aliases=500 or training.stages.0.epochs=10.
+        device: Where to compute; auto takes a GPU if there is one.
+        jobs: Seeds at a time; 0: one per core on a CPU, one on a GPU.
+    """
+    from mechocl import models, pipeline, recipes
+
+    resolved = recipes.load(recipe, set)
+    run = pipeline.train(
+        out,
+        resolved,
+        recipe_name=recipe,
+        seeds=_seeds(seeds, first_seed),
+        device=models.resolve_device(device),
+        jobs=jobs or None,
+    )
+    for seed, reason in run.failures().items():
+        print(f"seed {seed} failed: {reason}")
+    print(f"run: {out}")
+
+
+def evaluate(run: PositionalRun, stage: int | None = None, device: Device = "auto", jobs: int = 0) -> None:
+    """Answers on every test question: each subset, and weak and strong internalization with intervals.
+
+    Args:
+        run: Folder of a run.
+        stage: After which stage of training, from 1; default: the last.
+        device: Where to compute; auto takes a GPU if there is one.
+        jobs: Seeds at a time; 0: one per core.
+    """
+    from mechocl import summaries
+    from mechocl.analyses import EvaluateConfig
+    from mechocl.internalization import METRICS
+
+    opened, rows = _analysed(run, "evaluate", EvaluateConfig(), stage, device, jobs)
+    cells = {(e.subset, e.metric): e.estimate for e in summaries.subsets(rows)}
+    names = list(dict.fromkeys(subset for subset, _ in cells))
+    body = [[s] + [f"{cells[s, m].mean:.3f}" if (s, m) in cells else "–" for m in METRICS] for s in names]
+    _print_table(["subset", *METRICS], body)
+    lines = [
+        [
+            c.name,
+            summaries.describe(c.estimate),
+            f"{c.positive_seeds} of {rows['seed'].nunique()} seeds above 0",
+        ]
+        for c in summaries.contrasts(rows, "auc")
+    ]
+    _print_table(["contrast (AUC)", "difference [95 %]", ""], lines)
+    _print_answers(opened, stage)
+    print(f"rows: {opened.path / 'results' / 'evaluate'}")
+
+
+def lens(
+    run: PositionalRun,
+    config: Annotated[LensConfig, tyro.conf.OmitArgPrefixes] = LensConfig(),  # noqa: B008
+    stage: int | None = None,
+    device: Device = "auto",
+    jobs: int = 0,
+) -> None:
+    """Logit lens: rank of the alias's integer at each layer and position, by subset.
+
+    Args:
+        run: Folder of a run.
+        config: What the lens looks at.
+        stage: After which stage of training, from 1; default: the last.
+        device: Where to compute; auto takes a GPU if there is one.
+        jobs: Seeds at a time; 0: one per core.
+    """
+    opened, rows = _analysed(run, "lens", config, stage, device, jobs)
+    shown = rows[(~rows["contains"]) & rows["position"].isin(["alias", "="])]
+    grid = (
+        shown.groupby(["subset", "layer", "position"], sort=False)["rank"]
+        .mean()
+        .unstack(["layer", "position"])
+    )
+    print("mean rank of the alias's integer (1 = top), lists without it")
+    _print_table(
+        ["subset", *(f"{layer}, {position}" for layer, position in grid.columns)],
+        [[str(s), *(f"{v:.1f}" for v in row)] for s, row in zip(grid.index, grid.to_numpy(), strict=True)],
+    )
+    print(f"rows: {opened.path / 'results' / 'lens'}")
+
+
+def patch(
+    run: PositionalRun,
+    config: Annotated[PatchingConfig, tyro.conf.OmitArgPrefixes] = PatchingConfig(),  # noqa: B008
+    stage: int | None = None,
+    device: Device = "auto",
+    jobs: int = 0,
+) -> None:
+    """Activation patching of the residual stream between questions with the same list.
+
+    Args:
+        run: Folder of a run.
+        config: Which questions are patched into which.
+        stage: After which stage of training, from 1; default: the last.
+        device: Where to compute; auto takes a GPU if there is one.
+        jobs: Seeds at a time; 0: one per core.
+    """
+    opened, rows = _analysed(run, "patch", config, stage, device, jobs)
+    for name, part in rows.groupby("contrast", sort=False):
+        grid = part.groupby(["layer", "position"], sort=False)["effect"].mean().unstack()
+        clean, corrupted = part["clean"].mean(), part["corrupted"].mean()
+        print(f"{name}: clean {clean:+.3f}, corrupted {corrupted:+.3f}; effect of patching one site, in nats")
+        _print_table(
+            ["layer", *map(str, grid.columns)],
+            [
+                [str(i), *(f"{v:+.3f}" for v in row)]
+                for i, row in zip(grid.index, grid.to_numpy(), strict=True)
+            ],
+        )
+    print(f"rows: {opened.path / 'results' / 'patch'}")
+
+
+def probe(
+    run: PositionalRun,
+    config: Annotated[ProbingConfig, tyro.conf.OmitArgPrefixes] = ProbingConfig(),  # noqa: B008
+    stage: int | None = None,
+    device: Device = "auto",
+    jobs: int = 0,
+) -> None:
+    """Linear probes at each layer and position of a question: what can be read where.
+
+    Args:
+        run: Folder of a run.
+        config: Which probes, and their control.
+        stage: After which stage of training, from 1; default: the last.
+        device: Where to compute; auto takes a GPU if there is one.
+        jobs: Seeds at a time; 0: one per core.
+    """
+    opened, rows = _analysed(run, "probe", config, stage, device, jobs)
+    for (name, control), part in rows[rows["subset"] == "all"].groupby(["probe", "control"], sort=False):
+        grid = part.groupby(["layer", "position"], sort=False)["accuracy"].mean().unstack()
+        print(f"{name}, control: {control}; balanced accuracy, chance {part['chance'].mean():.3f}")
+        _print_table(
+            ["layer", *map(str, grid.columns)],
+            [
+                [str(i), *(f"{v:.3f}" for v in row)]
+                for i, row in zip(grid.index, grid.to_numpy(), strict=True)
+            ],
+        )
+    print(f"rows: {opened.path / 'results' / 'probe'}")
+
+
+def report(run: PositionalRun, out: Path | None = None, device: Device = "auto", jobs: int = 0) -> None:
+    """Write the report of a run, computing the analyses that it lacks.
+
+    Args:
+        run: Folder of a run.
+        out: The HTML file; default: report.html in the run.
+        device: Where to compute; auto takes a GPU if there is one.
+        jobs: Seeds at a time; 0: one per core.
+    """
+    from mechocl.runs import Run
+
+    opened = Run.open(run)
+    _write_report(opened, out or run / "report.html", device=device, jobs=jobs)
+
+
+def runs(folder: Annotated[Path, tyro.conf.Positional] = Path("runs")) -> None:
+    """List the runs in a folder.
+
+    Args:
+        folder: Folder that holds run folders.
+    """
+    from mechocl.runs import find
+
+    found = find(folder)
+    body = []
+    for run in found:
+        failed = run.failures()
+        done = sum(run.seed(s).finished() for s in run.seeds)
+        state = f"{done} of {len(run.seeds)} seeds" + (f", {len(failed)} failed" if failed else "")
+        body.append([str(run.path), run.recipe_name, state, run.manifest["created"]])
+    _print_table(["run", "recipe", "trained", "created"], body)
+    print(f"{len(found)} runs in {folder}")
+
+
+COMMANDS: Final[dict[str, Callable[..., None]]] = {
+    "demo": demo,
+    "train": train,
+    "evaluate": evaluate,
+    "lens": lens,
+    "patch": patch,
+    "probe": probe,
+    "report": report,
+    "runs": runs,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0; 2 with one line for what the user can mend; 130 after Ctrl-C."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="mechocl",
+            description="A laboratory for out-of-context (implicit meta-) learning.",
+            args=arguments,
+        )
+    except MechoclError as error:
+        return _fail(str(error))
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        what = {
+            errno.ENOSPC: "the disk is full; free some space and run the same command again",
+            errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+            errno.EROFS: "the disk is read-only; choose another --out",
+            errno.EACCES: "no permission to write there; choose another --out",
+            errno.ENOTDIR: "a file stands where a folder is needed; choose another --out",
+        }.get(error.errno or 0)
+        if what is None:
+            raise
+        return _fail(what + where)
+    except KeyboardInterrupt:
+        print("mechocl: interrupted; run the same command again to continue", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(f"mechocl: {message}", file=sys.stderr)
+    return 2
+
+
+def _seeds(count: int, first: int) -> tuple[int, ...]:
+    if count < 1 or first < 0:
+        raise MechoclError(
+            f"--seeds {count} --first-seed {first}: there must be at least one seed, counted from 0 up"
+        )
+    return tuple(range(first, first + count))
+
+
+def _analysed(path: Path, name: str, config: Any, stage: int | None, device: Device, jobs: int) -> Any:
+    from mechocl import models, pipeline
+    from mechocl.runs import Run
+
+    run = Run.open(path)
+    n_stages = len(run.recipe.training.stages)
+    if stage is not None and not 1 <= stage <= n_stages:
+        raise MechoclError(f"--stage {stage}: {path} has stages 1 to {n_stages}")
+    rows = pipeline.analyse(
+        run, name, config, stage=stage, device=models.resolve_device(device), jobs=jobs or None
+    )
+    return run, rows
+
+
+def _write_report(run: Any, path: Path, *, device: Device, jobs: int) -> None:
+    from mechocl import analyses, models, pipeline, reporting
+    from mechocl.sharing import page
+
+    wanted = pipeline.reported()
+    pipeline.complete(run, wanted, stage=None, device=models.resolve_device(device), jobs=jobs or None)
+    rows = {name: analyses.load(run, name, config) for name, config in wanted}
+    smoke = "smoke test" in run.recipe_name
+    warning = (
+        "Smoke test: one seed of a small task. It shows that everything runs, not what a model does."
+        if smoke
+        else ""
+    )
+    size = page.write(reporting.build(run, rows, warning=warning), path)
+    print(f"report ({size / 1e6:.1f} MB): {path.resolve().as_uri()}")
+
+
+def _print_answers(run: Any, stage: int | None = None) -> None:
+    from mechocl import analyses, summaries
+
+    rows = analyses.load(run, "evaluate", analyses.EvaluateConfig(), stage=stage)
+    if rows is not None:
+        for a in summaries.answers(rows):
+            print(f"{a.question}: {a.answer}. {a.sentence}")
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(c), *(len(r[i]) for r in rows), 0) if rows else len(c) for i, c in enumerate(columns)]
+    for line in [list(columns), *map(list, rows)]:
+        print("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip())

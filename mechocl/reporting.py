@@ -1,0 +1,223 @@
+"""A run → the report that answers its questions."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import pandas as pd
+
+from mechocl import attention, internalization, plots, probing, summaries
+from mechocl.activations import position_labels
+from mechocl.runs import Run
+from mechocl.sharing.attention import AttentionView
+from mechocl.sharing.page import Report, Section, SummaryRow, Table
+from mechocl.statistics import Estimate
+from toy_models.subsets import SUBSETS
+
+_METRIC_COLUMNS: Final = {
+    "auc": "AUC",
+    "accuracy": "accuracy",
+    "logit_difference": "logit difference",
+    "recall": "recall",
+}
+
+
+def build(run: Run, rows: dict[str, pd.DataFrame], *, warning: str = "") -> Report:
+    """The report of a run from the saved rows of each analysis (`pipeline.REPORTED`)."""
+    history = pd.concat([f.history().assign(seed=f.seed) for f in run.finished_seeds()], ignore_index=True)
+    failures = run.failures()
+    if failures:
+        diverged = f"Training diverged in {len(failures)} of {len(run.seeds)} seeds, which are left out of everything below."
+        warning = f"{warning} {diverged}".strip()
+    return Report(
+        title=f"mechocl: {run.recipe.description}",
+        warning=warning,
+        summary=tuple(
+            SummaryRow(label=a.question, sentence=a.sentence, answer=a.answer)
+            for a in summaries.answers(rows["evaluate"])
+        ),
+        facts=_facts(run),
+        sections=(
+            _training(history),
+            _internalization(rows["evaluate"]),
+            _lens(rows["lens"]),
+            _patching(rows["patch"]),
+            _probes(rows["probe"]),
+        ),
+        attention=attention_views(run, rows["attention"]),
+    )
+
+
+def _facts(run: Run) -> dict[str, str]:
+    m, r = run.manifest, run.recipe
+    model = r.model.resolve()
+    stages = "; ".join(
+        f"data of stage {' and '.join(map(str, s.data))}: {s.epochs} epochs of {s.optimizer}, learning rate "
+        f"{s.learning_rate:g}, batch {s.batch_size}, trains {s.trains.replace('_', ' ')}"
+        for s in r.training.stages
+    )
+    git = m["git"]
+    return {
+        "Recipe": run.recipe_name,
+        "Task": f"{r.task.aliases} aliases of {r.task.integers} integers, lists of {r.task.list_length}, "
+        f"definitions in order {r.task.word_order}, tag reliability {r.task.tag_reliability:g}",
+        "Model": f"{model.n_layers} layers, d_model {model.d_model}, {model.n_heads} heads, positions {model.positions}",
+        "Stages": stages,
+        "Seeds": f"{', '.join(map(str, run.seeds))}; failed: {len(run.failures())}",
+        "Time": "; ".join(f"{what}: {seconds:.0f} s" for what, seconds in m["seconds"].items()),
+        "Machine": f"{m['machine']} ({m['device']}, {m['precision']}, {m['threads']} threads a seed)",
+        "Versions": ", ".join(f"{name} {version}" for name, version in m["packages"].items()),
+        "Source": f"commit {git['commit'][:12]}{' with uncommitted changes' if git['dirty'] else ''}"
+        if git
+        else "not a git checkout",
+        "Created": m["created"],
+    }
+
+
+def _training(history: pd.DataFrame) -> Section:
+    return Section(
+        id="training",
+        title="Training",
+        how_to_read=(
+            "Each line follows one subset's held-out questions (top: within-alias AUC, .5 is chance) and its own "
+            "definitions (bottom: share recalled) through the stages; bold is the mean, thin lines are seeds. "
+            "Look for the green line leaving .5 in stage 1, and for blue (tag 1) rising above red (tag 2) in stage 2."
+        ),
+        figures=(plots.training_curves(history),),
+    )
+
+
+def _internalization(rows: pd.DataFrame) -> Section:
+    estimates = summaries.subsets(rows)
+    cells = {(e.subset, e.metric): e.estimate for e in estimates}
+    present = [s for s in SUBSETS if (s, "auc") in cells]
+    unit = estimates[0].estimate.unit
+    subset_table = Table(
+        caption=f"Each subset after training: mean and 95 % interval over {unit}s",
+        columns=("subset", *_METRIC_COLUMNS.values()),
+        rows=tuple(
+            (plots.label(s), *(_interval(cells.get((s, m))) for m in _METRIC_COLUMNS)) for s in present
+        ),
+    )
+    tables = [subset_table]
+    meanings = {c.name: c.meaning for c in internalization.CONTRASTS}
+    for metric in ("auc", "accuracy"):
+        found = summaries.contrasts(rows, metric)
+        n_seeds = rows["seed"].nunique()
+        tables.append(
+            Table(
+                caption=f"Internalization in {_METRIC_COLUMNS[metric]}: "
+                + (
+                    "differences paired by seed"
+                    if n_seeds > 1
+                    else "differences over the aliases of a single seed"
+                ),
+                columns=("contrast", "difference [95 %]", "p", "seeds above 0", "seeds for 80 % power"),
+                rows=tuple(
+                    (
+                        meanings[c.name],
+                        _interval(c.estimate, sign=True),
+                        summaries.p_value(c.estimate.p).removeprefix("p = ").removeprefix("p "),
+                        f"{c.positive_seeds} of {n_seeds}",
+                        f"{c.estimate.seeds_for_power:.0f}"
+                        if c.estimate.seeds_for_power < float("inf")
+                        else "–",
+                    )
+                    for c in found
+                ),
+            )
+        )
+    return Section(
+        id="internalization",
+        title="Internalization",
+        how_to_read=(
+            "Every dot is one seed, every diamond the mean with its 95 % interval; .5 is a model that knows nothing of "
+            "the alias. Compare Ḋ₅ (tag 1) with D̄₆ (tag 2) and D̃₈ (the fresh tag): none of these aliases was ever asked "
+            "about in training."
+        ),
+        figures=(plots.subset_values(estimates, summaries.by_seed(rows)),),
+        tables=tuple(tables),
+    )
+
+
+def _lens(rows: pd.DataFrame) -> Section:
+    return Section(
+        id="lens",
+        title="Logit lens",
+        how_to_read=(
+            "The residual stream at each layer and position goes straight to the unembedding: the number is the mean "
+            "rank of the alias's integer among all integers (1 is the top), on questions whose list does not contain it. "
+            "Dark cells show where the model has the integer at hand; compare tag 1 with tag 2 at the same place."
+        ),
+        figures=(plots.lens(rows),),
+    )
+
+
+def _patching(rows: pd.DataFrame) -> Section:
+    return Section(
+        id="patching",
+        title="Activation patching",
+        how_to_read=(
+            "A question about a tag-2 alias is answered with one activation taken from the same list asked about a tag-1 "
+            "alias; the number says how far that moves the logit difference towards the tag-1 alias's right answer. "
+            "With different integers it shows where the integer enters the answer; with the same integer, whether being "
+            "defined by tag 1 itself matters, and there clean − corrupted is the whole effect that can be had."
+        ),
+        figures=(plots.patching(rows),),
+    )
+
+
+def _probes(rows: pd.DataFrame) -> Section:
+    titles = {
+        "tag-stage-2": "tag 1 or tag 2, of aliases defined in stage 2",
+        "tag-stage-1": "tag 1 or tag 2, of aliases asked about in stage 1",
+        "defined-entity": "the integer that the definition named",
+    }
+    figures = []
+    for probe in probing.load_recipe("definition-retrieval"):
+        name = probe["name"]
+        if name in set(rows["probe"]):
+            figure = plots.probe(rows, name)
+            figure.update_layout(
+                title={"text": titles[name], "x": 0, "font": {"size": 15}}, margin={"t": 100}
+            )
+            figures.append(figure)
+    return Section(
+        id="probes",
+        title="Linear probes",
+        how_to_read=(
+            "A linear classifier reads what the definition said from the activations of a question about the alias; "
+            "aliases are never shared between training and test, and the number is its held-out accuracy. "
+            "What counts is the distance from the panel with shuffled labels; a high number means decodable, not used."
+        ),
+        figures=tuple(figures),
+    )
+
+
+def attention_views(run: Run, rows: pd.DataFrame) -> tuple[AttentionView, ...]:
+    """The first seed's patterns, one view per question."""
+    seed = int(rows["seed"].iloc[0])
+    task = run.seed(seed).load_task()
+    views = []
+    for question, part in rows[rows["seed"] == seed].groupby("question", sort=False):
+        row = task.table.loc[question]
+        length = len(position_labels(task, int(question))) - 1
+        contains = "with" if row["answer"] else "without"
+        difference = float(part["difference"].iloc[0])
+        views.append(
+            AttentionView(
+                title=f"{row['subset']}, list {contains} its integer",
+                tokens=task.vocabulary.decode(task.tokens[question, :length].tolist()),
+                patterns=attention.as_array(part),
+                caption=f"seed {seed}; tag {row['tag']}; the alias stands for {row['entity']}; true − false logit "
+                f"{difference:+.2f}: the model says {'true' if difference > 0 else 'false'}, "
+                f"right is {'true' if row['answer'] else 'false'}",
+            )
+        )
+    return tuple(views)
+
+
+def _interval(e: Estimate | None, *, sign: bool = False) -> str:
+    if e is None:
+        return "–"
+    show: Callable[[Any], str] = summaries.signed if sign else (lambda v: f"{v:.3f}".replace("-", "−"))
+    return show(e.mean) if e.n < 2 else f"{show(e.mean)} [{show(e.low)}, {show(e.high)}]"

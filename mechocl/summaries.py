@@ -1,0 +1,143 @@
+"""What the seeds of a run say together: subsets, contrasts, and plain answers to the three questions."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import pandas as pd
+
+from mechocl import internalization
+from mechocl.internalization import CHANCE, CONTRASTS, METRICS
+from mechocl.statistics import Estimate, difference_over_aliases, estimate
+from toy_models.subsets import SUBSETS
+
+
+@dataclass(frozen=True, slots=True)
+class SubsetEstimate:
+    """One quantity of one subset."""
+
+    subset: str
+    metric: str
+    estimate: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class ContrastEstimate:
+    """One contrast in one quantity."""
+
+    name: str
+    metric: str
+    estimate: Estimate
+    positive_seeds: int
+    """Seeds in which the difference is above 0."""
+
+
+def by_seed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the evaluate analysis (one per seed and alias) → one row per seed and subset."""
+    tables = [internalization.by_subset(part).assign(seed=seed) for seed, part in rows.groupby("seed")]
+    return pd.concat(tables, ignore_index=True)
+
+
+def subsets(rows: pd.DataFrame) -> list[SubsetEstimate]:
+    """Mean and interval of each quantity in each subset; unit seed, or alias when there is one seed."""
+    single = rows["seed"].nunique() == 1
+    table = rows if single else by_seed(rows)
+    found = []
+    for name in SUBSETS:
+        part = table[table["subset"] == name]
+        for metric in METRICS:
+            values = part[metric].dropna().to_numpy(dtype=float)
+            if len(values):
+                unit = "alias" if single else "seed"
+                found.append(SubsetEstimate(name, metric, estimate(values, unit=unit)))
+    return found
+
+
+def contrasts(rows: pd.DataFrame, metric: str) -> list[ContrastEstimate]:
+    """Mean, interval and test of each contrast whose subsets are in the run; paired by seed.
+
+    With a single seed: a difference over its aliases, which speaks of that one model.
+    """
+    per_seed = by_seed(rows).pivot(index="seed", columns="subset", values=metric)
+    table = per_seed.apply(lambda values: internalization.contrasts(values.dropna(), metric), axis=1)
+    found = []
+    for contrast in CONTRASTS:
+        if contrast.name not in table.columns:
+            continue
+        values = table[contrast.name].to_numpy(dtype=float)
+        if len(values) > 1:
+            result = estimate(values, unit="seed")
+        else:
+            better = rows.loc[rows["subset"] == contrast.better, metric].to_numpy(dtype=float)
+            if contrast.worse:
+                worse = rows.loc[rows["subset"] == contrast.worse, metric].to_numpy(dtype=float)
+                result = difference_over_aliases(better, worse)
+            else:
+                result = estimate(better - CHANCE[metric], unit="alias")
+        found.append(ContrastEstimate(contrast.name, metric, result, int((values > 0).sum())))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A plain answer to one question about the run."""
+
+    question: str
+    answer: str
+    """ "yes", "no", "cannot tell"."""
+    sentence: str
+
+
+_QUESTIONS: Final = (
+    (
+        "Weak internalization",
+        "weak",
+        "questions are answered better where the definition carried tag 1 than tag 2",
+    ),
+    ("Out-of-context learning", "ocl_d1", "aliases only ever defined (tag 1) are answered above chance"),
+    (
+        "Strong internalization (IML)",
+        "strong",
+        "new definitions are used more when they carry tag 1 than tag 2",
+    ),
+)
+
+
+def answers(rows: pd.DataFrame) -> list[Answer]:
+    """Yes, no (the opposite is significant) or cannot tell, by the 95 % interval of the within-alias AUC."""
+    found = {c.name: c for c in contrasts(rows, "auc")}
+    n_seeds = rows["seed"].nunique()
+    result = []
+    for question, name, claim in _QUESTIONS:
+        if name not in found:
+            result.append(Answer(question, "not asked", "the run has no aliases for this comparison"))
+            continue
+        e = found[name].estimate
+        verdict = "cannot tell"
+        if e.significant:
+            verdict = "yes" if e.mean > 0 else "no: the reverse"
+        sentence = f"{claim}: AUC difference {describe(e)}"
+        if n_seeds > 1:
+            sentence += f", positive in {found[name].positive_seeds} of {n_seeds} seeds"
+        if verdict == "cannot tell" and n_seeds > 1 and e.seeds_for_power < float("inf"):
+            sentence += f"; about {e.seeds_for_power:.0f} seeds would be needed for 80 % power"
+        if name == "strong" and "strong_d1_d3" in found:
+            sentence += f". Fresh tag beside it: d1 − d3 {describe(found['strong_d1_d3'].estimate)}"
+            sentence += f", d3 − d2 {describe(found['strong_d3_d2'].estimate)}"
+        result.append(Answer(question, verdict, sentence + "."))
+    return result
+
+
+def describe(e: Estimate) -> str:
+    """`+.108 [+.041, +.175], p = .004` with the unit where it is the alias."""
+    if e.n < 2:
+        return signed(e.mean)
+    text = f"{signed(e.mean)} [{signed(e.low)}, {signed(e.high)}], {p_value(e.p)}"
+    return text if e.unit == "seed" else text + " (over the aliases of one seed)"
+
+
+def signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def p_value(p: float) -> str:
+    return "p < .001" if p < 0.001 else f"p = {p:.3f}".replace("0.", ".")
