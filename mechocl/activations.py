@@ -31,7 +31,7 @@ def collect(
         if site not in model.hook_dict:
             raise MechoclError(f"the model has no hook point {site!r}")
     parts: dict[str, list[Tensor]] = {site: [] for site in sites}
-    for batch in tokens.split(batch_size):
+    for batch in torch.split(tokens, batch_size):
         _, cache = model.run_with_cache(
             batch.to(device_of(model)), names_filter=list(sites), return_type=None
         )

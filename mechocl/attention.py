@@ -1,7 +1,6 @@
 """Attention patterns of chosen questions."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,6 +8,7 @@ import torch
 from jaxtyping import Float
 
 from mechocl import activations, internalization
+from mechocl.errors import MechoclError
 from mechocl.models import Transformer
 from toy_models.task import Task
 
@@ -31,14 +31,17 @@ def patterns(model: Transformer, task: Task, config: AttentionConfig) -> pd.Data
     """Attention probabilities of every head on one true and one false question per subset.
 
     Rows: `question` (row of the task), `layer`, `head`, `query`, `key` (positions), `value` (0 … 1),
-    `difference` (the question's true-logit difference).
+    `difference` (the question's true-logit difference). Subsets that the task does not have are left out.
+    Raises MechoclError when it has none of them, or their questions have different layouts.
     """
     chosen = []
     for subset in config.subsets:
         for answer in (True, False):
             chosen += task.rows(kind="question", split="test", subset=subset, answer=answer)[:1].tolist()
+    if not chosen:
+        raise MechoclError(f"the task has no questions about any of {', '.join(config.subsets)}")
     rows = np.array(chosen)
-    length = len(activations.position_labels(task, int(rows[0]))) - 1  # without the answer
+    length = len(activations.asked_positions(task, rows))
     tokens = task.tokens[torch.from_numpy(rows)][:, :length]
     sites = [f"blocks.{layer}.attn.hook_pattern" for layer in range(model.cfg.n_layers)]
     found = activations.collect(model, tokens, sites)
@@ -62,7 +65,6 @@ def as_array(rows: pd.DataFrame) -> Float[np.ndarray, "layer head query key"]:
     """One question's rows of `patterns` as an array."""
     axes = ["layer", "head", "query", "key"]
     shape = [int(rows[a].max()) + 1 for a in axes]
-    array = np.zeros(shape, dtype=np.float32)
+    array: Float[np.ndarray, "layer head query key"] = np.zeros(shape, dtype=np.float32)
     array[tuple(rows[a].to_numpy() for a in axes)] = rows["value"].to_numpy()
-    result: Any = array
-    return result  # type: ignore[no-any-return]
+    return array

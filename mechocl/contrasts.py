@@ -31,8 +31,9 @@ def alias_pairs(
     """Test questions about aliases of subset `clean`, and the same lists asked about aliases of `corrupted`.
 
     With `same_integer` the two aliases stand for the same integer, so only how they were defined differs.
-    Without it they stand for different ones, and exactly one of the two integers is in the list.
-    Raises MechoclError when a subset is empty or no pair fits.
+    Without it they stand for different ones, and exactly one of the two integers is in the list. No alias
+    is paired with itself. There may be fewer pairs than asked for.
+    Raises MechoclError when a subset is empty, no pair fits, or the two subsets' names differ in length.
     """
     table = task.table
     questions = {name: task.rows(kind="question", split="test", subset=name) for name in (clean, corrupted)}
@@ -48,32 +49,35 @@ def alias_pairs(
     entities = np.array(list(entity_of.values()))
     first_integer = task.vocabulary.integers[0]
 
-    chosen, partners = [], []
-    for row in rows:
+    alias, entity, answer = (table[column].to_numpy() for column in ("alias", "entity", "answer"))
+    chosen: list[int] = []
+    partners: list[int] = []
+    for row in rows.tolist():
         if len(chosen) == n_pairs:
             break
-        integer, contains = int(table["entity"].iat[row]), bool(table["answer"].iat[row])
         if same_integer:
-            fits = candidates[entities == integer]
+            fits = candidates[(entities == entity[row]) & (candidates != alias[row])]
         else:
             listed = task.tokens[row][task.roles[row] == ROLE["list"]].numpy() - first_integer
-            fits = candidates[(entities != integer) & (np.isin(entities, listed) != contains)]
+            fits = candidates[(entities != entity[row]) & (np.isin(entities, listed) != answer[row])]
         if len(fits):
             chosen.append(row)
-            partners.append(fits[int(torch.randint(len(fits), (1,), generator=draws))])
+            partners.append(int(fits[int(torch.randint(len(fits), (1,), generator=draws))]))
     if not chosen:
         raise MechoclError(f"no question about {clean} has a partner in {corrupted}; use more aliases")
     picked = np.array(chosen)
     labels = asked_positions(task, picked)
     tokens = task.tokens[torch.from_numpy(picked)]
     is_name = task.roles[torch.from_numpy(picked)] == ROLE["alias"]
+    names = _names(task, partners)
+    if len(names) != is_name.sum():
+        raise MechoclError(f"{clean} and {corrupted} name their aliases by different numbers of tokens")
     swapped = tokens.clone()
-    swapped[is_name] = _names(task, np.array(partners))
-    contains = torch.from_numpy(table["answer"].to_numpy()[picked])
-    return Pairs(tokens, swapped, contains, tuple(labels))
+    swapped[is_name] = names
+    return Pairs(tokens, swapped, torch.from_numpy(answer[picked]), tuple(labels))
 
 
-def _names(task: Task, aliases: np.ndarray) -> Int[Tensor, "token"]:
+def _names(task: Task, aliases: list[int]) -> Int[Tensor, "token"]:
     """Name tokens of the given aliases, one after another."""
     questions = task.table.loc[task.rows(kind="question")].drop_duplicates("alias")
     row_of = dict(zip(questions["alias"], questions.index, strict=True))

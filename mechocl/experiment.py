@@ -7,33 +7,39 @@ from typing import Any, Final
 import torch
 
 from mechocl import files, internalization, models
+from mechocl.errors import MechoclError
 from mechocl.runs import SeedFolder
 from toy_models import integer_set
+from toy_models.task import Task
 from toy_models.training import Diverged, Moment, train_stage
 
 Report = Callable[[str, float], None]
 """Called with what is being done and the share of it that is done, 0 … 1."""
 
-STATE_EVERY_S: Final = 20.0
-"""Seconds of training that a kill can cost."""
+SAVE_EVERY_S: Final = 20.0
+"""Seconds between resume points: the training that a kill can cost."""
+
+_LOCK_PATIENCE_S: Final = 2.0
+"""Seconds in which the processes of a run that was just killed are gone."""
 
 EVALUATED_ALIASES: Final = 100
 """Aliases of each subset that evaluations during training look at."""
 
 
-def train_seed(folder: SeedFolder, *, device: str, report: Report) -> None:
+def train_seed(folder: SeedFolder, *, device: str, save_every_s: float, report: Report) -> None:
     """Train one seed to the end, or continue where an earlier call was stopped.
 
     The result does not depend on where it was stopped (bit for bit on one machine with the same number
     of threads). A loss that is not finite is recorded as the seed's failure, and the seed ends there.
+    Raises MechoclError when the recipe's task cannot be drawn or gives a stage nothing to train on, and
+    when another process trains the same seed.
     """
-    with files.locked(folder.path / "lock"):
+    with files.locked(folder.path / "lock", patience=_LOCK_PATIENCE_S):
+        folder.remove_leftovers()
         if folder.finished() or folder.failure() is not None:
             return
         report("building the task", 0.0)
-        task = integer_set.build(folder.recipe.task, seed=folder.seed)
-        if "task.parquet" not in folder.ledger:
-            folder.save_task(task)
+        task = _task(folder)
         model = models.initial(folder, device=device)
         stages = folder.recipe.training.stages
         weight = [len(task.training_rows(s.data)) * s.epochs for s in stages]
@@ -61,7 +67,7 @@ def train_seed(folder: SeedFolder, *, device: str, report: Report) -> None:
                     if moment.checkpoint:
                         weights = {k: v.detach() for k, v in model.named_parameters()}
                         folder.save_checkpoint(weights, stage=number, step=moment.step, final=final)
-                    if not final and time.monotonic() - last_saved > STATE_EVERY_S:
+                    if not final and time.monotonic() - last_saved >= save_every_s:
                         folder.save_state(moment.capture(), stage=number, history=history)
                         last_saved = time.monotonic()
                     progress = moment.step / moment.total_steps
@@ -76,9 +82,37 @@ def train_seed(folder: SeedFolder, *, device: str, report: Report) -> None:
             done += share
 
 
-def _evaluate(model: Any, task: Any, stage: int, moment: Moment) -> list[dict[str, Any]]:
-    with torch.no_grad():
-        aliases = internalization.per_alias(model, task, aliases_per_subset=EVALUATED_ALIASES)
+def _task(folder: SeedFolder) -> Task:
+    """The seed's task, saved where it is not yet; MechoclError for one that cannot be trained on."""
+    try:
+        task = integer_set.build(folder.recipe.task, seed=folder.seed)
+    except ValueError as error:
+        raise MechoclError(f"the recipe's task cannot be drawn: {error}") from None
+    for number, stage in enumerate(folder.recipe.training.stages):
+        if len(task.training_rows(stage.data)) == 0:
+            raise MechoclError(
+                f"training.stages.{number} has nothing to train on: no alias is in the data of stage "
+                f"{' or '.join(map(str, stage.data))}; change task.fractions or the stage's data"
+            )
+    if "task.parquet" not in folder.ledger:
+        folder.save_task(task)
+        return task
+    saved = folder.load_task()
+    if not (torch.equal(saved.tokens, task.tokens) and torch.equal(saved.loss_mask, task.loss_mask)):
+        raise MechoclError(
+            f"{folder.path} was started on another task by another version of the code; "
+            "choose another --out, or delete it"
+        )
+    return task
+
+
+def _evaluate(model: Any, task: Task, stage: int, moment: Moment) -> list[dict[str, Any]]:
+    """Rows of the history. Raises Diverged when the model's answers are not finite."""
+    try:
+        with torch.no_grad():
+            aliases = internalization.per_alias(model, task, aliases_per_subset=EVALUATED_ALIASES)
+    except ValueError as error:  # the loss was finite, and the last update spoiled the weights
+        raise Diverged(f"{error} (step {moment.step} of {moment.total_steps})") from None
     table = internalization.by_subset(aliases)
     position = {"stage": stage, "step": moment.step, "epoch": moment.epoch, "loss": moment.loss}
     return [position | row for row in table.to_dict("records")]

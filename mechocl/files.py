@@ -1,46 +1,63 @@
 """Atomic writes and checksums: nothing finished is ever lost, nothing altered is ever read."""
 
 import hashlib
+import io
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import numpy as np
 import pandas as pd
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from mechocl.errors import MechoclError
 
+_TEMPORARY: Final = ".tmp"
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it into place.
 
-    A kill at any moment leaves either the old file or the new one. Raises OSError (full or read-only
-    disk) with the old file untouched and no temporary file left.
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a temporary file beside `path`, then rename it into place.
+
+    A kill at any moment leaves either the old file or the new one (and maybe a temporary one: see
+    `remove_temporary`). Raises OSError (full or read-only disk) with the old file untouched.
     """
+    # formats are made in memory: safetensors' own writer reports a full disk as an error of its own kind
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_TEMPORARY, dir=path.parent)
     temporary = Path(name)
     try:
-        write(temporary)
-        with temporary.open("rb") as file:
+        with open(handle, "wb") as file:
+            file.write(content)
+            file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = str(path)  # the file that the user knows, not the temporary one
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether a file is one that `write_bytes` was filling when it was killed."""
+    return path.name.startswith(".") and path.name.endswith(_TEMPORARY)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what killed writes left in a folder and below; nobody may be writing there."""
+    for path in [p for p in folder.rglob(f".*{_TEMPORARY}") if is_temporary(p)]:
+        path.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: object) -> None:
@@ -56,20 +73,36 @@ def read_json(path: Path) -> Any:
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    write_atomically(path, lambda p: save_file(contiguous, p, metadata=metadata))
+    write_bytes(path, save(contiguous, metadata=metadata))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file; MechoclError when it is truncated or not one."""
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Metadata of a safetensors file, without its tensors; MechoclError as `read_tensors`."""
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            yield file
+    except FileNotFoundError:
+        raise MechoclError(f"{path} is missing; restore it, or train again") from None
     except SafetensorError as error:
-        raise MechoclError(f"{path} is damaged ({error}); delete it and train again") from None
+        raise MechoclError(f"{path} is damaged ({error}); restore it, or delete it and train again") from None
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    write_atomically(path, lambda p: table.to_parquet(p, index=False))
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    write_bytes(path, buffer.getvalue())
 
 
 def sha256(path: Path) -> str:
@@ -92,7 +125,14 @@ class Ledger:
         self.path = folder / "checksums.json"
 
     def entries(self) -> dict[str, str]:
-        return dict(read_json(self.path)) if self.path.exists() else {}
+        if not self.path.exists():
+            return {}
+        found = read_json(self.path)
+        if not isinstance(found, dict):
+            raise MechoclError(
+                f"{self.path} is damaged; restore it, or delete {self.folder} and train again"
+            )
+        return found
 
     def record(self, *names: str) -> None:
         write_json(self.path, self.entries() | {name: sha256(self.folder / name) for name in names})
@@ -122,18 +162,26 @@ class Ledger:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path`; MechoclError at once when another process holds it."""
+def locked(path: Path, *, patience: float) -> Iterator[None]:
+    """Hold an exclusive lock on `path`; MechoclError when another holds it for `patience` seconds more.
+
+    A killed process holds nothing: the operating system lets go of its locks.
+    """
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    latest = time.monotonic() + patience
     with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise MechoclError(
-                f"{path.parent} is being written by another process; wait for it, or stop it"
-            ) from None
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= latest:
+                    raise MechoclError(
+                        f"{path.parent} is being written by another process; wait for it, or stop it"
+                    ) from None
+            time.sleep(0.05)
         yield
 
 
@@ -141,11 +189,3 @@ def fingerprint(value: object) -> str:
     """Short stable hash of plain values, for the names of result folders."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def as_numpy(tensor: Tensor) -> np.ndarray:
-    return (
-        tensor.detach().cpu().to(torch.float32).numpy()
-        if tensor.is_floating_point()
-        else tensor.cpu().numpy()
-    )

@@ -42,9 +42,9 @@ class Contrast:
 
 
 CONTRASTS: Final = (
-    Contrast("weak", "qd1_consistent", "qd2_inconsistent", "weak internalization: tag 1 against tag 2, asked about"),
-    Contrast("weak_vs_q_only", "qd1_consistent", "q_only", "weak internalization: tag 1 against no definition"),
-    Contrast("strong", "d1_consistent", "d2_consistent", "strong internalization (IML gap): tag 1 against tag 2"),
+    Contrast("weak", "qd1_consistent", "qd2_inconsistent", "weak internalization: tag 1 against tag 2"),
+    Contrast("weak_vs_q_only", "qd1_consistent", "q_only", "weak internalization: tag 1 against undefined"),
+    Contrast("strong", "d1_consistent", "d2_consistent", "strong internalization (IML gap): tag 1 against 2"),
     Contrast("strong_d1_d3", "d1_consistent", "d3_consistent", "tag 1 against the fresh tag"),
     Contrast("strong_d3_d2", "d3_consistent", "d2_consistent", "the fresh tag against tag 2"),
     Contrast("ocl_d1", "d1_consistent", "", "out-of-context learning from tag 1: above chance"),
@@ -61,8 +61,10 @@ def within_alias_auc(
     """AUC of each alias from its questions' true-logit-differences, indexed by alias.
 
     `contains`: whether the list contains the alias's integer. Raises ValueError when an alias has only
-    one kind of question.
+    one kind of question, or a difference is not finite (a model that diverged).
     """
+    if not np.isfinite(difference).all():
+        raise ValueError("a true-logit-difference is not finite; the model has diverged")
     frame = pd.DataFrame({"alias": alias, "contains": contains, "rank": difference})
     frame["rank"] = frame.groupby("alias")["rank"].rank()
     positive = frame["rank"].where(frame["contains"]).groupby(frame["alias"]).agg(["sum", "count"])
@@ -84,9 +86,14 @@ def true_logit_difference(model: Transformer, task: Task, rows: np.ndarray) -> F
 
 
 def recalled(model: Transformer, task: Task, rows: np.ndarray) -> np.ndarray:
-    """Whether each of the given definitions' integers is the first choice among integers, just before it."""
+    """Whether each of the given definitions' integers is the first choice among integers, just before it.
+
+    Raises ValueError for definitions that begin with the integer.
+    """
     ids = torch.arange(*task.vocabulary.integers)
     where = torch.from_numpy(task.position_of("entity", rows) - 1)
+    if (where < 0).any():
+        raise ValueError("definitions that begin with their integer have nothing to recall it from")
     chosen = logits_at(model, task.tokens[torch.from_numpy(rows)], where, ids).argmax(1).numpy()
     right: np.ndarray = chosen == task.table["defined_entity"].to_numpy()[rows]
     return right

@@ -8,7 +8,7 @@ import torch
 
 from mechocl import activations
 from mechocl.errors import MechoclError
-from mechocl.models import Transformer, device_of
+from mechocl.models import Transformer, device_of, final_norm
 from toy_models.subsets import SUBSETS
 from toy_models.task import Task
 
@@ -19,6 +19,10 @@ class LensConfig:
 
     aliases_per_subset: int = 100
     """Aliases of each subset, the first ones."""
+
+    def __post_init__(self) -> None:
+        if self.aliases_per_subset < 1:
+            raise MechoclError(f"aliases_per_subset is {self.aliases_per_subset}; use at least 1")
 
 
 @torch.no_grad()
@@ -42,7 +46,7 @@ def logit_lens(model: Transformer, task: Task, config: LensConfig) -> pd.DataFra
     tables = []
     for layer, site in sites.items():
         for i, position in enumerate(labels):
-            logits = (model.ln_final(found[site][:, i].to(device)) @ W + b).cpu()
+            logits = (final_norm(model, found[site][:, i].to(device)) @ W + b).cpu()
             own = logits.gather(1, entity[:, None])
             above = (logits > own).sum(1)
             tied = (logits == own).sum(1) - 1

@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import multiprocessing.connection
 import os
 import queue
 import signal
@@ -17,6 +18,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from mechocl.errors import Fault
+
 Report = Callable[[str, float], None]
 Job = Callable[[Any, Report], Any]
 
@@ -30,7 +33,7 @@ def run(
     """`[job(item, report) for item in items]`, `jobs` at a time, each with `threads` torch threads.
 
     `job` must be importable. With `jobs=1` everything runs in this process. The first exception of a job
-    ends the others and is raised here; Ctrl-C ends them too.
+    ends the others and is raised here; Ctrl-C ends them too. Raises Fault when a process was killed.
     """
     with Display(title, names) as display:
         if jobs == 1:
@@ -49,18 +52,20 @@ def _run_in_processes(
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
     pool = ProcessPoolExecutor(
-        jobs, mp_context=context, initializer=_start_worker, initargs=(messages, threads, os.getpid())
+        jobs, mp_context=context, initializer=_start_worker, initargs=(messages, threads)
     )
-    futures: dict[Future[Any], int] = {
-        pool.submit(_in_worker, job, item, i): i for i, item in enumerate(items)
-    }
     try:
+        with _interrupts_held():  # the workers inherit it: Ctrl-C while they start would show their tracebacks
+            futures: dict[Future[Any], int] = {
+                pool.submit(_in_worker, job, item, i): i for i, item in enumerate(items)
+            }
         with _drained(messages, display):
             for future in as_completed(futures):
                 future.result()
+                display.update(futures[future], "done", 1.0)
     except BrokenProcessPool:
-        raise RuntimeError(
-            "a worker process was killed (out of memory?); run the same command to continue"
+        raise Fault(
+            "a worker process was killed (out of memory?); run the same command again to continue"
         ) from None
     except BaseException:
         for process in list((pool._processes or {}).values()):
@@ -69,6 +74,16 @@ def _run_in_processes(
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return [future.result() for future in futures]
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C during the block arrives after it; processes started in the block never see it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -91,18 +106,18 @@ def _drained(messages: Any, display: "Display") -> Iterator[None]:
         thread.join()
 
 
-def _start_worker(messages: Any, threads: int, parent: int) -> None:
+def _start_worker(messages: Any, threads: int) -> None:
     global _messages
     _messages = messages
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     torch.set_num_threads(threads)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    """End this worker when its parent was killed: nobody would read its results."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
+def _end_with_parent() -> None:
+    """End this worker at once when its parent was killed: nobody would read its results."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
     os._exit(1)
 
 
@@ -115,9 +130,7 @@ def _in_worker(job: Job, item: Any, index: int) -> Any:
             last = time.monotonic()
             _messages.put((index, text, share))
 
-    result = job(item, report)
-    _messages.put((index, "done", 1.0))
-    return result
+    return job(item, report)
 
 
 class Display:
@@ -149,16 +162,17 @@ class Display:
             print(f"{self.title}: {', '.join(self.names)}", file=sys.stderr, flush=True)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.bars is not None:
             self.bars.stop()
-        else:
+        elif kind is None:
             print(f"{self.title}: {self._percent()} after {self._seconds()}", file=sys.stderr, flush=True)
 
     def reporter(self, index: int) -> Report:
         return lambda text, share: self.update(index, text, share)
 
     def update(self, index: int, text: str, share: float) -> None:
+        share = max(share, self.shares[index])  # a worker's last messages may come after its result
         self.shares[index] = share
         if self.bars is not None:
             self.bars.update(self.ids[index], completed=share, what=text)

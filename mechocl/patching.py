@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mechocl import activations
 from mechocl.contrasts import Pairs
+from mechocl.errors import MechoclError
 from mechocl.models import Transformer, device_of
 from toy_models.task import Task
 
@@ -28,6 +29,10 @@ class PatchingConfig:
     seed: int = 0
     """Draws the pairs."""
 
+    def __post_init__(self) -> None:
+        if self.pairs < 1:
+            raise MechoclError(f"pairs is {self.pairs}; use at least 1")
+
 
 @torch.no_grad()
 def patch_residual_stream(model: Transformer, task: Task, pairs: Pairs) -> pd.DataFrame:
@@ -36,7 +41,8 @@ def patch_residual_stream(model: Transformer, task: Task, pairs: Pairs) -> pd.Da
     The metric is the true-logit difference (true − false, nats), with its sign turned where the list
     does not contain the clean alias's integer: positive speaks for the *clean* alias's right answer.
     Rows: `layer`, `position`, `effect` (patched − corrupted, mean over pairs), `clean`, `corrupted`
-    (means of the unpatched runs), `pairs`. Patching every site of the top layer gives clean − corrupted.
+    (means of the unpatched runs), `pairs`. The answer is read at `=`, so that patching `=` in the top layer
+    gives clean − corrupted.
     """
     sites = activations.residual_sites(model.cfg.n_layers)
     source = activations.collect(model, pairs.clean, list(sites.values()))

@@ -9,7 +9,7 @@ from typing import Any, Final
 import pandas as pd
 
 from mechocl import analyses, parallel
-from mechocl.experiment import Report, train_seed
+from mechocl.experiment import SAVE_EVERY_S, Report, train_seed
 from mechocl.recipes import Recipe
 from mechocl.runs import Run
 
@@ -30,6 +30,7 @@ class SeedJob:
     analyses: tuple[tuple[str, Any], ...]
     """Names and configs."""
     stage: int | None = None
+    save_every_s: float = SAVE_EVERY_S
 
 
 def do_seed(job: SeedJob, report: Report) -> None:
@@ -38,7 +39,12 @@ def do_seed(job: SeedJob, report: Report) -> None:
     folder = run.seed(job.seed)
     share = (_TRAINING_SHARE if job.analyses else 1.0) if job.train else 0.0
     if job.train:
-        train_seed(folder, device=job.device, report=lambda text, done: report(text, share * done))
+        train_seed(
+            folder,
+            device=job.device,
+            save_every_s=job.save_every_s,
+            report=lambda text, done: report(text, share * done),
+        )
     if folder.failure() is None:
         for i, (name, config) in enumerate(job.analyses):
             report(name, share + (1 - share) * i / len(job.analyses))
@@ -55,17 +61,21 @@ def train(
     device: str,
     jobs: int | None,
     then: tuple[tuple[str, Any], ...] = (),
+    save_every_s: float = SAVE_EVERY_S,
 ) -> Run:
     """Train (or continue) a run, several seeds at a time, each followed by the given analyses."""
-    jobs = jobs or default_jobs(len(seeds), device)
+    jobs = min(jobs or default_jobs(len(seeds), device), len(seeds))
     run = Run.create(
         path, recipe, recipe_name=recipe_name, seeds=seeds, device=device, threads=max(1, cores() // jobs)
     )
-    work = [SeedJob(str(path), s, device, True, then) for s in seeds]
+    work = [SeedJob(str(path), s, device, True, then, save_every_s=save_every_s) for s in seeds]
     started = time.monotonic()
     title = "training and analysing" if then else "training"
-    _run(work, title, jobs, run.manifest["threads"])
-    return run.note_seconds(title, time.monotonic() - started)
+    try:
+        _run(work, title, jobs, run.manifest["threads"])
+    finally:
+        run = run.note_seconds(title, time.monotonic() - started)
+    return run
 
 
 def analyse(
@@ -92,7 +102,7 @@ def complete(
         if todo:
             missing.append(SeedJob(str(run.path), folder.seed, device, False, todo, stage))
     if missing:
-        jobs = jobs or default_jobs(len(missing), device)
+        jobs = min(jobs or default_jobs(len(missing), device), len(missing))
         _run(missing, "analysing", jobs, max(1, cores() // jobs))
 
 
@@ -113,4 +123,4 @@ def default_jobs(n_seeds: int, device: str) -> int:
 
 def _run(work: list[SeedJob], title: str, jobs: int, threads: int) -> None:
     names = [f"seed {job.seed}" for job in work]
-    parallel.run(do_seed, work, names=names, title=title, jobs=min(jobs, len(work)), threads=threads)
+    parallel.run(do_seed, work, names=names, title=title, jobs=jobs, threads=threads)

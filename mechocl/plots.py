@@ -120,7 +120,7 @@ def subset_values(
                 mode="markers",
                 marker={"color": COLORS[e.subset], "size": 11, "symbol": "diamond"},
                 error_y=half if np.isfinite(e.estimate.high) else None,
-                hovertemplate=f"{e.subset}<br>mean %{{y:.3f}} over {e.estimate.n} {e.estimate.unit}s<extra></extra>",
+                hovertemplate=f"{e.subset}<br>mean %{{y:.3f}} over {e.estimate.n} {'aliases' if e.estimate.unit == 'alias' else 'seeds'}<extra></extra>",
                 showlegend=False,
             )
         )

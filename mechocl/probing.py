@@ -12,7 +12,7 @@ import torch
 from mechocl import activations
 from mechocl.errors import MechoclError
 from mechocl.models import Transformer
-from probes import controls, linear
+from probes import controls, linear, splits
 from toy_models.randomness import generator
 from toy_models.task import Task
 
@@ -30,6 +30,12 @@ class ProbingConfig:
     seed: int = 0
     """Draws the questions, folds and shuffles."""
 
+    def __post_init__(self) -> None:
+        if self.shuffles < 0:
+            raise MechoclError(f"shuffles is {self.shuffles}; use 0 or more")
+        if self.aliases_per_subset < 1:
+            raise MechoclError(f"aliases_per_subset is {self.aliases_per_subset}; use at least 1")
+
 
 def probe_questions(model: Transformer, task: Task, config: ProbingConfig) -> pd.DataFrame:
     """Cross-validated probe scores at each layer and position of one test question per alias.
@@ -39,6 +45,13 @@ def probe_questions(model: Transformer, task: Task, config: ProbingConfig) -> pd
     `layer`, `position`, `subset` (each subset on its own, and "all"), `control` ("none" | "shuffled"),
     `accuracy` (balanced accuracy for "all", plain accuracy within a subset), `auc` (binary, "all" only),
     `chance`, `aliases`.
+
+    Aliases whose class no other alias has are left out: they cannot be scored on unseen aliases. What a
+    probe of integers scores at `n1` … `=` where nothing is known lies a bit above `chance`: those positions
+    see (part of) a list that does not contain the alias's integer, and so rules some integers out. With a
+    list of k out of n integers the floor rises up to 1 / (n − k). The shuffled control does not rise.
+
+    Raises MechoclError when no probe of the recipe fits the task, or one has too few aliases for its folds.
     """
     rows = _one_question_per_alias(task, config)
     labels = activations.asked_positions(task, rows)
@@ -51,7 +64,9 @@ def probe_questions(model: Transformer, task: Task, config: ProbingConfig) -> pd
         missing = set(probe["subsets"]) - set(table["subset"].iloc[chosen])
         if len(missing) == len(probe["subsets"]) or (probe["target"] == "tag" and missing):
             continue  # this run has no such aliases
-        part = table.iloc[chosen]
+        of_all = table.iloc[chosen]
+        keep = splits.scorable(of_all["alias"].to_numpy(), of_all[probe["target"]].to_numpy())
+        chosen, part = chosen[keep], of_all[keep]
         alias, target = part["alias"].to_numpy(), part[probe["target"]].to_numpy()
         subset = part["subset"].astype(str).to_numpy()
         settings = linear.ProbeConfig(
@@ -60,6 +75,7 @@ def probe_questions(model: Transformer, task: Task, config: ProbingConfig) -> pd
             n_folds=probe["n_folds"],
             seed=config.seed,
         )
+        _check_folds(probe["name"], target, alias, settings)
         targets = [("none", target)] + [
             ("shuffled", controls.shuffle_by_alias(target, alias, seed=config.seed + 1 + i))
             for i in range(config.shuffles)
@@ -96,6 +112,13 @@ def _one_question_per_alias(task: Task, config: ProbingConfig) -> np.ndarray:
     table = task.table.loc[rows[order]].drop_duplicates("alias")
     kept = table.sort_values("alias").groupby("subset", observed=True).head(config.aliases_per_subset)
     return np.sort(kept.index.to_numpy())
+
+
+def _check_folds(name: str, target: np.ndarray, alias: np.ndarray, settings: linear.ProbeConfig) -> None:
+    try:
+        splits.alias_folds(alias, target, n_folds=settings.n_folds, seed=settings.seed)
+    except ValueError as error:
+        raise MechoclError(f"probe {name}: {error}; use more aliases or another recipe") from error
 
 
 def _rows(

@@ -92,7 +92,7 @@ def _internalization(rows: pd.DataFrame) -> Section:
     present = [s for s in SUBSETS if (s, "auc") in cells]
     unit = estimates[0].estimate.unit
     subset_table = Table(
-        caption=f"Each subset after training: mean and 95 % interval over {unit}s",
+        caption=f"Each subset after training: mean and 95 % interval over {'aliases' if unit == 'alias' else 'seeds'}",
         columns=("subset", *_METRIC_COLUMNS.values()),
         rows=tuple(
             (plots.label(s), *(_interval(cells.get((s, m))) for m in _METRIC_COLUMNS)) for s in present
@@ -146,7 +146,7 @@ def _lens(rows: pd.DataFrame) -> Section:
         how_to_read=(
             "The residual stream at each layer and position goes straight to the unembedding: the number is the mean "
             "rank of the alias's integer among all integers (1 is the top), on questions whose list does not contain it. "
-            "Dark cells show where the model has the integer at hand; compare tag 1 with tag 2 at the same place."
+            "Bright cells show where the model has the integer at hand; compare tag 1 with tag 2 at the same place."
         ),
         figures=(plots.lens(rows),),
     )

@@ -4,6 +4,7 @@ runs/<name>/
   manifest.json                      schema, recipe, seeds, versions, git commit, device
   seed-0/
     checksums.json                   sha256 of every finished file of this seed
+    failed.json                      why training ended early, if it did
     task.safetensors  task.parquet
     stage-1/ step-000400.safetensors …  final.safetensors  history.parquet
     state-….safetensors              where an unfinished stage continues
@@ -11,11 +12,11 @@ runs/<name>/
 """
 
 import contextlib
-import dataclasses
 import datetime
 import json
 import os
 import platform
+import re
 import subprocess
 from dataclasses import dataclass
 from importlib import metadata
@@ -24,9 +25,8 @@ from typing import Any, Final
 
 import pandas as pd
 import torch
-from safetensors import safe_open
 
-from mechocl import files, recipes
+from mechocl import __version__, files, recipes
 from mechocl.errors import MechoclError
 from mechocl.recipes import Recipe
 from toy_models import integer_set
@@ -34,7 +34,12 @@ from toy_models.task import Task
 from toy_models.training import TrainingState
 
 SCHEMA: Final = 1
-_PACKAGES: Final = ("mechocl", "torch", "transformer-lens", "numpy", "pandas", "scikit-learn")
+_PACKAGES: Final = ("torch", "transformer-lens", "transformers", "numpy", "pandas", "scikit-learn")
+_CHECKPOINT: Final = re.compile(r"stage-(\d+)/(?:step-(\d+)|final)\.safetensors")
+_STATE: Final = re.compile(r"state-(\d+)-(\d+)\.safetensors")
+_LOCK: Final = ".lock"
+_LOCK_PATIENCE_S: Final = 10.0
+"""Seconds to wait for another process that is writing the manifest: it takes milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +94,16 @@ class SeedFolder:
 
     def checkpoints(self) -> list[Checkpoint]:
         """Finished checkpoints in the order of training."""
-        found = []
-        for name, digest in self.ledger.entries().items():
-            folder, _, file = name.partition("/")
-            if folder.startswith("stage-") and file.endswith(".safetensors"):
-                stage = int(folder.removeprefix("stage-"))
-                final = file == "final.safetensors"
-                step = self._final_step(stage) if final else int(file[len("step-") : -len(".safetensors")])
-                found.append(Checkpoint(self.seed, stage, step, name, digest))
+        found = [
+            self._checkpoint(match, digest)
+            for name, digest in self.ledger.entries().items()
+            if (match := _CHECKPOINT.fullmatch(name))
+        ]
         return sorted(found, key=lambda c: (c.stage, c.step))
 
-    def _final_step(self, stage: int) -> int:
-        with safe_open(self.path / f"stage-{stage}/final.safetensors", framework="pt") as file:
-            return int(file.metadata()["step"])
+    def _checkpoint(self, name: "re.Match[str]", digest: str) -> Checkpoint:
+        step = name[2] or files.read_metadata(self.path / name[0])["step"]
+        return Checkpoint(self.seed, int(name[1]), int(step), name[0], digest)
 
     def weights(self, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
         """The checkpoint's tensors; MechoclError when the file was truncated or altered."""
@@ -112,11 +114,13 @@ class SeedFolder:
         number = len(self.recipe.training.stages) if stage is None else stage
         name = f"stage-{number}/final.safetensors"
         self.ledger.checked(name)
-        return next(c for c in self.checkpoints() if c.name == name)
+        match = _CHECKPOINT.fullmatch(name)
+        assert match
+        return self._checkpoint(match, self.ledger.entries()[name])
 
     def save_state(self, state: TrainingState, *, stage: int, history: list[dict[str, Any]]) -> None:
         """Replace the resume point: the new file is recorded before the old one goes."""
-        old = self._state_names()
+        old = self._states()
         name = f"state-{stage}-{state.step:06d}.safetensors"
         extra = {
             "stage": stage,
@@ -134,10 +138,10 @@ class SeedFolder:
 
     def load_state(self, stage: int) -> tuple[TrainingState, list[dict[str, Any]]] | None:
         """The latest resume point of a stage and the history up to it; None if there is none."""
-        names = [n for n in self._state_names() if n.startswith(f"state-{stage}-")]
-        if not names:
+        steps = {step: name for name, (of, step) in self._states().items() if of == stage}
+        if not steps:
             return None
-        tensors, meta = files.read_tensors(self.ledger.checked(max(names)))
+        tensors, meta = files.read_tensors(self.ledger.checked(steps[max(steps)]))
         extra = json.loads(meta["state"])
         state = TrainingState(
             tensors, extra["step"], extra["loss_sum"], extra["loss_count"], extra["scalars"]
@@ -149,7 +153,7 @@ class SeedFolder:
         name = f"stage-{stage}/history.parquet"
         files.write_table(self.path / name, pd.DataFrame(history))
         self.ledger.record(name)
-        for state in self._state_names():
+        for state in self._states():
             self.ledger.forget(state)
 
     def stage_finished(self, stage: int) -> bool:
@@ -167,15 +171,33 @@ class SeedFolder:
         return pd.concat(tables, ignore_index=True)
 
     def fail(self, reason: str) -> None:
+        """Record that training this seed ended early, and why; its resume point goes."""
         files.write_json(self.path / "failed.json", {"reason": reason})
+        self.ledger.record("failed.json")
+        for state in self._states():
+            self.ledger.forget(state)
 
     def failure(self) -> str | None:
         """Why training this seed failed (it diverged); None if it did not."""
-        path = self.path / "failed.json"
-        return str(files.read_json(path)["reason"]) if path.exists() else None
+        if "failed.json" not in self.ledger:
+            return None
+        return str(files.read_json(self.ledger.checked("failed.json"))["reason"])
 
-    def _state_names(self) -> list[str]:
-        return sorted(name for name in self.ledger.entries() if name.startswith("state-"))
+    def remove_leftovers(self) -> None:
+        """Remove what a killed process left: temporary files, and resume points that nothing will read."""
+        files.remove_temporary(self.path)
+        states = self._states()
+        for name, (stage, _) in states.items():
+            if self.stage_finished(stage) or self.failure() is not None:
+                self.ledger.forget(name)
+        for path in self.path.glob("state-*.safetensors"):
+            if path.name not in states:
+                path.unlink()
+
+    def _states(self) -> dict[str, tuple[int, int]]:
+        """Recorded resume points: stage and step of each file."""
+        matches = {name: _STATE.fullmatch(name) for name in self.ledger.entries()}
+        return {name: (int(m[1]), int(m[2])) for name, m in matches.items() if m}
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,36 +216,27 @@ class Run:
     ) -> "Run":
         """Start a run in an empty or new folder, or continue the same one.
 
-        Continuing keeps the number of threads, on which the last bits of the weights depend; more
-        seeds may be added. Raises MechoclError when the folder holds something else.
+        Continuing keeps the number of threads and the device, on which the last bits of the weights
+        depend; more seeds may be added. Raises MechoclError when the folder holds something else.
         """
-        if (path / "manifest.json").exists():
+        if path.exists() and not _may_hold_a_run(path):
+            raise MechoclError(f"{path} exists and is not a run; choose another --out")
+        with files.locked(path / _LOCK, patience=_LOCK_PATIENCE_S):
+            if not (path / "manifest.json").exists():
+                manifest = _new_manifest(recipe, recipe_name, seeds, device, threads)
+                files.write_json(path / "manifest.json", manifest)
+                return Run.open(path)
             old = Run.open(path)
             if old.recipe != recipe:
                 raise MechoclError(
                     f"{path} holds a run of another recipe; choose another --out, or delete it"
                 )
-            manifest = old.manifest | {"seeds": sorted({*old.seeds, *seeds})}
-        else:
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                raise MechoclError(f"{path} exists and is not a run; choose another --out")
-            manifest = {
-                "schema": SCHEMA,
-                "recipe_name": recipe_name,
-                "recipe": recipes.plain(recipe),
-                "seeds": sorted(seeds),
-                "device": device,
-                "machine": machine(device),
-                "threads": threads,
-                "precision": recipe.training.precision,
-                "python": platform.python_version(),
-                "packages": {name: metadata.version(name) for name in _PACKAGES},
-                "git": git_state(),
-                "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                "seconds": {},
-            }
-        files.write_json(path / "manifest.json", manifest)
-        return Run.open(path)
+            if old.manifest["device"] != device:
+                raise MechoclError(
+                    f"{path} was started on {old.manifest['device']}, not {device}; continue it there, "
+                    "or choose another --out"
+                )
+            return old._changed(seeds=sorted({*old.seeds, *seeds}))
 
     @staticmethod
     def open(path: Path) -> "Run":
@@ -235,13 +248,23 @@ class Run:
         manifest = files.read_json(path / "manifest.json")
         schema = manifest.get("schema") if isinstance(manifest, dict) else None
         if not isinstance(schema, int):
-            raise MechoclError(f"{path / 'manifest.json'} is damaged: it has no schema number")
+            raise MechoclError(f"{path / 'manifest.json'} is damaged: it has no schema number; restore it")
         if schema > SCHEMA:
             raise MechoclError(
-                f"{path} was written by a newer version (schema {schema}, this one reads {SCHEMA}); upgrade mechocl"
+                f"{path} was written by a newer version (schema {schema}, this one reads {SCHEMA}); "
+                "upgrade mechocl"
             )
+        for key, kind in _MANIFEST.items():
+            if not isinstance(manifest.get(key), kind):
+                raise MechoclError(f"{path / 'manifest.json'} is damaged: no valid {key!r}; restore it")
         recipe = recipes.parse(manifest["recipe"], source=str(path / "manifest.json"))
         return Run(path, recipe, manifest["recipe_name"], tuple(manifest["seeds"]), manifest)
+
+    def _changed(self, **changes: Any) -> "Run":
+        """Write the manifest with changes; the run's lock must be held."""
+        if any(self.manifest[key] != value for key, value in changes.items()):
+            files.write_json(self.path / "manifest.json", self.manifest | changes)
+        return Run.open(self.path)
 
     def seed(self, seed: int) -> SeedFolder:
         if seed not in self.seeds:
@@ -274,10 +297,10 @@ class Run:
 
     def note_seconds(self, what: str, seconds: float) -> "Run":
         """Add wall-clock seconds to what the manifest says of an activity ("training", "analyses")."""
-        spent = self.manifest["seconds"]
-        manifest = self.manifest | {"seconds": spent | {what: round(spent.get(what, 0.0) + seconds, 1)}}
-        files.write_json(self.path / "manifest.json", manifest)
-        return dataclasses.replace(self, manifest=manifest)
+        with files.locked(self.path / _LOCK, patience=_LOCK_PATIENCE_S):
+            now = Run.open(self.path)  # another process may have added seeds
+            spent = now.manifest["seconds"]
+            return now._changed(seconds=spent | {what: round(spent.get(what, 0.0) + seconds, 1)})
 
     # results ------------------------------------------------------------------------------------
 
@@ -300,25 +323,67 @@ class Run:
         if not (folder / "result.json").exists():
             return None
         saved = files.read_json(folder / "result.json")
-        if saved["inputs"] != json.loads(json.dumps(inputs)):
+        if not isinstance(saved, dict) or saved.get("inputs") != json.loads(json.dumps(inputs)):
             raise MechoclError(f"{folder} holds a result of other inputs; delete it and run again")
-        if not (folder / "rows.parquet").exists() or files.sha256(folder / "rows.parquet") != saved["sha256"]:
-            raise MechoclError(
-                f"{folder / 'rows.parquet'} does not match its checksum; delete {folder} and run again"
-            )
-        return pd.read_parquet(folder / "rows.parquet")
+        rows = folder / "rows.parquet"
+        if not rows.exists() or files.sha256(rows) != saved.get("sha256"):
+            raise MechoclError(f"{rows} does not match its checksum; delete {folder} and run again")
+        return pd.read_parquet(rows)
 
     def result_folder(self, analysis: str, inputs: dict[str, Any]) -> Path:
         return self.path / "results" / analysis / files.fingerprint(inputs)
 
 
-def find(folder: Path) -> list[Run]:
-    """The runs directly inside a folder (or the folder itself), sorted by name."""
+_MANIFEST: Final = {
+    "recipe_name": str,
+    "recipe": dict,
+    "seeds": list,
+    "device": str,
+    "machine": str,
+    "threads": int,
+    "precision": str,
+    "packages": dict,
+    "created": str,
+    "seconds": dict,
+}
+"""Keys that a manifest must have, and the types of their values."""
+
+
+def _new_manifest(
+    recipe: Recipe, recipe_name: str, seeds: tuple[int, ...], device: str, threads: int
+) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "recipe_name": recipe_name,
+        "recipe": recipes.plain(recipe),
+        "seeds": sorted(seeds),
+        "device": device,
+        "machine": machine(device),
+        "threads": threads,
+        "precision": recipe.training.precision,
+        "python": platform.python_version(),
+        "packages": {"mechocl": __version__} | {name: metadata.version(name) for name in _PACKAGES},
+        "git": git_state(),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": {},
+    }
+
+
+def _may_hold_a_run(path: Path) -> bool:
+    """Whether a path is a run, an empty folder, or what a run leaves that was killed as it started."""
+    if not path.is_dir():
+        return False
+    others = [p for p in path.iterdir() if p.name != _LOCK and not files.is_temporary(p)]
+    return not others or (path / "manifest.json").exists()
+
+
+def find(folder: Path) -> list[Path]:
+    """The folders of runs directly inside a folder (or the folder itself), sorted by name."""
     if (folder / "manifest.json").exists():
-        return [Run.open(folder)]
+        return [folder]
     if not folder.is_dir():
-        raise MechoclError(f"{folder} is not a folder")
-    return [Run.open(p.parent) for p in sorted(folder.glob("*/manifest.json"))]
+        raise MechoclError(f"{folder} is not a folder; give one that holds runs")
+    return [path.parent for path in sorted(folder.glob("*/manifest.json"))]
 
 
 def machine(device: str) -> str:
@@ -336,14 +401,14 @@ def machine(device: str) -> str:
 
 def git_state() -> dict[str, str] | None:
     """Commit of the source tree and a hash of its uncommitted changes; None outside a checkout."""
-    root = Path(__file__).parent
+    here = Path(__file__)
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
-        ).stdout
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, check=True).stdout.decode(errors="replace")
 
     try:
+        git("ls-files", "--error-unmatch", here.name)  # installed inside another project's checkout
         commit, changes = git("rev-parse", "HEAD").strip(), git("diff", "HEAD")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -4,7 +4,6 @@ Where a run has a single seed the unit is the alias, and the estimate says so: s
 this one model, not of the setup.
 """
 
-import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,14 +39,12 @@ def estimate(values: Float[np.ndarray, "unit"], *, unit: Literal["seed", "alias"
 
     Raises ValueError when a value is not finite: leave failed seeds out, and say so.
     """
-    if not np.isfinite(values).all():
-        raise ValueError("a value is not finite; leave failed seeds out and count them")
+    _refuse_not_finite(values)
     n, mean = len(values), float(values.mean()) if len(values) else float("nan")
     if n < 2:
         return Estimate(mean, float("nan"), float("nan"), float("nan"), n, unit, float("nan"))
-    deviation = float(values.std(ddof=1))
-    half = float(scipy.stats.t.ppf(0.975, n - 1)) * deviation / n**0.5
-    p = float(scipy.stats.ttest_1samp(values, 0.0).pvalue) if deviation > 0 else float(mean == 0)
+    deviation = _deviation(values)
+    half, p = _t_interval(mean, deviation / n**0.5, float(n - 1))
     seeds = seeds_for_power(mean, deviation) if unit == "seed" else float("nan")
     return Estimate(mean, mean - half, mean + half, p, n, unit, seeds)
 
@@ -55,26 +52,80 @@ def estimate(values: Float[np.ndarray, "unit"], *, unit: Literal["seed", "alias"
 def difference_over_aliases(
     better: Float[np.ndarray, "alias"], worse: Float[np.ndarray, "other_alias"]
 ) -> Estimate:
-    """Difference of two groups of aliases of one seed: Welch's t, unit alias."""
-    test = scipy.stats.ttest_ind(better, worse, equal_var=False)
-    interval = test.confidence_interval(0.95)
-    mean = float(better.mean() - worse.mean())
-    low, high = float(interval.low), float(interval.high)
-    return Estimate(mean, low, high, float(test.pvalue), len(better) + len(worse), "alias", float("nan"))
+    """Difference of two groups of aliases of one seed: Welch's t, unit alias.
+
+    Interval and p are NaN where a group has a single alias. Raises ValueError for an empty group, and when
+    a value is not finite.
+    """
+    if len(better) == 0 or len(worse) == 0:
+        raise ValueError(f"groups of {len(better)} and {len(worse)} aliases; each needs at least one")
+    _refuse_not_finite(better)
+    _refuse_not_finite(worse)
+    mean, n = float(better.mean() - worse.mean()), len(better) + len(worse)
+    if min(len(better), len(worse)) < 2:
+        return Estimate(mean, float("nan"), float("nan"), float("nan"), n, "alias", float("nan"))
+    parts = [(_deviation(group) ** 2 / len(group), len(group) - 1) for group in (better, worse)]
+    variance = sum(part for part, _ in parts)
+    # Welch–Satterthwaite; where nothing varies any degrees of freedom give the same interval
+    freedom = variance**2 / sum(part**2 / df for part, df in parts) if variance > 0 else float(n - 2)
+    half, p = _t_interval(mean, variance**0.5, freedom)
+    return Estimate(mean, mean - half, mean + half, p, n, "alias", float("nan"))
 
 
 def seeds_for_power(mean: float, deviation: float, *, power: float = 0.8, alpha: float = 0.05) -> float:
     """Seeds that a two-sided one-sample (paired) t-test needs for `power`, at least 2.
 
-    From the observed mean and standard deviation over seeds, so itself uncertain.
+    From the observed mean and standard deviation over seeds, so itself uncertain. Infinite where the mean
+    is 0, or so small beside the deviation that 100 million seeds would not do.
     """
     if mean == 0:
         return float("inf")
     if deviation == 0:
         return 2.0
-    from statsmodels.stats.power import TTestPower
+    effect = abs(mean) / deviation
+    enough = 2
+    while _power(effect, enough, alpha) < power:
+        enough *= 2
+        if enough > 10**8:
+            return float("inf")
+    too_few = enough // 2
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        if _power(effect, middle, alpha) < power:
+            too_few = middle
+        else:
+            enough = middle
+    return float(enough)
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # statsmodels warns where its solver falls back to bisection
-        seeds = TTestPower().solve_power(abs(mean) / deviation, alpha=alpha, power=power)
-    return float(max(2.0, np.ceil(np.ravel(seeds)[0])))
+
+def _power(effect: float, n: int, alpha: float) -> float:
+    """Probability that a two-sided t-test of n values with mean `effect` and deviation 1 is significant.
+
+    Averaged over the distribution of the sample's deviation: given it, the mean alone decides, and that is
+    normal. (The noncentral t of SciPy and statsmodels fails for large effects and few values.)
+    """
+    critical = scipy.stats.t.isf(alpha / 2, n - 1)
+    quantiles = (np.arange(4096) + 0.5) / 4096
+    deviation = np.sqrt(scipy.stats.chi2.ppf(quantiles, n - 1) / (n - 1))
+    centre = effect * n**0.5
+    above = scipy.stats.norm.sf(critical * deviation - centre)
+    below = scipy.stats.norm.cdf(-critical * deviation - centre)
+    return float((above + below).mean())
+
+
+def _refuse_not_finite(values: np.ndarray) -> None:
+    if not np.isfinite(values).all():
+        raise ValueError("a value is not finite; leave failed seeds out and count them")
+
+
+def _deviation(values: np.ndarray) -> float:
+    """Standard deviation; exactly 0 for equal values, whose mean may be rounded."""
+    return float(values.std(ddof=1)) if np.ptp(values) > 0 else 0.0
+
+
+def _t_interval(mean: float, error: float, freedom: float) -> tuple[float, float]:
+    """Half the width of the 95 % interval, and the two-sided p that the mean is 0."""
+    if error == 0:
+        return 0.0, float(mean == 0)
+    half = float(scipy.stats.t.isf(0.025, freedom)) * error
+    return half, float(2 * scipy.stats.t.sf(abs(mean) / error, freedom))

@@ -103,8 +103,9 @@ _QUESTIONS: Final = (
 
 
 def answers(rows: pd.DataFrame) -> list[Answer]:
-    """Yes, no (the opposite is significant) or cannot tell, by the 95 % interval of the within-alias AUC."""
+    """Yes, no (the opposite is significant) or cannot tell, by the 95 % interval of the within-alias AUC; accuracy beside it."""
     found = {c.name: c for c in contrasts(rows, "auc")}
+    accuracy = {c.name: c.estimate for c in contrasts(rows, "accuracy")}
     n_seeds = rows["seed"].nunique()
     result = []
     for question, name, claim in _QUESTIONS:
@@ -120,6 +121,7 @@ def answers(rows: pd.DataFrame) -> list[Answer]:
             sentence += f", positive in {found[name].positive_seeds} of {n_seeds} seeds"
         if verdict == "cannot tell" and n_seeds > 1 and e.seeds_for_power < float("inf"):
             sentence += f"; about {e.seeds_for_power:.0f} seeds would be needed for 80 % power"
+        sentence += f". In accuracy {describe(accuracy[name])}"
         if name == "strong" and "strong_d1_d3" in found:
             sentence += f". Fresh tag beside it: d1 − d3 {describe(found['strong_d1_d3'].estimate)}"
             sentence += f", d3 − d2 {describe(found['strong_d3_d2'].estimate)}"

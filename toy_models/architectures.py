@@ -48,14 +48,19 @@ class Architecture:
         for name in ("n_layers", "d_model", "n_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("layer_norm_eps", "init_std"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
         if self.d_mlp < 0:
             raise ValueError(f"d_mlp is {self.d_mlp}; use 0 for attention-only blocks, or a positive width")
         if self.d_model % self.n_heads:
             raise ValueError(f"d_model {self.d_model} is not divisible by n_heads {self.n_heads}")
-        if self.positions == "rotary" and (self.rotary_dim < 2 or self.rotary_dim % 2):
+        if self.positions == "rotary" and not (
+            2 <= self.rotary_dim <= self.d_head and self.rotary_dim % 2 == 0
+        ):
             raise ValueError(
                 f"rotary_fraction {self.rotary_fraction} of d_head {self.d_head} rotates {self.rotary_dim} "
-                "dimensions; that must be an even number above 0"
+                "dimensions; that must be an even number above 0, and all of them at most"
             )
 
     @property

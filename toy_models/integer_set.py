@@ -10,6 +10,7 @@ One token each for tags, integers, `%`, `=`, `true`, `false`; an alias is one to
 """
 
 import functools
+import random
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -109,6 +110,7 @@ class IntegerSetConfig:
         require(0.5 <= self.tag_reliability <= 1, f"tag_reliability is {self.tag_reliability}; use 0.5 to 1")
         require(0 <= self.label_flip <= 1, f"label_flip is {self.label_flip}; use 0 to 1")
         if self.tokens_per_alias > 1:
+            require(self.alphabet >= 1, f"alphabet is {self.alphabet}; it must be at least 1")
             names = self.alphabet**self.tokens_per_alias
             require(
                 names >= self.aliases,
@@ -225,7 +227,9 @@ def _name_tokens(config: IntegerSetConfig, draws: torch.Generator) -> Int[Tensor
     if config.tokens_per_alias == 1:
         return first + torch.arange(config.aliases)[:, None]
     n_names = config.alphabet**config.tokens_per_alias
-    chosen = torch.randperm(n_names, generator=draws)[: config.aliases]
+    # Python's sampler holds only the chosen names, of what may be billions
+    sampler = random.Random(int(torch.randint(2**62, (1,), generator=draws)))
+    chosen = torch.tensor(sampler.sample(range(n_names), config.aliases))
     powers = config.alphabet ** torch.arange(config.tokens_per_alias)
     return first + (chosen[:, None] // powers) % config.alphabet
 
@@ -408,7 +412,7 @@ def _table(
     no_answers = torch.zeros(n_definitions, dtype=torch.bool)
     answers = torch.cat([no_answers, train_labels.flatten(), test_labels.flatten()]).numpy()
 
-    def categorical(codes: np.ndarray, categories: list[str]) -> pd.Categorical:
+    def categorical(codes: np.ndarray, categories: list[str]) -> object:
         return pd.Categorical.from_codes(codes.astype(np.int64), pd.Index(categories))
 
     return pd.DataFrame(

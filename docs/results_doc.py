@@ -1,0 +1,185 @@
+"""Write docs/results.md from the committed tables in docs/results/.
+
+python docs/results_doc.py --run runs/demo     take the tables from a run first
+python docs/results_doc.py                     only write the page
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import tyro
+
+from mechocl import analyses, internalization, summaries
+from mechocl.internalization import METRICS
+from mechocl.runs import Run
+
+DOCS = Path(__file__).parent
+TABLES = DOCS / "results"
+
+
+def take(run_path: Path) -> None:
+    """Write the tables from a run's own results."""
+    run = Run.open(run_path)
+    rows = analyses.load(run, "evaluate", analyses.EvaluateConfig())
+    if rows is None:
+        raise SystemExit(f"{run_path} has no evaluation yet; run `mechocl evaluate {run_path}` first")
+    TABLES.mkdir(exist_ok=True)
+    columns = ["seed", "subset", "aliases", *METRICS]
+    summaries.by_seed(rows)[columns].to_csv(TABLES / "demo-subsets.csv", index=False, float_format="%.4f")
+    found = []
+    for metric in ("auc", "accuracy"):
+        for c in summaries.contrasts(rows, metric):
+            e = c.estimate
+            found.append(
+                {
+                    "metric": metric,
+                    "contrast": c.name,
+                    "mean": e.mean,
+                    "low": e.low,
+                    "high": e.high,
+                    "p": e.p,
+                    "seeds": e.n,
+                    "positive_seeds": c.positive_seeds,
+                    "seeds_for_power": e.seeds_for_power,
+                }
+            )
+    pd.DataFrame(found).to_csv(TABLES / "demo-contrasts.csv", index=False, float_format="%.4f")
+    facts = {
+        "recipe": run.recipe_name,
+        "seeds": " ".join(map(str, run.seeds)),
+        "failed": len(run.failures()),
+        "seconds": sum(run.manifest["seconds"].values()),
+        "machine": run.manifest["machine"],
+        "torch": run.manifest["packages"]["torch"],
+    }
+    pd.DataFrame([facts]).to_csv(TABLES / "demo-run.csv", index=False)
+    lens = analyses.load(run, "lens", analyses.ANALYSES["lens"].config())
+    probe = analyses.load(run, "probe", analyses.ANALYSES["probe"].config())
+    patch = analyses.load(run, "patch", analyses.ANALYSES["patch"].config())
+    for name, table in (("lens", lens), ("probe", probe), ("patch", patch)):
+        if table is not None:
+            keys = [c for c in table.columns if table[c].dtype.kind not in "fi" and c != "seed"]
+            mean = table.drop(columns="seed").groupby(keys, sort=False).mean(numeric_only=True).reset_index()
+            mean.to_csv(TABLES / f"demo-{name}.csv", index=False, float_format="%.4f")
+
+
+def page() -> str:
+    """The page, from the committed tables alone."""
+    subsets = pd.read_csv(TABLES / "demo-subsets.csv")
+    contrasts = pd.read_csv(TABLES / "demo-contrasts.csv")
+    facts = pd.read_csv(TABLES / "demo-run.csv").iloc[0]
+    means = subsets.groupby("subset", sort=False)[list(METRICS)].mean()
+    meaning = {c.name: c.meaning for c in internalization.CONTRASTS}
+    n = int(subsets["seed"].nunique())
+    lines = [
+        "# Results",
+        "",
+        "Written by `make results-doc` from the tables in `docs/results/`, which come from the run that `make demo` makes.",
+        "",
+        "## The small integer-set experiment",
+        "",
+        f"`mechocl demo`: recipe `{facts['recipe']}`, {n} seeds ({facts['failed']} failed), "
+        f"{facts['seconds']:.0f} s in all on {facts['machine']}, torch {facts['torch']}.",
+        "",
+        f"Means over {n} seeds (`docs/results/demo-subsets.csv` has each seed):",
+        "",
+        "| subset | AUC | accuracy | logit difference | definition recall |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, row in means.iterrows():
+        cells = [f"{row[m]:.3f}" if pd.notna(row[m]) else "–" for m in METRICS]
+        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    for metric, title in (("auc", "within-alias AUC"), ("accuracy", "accuracy")):
+        lines += [
+            "",
+            f"Differences in {title}, paired by seed, with 95 % intervals over seeds:",
+            "",
+            "| contrast | difference | p | seeds above 0 | seeds for 80 % power |",
+            "|---|---:|---:|---:|---:|",
+        ]
+        for _, c in contrasts[contrasts["metric"] == metric].iterrows():
+            lines.append(
+                f"| {meaning[c['contrast']]} | {c['mean']:+.3f} [{c['low']:+.3f}, {c['high']:+.3f}] | "
+                f"{summaries.p_value(c['p'])} | {c['positive_seeds']} of {c['seeds']} | {c['seeds_for_power']:.0f} |"
+            )
+    lines += ["", *_inside()]
+    return "\n".join(lines) + "\n"
+
+
+def _inside() -> list[str]:
+    """What the analyses show, as small tables."""
+    lens = pd.read_csv(TABLES / "demo-lens.csv")
+    probe = pd.read_csv(TABLES / "demo-probe.csv")
+    patch = pd.read_csv(TABLES / "demo-patch.csv")
+    lines = [
+        "## Inside the models",
+        "",
+        "Means over the same seeds. One honest version of each analysis; circuits and controls come later.",
+        "",
+    ]
+    part = lens[(~lens["contains"]) & lens["position"].isin(["alias", "%", "="])]
+    grid = _pivot(part, "subset", ["layer", "position"], "rank")
+    lines += [
+        "**Logit lens**: mean rank of the alias's integer among the integers (1 is the top), lists without it.",
+        "",
+    ]
+    lines += _markdown(grid, digits=1)
+    for contrast, name in (
+        ("different integer", "aliases of different integers"),
+        ("same integer", "aliases of the same integer"),
+    ):
+        part = patch[patch["contrast"] == contrast]
+        first = part.iloc[0]
+        lines += [
+            "",
+            f"**Patching** the residual stream, tag-1 alias into tag-2 question, {name}: effect in nats "
+            f"(clean {first['clean']:+.2f}, corrupted {first['corrupted']:+.2f}).",
+            "",
+            *_markdown(_pivot(part, "layer", ["position"], "effect"), digits=2),
+        ]
+    part = probe[(probe["subset"] == "all") & probe["position"].isin(["alias", "%", "="])]
+    part = part.assign(
+        probe=part["probe"] + ", " + part["control"].map({"none": "labels", "shuffled": "labels shuffled"})
+    )
+    lines += [
+        "",
+        "**Probes**: held-out balanced accuracy (aliases never shared between training and test).",
+        "",
+    ]
+    lines += _markdown(_pivot(part, "probe", ["layer", "position"], "accuracy"), digits=2)
+    return lines
+
+
+def _pivot(table: pd.DataFrame, index: str, columns: list[str], value: str) -> pd.DataFrame:
+    """Pivot with rows and columns in the order in which they come."""
+    grid = table.pivot(index=index, columns=columns, values=value)
+    order = (
+        pd.MultiIndex.from_frame(table[columns].drop_duplicates())
+        if len(columns) > 1
+        else table[columns[0]].unique()
+    )
+    return grid.loc[table[index].unique(), order]
+
+
+def _markdown(grid: pd.DataFrame, *, digits: int) -> list[str]:
+    names = [", ".join(c) if isinstance(c, tuple) else str(c) for c in grid.columns]
+    head = f"| | {' | '.join(names)} |"
+    body = [
+        f"| {i} | " + " | ".join(f"{v:.{digits}f}" for v in row) + " |"
+        for i, row in zip(grid.index, grid.to_numpy(), strict=True)
+    ]
+    return [head, "|---|" + "---:|" * len(names), *body]
+
+
+def main(
+    run: Annotated[Path | None, tyro.conf.arg(help="Take the tables from this run first.")] = None,
+) -> None:
+    if run is not None:
+        take(run)
+    (DOCS / "results.md").write_text(page(), encoding="utf-8")
+    print(f"written: {DOCS / 'results.md'}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

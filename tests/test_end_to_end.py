@@ -1,0 +1,85 @@
+"""The whole way once, tiny: train two seeds, analyse, report, and open the report in a browser."""
+
+from pathlib import Path
+
+import pytest
+from browser import open_page
+
+from mechocl import pipeline, recipes
+from mechocl.cli import main
+from mechocl.runs import Run
+
+TINY = (
+    "task.aliases=300",
+    "task.integers=8",
+    "task.list_length=3",
+    "model.architecture=nano",
+    "training.stages.0.epochs=2",
+    "training.stages.0.evaluations=2",
+    "training.stages.1.epochs=3",
+    "training.stages.1.evaluations=2",
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    recipe = recipes.load("integer-set/cpu", TINY)
+    path = tmp_path_factory.mktemp("end-to-end") / "run"
+    return pipeline.train(
+        path, recipe, recipe_name="tiny", seeds=(0, 1), device="cpu", jobs=1, then=pipeline.reported()
+    )
+
+
+def test_the_report_of_a_run_works_in_a_browser_without_a_network(run: Run) -> None:
+    assert main(["report", str(run.path), "--device", "cpu", "--jobs", "1"]) == 0
+    path = run.path / "report.html"
+    assert path.stat().st_size < 8_000_000
+    with open_page(path) as opened:
+        page = opened.page
+        page.wait_for_selector(".main-svg")
+        for section in (
+            "summary",
+            "trained",
+            "training",
+            "internalization",
+            "lens",
+            "patching",
+            "probes",
+            "attention",
+        ):
+            assert page.locator(f"#{section}").count() == 1, section
+        assert page.locator(".js-plotly-plot").count() == 7
+        summary = page.locator("#summary").inner_text()
+        for question in ("Weak internalization", "Out-of-context learning", "Strong internalization"):
+            assert question in summary
+        assert "seeds" in summary
+        zoomed = page.get_by_text("Zoomed").first
+        zoomed.scroll_into_view_if_needed()
+        before = zoomed.inner_text()
+        heads = page.locator("#attention canvas")
+        heads.nth(1).hover()
+        page.wait_for_function(f"!document.body.innerText.includes({before!r})")
+        assert zoomed.inner_text() != before
+        opened.assert_clean()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "lens", "patch", "probe"])
+def test_commands_print_tables_and_say_where_the_rows_are(
+    run: Run, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, str(run.path), "--device", "cpu", "--jobs", "1"]) == 0
+    out = capsys.readouterr().out
+    last = out.strip().splitlines()[-1]
+    assert last == f"rows: {Path(run.path) / 'results' / command}"
+    assert Path(last.removeprefix("rows: ")).is_dir()
+    assert len(out.splitlines()) > 5
+
+
+def test_analyses_are_computed_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr("mechocl.parallel.run", refuse)
+    pipeline.complete(run, pipeline.reported(), stage=None, device="cpu", jobs=1)
+    with pytest.raises(AssertionError, match="computed again"):
+        pipeline.complete(run, pipeline.reported(), stage=1, device="cpu", jobs=1)

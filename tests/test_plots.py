@@ -1,0 +1,165 @@
+"""Figures show the numbers that they were given."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mechocl import plots, summaries
+from toy_models.subsets import SUBSETS
+
+
+def test_every_subset_has_a_colour_of_its_own() -> None:
+    assert set(plots.COLORS) == set(SUBSETS)
+    assert len(set(plots.COLORS.values())) == len(SUBSETS)
+
+
+@pytest.fixture
+def history() -> pd.DataFrame:
+    rows = [
+        {
+            "seed": seed,
+            "stage": stage,
+            "epoch": epoch,
+            "subset": subset,
+            "auc": 0.1 * seed + epoch,
+            "recall": recall,
+        }
+        for seed in (1, 2)
+        for stage in (1, 2)
+        for epoch in (0.0, 1.0)
+        for subset, recall in (("d1_consistent", 0.5), ("no_data", np.nan))
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_training_curves_show_the_mean_over_seeds_and_each_seed(history: pd.DataFrame) -> None:
+    figure = plots.training_curves(history)
+    bold = [t for t in figure.data if t.mode == "lines+markers" and t.legendgroup == "d1_consistent"]
+    thin = [t for t in figure.data if t.mode == "lines" and t.legendgroup == "d1_consistent"]
+    assert len(bold) == 4  # two metrics, two stages
+    assert len(thin) == 8  # … of two seeds
+    np.testing.assert_allclose(bold[0].y, [0.15, 1.15])
+    np.testing.assert_allclose(thin[0].y, [0.1, 1.1])
+    recall_of_no_data = [t for t in figure.data if t.legendgroup == "no_data" and "recall" in str(t.yaxis)]
+    assert not recall_of_no_data
+    assert sum(t.legendgroup == "no_data" for t in figure.data) == 2 * 3  # AUC only: NaN recall is not drawn
+
+
+def test_lens_panels_hold_the_mean_rank_over_seeds_from_bottom_to_top() -> None:
+    rows = pd.DataFrame(
+        [
+            {
+                "seed": seed,
+                "subset": "d1_consistent",
+                "contains": contains,
+                "layer": layer,
+                "position": position,
+                "rank": rank + seed,
+            }
+            for seed in (0, 2)
+            for contains in (True, False)
+            for layer, rank in (("embed", 5.0), ("layer 0", 1.0))
+            for position in ("alias", "=")
+        ]
+    )
+    figure = plots.lens(rows)
+    (panel,) = figure.data
+    assert list(panel.y) == ["embed", "layer 0"]  # plotly draws the first row at the bottom
+    assert list(panel.x) == ["alias", "="]
+    np.testing.assert_allclose(panel.z, [[6.0, 6.0], [2.0, 2.0]])
+
+
+def test_patching_scale_is_symmetric_around_zero() -> None:
+    rows = pd.DataFrame(
+        {
+            "contrast": "same integer",
+            "layer": ["embed", "embed"],
+            "position": ["alias", "="],
+            "effect": [-3.0, 1.0],
+            "clean": 2.0,
+            "corrupted": 1.0,
+        }
+    )
+    figure = plots.patching(rows)
+    assert figure.layout.coloraxis.cmin == -3.0
+    assert figure.layout.coloraxis.cmax == 3.0
+    np.testing.assert_allclose(figure.data[0].z, [[-3.0, 1.0]])
+    assert "clean +2.00, corrupted +1.00" in figure.layout.annotations[0].text
+
+
+def test_a_probe_of_two_classes_has_no_panels_by_subset_and_one_of_many_has() -> None:
+    base = {"layer": "embed", "position": "alias"}
+    rows = pd.DataFrame(
+        [
+            base | {"probe": p, "subset": s, "control": c, "accuracy": a, "chance": chance}
+            for p, chance in (("tag", 0.5), ("integer", 0.1))
+            for s, c, a in (("all", "none", 0.9), ("all", "shuffled", 0.4), ("d1_consistent", "none", 0.8))
+        ]
+    )
+    assert [t.z[0][0] for t in plots.probe(rows, "tag").data] == [0.9, 0.4]
+    assert [t.z[0][0] for t in plots.probe(rows, "integer").data] == [0.9, 0.4, 0.8]
+
+
+def test_attention_rows_are_queries_from_top_to_bottom() -> None:
+    pattern = np.zeros((2, 1, 2, 2))
+    pattern[1, 0] = [[1.0, 0.0], [0.25, 0.75]]
+    figure = plots.attention(pattern, ["a", "b"], layer=1)
+    np.testing.assert_allclose(figure.data[0].z, [[1.0, 0.0], [0.25, 0.75]])
+    assert figure.layout.yaxis.autorange == "reversed"
+
+
+@pytest.fixture
+def evaluated() -> pd.DataFrame:
+    """Three seeds; AUC of d1 above d2 by .1, .2, .3."""
+    rows = []
+    for seed, gap in ((0, 0.1), (1, 0.2), (2, 0.3)):
+        for subset, auc in (("d1_consistent", 0.5 + gap), ("d2_consistent", 0.5), ("d3_consistent", 0.5)):
+            for alias in (0, 1):
+                rows.append(
+                    {
+                        "seed": seed,
+                        "alias": alias,
+                        "subset": subset,
+                        "auc": auc,
+                        "accuracy": 0.5,
+                        "logit_difference": 0.0,
+                        "recall": 1.0,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def test_contrasts_are_paired_by_seed(evaluated: pd.DataFrame) -> None:
+    strong = next(c for c in summaries.contrasts(evaluated, "auc") if c.name == "strong")
+    assert strong.estimate.mean == pytest.approx(0.2)
+    assert strong.estimate.unit == "seed"
+    assert strong.estimate.n == 3
+    assert strong.positive_seeds == 3
+    half = 4.302652729911275 * 0.1 / 3**0.5  # t(.975, 2) · sd / √n
+    assert strong.estimate.low == pytest.approx(0.2 - half)
+
+
+def test_answers_follow_the_interval(evaluated: pd.DataFrame) -> None:
+    by_question = {a.question: a for a in summaries.answers(evaluated)}
+    assert by_question["Weak internalization"].answer == "not asked"
+    assert by_question["Strong internalization (IML)"].answer == "cannot tell"  # p = .074
+    assert "3 of 3 seeds" in by_question["Strong internalization (IML)"].sentence
+    reversed_ = evaluated.assign(
+        auc=evaluated["auc"].where(evaluated["subset"] != "d2_consistent", 0.95 + 0.01 * evaluated["seed"])
+    )
+    assert {a.answer for a in summaries.answers(reversed_)} >= {"no: the reverse"}
+
+
+def test_a_single_seed_is_labelled_so(evaluated: pd.DataFrame) -> None:
+    one = evaluated[evaluated["seed"] == 0].copy()
+    one["auc"] += np.tile([0.01, -0.01], 3)
+    assert all(e.estimate.unit == "alias" for e in summaries.subsets(one))
+    assert "aliases of one seed" in summaries.answers(one)[2].sentence
+
+
+def test_subset_figure_has_a_dot_per_seed_and_a_diamond_with_the_interval(evaluated: pd.DataFrame) -> None:
+    figure = plots.subset_values(summaries.subsets(evaluated), summaries.by_seed(evaluated))
+    dots, diamond = figure.data[0], figure.data[1]
+    np.testing.assert_allclose(dots.y, [0.6, 0.7, 0.8])
+    np.testing.assert_allclose(diamond.y, [0.7])
+    np.testing.assert_allclose(diamond.error_y.array, [4.302652729911275 * 0.1 / 3**0.5])
