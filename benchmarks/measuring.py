@@ -72,7 +72,8 @@ def machine(device: str = "cpu") -> str:
     if cpuinfo.exists():
         lines = cpuinfo.read_text(encoding="utf-8").splitlines()
         name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+    usable = hasattr(os, "sched_getaffinity")  # not on macOS
+    return f"{name}, {len(os.sched_getaffinity(0)) if usable else os.cpu_count()} cores"
 
 
 def peak_mib(device: str = "cpu") -> float:

@@ -58,11 +58,8 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.parallel:
-            out: Tensor = x + self.attention(self.ln1(x)) + self.mlp(self.ln2(x))
-            return out
-        x = x + self.attention(self.ln1(x))
-        out = x + self.mlp(self.ln2(x))
+        attended = x + self.attention(self.ln1(x))
+        out: Tensor = attended + self.mlp(self.ln2(x if self.parallel else attended))
         return out
 
 
@@ -116,9 +113,7 @@ def copy_weights(plain: PlainGPT, model: Any) -> None:
             torch.cat([rearrange(w, "head d_model d_head -> (head d_head) d_model") for w in weights])
         )
         block.attention.qkv.bias.copy_(torch.cat([b.flatten() for b in (attn.b_Q, attn.b_K, attn.b_V)]))
-        block.attention.out.weight.copy_(
-            rearrange(attn.W_O, "head d_head d_model -> d_model (head d_head)")
-        )
+        block.attention.out.weight.copy_(rearrange(attn.W_O, "head d_head d_model -> d_model (head d_head)"))
         block.attention.out.bias.copy_(attn.b_O)
         block.mlp[0].weight.copy_(mlp.W_in.T)
         block.mlp[0].bias.copy_(mlp.b_in)

@@ -35,8 +35,8 @@ from toy_models.training import StageConfig, token_loss, train_stage
 
 TOLERANCE: Final = 1e-4
 """Largest difference (nats) of the losses at the same weights, in float32."""
-STEPPED_TOLERANCE: Final = 1e-2
-"""The same after `CHECKED_STEPS` of each side's own: rounding differs, so the weights do too."""
+STEPPED_TOLERANCE: Final = {"cpu": 1e-3, "cuda": 5e-2}
+"""The same after `CHECKED_STEPS` of each side's own, in float32 and bf16: each rounds in its own way."""
 CHECKED_STEPS: Final = 3
 IGNORED: Final = -100
 
@@ -63,7 +63,7 @@ CASES: Final = (
         gpu_batch_size=64,
         steps=40,
         rounds=40,
-        fast_rounds=8,
+        fast_rounds=6,
     ),
     Case(
         name="pythia-70m",
@@ -73,7 +73,7 @@ CASES: Final = (
         gpu_batch_size=512,
         steps=1,
         rounds=15,
-        fast_rounds=4,
+        fast_rounds=3,
     ),
 )
 
@@ -128,7 +128,7 @@ def measure(case: Case, *, device: str, fast: bool) -> dict[str, Any]:
     )
     architecture = recipe.model.resolve()
     sizes = {"d_vocab": len(task.vocabulary), "d_vocab_out": task.vocabulary.outputs, "n_ctx": task.n_ctx}
-    model = architectures.build(architecture, **sizes, seed=0).to(device)
+    model = architectures.build(architecture, **sizes, seed=0).to(device, print_details=False)
     plain = plain_gpt.PlainGPT(architecture, **sizes).to(device)
     plain_gpt.copy_weights(plain, model)
     hooked = copy.deepcopy(model)
@@ -147,15 +147,14 @@ def measure(case: Case, *, device: str, fast: bool) -> dict[str, Any]:
     }
     first = next(_batches(task, stage)).to(device)
     check(losses, first, TOLERANCE, "at the same weights")
-    for step in steps.values():
+    for step in steps.values():  # warms up, too
         for _ in range(CHECKED_STEPS):
             step()
-    check(losses, first, STEPPED_TOLERANCE, f"after {CHECKED_STEPS} steps")
+    check(losses, first, STEPPED_TOLERANCE[device], f"after {CHECKED_STEPS} steps")
 
     blocks = {name: _repeated(step, case.steps) for name, step in steps.items()}
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    measuring.in_turns(blocks, rounds=1, device=device)  # warm-up
     seconds = measuring.in_turns(blocks, rounds=case.fast_rounds if fast else case.rounds, device=device)
     return _summarised(case, seconds, batch_size=batch_size, device=device, fast=fast)
 

@@ -16,6 +16,8 @@ from mechocl.runs import Run
 
 DOCS = Path(__file__).parent
 TABLES = DOCS / "results"
+_START = "<!-- results: written by `make results-doc` -->"
+_END = "<!-- end of results -->"
 
 
 def take(run_path: Path) -> None:
@@ -172,13 +174,46 @@ def _markdown(grid: pd.DataFrame, *, digits: int) -> list[str]:
     return [head, "|---|" + "---:|" * len(names), *body]
 
 
+def readme(text: str) -> str:
+    """README's text with its results section made from the tables."""
+    contrasts = pd.read_csv(TABLES / "demo-contrasts.csv").set_index(["metric", "contrast"])
+    facts = pd.read_csv(TABLES / "demo-run.csv").iloc[0]
+    auc = pd.read_csv(TABLES / "demo-subsets.csv").groupby("subset")["auc"].mean()
+    n = len(str(facts["seeds"]).split())
+
+    def cell(metric: str, name: str) -> str:
+        c = contrasts.loc[(metric, name)]
+        return f"{c['mean']:+.3f} [{c['low']:+.3f}, {c['high']:+.3f}], {summaries.p_value(c['p'])}"
+
+    shown = ("qd1_consistent", "d1_consistent", "d2_consistent", "d3_consistent", "no_data")
+    names = ("weak", "ocl_d1", "strong", "strong_d1_d3", "strong_d3_d2")
+    meaning = {c.name: c.meaning for c in internalization.CONTRASTS}
+    lines = [
+        f"`make demo`, {n} seeds. Within-alias AUC by subset (.5 is chance): "
+        + ", ".join(f"`{s}` {auc[s]:.3f}" for s in shown)
+        + ".",
+        "Differences, paired by seed, with 95 % intervals over seeds:",
+        "",
+        "| | in AUC | in accuracy |",
+        "|---|---|---|",
+        *(f"| {meaning[name]} | {cell('auc', name)} | {cell('accuracy', name)} |" for name in names),
+        "",
+        "Few seeds, and a recipe that trains only the aliases' embeddings in stage 2;",
+        "[docs/results.md](docs/results.md) has every table.",
+    ]
+    before, rest = text.split(_START)
+    return before + _START + "\n\n" + "\n".join(lines) + "\n\n" + _END + rest.split(_END)[1]
+
+
 def main(
     run: Annotated[Path | None, tyro.conf.arg(help="Take the tables from this run first.")] = None,
 ) -> None:
     if run is not None:
         take(run)
     (DOCS / "results.md").write_text(page(), encoding="utf-8")
-    print(f"written: {DOCS / 'results.md'}")
+    front = DOCS.parent / "README.md"
+    front.write_text(readme(front.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"written: {DOCS / 'results.md'} and the results in {front}")
 
 
 if __name__ == "__main__":

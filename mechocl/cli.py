@@ -1,6 +1,7 @@
 """The command line: parse, call, print where the result is."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,13 +9,18 @@ from typing import Annotated, Any, Final, Literal
 
 import tyro
 
-from mechocl.errors import MechoclError
+from mechocl.errors import Fault, MechoclError
+from mechocl.experiment import SAVE_EVERY_S
 from mechocl.lenses import LensConfig
 from mechocl.patching import PatchingConfig
 from mechocl.probing import ProbingConfig
 
 Device = Literal["auto", "cpu", "cuda"]
-Changes = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE ...")]
+Changes = Annotated[
+    tuple[tuple[str, ...], ...],  # `--set a=1 b=2` and `--set a=1 --set b=2` say the same
+    tyro.conf.arg(name="set", metavar="KEY=VALUE ..."),
+    tyro.conf.UseAppendAction,
+]
 PositionalRun = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 _FAST: Final = (
@@ -50,9 +56,10 @@ def demo(
         recipe_name=f"{name} (smoke test)" if fast else name,
         seeds=_seeds(1 if fast else seeds, 0),
         device=models.resolve_device(device),
-        jobs=jobs or None,
+        jobs=_jobs(jobs),
         then=pipeline.reported(),
     )
+    _print_failures(run)
     _print_answers(run)
     _write_report(run, out / "report.html", device="cpu", jobs=jobs)
 
@@ -65,6 +72,7 @@ def train(
     set: Changes = (),
     device: Device = "auto",
     jobs: int = 0,
+    save_every: float = SAVE_EVERY_S,
 ) -> None:
     """Train a recipe over several seeds; the same command again continues a run that was stopped.
 
@@ -77,20 +85,25 @@ def train(
         set: Changes to the recipe, as task.aliases=500 or training.stages.0.epochs=10.
         device: Where to compute; auto takes a GPU if there is one.
         jobs: Seeds at a time; 0: one per core on a CPU, one on a GPU.
+        save_every: Seconds between resume points: the training that a kill can cost.
     """
     from mechocl import models, pipeline, recipes
 
-    resolved = recipes.load(recipe, set)
+    if not save_every >= 0:
+        raise MechoclError(f"--save-every {save_every}: give seconds, 0 or more")
+    resolved = recipes.load(recipe, tuple(change for group in set for change in group))
     run = pipeline.train(
         out,
         resolved,
         recipe_name=recipe,
         seeds=_seeds(seeds, first_seed),
         device=models.resolve_device(device),
-        jobs=jobs or None,
+        jobs=_jobs(jobs),
+        save_every_s=save_every,
     )
-    for seed, reason in run.failures().items():
-        print(f"seed {seed} failed: {reason}")
+    _print_failures(run)
+    if len(run.failures()) == len(run.seeds):
+        run.finished_seeds()  # says so
     print(f"run: {out}")
 
 
@@ -229,6 +242,7 @@ def report(run: PositionalRun, out: Path | None = None, device: Device = "auto",
     from mechocl.runs import Run
 
     opened = Run.open(run)
+    _print_failures(opened)
     _write_report(opened, out or run / "report.html", device=device, jobs=jobs)
 
 
@@ -238,17 +252,25 @@ def runs(folder: Annotated[Path, tyro.conf.Positional] = Path("runs")) -> None:
     Args:
         folder: Folder that holds run folders.
     """
-    from mechocl.runs import find
+    from mechocl.runs import Run, find
 
     found = find(folder)
     body = []
-    for run in found:
-        failed = run.failures()
-        done = sum(run.seed(s).finished() for s in run.seeds)
+    unreadable = []
+    for path in found:
+        try:
+            run = Run.open(path)
+            failed = run.failures()
+            done = sum(run.seed(s).finished() for s in run.seeds)
+        except MechoclError as error:
+            unreadable.append(str(error))
+            continue
         state = f"{done} of {len(run.seeds)} seeds" + (f", {len(failed)} failed" if failed else "")
-        body.append([str(run.path), run.recipe_name, state, run.manifest["created"]])
+        body.append([str(path), run.recipe_name, state, run.manifest["created"]])
     _print_table(["run", "recipe", "trained", "created"], body)
-    print(f"{len(found)} runs in {folder}")
+    for why in unreadable:
+        print(f"cannot be read: {why}")
+    print(f"{len(found)} run{'' if len(found) == 1 else 's'} in {folder}")
 
 
 COMMANDS: Final[dict[str, Callable[..., None]]] = {
@@ -264,7 +286,11 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 0; 2 with one line for what the user can mend; 130 after Ctrl-C."""
+    """Run one command. Returns its exit code; all but 0 come with one line on stderr.
+
+    0; 2 for what the user can mend; 1 for a fault; 130 after Ctrl-C. Any other exception is a bug, and
+    raised.
+    """
     try:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
@@ -273,28 +299,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args=arguments,
         )
     except MechoclError as error:
-        return _fail(str(error))
+        return _fail(str(error), 2)
+    except Fault as error:
+        return _fail(str(error), 1)
+    except BrokenPipeError:  # the reader of the output has gone, as in `mechocl evaluate RUN | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        what = {
-            errno.ENOSPC: "the disk is full; free some space and run the same command again",
-            errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
-            errno.EROFS: "the disk is read-only; choose another --out",
-            errno.EACCES: "no permission to write there; choose another --out",
-            errno.ENOTDIR: "a file stands where a folder is needed; choose another --out",
-        }.get(error.errno or 0)
-        if what is None:
+        if error.errno is None:
             raise
-        return _fail(what + where)
+        where = f"{error.filename}: " if error.filename else ""
+        if error.errno in _MENDABLE:
+            return _fail(where + _MENDABLE[error.errno], 2)
+        return _fail(f"{where}{error.strerror}", 1)
     except KeyboardInterrupt:
-        print("mechocl: interrupted; run the same command again to continue", file=sys.stderr)
-        return 130
+        return _fail("interrupted; run the same command again to continue", 130)
     return 0
 
 
-def _fail(message: str) -> int:
+_MENDABLE: Final = {
+    errno.ENOSPC: "the disk is full; free some space and run the same command again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+    errno.EROFS: "the disk is read-only; choose another place",
+    errno.EACCES: "permission denied; choose another place",
+    errno.EPERM: "permission denied; choose another place",
+    errno.ENOENT: "no such file or folder, and it cannot be made; choose another place",
+    errno.ENOTDIR: "a file stands where a folder is needed; choose another place",
+    errno.EEXIST: "a file stands where a folder is needed; choose another place",
+    errno.EISDIR: "a folder stands where a file is needed; choose another place",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+}
+"""What the user can do about errors of the operating system."""
+
+
+def _fail(message: str, code: int) -> int:
     print(f"mechocl: {message}", file=sys.stderr)
-    return 2
+    return code
+
+
+def _jobs(count: int) -> int | None:
+    if count < 0:
+        raise MechoclError(f"--jobs {count}: give the number of seeds at a time, or 0 to have it chosen")
+    return count or None
 
 
 def _seeds(count: int, first: int) -> tuple[int, ...]:
@@ -314,8 +360,9 @@ def _analysed(path: Path, name: str, config: Any, stage: int | None, device: Dev
     if stage is not None and not 1 <= stage <= n_stages:
         raise MechoclError(f"--stage {stage}: {path} has stages 1 to {n_stages}")
     rows = pipeline.analyse(
-        run, name, config, stage=stage, device=models.resolve_device(device), jobs=jobs or None
+        run, name, config, stage=stage, device=models.resolve_device(device), jobs=_jobs(jobs)
     )
+    _print_failures(run)
     return run, rows
 
 
@@ -323,9 +370,14 @@ def _write_report(run: Any, path: Path, *, device: Device, jobs: int) -> None:
     from mechocl import analyses, models, pipeline, reporting
     from mechocl.sharing import page
 
+    if path.is_dir():
+        raise MechoclError(f"{path} is a folder; give the HTML file, for example {path / 'report.html'}")
     wanted = pipeline.reported()
-    pipeline.complete(run, wanted, stage=None, device=models.resolve_device(device), jobs=jobs or None)
-    rows = {name: analyses.load(run, name, config) for name, config in wanted}
+    pipeline.complete(run, wanted, stage=None, device=models.resolve_device(device), jobs=_jobs(jobs))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = {name: analyses.load(run, name, config) for name, config in wanted}
+    rows = {name: table for name, table in found.items() if table is not None}
+    assert rows.keys() == found.keys()
     smoke = "smoke test" in run.recipe_name
     warning = (
         "Smoke test: one seed of a small task. It shows that everything runs, not what a model does."
@@ -334,6 +386,12 @@ def _write_report(run: Any, path: Path, *, device: Device, jobs: int) -> None:
     )
     size = page.write(reporting.build(run, rows, warning=warning), path)
     print(f"report ({size / 1e6:.1f} MB): {path.resolve().as_uri()}")
+
+
+def _print_failures(run: Any) -> None:
+    failures = run.failures()
+    for seed, reason in failures.items():
+        print(f"seed {seed} failed and is left out ({len(failures)} of {len(run.seeds)} failed): {reason}")
 
 
 def _print_answers(run: Any, stage: int | None = None) -> None:

@@ -115,4 +115,4 @@ def _evaluate(model: Any, task: Task, stage: int, moment: Moment) -> list[dict[s
         raise Diverged(f"{error} (step {moment.step} of {moment.total_steps})") from None
     table = internalization.by_subset(aliases)
     position = {"stage": stage, "step": moment.step, "epoch": moment.epoch, "loss": moment.loss}
-    return [position | row for row in table.to_dict("records")]
+    return [position | {str(k): v for k, v in row.items()} for row in table.to_dict("records")]

@@ -129,9 +129,7 @@ class Ledger:
             return {}
         found = read_json(self.path)
         if not isinstance(found, dict):
-            raise MechoclError(
-                f"{self.path} is damaged; restore it, or delete {self.folder} and train again"
-            )
+            raise MechoclError(f"{self.path} is damaged; restore it, or delete {self.folder} and train again")
         return found
 
     def record(self, *names: str) -> None:

@@ -50,7 +50,7 @@ def logit_lens(model: Transformer, task: Task, config: LensConfig) -> pd.DataFra
             own = logits.gather(1, entity[:, None])
             above = (logits > own).sum(1)
             tied = (logits == own).sum(1) - 1
-            rank = (1 + above + tied / 2).numpy()
+            rank = (1 + above + tied.double() / 2).numpy()
             tables.append(
                 pd.DataFrame(
                     {

@@ -149,6 +149,7 @@ def parity(model: Transformer, path: str | Path, tokens: Int[Tensor, "example po
 
 def _hugging_face(folder: Path, *, device: str) -> "GPTNeoXForCausalLM":
     """The Hugging Face model of a folder: all weights from safetensors, nothing from the network."""
+    from safetensors import SafetensorError
     from transformers import GPTNeoXForCausalLM
 
     if not folder.is_dir():
@@ -177,7 +178,7 @@ def _hugging_face(folder: Path, *, device: str) -> "GPTNeoXForCausalLM":
                 attn_implementation="eager",
                 output_loading_info=True,
             )
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise MechoclError(f"the weights in {folder} cannot be read: {reason}") from error
     if info["missing_keys"]:

@@ -55,7 +55,7 @@ def _run_in_processes(
         jobs, mp_context=context, initializer=_start_worker, initargs=(messages, threads)
     )
     try:
-        with _interrupts_held():  # the workers inherit it: Ctrl-C while they start would show their tracebacks
+        with _interrupts_held():  # for the workers: Ctrl-C while they start would show their tracebacks
             futures: dict[Future[Any], int] = {
                 pool.submit(_in_worker, job, item, i): i for i, item in enumerate(items)
             }
@@ -179,13 +179,15 @@ class Display:
             self.bars.update(self.total, completed=sum(self.shares))
         elif time.monotonic() - self.last_line > _PLAIN_EVERY_S:
             self.last_line = time.monotonic()
-            done = sum(self.shares) / len(self.shares)
-            left = (self.last_line - self.started) * (1 - done) / done if done else float("nan")
-            line = f"{self.title}: {self._percent()}, about {left:.0f} s left ({self.names[index]}: {text})"
+            line = f"{self.title}: {self._percent()}{self._left()} ({self.names[index]}: {text})"
             print(line, file=sys.stderr, flush=True)
 
     def _percent(self) -> str:
         return f"{100 * sum(self.shares) / len(self.shares):.0f} %"
+
+    def _left(self) -> str:
+        done = sum(self.shares) / len(self.shares)
+        return f", about {(time.monotonic() - self.started) * (1 - done) / done:.0f} s left" if done else ""
 
     def _seconds(self) -> str:
         return f"{time.monotonic() - self.started:.0f} s"

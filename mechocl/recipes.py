@@ -57,7 +57,7 @@ def load(name: str, changes: tuple[str, ...] = ()) -> Recipe:
         raise MechoclError(f"{path} is not valid TOML: {error}") from None
     for change in changes:
         _apply(values, change)
-    return parse(values, source=str(path))
+    return parse(values, source=f"{path} with --set {' '.join(changes)}" if changes else str(path))
 
 
 def parse(values: dict[str, Any], *, source: str) -> Recipe:
@@ -103,7 +103,7 @@ def _explain(error: Any) -> str:
         known = [f.name for config in _CONFIGS.values() for f in dataclasses.fields(config)]
         close = difflib.get_close_matches(key, known, n=1)
         return f"unknown key {where!r}" + (f"; did you mean {close[0]!r}?" if close else "")
-    if error["type"] == "missing" or error["type"] == "missing_argument":
+    if error["type"] in ("missing", "missing_argument"):
         return f"the key {where!r} is missing"
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "value_error":
@@ -123,7 +123,7 @@ def _apply(values: dict[str, Any], change: str) -> None:
     holder: Any = values
     for part in parents:
         if isinstance(holder, list):
-            if not part.isdigit() or int(part) >= len(holder):
+            if not part.isdecimal() or int(part) >= len(holder):
                 raise MechoclError(
                     f"--set {key}: there is no entry {part!r}; entries count from 0 to {len(holder) - 1}"
                 )

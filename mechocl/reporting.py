@@ -64,7 +64,7 @@ def _facts(run: Run) -> dict[str, str]:
         "Stages": stages,
         "Seeds": f"{', '.join(map(str, run.seeds))}; failed: {len(run.failures())}",
         "Time": "; ".join(f"{what}: {seconds:.0f} s" for what, seconds in m["seconds"].items()),
-        "Machine": f"{m['machine']} ({m['device']}, {m['precision']}, {m['threads']} threads a seed)",
+        "Machine": f"{m['machine']} ({m['device']}, {m['precision']}, threads per seed: {m['threads']})",
         "Versions": ", ".join(f"{name} {version}" for name, version in m["packages"].items()),
         "Source": f"commit {git['commit'][:12]}{' with uncommitted changes' if git['dirty'] else ''}"
         if git
@@ -178,7 +178,7 @@ def _probes(rows: pd.DataFrame) -> Section:
         if name in set(rows["probe"]):
             figure = plots.probe(rows, name)
             figure.update_layout(
-                title={"text": titles[name], "x": 0, "font": {"size": 15}}, margin={"t": 100}
+                title={"text": titles[name], "x": 0, "font": {"size": 15}}, margin={"t": 100, "b": 30, "l": 70, "r": 30}
             )
             figures.append(figure)
     return Section(
@@ -198,9 +198,11 @@ def attention_views(run: Run, rows: pd.DataFrame) -> tuple[AttentionView, ...]:
     seed = int(rows["seed"].iloc[0])
     task = run.seed(seed).load_task()
     views = []
-    for question, part in rows[rows["seed"] == seed].groupby("question", sort=False):
+    own = rows[rows["seed"] == seed]
+    for question in own["question"].drop_duplicates().astype(int).tolist():
+        part = own[own["question"] == question]
         row = task.table.loc[question]
-        length = len(position_labels(task, int(question))) - 1
+        length = len(position_labels(task, question)) - 1
         contains = "with" if row["answer"] else "without"
         difference = float(part["difference"].iloc[0])
         views.append(

@@ -286,7 +286,8 @@ class Run:
             )
         if len(failed) == len(folders):
             raise MechoclError(
-                f"{self.path}: training diverged in every seed ({next(iter(failed.values()))})"
+                f"{self.path}: training diverged in every seed ({next(iter(failed.values()))}); change the "
+                "recipe, for example to a lower learning_rate, and train with another --out"
             )
         return [f for f in folders if f.seed not in failed]
 

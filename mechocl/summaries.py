@@ -47,8 +47,8 @@ def subsets(rows: pd.DataFrame) -> list[SubsetEstimate]:
         for metric in METRICS:
             values = part[metric].dropna().to_numpy(dtype=float)
             if len(values):
-                unit = "alias" if single else "seed"
-                found.append(SubsetEstimate(name, metric, estimate(values, unit=unit)))
+                summary = estimate(values, unit="alias" if single else "seed")
+                found.append(SubsetEstimate(name, metric, summary))
     return found
 
 

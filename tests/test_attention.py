@@ -87,10 +87,8 @@ def test_none_of_the_subsets_is_refused() -> None:
 
 def test_different_layouts_are_refused() -> None:
     """Names of two letters, and an integer in the place of a name."""
-    fractions = Fractions(qd1=0.5, qd2=0, q_entity=0.5, d1=0, d2=0, d3=0)
-    config = IntegerSetConfig(
-        aliases=20, integers=12, list_length=4, tokens_per_alias=2, fractions=fractions
-    )
+    fractions = Fractions(qd1=0.5, qd2=0.0, q_entity=0.5, d1=0.0, d2=0.0, d3=0.0)
+    config = IntegerSetConfig(aliases=20, integers=12, list_length=4, tokens_per_alias=2, fractions=fractions)
     mixed = build(config, seed=0)
     model = planted_model(task(), Mechanism())
     with pytest.raises(MechoclError, match="different layouts"):

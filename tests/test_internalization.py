@@ -83,6 +83,7 @@ def test_auc_compares_only_questions_of_one_alias() -> None:
 question = st.tuples(st.integers(0, 3), st.booleans(), st.integers(-3, 3))
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(question, max_size=40))
 def test_auc_is_scikit_learns_per_alias(questions: list[tuple[int, bool, int]]) -> None:
     """Few distinct values, so that there are ties."""

@@ -33,7 +33,9 @@ def unretrieved() -> pd.DataFrame:
     table = task().table.iloc[task().rows(kind="question", split="test")]
     kept = table.drop_duplicates("alias").groupby("subset", observed=True).head(CONFIG.aliases_per_subset)
     table = table[table["alias"].isin(kept["alias"])].rename(columns={"answer": "contains"})
-    by = table.assign(rank=table["entity"] + 1, first=table["entity"] == 0, subset=table["subset"].astype(str))
+    by = table.assign(
+        rank=table["entity"] + 1, first=table["entity"] == 0, subset=table["subset"].astype(str)
+    )
     return by.groupby(["subset", "contains"])[["rank", "first"]].mean()
 
 
@@ -126,7 +128,7 @@ def test_ties_take_their_mean_rank() -> None:
 
 
 def test_questions_that_name_the_integer_are_left_out() -> None:
-    fractions = Fractions(qd1=0.3, qd2=0.3, q_entity=0.2, d1=0.2, d2=0, d3=0)
+    fractions = Fractions(qd1=0.3, qd2=0.3, q_entity=0.2, d1=0.2, d2=0.0, d3=0.0)
     config = IntegerSetConfig(
         aliases=40, integers=12, list_length=4, test_questions=2, fractions=fractions, tokens_per_alias=2
     )
@@ -144,7 +146,7 @@ def test_questions_that_name_the_integer_are_left_out() -> None:
 
 
 def test_a_task_without_aliases_is_refused() -> None:
-    fractions = Fractions(qd1=0, qd2=0, q_entity=1, d1=0, d2=0, d3=0)
+    fractions = Fractions(qd1=0.0, qd2=0.0, q_entity=1.0, d1=0.0, d2=0.0, d3=0.0)
     config = IntegerSetConfig(aliases=20, integers=12, list_length=4, fractions=fractions)
     task = build(config, seed=0)
     with pytest.raises(MechoclError, match="no test questions about aliases"):

