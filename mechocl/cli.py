@@ -27,8 +27,8 @@ _FAST: Final = (
     "task.aliases=600",
     "task.integers=12",
     "task.list_length=3",
-    "training.stages.0.epochs=24",
-    "training.stages.0.evaluations=6",
+    "training.stages.0.epochs=20",
+    "training.stages.0.evaluations=5",
     "training.stages.1.epochs=60",
     "training.stages.1.evaluations=4",
 )

@@ -67,7 +67,8 @@ def train_seed(folder: SeedFolder, *, device: str, save_every_s: float, report: 
                     if moment.checkpoint:
                         weights = {k: v.detach() for k, v in model.named_parameters()}
                         folder.save_checkpoint(weights, stage=number, step=moment.step, final=final)
-                    if not final and time.monotonic() - last_saved >= save_every_s:
+                    # not at step 0: the stage begins there anyway, and its first evaluation would count twice
+                    if moment.step > 0 and not final and time.monotonic() - last_saved >= save_every_s:
                         folder.save_state(moment.capture(), stage=number, history=history)
                         last_saved = time.monotonic()
                     progress = moment.step / moment.total_steps

@@ -314,7 +314,7 @@ def logits_at(
     parts = []
     for batch, where in zip(torch.split(tokens, batch_size), torch.split(positions, batch_size), strict=True):
         x = residual(batch)
-        parts.append((x[torch.arange(len(batch)), where.to(x.device)] @ W + b).cpu())
+        parts.append((x[torch.arange(len(batch), device=x.device), where.to(x.device)] @ W + b).cpu())
     return torch.cat(parts)
 
 

@@ -59,6 +59,9 @@ def _run_in_processes(
             futures: dict[Future[Any], int] = {
                 pool.submit(_in_worker, job, item, i): i for i, item in enumerate(items)
             }
+            pool.submit(
+                int
+            )  # the pool watches the workers that it knew at its last wake-up: not yet the last
         with _drained(messages, display):
             for future in as_completed(futures):
                 future.result()

@@ -178,7 +178,8 @@ def _probes(rows: pd.DataFrame) -> Section:
         if name in set(rows["probe"]):
             figure = plots.probe(rows, name)
             figure.update_layout(
-                title={"text": titles[name], "x": 0, "font": {"size": 15}}, margin={"t": 100, "b": 30, "l": 70, "r": 30}
+                title={"text": titles[name], "x": 0, "font": {"size": 15}},
+                margin={"t": 100, "b": 30, "l": 70, "r": 30},
             )
             figures.append(figure)
     return Section(

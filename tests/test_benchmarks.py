@@ -117,11 +117,11 @@ def test_sides_take_turns_and_each_starts_a_round() -> None:
 
 
 def test_the_sides_of_a_training_step_agree(tiny: None, capsys: pytest.CaptureFixture[str]) -> None:
-    """At the first weights and after three steps: gradients and optimiser agree, not only the forward pass."""
+    """At the first weights and after two steps: gradients and optimiser agree, not only the forward pass."""
     assert training_step.main(["--fast", "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("losses agree at the same weights") == len(CASES)
-    assert printed.count("losses agree after 3 steps") == len(CASES)
+    assert printed.count("losses agree after 2 steps") == len(CASES)
     lines = [json.loads(line) for line in printed.splitlines()[-len(CASES) :]]
     assert [line["case"] for line in lines] == [f"{case.name}, batch 16" for case in CASES]
 
@@ -153,7 +153,7 @@ def test_a_training_step_with_another_optimiser_is_not_timed(
 
     monkeypatch.setattr(training_step.Side, "step", half)
     assert training_step.main(["--fast", "--device", "cpu"]) == 1
-    assert "losses after 3 steps differ" in capsys.readouterr().err
+    assert "losses after 2 steps differ" in capsys.readouterr().err
 
 
 def test_a_missing_gpu_is_one_line_and_exit_2(

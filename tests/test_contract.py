@@ -318,7 +318,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rotary base": {
         "rope_parameters": {"rope_type": "default", "rope_theta": 50.0, "partial_rotary_factor": 0.5}
     },
-    "gelu_new": {"hidden_act": "gelu_new"},
+    "silu": {"hidden_act": "silu"},
     "tied": {"tie_word_embeddings": True},
     "epsilon": {"layer_norm_eps": 0.1},
 }

@@ -124,7 +124,7 @@ def test_a_truncated_tensor_file_is_named(tmp_path: Path, length: int) -> None:
 
 
 def test_a_missing_tensor_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MechoclError, match="final.safetensors is missing; restore it"):
+    with pytest.raises(MechoclError, match=r"final\.safetensors is missing; restore it"):
         files.read_tensors(tmp_path / "final.safetensors")
 
 
@@ -179,7 +179,7 @@ def test_a_missing_and_an_unrecorded_file_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["[]", "3", "{"])
 def test_a_damaged_ledger_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "checksums.json").write_text(content)
-    with pytest.raises(MechoclError, match="checksums.json is damaged"):
+    with pytest.raises(MechoclError, match=r"checksums\.json is damaged"):
         files.Ledger(tmp_path).entries()
 
 

@@ -190,7 +190,7 @@ def test_changes_are_made_and_nothing_else(tmp_path: Path) -> None:
 def test_a_table_that_the_file_leaves_out_can_be_changed(tmp_path: Path) -> None:
     (tmp_path / "short.toml").write_text(tiny.TOML.replace("fractions = {", "# fractions = {"))
     recipe = recipes.load(
-        str(tmp_path / "short.toml"), ("task.fractions.qd1=0.3", "task.fractions.q_only=.05")
+        str(tmp_path / "short.toml"), ("task.fractions.qd1=0.3", "task.fractions.q_only=0.05")
     )
     assert (recipe.task.fractions.qd1, recipe.task.fractions.q_only) == (0.3, 0.05)
 

@@ -32,7 +32,11 @@ def fingerprint(extras):
 def main(extras):
     if sys.version_info < (3, 11):
         found = "%d.%d" % sys.version_info[:2]
-        stop("Python 3.11 or newer is needed, this one is " + found + "; name another: make PYTHON=python3.12 …")
+        stop(
+            "Python 3.11 or newer is needed, this one is "
+            + found
+            + "; name another: make PYTHON=python3.12 …"
+        )
     stamp = os.path.join(VENV, "installed-" + "-".join(extras or ["base"]))
     wanted = fingerprint(extras)
     if os.path.exists(stamp):
