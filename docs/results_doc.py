@@ -28,7 +28,7 @@ def take(run_path: Path) -> None:
         raise SystemExit(f"{run_path} has no evaluation yet; run `mechocl evaluate {run_path}` first")
     TABLES.mkdir(exist_ok=True)
     columns = ["seed", "subset", "aliases", *METRICS]
-    summaries.by_seed(rows)[columns].to_csv(TABLES / "demo-subsets.csv", index=False, float_format="%.4f")
+    summaries.by_seed(rows)[columns].to_csv(TABLES / "demo-subsets.csv", index=False, float_format="%.6g")
     found = []
     for metric in ("auc", "accuracy"):
         for c in summaries.contrasts(rows, metric):
@@ -46,7 +46,7 @@ def take(run_path: Path) -> None:
                     "seeds_for_power": e.seeds_for_power,
                 }
             )
-    pd.DataFrame(found).to_csv(TABLES / "demo-contrasts.csv", index=False, float_format="%.4f")
+    pd.DataFrame(found).to_csv(TABLES / "demo-contrasts.csv", index=False, float_format="%.6g")
     facts = {
         "recipe": run.recipe_name,
         "seeds": " ".join(map(str, run.seeds)),
@@ -63,7 +63,7 @@ def take(run_path: Path) -> None:
         if table is not None:
             keys = [c for c in table.columns if table[c].dtype.kind not in "fi" and c != "seed"]
             mean = table.drop(columns="seed").groupby(keys, sort=False).mean(numeric_only=True).reset_index()
-            mean.to_csv(TABLES / f"demo-{name}.csv", index=False, float_format="%.4f")
+            mean.to_csv(TABLES / f"demo-{name}.csv", index=False, float_format="%.6g")
 
 
 def page() -> str:

@@ -65,7 +65,7 @@ def demo(
 
 
 def train(
-    recipe: Annotated[str, tyro.conf.Positional],
+    recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")],
     out: Path,
     seeds: int = 4,
     first_seed: int = 0,
@@ -246,7 +246,9 @@ def report(run: PositionalRun, out: Path | None = None, device: Device = "auto",
     _write_report(opened, out or run / "report.html", device=device, jobs=jobs)
 
 
-def runs(folder: Annotated[Path, tyro.conf.Positional] = Path("runs")) -> None:
+def runs(
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")] = Path("runs"),
+) -> None:
     """List the runs in a folder.
 
     Args:

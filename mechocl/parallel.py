@@ -190,7 +190,11 @@ class Display:
 
     def _left(self) -> str:
         done = sum(self.shares) / len(self.shares)
-        return f", about {(time.monotonic() - self.started) * (1 - done) / done:.0f} s left" if done else ""
+        return (
+            f", about {(time.monotonic() - self.started) * (1 - done) / done:.0f} s left"
+            if done > 0.02
+            else ""
+        )
 
     def _seconds(self) -> str:
         return f"{time.monotonic() - self.started:.0f} s"

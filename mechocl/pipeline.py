@@ -65,9 +65,8 @@ def train(
 ) -> Run:
     """Train (or continue) a run, several seeds at a time, each followed by the given analyses."""
     jobs = min(jobs or default_jobs(len(seeds), device), len(seeds))
-    run = Run.create(
-        path, recipe, recipe_name=recipe_name, seeds=seeds, device=device, threads=max(1, cores() // jobs)
-    )
+    threads = default_threads(recipe, jobs)
+    run = Run.create(path, recipe, recipe_name=recipe_name, seeds=seeds, device=device, threads=threads)
     work = [SeedJob(str(path), s, device, True, then, save_every_s=save_every_s) for s in seeds]
     started = time.monotonic()
     title = "training and analysing" if then else "training"
@@ -103,7 +102,7 @@ def complete(
             missing.append(SeedJob(str(run.path), folder.seed, device, False, todo, stage))
     if missing:
         jobs = min(jobs or default_jobs(len(missing), device), len(missing))
-        _run(missing, "analysing", jobs, max(1, cores() // jobs))
+        _run(missing, "analysing", jobs, run.manifest["threads"])
 
 
 def reported() -> tuple[tuple[str, Any], ...]:
@@ -114,6 +113,15 @@ def reported() -> tuple[tuple[str, Any], ...]:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_threads(recipe: Recipe, jobs: int) -> int:
+    """Torch threads of one seed: its share of the cores, or one for a small model.
+
+    Small matrix products gain nothing from a second thread, and on a busy machine threads that wait for
+    each other cost a lot.
+    """
+    return 1 if recipe.model.resolve().d_model < 256 else max(1, cores() // jobs)
 
 
 def default_jobs(n_seeds: int, device: str) -> int:

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -19,8 +19,8 @@ from mechocl.errors import Fault
 from mechocl.runs import Run, SeedFolder
 
 SEEDS = (0, 1)
-LONGER = ("training.stages.0.epochs=40", "training.stages.1.epochs=40", "training.stages.0.evaluations=5")
-"""200 and 160 steps, which take some seconds when the resume point is saved after each."""
+LONGER = ("training.stages.0.epochs=30", "training.stages.1.epochs=20", "training.stages.0.evaluations=5")
+"""150 and 80 steps, which take some seconds when the resume point is saved after each."""
 
 
 class Killed(BaseException):
@@ -82,7 +82,10 @@ def test_the_comparison_sees_a_difference(undisturbed: Run, tmp_path: Path) -> N
 # real processes ------------------------------------------------------------------------------------
 
 
-def start(out: Path, stderr: IO[bytes]) -> "subprocess.Popen[bytes]":
+Process = subprocess.Popen[bytes]
+
+
+def start(out: Path, stderr: IO[bytes]) -> Process:
     """`mechocl train`, two seeds at a time, in a process group of its own, each seed with one thread."""
     recipe = tiny.recipe_file(out.parent)
     command = [sys.executable, "-m", "mechocl", "train", str(recipe), "--out", str(out)]
@@ -108,7 +111,7 @@ def wait_until(holds: Callable[[], bool], *, seconds: float, what: str) -> None:
     latest = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < latest, f"waited {seconds} s for {what}"
-        time.sleep(0.01)
+        time.sleep(0.03)
 
 
 def processes_of_group(group: int) -> list[int]:
@@ -125,12 +128,20 @@ def processes_of_group(group: int) -> list[int]:
 
 
 @pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "run"
+def started() -> Iterator[list[Process]]:
+    """Processes that end with the test, with their groups, however it ends."""
+    processes: list[Process] = []
+    yield processes
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
-def test_interrupted_and_killed_and_continued_is_as_undisturbed(out: Path, undisturbed: Run) -> None:
-    log = out.parent / "log"
+def test_interrupted_and_killed_and_continued_is_as_undisturbed(
+    tmp_path: Path, started: list[Process], undisturbed: Run
+) -> None:
+    out, log = tmp_path / "run", tmp_path / "log"
 
     def trained_on(before: dict[int, tuple[int, int]]) -> Callable[[], bool]:
         def check() -> bool:
@@ -141,7 +152,7 @@ def test_interrupted_and_killed_and_continued_is_as_undisturbed(out: Path, undis
 
     # Ctrl-C, which a terminal sends to every process of the group
     with log.open("wb") as file:
-        process = start(out, file)
+        started.append(process := start(out, file))
         wait_until(trained_on(dict.fromkeys(SEEDS, (1, 3))), seconds=120, what="both seeds to train")
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(timeout=30) == 130, log.read_text()
@@ -154,7 +165,7 @@ def test_interrupted_and_killed_and_continued_is_as_undisturbed(out: Path, undis
 
     # kill -9 of the command alone: its workers end by themselves
     with log.open("wb") as file:
-        process = start(out, file)
+        started.append(process := start(out, file))
         wait_until(trained_on(stopped), seconds=120, what="both seeds to go on")
         assert process.poll() is None, "it ended before it was killed: make the training longer"
         workers = processes_of_group(process.pid)
@@ -168,7 +179,7 @@ def test_interrupted_and_killed_and_continued_is_as_undisturbed(out: Path, undis
 
     # the same command again
     with log.open("wb") as file:
-        process = start(out, file)
+        started.append(process := start(out, file))
         assert process.wait(timeout=180) == 0, log.read_text()
     assert log.read_text().splitlines()[-1] == f"run: {out}"
     assert_same_run(Run.open(out), undisturbed)
