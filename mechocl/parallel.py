@@ -189,12 +189,10 @@ class Display:
         return f"{100 * sum(self.shares) / len(self.shares):.0f} %"
 
     def _left(self) -> str:
+        """Time left, once enough is done to tell."""
         done = sum(self.shares) / len(self.shares)
-        return (
-            f", about {(time.monotonic() - self.started) * (1 - done) / done:.0f} s left"
-            if done > 0.02
-            else ""
-        )
+        spent = time.monotonic() - self.started
+        return f", about {spent * (1 - done) / done:.0f} s left" if done > 0.02 else ""
 
     def _seconds(self) -> str:
         return f"{time.monotonic() - self.started:.0f} s"
