@@ -88,7 +88,17 @@ Process = subprocess.Popen[bytes]
 def start(out: Path, stderr: IO[bytes]) -> Process:
     """`mechocl train`, two seeds at a time, in a process group of its own, each seed with one thread."""
     recipe = tiny.recipe_file(out.parent)
-    command = [sys.executable, "-m", "mechocl", "train", str(recipe), "--out", str(out)]
+    # a shell that starts the tests in the background has its children ignore Ctrl-C
+    program = "import signal, sys, mechocl.cli as c; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [
+        sys.executable,
+        "-c",
+        f"{program}; sys.exit(c.main())",
+        "train",
+        str(recipe),
+        "--out",
+        str(out),
+    ]
     options = ["--seeds", "2", "--jobs", "2", "--device", "cpu", "--save-every", "0", "--set", *LONGER]
     process = subprocess.Popen(command + options, stdout=stderr, stderr=stderr, start_new_session=True)
     two = sorted(os.sched_getaffinity(0))[:2]

@@ -1,5 +1,6 @@
 """The report is one file that opens anywhere: its content, and what a reader meets in a real browser."""
 
+import errno
 import json
 import re
 from collections.abc import Callable
@@ -227,7 +228,7 @@ def test_failed_write_keeps_the_old_report(tmp_path: Path, monkeypatch: pytest.M
     path.write_text("old")
 
     def full_disk(*_: object) -> None:
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
     monkeypatch.setattr("os.replace", full_disk)
     with pytest.raises(OSError, match="disk full"):
