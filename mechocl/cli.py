@@ -185,18 +185,14 @@ def patch(
         device: Where to compute; auto takes a GPU if there is one.
         jobs: Seeds at a time; 0: one per core.
     """
+    from mechocl import summaries
+
     opened, rows = _analysed(run, "patch", config, stage, device, jobs)
     for name, part in rows.groupby("contrast", sort=False):
-        grid = part.groupby(["layer", "position"], sort=False)["effect"].mean().unstack()
+        grid = summaries.layer_by_position(part, "effect")
         clean, corrupted = part["clean"].mean(), part["corrupted"].mean()
         print(f"{name}: clean {clean:+.3f}, corrupted {corrupted:+.3f}; effect of patching one site, in nats")
-        _print_table(
-            ["layer", *map(str, grid.columns)],
-            [
-                [str(i), *(f"{v:+.3f}" for v in row)]
-                for i, row in zip(grid.index, grid.to_numpy(), strict=True)
-            ],
-        )
+        _print_grid(grid, "+.3f")
     print(f"rows: {opened.path / 'results' / 'patch'}")
 
 
@@ -216,17 +212,13 @@ def probe(
         device: Where to compute; auto takes a GPU if there is one.
         jobs: Seeds at a time; 0: one per core.
     """
+    from mechocl import summaries
+
     opened, rows = _analysed(run, "probe", config, stage, device, jobs)
     for (name, control), part in rows[rows["subset"] == "all"].groupby(["probe", "control"], sort=False):
-        grid = part.groupby(["layer", "position"], sort=False)["accuracy"].mean().unstack()
+        grid = summaries.layer_by_position(part, "accuracy")
         print(f"{name}, control: {control}; balanced accuracy, chance {part['chance'].mean():.3f}")
-        _print_table(
-            ["layer", *map(str, grid.columns)],
-            [
-                [str(i), *(f"{v:.3f}" for v in row)]
-                for i, row in zip(grid.index, grid.to_numpy(), strict=True)
-            ],
-        )
+        _print_grid(grid, ".3f")
     print(f"rows: {opened.path / 'results' / 'probe'}")
 
 
@@ -403,6 +395,15 @@ def _print_answers(run: Any, stage: int | None = None) -> None:
     if rows is not None:
         for a in summaries.answers(rows):
             print(f"{a.question}: {a.answer}. {a.sentence}")
+
+
+def _print_grid(grid: Any, digits: str) -> None:
+    """A layer × position table of numbers."""
+    body = [
+        [str(i), *(format(v, digits) for v in row)]
+        for i, row in zip(grid.index, grid.to_numpy(), strict=True)
+    ]
+    _print_table(["layer", *map(str, grid.columns)], body)
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

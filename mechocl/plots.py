@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mechocl.summaries import SubsetEstimate
+from mechocl.summaries import SubsetEstimate, layer_by_position
 from toy_models.subsets import SUBSETS
 
 COLORS: Final = {
@@ -149,7 +149,7 @@ def lens(rows: pd.DataFrame, *, contains: bool = False) -> go.Figure:
         "no_data",
     )
     present = [s for s in wanted if s in set(rows["subset"])]
-    panels = [(label(s), _grid(rows[rows["subset"] == s], "rank")) for s in present]
+    panels = [(label(s), layer_by_position(rows[rows["subset"] == s], "rank")) for s in present]
     highest = max(float(np.nanmax(grid.to_numpy())) for _, grid in panels)
     return _heatmaps(panels, scale="Viridis_r", low=1.0, high=highest, title="mean rank", digits=1)
 
@@ -160,7 +160,7 @@ def patching(rows: pd.DataFrame) -> go.Figure:
     for name, part in rows.groupby("contrast", sort=False):
         clean, corrupted = part["clean"].mean(), part["corrupted"].mean()
         title = f"{name}: clean {clean:+.2f}, corrupted {corrupted:+.2f}"
-        panels.append((title, _grid(part, "effect")))
+        panels.append((title, layer_by_position(part, "effect")))
     limit = max(float(np.abs(grid.to_numpy()).max()) for _, grid in panels)
     return _heatmaps(panels, scale="RdBu", low=-limit, high=limit, title="effect (nats)", digits=2)
 
@@ -171,12 +171,15 @@ def probe(rows: pd.DataFrame, name: str) -> go.Figure:
     subsets = [s for s in SUBSETS if s in set(rows["subset"])]
     chance = float(rows["chance"].mean())
     panels = [
-        ("all aliases", _grid(rows[(rows["subset"] == "all") & (rows["control"] == "none")], "accuracy")),
-        ("control: labels shuffled", _grid(rows[(rows["subset"] == "all") & (rows["control"] == "shuffled")], "accuracy")),
+        ("all aliases", layer_by_position(rows[(rows["subset"] == "all") & (rows["control"] == "none")], "accuracy")),
+        ("control: labels shuffled", layer_by_position(rows[(rows["subset"] == "all") & (rows["control"] == "shuffled")], "accuracy")),
     ]  # fmt: skip
     if chance < 0.5:  # with two classes a subset is one class: its accuracy alone says nothing
         panels += [
-            (label(s), _grid(rows[(rows["subset"] == s) & (rows["control"] == "none")], "accuracy"))
+            (
+                label(s),
+                layer_by_position(rows[(rows["subset"] == s) & (rows["control"] == "none")], "accuracy"),
+            )
             for s in subsets
         ]
     low = chance if chance < 0.5 else 0.4
@@ -196,12 +199,6 @@ def attention(pattern: np.ndarray, tokens: Sequence[str], *, layer: int) -> go.F
     return _heatmaps(
         panels, scale="Blues", low=0.0, high=1.0, title="attention", digits=None, bottom_up=False
     )
-
-
-def _grid(rows: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Layers as rows from bottom to top, positions as columns; mean over seeds."""
-    layers, positions = rows["layer"].drop_duplicates(), rows["position"].drop_duplicates()
-    return rows.groupby(["layer", "position"])[value].mean().unstack().loc[list(layers), list(positions)]
 
 
 def _heatmaps(

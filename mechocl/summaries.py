@@ -77,6 +77,12 @@ def contrasts(rows: pd.DataFrame, metric: str) -> list[ContrastEstimate]:
     return found
 
 
+def layer_by_position(rows: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Mean of `value` over the rows, with layers as rows (bottom first) and positions as columns, in order."""
+    layers, positions = rows["layer"].drop_duplicates(), rows["position"].drop_duplicates()
+    return rows.groupby(["layer", "position"])[value].mean().unstack().loc[list(layers), list(positions)]
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A plain answer to one question about the run."""

@@ -69,6 +69,15 @@ def test_lens_panels_hold_the_mean_rank_over_seeds_from_bottom_to_top() -> None:
     np.testing.assert_allclose(panel.z, [[6.0, 6.0], [2.0, 2.0]])
 
 
+def test_layers_and_positions_keep_their_order() -> None:
+    rows = pd.DataFrame(
+        {"layer": "embed", "position": ["alias", "%", "n10", "n2", "="], "effect": [1.0, 2.0, 3.0, 4.0, 5.0]}
+    )
+    grid = summaries.layer_by_position(rows, "effect")
+    assert list(grid.columns) == ["alias", "%", "n10", "n2", "="]
+    assert grid.loc["embed"].tolist() == [1.0, 2.0, 3.0, 4.0, 5.0]
+
+
 def test_patching_scale_is_symmetric_around_zero() -> None:
     rows = pd.DataFrame(
         {
