@@ -26,7 +26,10 @@ results-doc:
 # Measure everything in benchmarks/ and write docs/benchmarks.md.
 benchmarks:
 	@$(PYTHON) tools/install.py
-	$(BIN)/python benchmarks/training_step.py --record
+	$(BIN)/python benchmarks/training.py --device cpu --threads 1 --record
+	$(BIN)/python benchmarks/training.py --device cpu --threads 2 --record
+	$(BIN)/python benchmarks/training.py --scaling --record
+	$(BIN)/python benchmarks/training.py --whole --record
 	$(BIN)/python benchmarks/task_building.py --record
 	$(BIN)/python benchmarks/demo.py --fast --record
 	$(BIN)/python benchmarks/demo.py --record

@@ -5,6 +5,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import resource
 import statistics
 import sys
@@ -33,9 +34,9 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 
 def in_turns(
-    sides: Mapping[str, Callable[[], None]], *, rounds: int, device: str = "cpu"
+    sides: Mapping[str, Callable[[], float | None]], *, rounds: int, device: str = "cpu"
 ) -> dict[str, list[float]]:
-    """Seconds that each side took in each round.
+    """Seconds that each side took in each round: what it returns, if it has a clock of its own.
 
     The sides alternate, and each round starts with another one, so that a slow minute of the machine
     falls on all of them.
@@ -47,9 +48,9 @@ def in_turns(
         for name in names[shift:] + names[:shift]:
             _wait_for(device)
             started = time.perf_counter()
-            sides[name]()
+            own = sides[name]()
             _wait_for(device)
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(time.perf_counter() - started if own is None else own)
     return seconds
 
 
@@ -80,6 +81,11 @@ def peak_mib(device: str = "cpu") -> float:
     """Largest memory so far of this process, or of the GPU's allocator, in MiB."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status")
+    if status.exists():  # on Linux getrusage's number starts at the size of the process that started this one
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))
+        if found:
+            return int(found[1]) / 2**10
     unit = 1 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 

@@ -1,13 +1,15 @@
-"""Write docs/benchmarks.md from benchmarks/results.jsonl."""
+"""Write docs/benchmarks.md from benchmarks/results.jsonl and docs/results/training-scaling.csv."""
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import measuring
+import pandas as pd
+import training_scaling
 
 PAGE: Final = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
@@ -19,6 +21,8 @@ class Expected:
     case: str
     device: str
     command: str
+    aim: float | None = None
+    """Largest ratio that the measurement should give."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,28 +35,51 @@ class Section:
     expected: tuple[Expected, ...]
 
 
-_STEP: Final = "python benchmarks/training_step.py"
+_TRAINING: Final = "python benchmarks/training.py"
 
 SECTIONS: Final = (
     Section(
-        benchmark="training-step",
-        title="Training step",
+        benchmark="training",
+        title="Training",
         text=(
-            "One step of `toy_models.training.train_stage` against a plain PyTorch model of the same shape "
-            "(`nn.Linear`, `nn.LayerNorm`, `scaled_dot_product_attention`, logits at every position), on the "
-            "same batches with the same fused AdamW; neither is compiled. The losses of both are checked to "
-            "agree first. *hooked* is TransformerLens's own forward pass with the same loss. float32 on a "
-            "CPU with one thread, bf16 under autocast on a GPU. `small` is the model of the recipe "
-            "`integer-set/cpu`, `pythia-70m` that of `integer-set/paper` with its vocabulary. Memory is the "
-            "peak of the whole process, all sides included (on a GPU: of its allocator). Aim: at most 1.2."
+            "`toy_models.training.train_stage` against `transformers.Trainer` on a `GPTNeoXForCausalLM` of the "
+            "same shape, on the same examples with the same batch size, precision and optimiser, without "
+            "evaluating, saving or logging; neither is compiled. The losses of both are checked to agree "
+            "first. Times are of a step; *stack*: several seeds together, per seed. `cpu` is the recipe "
+            "`integer-set/cpu`, batch 64, whose unembedding GPT-NeoX computes for the whole vocabulary; "
+            "`pythia-70m` is `integer-set/paper` in float32 with batch 32; `paper` the same in bf16 with "
+            "batch 512. Memory is the peak of each side's own process (on a GPU: of its allocator)."
         ),
         ours="ours",
-        theirs="plain PyTorch",
+        theirs="Trainer",
         expected=(
-            Expected(case="small, batch 64", device="cpu", command=f"{_STEP} --device cpu --record"),
-            Expected(case="pythia-70m, batch 64", device="cpu", command=f"{_STEP} --device cpu --record"),
-            Expected(case="small, batch 64", device="cuda", command=f"{_STEP} --device cuda --record"),
-            Expected(case="pythia-70m, batch 512", device="cuda", command=f"{_STEP} --device cuda --record"),
+            *(
+                Expected(
+                    case=f"{case}, {threads} thread{'s' * (threads > 1)}",
+                    device="cpu",
+                    command=f"{_TRAINING} --device cpu --threads {threads} --record",
+                    aim=aim,
+                )
+                for case, aim in (("cpu", 1 / 2), ("pythia-70m", 1 / 1.3))
+                for threads in (1, 2)
+            ),
+            Expected(case="paper", device="cuda", command=f"{_TRAINING} --device cuda --record"),
+        ),
+    ),
+    Section(
+        benchmark="training-whole",
+        title="Whole recipes on a GPU",
+        text=(
+            "The training steps of all stages, without evaluations. The first is trained to its end; the "
+            "others are extrapolated from 200 steps of each stage. The limits are the aims: 2 minutes for a "
+            "seed of `integer-set/paper`, 30 minutes for 20 seeds of it together, and for 20 seeds of "
+            "`integer-set/cpu` 3 times what one takes (*limit* is that, measured)."
+        ),
+        ours="measured",
+        theirs="limit",
+        expected=tuple(
+            Expected(case=case, device="cuda", command=f"{_TRAINING} --whole --device cuda --record", aim=1.0)
+            for case in ("paper, 1 seed", "paper, 20 seeds", "cpu, 20 seeds")
         ),
     ),
     Section(
@@ -97,50 +124,119 @@ result into `benchmarks/results.jsonl`, from which `python benchmarks/write_docs
 """
 
 
-def page(results: Sequence[Mapping[str, Any]]) -> str:
+def page(results: Sequence[Mapping[str, Any]], scaling: pd.DataFrame | None) -> str:
     """The whole page. Raises ValueError for a result of a benchmark that has no section here."""
     unknown = {str(r["benchmark"]) for r in results} - {s.benchmark for s in SECTIONS}
     if unknown:
         raise ValueError(f"no section is written for the benchmark {min(unknown)!r}; add it to SECTIONS")
-    return "\n".join([_HEAD, *(_section(s, results) for s in SECTIONS)])
+    return "\n".join([_HEAD, *(_section(s, results) for s in SECTIONS), _scaling(scaling)])
 
 
 def _section(section: Section, results: Sequence[Mapping[str, Any]]) -> str:
     measured = [r for r in results if r["benchmark"] == section.benchmark]
-    rows = [_row(r) for r in measured]
+    aims = {(e.case, e.device): e.aim for e in section.expected}
+    rows = [_row(r, aims.get((r["case"], r["device"]))) for r in measured]
     done = {(r["case"], r["device"]) for r in measured}
     rows += [
-        [e.case, _NAMES[e.device], "not measured", "", "", "", "", f"`{e.command}`"]
+        [e.case, _NAMES[e.device], "not measured", "", _aim(e.aim), "", "", f"`{e.command}`"]
         for e in section.expected
         if (e.case, e.device) not in done
     ]
     columns = ["what", "machine", section.ours, section.theirs, "ratio", "peak memory", "date", "command"]
-    lines = [columns, ["---"] * len(columns), *rows]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    return f"## {section.title}\n\n{section.text}\n\n{table}\n"
+    text = f"## {section.title}\n\n{section.text}\n\n{_table(columns, rows)}"
+    sides = [_side(r, side) for r in measured for side in r.get("sides", ())]
+    if sides:
+        columns = ["what", "machine", "side", "examples a second", "GFLOP/s", "of the ceiling", "peak memory"]
+        text += f"\n{_CEILING}\n\n{_table(columns, sides)}"
+    return text
 
 
+_CEILING: Final = (
+    "GFLOP/s are the same useful work for all sides, whatever they compute beside it "
+    "(`flops_per_example` in `benchmarks/training_work.py`): three times the forward pass's products, at "
+    "positions that a loss depends on, with logits where there is loss. The ceiling is the fastest matrix "
+    "product seen during the run, in the same precision with as many threads."
+)
 _NAMES: Final = {"cpu": "a CPU", "cuda": "a GPU"}
 
 
-def _row(r: Mapping[str, Any]) -> list[str]:
-    theirs = _duration(r["theirs_s"])
-    if "hooked_s" in r:
-        theirs += f" (hooked: {_duration(r['hooked_s'])})"
-    memory = "not measured" if r["peak_mib"] is None else f"{r['peak_mib']} MiB"
-    machine = f"{r['machine']}, torch {r['torch']}"
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _row(r: Mapping[str, Any], aim: float | None) -> list[str]:
+    ours = _duration(r["ours_s"])
     ratio = f"**{r['ratio']:.2f}**" if r["ratio"] >= 0.1 else f"**{r['ratio']:.3f}**"
+    if "many_ratio" in r:
+        ours += f" (stack of {r['models']}: {_duration(r['many_ratio'] * r['theirs_s'])})"
+        ratio += f" (stack: {r['many_ratio']:.2f})"
+    if aim is not None:
+        ratio += f", {_aim(aim)}"
+    memory = "not measured" if r["peak_mib"] is None else f"{r['peak_mib']} MiB"
     command = f"`{r['command']}`"
-    return [r["case"], machine, _duration(r["ours_s"]), theirs, ratio, memory, r["date"], command]
+    return [r["case"], _machine(r), ours, _duration(r["theirs_s"]), ratio, memory, r["date"], command]
+
+
+def _side(r: Mapping[str, Any], side: Mapping[str, Any]) -> list[str]:
+    return [
+        r["case"],
+        _machine(r),
+        side["side"],
+        f"{side['examples_s']:.4g}",
+        f"{side['gflops']:.4g}",
+        f"{side['share']:.1%} of {r['ceiling_gflops']:.4g}",
+        f"{side['peak_mib']} MiB",
+    ]
+
+
+def _machine(r: Mapping[str, Any]) -> str:
+    return f"{r['machine']}, torch {r['torch']}"
+
+
+def _aim(aim: float | None) -> str:
+    return "" if aim is None else f"aim: at most {aim:.2f}"
 
 
 def _duration(seconds: float) -> str:
     return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
+def _scaling(scaling: pd.DataFrame | None) -> str:
+    text = (
+        "How the time of an epoch of `integer-set/cpu`'s first stage grows when one thing is changed: the "
+        "exponent is the slope of log time over log value, by least squares."
+    )
+    command = f"`{_TRAINING} --scaling --record`"
+    columns = ["axis", "values", "seconds an epoch", "exponent"]
+    if scaling is None:
+        rows = [[axis, _listed(values), "not measured", ""] for axis, values in training_scaling.AXES.items()]
+        text += f" Command: {command}."
+    else:
+        rows = [
+            [
+                str(axis),
+                _listed(part["value"]),
+                _listed(f"{s:.3g}" for s in part["seconds_per_epoch"]),
+                f"**{part['exponent'].iloc[0]:.2f}**",
+            ]
+            for axis, part in scaling.groupby("axis", sort=False)
+        ]
+        r = scaling.iloc[0]
+        text += (
+            f" {r['machine']}, {r['threads']} thread{'s' * int(r['threads'] > 1)}, torch {r['torch']}, "
+            f"{r['date']}: {command}, table: `docs/results/training-scaling.csv`."
+        )
+    return f"## Scaling of training\n\n{text}\n\n{_table(columns, rows)}"
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(str(value) for value in values)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
-    PAGE.write_text(page(measuring.read()), encoding="utf-8")
+    PAGE.write_text(page(measuring.read(), training_scaling.read()), encoding="utf-8")
     print(PAGE.relative_to(PAGE.parent.parent))
     return 0
 

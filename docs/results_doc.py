@@ -1,12 +1,13 @@
 """Write docs/results.md from the committed tables in docs/results/.
 
 python docs/results_doc.py --run runs/demo     take the tables from a run first
-python docs/results_doc.py                     only write the page
+python docs/results_doc.py                     only write the page and the figures (needs a Chromium)
 """
 
 from pathlib import Path
 from typing import Annotated
 
+import map_doc
 import pandas as pd
 import tyro
 
@@ -26,6 +27,7 @@ def take(run_path: Path) -> None:
     rows = analyses.load(run, "evaluate", analyses.EvaluateConfig())
     if rows is None:
         raise SystemExit(f"{run_path} has no evaluation yet; run `mechocl evaluate {run_path}` first")
+    rows, unlearned = summaries.trained(rows)
     TABLES.mkdir(exist_ok=True)
     columns = ["seed", "subset", "aliases", *METRICS]
     summaries.by_seed(rows)[columns].to_csv(TABLES / "demo-subsets.csv", index=False, float_format="%.6g")
@@ -50,7 +52,7 @@ def take(run_path: Path) -> None:
     facts = {
         "recipe": run.recipe_name,
         "seeds": " ".join(map(str, run.seeds)),
-        "failed": len(run.failures()),
+        "failed": len(run.failures()) + len(unlearned),
         "seconds": sum(run.manifest["seconds"].values()),
         "machine": run.manifest["machine"],
         "torch": run.manifest["packages"]["torch"],
@@ -105,7 +107,7 @@ def page() -> str:
                 f"| {meaning[c['contrast']]} | {c['mean']:+.3f} [{c['low']:+.3f}, {c['high']:+.3f}] | "
                 f"{summaries.p_value(c['p'])} | {c['positive_seeds']} of {c['seeds']} | {c['seeds_for_power']:.0f} |"
             )
-    lines += ["", *_inside()]
+    lines += ["", *map_doc.the_map(), "", *map_doc.the_dynamics(), "", *map_doc.the_search(), "", *_inside()]
     return "\n".join(lines) + "\n"
 
 
@@ -210,6 +212,8 @@ def main(
 ) -> None:
     if run is not None:
         take(run)
+        map_doc.take_dynamics(run.parent)
+    map_doc.write_svg(map_doc.figures(), DOCS / "figures")
     (DOCS / "results.md").write_text(page(), encoding="utf-8")
     front = DOCS.parent / "README.md"
     front.write_text(readme(front.read_text(encoding="utf-8")), encoding="utf-8")

@@ -8,7 +8,8 @@ from typing import Any, Final
 import pandas as pd
 
 from mechocl import __version__, attention, contrasts, internalization, lenses, models, patching, probing
-from mechocl.runs import Run, SeedFolder
+from mechocl.folders import SeedFolder
+from mechocl.runs import Run
 from toy_models.task import Task
 
 

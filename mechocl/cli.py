@@ -29,7 +29,6 @@ _FAST: Final = (
     "task.list_length=3",
     "training.stages.0.epochs=20",
     "training.stages.0.evaluations=5",
-    "training.stages.1.epochs=60",
     "training.stages.1.evaluations=4",
 )
 
@@ -46,7 +45,7 @@ def demo(
         device: Where to compute; auto takes a GPU if there is one.
         jobs: Seeds at a time; 0: one per core.
     """
-    from mechocl import models, pipeline, recipes
+    from mechocl import analyses, models, pipeline, recipes
 
     name = "integer-set/cpu"
     recipe = recipes.load(name, _FAST if fast else ())
@@ -60,7 +59,7 @@ def demo(
         then=pipeline.reported(),
     )
     _print_failures(run)
-    _print_answers(run)
+    _print_answers(_learned(analyses.load(run, "evaluate", analyses.EvaluateConfig())))
     _write_report(run, out / "report.html", device="cpu", jobs=jobs)
 
 
@@ -107,6 +106,84 @@ def train(
     print(f"run: {out}")
 
 
+def sweep(
+    recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")] = "",
+    over: Annotated[
+        tuple[tuple[str, ...], ...], tyro.conf.arg(metavar="KEY=V1,V2 ..."), tyro.conf.UseAppendAction
+    ] = (),
+    out: Path | None = None,
+    seeds: int = 8,
+    first_seed: int = 0,
+    set: Changes = (),
+    table: Path | None = None,
+    figure: Path | None = None,
+    device: Device = "auto",
+    jobs: int = 0,
+) -> None:
+    """Train a recipe at every setting of some of its fields; the same command again continues.
+
+    Prints one line a setting: seeds, failures, AUC by subset, weak and strong internalization. Several
+    processes may work on one directory.
+
+    Args:
+        recipe: Name of a recipe that comes with the package, or a TOML file.
+        over: A field and its values, as task.word_order=TVE,VTE; several: every combination.
+        out: Folder of the sweep, new or the same sweep's.
+        seeds: Number of seeds of each setting.
+        first_seed: The first seed; the others follow it.
+        set: Changes to the recipe that all settings share, as task.aliases=500.
+        table: Train nothing; print what this sweep's folder, or a table saved from one, holds.
+        figure: Write the phase diagram here (HTML); default: phase-diagram.html in the sweep's folder.
+        device: Where to compute; auto takes a GPU if there is one.
+        jobs: Processes; 0: one per core on a CPU, one on a GPU.
+    """
+    from mechocl import models, pipeline, plots, sweeps
+
+    if table is None:
+        if not recipe or out is None:
+            raise MechoclError("give a RECIPE and --out DIR to train, or --table DIR to look at a sweep")
+        frame = pipeline.sweep(
+            out,
+            recipe_name=recipe,
+            changes=tuple(change for group in set for change in group),
+            over=tuple(axis for group in over for axis in group),
+            seeds=_seeds(seeds, first_seed),
+            device=models.resolve_device(device),
+            jobs=_jobs(jobs),
+        )
+    else:
+        if recipe or over:
+            raise MechoclError("--table only looks at a sweep; leave out the recipe and --over")
+        frame = sweeps.table(table)
+    found = sweeps.summaries(frame)
+    keys = sweeps.axes(frame)
+    names = ("weak", "strong", "strong_d1_d3")
+    subsets = [s for s in plots.COLORS if any(s in summary.auc for summary in found)]
+    columns = [
+        *keys,
+        "runs",
+        "failed",
+        *(f"AUC {s}" for s in subsets),
+        *(f"{n} [95 %]" for n in names),
+        "s/run",
+    ]
+    body = []
+    for one in found:
+        auc = [f"{one.auc[s].mean:.3f}" if s in one.auc else "–" for s in subsets]
+        gaps = [sweeps.described(one.contrasts.get(n)) for n in names]
+        cells = [str(one.setting[k]) for k in keys]
+        body.append([*cells, str(one.runs), str(one.failed), *auc, *gaps, f"{one.seconds:.0f}"])
+    _print_table(columns, body)
+    for row in frame[frame["failed"] != ""].to_dict("records"):
+        setting = "".join(f"{k}={row[k]}, " for k in keys)
+        print(f"failed, left out of the means: {setting}seed {row['seed']}: {row['failed']}")
+    where = figure or (out / "phase-diagram.html" if out else None)
+    if where is not None:
+        sweeps.write_figure(plots.phase_diagram(found), where)
+        print(f"phase diagram: {where}")
+    print(f"table: {table or (out or Path()) / 'table.parquet'} ({len(frame)} runs)")
+
+
 def evaluate(run: PositionalRun, stage: int | None = None, device: Device = "auto", jobs: int = 0) -> None:
     """Answers on every test question: each subset, and weak and strong internalization with intervals.
 
@@ -121,6 +198,8 @@ def evaluate(run: PositionalRun, stage: int | None = None, device: Device = "aut
     from mechocl.internalization import METRICS
 
     opened, rows = _analysed(run, "evaluate", EvaluateConfig(), stage, device, jobs)
+    if stage in (None, len(opened.recipe.training.stages)):
+        rows = _learned(rows)
     cells = {(e.subset, e.metric): e.estimate for e in summaries.subsets(rows)}
     names = list(dict.fromkeys(subset for subset, _ in cells))
     body = [[s] + [f"{cells[s, m].mean:.3f}" if (s, m) in cells else "–" for m in METRICS] for s in names]
@@ -134,7 +213,7 @@ def evaluate(run: PositionalRun, stage: int | None = None, device: Device = "aut
         for c in summaries.contrasts(rows, "auc")
     ]
     _print_table(["contrast (AUC)", "difference [95 %]", ""], lines)
-    _print_answers(opened, stage)
+    _print_answers(rows)
     print(f"rows: {opened.path / 'results' / 'evaluate'}")
 
 
@@ -222,6 +301,46 @@ def probe(
     print(f"rows: {opened.path / 'results' / 'probe'}")
 
 
+def dynamics(run: PositionalRun, out: Path | None = None) -> None:
+    """When each part of the behaviour was learned, over the seeds: curves, onsets and their order.
+
+    Reads the evaluations that training wrote; `--set training.stages.0.evaluations=50` makes them finer.
+
+    Args:
+        run: Folder of a run.
+        out: The figure (HTML); default: dynamics.html in the run.
+    """
+    from mechocl import dynamics as learning
+    from mechocl import files, pipeline, plots, summaries, sweeps
+    from mechocl.runs import Run
+
+    opened = Run.open(run)
+    curves, onsets = pipeline.dynamics(opened)
+    _print_failures(opened)
+    body = []
+    for event in learning.EVENTS:
+        part = onsets[onsets["event"] == event.name]
+        if len(part):
+            e = part["epoch"].dropna()
+            times = f"{e.median():.1f} ({e.min():.1f} … {e.max():.1f})" if len(e) else "–"
+            body.append(
+                [event.name, str(part["stage"].iloc[0]), times, f"{len(e)} of {len(part)}", event.meaning]
+            )
+    _print_table(["event", "stage", "epoch: median (range)", "seeds", "halfway to: meaning"], body)
+    print()
+    lines = [
+        [o.first, o.second, f"{o.before} of {o.seeds}", f"{o.lead.mean:.1f}", summaries.p_value(o.p)]
+        for o in learning.order(onsets)
+    ]
+    _print_table(["first", "then", "seeds in this order", "epochs between", "sign test"], lines)
+    figure = out or run / "dynamics.html"
+    sweeps.write_figure(plots.dynamics(curves), figure)
+    folder = run / "results" / "dynamics"
+    files.write_table(folder / "curves.parquet", curves)
+    files.write_table(folder / "onsets.parquet", onsets)
+    print(f"curves: {figure}; tables: {folder}")
+
+
 def report(run: PositionalRun, out: Path | None = None, device: Device = "auto", jobs: int = 0) -> None:
     """Write the report of a run, computing the analyses that it lacks.
 
@@ -270,10 +389,12 @@ def runs(
 COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "demo": demo,
     "train": train,
+    "sweep": sweep,
     "evaluate": evaluate,
     "lens": lens,
     "patch": patch,
     "probe": probe,
+    "dynamics": dynamics,
     "report": report,
     "runs": runs,
 }
@@ -388,13 +509,21 @@ def _print_failures(run: Any) -> None:
         print(f"seed {seed} failed and is left out ({len(failures)} of {len(run.seeds)} failed): {reason}")
 
 
-def _print_answers(run: Any, stage: int | None = None) -> None:
-    from mechocl import analyses, summaries
+def _learned(rows: Any) -> Any:
+    """Rows of the seeds that learned their definitions; the others are named."""
+    from mechocl import summaries
 
-    rows = analyses.load(run, "evaluate", analyses.EvaluateConfig(), stage=stage)
-    if rows is not None:
-        for a in summaries.answers(rows):
-            print(f"{a.question}: {a.answer}. {a.sentence}")
+    kept, failures = summaries.trained(rows)
+    for line in summaries.described_failures(failures, rows["seed"].nunique()):
+        print(line)
+    return kept
+
+
+def _print_answers(rows: Any) -> None:
+    from mechocl import summaries
+
+    for a in summaries.answers(rows):
+        print(f"{a.question}: {a.answer}. {a.sentence}")
 
 
 def _print_grid(grid: Any, digits: str) -> None:

@@ -1,5 +1,6 @@
 """Train the seeds of a run, evaluating and saving as they go."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -8,10 +9,12 @@ import torch
 
 from mechocl import files, internalization, models
 from mechocl.errors import MechoclError
-from mechocl.runs import SeedFolder
+from mechocl.folders import SeedFolder, StackFolder
+from mechocl.recipes import Recipe
+from mechocl.runs import Run
 from toy_models import integer_set
 from toy_models.task import Task
-from toy_models.training import Diverged, Moment, train_stage
+from toy_models.training import Moment, train_stage
 
 Report = Callable[[str, float], None]
 """Called with what is being done and the share of it that is done, 0 … 1."""
@@ -22,79 +25,129 @@ SAVE_EVERY_S: Final = 20.0
 _LOCK_PATIENCE_S: Final = 2.0
 """Seconds in which the processes of a run that was just killed are gone."""
 
+
+class Diverged(RuntimeError):
+    """A seed's loss or answers became infinite or NaN."""
+
+
 EVALUATED_ALIASES: Final = 100
 """Aliases of each subset that evaluations during training look at."""
 
 
-def train_seed(folder: SeedFolder, *, device: str, save_every_s: float, report: Report) -> None:
-    """Train one seed to the end, or continue where an earlier call was stopped.
+def train_stack(run: Run, stack: StackFolder, *, device: str, save_every_s: float, report: Report) -> None:
+    """Train the seeds of a stack together to the end, or continue where an earlier call was stopped.
 
-    The result does not depend on where it was stopped (bit for bit on one machine with the same number
-    of threads). A loss that is not finite is recorded as the seed's failure, and the seed ends there.
-    Raises MechoclError when the recipe's task cannot be drawn or gives a stage nothing to train on, and
-    when another process trains the same seed.
+    The result does not depend on where it was stopped (bit for bit on one machine with the same number of
+    threads). A loss that is not finite is recorded as its seed's failure; the others go on. Raises
+    MechoclError when the recipe's task cannot be drawn or gives a stage nothing to train on, and when
+    another process trains the same seeds.
     """
-    with files.locked(folder.path / "lock", patience=_LOCK_PATIENCE_S):
-        folder.remove_leftovers()
-        if folder.finished() or folder.failure() is not None:
+    folders = [run.seed(seed) for seed in stack.seeds]
+    with files.locked(stack.path / "lock", patience=_LOCK_PATIENCE_S):
+        stages = run.recipe.training.stages
+        finished = _finished_stages(folders, len(stages))
+        stack.remove_leftovers(finished_stages=finished)
+        for folder in folders:
+            files.remove_temporary(folder.path)
+        if finished == len(stages):
             return
         report("building the task", 0.0)
-        task = _task(folder)
-        model = models.initial(folder, device=device)
-        stages = folder.recipe.training.stages
-        weight = [len(task.training_rows(s.data)) * s.epochs for s in stages]
-        done = 0.0
-        for number, (stage, share) in enumerate(zip(stages, weight, strict=True), start=1):
-            if folder.stage_finished(number):
-                model = models.load(folder, folder.final(number), device=device)
-                done += share
+        tasks = [_task(folder) for folder in folders]
+        trained = [models.build(run.recipe, seed=folder.seed, device=device) for folder in folders]
+        work = [len(tasks[0].training_rows(s.data)) * s.epochs for s in stages]
+        for number in range(1, len(stages) + 1):
+            if number <= finished:
+                for model, folder in zip(trained, folders, strict=True):
+                    if folder.failure() is None:
+                        models.fill(model, folder.weights(folder.final(number)))
                 continue
-            saved = folder.load_state(number)
-            state, history = saved if saved else (None, [])
-            last_saved = time.monotonic()
+
+            def stage_report(text: str, share: float, number: int = number) -> None:
+                report(text, (sum(work[: number - 1]) + share * work[number - 1]) / sum(work))
+
+            _train_stage(
+                run, stack, folders, tasks, trained, number,
+                save_every_s=save_every_s, report=stage_report,
+            )  # fmt: skip
+        stack.remove_leftovers(finished_stages=len(stages))
+
+
+def _train_stage(
+    run: Run,
+    stack: StackFolder,
+    folders: list[SeedFolder],
+    tasks: list[Task],
+    trained: list[Any],
+    number: int,
+    *,
+    save_every_s: float,
+    report: Report,
+) -> None:
+    """One stage of a stack: evaluate, keep checkpoints and resume points, note failures."""
+    saved = stack.load_state(number)
+    state, histories = saved if saved else (None, [[] for _ in folders])
+    failed = {index for index, folder in enumerate(folders) if folder.failure() is not None}
+    last_saved = time.monotonic()
+    for moment in train_stage(
+        trained,
+        tasks,
+        run.recipe.training.stages[number - 1],
+        seeds=stack.seeds,
+        precision=run.recipe.training.precision,
+        state=state,
+    ):
+        for index, (folder, task, model) in enumerate(zip(folders, tasks, trained, strict=True)):
+            if index in failed:
+                continue
             try:
-                for moment in train_stage(
-                    model,
-                    task,
-                    stage,
-                    seed=folder.seed,
-                    precision=folder.recipe.training.precision,
-                    state=state,
-                ):
-                    if moment.evaluate:
-                        history += _evaluate(model, task, number, moment)
-                    final = moment.step == moment.total_steps
-                    if moment.checkpoint:
-                        weights = {k: v.detach() for k, v in model.named_parameters()}
-                        folder.save_checkpoint(weights, stage=number, step=moment.step, final=final)
-                    # not at step 0: the stage begins there anyway, and its first evaluation would count twice
-                    if moment.step > 0 and not final and time.monotonic() - last_saved >= save_every_s:
-                        folder.save_state(moment.capture(), stage=number, history=history)
-                        last_saved = time.monotonic()
-                    progress = moment.step / moment.total_steps
-                    report(
-                        f"stage {number}, step {moment.step} of {moment.total_steps}",
-                        (done + share * progress) / sum(weight),
-                    )
+                if moment.evaluate:
+                    histories[index] += _evaluate(model, task, number, moment, index)
             except Diverged as error:
                 folder.fail(f"stage {number}: {error}")
-                return
-            folder.finish_stage(number, history)
-            done += share
+                failed.add(index)
+                continue
+            if moment.checkpoint:
+                weights = {k: v.detach() for k, v in model.named_parameters()}
+                final = moment.step == moment.total_steps
+                folder.save_checkpoint(weights, stage=number, step=moment.step, final=final)
+        if len(failed) == len(folders):
+            return
+        # not at step 0: the stage begins there anyway, and its first evaluation would count twice
+        if 0 < moment.step < moment.total_steps and time.monotonic() - last_saved >= save_every_s:
+            stack.save_state(moment.capture(), stage=number, histories=histories)
+            last_saved = time.monotonic()
+        report(
+            f"stage {number}, step {moment.step} of {moment.total_steps}", moment.step / moment.total_steps
+        )
+    for index, folder in enumerate(folders):
+        if index not in failed:
+            folder.finish_stage(number, histories[index])
 
 
-def _task(folder: SeedFolder) -> Task:
-    """The seed's task, saved where it is not yet; MechoclError for one that cannot be trained on."""
+def _finished_stages(folders: list[SeedFolder], stages: int) -> int:
+    """How many stages every seed that has not failed has finished."""
+    alive = [folder for folder in folders if folder.failure() is None]
+    return min((sum(folder.stage_finished(n + 1) for n in range(stages)) for folder in alive), default=stages)
+
+
+def draw(recipe: Recipe, *, seed: int) -> Task:
+    """A recipe's task; MechoclError when it cannot be drawn, or gives a stage nothing to train on."""
     try:
-        task = integer_set.build(folder.recipe.task, seed=folder.seed)
+        task = integer_set.build(recipe.task, seed=seed)
     except ValueError as error:
         raise MechoclError(f"the recipe's task cannot be drawn: {error}") from None
-    for number, stage in enumerate(folder.recipe.training.stages):
+    for number, stage in enumerate(recipe.training.stages):
         if len(task.training_rows(stage.data)) == 0:
             raise MechoclError(
                 f"training.stages.{number} has nothing to train on: no alias is in the data of stage "
                 f"{' or '.join(map(str, stage.data))}; change task.fractions or the stage's data"
             )
+    return task
+
+
+def _task(folder: SeedFolder) -> Task:
+    """The seed's task, saved where it is not yet; MechoclError as `draw`, and where another was saved."""
+    task = draw(folder.recipe, seed=folder.seed)
     if "task.parquet" not in folder.ledger:
         folder.save_task(task)
         return task
@@ -107,13 +160,20 @@ def _task(folder: SeedFolder) -> Task:
     return task
 
 
-def _evaluate(model: Any, task: Task, stage: int, moment: Moment) -> list[dict[str, Any]]:
-    """Rows of the history. Raises Diverged when the model's answers are not finite."""
+def _evaluate(model: Any, task: Task, stage: int, moment: Moment, index: int) -> list[dict[str, Any]]:
+    """Rows of one seed's history. Raises Diverged when its loss or its answers are not finite."""
+    where = f"at step {moment.step} of {moment.total_steps}"
+    loss = moment.losses[index] if moment.losses else math.nan
+    norm = moment.gradient_norms[index] if moment.gradient_norms else math.nan
+    if moment.losses and not math.isfinite(loss):
+        raise Diverged(f"the training loss is {loss} {where}")
     try:
         with torch.no_grad():
             aliases = internalization.per_alias(model, task, aliases_per_subset=EVALUATED_ALIASES)
     except ValueError as error:  # the loss was finite, and the last update spoiled the weights
-        raise Diverged(f"{error} (step {moment.step} of {moment.total_steps})") from None
+        raise Diverged(f"{error} ({where})") from None
     table = internalization.by_subset(aliases)
-    position = {"stage": stage, "step": moment.step, "epoch": moment.epoch, "loss": moment.loss}
+    position = {
+        "stage": stage, "step": moment.step, "epoch": moment.epoch, "loss": loss, "gradient_norm": norm,
+    }  # fmt: skip
     return [position | {str(k): v for k, v in row.items()} for row in table.to_dict("records")]

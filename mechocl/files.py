@@ -21,6 +21,10 @@ from mechocl.errors import MechoclError
 _TEMPORARY: Final = ".tmp"
 
 
+class Busy(MechoclError):
+    """Another process holds a lock."""
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a temporary file beside `path`, then rename it into place.
 
@@ -161,7 +165,7 @@ class Ledger:
 
 @contextmanager
 def locked(path: Path, *, patience: float) -> Iterator[None]:
-    """Hold an exclusive lock on `path`; MechoclError when another holds it for `patience` seconds more.
+    """Hold an exclusive lock on `path`; Busy when another holds it for `patience` seconds more.
 
     A killed process holds nothing: the operating system lets go of its locks.
     """
@@ -176,7 +180,7 @@ def locked(path: Path, *, patience: float) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() >= latest:
-                    raise MechoclError(
+                    raise Busy(
                         f"{path.parent} is being written by another process; wait for it, or stop it"
                     ) from None
             time.sleep(0.05)

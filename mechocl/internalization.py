@@ -52,6 +52,12 @@ CONTRASTS: Final = (
     Contrast("ocl_d3", "d3_consistent", "", "out-of-context learning from the fresh tag: above chance"),
 )  # fmt: skip
 
+MIN_RECALL: Final = 0.95
+"""Share of the definitions of new aliases that must be recalled for a training to count: what was not stored
+cannot be retrieved."""
+
+_NEW: Final = ("d1_consistent", "d2_consistent", "d3_consistent")
+
 CHANCE: Final = {"auc": 0.5, "accuracy": 0.5, "logit_difference": 0.0}
 
 
@@ -144,6 +150,20 @@ def by_subset(aliases: pd.DataFrame) -> pd.DataFrame:
     means["aliases"] = aliases.groupby("subset").size()
     present = [name for name in SUBSETS if name in means.index]
     return means.loc[present].reset_index()
+
+
+def untrained(subsets: pd.DataFrame) -> str:
+    """Why a finished training counts as failed, from its table by subset; "" if it does not.
+
+    Word orders in which the alias comes last have no recall, and are not judged by it.
+    """
+    part = subsets[subsets["subset"].isin(_NEW)].dropna(subset=["recall"])
+    if part.empty:
+        return ""
+    recall = float((part["recall"] * part["aliases"]).sum() / part["aliases"].sum())
+    if recall >= MIN_RECALL:
+        return ""
+    return f"definition recall {recall:.3f} of the new aliases, under {MIN_RECALL}"
 
 
 def contrasts(values: pd.Series, metric: str) -> pd.Series:

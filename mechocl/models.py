@@ -19,7 +19,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechocl.errors import MechoclError
-from mechocl.runs import Checkpoint, SeedFolder
+from mechocl.folders import Checkpoint, SeedFolder
+from mechocl.recipes import Recipe
 from toy_models import architectures, integer_set, lean
 
 if TYPE_CHECKING:
@@ -78,30 +79,29 @@ def resolve_device(name: str) -> str:
     return name
 
 
-def initial(folder: SeedFolder, *, device: str) -> Any:
-    """The seed's model before training, a `HookedTransformer`."""
-    task = folder.recipe.task
-    vocabulary = integer_set.vocabulary(task)
+def build(recipe: Recipe, *, seed: int, device: str) -> Any:
+    """A recipe's model before training, a `HookedTransformer`."""
+    vocabulary = integer_set.vocabulary(recipe.task)
     model = architectures.build(
-        folder.recipe.model.resolve(),
+        recipe.model.resolve(),
         d_vocab=len(vocabulary),
         d_vocab_out=vocabulary.outputs,
-        n_ctx=integer_set.context_length(task),
-        seed=folder.seed,
+        n_ctx=integer_set.context_length(recipe.task),
+        seed=seed,
     )
     return model.to(device, print_details=False)
 
 
 def load(folder: SeedFolder, checkpoint: Checkpoint, *, device: str) -> Any:
     """The `HookedTransformer` of a checkpoint; MechoclError when the file is altered or incomplete."""
-    model = initial(folder, device=device)
+    model = build(folder.recipe, seed=folder.seed, device=device)
     weights = folder.weights(checkpoint)
     odd = weights.keys() ^ dict(model.named_parameters()).keys()
     if odd:
         raise MechoclError(
             f"{folder.path / checkpoint.name} does not fit the recipe's model (tensor {min(odd)})"
         )
-    _fill(model, weights)
+    fill(model, weights)
     return model
 
 
@@ -206,7 +206,7 @@ def _hooked(theirs: "GPTNeoXForCausalLM", folder: Path, *, device: str) -> Any:
     config = HookedTransformerConfig(**_shape(theirs.config, folder))
     with architectures.hooked_transformer_allowed():
         model = HookedTransformer(config).to(device, print_details=False)
-    _fill(model, convert_neox_weights(theirs, config))
+    fill(model, convert_neox_weights(theirs, config))
     return model.eval()
 
 
@@ -271,7 +271,7 @@ def _no_tokenizer() -> Any:
 
 
 @torch.no_grad()
-def _fill(model: Any, weights: Mapping[str, Tensor]) -> None:
+def fill(model: Any, weights: Mapping[str, Tensor]) -> None:
     """Copy tensors into the model's parameters, which must have the same names."""
     parameters = dict(model.named_parameters())
     assert weights.keys() == parameters.keys()
@@ -326,8 +326,8 @@ def _residual_of(model: Transformer) -> Callable[[Tensor], Tensor]:
     # hooks that the caller has added take part, so they need the model's own forward pass
     has_hooks = any(point.fwd_hooks for point in model.hook_dict.values())
     if isinstance(model, HookedTransformer) and not has_hooks and (shape := _lean_shape(model)):
-        parameters = lean.parameters_of(model)
-        return lambda batch: lean.residual(parameters, batch.to(device), shape)
+        parameters = lean.parameters_of([model])
+        return lambda batch: lean.residual(parameters, batch.to(device)[None], shape)[0]
 
     def hooked(batch: Tensor) -> Tensor:
         found: list[Tensor] = []

@@ -1,5 +1,6 @@
 """What the commands do: train and analyse the seeds of a run in parallel, then report."""
 
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -8,8 +9,9 @@ from typing import Any, Final
 
 import pandas as pd
 
-from mechocl import analyses, parallel
-from mechocl.experiment import SAVE_EVERY_S, Report, train_seed
+from mechocl import analyses, parallel, recipes, sweeps
+from mechocl import dynamics as learning
+from mechocl.experiment import SAVE_EVERY_S, Report, train_stack
 from mechocl.recipes import Recipe
 from mechocl.runs import Run
 
@@ -20,11 +22,11 @@ _TRAINING_SHARE: Final = 0.85
 
 
 @dataclass(frozen=True, slots=True)
-class SeedJob:
-    """What one process does for one seed."""
+class Job:
+    """What one process does for some seeds: those of a stack together, if they are to be trained."""
 
     run: str
-    seed: int
+    seeds: tuple[int, ...]
     device: str
     train: bool
     analyses: tuple[tuple[str, Any], ...]
@@ -33,22 +35,24 @@ class SeedJob:
     save_every_s: float = SAVE_EVERY_S
 
 
-def do_seed(job: SeedJob, report: Report) -> None:
-    """Train a seed if asked to, then compute the analyses that are not there yet."""
+def do(job: Job, report: Report) -> None:
+    """Train seeds if asked to, then compute the analyses that are not there yet."""
     run = Run.open(Path(job.run))
-    folder = run.seed(job.seed)
     share = (_TRAINING_SHARE if job.analyses else 1.0) if job.train else 0.0
     if job.train:
-        train_seed(
-            folder,
+        stack = next(stack for stack in run.stacks() if stack.seeds == job.seeds)
+        train_stack(
+            run,
+            stack,
             device=job.device,
             save_every_s=job.save_every_s,
             report=lambda text, done: report(text, share * done),
         )
-    if folder.failure() is None:
-        for i, (name, config) in enumerate(job.analyses):
-            report(name, share + (1 - share) * i / len(job.analyses))
-            analyses.analyse(run, folder, name, config, stage=job.stage, device=job.device)
+    folders = [run.seed(seed) for seed in job.seeds]
+    todo = [(f, name, config) for f in folders if f.failure() is None for name, config in job.analyses]
+    for i, (folder, name, config) in enumerate(todo):
+        report(f"seed {folder.seed}: {name}", share + (1 - share) * i / len(todo))
+        analyses.analyse(run, folder, name, config, stage=job.stage, device=job.device)
     report("done", 1.0)
 
 
@@ -63,11 +67,22 @@ def train(
     then: tuple[tuple[str, Any], ...] = (),
     save_every_s: float = SAVE_EVERY_S,
 ) -> Run:
-    """Train (or continue) a run, several seeds at a time, each followed by the given analyses."""
+    """Train (or continue) a run: stacks of seeds in parallel, each followed by the given analyses."""
     jobs = min(jobs or default_jobs(len(seeds), device), len(seeds))
-    threads = default_threads(recipe, jobs)
-    run = Run.create(path, recipe, recipe_name=recipe_name, seeds=seeds, device=device, threads=threads)
-    work = [SeedJob(str(path), s, device, True, then, save_every_s=save_every_s) for s in seeds]
+    run = Run.create(
+        path,
+        recipe,
+        recipe_name=recipe_name,
+        seeds=seeds,
+        device=device,
+        threads=default_threads(recipe, jobs),
+        together=default_together(recipe, len(seeds), jobs, device),
+    )
+    work = [
+        Job(str(path), stack.seeds, device, True, then, save_every_s=save_every_s)
+        for stack in run.stacks()
+        if set(stack.seeds) & set(seeds)
+    ]
     started = time.monotonic()
     title = "training and analysing" if then else "training"
     try:
@@ -99,10 +114,60 @@ def complete(
             if run.load_result(name, analyses.inputs(folder, name, config, stage)) is None
         )
         if todo:
-            missing.append(SeedJob(str(run.path), folder.seed, device, False, todo, stage))
+            missing.append(Job(str(run.path), (folder.seed,), device, False, todo, stage))
     if missing:
         jobs = min(jobs or default_jobs(len(missing), device), len(missing))
         _run(missing, "analysing", jobs, run.manifest["threads"])
+
+
+def dynamics(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The curves of a run's finished seeds over training, and when each event happened (`mechocl.dynamics`)."""
+    folders = run.finished_seeds()
+    history = pd.concat([f.history().assign(seed=f.seed) for f in folders], ignore_index=True)
+    curves = learning.curves(history)
+    stages = run.recipe.training.stages
+    new_in_stage = next(number for number, stage in enumerate(stages, start=1) if 2 in stage.data)
+    return curves, learning.onsets(curves, integers=run.recipe.task.integers, new_in_stage=new_in_stage)
+
+
+def sweep(
+    path: Path,
+    *,
+    recipe_name: str,
+    changes: tuple[str, ...],
+    over: tuple[str, ...],
+    seeds: tuple[int, ...],
+    device: str,
+    jobs: int | None,
+) -> pd.DataFrame:
+    """Train every setting of the axes `over` with every seed; what has a row in `path` is not trained again.
+
+    Returns the table of all runs in `path`. Runs that another process is training are left to it.
+    """
+    allowed, refused = sweeps.settings(recipe_name, changes, over)
+    base = recipes.load(recipe_name, changes)
+    sweeps.start(path, base, recipe_name=recipe_name, device=device)
+    with sweeps.table_kept(path):
+        for setting, why in refused:
+            for seed in seeds:
+                sweeps.write_refused(path, setting, seed, why)
+        wanted = [sweeps.SweepRun(s, recipe, seed) for s, recipe in allowed for seed in seeds]
+        missing = [run for run in wanted if not sweeps.row_path(path, run).exists()]
+        if missing:
+            jobs = jobs or default_jobs(len(missing), device)
+            together = default_together(base, len(missing), jobs, device)
+            work = [
+                sweeps.Job(str(path), stack, device) for stack in sweeps.stacks(missing, together=together)
+            ]
+            parallel.run(
+                sweeps.do,
+                work,
+                names=[seeds_in_words(tuple(run.seed for run in job.runs)) for job in work],
+                title=f"sweep of {len(wanted)} runs, {len(missing)} to train",
+                jobs=min(jobs, len(work)),
+                threads=default_threads(base, jobs),
+            )
+    return sweeps.table(path)
 
 
 def reported() -> tuple[tuple[str, Any], ...]:
@@ -129,6 +194,24 @@ def default_jobs(n_seeds: int, device: str) -> int:
     return 1 if device.startswith("cuda") else max(1, min(cores(), n_seeds))
 
 
-def _run(work: list[SeedJob], title: str, jobs: int, threads: int) -> None:
-    names = [f"seed {job.seed}" for job in work]
-    parallel.run(do_seed, work, names=names, title=title, jobs=jobs, threads=threads)
+def default_together(recipe: Recipe, n_seeds: int, jobs: int, device: str) -> int:
+    """Seeds in a stack: all there are on a GPU; on a CPU an even share for each process.
+
+    On a CPU many small models fill the processor better than one (`benchmarks/training.py`); more than
+    eight gain nothing, and a model that is large by itself gains nothing at all.
+    """
+    if device.startswith("cuda"):
+        return min(n_seeds, 32)
+    if recipe.model.resolve().d_model >= 256:
+        return 1
+    return max(1, min(8, math.ceil(n_seeds / jobs)))
+
+
+def _run(work: list[Job], title: str, jobs: int, threads: int) -> None:
+    names = [seeds_in_words(job.seeds) for job in work]
+    parallel.run(do, work, names=names, title=title, jobs=min(jobs, len(work)), threads=threads)
+
+
+def seeds_in_words(seeds: tuple[int, ...]) -> str:
+    """`seed 3`, or `seeds 0–3`."""
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]}–{seeds[-1]}"

@@ -115,10 +115,6 @@ def _apply(values: dict[str, Any], change: str) -> None:
     key, equals, text = change.partition("=")
     if not equals:
         raise MechoclError(f"--set {change!r} has no '='; write key=value, for example task.aliases=500")
-    try:
-        value = tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word
     *parents, last = key.split(".")
     holder: Any = values
     for part in parents:
@@ -134,4 +130,12 @@ def _apply(values: dict[str, Any], change: str) -> None:
             raise MechoclError(f"--set {key}: {part!r} is a value, not a table")
     if isinstance(holder, list):
         raise MechoclError(f"--set {key}: name a field of one entry, as in {'.'.join(parents)}.0.epochs")
-    holder[last] = value
+    holder[last] = value(text)
+
+
+def value(text: str) -> Any:
+    """A TOML value; what is none is a bare word."""
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -28,17 +28,20 @@ def build(run: Run, rows: dict[str, pd.DataFrame], *, warning: str = "") -> Repo
     if failures:
         diverged = f"Training diverged in {len(failures)} of {len(run.seeds)} seeds, which are left out of everything below."
         warning = f"{warning} {diverged}".strip()
+    answered, unlearned = summaries.trained(rows["evaluate"])
+    said = summaries.described_failures(unlearned, rows["evaluate"]["seed"].nunique())
+    warning = " ".join([warning, *(f"S{line[1:]}." for line in said)]).strip()
     return Report(
         title=f"mechocl: {run.recipe.description}",
         warning=warning,
         summary=tuple(
             SummaryRow(label=a.question, sentence=a.sentence, answer=a.answer)
-            for a in summaries.answers(rows["evaluate"])
+            for a in summaries.answers(answered)
         ),
         facts=_facts(run),
         sections=(
             _training(history),
-            _internalization(rows["evaluate"]),
+            _internalization(answered),
             _lens(rows["lens"]),
             _patching(rows["patch"]),
             _probes(rows["probe"]),

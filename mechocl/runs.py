@@ -1,203 +1,42 @@
 """The run directory: recipe, seeds, checkpoints and results; atomic, checked, resumable.
 
 runs/<name>/
-  manifest.json                      schema, recipe, seeds, versions, git commit, device
+  manifest.json                      schema, recipe, seeds, stacks, versions, git commit, device
   seed-0/
     checksums.json                   sha256 of every finished file of this seed
     failed.json                      why training ended early, if it did
     task.safetensors  task.parquet
     stage-1/ step-000400.safetensors …  final.safetensors  history.parquet
-    state-….safetensors              where an unfinished stage continues
+  stacks/0-3/ state-….safetensors    where an unfinished stage of seeds 0 … 3, trained together, continues
   results/<analysis>/<key>/ result.json  rows.parquet
 """
 
 import contextlib
 import datetime
 import json
+import math
 import os
 import platform
-import re
 import subprocess
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 import torch
 
 from mechocl import __version__, files, recipes
 from mechocl.errors import MechoclError
+from mechocl.folders import SeedFolder, StackFolder
 from mechocl.recipes import Recipe
-from toy_models import integer_set
-from toy_models.task import Task
-from toy_models.training import TrainingState
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 _PACKAGES: Final = ("torch", "transformer-lens", "transformers", "numpy", "pandas", "scikit-learn")
-_CHECKPOINT: Final = re.compile(r"stage-(\d+)/(?:step-(\d+)|final)\.safetensors")
-_STATE: Final = re.compile(r"state-(\d+)-(\d+)\.safetensors")
 _LOCK: Final = ".lock"
 _LOCK_PATIENCE_S: Final = 10.0
 """Seconds to wait for another process that is writing the manifest: it takes milliseconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """Weights of one seed at one step of one stage."""
-
-    seed: int
-    stage: int
-    """Stage of training, from 1."""
-    step: int
-    """Step within the stage; 0: before its first step."""
-    name: str
-    """Path within the seed's folder."""
-    sha256: str
-
-
-class SeedFolder:
-    """One seed's part of a run; one process writes it at a time."""
-
-    def __init__(self, path: Path, seed: int, recipe: Recipe) -> None:
-        self.path = path
-        self.seed = seed
-        self.recipe = recipe
-        self.ledger = files.Ledger(path)
-
-    def save_task(self, task: Task) -> None:
-        tensors = {
-            "tokens": task.tokens.to(torch.int32),
-            "roles": task.roles.to(torch.int8),
-            "loss_mask": task.loss_mask,
-        }
-        files.write_tensors(self.path / "task.safetensors", tensors, {})
-        files.write_table(self.path / "task.parquet", task.table)
-        self.ledger.record("task.safetensors", "task.parquet")
-
-    def load_task(self) -> Task:
-        tensors, _ = files.read_tensors(self.ledger.checked("task.safetensors"))
-        return Task(
-            tokens=tensors["tokens"].to(torch.int64),
-            roles=tensors["roles"].to(torch.int64),
-            loss_mask=tensors["loss_mask"],
-            table=pd.read_parquet(self.ledger.checked("task.parquet")),
-            vocabulary=integer_set.vocabulary(self.recipe.task),
-        )
-
-    def save_checkpoint(
-        self, weights: dict[str, torch.Tensor], *, stage: int, step: int, final: bool
-    ) -> None:
-        name = f"stage-{stage}/" + ("final" if final else f"step-{step:06d}") + ".safetensors"
-        files.write_tensors(self.path / name, weights, {"step": str(step)})
-        self.ledger.record(name)
-
-    def checkpoints(self) -> list[Checkpoint]:
-        """Finished checkpoints in the order of training."""
-        found = [
-            self._checkpoint(match, digest)
-            for name, digest in self.ledger.entries().items()
-            if (match := _CHECKPOINT.fullmatch(name))
-        ]
-        return sorted(found, key=lambda c: (c.stage, c.step))
-
-    def _checkpoint(self, name: "re.Match[str]", digest: str) -> Checkpoint:
-        step = name[2] or files.read_metadata(self.path / name[0])["step"]
-        return Checkpoint(self.seed, int(name[1]), int(step), name[0], digest)
-
-    def weights(self, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-        """The checkpoint's tensors; MechoclError when the file was truncated or altered."""
-        return files.read_tensors(self.ledger.checked(checkpoint.name))[0]
-
-    def final(self, stage: int | None = None) -> Checkpoint:
-        """The last checkpoint of a stage (default: of training)."""
-        number = len(self.recipe.training.stages) if stage is None else stage
-        name = f"stage-{number}/final.safetensors"
-        self.ledger.checked(name)
-        match = _CHECKPOINT.fullmatch(name)
-        assert match
-        return self._checkpoint(match, self.ledger.entries()[name])
-
-    def save_state(self, state: TrainingState, *, stage: int, history: list[dict[str, Any]]) -> None:
-        """Replace the resume point: the new file is recorded before the old one goes."""
-        old = self._states()
-        name = f"state-{stage}-{state.step:06d}.safetensors"
-        extra = {
-            "stage": stage,
-            "step": state.step,
-            "loss_sum": state.loss_sum,
-            "loss_count": state.loss_count,
-            "scalars": state.scalars,
-            "history": history,
-        }
-        files.write_tensors(self.path / name, state.tensors, {"state": json.dumps(extra)})
-        self.ledger.record(name)
-        for other in old:
-            if other != name:
-                self.ledger.forget(other)
-
-    def load_state(self, stage: int) -> tuple[TrainingState, list[dict[str, Any]]] | None:
-        """The latest resume point of a stage and the history up to it; None if there is none."""
-        steps = {step: name for name, (of, step) in self._states().items() if of == stage}
-        if not steps:
-            return None
-        tensors, meta = files.read_tensors(self.ledger.checked(steps[max(steps)]))
-        extra = json.loads(meta["state"])
-        state = TrainingState(
-            tensors, extra["step"], extra["loss_sum"], extra["loss_count"], extra["scalars"]
-        )
-        return state, extra["history"]
-
-    def finish_stage(self, stage: int, history: list[dict[str, Any]]) -> None:
-        """Write the stage's history; from now on the stage counts as done and its resume point goes."""
-        name = f"stage-{stage}/history.parquet"
-        files.write_table(self.path / name, pd.DataFrame(history))
-        self.ledger.record(name)
-        for state in self._states():
-            self.ledger.forget(state)
-
-    def stage_finished(self, stage: int) -> bool:
-        return f"stage-{stage}/history.parquet" in self.ledger
-
-    def finished(self) -> bool:
-        return all(self.stage_finished(i + 1) for i in range(len(self.recipe.training.stages)))
-
-    def history(self) -> pd.DataFrame:
-        """Evaluations during training: one row per stage, step and subset."""
-        tables = [
-            pd.read_parquet(self.ledger.checked(f"stage-{i + 1}/history.parquet"))
-            for i in range(len(self.recipe.training.stages))
-        ]
-        return pd.concat(tables, ignore_index=True)
-
-    def fail(self, reason: str) -> None:
-        """Record that training this seed ended early, and why; its resume point goes."""
-        files.write_json(self.path / "failed.json", {"reason": reason})
-        self.ledger.record("failed.json")
-        for state in self._states():
-            self.ledger.forget(state)
-
-    def failure(self) -> str | None:
-        """Why training this seed failed (it diverged); None if it did not."""
-        if "failed.json" not in self.ledger:
-            return None
-        return str(files.read_json(self.ledger.checked("failed.json"))["reason"])
-
-    def remove_leftovers(self) -> None:
-        """Remove what a killed process left: temporary files, and resume points that nothing will read."""
-        files.remove_temporary(self.path)
-        states = self._states()
-        for name, (stage, _) in states.items():
-            if self.stage_finished(stage) or self.failure() is not None:
-                self.ledger.forget(name)
-        for path in self.path.glob("state-*.safetensors"):
-            if path.name not in states:
-                path.unlink()
-
-    def _states(self) -> dict[str, tuple[int, int]]:
-        """Recorded resume points: stage and step of each file."""
-        matches = {name: _STATE.fullmatch(name) for name in self.ledger.entries()}
-        return {name: (int(m[1]), int(m[2])) for name, m in matches.items() if m}
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,18 +51,26 @@ class Run:
 
     @staticmethod
     def create(
-        path: Path, recipe: Recipe, *, recipe_name: str, seeds: tuple[int, ...], device: str, threads: int
+        path: Path,
+        recipe: Recipe,
+        *,
+        recipe_name: str,
+        seeds: tuple[int, ...],
+        device: str,
+        threads: int,
+        together: int,
     ) -> "Run":
         """Start a run in an empty or new folder, or continue the same one.
 
-        Continuing keeps the number of threads and the device, on which the last bits of the weights
-        depend; more seeds may be added. Raises MechoclError when the folder holds something else.
+        Continuing keeps the number of threads, the device and the stacks of seeds that train together, on
+        which the last bits of the weights depend; more seeds may be added, `together` to a stack. Raises MechoclError when the folder holds something else.
         """
         if path.exists() and not _may_hold_a_run(path):
             raise MechoclError(f"{path} exists and is not a run; choose another --out")
         with files.locked(path / _LOCK, patience=_LOCK_PATIENCE_S):
             if not (path / "manifest.json").exists():
                 manifest = _new_manifest(recipe, recipe_name, seeds, device, threads)
+                manifest["stacks"] = _stacks(seeds, together)
                 files.write_json(path / "manifest.json", manifest)
                 return Run.open(path)
             old = Run.open(path)
@@ -236,7 +83,10 @@ class Run:
                     f"{path} was started on {old.manifest['device']}, not {device}; continue it there, "
                     "or choose another --out"
                 )
-            return old._changed(seeds=sorted({*old.seeds, *seeds}))
+            new = tuple(seed for seed in seeds if seed not in old.seeds)
+            return old._changed(
+                seeds=sorted({*old.seeds, *new}), stacks=old.manifest["stacks"] + _stacks(new, together)
+            )
 
     @staticmethod
     def open(path: Path) -> "Run":
@@ -254,6 +104,10 @@ class Run:
                 f"{path} was written by a newer version (schema {schema}, this one reads {SCHEMA}); "
                 "upgrade mechocl"
             )
+        if manifest.get("kind") == "sweep":
+            raise MechoclError(f"{path} is a sweep, not a run; `mechocl sweep --table {path}` shows it")
+        if schema == 1 and isinstance(manifest.get("seeds"), list):  # every seed trained alone
+            manifest |= {"schema": SCHEMA, "stacks": [[seed] for seed in manifest["seeds"]]}
         for key, kind in _MANIFEST.items():
             if not isinstance(manifest.get(key), kind):
                 raise MechoclError(f"{path / 'manifest.json'} is damaged: no valid {key!r}; restore it")
@@ -270,6 +124,15 @@ class Run:
         if seed not in self.seeds:
             raise MechoclError(f"{self.path} has no seed {seed}; it has {', '.join(map(str, self.seeds))}")
         return SeedFolder(self.path / f"seed-{seed}", seed, self.recipe)
+
+    def stacks(self) -> list[StackFolder]:
+        """The groups of seeds that train together."""
+        return [
+            StackFolder(
+                self.path / "stacks" / "-".join(map(str, sorted({stack[0], stack[-1]}))), tuple(stack)
+            )
+            for stack in self.manifest["stacks"]
+        ]
 
     def finished_seeds(self) -> list[SeedFolder]:
         """The seeds whose training is complete; MechoclError when none is, or when some are not yet.
@@ -339,6 +202,7 @@ _MANIFEST: Final = {
     "recipe_name": str,
     "recipe": dict,
     "seeds": list,
+    "stacks": list,
     "device": str,
     "machine": str,
     "threads": int,
@@ -368,6 +232,14 @@ def _new_manifest(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": {},
     }
+
+
+def _stacks(seeds: tuple[int, ...], together: int) -> list[list[int]]:
+    """The seeds in groups of at most `together`, as equal as can be."""
+    if not seeds:
+        return []
+    groups = np.array_split(sorted(seeds), math.ceil(len(seeds) / together))
+    return [group.tolist() for group in groups]
 
 
 def _may_hold_a_run(path: Path) -> bool:

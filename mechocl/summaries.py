@@ -37,6 +37,27 @@ def by_seed(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def trained(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[int, str]]:
+    """Rows of the evaluate analysis without the seeds that failed to learn their definitions, and why each did.
+
+    Where no seed is left, all rows are given back: the caller says that they are of failed trainings.
+    """
+    reasons = {}
+    for seed in sorted(set(rows["seed"])):
+        reason = internalization.untrained(internalization.by_subset(rows[rows["seed"] == seed]))
+        if reason:
+            reasons[int(seed)] = reason
+    kept = rows[~rows["seed"].isin(reasons)]
+    return (kept if len(kept) else rows), reasons
+
+
+def described_failures(failures: dict[int, str], seeds: int) -> list[str]:
+    """A line for each seed that failed, with how many did; of the means it says whether they are left out."""
+    left_out = "is left out" if len(failures) < seeds else "is shown all the same, as no seed is better"
+    count = f"{len(failures)} of {seeds} failed"
+    return [f"seed {seed} failed and {left_out} ({count}): {why}" for seed, why in failures.items()]
+
+
 def subsets(rows: pd.DataFrame) -> list[SubsetEstimate]:
     """Mean and interval of each quantity in each subset; unit seed, or alias when there is one seed."""
     single = rows["seed"].nunique() == 1

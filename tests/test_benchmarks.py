@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import tiny
 import torch
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -13,42 +16,46 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import demo
+import hugging_face
 import measuring
-import plain_gpt
 import task_building
-import training_step
+import training
+import training_scaling
+import training_whole
+import training_work
 import write_docs
 
 from mechocl import recipes
+from toy_models import integer_set
+from toy_models.architectures import Architecture
 
-SMALL = ("task.aliases=80", "task.integers=20", "task.list_length=3", "training.stages.0.optimizer=adamw")
+SMALL = ("task.aliases=80", "task.integers=20", "task.list_length=3")
 TINY_MODEL = ("model.n_layers=2", "model.d_model=32", "model.n_heads=2", "model.d_mlp=64")
-CASES = tuple(
-    training_step.Case(
+
+
+def tiny_case(recipe: str, *changes: str) -> training.Case:
+    return training.Case(
         name=f"tiny {recipe}",
         recipe=recipe,
-        changes=(*SMALL, *TINY_MODEL),
+        changes=(*SMALL, *TINY_MODEL, "training.precision=float32", *changes),
+        device="cpu",
         batch_size=16,
-        gpu_batch_size=16,
-        steps=1,
+        many=2,
+        steps=2,
         rounds=1,
         fast_rounds=1,
     )
-    for recipe in ("integer-set/cpu", "integer-set/paper")  # tied without positions; untied, rotary, parallel
-)
 
 
-@pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_step, "CASES", CASES)
+TIED, UNTIED = (tiny_case(f"integer-set/{name}") for name in ("cpu", "paper"))  # the latter: rotary, parallel
 
 
-@pytest.mark.parametrize("script", ["training_step", "task_building", "demo", "write_docs"])
+@pytest.mark.parametrize("script", ["training", "task_building", "demo", "write_docs"])
 def test_help_names_the_options_and_exits_0(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module = {
-        "training_step": training_step,
+        "training": training,
         "task_building": task_building,
         "demo": demo,
         "write_docs": write_docs,
@@ -67,16 +74,22 @@ def test_a_script_starts_from_the_command_line() -> None:
 
 
 def test_the_page_is_what_the_results_give() -> None:
-    assert write_docs.PAGE.read_text(encoding="utf-8") == write_docs.page(measuring.read())
+    assert write_docs.PAGE.read_text(encoding="utf-8") == write_docs.page(
+        measuring.read(), training_scaling.read()
+    )
 
 
 def test_the_page_names_what_was_never_measured_and_how_to() -> None:
-    page = write_docs.page([])
+    page = write_docs.page([], None)
     for section in write_docs.SECTIONS:
         for expected in section.expected:
-            assert f"not measured |  |  |  |  | `{expected.command}`" in page
+            aim = "" if expected.aim is None else f"aim: at most {expected.aim:.2f}"
+            assert f"| {expected.case} |" in page
+            assert f"not measured |  | {aim} |  |  | `{expected.command}`" in page
+    for axis in training_scaling.AXES:
+        assert f"| {axis} |" in page
     with pytest.raises(ValueError, match="'weather'"):
-        write_docs.page([{"benchmark": "weather"}])
+        write_docs.page([{"benchmark": "weather"}], None)
 
 
 def test_a_result_takes_the_place_of_an_older_one_of_the_same_machine(tmp_path: Path) -> None:
@@ -114,53 +127,175 @@ def test_sides_take_turns_and_each_starts_a_round() -> None:
     assert "".join(order) == "abcbcacab"
     assert {side: len(values) for side, values in seconds.items()} == {"a": 3, "b": 3, "c": 3}
     assert measuring.median_ratio([1, 2, 30], [2, 2, 2]) == 1
+    assert measuring.in_turns({"own clock": lambda: 7.0}, rounds=2) == {"own clock": [7.0, 7.0]}
 
 
-def test_the_sides_of_a_training_step_agree(tiny: None, capsys: pytest.CaptureFixture[str]) -> None:
-    """At the first weights and after two steps: gradients and optimiser agree, not only the forward pass."""
-    assert training_step.main(["--fast", "--device", "cpu"]) == 0
+def test_the_sides_of_training_agree_and_take_turns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(training, "CASES", (UNTIED,))
+    assert training.main(["--fast", "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("losses agree at the same weights") == len(CASES)
-    assert printed.count("losses agree after 2 steps") == len(CASES)
-    lines = [json.loads(line) for line in printed.splitlines()[-len(CASES) :]]
-    assert [line["case"] for line in lines] == [f"{case.name}, batch 16" for case in CASES]
+    assert "losses agree at the same weights" in printed
+    line = json.loads(printed.splitlines()[-1])
+    assert line["case"] == "tiny integer-set/paper, 1 thread"
+    assert [side["side"] for side in line["sides"]] == ["ours", "stack of 2", "Trainer"]
+    assert all(side["share"] > 0 and side["peak_mib"] > 100 for side in line["sides"])
+    ours, stack, theirs = (side["examples_s"] for side in line["sides"])
+    assert theirs / ours == pytest.approx(line["ratio"], rel=0.02)  # one round: the median is that one
+    assert theirs / stack == pytest.approx(line["many_ratio"], rel=0.02)
+    assert line["case"] in write_docs.page([line], None)
 
 
-@pytest.mark.parametrize("name", ["blocks.1.attention.qkv.bias", "ln_final.weight", "embed.weight"])
-def test_a_training_step_with_other_weights_is_not_timed(
-    tiny: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+@pytest.mark.parametrize(
+    ("case", "name"),
+    [
+        (case, name)
+        for case in (TIED, UNTIED)
+        for name in (
+            "gpt_neox.layers.1.attention.query_key_value.bias",
+            "gpt_neox.layers.0.mlp.dense_4h_to_h.weight",
+            "gpt_neox.final_layer_norm.weight",
+            "gpt_neox.embed_in.weight",
+        )
+    ],
+)
+def test_sides_with_the_same_weights_agree_and_others_are_refused(
+    monkeypatch: pytest.MonkeyPatch, case: training.Case, name: str
 ) -> None:
-    copied = plain_gpt.copy_weights
+    recipe = recipes.load(case.recipe, case.changes)
+    task, stage = integer_set.build(recipe.task, seed=0), recipe.training.stages[0]
+    training.check(recipe, task, stage, device="cpu")
+    copied = hugging_face.copy_weights
 
-    def perturbed(plain: plain_gpt.PlainGPT, model: object) -> None:
-        copied(plain, model)
+    def perturbed(theirs: torch.nn.Module, model: object) -> None:
+        copied(theirs, model)
         with torch.no_grad():
-            plain.get_parameter(name).view(-1)[::7].add_(0.5)
+            theirs.get_parameter(name).view(-1)[::7].add_(0.5)
 
-    monkeypatch.setattr(plain_gpt, "copy_weights", perturbed)
-    assert training_step.main(["--fast", "--device", "cpu"]) == 1
-    assert "losses at the same weights differ" in capsys.readouterr().err
+    monkeypatch.setattr(hugging_face, "copy_weights", perturbed)
+    with pytest.raises(training.Disagreement, match="losses differ"):
+        training.check(recipe, task, stage, device="cpu")
 
 
-def test_a_training_step_with_another_optimiser_is_not_timed(
-    tiny: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_disagreement_is_one_line_and_exit_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    step = training_step.Side.step
+    monkeypatch.setattr(training, "CASES", (TIED,))
+    monkeypatch.setattr(training, "TOLERANCE", -1.0)
+    assert training.main(["--fast", "--device", "cpu"]) == 1
+    assert "not timed: losses differ" in capsys.readouterr().err
 
-    def half(self: training_step.Side) -> None:
-        self.optimizer.param_groups[0]["lr"] /= 2
-        step(self)
 
-    monkeypatch.setattr(training_step.Side, "step", half)
-    assert training_step.main(["--fast", "--device", "cpu"]) == 1
-    assert "losses after 2 steps differ" in capsys.readouterr().err
+def test_the_trainer_is_told_the_tokens_that_carry_loss() -> None:
+    task = integer_set.build(recipes.load(TIED.recipe, TIED.changes).task, seed=0)
+    labels = hugging_face.labels(task)
+    carried = labels != hugging_face.IGNORED
+    assert torch.equal(carried[:, 1:], task.loss_mask[:, :-1])
+    assert not carried[:, 0].any()
+    assert torch.equal(labels[carried], task.tokens[carried])
+
+
+@pytest.mark.parametrize(
+    "change", [{"normalization": "none"}, {"positions": "learned"}, {"d_mlp": 0}], ids=lambda c: next(iter(c))
+)
+def test_a_shape_that_gpt_neox_does_not_have_is_refused(change: dict[str, object]) -> None:
+    shape = {"n_layers": 1, "d_model": 8, "n_heads": 1, "d_mlp": 8} | change
+    with pytest.raises(ValueError, match="GPT-NeoX has layer norms"):
+        hugging_face.build(Architecture(**shape), d_vocab=10, n_ctx=4)
+
+
+def test_work_is_what_is_counted_by_hand() -> None:
+    """One layer, width 2, MLP of 4: 4·2·2 + 2·2·4 = 32 numbers in its matrices.
+
+    A question with two integers is `alias % n n = answer`: with loss on all but the alias, 5 positions are
+    read and 5 tokens predicted. 6·32·5 = 960 for the matrices, 12·2·(1 + 2 + 3 + 4 + 5) = 360 for attention.
+    A definition is `tag alias % n`: 3 positions are read, and 2 tokens predicted (`%` and the integer).
+    6·32·3 = 576, 12·2·6 = 144. Logits are for 8 tokens and 10 integers: 6·2·18 = 216 each.
+    """
+    fractions = "task.fractions={ qd1 = 1.0, qd2 = 0.0, d1 = 0.0, d2 = 0.0, d3 = 0.0 }"
+    sizes = ("aliases=2", "integers=10", "list_length=2", "train_questions=4", "test_questions=2")
+    recipe = recipes.load("integer-set/cpu", (*(f"task.{size}" for size in sizes), fractions))
+    task = integer_set.build(recipe.task, seed=0)
+    shape = Architecture(n_layers=1, d_model=2, n_heads=1, d_mlp=4, positions="none")
+    question, definition = 960 + 360 + 5 * 216, 576 + 144 + 2 * 216
+    assert training_work.matmul_parameters(shape) == 32
+    assert training_work.flops_per_example(task, shape, (1,)) == pytest.approx(
+        (4 * question + definition) / 5
+    )
+    assert training_work.model_products(task, shape, (1,), 10) == [(50, 2, 4), (50, 4, 2), (50, 2, 18)]
+
+
+def test_exponents_of_a_power_law_are_found_and_drawn() -> None:
+    law = {"aliases": 1.0, "layers": 0.75, "width": 1.5, "seeds": 0.5}
+    rows = [
+        (axis, value, 3 * value ** law[axis])
+        for axis, values in training_scaling.AXES.items()
+        for value in values
+    ]
+    table = training_scaling.fitted(pd.DataFrame(rows, columns=["axis", "value", "seconds_per_epoch"]))
+    assert table.groupby("axis")["exponent"].first().to_dict() == pytest.approx(law)
+    np.testing.assert_allclose(table["fitted"], table["seconds_per_epoch"])
+
+    figure = training_scaling.scaling_figure(table)
+    assert [a.text for a in figure.layout.annotations] == [f"{k}: exponent {v:.2f}" for k, v in law.items()]
+    dots = [trace for trace in figure.data if trace.mode == "markers"]
+    assert [list(trace.x) for trace in dots] == [list(values) for values in training_scaling.AXES.values()]
+    np.testing.assert_allclose(np.concatenate([trace.y for trace in dots]), table["seconds_per_epoch"])
+
+    where = {"threads": 2, "machine": "here", "torch": "2", "date": "today"}
+    page = write_docs.page([], table.assign(**where))
+    assert "| layers | 1, 2, 4 | 3, 5.05, 8.49 | **0.75** |" in page
+
+
+def test_scaling_is_measured_and_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        training_scaling, "AXES", {"aliases": (40, 80), "layers": (1, 2), "width": (8, 16), "seeds": (1, 2)}
+    )
+    monkeypatch.setattr(training_scaling, "RESULT", tmp_path / "scaling.csv")
+    assert training.main(["--scaling", "--fast", "--record", "--device", "cpu"]) == 0
+    table = training_scaling.read(tmp_path / "scaling.csv")
+    assert table is not None
+    assert (table["seconds_per_epoch"] > 0).all()
+    assert list(table["axis"].unique()) == list(training_scaling.AXES)
+    assert "exponent" in capsys.readouterr().out
+
+
+def test_whole_recipes_are_not_measured_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert training.main(["--whole", "--record", "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("not measured") == len(training_whole.WHOLE)
+    assert training_whole.COMMAND in printed
+
+
+@pytest.mark.parametrize("steps", [3, None], ids=["extrapolated", "every step"])
+def test_a_whole_recipe_trains_all_its_stages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int | None
+) -> None:
+    seen: list[tuple[tuple[int, ...], int]] = []
+    train = training_whole.train_stage
+
+    def counted(models, tasks, stage, **options):  # type: ignore[no-untyped-def]
+        for moment in train(models, tasks, stage, **options):
+            seen.append((stage.data, moment.step))
+            yield moment
+
+    monkeypatch.setattr(training_whole, "train_stage", counted)
+    recipe = tiny.recipe(tmp_path)
+    assert training_whole.seconds(recipe, seeds=2, device="cpu", steps=steps) > 0
+    last = dict(seen)
+    assert set(last) == {(1,), (2,)}
+    if steps:
+        assert set(last.values()) == {training_whole.WARM_UP + steps}
 
 
 def test_a_missing_gpu_is_one_line_and_exit_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert training_step.main(["--device", "cuda"]) == 2
+    assert training.main(["--device", "cuda"]) == 2
     assert "no CUDA device" in capsys.readouterr().err
 
 

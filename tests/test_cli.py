@@ -19,6 +19,8 @@ from mechocl.runs import Run
 OPTIONS = {
     "demo": ["--out", "--seeds", "--fast", "--device", "--jobs"],
     "train": ["RECIPE", "--out", "--seeds", "--first-seed", "--set", "--device", "--jobs", "--save-every"],
+    "sweep": ["RECIPE", "--over", "--out", "--seeds", "--first-seed", "--set", "--table", "--figure"],
+    "dynamics": ["RUN", "--out"],
     "evaluate": ["RUN", "--stage", "--device", "--jobs"],
     "lens": ["RUN", "--aliases-per-subset", "--stage", "--device", "--jobs"],
     "patch": ["RUN", "--clean", "--corrupted", "--pairs", "--seed", "--stage", "--device", "--jobs"],
@@ -280,10 +282,10 @@ def test_a_damaged_checkpoint(run: Path, fails: Fails, command: str, how: str) -
 
 @pytest.mark.parametrize("command", ["train", *ANALYSES])
 def test_a_run_of_a_newer_schema(run: Path, recipe: str, fails: Fails, command: str) -> None:
-    files.write_json(run / "manifest.json", files.read_json(run / "manifest.json") | {"schema": 2})
+    files.write_json(run / "manifest.json", files.read_json(run / "manifest.json") | {"schema": 3})
     arguments = [recipe, "--out", run] if command == "train" else [run]
     line = fails(command, *arguments, *CPU)
-    assert line == f"{run} was written by a newer version (schema 2, this one reads 1); upgrade mechocl"
+    assert line == f"{run} was written by a newer version (schema 3, this one reads 2); upgrade mechocl"
 
 
 @pytest.mark.parametrize("command", ["evaluate", "lens", "patch", "probe"])
@@ -313,10 +315,12 @@ def test_a_run_that_another_process_trains(
 ) -> None:
     monkeypatch.setattr(experiment, "_LOCK_PATIENCE_S", 0.1)
     out = tmp_path / "run"
-    run = Run.create(out, tiny.recipe(tmp_path), recipe_name="tiny", seeds=(0,), device="cpu", threads=1)
-    with files.locked(run.seed(0).path / "lock", patience=0.0):
+    run = Run.create(
+        out, tiny.recipe(tmp_path), recipe_name="tiny", seeds=(0,), device="cpu", threads=1, together=1
+    )
+    with files.locked(run.stacks()[0].path / "lock", patience=0.0):
         line = fails("train", recipe, "--out", out, "--seeds", 1, *CPU, progress="training")
-    assert line == f"{out / 'seed-0'} is being written by another process; wait for it, or stop it"
+    assert line == f"{out / 'stacks' / '0'} is being written by another process; wait for it, or stop it"
 
 
 def test_altered_rows_are_refused(run: Path, fails: Fails, capsys: pytest.CaptureFixture[str]) -> None:

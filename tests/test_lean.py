@@ -1,11 +1,12 @@
 """The lean forward pass against the hooked model; the named architectures against GPT-NeoX itself."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from toy_models import architectures, lean
@@ -24,9 +25,9 @@ def tiny(seed: int = 0, **changes: Any) -> "HookedTransformer":
 
 
 @torch.no_grad()
-def roughen(model: "HookedTransformer", *, std: float = 0.3) -> None:
+def roughen(model: "HookedTransformer", *, std: float = 0.3, seed: int = 5) -> None:
     """As after training: every parameter moved, biases and layer norms included."""
-    draws = torch.Generator().manual_seed(5)
+    draws = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.add_(torch.empty_like(parameter).normal_(0.0, std, generator=draws))
@@ -34,25 +35,34 @@ def roughen(model: "HookedTransformer", *, std: float = 0.3) -> None:
         architectures.tie(model)
 
 
-def some_tokens(vocabulary: int, batch: int = 6, length: int = CONTEXT) -> Tensor:
-    return torch.randint(vocabulary, (batch, length), generator=torch.Generator().manual_seed(1))
+def some_tokens(vocabulary: int, batch: int = 6, length: int = CONTEXT, seed: int = 1) -> Tensor:
+    return torch.randint(vocabulary, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def stack_logits(models: "Sequence[HookedTransformer]", tokens: Tensor) -> Tensor:
+    """(model, batch, pos, d_vocab) for tokens (model, batch, pos)."""
+    parameters = lean.parameters_of(models)
+    x = lean.residual(parameters, tokens, lean.shape_of(models[0]))
+    return lean.logits(parameters, x.flatten(1, 2)).view(*tokens.shape, -1)
 
 
 def lean_logits(model: "HookedTransformer", tokens: Tensor) -> Tensor:
-    parameters = lean.parameters_of(model)
-    return lean.logits(parameters, lean.residual(parameters, tokens, lean.shape_of(model)))
+    return stack_logits([model], tokens[None])[0]
 
 
-def assert_lean_equals_hooked(model: "HookedTransformer", tokens: Tensor) -> None:
+def assert_lean_equals_hooked(models: "Sequence[HookedTransformer]", tokens: Tensor) -> None:
     with torch.no_grad():
-        hooked, cache = model.run_with_cache(tokens)
-        residual = lean.residual(lean.parameters_of(model), tokens, lean.shape_of(model))
-        expected = cache["blocks.1.hook_resid_post"]
-        if model.cfg.normalization_type:  # the layer norm's hook sits before its weights
-            expected = cache["ln_final.hook_normalized"] * model.ln_final.w + model.ln_final.b
-        torch.testing.assert_close(residual, expected, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(lean_logits(model, tokens), hooked, atol=1e-5, rtol=1e-5)
-        assert hooked.std() > 0.3  # large enough that a missing part would show
+        residuals = lean.residual(lean.parameters_of(models), tokens, lean.shape_of(models[0]))
+        logits = stack_logits(models, tokens)
+        assert len(residuals) == len(logits) == len(models)
+        for k, model in enumerate(models):
+            hooked, cache = model.run_with_cache(tokens[k])
+            expected = cache["blocks.1.hook_resid_post"]
+            if model.cfg.normalization_type:  # the layer norm's hook sits before its weights
+                expected = cache["ln_final.hook_normalized"] * model.ln_final.w + model.ln_final.b
+            torch.testing.assert_close(residuals[k], expected, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(logits[k], hooked, atol=1e-5, rtol=1e-5)
+            assert hooked.std() > 0.3  # large enough that a missing part would show
 
 
 @pytest.mark.parametrize("positions", ["rotary", "learned", "none"])
@@ -63,10 +73,58 @@ def assert_lean_equals_hooked(model: "HookedTransformer", tokens: Tensor) -> Non
 )
 def test_lean_equals_hooked(positions: str, normalization: str, blocks: dict[str, Any]) -> None:
     scale = 0.3 if normalization == "LN" else 0.15  # without norms the stream would grow too large to compare
-    model = tiny(positions=positions, normalization=normalization, init_std=scale, **blocks)
-    roughen(model, std=scale)
+    models = []
+    for seed in range(3):
+        model = tiny(seed, positions=positions, normalization=normalization, init_std=scale, **blocks)
+        roughen(model, std=scale, seed=5 + seed)
+        models.append(model)
     for length in (CONTEXT, 4, 1):
-        assert_lean_equals_hooked(model, some_tokens(VOCAB, length=length))
+        tokens = torch.stack([some_tokens(VOCAB, length=length, seed=seed) for seed in (1, 2, 3)])
+        assert_lean_equals_hooked(models[:1], tokens[:1])
+        assert_lean_equals_hooked(models, tokens)
+
+
+def test_the_comparison_of_a_stack_notices_exchanged_models_and_tokens() -> None:
+    models = [tiny(seed) for seed in (0, 1)]
+    for model in models:
+        roughen(model)
+    tokens = torch.stack([some_tokens(VOCAB, seed=seed) for seed in (1, 2)])
+    with torch.no_grad():
+        hooked = torch.stack([model(rows) for model, rows in zip(models, tokens, strict=True)])
+        torch.testing.assert_close(stack_logits(models, tokens), hooked, atol=1e-5, rtol=1e-5)
+        for wrong in (stack_logits(models[::-1], tokens), stack_logits(models, tokens.flip(0))):
+            assert (wrong - hooked).abs().amax((1, 2, 3)).min() > 0.1
+
+
+def test_a_model_of_a_stack_is_not_touched_by_the_others() -> None:
+    """Bit for bit, whatever the others compute: NaN too."""
+    models = [tiny(seed) for seed in (0, 1, 2)]
+    tokens = some_tokens(VOCAB).expand(3, -1, -1)
+    changed = tokens.clone()
+    changed[1] = some_tokens(VOCAB, seed=2)
+    with torch.no_grad():
+        before, after = stack_logits(models, tokens), stack_logits(models, changed)
+        models[1].blocks[0].attn.W_Q[0, 0, 0] = torch.nan
+        sick = stack_logits(models, tokens)
+    assert torch.equal(before[::2], after[::2])
+    assert torch.equal(before[::2], sick[::2])
+    assert not torch.equal(before[1], after[1])
+    assert sick[1].isnan().any()
+
+
+def test_one_models_parameters_are_seen_and_several_are_copied() -> None:
+    models = [tiny(seed) for seed in (0, 1)]
+    alone, stacked = lean.parameters_of(models[:1]), lean.parameters_of(models)
+    rotary = lean.rotary_tables(models[0])
+    assert {name.rsplit(".", 1)[1] for name in rotary} == {"rotary_sin", "rotary_cos"}
+    assert lean.rotary_tables(tiny(positions="learned")) == {}
+    for name, value in models[0].named_parameters():
+        assert alone[name].shape == (1, *value.shape)
+        assert alone[name].data_ptr() == value.data_ptr()
+        assert stacked[name].data_ptr() != value.data_ptr()
+        for k, model in enumerate(models):
+            assert torch.equal(stacked[name][k], model.get_parameter(name))
+    assert alone.keys() == stacked.keys() == dict(models[0].named_parameters()).keys() | rotary.keys()
 
 
 def _without_bias(model: "HookedTransformer") -> None:
@@ -89,15 +147,37 @@ def test_the_comparison_notices_a_small_difference(break_it: Callable[["HookedTr
 
 
 def test_gradients_equal_the_hooked_models() -> None:
-    model = tiny()
-    roughen(model)
-    tokens = some_tokens(VOCAB)
-    parameters = list(model.parameters())
-    weight = torch.randn(6, CONTEXT, OUTPUTS, generator=torch.Generator().manual_seed(2))
-    ours = torch.autograd.grad((lean_logits(model, tokens) * weight).sum(), parameters)
-    theirs = torch.autograd.grad((model(tokens) * weight).sum(), parameters)
+    """Through the stack, to each model's own parameters."""
+    models = [tiny(seed) for seed in (0, 1)]
+    for seed, model in enumerate(models):
+        roughen(model, seed=5 + seed)
+    tokens = torch.stack([some_tokens(VOCAB, seed=seed) for seed in (1, 2)])
+    weight = torch.randn(2, 6, CONTEXT, OUTPUTS, generator=torch.Generator().manual_seed(2))
+    parameters = [p for model in models for p in model.parameters()]
+    hooked = torch.stack([model(rows) for model, rows in zip(models, tokens, strict=True)])
+    theirs = torch.autograd.grad((hooked * weight).sum(), parameters)
+    ours = torch.autograd.grad((stack_logits(models, tokens) * weight).sum(), parameters)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    own = list(models[0].parameters())
+    alone = torch.autograd.grad((lean_logits(models[0], tokens[0]) * weight[0]).sum(), own)
+    for a, b in zip(alone, theirs[: len(own)], strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(6, 3, 9, 8), (1, 1, 1, 4), (2, 4, 2, 16)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_causal_attention_equals_torchs_own(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    draws = torch.Generator().manual_seed(0)
+    q, k, v, weight = (2 * torch.randn(4, *shape, generator=draws, dtype=dtype)).requires_grad_().unbind()
+    ours = lean.causal_attention(q, k, v)
+    theirs = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    torch.testing.assert_close(ours, theirs)
+    if shape[2] > 1:
+        assert (ours - F.scaled_dot_product_attention(q, k, v)).abs().max() > 0.1
+    gradients = [torch.autograd.grad((z * weight).sum(), (q, k, v)) for z in (ours, theirs)]
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
 def test_what_follows_changes_nothing_before_it() -> None:
@@ -268,10 +348,13 @@ def test_the_small_architectures_have_the_shape_they_say() -> None:
         assert (cfg.d_vocab, cfg.d_vocab_out, cfg.n_ctx) == (9, 7, 5)
 
 
+@pytest.mark.parametrize("embedding_std", [None, 0.4])
 @pytest.mark.parametrize("positions", ["rotary", "learned", "none"])
-def test_initialisation_has_its_distribution(positions: str) -> None:
+def test_initialisation_has_its_distribution(positions: Any, embedding_std: float | None) -> None:
     model = architectures.build(
-        dataclasses.replace(ARCHITECTURES["small"], positions=positions, init_std=0.05),
+        dataclasses.replace(
+            ARCHITECTURES["small"], positions=positions, init_std=0.05, embedding_std=embedding_std
+        ),
         d_vocab=200,
         d_vocab_out=150,
         n_ctx=40,
@@ -283,8 +366,9 @@ def test_initialisation_has_its_distribution(positions: str) -> None:
             assert not parameter.any()
             assert not parameter.requires_grad
         elif last.startswith("W_"):
-            assert abs(parameter.std().item() / 0.05 - 1) < 0.1
-            assert abs(parameter.mean().item()) < 0.05 * 5 / parameter.numel() ** 0.5
+            std = embedding_std if name == "embed.W_E" and embedding_std else 0.05
+            assert abs(parameter.std().item() / std - 1) < 0.1
+            assert abs(parameter.mean().item()) < std * 5 / parameter.numel() ** 0.5
             assert parameter.requires_grad
         else:
             assert (parameter == (1.0 if last == "w" else 0.0)).all()
@@ -314,7 +398,7 @@ def test_the_tie_makes_the_unembedding_the_embeddings_transpose() -> None:
     architectures.tie(model)
     assert torch.equal(model.W_U, model.W_E[:OUTPUTS].T)
     roughen(model)
-    assert_lean_equals_hooked(model, some_tokens(VOCAB))
+    assert_lean_equals_hooked([model], some_tokens(VOCAB)[None])
     assert tiny().unembed.W_U.requires_grad
 
 
@@ -323,7 +407,7 @@ def test_every_field_can_be_changed(field: str) -> None:
     changes: dict[str, Any] = {
         "n_layers": 3, "d_model": 128, "n_heads": 8, "d_mlp": 0, "activation": "relu", "positions": "none",
         "rotary_fraction": 0.5, "parallel_attn_mlp": False, "normalization": "none", "layer_norm_eps": 1e-3,
-        "tied_embeddings": True, "init_std": 0.5,
+        "tied_embeddings": True, "init_std": 0.5, "embedding_std": 1.0,
     }  # fmt: skip
     resolved = ModelConfig(architecture="small", **{field: changes[field]}).resolve()
     assert resolved == dataclasses.replace(ARCHITECTURES["small"], **{field: changes[field]})
@@ -344,6 +428,7 @@ def test_every_field_can_be_changed(field: str) -> None:
         ({"rotary_fraction": 1.5}, r"rotary_fraction 1\.5 of d_head 16 rotates 24 dimensions"),
         ({"layer_norm_eps": -1.0}, r"layer_norm_eps is -1\.0; it must be above 0"),
         ({"init_std": 0.0}, r"init_std is 0\.0; it must be above 0"),
+        ({"embedding_std": 0.0}, r"embedding_std is 0\.0; it must be above 0"),
         ({"architecture": "gpt-5"}, "unknown architecture 'gpt-5'; known: nano, small, pythia-70m"),
     ],
 )

@@ -382,11 +382,12 @@ def test_names_are_noise_at_the_alias_alone(task: Task, pair: Pair) -> None:
 def test_the_lean_forward_pass_agrees(task: Task, mechanism: Mechanism) -> None:
     model = planted_model(task, mechanism)
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
-    parameters = lean.parameters_of(model)
+    parameters = lean.parameters_of([model])
     tokens = task.tokens[:: len(task) // 100]
     with torch.no_grad():
         hooked = model(tokens)
-        ours = lean.logits(parameters, lean.residual(parameters, tokens, lean.shape_of(model)))
+        x = lean.residual(parameters, tokens[None], lean.shape_of(model))
+        ours = lean.logits(parameters, x.flatten(1, 2)).view(*tokens.shape, -1)
     torch.testing.assert_close(ours, hooked, atol=1e-5, rtol=0)
 
 

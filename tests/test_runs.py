@@ -14,7 +14,8 @@ import torch
 
 from mechocl import __version__, experiment, files, recipes, runs
 from mechocl.errors import MechoclError
-from mechocl.runs import Run, SeedFolder
+from mechocl.folders import SeedFolder, StackFolder
+from mechocl.runs import Run
 from toy_models import integer_set
 from toy_models.training import TrainingState
 
@@ -23,15 +24,23 @@ HUGE_RATE = "training.stages.0.learning_rate=1e30"
 
 
 def create(
-    path: Path, *changes: str, seeds: tuple[int, ...] = (0, 1), device: str = "cpu", threads: int = 1
+    path: Path,
+    *changes: str,
+    seeds: tuple[int, ...] = (0, 1),
+    device: str = "cpu",
+    threads: int = 1,
+    together: int = 1,
 ) -> Run:
     path.parent.mkdir(exist_ok=True)
     recipe = tiny.recipe(path.parent, *changes)
-    return Run.create(path, recipe, recipe_name="tiny", seeds=seeds, device=device, threads=threads)
+    return Run.create(
+        path, recipe, recipe_name="tiny", seeds=seeds, device=device, threads=threads, together=together
+    )
 
 
-def train(folder: SeedFolder) -> None:
-    experiment.train_seed(folder, device="cpu", save_every_s=1e9, report=lambda text, share: None)
+def train(run: Run) -> None:
+    for stack in run.stacks():
+        experiment.train_stack(run, stack, device="cpu", save_every_s=1e9, report=lambda text, share: None)
 
 
 def finish(folder: SeedFolder) -> None:
@@ -42,19 +51,24 @@ def finish(folder: SeedFolder) -> None:
 
 
 def a_state(step: int) -> TrainingState:
-    return TrainingState({"a": torch.full((2,), float(step))}, step, 0.5, 3, {"optimizer/0/scale": 0.25})
+    return TrainingState({"a": torch.full((2,), float(step))}, step, {"optimizer/0/scale": 0.25})
+
+
+def files_in(folder: SeedFolder | StackFolder) -> dict[str, Path]:
+    return {str(p.relative_to(folder.path)): p for p in folder.path.rglob("*") if p.is_file()}
 
 
 # the manifest --------------------------------------------------------------------------------------
 
 
 def test_the_manifest_says_what_made_the_run(tmp_path: Path) -> None:
-    run = create(tmp_path / "run", seeds=(3, 1), threads=2)
+    run = create(tmp_path / "run", seeds=(3, 1), threads=2, together=2)
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest == run.manifest
-    assert manifest["schema"] == runs.SCHEMA == 1
+    assert manifest["schema"] == runs.SCHEMA == 2
     assert recipes.parse(manifest["recipe"], source="") == run.recipe == tiny.recipe(tmp_path)
     assert (manifest["recipe_name"], manifest["seeds"]) == ("tiny", [1, 3])
+    assert manifest["stacks"] == [[1, 3]]
     assert (manifest["device"], manifest["precision"], manifest["threads"]) == ("cpu", "float32", 2)
     assert manifest["python"] == platform.python_version()
     assert manifest["packages"]["mechocl"] == __version__
@@ -77,7 +91,62 @@ def test_the_same_run_continues_and_takes_more_seeds(tmp_path: Path) -> None:
     before = (tmp_path / "run" / "manifest.json").read_bytes()
     assert create(tmp_path / "run", seeds=(1,)) == first
     assert (tmp_path / "run" / "manifest.json").read_bytes() == before
-    assert create(tmp_path / "run", seeds=(5, 1), threads=8).manifest == first.manifest | {"seeds": [0, 1, 5]}
+    more = create(tmp_path / "run", seeds=(5, 1), threads=8).manifest
+    assert more == first.manifest | {"seeds": [0, 1, 5], "stacks": [[0], [1], [5]]}
+
+
+@pytest.mark.parametrize(
+    ("seeds", "together", "expected"),
+    [
+        ((0, 1, 2, 3, 4), 1, [[0], [1], [2], [3], [4]]),
+        ((0, 1, 2, 3, 4), 4, [[0, 1, 2], [3, 4]]),
+        ((4, 0, 2), 8, [[0, 2, 4]]),
+    ],
+)
+def test_stacks_share_the_seeds_evenly(
+    tmp_path: Path, seeds: tuple[int, ...], together: int, expected: list[list[int]]
+) -> None:
+    run = create(tmp_path / "run", seeds=seeds, together=together)
+    assert [list(stack.seeds) for stack in run.stacks()] == expected
+    assert len({stack.path for stack in run.stacks()}) == len(expected)
+
+
+def test_more_seeds_leave_the_stacks_as_they_are(tmp_path: Path) -> None:
+    """The last bits of a seed's weights depend on its stack, so it must not change once it has begun."""
+    first = create(tmp_path / "run", seeds=(0, 1, 2), together=2)
+    assert [s.seeds for s in first.stacks()] == [(0, 1), (2,)]
+    more = create(tmp_path / "run", seeds=(0, 1, 2, 3, 4, 5), together=3)
+    assert [s.seeds for s in more.stacks()] == [(0, 1), (2,), (3, 4, 5)]
+    assert [s.path for s in more.stacks()][:2] == [s.path for s in first.stacks()]
+    assert create(tmp_path / "run", seeds=(1, 5), together=1) == more
+
+
+def write_schema_1(run: Run, **changes: Any) -> None:
+    """The manifest as the first version wrote it, when every seed was trained alone."""
+    old = {k: v for k, v in run.manifest.items() if k != "stacks"}
+    files.write_json(run.path / "manifest.json", old | {"schema": 1} | changes)
+
+
+def test_a_run_of_the_first_schema_opens_and_continues(tmp_path: Path) -> None:
+    run = create(tmp_path / "run", seeds=(0, 1))
+    write_schema_1(run)
+    before = (run.path / "manifest.json").read_bytes()
+    opened = Run.open(run.path)
+    assert opened == run
+    assert [s.seeds for s in opened.stacks()] == [(0,), (1,)]
+    assert (run.path / "manifest.json").read_bytes() == before
+    more = create(run.path, seeds=(0, 1, 2, 3), together=2)
+    assert [s.seeds for s in more.stacks()] == [(0,), (1,), (2, 3)]
+    assert files.read_json(run.path / "manifest.json")["schema"] == 2
+    write_schema_1(run, seeds=3)
+    with pytest.raises(MechoclError, match=r"manifest\.json is damaged: no valid 'seeds'"):
+        Run.open(run.path)
+
+
+def test_a_sweep_is_not_called_a_damaged_run(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "manifest.json", {"schema": 1, "kind": "sweep"})
+    with pytest.raises(MechoclError, match="is a sweep, not a run; `mechocl sweep --table"):
+        Run.open(tmp_path)
 
 
 def test_another_recipe_and_another_device_are_refused(tmp_path: Path) -> None:
@@ -120,12 +189,13 @@ def test_seeds_that_another_process_added_are_kept(tmp_path: Path) -> None:
     ("manifest", "message"),
     [
         (
-            {"schema": 2},
-            r"run was written by a newer version \(schema 2, this one reads 1\); upgrade mechocl",
+            {"schema": 3},
+            r"run was written by a newer version \(schema 3, this one reads 2\); upgrade mechocl",
         ),
         ({"schema": None}, r"manifest\.json is damaged: it has no schema number"),
         ({"recipe": None}, r"manifest\.json is damaged: no valid 'recipe'"),
         ({"seeds": 3}, r"manifest\.json is damaged: no valid 'seeds'"),
+        ({"stacks": None}, r"manifest\.json is damaged: no valid 'stacks'"),
         ({"recipe": {"task": {"aliases": 1}}}, r"manifest\.json: the key 'description' is missing"),
     ],
 )
@@ -222,52 +292,53 @@ def test_the_task_comes_back(tmp_path: Path) -> None:
 
 
 def test_the_latest_resume_point_counts(tmp_path: Path) -> None:
-    folder = create(tmp_path / "run").seed(0)
-    assert folder.load_state(1) is None
-    history = [{"stage": 1, "step": 0, "auc": 0.5, "recall": float("nan")}]
-    folder.save_state(a_state(999_999), stage=1, history=history)
-    old = (folder.path / "state-1-999999.safetensors").read_bytes()
-    folder.save_state(a_state(1_000_000), stage=1, history=history)
-    assert [p.name for p in folder.path.glob("state-*")] == ["state-1-1000000.safetensors"]
+    stack = create(tmp_path / "run", together=2).stacks()[0]
+    assert stack.load_state(1) is None
+    row = {"stage": 1, "step": 0, "auc": 0.5, "recall": float("nan")}
+    histories: list[list[dict[str, Any]]] = [[row], [row | {"auc": 0.75}, row]]  # one for each seed
+    stack.save_state(a_state(999_999), stage=1, histories=histories)
+    old = (stack.path / "state-1-999999.safetensors").read_bytes()
+    stack.save_state(a_state(1_000_000), stage=1, histories=histories)
+    assert [p.name for p in stack.path.glob("state-*")] == ["state-1-1000000.safetensors"]
     # killed between recording the new one and forgetting the old one
-    (folder.path / "state-1-999999.safetensors").write_bytes(old)
-    folder.ledger.record("state-1-999999.safetensors")
-    loaded = folder.load_state(1)
+    (stack.path / "state-1-999999.safetensors").write_bytes(old)
+    stack.ledger.record("state-1-999999.safetensors")
+    loaded = stack.load_state(1)
     assert loaded is not None
-    state, rows = loaded
+    state, found = loaded
     expected = a_state(1_000_000)
     assert torch.equal(state.tensors["a"], expected.tensors["a"])
-    assert (state.step, state.loss_sum, state.loss_count) == (1_000_000, 0.5, 3)
-    assert state.scalars == expected.scalars
-    pd.testing.assert_frame_equal(pd.DataFrame(rows), pd.DataFrame(history))
-    assert folder.load_state(2) is None
+    assert (state.step, state.scalars) == (1_000_000, expected.scalars)
+    for rows, saved in zip(found, histories, strict=True):
+        pd.testing.assert_frame_equal(pd.DataFrame(rows), pd.DataFrame(saved))
+    assert stack.load_state(2) is None
 
 
 def test_an_altered_resume_point_is_named(tmp_path: Path) -> None:
-    folder = create(tmp_path / "run").seed(0)
-    folder.save_state(a_state(3), stage=1, history=[])
-    path = folder.path / "state-1-000003.safetensors"
+    stack = create(tmp_path / "run").stacks()[0]
+    stack.save_state(a_state(3), stage=1, histories=[[]])
+    path = stack.path / "state-1-000003.safetensors"
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(MechoclError, match=r"state-1-000003\.safetensors does not match its checksum"):
-        folder.load_state(1)
+        stack.load_state(1)
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    folder = create(tmp_path / "run").seed(0)
-    folder.save_checkpoint({"a": torch.zeros(1)}, stage=1, step=5, final=True)
-    folder.finish_stage(1, [{"stage": 1}])
-    folder.save_state(a_state(3), stage=1, history=[])  # recorded, and its stage is finished
-    folder.save_state(a_state(2), stage=2, history=[])
-    folder.save_state(a_state(4), stage=2, history=[])
-    kept = {str(p.relative_to(folder.path)) for p in folder.path.rglob("*") if p.is_file()}
-    files.write_tensors(folder.path / "state-2-000009.safetensors", {}, {})  # written, never recorded
-    (folder.path / "stage-2").mkdir()
-    (folder.path / "stage-2" / ".final.safetensors.xyz.tmp").touch()
-    folder.remove_leftovers()
-    assert {str(p.relative_to(folder.path)) for p in folder.path.rglob("*") if p.is_file()} == kept
-    loaded = folder.load_state(2)
+    stack = create(tmp_path / "run").stacks()[0]
+    stack.save_state(a_state(2), stage=2, histories=[[]])
+    stack.save_state(a_state(4), stage=2, histories=[[]])
+    kept = files_in(stack).keys()
+    files.write_tensors(stack.path / "state-1-000003.safetensors", {}, {})  # its stage is finished
+    stack.ledger.record("state-1-000003.safetensors")
+    files.write_tensors(stack.path / "state-2-000009.safetensors", {}, {})  # written, never recorded
+    (stack.path / ".state-2-000011.safetensors.xyz.tmp").touch()
+    stack.remove_leftovers(finished_stages=1)
+    assert files_in(stack).keys() == kept
+    loaded = stack.load_state(2)
     assert loaded is not None
     assert loaded[0].step == 4
+    stack.remove_leftovers(finished_stages=2)
+    assert files_in(stack).keys() == {"checksums.json"}
 
 
 def test_a_seed_is_finished_when_every_stage_has_recorded_its_history(tmp_path: Path) -> None:
@@ -297,11 +368,9 @@ def test_seeds_that_are_missing_or_incomplete_are_named(tmp_path: Path) -> None:
 def test_failed_seeds_are_recorded_counted_and_left_out(tmp_path: Path) -> None:
     run = create(tmp_path / "run")
     finish(run.seed(0))
-    run.seed(1).save_state(a_state(3), stage=1, history=[])
     run.seed(1).fail("stage 1: the training loss is nan")
     assert run.failures() == {1: "stage 1: the training loss is nan"}
     assert [f.seed for f in run.finished_seeds()] == [0]
-    assert run.seed(1).load_state(1) is None
     (run.seed(1).path / "failed.json").write_text('{"reason": "none"}')
     with pytest.raises(MechoclError, match=r"failed\.json does not match its checksum"):
         run.failures()
@@ -311,13 +380,14 @@ def test_failed_seeds_are_recorded_counted_and_left_out(tmp_path: Path) -> None:
 
 
 def test_training_fills_the_folder_and_every_file_has_its_checksum(tmp_path: Path) -> None:
-    folder = create(tmp_path / "run", seeds=(0,)).seed(0)
-    train(folder)
-    unlisted = {"checksums.json", "lock"}
-    found = {str(p.relative_to(folder.path)): p for p in folder.path.rglob("*") if p.is_file()}
-    assert {n: files.sha256(p) for n, p in found.items() if n not in unlisted} == folder.ledger.entries()
-    assert folder.finished()
-    assert not list(folder.path.glob("state-*"))
+    run = create(tmp_path / "run", seeds=(0, 1), together=2)
+    train(run)
+    for folder in (run.seed(0), run.seed(1)):
+        found = files_in(folder)
+        listed = {name: files.sha256(path) for name, path in found.items() if name != "checksums.json"}
+        assert listed == folder.ledger.entries()
+        assert folder.finished()
+    assert files_in(run.stacks()[0]).keys() == {"lock"}
     assert [(c.stage, c.step) for c in folder.checkpoints() if c.name.endswith("final.safetensors")] == [
         (1, 15),  # 300 examples in batches of 64, 3 epochs
         (2, 24),  # 60 examples in batches of 16, 6 epochs
@@ -325,15 +395,17 @@ def test_training_fills_the_folder_and_every_file_has_its_checksum(tmp_path: Pat
     history = folder.history()
     evaluated = history[["stage", "step"]].drop_duplicates()
     assert evaluated.groupby("stage")["step"].apply(list).to_dict() == {1: [0, 8, 15], 2: [0, 12, 24]}
-    before = {n: p.stat().st_mtime_ns for n, p in found.items() if n != "lock"}
-    train(folder)
-    assert {n: p.stat().st_mtime_ns for n, p in found.items() if n != "lock"} == before
+    assert history["gradient_norm"].notna().equals(history["step"] > 0)
+    assert (history["gradient_norm"].dropna() > 0).all()
+    before = {n: p.stat().st_mtime_ns for n, p in found.items()}
+    train(run)
+    assert {n: p.stat().st_mtime_ns for n, p in found.items()} == before
 
 
 def test_a_diverged_seed_is_recorded_with_its_step_and_not_tried_again(tmp_path: Path) -> None:
     run = create(tmp_path / "run", HUGE_RATE, seeds=(0,))
     for _ in range(2):
-        train(run.seed(0))
+        train(run)
         assert list(run.failures()) == [0]
         assert re.search(r"stage 1: .*(nan|not finite).* step \d+ of 15", run.failures()[0])
     with pytest.raises(MechoclError, match=r"training diverged in every seed .*lower learning_rate"):
@@ -343,10 +415,11 @@ def test_a_diverged_seed_is_recorded_with_its_step_and_not_tried_again(tmp_path:
 def test_an_update_that_spoils_the_weights_after_a_finite_loss_is_a_failure(tmp_path: Path) -> None:
     """The only loss is that of the initial weights; the answers after the update are not finite."""
     changes = (HUGE_RATE, "training.stages.0.epochs=1", "training.stages.0.batch_size=300")
-    folder = create(tmp_path / "run", *changes, seeds=(0,)).seed(0)
-    train(folder)
+    run = create(tmp_path / "run", *changes, seeds=(0,))
+    train(run)
+    folder = run.seed(0)
     reason = folder.failure()
-    assert reason == "stage 1: a true-logit-difference is not finite; the model has diverged (step 1 of 1)"
+    assert reason == "stage 1: a true-logit-difference is not finite; the model has diverged (at step 1 of 1)"
     assert not folder.stage_finished(1)
 
 
@@ -366,28 +439,28 @@ def test_an_update_that_spoils_the_weights_after_a_finite_loss_is_a_failure(tmp_
 def test_a_recipe_that_cannot_be_trained_is_a_mistake(
     tmp_path: Path, changes: tuple[str, ...], message: str
 ) -> None:
-    folder = create(tmp_path / "run", *changes, seeds=(0,)).seed(0)
+    run = create(tmp_path / "run", *changes, seeds=(0,))
     with pytest.raises(MechoclError, match=message):
-        train(folder)
+        train(run)
 
 
-def test_a_seed_that_another_process_trains_is_refused(
+def test_seeds_that_another_process_trains_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(experiment, "_LOCK_PATIENCE_S", 0.1)
-    folder = create(tmp_path / "run", seeds=(0,)).seed(0)
+    run = create(tmp_path / "run", together=2)
     with (
-        files.locked(folder.path / "lock", patience=0.0),
-        pytest.raises(MechoclError, match="seed-0 is being written by another process; wait for it"),
+        files.locked(run.stacks()[0].path / "lock", patience=0.0),
+        pytest.raises(files.Busy, match="stacks/0-1 is being written by another process; wait for it"),
     ):
-        train(folder)
+        train(run)
 
 
 def test_a_run_of_another_task_does_not_continue(tmp_path: Path) -> None:
-    folder = create(tmp_path / "run", seeds=(0,)).seed(0)
-    folder.save_task(integer_set.build(folder.recipe.task, seed=1))  # as if the code now drew another
+    run = create(tmp_path / "run", seeds=(0,))
+    run.seed(0).save_task(integer_set.build(run.recipe.task, seed=1))  # as if the code now drew another
     with pytest.raises(MechoclError, match="seed-0 was started on another task by another version"):
-        train(folder)
+        train(run)
 
 
 # results -------------------------------------------------------------------------------------------

@@ -43,6 +43,9 @@ class Architecture:
     """The unembedding is the transpose of the token embedding, kept so during training."""
     init_std: float = 0.02
     """Standard deviation of the initial weight matrices (GPT-NeoX: 0.02). Biases start at 0."""
+    embedding_std: float | None = None
+    """Standard deviation of the initial token embeddings; None: `init_std`. Very small: a token that was
+    never trained on is blank, so what is later learned about it goes into its embedding."""
 
     def __post_init__(self) -> None:
         for name in ("n_layers", "d_model", "n_heads"):
@@ -51,6 +54,8 @@ class Architecture:
         for name in ("layer_norm_eps", "init_std"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.embedding_std is not None and not self.embedding_std > 0:
+            raise ValueError(f"embedding_std is {self.embedding_std}; it must be above 0")
         if self.d_mlp < 0:
             raise ValueError(f"d_mlp is {self.d_mlp}; use 0 for attention-only blocks, or a positive width")
         if self.d_model % self.n_heads:
@@ -110,6 +115,8 @@ class ModelConfig:
     """Change whether the unembedding is tied to the embedding."""
     init_std: float | None = None
     """Change the standard deviation of the initial weights."""
+    embedding_std: float | None = None
+    """Change the standard deviation of the initial token embeddings."""
 
     def __post_init__(self) -> None:
         self.resolve()
@@ -139,8 +146,8 @@ def build(
 ) -> "HookedTransformer":
     """A freshly initialised model on the CPU in float32, with logits for the first `d_vocab_out` ids.
 
-    Weight matrices are normal with standard deviation `init_std`; biases 0; layer norm weights 1. The
-    weights depend on the arguments alone. With `positions="none"` the (required) positional embedding
+    Weight matrices are normal with standard deviation `init_std` (`embedding_std`); biases 0; layer norm
+    weights 1. The weights depend on the arguments alone. With `positions="none"` the (required) positional embedding
     is zero and frozen.
     """
     from transformer_lens import HookedTransformer, HookedTransformerConfig
@@ -172,7 +179,8 @@ def build(
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".W_" in name or name.startswith("W_"):
-                parameter.normal_(0.0, a.init_std, generator=draws)
+                std = a.embedding_std if name == "embed.W_E" and a.embedding_std is not None else a.init_std
+                parameter.normal_(0.0, std, generator=draws)
     if a.positions == "none":
         model.pos_embed.W_pos.requires_grad_(False).zero_()
     if a.tied_embeddings:

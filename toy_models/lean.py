@@ -1,12 +1,13 @@
-"""A forward pass without hooks, over a `HookedTransformer`'s own parameters.
+"""A forward pass without hooks, over the parameters of `HookedTransformer`s: one, or many at once.
 
 Training needs no intermediate activations by name: this pure function computes the same residual
-stream with fused attention, and leaves the unembedding to the caller, who needs it only where there is
-loss. `tests/test_lean.py` holds it equal to the hooked model.
+stream, and leaves the unembedding to the caller, who needs it only where there is loss. Every parameter
+has a leading axis `model`: models of one shape (the seeds of an experiment) go through it together, each
+with its own tokens, as batched matrix products. `tests/test_lean.py` holds it equal to the hooked model.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -74,25 +75,43 @@ def shape_of(model: "HookedTransformer") -> Shape:
     )
 
 
-def parameters_of(model: "HookedTransformer") -> dict[str, Tensor]:
-    """The tensors that `residual` reads: the model's parameters and its rotary tables, by name."""
-    tables = {k: v for k, v in model.named_buffers() if k.endswith(("rotary_sin", "rotary_cos"))}
-    return dict(model.named_parameters()) | tables
+def parameters_of(models: "Sequence[HookedTransformer]") -> dict[str, Tensor]:
+    """The tensors that `residual` reads, by TransformerLens's names.
+
+    Each is the models' parameter, stacked on a new first axis (a view where there is one model); the rotary
+    tables, which depend on the shape alone, have no such axis.
+    """
+    each = [dict(model.named_parameters()) for model in models]
+    stacked = {
+        name: first[None] if len(each) == 1 else torch.stack([one[name] for one in each])
+        for name, first in each[0].items()
+    }
+    return stacked | rotary_tables(models[0])
+
+
+def rotary_tables(model: "HookedTransformer") -> dict[str, Tensor]:
+    """Sines and cosines of the rotary embedding; empty for absolute positions."""
+    return {k: v for k, v in model.named_buffers() if k.endswith(("rotary_sin", "rotary_cos"))}
 
 
 def residual(
-    p: Mapping[str, Tensor], tokens: Int[Tensor, "batch pos"], shape: Shape
-) -> Float[Tensor, "batch pos d_model"]:
+    p: Mapping[str, Tensor], tokens: Int[Tensor, "model batch pos"], shape: Shape
+) -> Float[Tensor, "model batch pos d_model"]:
     """Final residual stream after the last layer norm: what the unembedding reads.
 
     Causal attention over right-padded rows: no position attends to the pads that follow it.
     """
-    x = F.embedding(tokens, p["embed.W_E"])
+    n_models, _, n_pos = tokens.shape
+    W_E = p["embed.W_E"]
+    # one look-up in all tables, each model's ids shifted to its own
+    first_id = W_E.shape[1] * torch.arange(n_models, device=tokens.device)[:, None, None]
+    x = F.embedding(tokens + first_id, W_E.flatten(0, 1))
     if not shape.rotary_dim:
-        x = x + p["pos_embed.W_pos"][: tokens.shape[1]]
+        x = x + p["pos_embed.W_pos"][:, None, :n_pos]
+    x = rearrange(x, "model batch pos d_model -> model (batch pos) d_model")
     for layer in range(shape.n_layers):
         block = f"blocks.{layer}."
-        attention = _attention(p, block + "attn.", _norm(p, block + "ln1.", x, shape), shape)
+        attention = _attention(p, block + "attn.", _norm(p, block + "ln1.", x, shape), shape, n_pos)
         if shape.attn_only:
             x = x + attention
         elif shape.parallel:
@@ -100,44 +119,65 @@ def residual(
         else:
             x = x + attention
             x = x + _mlp(p, block + "mlp.", _norm(p, block + "ln2.", x, shape), shape)
-    return _norm(p, "ln_final.", x, shape)
+    x = _norm(p, "ln_final.", x, shape)
+    out: Tensor = rearrange(x, "model (batch pos) d_model -> model batch pos d_model", pos=n_pos)
+    return out
 
 
-def logits(p: Mapping[str, Tensor], x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_vocab"]:
+def logits(
+    p: Mapping[str, Tensor], x: Float[Tensor, "model position d_model"]
+) -> Float[Tensor, "model position d_vocab"]:
     """Unembedding."""
-    return x @ p["unembed.W_U"] + p["unembed.b_U"]
+    return _linear(x, p["unembed.W_U"], p["unembed.b_U"])
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.baddbmm(bias[:, None], x, weight)
 
 
 def _norm(p: Mapping[str, Tensor], name: str, x: Tensor, shape: Shape) -> Tensor:
     if not shape.normalized:
         return x
-    return F.layer_norm(x, x.shape[-1:], p[name + "w"], p[name + "b"], shape.eps)
+    normalized = F.layer_norm(x, x.shape[-1:], eps=shape.eps)
+    return torch.addcmul(p[name + "b"][:, None], normalized, p[name + "w"][:, None])
 
 
-def _attention(p: Mapping[str, Tensor], name: str, x: Tensor, shape: Shape) -> Tensor:
-    # one matrix product for q, k and v: (d_model, 3 · head · d_head)
+def _attention(p: Mapping[str, Tensor], name: str, x: Tensor, shape: Shape, n_pos: int) -> Tensor:
+    # one matrix product for q, k and v: (model, d_model, 3 · head · d_head)
     weight = torch.cat(
         [
-            rearrange(p[name + w], "head d_model d_head -> d_model (head d_head)")
+            rearrange(p[name + w], "model head d_model d_head -> model d_model (head d_head)")
             for w in ("W_Q", "W_K", "W_V")
         ],
-        1,
+        2,
     )
-    bias = torch.cat([p[name + b].flatten() for b in ("b_Q", "b_K", "b_V")])
+    bias = torch.cat([p[name + b].flatten(1) for b in ("b_Q", "b_K", "b_V")], 1)
     qkv = rearrange(
-        x @ weight + bias,
-        "batch pos (three head d_head) -> three batch head pos d_head",
+        _linear(x, weight, bias),
+        "model (batch pos) (three head d_head) -> three (model batch) head pos d_head",
         three=3,
         head=shape.n_heads,
+        pos=n_pos,
     )
     q, k, v = qkv.unbind(0)
     if shape.rotary_dim:
-        sin, cos = (p[name + table][: x.shape[1]] for table in ("rotary_sin", "rotary_cos"))
+        sin, cos = (p[name + table][:n_pos] for table in ("rotary_sin", "rotary_cos"))
         q, k = _rotate(q, sin, cos, shape.rotary_dim), _rotate(k, sin, cos, shape.rotary_dim)
-    z = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    z = rearrange(z, "batch head pos d_head -> batch pos (head d_head)")
-    out: Tensor = z @ p[name + "W_O"].flatten(0, 1) + p[name + "b_O"]
-    return out
+    z = F.scaled_dot_product_attention(q, k, v, is_causal=True) if q.is_cuda else causal_attention(q, k, v)
+    z = rearrange(z, "(model batch) head pos d_head -> model (batch pos) (head d_head)", model=len(x))
+    return _linear(z, p[name + "W_O"].flatten(1, 2), p[name + "b_O"])
+
+
+def causal_attention(
+    q: Float[Tensor, "batch head pos d_head"],
+    k: Float[Tensor, "batch head pos d_head"],
+    v: Float[Tensor, "batch head pos d_head"],
+) -> Float[Tensor, "batch head pos d_head"]:
+    """Scaled dot-product attention in plain products: faster than torch's own on a CPU for a few tokens."""
+    n_pos, d_head = q.shape[-2:]
+    future = torch.full((n_pos, n_pos), -math.inf, dtype=q.dtype, device=q.device).triu(1)
+    scores = torch.baddbmm(future, q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=d_head**-0.5)
+    return (scores.softmax(-1) @ v.flatten(0, 1)).view(v.shape)
 
 
 def _rotate(x: Tensor, sin: Tensor, cos: Tensor, rotary_dim: int) -> Tensor:
@@ -149,7 +189,6 @@ def _rotate(x: Tensor, sin: Tensor, cos: Tensor, rotary_dim: int) -> Tensor:
 
 
 def _mlp(p: Mapping[str, Tensor], name: str, x: Tensor, shape: Shape) -> Tensor:
-    hidden = x @ p[name + "W_in"] + p[name + "b_in"]
+    hidden = _linear(x, p[name + "W_in"], p[name + "b_in"])
     hidden = F.gelu(hidden) if shape.activation == "gelu" else F.relu(hidden)
-    out: Tensor = hidden @ p[name + "W_out"] + p[name + "b_out"]
-    return out
+    return _linear(hidden, p[name + "W_out"], p[name + "b_out"])

@@ -1,0 +1,176 @@
+"""How the time of an epoch grows with aliases, layers, width and seeds: exponents, a table, a figure.
+
+Each axis changes one thing of the recipe `integer-set/cpu`, stage 1 (width: also the MLP's, 4 times as
+wide). All points take turns; the time of an epoch is the median step's times its number of steps.
+"""
+
+import datetime
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import measuring
+import numpy as np
+import pandas as pd
+import torch
+from training_sides import build_ours
+
+from mechocl import recipes
+from toy_models import integer_set
+from toy_models.training import Moment, train_stage
+
+RECIPE: Final = "integer-set/cpu"
+RESULT: Final = Path(__file__).parent.parent / "docs" / "results" / "training-scaling.csv"
+AXES: Final[dict[str, tuple[int, ...]]] = {
+    "aliases": (250, 500, 1000, 2000),
+    "layers": (1, 2, 4),
+    "width": (32, 64, 128, 256),
+    "seeds": (1, 2, 4, 8, 16),
+}
+ROUNDS: Final = 9
+FAST_ROUNDS: Final = 2
+STEPS: Final = 10
+FAST_STEPS: Final = 3
+WARM_UP: Final = 3
+
+
+class Point:
+    """Models in training, at one place of one axis."""
+
+    def __init__(self, axis: str, value: int, changes: Sequence[str], device: str) -> None:
+        recipe = recipes.load(RECIPE, (*changes, *_changes(axis, value)))
+        seeds = range(value if axis == "seeds" else 1)
+        stage = recipe.training.stages[0]
+        tasks = [integer_set.build(recipe.task, seed=seed) for seed in seeds]
+        models = [
+            build_ours(recipe, task, seed=seed).to(device, print_details=False)
+            for seed, task in zip(seeds, tasks, strict=True)
+        ]
+        self.moments: Iterator[Moment] = train_stage(
+            models, tasks, stage, seeds=seeds, precision=recipe.training.precision
+        )
+        self.steps_per_epoch = next(self.moments).total_steps // stage.epochs
+
+    def train(self, steps: int) -> None:
+        for _ in range(steps):
+            next(self.moments)
+
+
+def _changes(axis: str, value: int) -> tuple[str, ...]:
+    return {
+        "aliases": (f"task.aliases={value}",),
+        "layers": (f"model.n_layers={value}",),
+        "width": (f"model.d_model={value}", f"model.d_mlp={4 * value}"),
+        "seeds": (),
+    }[axis]
+
+
+def measure(*, device: str, fast: bool, changes: Sequence[str] = ()) -> pd.DataFrame:
+    """Time all points; a row each, as `fitted` gives them. `changes`: to the recipe, for all points."""
+    points = {
+        (axis, value): Point(axis, value, changes, device)
+        for axis, values in AXES.items()
+        for value in values
+    }
+    for point in points.values():
+        point.train(WARM_UP)
+    steps = FAST_STEPS if fast else STEPS
+    blocks = {f"{axis} {value}": _block(point, steps) for (axis, value), point in points.items()}
+    times = measuring.in_turns(blocks, rounds=FAST_ROUNDS if fast else ROUNDS, device=device)
+    rows = [
+        (axis, value, statistics.median(times[f"{axis} {value}"]) / steps * point.steps_per_epoch)
+        for (axis, value), point in points.items()
+    ]
+    table = fitted(pd.DataFrame(rows, columns=["axis", "value", "seconds_per_epoch"]))
+    return table.assign(
+        threads=torch.get_num_threads(),
+        machine=measuring.machine(device),
+        torch=torch.__version__,
+        date=datetime.date.today().isoformat(),
+    )
+
+
+def _block(point: Point, steps: int) -> Any:
+    return lambda: point.train(steps)
+
+
+def fitted(table: pd.DataFrame) -> pd.DataFrame:
+    """Add each axis's `exponent` (slope of log time over log value, least squares) and the `fitted` times."""
+    parts = []
+    for _, part in table.groupby("axis", sort=False):
+        x, y = np.log(part["value"]), np.log(part["seconds_per_epoch"])
+        slope, intercept = np.polyfit(x, y, 1)
+        parts.append(part.assign(exponent=slope, fitted=np.exp(intercept + slope * x)))
+    return pd.concat(parts)
+
+
+def finish(table: pd.DataFrame, *, record: bool) -> None:
+    """Print the table; with `record`, write it down."""
+    measuring.print_table(
+        ["axis", "value", "seconds an epoch", "fitted", "exponent"],
+        [
+            [str(r.axis), str(r.value), f"{r.seconds_per_epoch:.4g}", f"{r.fitted:.4g}", f"{r.exponent:.2f}"]
+            for r in table.itertuples()
+        ],
+    )
+    if record:
+        new = RESULT.with_suffix(".tmp")
+        table.to_csv(new, index=False, float_format="%.4g")
+        new.replace(RESULT)
+        print(f"{RESULT.name} written; `python benchmarks/write_docs.py` writes docs/benchmarks.md anew")
+
+
+def read(path: Path = RESULT) -> pd.DataFrame | None:
+    """The recorded table; None when there is none."""
+    return pd.read_csv(path) if path.exists() else None
+
+
+_TICKS: Final = [m * 10.0**power for power in range(-4, 5) for m in (1, 2, 3, 5)]
+
+
+def scaling_figure(table: pd.DataFrame) -> Any:
+    """Time of an epoch over each axis, both logarithmic: dots measured, the line fitted.
+
+    `table`: as from `fitted`.
+    """
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    axes = list(table["axis"].unique())
+    exponents = table.groupby("axis")["exponent"].first()
+    figure = make_subplots(
+        rows=-(-len(axes) // 2),
+        cols=2,
+        subplot_titles=[f"{axis}: exponent {exponents[axis]:.2f}" for axis in axes],
+        horizontal_spacing=0.14,
+        vertical_spacing=0.2,
+    )
+    for i, axis in enumerate(axes):
+        part = table[table["axis"] == axis]
+        row, col = i // 2 + 1, i % 2 + 1
+        line = go.Scatter(
+            x=part["value"], y=part["fitted"], mode="lines", line={"color": "#adadad"}, hoverinfo="skip"
+        )
+        dots = go.Scatter(
+            x=part["value"],
+            y=part["seconds_per_epoch"],
+            mode="markers",
+            marker={"color": "#1f78c8", "size": 8},
+            hovertemplate=f"%{{x}} {axis}: %{{y:.3g}} s<extra></extra>",
+        )
+        figure.add_traces([line, dots], rows=row, cols=col)
+        ticks = part["value"].tolist()
+        figure.update_xaxes(
+            type="log", tickvals=ticks, ticktext=[str(t) for t in ticks], title=axis, row=row, col=col
+        )
+        figure.update_yaxes(
+            type="log",
+            tickvals=_TICKS,
+            ticktext=[f"{t:g}" for t in _TICKS],
+            title="seconds an epoch",
+            row=row,
+            col=col,
+        )
+    figure.update_layout(template="plotly_white", font={"size": 12}, showlegend=False, height=640)
+    return figure

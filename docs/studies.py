@@ -1,0 +1,149 @@
+"""The studies behind docs/results.md: train them, and say what they say.
+
+python docs/studies.py list                 the commands
+python docs/studies.py run [NAME ...]       train what is missing in runs/studies, save tables in docs/results/sweeps
+"""
+
+import math
+import shlex
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import pydantic
+import tyro
+
+from mechocl import cli, files, summaries, sweeps
+from mechocl.statistics import Estimate
+
+DOCS = Path(__file__).parent
+TABLES = DOCS / "results" / "sweeps"
+RUNS = Path("runs/studies")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """One sweep, and the finding that it is set beside."""
+
+    name: str
+    title: str
+    recipe: str
+    over: tuple[str, ...] = ()
+    set: tuple[str, ...] = ()
+    seeds: int = 8
+    first_seed: int = 100
+    """Seeds from 100 up confirm: setups were chosen on seeds below."""
+    paper: str = ""
+    """What the paper found."""
+    judged: Literal["rises", "falls", "differs", "positive", "zero", ""] = ""
+    """How the finding is read off: the gap rises or falls along the field; it is larger at the settings `high`
+    than at `low`; it is above 0; it is 0 (which an interval can contradict, not prove); or no finding to compare
+    with."""
+    high: tuple[Any, ...] = ()
+    low: tuple[Any, ...] = ()
+    note: str = ""
+    """What else a reader must know."""
+    contrast: str = "strong"
+    """The contrast of `internalization.CONTRASTS` that is judged."""
+    of: str = ""
+    """Another study, from whose table the finding is read; then nothing is trained."""
+
+    @property
+    def arguments(self) -> list[str]:
+        """Arguments of the command that trains it."""
+        found = ["sweep", self.recipe]
+        for axis in self.over:
+            found += ["--over", axis]
+        found += ["--seeds", str(self.seeds), "--first-seed", str(self.first_seed)]
+        if self.set:
+            found += ["--set", *self.set]
+        return [*found, "--out", str(RUNS / self.name)]
+
+    @property
+    def command(self) -> str:
+        return shlex.join(["mechocl", *self.arguments])
+
+    @property
+    def key(self) -> str:
+        return self.over[0].partition("=")[0]
+
+    def table(self) -> pd.DataFrame | None:
+        path = TABLES / f"{self.of or self.name}.parquet"
+        return sweeps.table(path) if path.exists() else None
+
+
+def read(path: Path = DOCS / "studies.toml") -> list[Study]:
+    values = tomllib.loads(path.read_text(encoding="utf-8"))
+    return pydantic.TypeAdapter(list[Study]).validate_python(values["study"])
+
+
+def evidence(study: Study, frame: pd.DataFrame) -> Estimate | None:
+    """The number that decides, signed so that the paper's finding is positive; None where there is none."""
+    runs = sweeps.by_run(frame, study.contrast)
+    if study.judged in ("rises", "falls"):
+        e = sweeps.trend(runs, study.key)
+        return e if study.judged == "rises" else _negated(e)
+    if study.judged == "differs":
+        return sweeps.difference(runs, study.key, high=study.high, low=study.low)
+    if study.judged in ("positive", "zero"):
+        per_seed = runs.groupby("seed")["value"].mean().to_numpy(dtype=float)
+        return summaries.estimate(per_seed, unit="seed")
+    return None
+
+
+QUANTITY = {
+    "rises": "slope from one value to the next",
+    "falls": "minus the slope from one value to the next",
+    "differs": "difference between the two groups of settings",
+    "positive": "the difference",
+    "zero": "the difference",
+    "": "",
+}
+"""What `evidence` is, in words."""
+
+
+def _negated(e: Estimate) -> Estimate:
+    return Estimate(-e.mean, -e.high, -e.low, e.p, e.n, e.unit, e.seeds_for_power)
+
+
+def verdict(study: Study, e: Estimate | None) -> str:
+    """agrees, disagrees or cannot tell, by the 95 % interval."""
+    if e is None:
+        return "–"
+    if math.isnan(e.p) or e.low <= 0 <= e.high:
+        return "cannot tell"
+    if study.judged == "zero":
+        return "disagrees"
+    return "agrees" if e.mean > 0 else "disagrees"
+
+
+def run(*names: str) -> None:
+    """Train the named studies (default: all) where they are not finished, and save their tables."""
+    studies = {study.name: study for study in read()}
+    unknown = [name for name in names if name not in studies]
+    if unknown:
+        sys.exit(f"no study {unknown[0]!r}; there are {', '.join(studies)}")
+    for study in [studies[name] for name in names] if names else studies.values():
+        if study.of:
+            continue
+        print(study.command, flush=True)
+        code = cli.main(study.arguments)
+        if code:
+            sys.exit(code)
+        files.write_table(TABLES / f"{study.name}.parquet", sweeps.table(RUNS / study.name))
+
+
+def main(what: Literal["list", "run"], names: tyro.conf.Positional[tuple[str, ...]] = ()) -> None:
+    if what == "run":
+        run(*names)
+        return
+    for study in read():
+        if not study.of:
+            print(study.command)
+
+
+if __name__ == "__main__":
+    tyro.cli(tyro.conf.configure(tyro.conf.PositionalRequiredArgs)(main))

@@ -1,0 +1,85 @@
+"""The studies behind docs/results.md: they can be trained, and their findings are judged as they say."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import studies
+from studies import Study
+
+from mechocl import sweeps
+from mechocl.statistics import estimate
+
+KEY = "task.tag_reliability"
+
+
+def frame(gaps: dict[float, float], *, seeds: int = 6, noise: float = 0.01) -> pd.DataFrame:
+    """Runs whose d1 − d2 is the given gap at each value of a field, give or take a little."""
+    draws = np.random.default_rng(0)
+    rows = [
+        {
+            KEY: value,
+            "seed": seed,
+            "failed": "",
+            "stage1.auc.d1_consistent": 0.7 + gap + noise * draws.standard_normal(),
+            "stage1.auc.d2_consistent": 0.7,
+        }
+        for value, gap in gaps.items()
+        for seed in range(seeds)
+    ]
+    return pd.DataFrame(rows)
+
+
+def study(judged: str, **more: object) -> Study:
+    values = {"name": "a", "title": "A", "recipe": "integer-set/cpu", "over": (f"{KEY}=0.5,1.0",)}
+    return Study(**values, judged=judged, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("one", studies.read(), ids=lambda one: one.name)
+def test_every_study_can_be_trained(one: Study) -> None:
+    allowed, refused = sweeps.settings(one.recipe, one.set, one.over)
+    assert allowed
+    assert not refused
+    assert one.seeds >= 8
+    assert one.first_seed >= 100  # setups were chosen on the seeds below
+    for value in (*one.high, *one.low):
+        assert value in [setting[one.key] for setting, _ in allowed]
+
+
+@pytest.mark.parametrize(
+    ("judged", "gaps", "expected"),
+    [
+        ("rises", {0.5: 0.0, 0.75: 0.05, 1.0: 0.1}, "agrees"),
+        ("rises", {0.5: 0.1, 0.75: 0.05, 1.0: 0.0}, "disagrees"),
+        ("rises", {0.5: 0.05, 0.75: 0.05, 1.0: 0.05}, "cannot tell"),
+        ("falls", {0.5: 0.1, 0.75: 0.05, 1.0: 0.0}, "agrees"),
+        ("falls", {0.5: 0.0, 0.75: 0.05, 1.0: 0.1}, "disagrees"),
+        ("positive", {0.5: 0.1, 1.0: 0.1}, "agrees"),
+        ("positive", {0.5: -0.1, 1.0: -0.1}, "disagrees"),
+        ("positive", {0.5: 0.0, 1.0: 0.0}, "cannot tell"),
+        ("zero", {0.5: 0.1, 1.0: 0.1}, "disagrees"),
+        ("zero", {0.5: 0.0, 1.0: 0.0}, "cannot tell"),
+        ("", {0.5: 0.1, 1.0: 0.1}, "–"),
+    ],
+)
+def test_a_finding_is_judged_by_its_interval(judged: str, gaps: dict[float, float], expected: str) -> None:
+    one = study(judged)
+    assert studies.verdict(one, studies.evidence(one, frame(gaps))) == expected
+
+
+def test_a_difference_between_settings_is_paired_by_seed_and_signed() -> None:
+    table = frame({0.5: 0.0, 0.75: 0.02, 1.0: 0.1}, noise=0.0)
+    found = studies.evidence(study("differs", high=(1.0,), low=(0.5, 0.75)), table)
+    assert found is not None
+    assert found.mean == pytest.approx(0.09)
+    assert found.n == 6
+
+
+def test_the_slope_is_that_of_each_seed_from_one_value_to_the_next() -> None:
+    runs = sweeps.by_run(frame({0.5: 0.0, 0.6: 0.03, 1.0: 0.06}, noise=0.0), "strong")
+    assert sweeps.trend(runs, KEY).mean == pytest.approx(0.03)
+    incomplete = runs[~((runs["seed"] == 3) & (runs[KEY] == 0.6))]
+    assert sweeps.trend(incomplete, KEY).n == 5  # a seed with a failed run has no slope
+
+
+def test_one_seed_decides_nothing() -> None:
+    assert studies.verdict(study("positive"), estimate(np.array([0.3]), unit="seed")) == "cannot tell"
