@@ -9,7 +9,16 @@ import plotly.graph_objects as go
 import plotly.offline
 import studies
 
-from mechocl import dynamics, files, internalization, pipeline, plots, summaries, sweeps
+from mechocl import (
+    dynamics,
+    files,
+    internalization,
+    pipeline,
+    summaries,
+    sweep_summaries,
+    sweeps,
+    training_plots,
+)
 from mechocl.runs import Run
 
 TABLES = Path(__file__).parent / "results"
@@ -124,7 +133,7 @@ def _anchor(title: str) -> str:
 
 
 def _settings_table(table: pd.DataFrame) -> list[str]:
-    found = sweeps.summaries(table)
+    found = sweep_summaries.summaries(table)
     keys = sweeps.axes(table)
     two_stages = any(one.before == one.before for one in found)
     subsets = ("qd1_consistent", "qd2_inconsistent", "d1_consistent", "d2_consistent", "d3_consistent")
@@ -140,7 +149,7 @@ def _settings_table(table: pd.DataFrame) -> list[str]:
         for table_of, name in (
             (one.contrasts, "weak"), (one.contrasts, "strong"), (one.accuracy, "strong"), (one.contrasts, "strong_d1_d3"),
         ):  # fmt: skip
-            cells.append(sweeps.described(table_of.get(name)))
+            cells.append(sweep_summaries.described(table_of.get(name)))
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
@@ -155,11 +164,11 @@ def figures() -> dict[str, go.Figure]:
     for study in studies.read():
         table = study.table()
         if table is not None and study.over and not study.of:
-            found[study.name] = plots.phase_diagram(sweeps.summaries(table))
+            found[study.name] = training_plots.phase_diagram(sweep_summaries.summaries(table))
     for name in DYNAMICS:
         path = TABLES / f"{name}-curves.parquet"
         if path.exists():
-            found[name] = plots.dynamics(pd.read_parquet(path))
+            found[name] = training_plots.dynamics(pd.read_parquet(path))
     return found
 
 

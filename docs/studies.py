@@ -16,7 +16,7 @@ import pandas as pd
 import pydantic
 import tyro
 
-from mechocl import cli, files, summaries, sweeps
+from mechocl import cli, files, summaries, sweep_summaries, sweeps
 from mechocl.statistics import Estimate
 
 DOCS = Path(__file__).parent
@@ -82,12 +82,12 @@ def read(path: Path = DOCS / "studies.toml") -> list[Study]:
 
 def evidence(study: Study, frame: pd.DataFrame) -> Estimate | None:
     """The number that decides, signed so that the paper's finding is positive; None where there is none."""
-    runs = sweeps.by_run(frame, study.contrast)
+    runs = sweep_summaries.by_run(frame, study.contrast)
     if study.judged in ("rises", "falls"):
-        e = sweeps.trend(runs, study.key)
+        e = sweep_summaries.trend(runs, study.key)
         return e if study.judged == "rises" else _negated(e)
     if study.judged == "differs":
-        return sweeps.difference(runs, study.key, high=study.high, low=study.low)
+        return sweep_summaries.difference(runs, study.key, high=study.high, low=study.low)
     if study.judged in ("positive", "zero"):
         per_seed = runs.groupby("seed")["value"].mean().to_numpy(dtype=float)
         return summaries.estimate(per_seed, unit="seed")

@@ -137,7 +137,8 @@ def sweep(
         device: Where to compute; auto takes a GPU if there is one.
         jobs: Processes; 0: one per core on a CPU, one on a GPU.
     """
-    from mechocl import models, pipeline, plots, sweeps
+    from mechocl import models, pipeline, plots, sweep_summaries, sweeps, training_plots
+    from mechocl.sharing import page
 
     if table is None:
         if not recipe or out is None:
@@ -155,7 +156,7 @@ def sweep(
         if recipe or over:
             raise MechoclError("--table only looks at a sweep; leave out the recipe and --over")
         frame = sweeps.table(table)
-    found = sweeps.summaries(frame)
+    found = sweep_summaries.summaries(frame)
     keys = sweeps.axes(frame)
     names = ("weak", "strong", "strong_d1_d3")
     subsets = [s for s in plots.COLORS if any(s in summary.auc for summary in found)]
@@ -170,7 +171,7 @@ def sweep(
     body = []
     for one in found:
         auc = [f"{one.auc[s].mean:.3f}" if s in one.auc else "–" for s in subsets]
-        gaps = [sweeps.described(one.contrasts.get(n)) for n in names]
+        gaps = [sweep_summaries.described(one.contrasts.get(n)) for n in names]
         cells = [str(one.setting[k]) for k in keys]
         body.append([*cells, str(one.runs), str(one.failed), *auc, *gaps, f"{one.seconds:.0f}"])
     _print_table(columns, body)
@@ -179,7 +180,7 @@ def sweep(
         print(f"failed, left out of the means: {setting}seed {row['seed']}: {row['failed']}")
     where = figure or (out / "phase-diagram.html" if out else None)
     if where is not None:
-        sweeps.write_figure(plots.phase_diagram(found), where)
+        page.write_figure(training_plots.phase_diagram(found), where)
         print(f"phase diagram: {where}")
     print(f"table: {table or (out or Path()) / 'table.parquet'} ({len(frame)} runs)")
 
@@ -311,8 +312,9 @@ def dynamics(run: PositionalRun, out: Path | None = None) -> None:
         out: The figure (HTML); default: dynamics.html in the run.
     """
     from mechocl import dynamics as learning
-    from mechocl import files, pipeline, plots, summaries, sweeps
+    from mechocl import files, pipeline, summaries, training_plots
     from mechocl.runs import Run
+    from mechocl.sharing import page
 
     opened = Run.open(run)
     curves, onsets = pipeline.dynamics(opened)
@@ -334,7 +336,7 @@ def dynamics(run: PositionalRun, out: Path | None = None) -> None:
     ]
     _print_table(["first", "then", "seeds in this order", "epochs between", "sign test"], lines)
     figure = out or run / "dynamics.html"
-    sweeps.write_figure(plots.dynamics(curves), figure)
+    page.write_figure(training_plots.dynamics(curves), figure)
     folder = run / "results" / "dynamics"
     files.write_table(folder / "curves.parquet", curves)
     files.write_table(folder / "onsets.parquet", onsets)

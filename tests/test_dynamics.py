@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import tiny
 
-from mechocl import cli, dynamics, pipeline, plots
+from mechocl import cli, dynamics, pipeline, training_plots
 from mechocl.runs import Run
 
 SUBSETS = ("qd1_consistent", "qd2_inconsistent", "d1_consistent", "d2_consistent", "d3_consistent")
@@ -108,7 +108,7 @@ def test_the_order_is_a_sign_test_over_seeds() -> None:
 
 def test_the_figure_holds_the_means() -> None:
     curves = dynamics.curves(history({0: 1.0, 1: 3.0}))
-    figure = plots.dynamics(curves)
+    figure = training_plots.dynamics(curves)
     bold = [t for t in figure.data if t.line.width == 2.5 and t.name == "known aliases (qd1)"]
     means = curves[curves["stage"] == 1].groupby("epoch")["questions"].mean()
     assert [list(t.y) for t in bold[:1]] == [list(means)]

@@ -6,7 +6,7 @@ import pytest
 import studies
 from studies import Study
 
-from mechocl import sweeps
+from mechocl import sweep_summaries, sweeps
 from mechocl.statistics import estimate
 
 KEY = "task.tag_reliability"
@@ -75,10 +75,10 @@ def test_a_difference_between_settings_is_paired_by_seed_and_signed() -> None:
 
 
 def test_the_slope_is_that_of_each_seed_from_one_value_to_the_next() -> None:
-    runs = sweeps.by_run(frame({0.5: 0.0, 0.6: 0.03, 1.0: 0.06}, noise=0.0), "strong")
-    assert sweeps.trend(runs, KEY).mean == pytest.approx(0.03)
+    runs = sweep_summaries.by_run(frame({0.5: 0.0, 0.6: 0.03, 1.0: 0.06}, noise=0.0), "strong")
+    assert sweep_summaries.trend(runs, KEY).mean == pytest.approx(0.03)
     incomplete = runs[~((runs["seed"] == 3) & (runs[KEY] == 0.6))]
-    assert sweeps.trend(incomplete, KEY).n == 5  # a seed with a failed run has no slope
+    assert sweep_summaries.trend(incomplete, KEY).n == 5  # a seed with a failed run has no slope
 
 
 def test_one_seed_decides_nothing() -> None:

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import tiny
 
-from mechocl import cli, files, internalization, pipeline, plots, recipes, sweeps
+from mechocl import cli, files, internalization, pipeline, recipes, sweep_summaries, sweeps, training_plots
 from mechocl.errors import MechoclError
 from mechocl.sweeps import SweepRun
 from toy_models import integer_set
@@ -291,7 +291,7 @@ def test_more_seeds_and_another_axis_train_only_what_is_new(sweep: Sweep, traine
     earlier = frame[(frame["task.test_questions"] == 4) & (frame["training.stages.0.data"] == "[1]")]
     assert len(earlier) == 4
     assert frame["task.test_questions"].dtype == int
-    assert [one.runs for one in sweeps.summaries(frame)] == [1, 2, 1, 1, 2]
+    assert [one.runs for one in sweep_summaries.summaries(frame)] == [1, 2, 1, 1, 2]
 
 
 def test_runs_of_another_process_are_left_to_it(
@@ -423,7 +423,7 @@ NAN = float("nan")
 def test_summaries_count_failed_runs_and_leave_them_out() -> None:
     """strong of setting A: (0.7 − 0.5 + 0.8 − 0.4) / 2 = 0.3; half-width t₁(.975) · √2 · 0.1 / √2 = 1.2706."""
     rows = [(A, "", 0.7, 0.5), (A, "", 0.8, 0.4), (A, "it diverged", 0.0, 1.0), (B, "it diverged", NAN, NAN)]
-    first, second = sweeps.summaries(frame_of(rows))
+    first, second = sweep_summaries.summaries(frame_of(rows))
     assert (first.setting, first.runs, first.failed) == (A, 3, 1)
     assert first.auc["d1_consistent"].mean == pytest.approx(0.75)
     assert first.contrasts["strong"].mean == pytest.approx(0.3)
@@ -436,21 +436,21 @@ def test_summaries_count_failed_runs_and_leave_them_out() -> None:
     assert (second.setting, second.runs, second.failed) == (B, 1, 1)
     assert second.auc == second.contrasts == second.accuracy == {}
     assert np.isnan(second.before)
-    assert sweeps.described(second.contrasts.get("strong")) == "–"
+    assert sweep_summaries.described(second.contrasts.get("strong")) == "–"
 
 
 def test_a_summary_without_some_subsets() -> None:
     frame = frame_of([(A, "", 0.7, 0.5)])
-    (one,) = sweeps.summaries(frame[[c for c in frame.columns if "qd1" not in c]])
+    (one,) = sweep_summaries.summaries(frame[[c for c in frame.columns if "qd1" not in c]])
     assert "weak" not in one.contrasts
     assert np.isnan(one.before)
-    (all_of_it,) = sweeps.summaries(frame.drop(columns="task.aliases"))
+    (all_of_it,) = sweep_summaries.summaries(frame.drop(columns="task.aliases"))
     assert (all_of_it.setting, all_of_it.runs) == ({}, 1)
 
 
 def test_the_phase_diagram_of_one_axis_shows_the_summaries() -> None:
-    found = sweeps.summaries(frame_of([(A, "", 0.7, 0.5), (A, "", 0.8, 0.4), (B, "", 0.6, 0.6)]))
-    traces = {trace.name: trace for trace in plots.phase_diagram(found).data}
+    found = sweep_summaries.summaries(frame_of([(A, "", 0.7, 0.5), (A, "", 0.8, 0.4), (B, "", 0.6, 0.6)]))
+    traces = {trace.name: trace for trace in training_plots.phase_diagram(found).data}
     strong = traces["strong internalization"]
     assert list(strong.x) == ["40", "80"]
     np.testing.assert_allclose(strong.y, [0.3, 0.0], atol=1e-12)
@@ -462,13 +462,13 @@ def test_the_phase_diagram_of_one_axis_shows_the_summaries() -> None:
 def test_the_phase_diagram_of_two_axes_shows_the_summaries() -> None:
     x, y = {"task.word_order": "TVE"}, {"task.word_order": "VTE"}
     rows = [(A | x, "", 0.7, 0.5), (A | x, "", 0.8, 0.4), (A | y, "no", 0.1, 0.9), (B | x, "", 0.6, 0.7)]
-    found = sweeps.summaries(frame_of(rows))
-    (heat,) = plots.phase_diagram(found).data
+    found = sweep_summaries.summaries(frame_of(rows))
+    (heat,) = training_plots.phase_diagram(found).data
     assert (list(heat.y), list(heat.x)) == (["40", "80"], ["word_order TVE", "word_order VTE"])
     np.testing.assert_allclose(heat.z, [[0.3, np.nan], [-0.1, np.nan]])
     assert heat.text.tolist() == [["+0.300 ± 1.271<br>2 runs", "1 runs, 1 failed"], ["-0.100<br>1 runs", ""]]
     nothing = [replace(one, failed=one.runs, contrasts={}) for one in found]
-    assert np.isnan(plots.phase_diagram(nothing).data[0].z).all()
+    assert np.isnan(training_plots.phase_diagram(nothing).data[0].z).all()
 
 
 # the command ---------------------------------------------------------------------------------------

@@ -157,6 +157,11 @@ def write(report: Report, path: Path) -> int:
     return size
 
 
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a plotly figure as one HTML file that works without a network. Raises OSError as `write`."""
+    write_text(path, figure.to_html(include_plotlyjs=True))
+
+
 def _plot(section: Section, index: int) -> dict[str, Any]:
     """What the template needs of one figure: its name, its size, and its JSON without a fixed width."""
     figure = json.loads(section.figures[index].to_json())
