@@ -92,7 +92,7 @@ def test_none_is_kept_and_zero_is_not_lost() -> None:
     recipe = recipes.load("integer-set/cpu", ("model.d_mlp=0", "model.n_heads=2"))
     again = recipes.parse(recipes.plain(recipe), source="manifest.json")
     assert again == recipe
-    assert (again.model.d_mlp, again.model.n_heads, again.model.n_layers) == (0, 2, None)
+    assert (again.model.d_mlp, again.model.n_heads, again.model.d_model) == (0, 2, None)
 
 
 def test_the_paper_recipe_is_the_papers_protocol() -> None:
@@ -128,9 +128,10 @@ def test_the_paper_recipe_is_the_papers_protocol() -> None:
         assert (stage.weight_decay, stage.gradient_clip) == (0.0, 0.0)
 
 
-def test_the_two_small_recipes_differ_in_their_stages_alone() -> None:
+def test_the_two_small_recipes_differ_in_their_stages_and_in_who_is_defined_alone() -> None:
     two, one = recipes.load("integer-set/cpu"), recipes.load("integer-set/one-stage")
-    assert (one.task, one.model, one.training.precision) == (two.task, two.model, two.training.precision)
+    shared = dataclasses.replace(one.task, aliases=two.task.aliases, fractions=two.task.fractions)
+    assert (shared, one.model, one.training.precision) == (two.task, two.model, two.training.precision)
     assert [s.data for s in two.training.stages] == [(1,), (2,)]
     assert [s.data for s in one.training.stages] == [(1, 2)]
 
