@@ -124,6 +124,10 @@ def the_map() -> list[str]:
         lines += _settings_table(table)
         if study.over:
             lines += ["", f"![{study.title}](figures/{study.name}.svg)"]
+    missing = [study for study in studies.read() if study.table() is None]
+    if missing:
+        lines += ["", "### Not measured", "", "Each with the command that measures it:", ""]
+        lines += [f"- {study.title}: `{study.command}`" for study in missing]
     return lines
 
 
