@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test results-doc benchmarks
+.PHONY: demo test studies results-doc benchmarks
 
 # Train the small integer-set recipe over four seeds, analyse it, write runs/demo/report.html.
 demo:
@@ -18,9 +18,14 @@ test:
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
 	$(BIN)/python -m pytest -n 2 --nbmake --nbmake-timeout=1200 tests notebooks
 
-# docs/results.md and its tables, from the run that `make demo` makes.
-results-doc:
+# Train what the map in docs/results.md is made from (about an hour on two cores); continues where it was stopped.
+studies:
 	@$(PYTHON) tools/install.py
+	$(BIN)/python docs/studies.py run
+
+# docs/results.md, its figures and the tables of the demo, from the run that `make demo` makes and the saved studies.
+results-doc:
+	@$(PYTHON) tools/install.py dev
 	$(BIN)/python docs/results_doc.py --run runs/demo
 
 # Measure everything in benchmarks/ and write docs/benchmarks.md.
