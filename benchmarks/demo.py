@@ -120,7 +120,7 @@ def measure(*, fast: bool, seeds: int, device: str) -> tuple[dict[str, Any], boo
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = measuring.parser(__doc__)
-    parser.add_argument("--seeds", type=int, default=4, help="seeds of the full demo (default: 4)")
+    parser.add_argument("--seeds", type=int, default=8, help="seeds of the full demo (default: 8)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
     options = parser.parse_args(argv)
     try:

@@ -104,13 +104,13 @@ SECTIONS: Final = (
         title="The demo",
         text=(
             "`mechocl demo` from start to written report, in a process of its own, against its limit. Memory "
-            "is that of the process and its workers together. Aim: four seeds in 6 minutes and 3000 MiB, the "
+            "is that of the process and its workers together. Aim: eight seeds in 6 minutes and 3000 MiB, the "
             "smoke test (`--fast`) in 75 s, on two cores."
         ),
         ours="measured",
         theirs="limit",
         expected=(
-            Expected(case="4 seeds", device="cpu", command="python benchmarks/demo.py --record"),
+            Expected(case="8 seeds", device="cpu", command="python benchmarks/demo.py --record"),
             Expected(case="smoke test", device="cpu", command="python benchmarks/demo.py --fast --record"),
         ),
     ),

@@ -52,8 +52,8 @@ def the_dynamics() -> list[str]:
     lines = [
         "## When it appears",
         "",
-        "`mechocl dynamics` on runs with many evaluations. A part counts as learned where its curve first reaches half of its "
-        f"way (a tag effect: half of its own final value, where that is at least {dynamics.SMALLEST_EFFECT}); the order of two "
+        "`mechocl dynamics` on runs with many evaluations. A part counts as learned where its curve passes half of its way "
+        f"for good (a tag effect: half of its own final value, where that is at least {dynamics.SMALLEST_EFFECT}); the order of two "
         "parts is tested over seeds by a sign test.",
     ]
     for name, (title, command) in DYNAMICS.items():
@@ -128,6 +128,22 @@ def the_map() -> list[str]:
     if missing:
         lines += ["", "### Not measured", "", "Each with the command that measures it:", ""]
         lines += [f"- {study.title}: `{study.command}`" for study in missing]
+    return lines
+
+
+def confirmed() -> list[str]:
+    """A line for each setup: its gap on the confirming seeds."""
+    lines = []
+    for study in studies.read():
+        table = study.table()
+        if table is None or study.over or study.of:
+            continue
+        (one,) = sweep_summaries.summaries(table)
+        e = one.contrasts["strong"]
+        lines.append(
+            f"- `{study.recipe}`: {summaries.describe(e)}, {e.n} seeds ({one.failed} failed); d1 {one.auc['d1_consistent'].mean:.3f}, "
+            f"d2 {one.auc['d2_consistent'].mean:.3f}, d3 {one.auc['d3_consistent'].mean:.3f}"
+        )
     return lines
 
 

@@ -34,7 +34,7 @@ _FAST: Final = (
 
 
 def demo(
-    out: Path = Path("runs/demo"), seeds: int = 4, fast: bool = False, device: Device = "auto", jobs: int = 0
+    out: Path = Path("runs/demo"), seeds: int = 8, fast: bool = False, device: Device = "auto", jobs: int = 0
 ) -> None:
     """Train the small integer-set recipe over several seeds, run every analysis, write the report.
 

@@ -86,7 +86,7 @@ def curves(history: pd.DataFrame) -> pd.DataFrame:
 def onsets(table: pd.DataFrame, *, integers: int, new_in_stage: int) -> pd.DataFrame:
     """When each event happened in each seed: `seed`, `event`, `stage`, `epoch`, from the rows of `curves`.
 
-    An event happens in its stage (1, or `new_in_stage` for new aliases) where its curve first reaches half
+    An event happens in its stage (1, or `new_in_stage` for new aliases) where its curve passes, for good, half
     of the way from knowing nothing (AUC .5, recall 1 / `integers`, no effect) to its top, interpolated
     between evaluations. `epoch` counts within the stage; it is NaN for an event that did not happen.
     """
@@ -101,20 +101,23 @@ def onsets(table: pd.DataFrame, *, integers: int, new_in_stage: int) -> pd.DataF
             floor = {"recall": 1 / integers, "weak": 0.0, "strong": 0.0}.get(event.curve.split("_")[0], 0.5)
             top = float(values[-1]) if event.top is None else event.top
             never = event.top is None and top < SMALLEST_EFFECT
-            when = np.nan if never else first_crossing(epochs, values, (floor + top) / 2)
+            when = np.nan if never else lasting_crossing(epochs, values, (floor + top) / 2)
             rows.append({"seed": seed, "event": event.name, "stage": stage, "epoch": when})
     return pd.DataFrame(rows, columns=["seed", "event", "stage", "epoch"])
 
 
-def first_crossing(x: np.ndarray, y: np.ndarray, level: float) -> float:
-    """The first `x` at which the line through the points reaches `level` from below; NaN if it never does."""
-    above = np.flatnonzero(y >= level)
-    if len(above) == 0:
-        return float("nan")
-    i = int(above[0])
-    if i == 0:
+def lasting_crossing(x: np.ndarray, y: np.ndarray, level: float) -> float:
+    """The `x` from which on the line through the points stays at or above `level`; NaN if it ends below.
+
+    Not the first crossing: a difference of two noisy curves crosses any low level by chance.
+    """
+    below = np.flatnonzero(y < level)
+    if len(below) == 0:
         return float(x[0])
-    return float(x[i - 1] + (level - y[i - 1]) / (y[i] - y[i - 1]) * (x[i] - x[i - 1]))
+    i = int(below[-1])
+    if i == len(y) - 1:
+        return float("nan")
+    return float(x[i] + (level - y[i]) / (y[i + 1] - y[i]) * (x[i + 1] - x[i]))
 
 
 @dataclass(frozen=True, slots=True)

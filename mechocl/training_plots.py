@@ -93,9 +93,9 @@ def _phase_map(found: Sequence[Summary], keys: Sequence[str], contrast: str) -> 
 
 _DYNAMICS: Final = (
     ("what is answered (AUC)", ("questions", "d1", "d2", "d3")),
-    ("tag effects (AUC difference)", ("weak", "strong")),
+    ("tag effects (AUC)", ("weak", "strong")),
     ("definition recall", ("recall_tag_1", "recall_tag_2", "recall_new")),
-    ("gradient norm (last batch)", ("gradient_norm",)),
+    ("gradient norm", ("gradient_norm",)),
 )
 
 _CURVES: Final = {

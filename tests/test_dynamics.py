@@ -82,14 +82,15 @@ def test_in_one_stage_new_aliases_count_in_the_first() -> None:
 @pytest.mark.parametrize(
     ("x", "y", "level", "expected"),
     [
-        ([0, 1, 2], [0, 1, 0], 0.5, 0.5),  # the first time counts
+        ([0, 1, 2], [0, 1, 0], 0.5, math.nan),  # it did not last
+        ([0, 1, 2, 3], [1, 0, 0, 1], 0.5, 2.5),  # the last time counts
         ([0, 4], [0, 1], 0.25, 1.0),
         ([3, 4], [1, 1], 0.5, 3.0),  # there from the beginning
         ([0, 1], [0, 0.4], 0.5, math.nan),
     ],
 )
-def test_first_crossing(x: list[float], y: list[float], level: float, expected: float) -> None:
-    found = dynamics.first_crossing(np.array(x, dtype=float), np.array(y, dtype=float), level)
+def test_lasting_crossing(x: list[float], y: list[float], level: float, expected: float) -> None:
+    found = dynamics.lasting_crossing(np.array(x, dtype=float), np.array(y, dtype=float), level)
     assert found == pytest.approx(expected, nan_ok=True)
 
 
