@@ -12,6 +12,7 @@ from mechocl.sharing.attention import AttentionView
 from mechocl.sharing.page import Report, Section, SummaryRow, Table
 from mechocl.statistics import Estimate
 from toy_models.subsets import SUBSETS
+from toy_models.training import StageConfig
 
 _METRIC_COLUMNS: Final = {
     "auc": "AUC",
@@ -55,7 +56,7 @@ def _facts(run: Run) -> dict[str, str]:
     model = r.model.resolve()
     stages = "; ".join(
         f"data of stage {' and '.join(map(str, s.data))}: {s.epochs} epochs of {s.optimizer}, learning rate "
-        f"{s.learning_rate:g}, batch {s.batch_size}, trains {s.trains.replace('_', ' ')}"
+        f"{s.learning_rate:g}{_embedding_rate(s)}, batch {s.batch_size}, trains {s.trains.replace('_', ' ')}"
         for s in r.training.stages
     )
     git = m["git"]
@@ -63,7 +64,7 @@ def _facts(run: Run) -> dict[str, str]:
         "Recipe": run.recipe_name,
         "Task": f"{r.task.aliases} aliases of {r.task.integers} integers, lists of {r.task.list_length}, "
         f"definitions in order {r.task.word_order}, tag reliability {r.task.tag_reliability:g}",
-        "Model": f"{model.n_layers} layers, d_model {model.d_model}, {model.n_heads} heads, positions {model.positions}",
+        "Model": f"{model.n_layers} layer{'s' * (model.n_layers > 1)}, d_model {model.d_model}, {model.n_heads} heads, positions {model.positions}",
         "Stages": stages,
         "Seeds": f"{', '.join(map(str, run.seeds))}; failed: {len(run.failures())}",
         "Time": "; ".join(f"{what}: {seconds:.0f} s" for what, seconds in m["seconds"].items()),
@@ -74,6 +75,10 @@ def _facts(run: Run) -> dict[str, str]:
         else "not a git checkout",
         "Created": m["created"],
     }
+
+
+def _embedding_rate(stage: StageConfig) -> str:
+    return "" if stage.embedding_rate == 1 else f" (token embeddings: {stage.embedding_rate:g} times that)"
 
 
 def _training(history: pd.DataFrame) -> Section:

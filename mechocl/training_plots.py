@@ -1,6 +1,7 @@
 """Sweeps and dynamics → plotly figures. As in `mechocl.plots`, nothing here computes, shows or saves."""
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Final
 
 import numpy as np
@@ -26,10 +27,13 @@ def phase_diagram(found: Sequence[Summary], *, contrast: str = "strong") -> go.F
 
 def _phase_line(found: Sequence[Summary], keys: Sequence[str], contrast: str) -> go.Figure:
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08, row_heights=[0.55, 0.45])
-    x = [str(one.setting[keys[0]]) if keys else "" for one in found]
+    values = [one.setting[keys[0]] if keys else "" for one in found]
+    x = [str(value) for value in values]
+    ordered = all(isinstance(value, Real) for value in values)  # words have nothing between them
+    mode = "lines+markers" if ordered else "markers"
     for subset in [s for s in SUBSETS if any(s in one.auc for one in found)]:
         y = [one.auc[subset].mean if subset in one.auc else np.nan for one in found]
-        trace = go.Scatter(x=x, y=y, mode="lines+markers", name=label(subset), line={"color": COLORS[subset]})
+        trace = go.Scatter(x=x, y=y, mode=mode, name=label(subset), line={"color": COLORS[subset]})
         figure.add_trace(trace, row=1, col=1)
     for name, color in (("weak", "#6c6c6c"), (contrast, "#1f78c8")):
         estimates = [one.contrasts.get(name) for one in found]
@@ -39,7 +43,7 @@ def _phase_line(found: Sequence[Summary], keys: Sequence[str], contrast: str) ->
             x=x,
             y=mean,
             error_y={"type": "data", "array": half},
-            mode="lines+markers",
+            mode=mode,
             name=f"{name} internalization",
             line={"color": color, "dash": "dot" if name == "weak" else "solid"},
         )
