@@ -227,7 +227,8 @@ def _scaling(scaling: pd.DataFrame | None) -> str:
             f" {r['machine']}, {r['threads']} thread{'s' * int(r['threads'] > 1)}, torch {r['torch']}, "
             f"{r['date']}: {command}, table: `docs/results/training-scaling.csv`."
         )
-    return f"## Scaling of training\n\n{text}\n\n{_table(columns, rows)}"
+    figure = "" if scaling is None else "\n\n![Scaling of training](figures/training-scaling.svg)"
+    return f"## Scaling of training\n\n{text}\n\n{_table(columns, rows)}{figure}"
 
 
 def _listed(values: Iterable[object]) -> str:

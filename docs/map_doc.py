@@ -179,12 +179,15 @@ def _number(value: float) -> str:
 
 
 def figures() -> dict[str, go.Figure]:
-    """The figure of every study that varies a field, by the name of its file."""
+    """Every figure of the documents, by the name of its file."""
     found = {}
     for study in studies.read():
         table = study.table()
         if table is not None and study.over and not study.of:
             found[study.name] = training_plots.phase_diagram(sweep_summaries.summaries(table))
+    scaling = TABLES / "training-scaling.csv"
+    if scaling.exists():
+        found["training-scaling"] = training_plots.scaling(pd.read_csv(scaling))
     for name in DYNAMICS:
         path = TABLES / f"{name}-curves.parquet"
         if path.exists():

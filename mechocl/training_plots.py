@@ -167,3 +167,50 @@ def dynamics(curves: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(type="log", row=len(_DYNAMICS))
     figure.update_xaxes(title="epoch", row=len(_DYNAMICS))
     return styled(figure).update_layout(height=900, width=1000, legend={"groupclick": "togglegroup"})
+
+
+_TICKS: Final = [m * 10.0**power for power in range(-4, 5) for m in (1, 2, 3, 5)]
+
+
+def scaling(table: pd.DataFrame) -> go.Figure:
+    """Time of an epoch over each axis, both logarithmic: dots measured, the line fitted.
+
+    `table`: columns axis, value, seconds_per_epoch, fitted, exponent, as `benchmarks/training_scaling.py` writes it.
+    """
+    axes = list(table["axis"].unique())
+    exponents = table.groupby("axis")["exponent"].first()
+    figure = make_subplots(
+        rows=-(-len(axes) // 2),
+        cols=2,
+        subplot_titles=[f"{axis}: exponent {exponents[axis]:.2f}" for axis in axes],
+        horizontal_spacing=0.14,
+        vertical_spacing=0.2,
+    )
+    for i, axis in enumerate(axes):
+        part = table[table["axis"] == axis]
+        row, col = i // 2 + 1, i % 2 + 1
+        line = go.Scatter(
+            x=part["value"], y=part["fitted"], mode="lines", line={"color": "#adadad"}, hoverinfo="skip"
+        )
+        dots = go.Scatter(
+            x=part["value"],
+            y=part["seconds_per_epoch"],
+            mode="markers",
+            marker={"color": "#1f78c8", "size": 8},
+            hovertemplate=f"%{{x}} {axis}: %{{y:.3g}} s<extra></extra>",
+        )
+        figure.add_traces([line, dots], rows=row, cols=col)
+        ticks = part["value"].tolist()
+        figure.update_xaxes(
+            type="log", tickvals=ticks, ticktext=[str(t) for t in ticks], title=axis, row=row, col=col
+        )
+        figure.update_yaxes(
+            type="log",
+            tickvals=_TICKS,
+            ticktext=[f"{t:g}" for t in _TICKS],
+            title="seconds an epoch",
+            row=row,
+            col=col,
+        )
+    figure.update_layout(template="plotly_white", font={"size": 12}, showlegend=False, height=640)
+    return figure

@@ -25,7 +25,7 @@ import training_whole
 import training_work
 import write_docs
 
-from mechocl import recipes
+from mechocl import recipes, training_plots
 from toy_models import integer_set
 from toy_models.architectures import Architecture
 
@@ -237,7 +237,7 @@ def test_exponents_of_a_power_law_are_found_and_drawn() -> None:
     assert table.groupby("axis")["exponent"].first().to_dict() == pytest.approx(law)
     np.testing.assert_allclose(table["fitted"], table["seconds_per_epoch"])
 
-    figure = training_scaling.scaling_figure(table)
+    figure = training_plots.scaling(table)
     assert [a.text for a in figure.layout.annotations] == [f"{k}: exponent {v:.2f}" for k, v in law.items()]
     dots = [trace for trace in figure.data if trace.mode == "markers"]
     assert [list(trace.x) for trace in dots] == [list(values) for values in training_scaling.AXES.values()]
