@@ -137,7 +137,7 @@ class Order:
 
 
 def order(events: pd.DataFrame) -> list[Order]:
-    """Every pair of events of one stage, the earlier one first; with fewer than 2 seeds there is no test."""
+    """Every pair of events of one stage that happened in at least 2 seeds, the earlier one first."""
     found = []
     for _, part in events.groupby("stage"):
         times = part.pivot(index="seed", columns="event", values="epoch")
@@ -145,7 +145,7 @@ def order(events: pd.DataFrame) -> list[Order]:
         for i, a in enumerate(names):
             for b in names[i + 1 :]:
                 both = times[[a, b]].dropna()
-                if both.empty:
+                if len(both) < 2:
                     continue
                 first, second = (a, b) if (both[b] - both[a]).mean() >= 0 else (b, a)
                 lead = (both[second] - both[first]).to_numpy(dtype=float)
