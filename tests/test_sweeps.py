@@ -16,7 +16,17 @@ import pandas as pd
 import pytest
 import tiny
 
-from mechocl import cli, files, internalization, pipeline, recipes, sweep_summaries, sweeps, training_plots
+from mechocl import (
+    cli,
+    files,
+    internalization,
+    pipeline,
+    plots,
+    recipes,
+    sweep_summaries,
+    sweeps,
+    training_plots,
+)
 from mechocl.errors import MechoclError
 from mechocl.sweeps import SweepRun
 from toy_models import integer_set
