@@ -18,7 +18,7 @@ test:
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
 	$(BIN)/python -m pytest -n 2 --nbmake --nbmake-timeout=1200 tests notebooks
 
-# Train what the map in docs/results.md is made from (about an hour on two cores); continues where it was stopped.
+# Train what the map in docs/results.md is made from (long); continues where it was stopped.
 studies:
 	@$(PYTHON) tools/install.py
 	$(BIN)/python docs/studies.py run

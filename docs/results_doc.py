@@ -79,7 +79,7 @@ def page() -> str:
     lines = [
         "# Results",
         "",
-        "Written by `make results-doc` from the tables in `docs/results/`, which come from the run that `make demo` makes.",
+        "Written by `make results-doc` from the tables in `docs/results/`: those of the first and the last section come from the run that `make demo` makes, those of the map from `make studies`, the others as they say.",
         "",
         "## The small integer-set experiment",
         "",
