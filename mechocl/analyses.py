@@ -1,14 +1,33 @@
-"""The analyses of a run, one mechanism for all: (model, task, config) → tidy rows, saved beside the run."""
+"""The analyses of a run, one mechanism for all: (subject, config) → tidy rows, saved beside the run."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
 
-from mechocl import __version__, attention, contrasts, internalization, lenses, models, patching, probing
+from mechocl import (
+    __version__,
+    attention,
+    attribution,
+    circuits,
+    grafting,
+    internalization,
+    lenses,
+    models,
+    patching,
+    probing,
+    steering,
+    subspace_study,
+    suppression,
+    tuned_lens,
+)
+from mechocl.errors import MechoclError
 from mechocl.folders import SeedFolder
+from mechocl.models import Transformer
 from mechocl.runs import Run
 from toy_models.task import Task
 
@@ -18,53 +37,130 @@ class EvaluateConfig:
     """Nothing to choose: every test question is asked."""
 
 
-def _evaluate(model: Any, task: Task, config: EvaluateConfig) -> pd.DataFrame:
-    return internalization.per_alias(model, task)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """One seed's model after a stage of training, and the others that an analysis may compare it with."""
+
+    model: Transformer
+    task: Task
+    after: Callable[[int], Transformer]
+    """The model after a stage, from 1. Raises MechoclError for a stage that the run does not have."""
+    untrained: Callable[[], Transformer]
+    """A model of the same shape before any training."""
+    stage: int
+    """After which stage `model` is."""
+
+    def before(self) -> Transformer:
+        """The model before the stage. Raises MechoclError where there is none."""
+        if self.stage < 2:
+            raise MechoclError(
+                f"stage {self.stage} has no stage before it, so there are no weights to compare with; "
+                "use a run of two stages, and its last stage"
+            )
+        return self.after(self.stage - 1)
 
 
-def _patch(model: Any, task: Task, config: patching.PatchingConfig) -> pd.DataFrame:
-    """Both contrasts: aliases of the same integer, and of different ones."""
-    tables = []
-    for name, same in (("same integer", True), ("different integer", False)):
-        pairs = contrasts.alias_pairs(
-            task,
-            clean=config.clean,
-            corrupted=config.corrupted,
-            same_integer=same,
-            n_pairs=config.pairs,
-            seed=config.seed,
-        )
-        tables.append(patching.patch_residual_stream(model, task, pairs).assign(contrast=name))
-    return pd.concat(tables, ignore_index=True)
+def _evaluate(subject: Subject, config: EvaluateConfig) -> pd.DataFrame:
+    return internalization.per_alias(subject.model, subject.task)
+
+
+def _patch(subject: Subject, config: patching.PatchingConfig) -> pd.DataFrame:
+    source = None if config.from_stage is None else subject.after(config.from_stage)
+    return patching.patch(subject.model, subject.task, config, source_model=source)
+
+
+def _graft(subject: Subject, config: grafting.GraftConfig) -> pd.DataFrame:
+    return grafting.graft_study(subject.before(), subject.model, subject.task, config)
+
+
+def _steer(subject: Subject, config: steering.SteeringConfig) -> pd.DataFrame:
+    return steering.steering_study(subject.before(), subject.model, subject.task, config)
+
+
+def _subspaces(subject: Subject, config: subspace_study.SubspaceConfig) -> pd.DataFrame:
+    return subspace_study.subspace_study(subject.model, subject.untrained(), subject.task, config)
+
+
+def _alone(
+    compute: Callable[[Transformer, Task, Any], pd.DataFrame],
+) -> Callable[[Subject, Any], pd.DataFrame]:
+    """An analysis of one model by itself."""
+    return lambda subject, config: compute(subject.model, subject.task, config)
 
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """A function from (model, task, config) to rows, and its config class."""
+    """A function from (subject, config) to rows, and its config class."""
 
-    compute: Callable[[Any, Task, Any], pd.DataFrame]
+    compute: Callable[[Subject, Any], pd.DataFrame]
     config: type
+    compares: bool = False
+    """Whether it looks at the models after other stages."""
 
 
 ANALYSES: Final[dict[str, Analysis]] = {
     "evaluate": Analysis(_evaluate, EvaluateConfig),
-    "lens": Analysis(lenses.logit_lens, lenses.LensConfig),
-    "patch": Analysis(_patch, patching.PatchingConfig),
-    "probe": Analysis(probing.probe_questions, probing.ProbingConfig),
-    "attention": Analysis(attention.patterns, attention.AttentionConfig),
+    "lens": Analysis(_alone(lenses.logit_lens), lenses.LensConfig),
+    "tuned-lens": Analysis(_alone(tuned_lens.tuned_lens), tuned_lens.TunedLensConfig),
+    "attribution": Analysis(_alone(attribution.attribute), attribution.AttributionConfig),
+    "patch": Analysis(_patch, patching.PatchingConfig, compares=True),
+    "circuit": Analysis(_alone(circuits.circuits), circuits.CircuitConfig),
+    "suppression": Analysis(_alone(suppression.ablate_components), suppression.SuppressionConfig),
+    "graft": Analysis(_graft, grafting.GraftConfig, compares=True),
+    "steering": Analysis(_steer, steering.SteeringConfig, compares=True),
+    "subspace": Analysis(_subspaces, subspace_study.SubspaceConfig),
+    "probe": Analysis(_alone(probing.probe_questions), probing.ProbingConfig),
+    "attention": Analysis(_alone(attention.patterns), attention.AttentionConfig),
 }
 
 
 def inputs(folder: SeedFolder, name: str, config: Any, stage: int | None) -> dict[str, Any]:
     """What a result depends on: its key, and what is compared before it is reused."""
     checkpoint = folder.final(stage)
-    return {
+    key = {
         "seed": folder.seed,
         "stage": checkpoint.stage,
         "checkpoint": checkpoint.sha256,
         "config": dataclasses.asdict(config),
         "version": __version__,
     }
+    if ANALYSES[name].compares:
+        key["stages"] = [folder.final(n + 1).sha256 for n in range(_stages(folder))]
+    given = [Path(name) for name in getattr(config, "pairs", ()) if name.endswith(".csv")]
+    if given:
+        key["files"] = {str(path): _sha256(path) for path in given}
+    return key
+
+
+def _stages(folder: SeedFolder) -> int:
+    return len(folder.recipe.training.stages)
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        raise MechoclError(
+            f"{path} does not exist; give a CSV file with the columns clean, corrupted, target"
+        )
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def subject_of(folder: SeedFolder, *, stage: int | None, device: str) -> Subject:
+    """A seed's model after a stage (default: the last), with its task and the models beside it."""
+
+    def after(number: int) -> Transformer:
+        if not 1 <= number <= _stages(folder):
+            raise MechoclError(f"stage {number}: the run has stages 1 to {_stages(folder)}")
+        model: Transformer = models.load(folder, folder.final(number), device=device)
+        return model
+
+    number = folder.final(stage).stage
+    return Subject(
+        model=after(number),
+        task=folder.load_task(),
+        after=after,
+        untrained=lambda: models.build(folder.recipe, seed=folder.seed, device=device),
+        stage=number,
+    )
 
 
 def analyse(
@@ -78,8 +174,7 @@ def analyse(
     saved = run.load_result(name, key)
     if saved is not None:
         return saved
-    model = models.load(folder, folder.final(stage), device=device)
-    rows = ANALYSES[name].compute(model, folder.load_task(), config)
+    rows = ANALYSES[name].compute(subject_of(folder, stage=stage, device=device), config)
     rows.insert(0, "seed", folder.seed)
     run.save_result(name, key, rows)
     return rows

@@ -5,17 +5,15 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 import tyro
 
+from mechocl import analysis_commands
+from mechocl.analysis_commands import Device, jobs_of
 from mechocl.errors import Fault, MechoclError
 from mechocl.experiment import SAVE_EVERY_S
-from mechocl.lenses import LensConfig
-from mechocl.patching import PatchingConfig
-from mechocl.probing import ProbingConfig
 
-Device = Literal["auto", "cpu", "cuda"]
 Changes = Annotated[
     tuple[tuple[str, ...], ...],  # `--set a=1 b=2` and `--set a=1 --set b=2` say the same
     tyro.conf.arg(name="set", metavar="KEY=VALUE ..."),
@@ -45,7 +43,7 @@ def demo(
         device: Where to compute; auto takes a GPU if there is one.
         jobs: Seeds at a time; 0: one per core.
     """
-    from mechocl import analyses, models, pipeline, recipes
+    from mechocl import analyses, models, pipeline, printing, recipes
 
     name = "integer-set/cpu"
     recipe = recipes.load(name, _FAST if fast else ())
@@ -55,11 +53,13 @@ def demo(
         recipe_name=f"{name} (smoke test)" if fast else name,
         seeds=_seeds(1 if fast else seeds, 0),
         device=models.resolve_device(device),
-        jobs=_jobs(jobs),
+        jobs=jobs_of(jobs),
         then=pipeline.reported(),
     )
-    _print_failures(run)
-    _print_answers(_learned(analyses.load(run, "evaluate", analyses.EvaluateConfig())))
+    printing.failures(run)
+    answers = analyses.load(run, "evaluate", analyses.EvaluateConfig())
+    assert answers is not None
+    printing.answers(printing.learned(answers))
     _write_report(run, out / "report.html", device="cpu", jobs=jobs)
 
 
@@ -86,7 +86,7 @@ def train(
         jobs: Seeds at a time; 0: one per core on a CPU, one on a GPU.
         save_every: Seconds between resume points: the training that a kill can cost.
     """
-    from mechocl import models, pipeline, recipes
+    from mechocl import models, pipeline, printing, recipes
 
     if not save_every >= 0:
         raise MechoclError(f"--save-every {save_every}: give seconds, 0 or more")
@@ -97,10 +97,10 @@ def train(
         recipe_name=recipe,
         seeds=_seeds(seeds, first_seed),
         device=models.resolve_device(device),
-        jobs=_jobs(jobs),
+        jobs=jobs_of(jobs),
         save_every_s=save_every,
     )
-    _print_failures(run)
+    printing.failures(run)
     if len(run.failures()) == len(run.seeds):
         run.finished_seeds()  # says so
     print(f"run: {out}")
@@ -137,7 +137,7 @@ def sweep(
         device: Where to compute; auto takes a GPU if there is one.
         jobs: Processes; 0: one per core on a CPU, one on a GPU.
     """
-    from mechocl import models, pipeline, plots, sweep_summaries, sweeps, training_plots
+    from mechocl import models, pipeline, plots, printing, sweep_summaries, sweeps, training_plots
     from mechocl.sharing import page
 
     if table is None:
@@ -150,7 +150,7 @@ def sweep(
             over=tuple(axis for group in over for axis in group),
             seeds=_seeds(seeds, first_seed),
             device=models.resolve_device(device),
-            jobs=_jobs(jobs),
+            jobs=jobs_of(jobs),
         )
     else:
         if recipe or over:
@@ -174,7 +174,7 @@ def sweep(
         gaps = [sweep_summaries.described(one.contrasts.get(n)) for n in names]
         cells = [str(one.setting[k]) for k in keys]
         body.append([*cells, str(one.runs), str(one.failed), *auc, *gaps, f"{one.seconds:.0f}"])
-    _print_table(columns, body)
+    printing.table(columns, body)
     for row in frame[frame["failed"] != ""].to_dict("records"):
         setting = "".join(f"{k}={row[k]}, " for k in keys)
         print(f"failed, left out of the means: {setting}seed {row['seed']}: {row['failed']}")
@@ -183,123 +183,6 @@ def sweep(
         page.write_figure(training_plots.phase_diagram(found), where)
         print(f"phase diagram: {where}")
     print(f"table: {table or (out or Path()) / 'table.parquet'} ({len(frame)} runs)")
-
-
-def evaluate(run: PositionalRun, stage: int | None = None, device: Device = "auto", jobs: int = 0) -> None:
-    """Answers on every test question: each subset, and weak and strong internalization with intervals.
-
-    Args:
-        run: Folder of a run.
-        stage: After which stage of training, from 1; default: the last.
-        device: Where to compute; auto takes a GPU if there is one.
-        jobs: Seeds at a time; 0: one per core.
-    """
-    from mechocl import summaries
-    from mechocl.analyses import EvaluateConfig
-    from mechocl.internalization import METRICS
-
-    opened, rows = _analysed(run, "evaluate", EvaluateConfig(), stage, device, jobs)
-    if stage in (None, len(opened.recipe.training.stages)):
-        rows = _learned(rows)
-    cells = {(e.subset, e.metric): e.estimate for e in summaries.subsets(rows)}
-    names = list(dict.fromkeys(subset for subset, _ in cells))
-    body = [[s] + [f"{cells[s, m].mean:.3f}" if (s, m) in cells else "–" for m in METRICS] for s in names]
-    _print_table(["subset", *METRICS], body)
-    lines = [
-        [
-            c.name,
-            summaries.describe(c.estimate),
-            f"{c.positive_seeds} of {rows['seed'].nunique()} seeds above 0",
-        ]
-        for c in summaries.contrasts(rows, "auc")
-    ]
-    _print_table(["contrast (AUC)", "difference [95 %]", ""], lines)
-    _print_answers(rows)
-    print(f"rows: {opened.path / 'results' / 'evaluate'}")
-
-
-def lens(
-    run: PositionalRun,
-    config: Annotated[LensConfig, tyro.conf.OmitArgPrefixes] = LensConfig(),  # noqa: B008
-    stage: int | None = None,
-    device: Device = "auto",
-    jobs: int = 0,
-) -> None:
-    """Logit lens: rank of the alias's integer at each layer and position, by subset.
-
-    Args:
-        run: Folder of a run.
-        config: What the lens looks at.
-        stage: After which stage of training, from 1; default: the last.
-        device: Where to compute; auto takes a GPU if there is one.
-        jobs: Seeds at a time; 0: one per core.
-    """
-    opened, rows = _analysed(run, "lens", config, stage, device, jobs)
-    shown = rows[(~rows["contains"]) & rows["position"].isin(["alias", "="])]
-    grid = (
-        shown.groupby(["subset", "layer", "position"], sort=False)["rank"]
-        .mean()
-        .unstack(["layer", "position"])
-    )
-    print("mean rank of the alias's integer (1 = top), lists without it")
-    _print_table(
-        ["subset", *(f"{layer}, {position}" for layer, position in grid.columns)],
-        [[str(s), *(f"{v:.1f}" for v in row)] for s, row in zip(grid.index, grid.to_numpy(), strict=True)],
-    )
-    print(f"rows: {opened.path / 'results' / 'lens'}")
-
-
-def patch(
-    run: PositionalRun,
-    config: Annotated[PatchingConfig, tyro.conf.OmitArgPrefixes] = PatchingConfig(),  # noqa: B008
-    stage: int | None = None,
-    device: Device = "auto",
-    jobs: int = 0,
-) -> None:
-    """Activation patching of the residual stream between questions with the same list.
-
-    Args:
-        run: Folder of a run.
-        config: Which questions are patched into which.
-        stage: After which stage of training, from 1; default: the last.
-        device: Where to compute; auto takes a GPU if there is one.
-        jobs: Seeds at a time; 0: one per core.
-    """
-    from mechocl import summaries
-
-    opened, rows = _analysed(run, "patch", config, stage, device, jobs)
-    for name, part in rows.groupby("contrast", sort=False):
-        grid = summaries.layer_by_position(part, "effect")
-        clean, corrupted = part["clean"].mean(), part["corrupted"].mean()
-        print(f"{name}: clean {clean:+.3f}, corrupted {corrupted:+.3f}; effect of patching one site, in nats")
-        _print_grid(grid, "+.3f")
-    print(f"rows: {opened.path / 'results' / 'patch'}")
-
-
-def probe(
-    run: PositionalRun,
-    config: Annotated[ProbingConfig, tyro.conf.OmitArgPrefixes] = ProbingConfig(),  # noqa: B008
-    stage: int | None = None,
-    device: Device = "auto",
-    jobs: int = 0,
-) -> None:
-    """Linear probes at each layer and position of a question: what can be read where.
-
-    Args:
-        run: Folder of a run.
-        config: Which probes, and their control.
-        stage: After which stage of training, from 1; default: the last.
-        device: Where to compute; auto takes a GPU if there is one.
-        jobs: Seeds at a time; 0: one per core.
-    """
-    from mechocl import summaries
-
-    opened, rows = _analysed(run, "probe", config, stage, device, jobs)
-    for (name, control), part in rows[rows["subset"] == "all"].groupby(["probe", "control"], sort=False):
-        grid = summaries.layer_by_position(part, "accuracy")
-        print(f"{name}, control: {control}; balanced accuracy, chance {part['chance'].mean():.3f}")
-        _print_grid(grid, ".3f")
-    print(f"rows: {opened.path / 'results' / 'probe'}")
 
 
 def dynamics(run: PositionalRun, out: Path | None = None) -> None:
@@ -312,13 +195,13 @@ def dynamics(run: PositionalRun, out: Path | None = None) -> None:
         out: The figure (HTML); default: dynamics.html in the run.
     """
     from mechocl import dynamics as learning
-    from mechocl import files, pipeline, summaries, training_plots
+    from mechocl import files, pipeline, printing, summaries, training_plots
     from mechocl.runs import Run
     from mechocl.sharing import page
 
     opened = Run.open(run)
     curves, onsets = pipeline.dynamics(opened)
-    _print_failures(opened)
+    printing.failures(opened)
     body = []
     for event in learning.EVENTS:
         part = onsets[onsets["event"] == event.name]
@@ -328,13 +211,13 @@ def dynamics(run: PositionalRun, out: Path | None = None) -> None:
             body.append(
                 [event.name, str(part["stage"].iloc[0]), times, f"{len(e)} of {len(part)}", event.meaning]
             )
-    _print_table(["event", "stage", "epoch: median (range)", "seeds", "halfway to: meaning"], body)
+    printing.table(["event", "stage", "epoch: median (range)", "seeds", "halfway to: meaning"], body)
     print()
     lines = [
         [o.first, o.second, f"{o.before} of {o.seeds}", f"{o.lead.mean:.1f}", summaries.p_value(o.p)]
         for o in learning.order(onsets)
     ]
-    _print_table(["first", "then", "seeds in this order", "epochs between", "sign test"], lines)
+    printing.table(["first", "then", "seeds in this order", "epochs between", "sign test"], lines)
     figure = out or run / "dynamics.html"
     page.write_figure(training_plots.dynamics(curves), figure)
     folder = run / "results" / "dynamics"
@@ -352,10 +235,11 @@ def report(run: PositionalRun, out: Path | None = None, device: Device = "auto",
         device: Where to compute; auto takes a GPU if there is one.
         jobs: Seeds at a time; 0: one per core.
     """
+    from mechocl import printing
     from mechocl.runs import Run
 
     opened = Run.open(run)
-    _print_failures(opened)
+    printing.failures(opened)
     _write_report(opened, out or run / "report.html", device=device, jobs=jobs)
 
 
@@ -367,6 +251,7 @@ def runs(
     Args:
         folder: Folder that holds run folders.
     """
+    from mechocl import printing
     from mechocl.runs import Run, find
 
     found = find(folder)
@@ -382,7 +267,7 @@ def runs(
             continue
         state = f"{done} of {len(run.seeds)} seeds" + (f", {len(failed)} failed" if failed else "")
         body.append([str(path), run.recipe_name, state, run.manifest["created"]])
-    _print_table(["run", "recipe", "trained", "created"], body)
+    printing.table(["run", "recipe", "trained", "created"], body)
     for why in unreadable:
         print(f"cannot be read: {why}")
     print(f"{len(found)} run{'' if len(found) == 1 else 's'} in {folder}")
@@ -392,10 +277,7 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "demo": demo,
     "train": train,
     "sweep": sweep,
-    "evaluate": evaluate,
-    "lens": lens,
-    "patch": patch,
-    "probe": probe,
+    **analysis_commands.COMMANDS,
     "dynamics": dynamics,
     "report": report,
     "runs": runs,
@@ -454,33 +336,12 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _jobs(count: int) -> int | None:
-    if count < 0:
-        raise MechoclError(f"--jobs {count}: give the number of seeds at a time, or 0 to have it chosen")
-    return count or None
-
-
 def _seeds(count: int, first: int) -> tuple[int, ...]:
     if count < 1 or first < 0:
         raise MechoclError(
             f"--seeds {count} --first-seed {first}: there must be at least one seed, counted from 0 up"
         )
     return tuple(range(first, first + count))
-
-
-def _analysed(path: Path, name: str, config: Any, stage: int | None, device: Device, jobs: int) -> Any:
-    from mechocl import models, pipeline
-    from mechocl.runs import Run
-
-    run = Run.open(path)
-    n_stages = len(run.recipe.training.stages)
-    if stage is not None and not 1 <= stage <= n_stages:
-        raise MechoclError(f"--stage {stage}: {path} has stages 1 to {n_stages}")
-    rows = pipeline.analyse(
-        run, name, config, stage=stage, device=models.resolve_device(device), jobs=_jobs(jobs)
-    )
-    _print_failures(run)
-    return run, rows
 
 
 def _write_report(run: Any, path: Path, *, device: Device, jobs: int) -> None:
@@ -490,7 +351,7 @@ def _write_report(run: Any, path: Path, *, device: Device, jobs: int) -> None:
     if path.is_dir():
         raise MechoclError(f"{path} is a folder; give the HTML file, for example {path / 'report.html'}")
     wanted = pipeline.reported()
-    pipeline.complete(run, wanted, stage=None, device=models.resolve_device(device), jobs=_jobs(jobs))
+    pipeline.complete(run, wanted, stage=None, device=models.resolve_device(device), jobs=jobs_of(jobs))
     path.parent.mkdir(parents=True, exist_ok=True)
     found = {name: analyses.load(run, name, config) for name, config in wanted}
     rows = {name: table for name, table in found.items() if table is not None}
@@ -503,41 +364,3 @@ def _write_report(run: Any, path: Path, *, device: Device, jobs: int) -> None:
     )
     size = page.write(reporting.build(run, rows, warning=warning), path)
     print(f"report ({size / 1e6:.1f} MB): {path.resolve().as_uri()}")
-
-
-def _print_failures(run: Any) -> None:
-    failures = run.failures()
-    for seed, reason in failures.items():
-        print(f"seed {seed} failed and is left out ({len(failures)} of {len(run.seeds)} failed): {reason}")
-
-
-def _learned(rows: Any) -> Any:
-    """Rows of the seeds that learned their definitions; the others are named."""
-    from mechocl import summaries
-
-    kept, failures = summaries.trained(rows)
-    for line in summaries.described_failures(failures, rows["seed"].nunique()):
-        print(line)
-    return kept
-
-
-def _print_answers(rows: Any) -> None:
-    from mechocl import summaries
-
-    for a in summaries.answers(rows):
-        print(f"{a.question}: {a.answer}. {a.sentence}")
-
-
-def _print_grid(grid: Any, digits: str) -> None:
-    """A layer × position table of numbers."""
-    body = [
-        [str(i), *(format(v, digits) for v in row)]
-        for i, row in zip(grid.index, grid.to_numpy(), strict=True)
-    ]
-    _print_table(["layer", *map(str, grid.columns)], body)
-
-
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(c), *(len(r[i]) for r in rows), 0) if rows else len(c) for i, c in enumerate(columns)]
-    for line in [list(columns), *map(list, rows)]:
-        print("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip())

@@ -1,74 +1,503 @@
-"""Activation patching of the residual stream (Meng et al. 2022; Heimersheim & Nanda, arXiv 2404.15255)."""
+"""Activation patching: put an activation of one run into another, and see what it does to the answer.
 
+Meng et al. 2022 (arXiv 2202.05262); conventions of Heimersheim & Nanda (arXiv 2404.15255). One mechanism
+serves denoising, noising and ablations, at every site of `components.SITES`, between two examples or between
+two models. A patch costs only what it changes: the forward pass begins at the patched layer and position, on
+the cached run, many patches at once, and logits are computed where the metric looks. In the last layer and
+behind the patched one only the positions that the answer needs are computed.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Final, Literal, get_args
 
+import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechocl import activations
-from mechocl.contrasts import Pairs
+from mechocl import components
+from mechocl.components import Components, Keys, after_attention, run_block, take_apart
+from mechocl.contrasts import ROLE_NAMES, Pairs, pairs_named
 from mechocl.errors import MechoclError
-from mechocl.models import Transformer, device_of
+from mechocl.metrics import Metric, metric_named, normalised
+from mechocl.models import Transformer
+from toy_models.randomness import generator
 from toy_models.task import Task
+
+Mode = Literal["denoise", "noise", "zero", "mean", "resample"]
+"""What is put where. `denoise`: the clean run's activation into the corrupted run; `noise`: the other way
+round; `zero`, `mean` (over the pairs, at each position), `resample` (another pair's): into the clean run."""
+
+By = Literal["position", "role", "all"]
+"""What is patched at once: one position; all positions of one role; the whole site."""
+
+SiteKey = tuple[int, str]
+
+_AFTER_ATTENTION: Final = frozenset({"attn_out", "resid_mid", "mlp_post", "mlp_out", "resid_post"})
+"""Sites that leave a layer's attention as it was."""
+
+_LOCAL: Final = _AFTER_ATTENTION | {"q", "z", "pattern"}
+"""Sites that change the layer's output at their own position alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class PatchingResult:
+    """Effects of patches, one row each."""
+
+    rows: pd.DataFrame
+    """`layer`, `site`, `index` (of the head or neuron; −1: all), `position` (label, role or "all"), `value` (the metric
+    of the patched run), `effect` (value − base)."""
+    per_pair: Float[np.ndarray, "patch pair"]
+    """The metric's value of each pair (before pooling), in the order of the rows."""
+    clean: float
+    """The metric of the clean run."""
+    corrupted: float
+    """The metric of the corrupted run."""
+    metric: str
+    unit: str
+    """The metric's unit."""
+    pairs: str
+    n_pairs: int
+    mode: str
+
+    def normalised(self) -> pd.DataFrame:
+        """`rows` with `normalised`: 0 is the corrupted run, 1 the clean one.
+
+        Raises MechoclError where the two hardly differ.
+        """
+        ends = {"clean": self.clean, "corrupted": self.corrupted}
+        return self.rows.assign(normalised=[normalised(float(v), **ends) for v in self.rows["value"]])
+
+    def table(self) -> pd.DataFrame:
+        """`rows` with the unpatched runs beside them; `normalised` is NaN where clean and corrupted hardly differ."""
+        try:
+            rows = self.normalised()
+        except MechoclError:
+            rows = self.rows.assign(normalised=float("nan"))
+        return rows.assign(
+            clean=self.clean, corrupted=self.corrupted, metric=self.metric, unit=self.unit,
+            contrast=self.pairs, mode=self.mode, pairs=self.n_pairs,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatchingConfig:
-    """Which questions are patched into which."""
+    """What is patched into what."""
 
-    clean: str = "d1_consistent"
-    """Subset whose activations are put in."""
-    corrupted: str = "d2_consistent"
-    """Subset whose questions are answered."""
-    pairs: int = 200
-    """Pairs of questions."""
+    pairs: tuple[str, ...] = ("d1-to-d2", "d1-to-other-d2")
+    """Clean/corrupted pairs, by name (`contrasts`), or a CSV file."""
+    n_pairs: int = 200
+    """Pairs of each name."""
+    site: tuple[str, ...] = ()
+    """Sites (in every layer) or hook points; none: the residual stream, and what attention and MLPs write."""
+    by: By = "position"
+    """What is patched at once: one position, all positions of a role, or the whole site."""
+    mode: Mode = "denoise"
+    """denoise: clean into corrupted; noise: corrupted into clean; zero, mean, resample: into clean."""
+    metric: str = "logit_difference"
+    """Name of a metric (`metrics`)."""
+    each_unit: bool = True
+    """Patch heads and neurons one at a time, or all of a site together."""
+    from_stage: int | None = None
+    """Take the activations from the model after this stage of training, on the same examples."""
     seed: int = 0
     """Draws the pairs."""
 
     def __post_init__(self) -> None:
-        if self.pairs < 1:
-            raise MechoclError(f"pairs is {self.pairs}; use at least 1")
+        if not self.pairs:
+            raise MechoclError("pairs is empty; name at least one contrast")
+        if self.n_pairs < 1:
+            raise MechoclError(f"n_pairs is {self.n_pairs}; use at least 1")
+        metric_named(self.metric)
+
+
+def patch(
+    model: Transformer, task: Task, config: PatchingConfig, *, source_model: Transformer | None = None
+) -> pd.DataFrame:
+    """`PatchingResult.table` of each of the config's contrasts."""
+    sites = config.site or _stream_sites(model)
+    return pd.concat(
+        [
+            patch_activations(
+                model,
+                pairs_named(task, name, n_pairs=config.n_pairs, seed=config.seed),
+                sites=sites,
+                metric=config.metric,
+                by=config.by,
+                mode=config.mode,
+                each_unit=config.each_unit,
+                source_model=source_model,
+                seed=config.seed,
+            ).table()
+            for name in config.pairs
+        ],
+        ignore_index=True,
+    )
+
+
+def _stream_sites(model: Transformer) -> list[str]:
+    """The residual stream without repetitions, and what is written into it."""
+    present = components.sites_of(take_apart(model))
+    wanted = ("attn_out", "resid_mid", "mlp_out", "resid_post")
+    return [components.hook_name("resid_pre", 0), *(site for site in wanted if site in present)]
 
 
 @torch.no_grad()
-def patch_residual_stream(model: Transformer, task: Task, pairs: Pairs) -> pd.DataFrame:
-    """Denoising: put the clean run's residual stream into the corrupted run, one site at a time.
+def patch_activations(
+    model: Transformer,
+    pairs: Pairs,
+    *,
+    sites: Sequence[str],
+    metric: str = "logit_difference",
+    by: By = "position",
+    mode: Mode = "denoise",
+    each_unit: bool = True,
+    source_model: Transformer | None = None,
+    batch_size: int = 1024,
+    seed: int = 0,
+) -> PatchingResult:
+    """Patch every layer, position (or role) and head (or neuron) of the given sites, one at a time.
 
-    The metric is the true-logit difference (true − false, nats), with its sign turned where the list
-    does not contain the clean alias's integer: positive speaks for the *clean* alias's right answer.
-    Rows: `layer`, `position`, `effect` (patched − corrupted, mean over pairs), `clean`, `corrupted`
-    (means of the unpatched runs), `pairs`. The answer is read at `=`, so that patching `=` in the top layer
-    gives clean − corrupted.
+    Args:
+        model: the model whose answers are looked at.
+        pairs: clean and corrupted examples.
+        sites: names from `components.SITES` (in every layer), or hook points (`blocks.1.attn.hook_z`).
+        metric: name from `metrics.METRICS`.
+        by: what is patched at once. A pair that lacks a role counts with an effect of 0.
+        mode: what is put where.
+        each_unit: patch the heads and neurons of a site one at a time, or all together.
+        source_model: takes the activations from this model instead, on the same examples: another checkpoint.
+            "Clean" and "corrupted" are then this model's run on the examples that the activations come from,
+            and `model`'s on those that they go to (the other way round in `noise`).
+        batch_size: examples in one forward pass; bounds the memory whatever the grid.
+        seed: draws the partners of `resample`.
+
+    Effects are patched − base, in the metric's unit: base is the corrupted run in `denoise`, else the clean
+    one; so what carries the answer is positive in `denoise`, negative elsewhere. Raises MechoclError for an
+    unknown site, layer, metric or mode, a metric that looks at a token without a logit, and activations that
+    are not finite.
     """
-    sites = activations.residual_sites(model.cfg.n_layers)
-    source = activations.collect(model, pairs.clean, list(sites.values()))
-    metric = partial(_signed_difference, model, task, pairs)
-    clean, corrupted = metric(pairs.clean, []), metric(pairs.corrupted, [])
+    _check_choices(mode, by, batch_size)
+    chosen = metric_named(metric)
+    into = take_apart(model)
+    origin = into if source_model is None else take_apart(source_model)
+    chosen.check(pairs, into.W_U.shape[1])
+    keys = components.find_sites(into, sites)
+    components.find_sites(origin, sites)
+    groups = place_masks(pairs, by)
+    grid = [(key, name) for key in keys for name in groups]
+    work = _Work(into, origin, pairs, chosen, mode, frozenset(keys), batch_size, seed)
+    parts: dict[tuple[SiteKey, str], list[Tensor]] = {cell: [] for cell in grid}
+    ends: list[tuple[Tensor, Tensor]] = []
+    for chunk in work.chunks():
+        ends.append((chunk.clean, chunk.corrupted))
+        for key, name in grid:
+            where = groups[name][chunk.rows]
+            parts[key, name].append(chunk.patched(key, where, each_unit))
+    clean, corrupted = (float(chosen.pool(torch.cat(values), pairs)) for values in zip(*ends, strict=True))
+    values = {cell: torch.cat(found, 1) for cell, found in parts.items()}
+    return result_of(values, chosen, pairs, mode, clean, corrupted)
+
+
+def result_of(
+    values: dict[tuple[SiteKey, str], Float[Tensor, "unit pair"]],
+    metric: Metric,
+    pairs: Pairs,
+    mode: str,
+    clean: float,
+    corrupted: float,
+) -> PatchingResult:
+    """The result from the metric's values of every pair, by site and place."""
+    base = corrupted if mode == "denoise" else clean
     rows = []
-    for layer, site in sites.items():
-        for i, position in enumerate(pairs.labels):
-            new = source[site][:, i].to(device_of(model))
-            patched = metric(pairs.corrupted, [(site, partial(_replace, position=i, new=new))])
-            rows.append((layer, position, float((patched - corrupted).mean())))
-    table = pd.DataFrame(rows, columns=["layer", "position", "effect"])
-    return table.assign(clean=float(clean.mean()), corrupted=float(corrupted.mean()), pairs=len(clean))
+    for ((layer, site), name), found in values.items():
+        for unit, value in enumerate(metric.pool(found, pairs).tolist()):
+            rows.append((layer, site, unit if len(found) > 1 else -1, name, value, value - base))
+    return PatchingResult(
+        rows=pd.DataFrame(rows, columns=["layer", "site", "index", "position", "value", "effect"]),
+        per_pair=torch.cat(list(values.values())).numpy(),
+        clean=clean,
+        corrupted=corrupted,
+        metric=metric.name,
+        unit=metric.unit,
+        pairs=pairs.name,
+        n_pairs=len(pairs),
+        mode=mode,
+    )
 
 
-def _signed_difference(
-    model: Transformer, task: Task, pairs: Pairs, tokens: Tensor, hooks: list[tuple[str, Any]]
-) -> Float[Tensor, "pair"]:
-    at = len(pairs.labels) - 1
-    with model.hooks(fwd_hooks=hooks):
-        logits = model(tokens.to(device_of(model)), return_type="logits")[:, at].cpu()
-    difference = logits[:, task.vocabulary.true] - logits[:, task.vocabulary.false]
-    return torch.where(pairs.contains, difference, -difference)
+def _check_choices(mode: str, by: str, batch_size: int) -> None:
+    for what, value, known in (("mode", mode, get_args(Mode)), ("by", by, get_args(By))):
+        if value not in known:
+            raise MechoclError(f"{what} is {value!r}; use one of {', '.join(known)}")
+    if batch_size < 1:
+        raise MechoclError(f"batch_size is {batch_size}; use at least 1")
 
 
-def _replace(x: Tensor, hook: Any, *, position: int, new: Tensor) -> Tensor:
-    patched = x.clone()
-    patched[:, position] = new
-    return patched
+def place_masks(pairs: Pairs, by: By) -> dict[str, Bool[Tensor, "pair pos"]]:
+    """Where each patch goes: position, role or all → the positions of every pair."""
+    shape = pairs.clean.shape
+    if by == "all":
+        return {"all": torch.ones(shape, dtype=torch.bool)}
+    if by == "position":
+        return {
+            label: (torch.arange(shape[1]) == i).expand(shape).clone() for i, label in enumerate(pairs.labels)
+        }
+    found = {name: pairs.roles == i for i, name in enumerate(ROLE_NAMES)}
+    found = {name: where for name, where in found.items() if bool(where.any())}
+    if not found:
+        raise MechoclError(f"{pairs.name} has no roles; patch by position")
+    return found
+
+
+# ------------------------------------------------------------------------------------------ the engine
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """A run that patches are put into."""
+
+    stream: tuple[Float[Tensor, "pair pos d_model"], ...]
+    """The residual stream before each layer, and after the last."""
+    keys: tuple[Keys, ...]
+    sites: dict[SiteKey, Tensor]
+    """Activations at the sites that are patched, and what they are computed from."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    into: Components
+    origin: Components
+    pairs: Pairs
+    metric: Metric
+    mode: Mode
+    keys: frozenset[SiteKey]
+    batch_size: int
+    seed: int
+
+    def chunks(self) -> "Iterator[_Chunk]":
+        mean = self._means() if self.mode == "mean" else {}
+        order = torch.arange(len(self.pairs))
+        others = torch.randperm(len(order), generator=generator(self.seed, "resample"))
+        for rows in torch.split(order, self.batch_size):
+            pairs, denoise = self.pairs[rows], self.mode == "denoise"
+            base = _cached_run(self.into, pairs.corrupted if denoise else pairs.clean, self.keys, pairs.name)
+            kept: dict[SiteKey, Tensor] = {}
+            end = _stream(self.origin, pairs.clean if denoise else pairs.corrupted, self.keys, kept)
+            _refuse_not_finite([end], pairs.name)
+            if self.mode == "resample":
+                kept = {}
+                _stream(self.origin, self.pairs.clean[others[rows]], self.keys, kept)
+            source = {"zero": {}, "mean": mean}.get(self.mode, kept)
+            at = torch.arange(len(pairs))
+            base_end, source_end = base.stream[-1][at, pairs.read], end[at, pairs.read]
+            clean_end, corrupted_end = (source_end, base_end) if denoise else (base_end, source_end)
+            clean_owner, corrupted_owner = (self.origin, self.into) if denoise else (self.into, self.origin)
+            ids = self.metric.tokens(pairs)
+            clean_logits = clean_owner.logits(clean_end, ids)
+
+            def judge(logits: Tensor, pairs: Pairs = pairs, clean_logits: Tensor = clean_logits) -> Tensor:
+                return self.metric.per_pair(logits, pairs, clean_logits).cpu()
+
+            yield _Chunk(
+                self.into, rows, pairs, base, source, ids, judge, self.batch_size,
+                clean=judge(clean_logits), corrupted=judge(corrupted_owner.logits(corrupted_end, ids)),
+            )  # fmt: skip
+
+    def _means(self) -> dict[SiteKey, Tensor]:
+        """Mean over all clean examples of each site."""
+        total: dict[SiteKey, Tensor] = {}
+        for tokens in torch.split(self.pairs.clean, self.batch_size):
+            found: dict[SiteKey, Tensor] = {}
+            _stream(self.origin, tokens, self.keys, found)
+            for key, x in found.items():
+                total[key] = total.get(key, 0) + x.double().sum(0, keepdim=True)
+        return {key: (x / len(self.pairs)).float() for key, x in total.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Some of the pairs, with everything cached that their patches need."""
+
+    c: Components
+    rows: Int[Tensor, "pair"]
+    pairs: Pairs
+    base: _Base
+    source: dict[SiteKey, Tensor]
+    """Activations to put in; empty: zeros."""
+    ids: Int[Tensor, "id"] | None
+    judge: Callable[[Tensor], Tensor]
+    batch_size: int
+    clean: Float[Tensor, "pair"]
+    corrupted: Float[Tensor, "pair"]
+
+    def patched(
+        self, key: SiteKey, where: Bool[Tensor, "pair pos"], each_unit: bool
+    ) -> Float[Tensor, "unit pair"]:
+        """The metric of every pair with a site patched there, its units one at a time or (one row) together."""
+        units = self._units(key) if each_unit else 1
+        if self._is_there(key, where):
+            return self._read(self.base.stream[-1], 0, 1).expand(units, -1)
+        one_hot = torch.eye(units, dtype=torch.bool) if units > 1 else torch.ones(1, 1, dtype=torch.bool)
+        at_once = max(1, self.batch_size // len(self.pairs))
+        found = [self._run(key, where, chosen) for chosen in torch.split(one_hot, at_once)]
+        return torch.cat(found)
+
+    def _units(self, key: SiteKey) -> int:
+        layer, site = key
+        if site in components.HEAD_SITES:
+            return self.c.n_heads
+        W_in = self.c.blocks[layer].W_in
+        return W_in.shape[1] if site == "mlp_post" and W_in is not None else 1
+
+    def _run(
+        self, key: SiteKey, where: Bool[Tensor, "pair pos"], chosen: Bool[Tensor, "unit all"]
+    ) -> Float[Tensor, "unit pair"]:
+        """One forward pass of as many patches as `chosen` has rows."""
+        n, c = len(chosen), self.c
+        if (
+            key[0] == c.n_layers - 1 and key[1] in _LOCAL
+        ):  # the answer depends on the rows that it is read from
+            where = where & (torch.arange(where.shape[1]) == self.pairs.read[:, None])
+        masked = where.any(0).nonzero()[:, 0]
+        if len(masked) == 0:
+            return self._read(self.base.stream[-1], 0, 1).expand(n, -1)
+        first, last = int(masked[0]), int(masked[-1]) + 1
+        layer, site = key
+        local = site in _LOCAL
+        # keys and values can change at the masked positions alone; a local site changes no other row
+        x = self._again(self.base.stream[layer][:, first : last if local else None], n)
+        tap = _Replace(site, self.source.get(key), where.to(c.device), chosen.to(c.device), first)
+        if site == "resid_pre":
+            x = tap("resid_pre", x)
+        if site in _AFTER_ATTENTION:
+            attention = self._again(self.base.sites[layer, "attn_out"][:, first:last], n)
+            x = after_attention(c, layer, x, attention, tap=tap)
+        else:
+            past, future = self._keys(layer, slice(0, first), n), self._keys(layer, slice(last, None), n)
+            rows = slice(None) if local else self._needed(layer, first)
+            x = run_block(c, layer, x, tap=tap, past=past, future=None if local else future, rows=rows)
+        if local:
+            x = torch.cat([x, self._again(self.base.stream[layer + 1][:, last:], n)], 1)
+        for above in range(layer + 1, c.n_layers):
+            past = self._keys(above, slice(0, first), n)
+            x = run_block(c, above, x, past=past, rows=self._needed(above, first))
+        return self._read(x, first, n)
+
+    def _is_there(self, key: SiteKey, where: Bool[Tensor, "pair pos"]) -> bool:
+        """Whether the activations to put in are those of the base run."""
+        if key not in self.source:
+            return False
+        new, old = self.source[key], self.base.sites[key]
+        if key[1] == "pattern":
+            new, old = (rearrange(x, "pair head query key -> pair query head key") for x in (new, old))
+        return torch.equal(new.expand_as(old)[where], old[where])
+
+    def _needed(self, layer: int, first: int) -> slice:
+        """Rows of a layer's output that matter: in the last layer, from the first that is read on."""
+        if layer < self.c.n_layers - 1:
+            return slice(None)
+        return slice(max(0, int(self.pairs.read.min()) - first), int(self.pairs.read.max()) - first + 1)
+
+    def _keys(self, layer: int, positions: slice, n: int) -> Keys | None:
+        keys = self.base.keys[layer]
+        k, v = keys.k[:, positions], keys.v[:, positions]
+        return Keys(self._again(k, n), self._again(v, n)) if k.shape[1] else None
+
+    def _again(self, x: Tensor, n: int) -> Tensor:
+        return repeat(x, "pair ... -> (unit pair) ...", unit=n) if n > 1 else x
+
+    def _read(self, x: Float[Tensor, "batch pos d_model"], first: int, n: int) -> Float[Tensor, "unit pair"]:
+        """The metric from the stream after the last layer, whose last position is the last that is read."""
+        back = int(self.pairs.read.max()) - self.pairs.read
+        before = x.shape[1] - 1 - back
+        # an answer read before the first patched position is the base run's
+        at = torch.arange(len(x), device=x.device)
+        own = x[at, before.clamp(min=0).repeat(n).to(x.device)]
+        unchanged = (before < 0).to(x.device)
+        if unchanged.any():
+            base = self.base.stream[-1][torch.arange(len(self.pairs)), self.pairs.read]
+            own = torch.where(unchanged.repeat(n)[:, None], self._again(base, n), own)
+        logits = self.c.logits(own, None if self.ids is None else self.ids.to(x.device))
+        return self.judge(rearrange(logits, "(unit pair) id -> unit pair id", unit=n))
+
+
+@dataclass(frozen=True, slots=True)
+class _Replace:
+    """The tap that puts source activations in, at masked positions of some units."""
+
+    site: str
+    source: Tensor | None
+    where: Bool[Tensor, "pair pos"]
+    chosen: Bool[Tensor, "unit all"]
+    first: int
+
+    def __call__(self, name: str, x: Tensor) -> Tensor:
+        if name != self.site:
+            return x
+        n = len(self.chosen)
+        x = rearrange(x, "(unit pair) ... -> unit pair ...", unit=n)
+        pos_axis = 3 if name == "pattern" else 2
+        rows = slice(self.first, self.first + x.shape[pos_axis])
+        where = self.where[None, :, rows]
+        if name == "pattern":
+            mask = where[:, :, None, :, None] & self.chosen[:, None, :, None, None]
+        elif x.ndim == 5:
+            mask = where[..., None, None] & self.chosen[:, None, None, :, None]
+        else:
+            mask = where[..., None] & self.chosen[:, None, None, :]
+        if self.source is None:
+            new = torch.zeros((), dtype=x.dtype, device=x.device)
+        else:
+            new = (self.source[:, :, rows, : x.shape[-1]] if name == "pattern" else self.source[:, rows])[
+                None
+            ]
+        return rearrange(torch.where(mask, new, x), "unit pair ... -> (unit pair) ...")
+
+
+def _cached_run(
+    c: Components, tokens: Int[Tensor, "pair pos"], sites: frozenset[SiteKey], what: str
+) -> _Base:
+    """A run with what later forward passes continue from. Raises MechoclError where it is not finite."""
+    wanted = {(layer, site) for layer in range(c.n_layers) for site in ("resid_pre", "k", "v")}
+    wanted |= {(layer, "attn_out") for layer, site in sites if site in _AFTER_ATTENTION}
+    kept: dict[SiteKey, Tensor] = {}
+    end = _stream(c, tokens, sites | wanted, kept)
+    stream = (*(kept[layer, "resid_pre"] for layer in range(c.n_layers)), end)
+    _refuse_not_finite(stream, what)
+    keys = tuple(
+        Keys(components.rotate(c, kept[layer, "k"], first=0), kept[layer, "v"]) for layer in range(c.n_layers)
+    )
+    return _Base(stream, keys, {key: kept[key] for key in sites | wanted})
+
+
+def _stream(
+    c: Components, tokens: Int[Tensor, "pair pos"], keys: frozenset[SiteKey], kept: dict[SiteKey, Tensor]
+) -> Float[Tensor, "pair pos d_model"]:
+    """The stream after the last layer; activations at the sites `keys` are put into `kept`."""
+
+    def tap(layer: int, name: str, x: Tensor) -> Tensor:
+        if (layer, name) in keys:
+            kept[layer, name] = x
+        return x
+
+    return components.run(c, tokens, tap=tap)
+
+
+def _refuse_not_finite(stream: Sequence[Tensor], what: str) -> None:
+    for layer, x in enumerate(stream):
+        wrong = (~x.isfinite()).flatten(1).any(1).nonzero()
+        if len(wrong):
+            where = (
+                "embedding"
+                if layer == 0 and len(stream) > 1
+                else f"layer {layer - 1}"
+                if len(stream) > 1
+                else "last layer"
+            )
+            raise MechoclError(
+                f"activations after the {where} are not finite (pair {int(wrong[0])} of {what}): the model has diverged"
+            )

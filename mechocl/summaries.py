@@ -1,7 +1,8 @@
 """What the seeds of a run say together: subsets, contrasts, and plain answers to the three questions."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 
@@ -170,3 +171,41 @@ def signed(value: float) -> str:
 
 def p_value(p: float) -> str:
     return "p < .001" if p < 0.001 else f"p = {p:.3f}".replace("0.", ".")
+
+
+def over_seeds(rows: pd.DataFrame, keys: list[str], value: str) -> pd.DataFrame:
+    """Mean of a value over seeds by the keys, in the order of the rows: `mean`, `low`, `high`, `p`, `seeds`, `positive`.
+
+    Rows of one seed and key are averaged first. The interval is NaN with a single seed; seeds without the value are
+    left out, and a key without any has no row.
+    """
+    each = rows.dropna(subset=[value]).groupby([*keys, "seed"], sort=False)[value].mean().reset_index()
+    found = []
+    for key, part in each.groupby(keys, sort=False):
+        values = part[value].to_numpy(dtype=float)
+        e = estimate(values, unit="seed")
+        numbers = {"mean": e.mean, "low": e.low, "high": e.high, "p": e.p, "seeds": e.n}
+        names = dict(zip(keys, key if isinstance(key, tuple) else (key,), strict=True))
+        found.append(names | numbers | {"positive": int((values > 0).sum())})
+    return pd.DataFrame(found, columns=[*keys, "mean", "low", "high", "p", "seeds", "positive"])
+
+
+def described(row: Mapping[Any, Any]) -> str:
+    """`+.108 [+.041, +.175]` of a row of `over_seeds`."""
+    mean = signed(row["mean"])
+    return mean if row["seeds"] < 2 else f"{mean} [{signed(row['low'])}, {signed(row['high'])}]"
+
+
+def site_names(rows: pd.DataFrame) -> pd.Series:
+    """`L0 attn_out`, `L0H1 z`, `L0N17 mlp_post`: where each row of `patching.PatchingResult.rows` patches."""
+    index = rows["site"].map(lambda site: "N" if site == "mlp_post" else "H") + rows["index"].astype(str)
+    names: pd.Series = (
+        "L" + rows["layer"].astype(str) + index.where(rows["index"] >= 0, "") + " " + rows["site"]
+    )
+    return names
+
+
+def site_by_position(rows: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Mean of a value, sites as rows (in the order of the rows, lowest first) and positions as columns."""
+    sites, positions = rows["site"].drop_duplicates(), rows["position"].drop_duplicates()
+    return rows.groupby(["site", "position"])[value].mean().unstack().loc[list(sites), list(positions)]

@@ -1,5 +1,6 @@
 """The logit lens on a model in which each integer's rank follows from the construction."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -8,9 +9,12 @@ import pytest
 import torch
 from planted import Mechanism, planted_model, small_task
 from scipy.stats import rankdata
+from transformer_lens import HookedTransformer
 
+from mechocl import lens_plots, plots
+from mechocl.components import take_apart
 from mechocl.errors import MechoclError
-from mechocl.lenses import LensConfig, logit_lens
+from mechocl.lenses import QUANTITIES, LensConfig, frozen_norm, logit_lens, written
 from toy_models import architectures
 from toy_models.integer_set import IntegerSetConfig, build
 from toy_models.subsets import Fractions
@@ -25,6 +29,14 @@ TAG_2 = ("qd2_inconsistent", "d2_consistent")
 @cache
 def task() -> Task:
     return small_task()
+
+
+EVERYTHING = LensConfig(aliases_per_subset=10, of=("stream", "heads", "mlps"))
+
+
+@cache
+def components() -> pd.DataFrame:
+    return logit_lens(planted_model(task(), Mechanism()), task(), EVERYTHING)
 
 
 @cache
@@ -54,7 +66,9 @@ def test_planted_ranks(tag2_gain: float) -> None:
     """Retrieved in layer 1, by `=` from the alias, which retrieves its own integer; tag 2 is kept from `=`."""
     mechanism = Mechanism(n_layers=3, retrieval_layer=1, comparison_layer=2, tag2_gain=tag2_gain)
     lens = logit_lens(planted_model(task(), mechanism), task(), CONFIG)
-    assert list(lens.columns) == ["subset", "contains", "layer", "position", "rank", "first", "questions"]
+    keys = ["subset", "contains", "component", "layer", "position"]
+    assert list(lens.columns) == [*keys, *QUANTITIES, "questions"]
+    assert (lens["component"] == "stream").all()
     assert len(lens) == 5 * 2 * len(LAYERS) * len(POSITIONS)
     assert lens["layer"].drop_duplicates().tolist() == LAYERS
     assert lens["position"].drop_duplicates().tolist() == POSITIONS
@@ -80,9 +94,55 @@ def test_the_checks_above_can_fail() -> None:
         assert_ranks(lens[lens["layer"] == "embed"], retrieved=True)
 
 
-@pytest.mark.parametrize("normalization", ["LN", "none"])
-def test_lens_is_the_models_own_unembedding(normalization: str) -> None:
-    """Ranks by SciPy, of logits through the final layer norm (or none); at the top, the model's own logits."""
+# -------------------------------------------------------------------------- vocabulary and components
+
+
+def at(rows: pd.DataFrame, **where: object) -> pd.DataFrame:
+    """The rows with these values; there must be some, of every subset and kind of question."""
+    for column, value in where.items():
+        rows = rows[rows[column] == value]
+    assert len(rows) == 5 * 2
+    return rows
+
+
+def test_planted_vocabulary() -> None:
+    """The planted model's docstring: rank i + 3 before, 1 once retrieved, 2 after the answer; ±10."""
+    entity_plus_1 = unretrieved()["rank"]
+    for layer in ("embed", "layer 0", "layer 1"):
+        for position in POSITIONS:
+            rows = at(components(), component="stream", layer=layer, position=position)
+            compared = layer == "layer 1" and position != "alias"
+            retrieved = layer != "embed" and position in ("alias", "=")
+            if retrieved:
+                rank = 2.0 if compared else 1.0
+            else:
+                before = entity_plus_1.loc[pd.MultiIndex.from_frame(rows[["subset", "contains"]])].to_numpy()
+                rank = before + (1 if compared else 2)
+            np.testing.assert_allclose(rows["vocabulary_rank"], rank)
+            sign = np.where(rows["contains"] & (position == "="), 1, -1)
+            np.testing.assert_allclose(rows["difference"], 10 * sign * compared)
+    np.testing.assert_allclose(components().query("component == 'stream' and layer == 'layer 1'")["kl"], 0)
+
+
+def test_planted_components() -> None:
+    """L0H0 writes the integer, L1H0 the answer (no integer: all tie), the heads 1 nothing; there is no MLP."""
+    lens, tokens = components(), task().vocabulary.outputs
+    assert lens["component"].drop_duplicates().tolist() == ["stream", "L0H0", "L0H1", "L1H0", "L1H1"]
+    for name, layer in (("L0H0", "layer 0"), ("L0H1", "layer 0"), ("L1H0", "layer 1"), ("L1H1", "layer 1")):
+        for position in POSITIONS:
+            rows = at(lens, component=name, layer=layer, position=position)
+            retrieves = name == "L0H0" and position in ("alias", "=")
+            answers = 10 * (name == "L1H0" and position != "alias")
+            assert (rows["rank"] == (1 if retrieves else 6.5)).all()
+            assert (rows["first"] == retrieves).all()
+            assert (rows["vocabulary_rank"] == (1 if retrieves else (tokens + 1) / 2)).all()
+            sign = np.where(rows["contains"] & (position == "="), 1, -1)
+            np.testing.assert_allclose(rows["difference"], sign * answers)
+            assert rows["kl"].isna().all()
+
+
+def random_model(normalization: str) -> HookedTransformer:
+    """Two layers; every weight and bias away from 0 and 1."""
     architecture = architectures.Architecture(
         n_layers=2, d_model=16, n_heads=2, d_mlp=32, init_std=0.3, normalization=normalization
     )
@@ -94,11 +154,34 @@ def test_lens_is_the_models_own_unembedding(normalization: str) -> None:
         seed=0,
     )
     for name, parameter in model.named_parameters():
-        if ".b" in name or ".w" in name:  # away from 0 and 1
+        if ".b" in name or ".w" in name:
             parameter.data += torch.linspace(-1, 1, parameter.numel()).view_as(parameter)
-    lens = logit_lens(model, task(), LensConfig(aliases_per_subset=1)).set_index(["subset", "contains"])
+    return model
+
+
+def expected(values: torch.Tensor, own: torch.Tensor, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """The lens's numbers at every position, by SciPy and torch, from logits (`own`: the model's)."""
     first, last = task().vocabulary.integers
-    for (subset, contains), found in lens.groupby(level=[0, 1]):
+    entity = task().table["entity"].to_numpy()[rows]
+    ranks = rankdata(-values[:, :7, first:last].numpy(), axis=-1)[range(len(rows)), :, entity]
+    of_all = rankdata(-values[:, :7].numpy(), axis=-1)[range(len(rows)), :, first + entity]
+    p, q = own[:, :7].log_softmax(-1), values[:, :7].log_softmax(-1)
+    kl = torch.nn.functional.kl_div(q, p, log_target=True, reduction="none").sum(-1)
+    difference = values[:, :7, task().vocabulary.true] - values[:, :7, task().vocabulary.false]
+    found = (ranks, ranks == 1, of_all, difference.numpy(), kl.numpy())
+    return {name: value.mean(0) for name, value in zip(QUANTITIES, found, strict=True)}
+
+
+@pytest.mark.parametrize("normalization", ["LN", "none"])
+def test_lens_is_the_models_own_unembedding(normalization: str) -> None:
+    """Ranks by SciPy, of logits through the final layer norm (or none); at the top, the model's own logits.
+
+    Heads and MLPs as TransformerLens takes them apart and scales them.
+    """
+    model = random_model(normalization)
+    w = model.ln_final.w if normalization == "LN" else 1.0
+    lens = logit_lens(model, task(), replace(EVERYTHING, aliases_per_subset=1))
+    for (subset, contains), found in lens.groupby(["subset", "contains"]):
         rows = task().rows(kind="question", split="test", subset=subset, answer=contains)
         rows = rows[task().table["alias"].iloc[rows] == task().table["alias"].iloc[rows].min()]
         with torch.no_grad():
@@ -108,13 +191,75 @@ def test_lens_is_the_models_own_unembedding(normalization: str) -> None:
                 middle = torch.nn.functional.layer_norm(
                     middle, middle.shape[-1:], model.ln_final.w, model.ln_final.b, model.cfg.eps
                 )
-            middle = middle @ model.W_U + model.b_U
-        entity = task().table["entity"].to_numpy()[rows]
-        for layer, values in (("layer 0", middle), ("layer 1", logits)):
-            ranks = rankdata(-values[:, :7, first:last].numpy(), axis=-1)[range(len(rows)), :, entity]
-            at_layer = found[found["layer"] == layer]
-            np.testing.assert_allclose(at_layer["rank"], ranks.mean(0))
-            np.testing.assert_allclose(at_layer["first"], (ranks == 1).mean(0))
+            values = {("stream", "layer 0"): middle @ model.W_U + model.b_U, ("stream", "layer 1"): logits}
+            for layer in (0, 1):
+                z, mlp = cache[f"blocks.{layer}.attn.hook_z"], cache[f"blocks.{layer}.hook_mlp_out"]
+                parts = [z[:, :, head] @ model.W_O[layer, head] for head in (0, 1)]
+                stack = cache.apply_ln_to_stack(torch.stack([*parts, mlp]), layer=-1)
+                names = (f"L{layer}H0", f"L{layer}H1", f"L{layer} mlp")
+                for name, x in zip(names, stack * w @ model.W_U, strict=True):
+                    values[name, f"layer {layer}"] = x
+        assert set(values) == set(zip(found["component"], found["layer"], strict=True)) - {
+            ("stream", "embed")
+        }
+        for (component, layer), own in values.items():
+            part = found[(found["component"] == component) & (found["layer"] == layer)]
+            for name, value in expected(own, logits, rows).items():
+                if name != "kl" or component == "stream":
+                    np.testing.assert_allclose(part[name], value, atol=1e-4)
+
+
+@pytest.mark.parametrize("normalization", ["LN", "none"])
+def test_components_sum_to_the_stream_and_their_frozen_norms_to_its_norm(normalization: str) -> None:
+    c = take_apart(random_model(normalization))
+    pieces = written(c, task().tokens[-50:])
+    stream = pieces.stream[-1]
+    torch.testing.assert_close(pieces.values.sum(0), stream, atol=1e-4, rtol=0)
+    shift = 0.0 if c.ln_final.b is None else c.ln_final.b
+    normed = frozen_norm(c, pieces.values, stream=stream).sum(0) + shift
+    torch.testing.assert_close(normed, c.ln_final(stream), atol=1e-4, rtol=0)
+    with pytest.raises(AssertionError):  # and every part counts
+        torch.testing.assert_close(pieces.values[:-1].sum(0), stream, atol=1e-4, rtol=0)
+
+
+def test_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model("LN")
+    few = replace(EVERYTHING, aliases_per_subset=3)
+    whole = logit_lens(model, task(), few)
+    monkeypatch.setattr("mechocl.lenses._BATCH", 7)
+    pd.testing.assert_frame_equal(logit_lens(model, task(), few), whole, atol=1e-5)
+
+
+def test_the_stream_alone_is_a_part_of_everything() -> None:
+    stream = logit_lens(planted_model(task(), Mechanism()), task(), CONFIG)
+    part = components()[components()["component"] == "stream"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(stream, part)
+
+
+def test_a_hooked_model_is_refused() -> None:
+    model = planted_model(task(), Mechanism())
+    model.add_hook("blocks.0.attn.hook_z", lambda x, hook: x)
+    with pytest.raises(MechoclError, match="has a hook at blocks"):
+        logit_lens(model, task(), CONFIG)
+
+
+def test_component_figure_shows_the_table() -> None:
+    """A panel per subset, a row per component (the stream's layers first), a column per position."""
+    figure = lens_plots.component_lens(components(), value="rank", contains=True)
+    assert len(figure.data) == 5
+    panel = figure.data[2]
+    assert "d1_consistent" in figure.layout.annotations[2].text
+    names = ["stream, embed", "stream, layer 0", "stream, layer 1", "L0H0", "L0H1", "L1H0", "L1H1"]
+    assert list(panel.y) == names
+    assert list(panel.x) == POSITIONS
+    kept = components().query("subset == 'd1_consistent' and contains and component == 'L0H0'")
+    np.testing.assert_allclose(panel.z[3], kept["rank"])
+    of_streams = lens_plots.component_lens(components(), value="kl", contains=True)
+    assert list(of_streams.data[0].y) == names[:3]  # a component has no KL
+    assert of_streams.layout.coloraxis.cmin == 0
+    signed = lens_plots.component_lens(components(), value="difference", contains=True)
+    assert (signed.layout.coloraxis.cmin, signed.layout.coloraxis.cmax) == (-10, 10)
+    assert len(plots.lens(logit_lens(planted_model(task(), Mechanism()), task(), CONFIG)).data) == 5
 
 
 def test_ties_take_their_mean_rank() -> None:
@@ -156,3 +301,8 @@ def test_a_task_without_aliases_is_refused() -> None:
 def test_no_aliases_at_all_are_refused() -> None:
     with pytest.raises(MechoclError, match="aliases_per_subset is 0"):
         LensConfig(aliases_per_subset=0)
+
+
+def test_a_lens_of_nothing_is_refused() -> None:
+    with pytest.raises(MechoclError, match="a lens of nothing; use stream, heads or mlps"):
+        LensConfig(of=())

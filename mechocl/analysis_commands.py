@@ -1,0 +1,298 @@
+"""The commands that analyse a run: compute what is missing, print it over the seeds, say where it is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import tyro
+
+from mechocl.circuits import CircuitConfig
+from mechocl.errors import MechoclError
+from mechocl.grafting import GraftConfig
+from mechocl.lenses import LensConfig
+from mechocl.patching import PatchingConfig
+from mechocl.probing import ProbingConfig
+from mechocl.subspace_study import SubspaceConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mechocl.runs import Run
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """The run, and how it is computed."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of a run."""
+    stage: int | None = None
+    """After which stage of training, from 1; default: the last."""
+    device: Device = "auto"
+    """Where to compute; auto takes a GPU if there is one."""
+    jobs: int = 0
+    """Seeds at a time; 0: one per core."""
+
+
+On = Annotated[Where, tyro.conf.OmitArgPrefixes]
+
+
+def evaluate(on: On) -> None:
+    """Answers on every test question: each subset, and weak and strong internalization with intervals."""
+    from mechocl import printing, summaries
+    from mechocl.analyses import EvaluateConfig
+    from mechocl.internalization import METRICS
+
+    opened, rows = _analysed(on, "evaluate", EvaluateConfig())
+    if on.stage in (None, len(opened.recipe.training.stages)):
+        rows = printing.learned(rows)
+    cells = {(e.subset, e.metric): e.estimate for e in summaries.subsets(rows)}
+    names = list(dict.fromkeys(subset for subset, _ in cells))
+    body = [[s] + [f"{cells[s, m].mean:.3f}" if (s, m) in cells else "–" for m in METRICS] for s in names]
+    printing.table(["subset", *METRICS], body)
+    lines = [
+        [
+            c.name,
+            summaries.describe(c.estimate),
+            f"{c.positive_seeds} of {rows['seed'].nunique()} seeds above 0",
+        ]
+        for c in summaries.contrasts(rows, "auc")
+    ]
+    printing.table(["contrast (AUC)", "difference [95 %]", ""], lines)
+    printing.answers(rows)
+    _say_where(opened, "evaluate")
+
+
+def lens(
+    on: On,
+    config: Annotated[LensConfig, tyro.conf.OmitArgPrefixes] = LensConfig(),  # noqa: B008
+    kind: Literal["logit", "tuned", "direct"] = "logit",
+) -> None:
+    """What the residual stream and its components say, layer by layer, of the alias's integer and the answer.
+
+    Args:
+        on: The run.
+        config: What the lens looks at.
+        kind: logit: through the final layer norm and the unembedding; tuned: the same after translators
+            trained on the run's own data (the residual stream alone); direct: what each component adds to the answer's logits.
+    """
+    from mechocl import printing
+    from mechocl.attribution import AttributionConfig
+    from mechocl.tuned_lens import TunedLensConfig
+
+    if kind == "direct":
+        aliases = AttributionConfig(aliases_per_subset=config.aliases_per_subset)
+        opened, rows = _analysed(on, "attribution", aliases)
+        print("contribution at = to the right answer's logit over the other's, in nats")
+        cells = rows.groupby(["component", "subset"], sort=False)["difference"].mean().unstack()
+        printing.grid(cells, "+.3f", corner="component")
+        _say_where(opened, "attribution")
+        return
+    name = "lens" if kind == "logit" else "tuned-lens"
+    chosen = config if kind == "logit" else TunedLensConfig(aliases_per_subset=config.aliases_per_subset)
+    opened, rows = _analysed(on, name, chosen)
+    shown = rows[(~rows["contains"]) & rows["position"].isin(["alias", "="])]
+    shown = shown.assign(layer=shown["layer"].where(shown["component"] == "stream", shown["component"]))
+    cells = (
+        shown.groupby(["subset", "layer", "position"], sort=False)["rank"]
+        .mean()
+        .unstack(["layer", "position"])
+    )
+    print("mean rank of the alias's integer (1 = top), lists without it")
+    cells.columns = cells.columns.map(", ".join)
+    printing.grid(cells, ".1f", corner="subset")
+    _say_where(opened, name)
+
+
+def patch(
+    on: On,
+    config: Annotated[PatchingConfig, tyro.conf.OmitArgPrefixes] = PatchingConfig(),  # noqa: B008
+) -> None:
+    """Activation patching: put activations of one run into another, and see what it does to the answer."""
+    from mechocl import printing, summaries
+
+    opened, rows = _analysed(on, "patch", config)
+    for name, part in rows.groupby("contrast", sort=False):
+        _print_ends(name, part)
+        part = part.assign(site=summaries.site_names(part))
+        if part["site"].nunique() <= _GRID_ROWS:
+            printing.grid(summaries.site_by_position(part, "effect"), "+.3f", corner="effect")
+        printing.over_seeds(part, ["site", "position"], "effect", most=_LARGEST)
+        print(_shares(part))
+    _say_where(opened, "patch")
+
+
+def circuit(
+    on: On,
+    config: Annotated[CircuitConfig, tyro.conf.OmitArgPrefixes] = CircuitConfig(),  # noqa: B008
+    suppression: bool = True,
+) -> None:
+    """Edges that carry the answer, how much circuits of them carry alone, and components that hold tag 2 back.
+
+    Args:
+        on: The run.
+        config: How edges are scored, and circuits judged.
+        suppression: Search for components whose ablation raises the answers about d2 and leaves d1 alone.
+    """
+    from mechocl import circuits, printing
+    from mechocl.suppression import SuppressionConfig, candidates
+
+    opened, rows = _analysed(on, "circuit", config)
+    for name, part in rows.groupby("contrast", sort=False):
+        _print_ends(name, part)
+        edges = circuits.pooled(part)
+        printing.over_seeds(edges, ["sender", "receiver", "place"], "value", most=_LARGEST)
+        print(circuits.described(part))
+    if suppression:
+        wanted = SuppressionConfig(seed=config.seed)
+        _, found = _analysed(on, "suppression", wanted)
+        for raised, spared in ((wanted.raised, wanted.spared), (wanted.spared, wanted.raised)):
+            print(
+                f"the component whose ablation raises {raised} most and changes {spared} least, "
+                f"chosen on half of the aliases: effect on the AUC of the other half"
+            )
+            best = candidates(found, raised=raised, spared=spared)
+            printing.over_seeds(best, ["subset"], "effect")
+    _say_where(opened, "circuit")
+
+
+def graft(
+    on: On,
+    config: Annotated[GraftConfig, tyro.conf.OmitArgPrefixes] = GraftConfig(),  # noqa: B008
+    steering: bool = True,
+) -> None:
+    """Which weights carry what stage 2 added: parts of the weight difference, alone and left out.
+
+    Args:
+        on: The run.
+        config: What is measured.
+        steering: The best constant steering vector beside them: the baseline that a part has to beat.
+    """
+    import pandas as pd
+
+    from mechocl import printing
+    from mechocl.steering import SteeringConfig
+    from toy_models.subsets import SUBSETS
+
+    opened, rows = _analysed(on, "graft", config)
+    if steering:
+        rows = pd.concat([rows, _analysed(on, "steering", SteeringConfig())[1]], ignore_index=True)
+    rows = rows[rows["subset"].map(lambda name: SUBSETS[name].stage == 2)]
+    for metric in ("auc", "accuracy"):
+        print(f"share of stage 2's gain in {metric} (0 as before, 1 as after), mean over seeds")
+        part = rows[rows["metric"] == metric].assign(graft=rows["group"] + ", " + rows["kind"])
+        cells = part.groupby(["graft", "subset"], sort=False)["share"].mean().unstack()
+        printing.grid(cells, "+.3f", corner="graft")
+    part = rows[(rows["metric"] == "auc") & (rows["kind"] == "alone") & (rows["change"] > 0)]
+    printing.over_seeds(part, ["group", "subset"], "share")
+    _say_where(opened, "graft")
+
+
+def subspace(
+    on: On,
+    config: Annotated[SubspaceConfig, tyro.conf.OmitArgPrefixes] = SubspaceConfig(),  # noqa: B008
+) -> None:
+    """Which directions carry the tag and the integer: swapped between questions, or erased, with two controls."""
+    from mechocl import printing
+
+    opened, rows = _analysed(on, "subspace", config)
+    rows = rows[rows["metric"] == "logit_difference"]
+    rows = rows.assign(
+        place=rows["position"] + ", " + rows["site"] + " " + rows["layer"].astype(str),
+        method=rows["method"].where(rows["method"] != "rotation", "rotation, k = " + rows["k"].astype(str)),
+    )
+    for name, part in rows.groupby("contrast", sort=False):
+        whole = part[part["control"] == "none"]
+        _print_ends(name, whole)
+        print("effect as a share of clean − corrupted, mean over seeds")
+        cells = part.groupby(["method", "place", "control"], sort=False)["normalised"].mean().unstack()
+        cells = cells[[c for c in ("none", "shuffled", "random model") if c in cells]]
+        cells.index = [f"{method}; {place}" for method, place in cells.index]
+        printing.grid(cells, "+.3f", corner="what is changed")
+    _say_where(opened, "subspace")
+
+
+def probe(
+    on: On,
+    config: Annotated[ProbingConfig, tyro.conf.OmitArgPrefixes] = ProbingConfig(),  # noqa: B008
+) -> None:
+    """Linear probes at each layer and position of a question: what can be read where."""
+    from mechocl import printing, summaries
+
+    opened, rows = _analysed(on, "probe", config)
+    for (name, control), part in rows[rows["subset"] == "all"].groupby(["probe", "control"], sort=False):
+        print(f"{name}, control: {control}; balanced accuracy, chance {part['chance'].mean():.3f}")
+        printing.grid(summaries.layer_by_position(part, "accuracy"), ".3f")
+    _say_where(opened, "probe")
+
+
+COMMANDS: Final[dict[str, Callable[..., None]]] = {
+    "evaluate": evaluate,
+    "lens": lens,
+    "patch": patch,
+    "circuit": circuit,
+    "graft": graft,
+    "subspace": subspace,
+    "probe": probe,
+}
+
+_GRID_ROWS: Final = 24
+"""Sites that a grid on the terminal still shows."""
+
+_LARGEST: Final = 10
+"""Lines of the largest effects."""
+
+
+def jobs_of(count: int) -> int | None:
+    """`--jobs`; None where it shall be chosen."""
+    if count < 0:
+        raise MechoclError(f"--jobs {count}: give the number of seeds at a time, or 0 to have it chosen")
+    return count or None
+
+
+def _analysed(on: Where, name: str, config: Any) -> "tuple[Run, pd.DataFrame]":
+    """Rows of an analysis over the run's seeds; those that failed are named."""
+    from mechocl import models, pipeline, printing
+    from mechocl.runs import Run
+
+    run = Run.open(on.run)
+    n_stages = len(run.recipe.training.stages)
+    if on.stage is not None and not 1 <= on.stage <= n_stages:
+        raise MechoclError(f"--stage {on.stage}: {on.run} has stages 1 to {n_stages}")
+    rows = pipeline.analyse(
+        run,
+        name,
+        config,
+        stage=on.stage,
+        device=models.resolve_device(on.device),
+        jobs=jobs_of(on.jobs),
+    )
+    printing.failures(run)
+    return run, rows
+
+
+def _print_ends(name: object, part: "pd.DataFrame") -> None:
+    """The unpatched runs of a contrast, over the seeds."""
+    clean, corrupted = part["clean"].mean(), part["corrupted"].mean()
+    print(
+        f"\n{name}: clean {clean:+.3f}, corrupted {corrupted:+.3f}; {part['pairs'].iloc[0]:.0f} pairs, "
+        f"{part['seed'].nunique()} seeds"
+    )
+
+
+def _shares(part: "pd.DataFrame") -> str:
+    """Whether the effects can be read as shares."""
+    without = part.loc[part["normalised"].isna(), "seed"].nunique()
+    if without == 0:
+        return "`normalised` in the rows: 0 is the corrupted run, 1 the clean one"
+    return (
+        f"no shares in {without} of {part['seed'].nunique()} seeds: clean and corrupted hardly differ there, "
+        "so read the raw effects"
+    )
+
+
+def _say_where(run: "Run", name: str) -> None:
+    print(f"rows: {run.path / 'results' / name}")

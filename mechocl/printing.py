@@ -1,0 +1,57 @@
+"""What commands print: tables, grids, answers, and who failed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from mechocl import summaries
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(c), *(len(r[i]) for r in rows), 0) if rows else len(c) for i, c in enumerate(columns)]
+    for line in [list(columns), *map(list, rows)]:
+        print("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip())
+
+
+def grid(cells: pd.DataFrame, digits: str, *, corner: str = "layer") -> None:
+    """A table of numbers with named rows and columns."""
+    body = [
+        [str(i), *(format(v, digits) for v in row)]
+        for i, row in zip(cells.index, cells.to_numpy(), strict=True)
+    ]
+    table([corner, *map(str, cells.columns)], body)
+
+
+def over_seeds(rows: pd.DataFrame, keys: list[str], value: str, *, most: int | None = None) -> None:
+    """The mean of a value over seeds with its interval, one line for each combination of the keys.
+
+    `most`: only so many lines, the largest means in size first.
+    """
+    found = summaries.over_seeds(rows, keys, value)
+    if most is not None:
+        found = found.loc[found["mean"].abs().sort_values(ascending=False, kind="stable").index].head(most)
+    body = []
+    for row in found.to_dict("records"):
+        above = f"{row['positive']} of {row['seeds']}"
+        body.append([*(str(row[k]) for k in keys), summaries.described(row), above])
+    table([*keys, f"{value} [95 %]", "seeds above 0"], body)
+
+
+def failures(run: Any) -> None:
+    failed = run.failures()
+    for seed, reason in failed.items():
+        print(f"seed {seed} failed and is left out ({len(failed)} of {len(run.seeds)} failed): {reason}")
+
+
+def learned(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the seeds that learned their definitions; the others are named."""
+    kept, failed = summaries.trained(rows)
+    for line in summaries.described_failures(failed, rows["seed"].nunique()):
+        print(line)
+    return kept
+
+
+def answers(rows: pd.DataFrame) -> None:
+    for a in summaries.answers(rows):
+        print(f"{a.question}: {a.answer}. {a.sentence}")
