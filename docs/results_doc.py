@@ -9,6 +9,7 @@ from typing import Annotated
 
 import map_doc
 import pandas as pd
+import toolbox_doc
 import tyro
 
 from mechocl import analyses, internalization, summaries
@@ -60,8 +61,7 @@ def take(run_path: Path) -> None:
     pd.DataFrame([facts]).to_csv(TABLES / "demo-run.csv", index=False)
     lens = analyses.load(run, "lens", analyses.ANALYSES["lens"].config())
     probe = analyses.load(run, "probe", analyses.ANALYSES["probe"].config())
-    patch = analyses.load(run, "patch", analyses.ANALYSES["patch"].config())
-    for name, table in (("lens", lens), ("probe", probe), ("patch", patch)):
+    for name, table in (("lens", lens), ("probe", probe)):
         if table is not None:
             keys = [c for c in table.columns if table[c].dtype.kind not in "fi" and c != "seed"]
             mean = table.drop(columns="seed").groupby(keys, sort=False).mean(numeric_only=True).reset_index()
@@ -115,33 +115,21 @@ def _inside() -> list[str]:
     """What the analyses show, as small tables."""
     lens = pd.read_csv(TABLES / "demo-lens.csv")
     probe = pd.read_csv(TABLES / "demo-probe.csv")
-    patch = pd.read_csv(TABLES / "demo-patch.csv")
     lines = [
         "## Inside the models",
         "",
-        "Means over the same seeds. One honest version of each analysis; circuits and controls come later.",
+        "Means over the same seeds. Patching, circuits, grafts and subspaces: [toolbox.md](toolbox.md).",
         "",
     ]
-    part = lens[(~lens["contains"]) & lens["position"].isin(["alias", "%", "="])]
+    part = lens[
+        (lens["component"] == "stream") & (~lens["contains"]) & lens["position"].isin(["alias", "%", "="])
+    ]
     grid = _pivot(part, "subset", ["layer", "position"], "rank")
     lines += [
         "**Logit lens**: mean rank of the alias's integer among the integers (1 is the top), lists without it.",
         "",
     ]
     lines += _markdown(grid, digits=1)
-    for contrast, name in (
-        ("different integer", "aliases of different integers"),
-        ("same integer", "aliases of the same integer"),
-    ):
-        part = patch[patch["contrast"] == contrast]
-        first = part.iloc[0]
-        lines += [
-            "",
-            f"**Patching** the residual stream, tag-1 alias into tag-2 question, {name}: effect in nats "
-            f"(clean {first['clean']:+.2f}, corrupted {first['corrupted']:+.2f}).",
-            "",
-            *_markdown(_pivot(part, "layer", ["position"], "effect"), digits=2),
-        ]
     part = probe[(probe["subset"] == "all") & probe["position"].isin(["alias", "%", "="])]
     part = part.assign(
         probe=part["probe"] + ", " + part["control"].map({"none": "labels", "shuffled": "labels shuffled"})
@@ -217,11 +205,13 @@ def main(
     if run is not None:
         take(run)
         map_doc.take_dynamics(run.parent)
+        toolbox_doc.take(run)
     map_doc.write_svg(map_doc.figures(), DOCS / "figures")
     (DOCS / "results.md").write_text(page(), encoding="utf-8")
+    (DOCS / "toolbox.md").write_text(toolbox_doc.page(), encoding="utf-8")
     front = DOCS.parent / "README.md"
     front.write_text(readme(front.read_text(encoding="utf-8")), encoding="utf-8")
-    print(f"written: {DOCS / 'results.md'} and the results in {front}")
+    print(f"written: {DOCS / 'results.md'}, {DOCS / 'toolbox.md'} and the results in {front}")
 
 
 if __name__ == "__main__":

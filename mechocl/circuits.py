@@ -218,7 +218,7 @@ def described(rows: pd.DataFrame) -> str:
     beside = ""
     if len(random):
         nearest = random["edges"].min()
-        share = random.loc[random["edges"] == nearest, "normalised"].mean()
+        share = max(0.0, random.loc[random["edges"] == nearest, "normalised"].mean())
         beside = f"; random circuits of {nearest:.0f} edges reach {share:.0%}"
     return (
         f"{size} of {edges:.0f} edges (median over {len(reached)} of {len(needed)} seeds; {min(reached)} to "

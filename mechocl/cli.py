@@ -54,7 +54,7 @@ def demo(
         seeds=_seeds(1 if fast else seeds, 0),
         device=models.resolve_device(device),
         jobs=jobs_of(jobs),
-        then=pipeline.reported(),
+        then=pipeline.reported(recipe),
     )
     printing.failures(run)
     answers = analyses.load(run, "evaluate", analyses.EvaluateConfig())
@@ -350,7 +350,7 @@ def _write_report(run: Any, path: Path, *, device: Device, jobs: int) -> None:
 
     if path.is_dir():
         raise MechoclError(f"{path} is a folder; give the HTML file, for example {path / 'report.html'}")
-    wanted = pipeline.reported()
+    wanted = pipeline.reported(run.recipe)
     pipeline.complete(run, wanted, stage=None, device=models.resolve_device(device), jobs=jobs_of(jobs))
     path.parent.mkdir(parents=True, exist_ok=True)
     found = {name: analyses.load(run, name, config) for name, config in wanted}

@@ -138,30 +138,34 @@ def take_apart(model: Transformer) -> Components:
 
 
 def _refuse_uncovered(c: Any) -> None:
-    covered = {
-        "positions (rotary or standard)": c.positional_embedding_type in ("rotary", "standard"),
-        "normalisation (LN or none)": c.normalization_type in ("LN", None),
-        "MLP (not gated)": not c.gated_mlp and c.num_experts is None,
-        f"activation ({', '.join(_ACTIVATIONS)})": c.attn_only or c.act_fn in _ACTIVATIONS,
-        "attention (causal, scaled by the root of d_head, one key a query)": (
-            c.n_key_value_heads in (None, c.n_heads)
-            and c.attention_dir == "causal"
-            and not c.use_local_attn
-            and c.use_attn_scale
-            and c.attn_scale in (-1, math.sqrt(c.d_head))  # a bridge leaves it at −1
-            and not c.scale_attn_by_inverse_layer_idx
-            and c.attn_scores_soft_cap <= 0
-            and not c.rotary_adjacent_pairs
+    unscaled = not c.use_attn_scale or c.attn_scale not in (
+        -1,
+        math.sqrt(c.d_head),
+    )  # a bridge leaves it at −1
+    uncovered = {
+        f"{c.positional_embedding_type} positions": c.positional_embedding_type not in ("rotary", "standard"),
+        f"{c.normalization_type} normalisation": c.normalization_type not in ("LN", None),
+        "gated MLPs": c.gated_mlp,
+        "mixtures of experts": c.num_experts is not None,
+        f"the activation {c.act_fn}": not c.attn_only and c.act_fn not in _ACTIVATIONS,
+        "heads that share keys and values": c.n_key_value_heads not in (None, c.n_heads),
+        f"{c.attention_dir} attention": c.attention_dir != "causal",
+        "local attention": c.use_local_attn,
+        "attention scores that are not divided by the root of d_head": (
+            unscaled or c.scale_attn_by_inverse_layer_idx
         ),
-        "residual stream (no norms after a layer or the embedding)": not (
+        "capped attention scores": c.attn_scores_soft_cap > 0,
+        "rotary embeddings of adjacent pairs": c.rotary_adjacent_pairs,
+        "norms after a layer or the embedding": (
             c.post_embedding_ln or c.final_rms or c.use_normalization_before_and_after
         ),
-        "logits (not capped)": c.output_logits_soft_cap <= 0,
+        "capped logits": c.output_logits_soft_cap > 0,
     }
-    for what, fits in covered.items():
-        if not fits:
+    for what, found in uncovered.items():
+        if found:
             raise MechoclError(
-                f"this analysis does not cover the model's {what.replace(' (', ': covered is ', 1).rstrip(')')}"
+                f"the model has {what}, which this analysis does not cover; it covers causal attention, rotary or standard "
+                f"positions, layer norm or none, and MLPs of {', '.join(_ACTIVATIONS)}"
             )
 
 

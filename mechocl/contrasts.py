@@ -10,6 +10,7 @@
 The clean run is what the metric calls right; denoising puts its activations into the corrupted run.
 """
 
+import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -63,6 +63,10 @@ class Pairs:
             )
         if len(self) == 0:
             raise MechoclError(f"{self.name}: there are no pairs; use another subset or more aliases")
+        if len(self.labels) != self.clean.shape[1] or len(set(self.labels)) != len(self.labels):
+            raise MechoclError(
+                f"{self.name}: {len(self.labels)} labels for {self.clean.shape[1]} positions; give each position its own"
+            )
         if not bool(((self.read >= 0) & (self.read < self.clean.shape[1])).all()):
             raise MechoclError(f"{self.name}: an answer is read past the end of its example")
 
@@ -110,9 +114,12 @@ def subset_named(task: Task, short: str) -> str:
     found = [name for name in present if short == name] or [
         name for name in present if name.startswith(short + "_")
     ]
-    if len(found) != 1:
-        why = "several begin so" if found else "it has none"
-        raise MechoclError(f"{short!r} names no subset of the run ({why}); it has {', '.join(present)}")
+    if len(found) > 1:
+        raise MechoclError(
+            f"{short!r} may be any of the subsets {', '.join(found)}; use the whole name of one"
+        )
+    if not found:
+        raise MechoclError(f"{short!r} names no subset of the run; it has {', '.join(present)}")
     return found[0]
 
 
@@ -278,40 +285,51 @@ def pairs_of_file(task: Task, path: Path) -> Pairs:
     differ.
     """
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            lines = [(reader.line_num, cells) for cells in reader]
+            columns = reader.fieldnames or ()
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise MechoclError(f"{path} cannot be read as CSV: {error}") from None
-    missing = {"clean", "corrupted", "target"} - set(frame.columns)
+    missing = [column for column in ("clean", "corrupted", "target") if column not in columns]
     if missing:
         raise MechoclError(
-            f"{path} has no column {min(missing)!r}; it needs clean, corrupted, target (and foil)"
+            f"{path} has no column {missing[0]!r}; it needs clean, corrupted, target (and foil)"
         )
-    ids = {token: i for i, token in enumerate(task.vocabulary.tokens)}
-
-    def encoded(column: str) -> Tensor:
-        rows = [text.split() for text in frame[column]]
-        for number, row in enumerate(rows, start=2):
-            unknown = [token for token in row if token not in ids]
-            if unknown:
-                raise MechoclError(
-                    f"{path}, line {number}: {unknown[0]!r} is not a token of this run's vocabulary"
-                )
-            if len(row) != len(rows[0]):
-                raise MechoclError(
-                    f"{path}, line {number}: {column} has {len(row)} tokens, the first line's {len(rows[0])}; "
-                    "patching needs equal lengths"
-                )
-        return torch.tensor([[ids[token] for token in row] for row in rows])
-
-    if frame.empty:
+    if not lines:
         raise MechoclError(f"{path} has no pairs")
+    length = max(1, len((lines[0][1]["clean"] or "").split()))
+    given = {"clean": length, "corrupted": length, "target": 1} | ({"foil": 1} if "foil" in columns else {})
+    ids = {column: _encoded(task, path, lines, column, n) for column, n in given.items()}
     return given_pairs(
-        encoded("clean"),
-        encoded("corrupted"),
-        target=encoded("target")[:, 0],
-        foil=encoded("foil")[:, 0] if "foil" in frame else None,
+        ids["clean"],
+        ids["corrupted"],
+        target=ids["target"][:, 0],
+        foil=ids["foil"][:, 0] if "foil" in ids else None,
         name=path.name,
     )
+
+
+def _encoded(
+    task: Task, path: Path, lines: list[tuple[int, dict[str, str]]], column: str, length: int
+) -> Int[Tensor, "pair pos"]:
+    """Ids of a column's tokens, `length` in each line."""
+    ids = {token: i for i, token in enumerate(task.vocabulary.tokens)}
+    rows = []
+    for number, cells in lines:
+        tokens = (cells[column] or "").split()
+        unknown = [token for token in tokens if token not in ids]
+        if unknown:
+            raise MechoclError(
+                f"{path}, line {number}: {unknown[0]!r} is not a token of this run's vocabulary"
+            )
+        if len(tokens) != length:
+            raise MechoclError(
+                f"{path}, line {number}: {column} has {len(tokens)} tokens and needs {length}; all examples of a file "
+                "are of one length, target and foil are single tokens"
+            )
+        rows.append([ids[token] for token in tokens])
+    return torch.tensor(rows)
 
 
 def _question_pairs(

@@ -11,7 +11,7 @@ patching: Syed et al. 2023 (2310.10348). With integrated gradients (EAP-IG): Han
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import pandas as pd
 import torch
@@ -75,37 +75,47 @@ def graph_of(model: Transformer, pairs: Pairs, *, along: Along = "role") -> Grap
 
 
 def _graph(c: Components, pairs: Pairs, along: Along) -> Graph:
+    places, where = _places(pairs, along)
     senders, sender_rank = ["embed"], [0]
-    receivers, receiver_rank = [], []
+    receivers, receiver_rank, heard = [], [], []
     for layer in range(c.n_layers):
         heads = [f"L{layer}H{h}" for h in range(c.n_heads)]
+        answers = _heard(pairs, where, len(places), last=layer == c.n_layers - 1)
         receivers += [f"{head} {name}" for name in ("q", "k", "v") for head in heads]
         receiver_rank += [2 * layer] * 3 * c.n_heads
+        heard += [answers[name] for name in ("q", "k", "v") for _ in heads]
         senders += heads
         sender_rank += [2 * layer + 1] * c.n_heads
         if not c.attn_only:
             receivers.append(f"L{layer} mlp")
             receiver_rank.append(2 * layer if c.parallel else 2 * layer + 1)
+            heard.append(answers["mlp"])
             senders.append(f"L{layer} mlp")
             sender_rank.append(2 * layer + 2 - c.parallel)
     receivers.append("logits")
     receiver_rank.append(2 * c.n_layers)
-    comes_before = torch.tensor(sender_rank)[:, None] <= torch.tensor(receiver_rank)
+    heard.append(answers["mlp"])  # the last layer's: where the answer is read
     # what is computed in the same half of a layer cannot read each other
-    places, where = _places(pairs, along)
-    reading = torch.zeros(len(places), dtype=torch.bool)
-    reading[where[torch.arange(len(pairs)), pairs.read]] = True
-    possible = comes_before[..., None].repeat(1, 1, len(places))
-    possible[:, -1] &= reading
-    # the last layer answers only where it is read: its queries and its MLP matter nowhere else
-    for i, name in enumerate(receivers):
-        if name.startswith(f"L{c.n_layers - 1}") and name[-1] in "qp":
-            possible[:, i] &= reading
+    comes_before = torch.tensor(sender_rank)[:, None] <= torch.tensor(receiver_rank)
+    possible = comes_before[..., None] & torch.stack(heard)
     return Graph(tuple(senders), tuple(receivers), places, possible)
+
+
+def _heard(
+    pairs: Pairs, where: Int[Tensor, "pair pos"], places: int, *, last: bool
+) -> dict[str, Bool[Tensor, "place"]]:
+    """Where the answer can depend on what a query, a key, a value or an MLP of a layer reads."""
+    position, read = torch.arange(where.shape[1]), pairs.read[:, None]
+    before, asking = position <= read, position == read if last else position <= read
+    # the first position attends to itself, whatever its query; the last layer answers only where it is read
+    masks = {"q": asking & (position > 0), "k": before & (read > 0), "v": before, "mlp": asking}
+    return {name: torch.bincount(where[mask], minlength=places) > 0 for name, mask in masks.items()}
 
 
 def _places(pairs: Pairs, along: Along) -> tuple[tuple[str, ...], Int[Tensor, "pair pos"]]:
     """Names of places, and which one each position of each pair is."""
+    if along not in get_args(Along):
+        raise MechoclError(f"along is {along!r}; use one of {', '.join(get_args(Along))}")
     if along == "position":
         return pairs.labels, torch.arange(len(pairs.labels)).expand(pairs.clean.shape)
     present = [i for i in range(len(ROLE_NAMES)) if bool((pairs.roles == i).any())]
@@ -213,7 +223,8 @@ def _run_with_edges(
     base: Literal["clean", "corrupted"],
     batch_size: int,
 ) -> Float[Tensor, "unit"]:
-    where = _places(pairs, along)[1]
+    graph, where = _graph(c, pairs, along), _places(pairs, along)[1]
+    _check(chosen, graph, batch_size)
     metric.check(pairs, c.W_U.shape[1])
     parts = []
     for rows in torch.split(torch.arange(len(pairs)), batch_size):
@@ -229,6 +240,16 @@ def _run_with_edges(
             found.append(metric.per_pair(_logits(c, end, chunk, ids, len(some)), chunk, clean).cpu())
         parts.append(torch.cat(found))
     return metric.pool(torch.cat(parts, 1), pairs)
+
+
+def _check(chosen: Tensor | None, graph: Graph, batch_size: int) -> None:
+    if batch_size < 1:
+        raise MechoclError(f"batch_size is {batch_size}; use at least 1")
+    if chosen is not None and chosen.shape[1:] != graph.possible.shape:
+        raise MechoclError(
+            f"the chosen edges are {tuple(chosen.shape[1:])} (senders, receivers, places), the model has "
+            f"{tuple(graph.possible.shape)} on these pairs; take the indices from graph_of"
+        )
 
 
 def _logits(
@@ -292,7 +313,7 @@ def patch_paths(
         chosen[(i, *graph.index(*path))] = True
     if together:
         chosen = chosen.any(0, keepdim=True)
-    chosen = torch.cat([chosen, torch.zeros_like(chosen[:1])])
+    chosen = torch.cat([chosen, torch.zeros(1, *graph.possible.shape, dtype=torch.bool)])
     values = run_with_edges(
         model, pairs, chosen, metric=metric, along=along, base="corrupted", batch_size=batch_size
     )
@@ -346,6 +367,7 @@ def attribute_edges(
     c = take_apart(model)
     chosen.check(pairs, c.W_U.shape[1])
     graph, where = _graph(c, pairs, along), _places(pairs, along)[1]
+    _check(None, graph, batch_size)
     total = torch.zeros(graph.possible.shape, dtype=torch.float64)
     ends = []
     for rows in torch.split(torch.arange(len(pairs)), batch_size):
@@ -392,7 +414,7 @@ def _attributed(
 def _gradients(
     c: Components, embedded: Tensor, pairs: Pairs, metric: Metric, ids: Tensor | None, clean_logits: Tensor
 ) -> Float[Tensor, "pair pos receiver d_model"]:
-    """Gradient of the metric with respect to what each receiver reads, the others' inputs held; one backward pass."""
+    """Gradient of the metric with respect to what each receiver alone reads; one backward pass."""
     leaves: list[Tensor] = []
 
     def alter(first: int, stream: Tensor, senders: list[Tensor], n: int) -> Tensor:

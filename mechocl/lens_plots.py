@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mechocl.attribution import TOTAL
-from mechocl.plots import COLORS, _heatmaps, label, styled
+from mechocl.plots import COLORS, heatmaps, label, styled
 from mechocl.statistics import estimate
 from mechocl.summaries import layer_by_position
 from toy_models.subsets import SUBSETS
@@ -75,7 +75,7 @@ def attribution_heatmap(rows: pd.DataFrame, *, quantity: Quantity, position: str
         named = grid.loc[components[::-1], subsets]
         panels.append((title, named.rename(columns=lambda subset: subset.replace("_", "<br>", 1))))
     limit = max(float(np.abs(grid.to_numpy()).max()) for _, grid in panels)
-    figure = _heatmaps(panels, scale="RdBu", low=-limit, high=limit, title="contribution<br>(nats)", digits=2)
+    figure = heatmaps(panels, scale="RdBu", low=-limit, high=limit, title="contribution<br>(nats)", digits=2)
     return figure.update_xaxes(tickfont_size=10)
 
 
@@ -111,9 +111,9 @@ def component_lens(rows: pd.DataFrame, *, value: LensValue, contains: bool = Fal
 def _lens_panels(panels: list[tuple[str, pd.DataFrame]], value: LensValue) -> go.Figure:
     highest = max(float(np.nanmax(np.abs(grid.to_numpy()))) for _, grid in panels)
     if value == "difference":
-        return _heatmaps(panels, scale="RdBu", low=-highest, high=highest, title=_TITLES[value], digits=1)
+        return heatmaps(panels, scale="RdBu", low=-highest, high=highest, title=_TITLES[value], digits=1)
     low, digits = (0.0, 2) if value == "kl" else (1.0, 1)
-    return _heatmaps(panels, scale="Viridis_r", low=low, high=highest, title=_TITLES[value], digits=digits)
+    return heatmaps(panels, scale="Viridis_r", low=low, high=highest, title=_TITLES[value], digits=digits)
 
 
 def _subsets(rows: pd.DataFrame) -> list[str]:

@@ -34,7 +34,7 @@ _BATCH: Final = 256
 class LensConfig:
     """What the logit lens looks at."""
 
-    of: tuple[Literal["stream", "heads", "mlps"], ...] = ("stream",)
+    of: tuple[Literal["stream", "heads", "mlps"], ...] = ("stream", "heads", "mlps")
     """The residual stream before and after each layer, what each head writes, what each MLP writes."""
     aliases_per_subset: int = 100
     """Aliases of each subset, the first ones."""

@@ -42,15 +42,17 @@ class Metric:
 
     def check(self, pairs: Pairs, outputs: int) -> None:
         """MechoclError where a token that it looks at has no logit, or a pair lacks what it needs."""
+        if self.needs_foil and bool((pairs.foil < 0).any()):
+            raise MechoclError(
+                f"{self.name} compares the target with a foil, and {pairs.name} has none; use log_probability, "
+                "which needs none"
+            )
         for what, ids in (("target", pairs.target), ("foil", pairs.foil)):
-            if what == "foil" and not self.needs_foil:
-                continue
             wrong = ids[(ids < 0) | (ids >= outputs)]
-            if len(wrong):
+            if len(wrong) and (what == "target" or self.needs_foil):
                 raise MechoclError(
                     f"{self.name} needs the logit of {what} token {int(wrong[0])} of {pairs.name}, but the model has "
-                    f"logits for tokens 0 to {outputs - 1}"
-                    + ("; use log_probability, which needs no foil" if what == "foil" else "")
+                    f"logits for tokens 0 to {outputs - 1} alone"
                 )
         if not self.differentiable:
             _kinds(pairs)

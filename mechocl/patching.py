@@ -8,7 +8,7 @@ behind the patched one only the positions that the answer needs are computed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
 import numpy as np
@@ -186,6 +186,8 @@ def patch_activations(
     origin = into if source_model is None else take_apart(source_model)
     chosen.check(pairs, into.W_U.shape[1])
     keys = components.find_sites(into, sites)
+    if not keys:
+        raise MechoclError(f"no site is named; the model has {', '.join(components.sites_of(into))}")
     components.find_sites(origin, sites)
     groups = place_masks(pairs, by)
     grid = [(key, name) for key in keys for name in groups]
@@ -212,6 +214,8 @@ def result_of(
 ) -> PatchingResult:
     """The result from the metric's values of every pair, by site and place."""
     base = corrupted if mode == "denoise" else clean
+    if not all(bool(found.isfinite().all()) for found in values.values()):
+        raise MechoclError(f"{metric.name} of {pairs.name} is not finite: the model has diverged")
     rows = []
     for ((layer, site), name), found in values.items():
         for unit, value in enumerate(metric.pool(found, pairs).tolist()):
@@ -281,17 +285,24 @@ class _Work:
     def chunks(self) -> "Iterator[_Chunk]":
         mean = self._means() if self.mode == "mean" else {}
         order = torch.arange(len(self.pairs))
-        others = torch.randperm(len(order), generator=generator(self.seed, "resample"))
+        others = _others(len(order), self.seed)
         for rows in torch.split(order, self.batch_size):
-            pairs, denoise = self.pairs[rows], self.mode == "denoise"
-            base = _cached_run(self.into, pairs.corrupted if denoise else pairs.clean, self.keys, pairs.name)
+            pairs, denoise = _up_to_the_answer(self.pairs[rows]), self.mode == "denoise"
+            base = _cached_run(self.into, pairs.corrupted if denoise else pairs.clean, self.keys)
+            _refuse_not_finite(base.stream, rows, pairs.name)
             kept: dict[SiteKey, Tensor] = {}
             end = _stream(self.origin, pairs.clean if denoise else pairs.corrupted, self.keys, kept)
-            _refuse_not_finite([end], pairs.name)
+            _refuse_not_finite([end], rows, pairs.name)
+            length = pairs.clean.shape[1]
             if self.mode == "resample":
                 kept = {}
-                _stream(self.origin, self.pairs.clean[others[rows]], self.keys, kept)
-            source = {"zero": {}, "mean": mean}.get(self.mode, kept)
+                _stream(self.origin, self.pairs.clean[others[rows], :length], self.keys, kept)
+            elif self.mode == "mean":
+                kept = {
+                    key: x[:, :, :length, :length] if key[1] == "pattern" else x[:, :length]
+                    for key, x in mean.items()
+                }
+            source = {} if self.mode == "zero" else kept
             at = torch.arange(len(pairs))
             base_end, source_end = base.stream[-1][at, pairs.read], end[at, pairs.read]
             clean_end, corrupted_end = (source_end, base_end) if denoise else (base_end, source_end)
@@ -339,8 +350,9 @@ class _Chunk:
     ) -> Float[Tensor, "unit pair"]:
         """The metric of every pair with a site patched there, its units one at a time or (one row) together."""
         units = self._units(key) if each_unit else 1
+        where = where[:, : self.pairs.clean.shape[1]]
         if self._is_there(key, where):
-            return self._read(self.base.stream[-1], 0, 1).expand(units, -1)
+            return self._read(self.base.stream[-1], 1).expand(units, -1)
         one_hot = torch.eye(units, dtype=torch.bool) if units > 1 else torch.ones(1, 1, dtype=torch.bool)
         at_once = max(1, self.batch_size // len(self.pairs))
         found = [self._run(key, where, chosen) for chosen in torch.split(one_hot, at_once)]
@@ -364,7 +376,7 @@ class _Chunk:
             where = where & (torch.arange(where.shape[1]) == self.pairs.read[:, None])
         masked = where.any(0).nonzero()[:, 0]
         if len(masked) == 0:
-            return self._read(self.base.stream[-1], 0, 1).expand(n, -1)
+            return self._read(self.base.stream[-1], 1).expand(n, -1)
         first, last = int(masked[0]), int(masked[-1]) + 1
         layer, site = key
         local = site in _LOCAL
@@ -385,7 +397,7 @@ class _Chunk:
         for above in range(layer + 1, c.n_layers):
             past = self._keys(above, slice(0, first), n)
             x = run_block(c, above, x, past=past, rows=self._needed(above, first))
-        return self._read(x, first, n)
+        return self._read(x, n)
 
     def _is_there(self, key: SiteKey, where: Bool[Tensor, "pair pos"]) -> bool:
         """Whether the activations to put in are those of the base run."""
@@ -410,7 +422,7 @@ class _Chunk:
     def _again(self, x: Tensor, n: int) -> Tensor:
         return repeat(x, "pair ... -> (unit pair) ...", unit=n) if n > 1 else x
 
-    def _read(self, x: Float[Tensor, "batch pos d_model"], first: int, n: int) -> Float[Tensor, "unit pair"]:
+    def _read(self, x: Float[Tensor, "batch pos d_model"], n: int) -> Float[Tensor, "unit pair"]:
         """The metric from the stream after the last layer, whose last position is the last that is read."""
         back = int(self.pairs.read.max()) - self.pairs.read
         before = x.shape[1] - 1 - back
@@ -458,16 +470,30 @@ class _Replace:
         return rearrange(torch.where(mask, new, x), "unit pair ... -> (unit pair) ...")
 
 
-def _cached_run(
-    c: Components, tokens: Int[Tensor, "pair pos"], sites: frozenset[SiteKey], what: str
-) -> _Base:
-    """A run with what later forward passes continue from. Raises MechoclError where it is not finite."""
+def _up_to_the_answer(pairs: Pairs) -> Pairs:
+    """The pairs without the positions that no answer can see."""
+    seen = slice(int(pairs.read.max()) + 1)
+    fields = ("clean", "corrupted", "roles")
+    return replace(
+        pairs, labels=pairs.labels[seen], **{name: getattr(pairs, name)[:, seen] for name in fields}
+    )
+
+
+def _others(n: int, seed: int) -> Int[Tensor, "pair"]:
+    """Another pair for each pair, at random; itself where there is only one."""
+    order = torch.randperm(n, generator=generator(seed, "resample"))
+    others = torch.empty_like(order)
+    others[order] = order.roll(1)
+    return others
+
+
+def _cached_run(c: Components, tokens: Int[Tensor, "pair pos"], sites: frozenset[SiteKey]) -> _Base:
+    """A run with what later forward passes continue from."""
     wanted = {(layer, site) for layer in range(c.n_layers) for site in ("resid_pre", "k", "v")}
     wanted |= {(layer, "attn_out") for layer, site in sites if site in _AFTER_ATTENTION}
     kept: dict[SiteKey, Tensor] = {}
     end = _stream(c, tokens, sites | wanted, kept)
     stream = (*(kept[layer, "resid_pre"] for layer in range(c.n_layers)), end)
-    _refuse_not_finite(stream, what)
     keys = tuple(
         Keys(components.rotate(c, kept[layer, "k"], first=0), kept[layer, "v"]) for layer in range(c.n_layers)
     )
@@ -487,17 +513,12 @@ def _stream(
     return components.run(c, tokens, tap=tap)
 
 
-def _refuse_not_finite(stream: Sequence[Tensor], what: str) -> None:
-    for layer, x in enumerate(stream):
+def _refuse_not_finite(stream: Sequence[Tensor], rows: Int[Tensor, "pair"], what: str) -> None:
+    """MechoclError for the first state of the stream that is not finite; a single state is the last one."""
+    names = ["the embedding", *(f"layer {layer}" for layer in range(len(stream) - 1))]
+    for name, x in zip(names if len(stream) > 1 else ["the last layer"], stream, strict=True):
         wrong = (~x.isfinite()).flatten(1).any(1).nonzero()
         if len(wrong):
-            where = (
-                "embedding"
-                if layer == 0 and len(stream) > 1
-                else f"layer {layer - 1}"
-                if len(stream) > 1
-                else "last layer"
-            )
             raise MechoclError(
-                f"activations after the {where} are not finite (pair {int(wrong[0])} of {what}): the model has diverged"
+                f"activations after {name} are not finite (pair {int(rows[wrong[0]])} of {what}): the model has diverged"
             )

@@ -15,8 +15,11 @@ from mechocl.experiment import SAVE_EVERY_S, Report, train_stack
 from mechocl.recipes import Recipe
 from mechocl.runs import Run
 
-REPORTED: Final = ("evaluate", "lens", "patch", "probe", "attention")
-"""Analyses that the report shows, with their default configs."""
+REPORTED: Final = (
+    "evaluate", "lens", "tuned-lens", "attribution", "patch", "circuit", "suppression", "graft", "steering", "subspace",
+    "probe", "attention",
+)  # fmt: skip
+"""Analyses that the report shows, with their default configs; those that compare stages need two of them."""
 
 _TRAINING_SHARE: Final = 0.85
 
@@ -170,9 +173,14 @@ def sweep(
     return sweeps.table(path)
 
 
-def reported() -> tuple[tuple[str, Any], ...]:
-    """The analyses of the report with their default configs."""
-    return tuple((name, analyses.ANALYSES[name].config()) for name in REPORTED)
+def reported(recipe: Recipe) -> tuple[tuple[str, Any], ...]:
+    """The analyses of the report of a recipe, with their default configs."""
+    need_two_stages = ("graft", "steering")
+    return tuple(
+        (name, analyses.ANALYSES[name].config())
+        for name in REPORTED
+        if len(recipe.training.stages) > 1 or name not in need_two_stages
+    )
 
 
 def cores() -> int:

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mechocl.summaries import SubsetEstimate, layer_by_position
+from mechocl.summaries import SubsetEstimate, layer_by_position, over_seeds, site_by_position, site_names
 from toy_models.subsets import SUBSETS
 
 COLORS: Final = {
@@ -134,35 +134,40 @@ def subset_values(
     return styled(figure)
 
 
-def lens(rows: pd.DataFrame, *, contains: bool = False) -> go.Figure:
-    """Mean rank of the alias's integer, layer × position, one panel per subset, over all seeds.
+def patching(rows: pd.DataFrame, *, value: str = "effect", most: int = 40) -> go.Figure:
+    """Mean effect of patching each site, site × position, one panel per contrast, over all seeds.
 
-    `rows` as from `lenses.logit_lens`, with a seed column. `contains`: lists with the integer, or without.
+    `rows` as of `patching.patch`, with a seed column. `value`: `effect` (the metric's unit) or `normalised`. `most`:
+    of more sites (neurons) only those with the largest effects are drawn. The interval and every seed's value
+    are in the cells' hover text.
     """
-    rows = rows[rows["contains"] == contains]
-    wanted = (
-        "qd1_consistent",
-        "qd2_inconsistent",
-        "d1_consistent",
-        "d2_consistent",
-        "d3_consistent",
-        "no_data",
-    )
-    present = [s for s in wanted if s in set(rows["subset"])]
-    panels = [(label(s), layer_by_position(rows[rows["subset"] == s], "rank")) for s in present]
-    highest = max(float(np.nanmax(grid.to_numpy())) for _, grid in panels)
-    return _heatmaps(panels, scale="Viridis_r", low=1.0, high=highest, title="mean rank", digits=1)
-
-
-def patching(rows: pd.DataFrame) -> go.Figure:
-    """Mean effect of patching one site, layer × position, one panel per contrast, over all seeds."""
-    panels = []
+    panels, hovers = [], []
     for name, part in rows.groupby("contrast", sort=False):
-        clean, corrupted = part["clean"].mean(), part["corrupted"].mean()
-        title = f"{name}: clean {clean:+.2f}, corrupted {corrupted:+.2f}"
-        panels.append((title, layer_by_position(part, "effect")))
-    limit = max(float(np.abs(grid.to_numpy()).max()) for _, grid in panels)
-    return _heatmaps(panels, scale="RdBu", low=-limit, high=limit, title="effect (nats)", digits=2)
+        part = part.assign(site=site_names(part))
+        largest = part.groupby("site", sort=False)[value].agg(lambda x: x.abs().max()).nlargest(most).index
+        part = part[part["site"].isin(largest)]
+        ends = f"clean {part['clean'].mean():+.2f}, corrupted {part['corrupted'].mean():+.2f}"
+        grid = site_by_position(part, value)
+        panels.append((f"{name}<br>{ends}", grid))
+        hovers.append(_seed_values(part, value, grid))
+    limit = max(float(np.nanmax(np.abs(grid.to_numpy()))) for _, grid in panels)
+    unit = str(rows["unit"].iloc[0]) if value == "effect" else "share"
+    return heatmaps(
+        panels, scale="RdBu", low=-limit, high=limit, title=f"{value} ({unit})", digits=2, hovers=hovers
+    )
+
+
+def _seed_values(part: pd.DataFrame, value: str, grid: pd.DataFrame) -> pd.DataFrame:
+    """For each cell its interval and its values by seed, as text."""
+    found = over_seeds(part, ["site", "position"], value).set_index(["site", "position"])
+    seeds = part.groupby(["site", "position"])[value].agg(lambda x: ", ".join(f"{v:+.2f}" for v in x))
+    text = grid.astype(object)
+    for site in grid.index:
+        for position in grid.columns:
+            row = found.loc[(site, position)] if (site, position) in found.index else None
+            interval = "" if row is None or row["seeds"] < 2 else f" [{row['low']:+.2f}, {row['high']:+.2f}]"
+            text.loc[site, position] = f"{interval}<br>seeds: {seeds[site, position]}"
+    return text
 
 
 def probe(rows: pd.DataFrame, name: str) -> go.Figure:
@@ -183,7 +188,7 @@ def probe(rows: pd.DataFrame, name: str) -> go.Figure:
             for s in subsets
         ]
     low = chance if chance < 0.5 else 0.4
-    return _heatmaps(panels, scale="Viridis", low=low, high=1.0, title="accuracy", digits=2)
+    return heatmaps(panels, scale="Viridis", low=low, high=1.0, title="accuracy", digits=2)
 
 
 def attention(pattern: np.ndarray, tokens: Sequence[str], *, layer: int) -> go.Figure:
@@ -196,12 +201,10 @@ def attention(pattern: np.ndarray, tokens: Sequence[str], *, layer: int) -> go.F
         (f"L{layer}H{h}", pd.DataFrame(pattern[layer, h], index=names, columns=names))
         for h in range(pattern.shape[1])
     ]
-    return _heatmaps(
-        panels, scale="Blues", low=0.0, high=1.0, title="attention", digits=None, bottom_up=False
-    )
+    return heatmaps(panels, scale="Blues", low=0.0, high=1.0, title="attention", digits=None, bottom_up=False)
 
 
-def _heatmaps(
+def heatmaps(
     panels: list[tuple[str, pd.DataFrame]],
     *,
     scale: str,
@@ -210,7 +213,9 @@ def _heatmaps(
     title: str,
     digits: int | None,
     bottom_up: bool = True,
+    hovers: list[pd.DataFrame] | None = None,
 ) -> go.Figure:
+    """Tables of numbers as heatmaps on one colour scale, two beside each other. `hovers`: more text for each cell."""
     columns = min(2, len(panels))
     n_rows = -(-len(panels) // columns)
     per_row = 70 + 34 * max(len(grid) for _, grid in panels)
@@ -229,7 +234,8 @@ def _heatmaps(
             y=[str(r) for r in grid.index],
             coloraxis="coloraxis",
             texttemplate="" if digits is None else f"%{{z:.{digits}f}}",
-            hovertemplate=f"{name}<br>%{{y}}, %{{x}}: %{{z:.3f}}<extra></extra>",
+            customdata=hovers[i].to_numpy() if hovers else None,
+            hovertemplate=f"{name}<br>%{{y}}, %{{x}}: %{{z:.3f}}{'%{customdata}' if hovers else ''}<extra></extra>",
         )
         figure.add_trace(heatmap, row=row + 1, col=col + 1)
         if not bottom_up:

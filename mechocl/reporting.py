@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from mechocl import attention, internalization, plots, probing, summaries
+from mechocl import attention, internalization, lens_plots, plots, probing, summaries, toolbox_sections
 from mechocl.activations import position_labels
 from mechocl.runs import Run
 from mechocl.sharing.attention import AttentionView
@@ -43,8 +43,12 @@ def build(run: Run, rows: dict[str, pd.DataFrame], *, warning: str = "") -> Repo
         sections=(
             _training(history),
             _internalization(answered),
-            _lens(rows["lens"]),
+            _lens(rows),
             _patching(rows["patch"]),
+            toolbox_sections.circuit(rows["circuit"]),
+            toolbox_sections.suppression(rows["suppression"]),
+            *([toolbox_sections.weights(rows["graft"], rows["steering"])] if "graft" in rows else []),
+            toolbox_sections.subspaces(rows["subspace"]),
             _probes(rows["probe"]),
         ),
         attention=attention_views(run, rows["attention"]),
@@ -147,16 +151,21 @@ def _internalization(rows: pd.DataFrame) -> Section:
     )
 
 
-def _lens(rows: pd.DataFrame) -> Section:
+def _lens(rows: dict[str, pd.DataFrame]) -> Section:
     return Section(
         id="lens",
-        title="Logit lens",
+        title="Lenses",
         how_to_read=(
-            "The residual stream at each layer and position goes straight to the unembedding: the number is the mean "
-            "rank of the alias's integer among all integers (1 is the top), on questions whose list does not contain it. "
-            "Bright cells show where the model has the integer at hand; compare tag 1 with tag 2 at the same place."
+            "First figure: the residual stream, and what each head and MLP writes, go straight to the unembedding; the number "
+            "is the mean rank of the alias's integer among all integers (1 is the top) on questions whose list does not contain "
+            "it, so bright cells show where the integer is at hand. Second: the same through translators trained on the run's "
+            "own data (tuned lens). Third: what each component adds at = to the right answer's logit over the other's."
         ),
-        figures=(plots.lens(rows),),
+        figures=(
+            lens_plots.component_lens(rows["lens"], value="rank"),
+            lens_plots.lenses_compared(rows["lens"], rows["tuned-lens"], value="rank"),
+            lens_plots.attribution(rows["attribution"], quantity="difference"),
+        ),
     )
 
 
@@ -167,8 +176,8 @@ def _patching(rows: pd.DataFrame) -> Section:
         how_to_read=(
             "A question about a tag-2 alias is answered with one activation taken from the same list asked about a tag-1 "
             "alias; the number says how far that moves the logit difference towards the tag-1 alias's right answer. "
-            "With different integers it shows where the integer enters the answer; with the same integer, whether being "
-            "defined by tag 1 itself matters, and there clean − corrupted is the whole effect that can be had."
+            "To another alias (of a different integer) it shows where the integer enters the answer; with the same integer, "
+            "whether being defined by tag 1 itself matters, and there clean − corrupted is the whole effect that can be had."
         ),
         figures=(plots.patching(rows),),
     )

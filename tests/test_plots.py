@@ -45,30 +45,6 @@ def test_training_curves_show_the_mean_over_seeds_and_each_seed(history: pd.Data
     assert sum(t.legendgroup == "no_data" for t in figure.data) == 2 * 3  # AUC only: NaN recall is not drawn
 
 
-def test_lens_panels_hold_the_mean_rank_over_seeds_from_bottom_to_top() -> None:
-    rows = pd.DataFrame(
-        [
-            {
-                "seed": seed,
-                "subset": "d1_consistent",
-                "contains": contains,
-                "layer": layer,
-                "position": position,
-                "rank": rank + seed,
-            }
-            for seed in (0, 2)
-            for contains in (True, False)
-            for layer, rank in (("embed", 5.0), ("layer 0", 1.0))
-            for position in ("alias", "=")
-        ]
-    )
-    figure = plots.lens(rows)
-    (panel,) = figure.data
-    assert list(panel.y) == ["embed", "layer 0"]  # plotly draws the first row at the bottom
-    assert list(panel.x) == ["alias", "="]
-    np.testing.assert_allclose(panel.z, [[6.0, 6.0], [2.0, 2.0]])
-
-
 def test_layers_and_positions_keep_their_order() -> None:
     rows = pd.DataFrame(
         {"layer": "embed", "position": ["alias", "%", "n10", "n2", "="], "effect": [1.0, 2.0, 3.0, 4.0, 5.0]}
@@ -78,22 +54,43 @@ def test_layers_and_positions_keep_their_order() -> None:
     assert grid.loc["embed"].tolist() == [1.0, 2.0, 3.0, 4.0, 5.0]
 
 
+def patched(*effects: float, seeds: int = 1) -> pd.DataFrame:
+    rows = [
+        {"seed": seed, "position": position, "effect": effect + seed}
+        for position, effect in zip(("alias", "="), effects, strict=True)
+        for seed in range(seeds)
+    ]
+    same = {
+        "contrast": "d1-to-d2",
+        "layer": 0,
+        "site": "z",
+        "index": 1,
+        "clean": 2.0,
+        "corrupted": 1.0,
+        "unit": "nats",
+    }
+    return pd.DataFrame(rows).assign(**same)
+
+
 def test_patching_scale_is_symmetric_around_zero() -> None:
-    rows = pd.DataFrame(
-        {
-            "contrast": "same integer",
-            "layer": ["embed", "embed"],
-            "position": ["alias", "="],
-            "effect": [-3.0, 1.0],
-            "clean": 2.0,
-            "corrupted": 1.0,
-        }
-    )
-    figure = plots.patching(rows)
+    figure = plots.patching(patched(-3.0, 1.0))
     assert figure.layout.coloraxis.cmin == -3.0
     assert figure.layout.coloraxis.cmax == 3.0
     np.testing.assert_allclose(figure.data[0].z, [[-3.0, 1.0]])
+    assert list(figure.data[0].y) == ["L0H1 z"]
     assert "clean +2.00, corrupted +1.00" in figure.layout.annotations[0].text
+
+
+def test_patching_says_interval_and_seeds_of_a_cell() -> None:
+    figure = plots.patching(patched(-3.0, 1.0, seeds=2))
+    np.testing.assert_allclose(figure.data[0].z, [[-2.5, 1.5]])
+    assert figure.data[0].customdata[0][1] == " [-4.85, +7.85]<br>seeds: +1.00, +2.00"
+
+
+def test_patching_draws_the_sites_with_the_largest_effects() -> None:
+    rows = pd.concat([patched(float(i), 0.0).assign(index=i, site="mlp_post") for i in range(5)])
+    figure = plots.patching(rows, most=2)
+    assert list(figure.data[0].y) == ["L0N3 mlp_post", "L0N4 mlp_post"]
 
 
 def test_a_probe_of_two_classes_has_no_panels_by_subset_and_one_of_many_has() -> None:
