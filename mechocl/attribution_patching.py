@@ -41,6 +41,8 @@ def attribute_activations(
         raise MechoclError(f"{metric} has no gradient; use logit_difference, log_probability or kl_to_clean")
     if mode not in ("denoise", "noise"):
         raise MechoclError(f"mode is {mode!r}; an attribution is of denoise or noise")
+    if batch_size < 1:
+        raise MechoclError(f"batch_size is {batch_size}; use at least 1")
     c = take_apart(model)
     chosen.check(pairs, c.W_U.shape[1])
     keys, groups = components.find_sites(c, sites), place_masks(pairs, by)

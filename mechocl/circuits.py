@@ -8,7 +8,7 @@ of the same size, drawn from the same edges.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -17,9 +17,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from mechocl.contrasts import Pairs, pairs_named
-from mechocl.edges import Along, EdgeScores, attribute_edges, patch_edges, run_with_edges
+from mechocl.edges import Along, EdgeScores, attribute_edges, graph_of, patch_edges, run_with_edges
 from mechocl.errors import MechoclError
-from mechocl.metrics import normalised
+from mechocl.metrics import metric_named, normalised
 from mechocl.models import Transformer
 from toy_models.randomness import generator
 from toy_models.task import Task
@@ -54,6 +54,12 @@ class CircuitConfig:
     def __post_init__(self) -> None:
         if not self.pairs:
             raise MechoclError("pairs is empty; name at least one contrast")
+        for name, known in (("method", Method), ("along", Along)):
+            if getattr(self, name) not in get_args(known):
+                raise MechoclError(
+                    f"{name} is {getattr(self, name)!r}; use one of {', '.join(get_args(known))}"
+                )
+        metric_named(self.metric)
         for name, least in (("n_pairs", 2), ("steps", 1), ("random_circuits", 0)):
             if getattr(self, name) < least:
                 raise MechoclError(f"{name} is {getattr(self, name)}; use at least {least}")
@@ -93,8 +99,17 @@ def score_edges(model: Transformer, pairs: Pairs, config: CircuitConfig) -> Edge
 def find_circuit(
     model: Transformer, scoring: Pairs, judging: Pairs, *, config: CircuitConfig
 ) -> CircuitResult:
-    """Rank the edges on one set of pairs; keep the top ones, ablate the rest, and judge that on another set."""
+    """Rank the edges on one set of pairs; keep the top ones, ablate the rest, and judge that on another set.
+
+    Raises MechoclError where a role or position, and so its edges, is in one of the two sets alone.
+    """
     scores = score_edges(model, scoring, config)
+    graph = graph_of(model, judging, along=config.along)
+    if graph.places != scores.graph.places or not torch.equal(graph.possible, scores.graph.possible):
+        raise MechoclError(
+            f"the pairs that score and those that judge have different edges (at {', '.join(scores.graph.places)}; "
+            f"at {', '.join(graph.places)}); use more pairs"
+        )
     sizes = _sizes(int(scores.graph.possible.sum()))
     order = _ranked(scores)
     labels: list[tuple[int, str, int]] = []

@@ -12,7 +12,7 @@ The clean run is what the metric calls right; denoising puts its activations int
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -298,26 +298,26 @@ def pairs_of_file(task: Task, path: Path) -> Pairs:
         )
     if not lines:
         raise MechoclError(f"{path} has no pairs")
-    length = max(1, len((lines[0][1]["clean"] or "").split()))
+    ids = {token: i for i, token in enumerate(task.vocabulary.tokens)}
+    length = max(1, len(_split(lines[0][1]["clean"] or "", ids)))
     given = {"clean": length, "corrupted": length, "target": 1} | ({"foil": 1} if "foil" in columns else {})
-    ids = {column: _encoded(task, path, lines, column, n) for column, n in given.items()}
+    found = {column: _encoded(ids, path, lines, column, n) for column, n in given.items()}
     return given_pairs(
-        ids["clean"],
-        ids["corrupted"],
-        target=ids["target"][:, 0],
-        foil=ids["foil"][:, 0] if "foil" in ids else None,
+        found["clean"],
+        found["corrupted"],
+        target=found["target"][:, 0],
+        foil=found["foil"][:, 0] if "foil" in found else None,
         name=path.name,
     )
 
 
 def _encoded(
-    task: Task, path: Path, lines: list[tuple[int, dict[str, str]]], column: str, length: int
+    ids: Mapping[str, int], path: Path, lines: list[tuple[int, dict[str, str]]], column: str, length: int
 ) -> Int[Tensor, "pair pos"]:
     """Ids of a column's tokens, `length` in each line."""
-    ids = {token: i for i, token in enumerate(task.vocabulary.tokens)}
     rows = []
     for number, cells in lines:
-        tokens = (cells[column] or "").split()
+        tokens = _split(cells[column] or "", ids)
         unknown = [token for token in tokens if token not in ids]
         if unknown:
             raise MechoclError(
@@ -330,6 +330,12 @@ def _encoded(
             )
         rows.append([ids[token] for token in tokens])
     return torch.tensor(rows)
+
+
+def _split(text: str, ids: Mapping[str, int]) -> list[str]:
+    """Tokens between spaces; some, like `alias 7`, have one inside."""
+    kinds = {token.split()[0] for token in ids if " " in token}
+    return re.findall(rf"(?:{'|'.join(map(re.escape, kinds))}) +\S+|\S+" if kinds else r"\S+", text)
 
 
 def _question_pairs(

@@ -11,7 +11,7 @@ patching: Syed et al. 2023 (2310.10348). With integrated gradients (EAP-IG): Han
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 import pandas as pd
 import torch
@@ -36,6 +36,9 @@ from mechocl.metrics import Metric, metric_named
 from mechocl.models import Transformer
 
 Along = Literal["position", "role"]
+
+_EDGES_AT_ONCE: Final = 1024
+"""Edges whose choice is written out at once: all of a large model's would be their number squared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,15 +334,20 @@ def patch_edges(
     """Every edge's effect by path patching, exactly: one forward pass per edge and pair."""
     graph = graph_of(model, pairs, along=along)
     index = graph.possible.nonzero()
-    chosen = torch.zeros(len(index) + 2, *graph.possible.shape, dtype=torch.bool)
-    chosen[(torch.arange(len(index)), *index.T)] = True
-    chosen[-1] = graph.possible
-    values = run_with_edges(
-        model, pairs, chosen, metric=metric, along=along, base="corrupted", batch_size=batch_size
-    )
-    corrupted, clean = float(values[-2]), float(values[-1])
+
+    def run_with(chosen: Bool[Tensor, "unit sender receiver place"]) -> Float[Tensor, "unit"]:
+        return run_with_edges(
+            model, pairs, chosen, metric=metric, along=along, base="corrupted", batch_size=batch_size
+        )
+
+    corrupted, clean = run_with(torch.stack([torch.zeros_like(graph.possible), graph.possible])).tolist()
+    found = []
+    for some in torch.split(index, _EDGES_AT_ONCE):
+        chosen = torch.zeros(len(some), *graph.possible.shape, dtype=torch.bool)
+        chosen[(torch.arange(len(some)), *some.T)] = True
+        found.append(run_with(chosen))
     scores = torch.zeros(graph.possible.shape)
-    scores[tuple(index.T)] = (values[:-2] - corrupted).float()
+    scores[tuple(index.T)] = (torch.cat(found) - corrupted).float()
     return EdgeScores(graph, scores, clean, corrupted, metric, "path patching", pairs.name)
 
 

@@ -3,8 +3,9 @@
 Meng et al. 2022 (arXiv 2202.05262); conventions of Heimersheim & Nanda (arXiv 2404.15255). One mechanism
 serves denoising, noising and ablations, at every site of `components.SITES`, between two examples or between
 two models. A patch costs only what it changes: the forward pass begins at the patched layer and position, on
-the cached run, many patches at once, and logits are computed where the metric looks. In the last layer and
-behind the patched one only the positions that the answer needs are computed.
+the cached run, many patches at once, and logits are computed where the metric looks. In the first layer that
+reads the patch, the rows behind it keep their queries (and their MLPs, where these read beside attention); in
+the last layer only the rows are computed that an answer is read from.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechocl import components
-from mechocl.components import Components, Keys, after_attention, run_block, take_apart
+from mechocl.components import (
+    Components,
+    Keys,
+    Tap,
+    after_attention,
+    attention_pattern,
+    attn_out,
+    mix,
+    run_block,
+    take_apart,
+    untouched,
+)
 from mechocl.contrasts import ROLE_NAMES, Pairs, pairs_named
 from mechocl.errors import MechoclError
 from mechocl.metrics import Metric, metric_named, normalised
@@ -267,6 +279,8 @@ class _Base:
     stream: tuple[Float[Tensor, "pair pos d_model"], ...]
     """The residual stream before each layer, and after the last."""
     keys: tuple[Keys, ...]
+    queries: tuple[Float[Tensor, "pair pos head d_head"], ...]
+    """Rotated, as the keys are."""
     sites: dict[SiteKey, Tensor]
     """Activations at the sites that are patched, and what they are computed from."""
 
@@ -369,35 +383,64 @@ class _Chunk:
         self, key: SiteKey, where: Bool[Tensor, "pair pos"], chosen: Bool[Tensor, "unit all"]
     ) -> Float[Tensor, "unit pair"]:
         """One forward pass of as many patches as `chosen` has rows."""
-        n, c = len(chosen), self.c
-        if (
-            key[0] == c.n_layers - 1 and key[1] in _LOCAL
-        ):  # the answer depends on the rows that it is read from
+        (layer, site), n, c = key, len(chosen), self.c
+        local = site in _LOCAL
+        if local and layer == c.n_layers - 1:  # the answer depends on the rows that it is read from
             where = where & (torch.arange(where.shape[1]) == self.pairs.read[:, None])
         masked = where.any(0).nonzero()[:, 0]
         if len(masked) == 0:
             return self._read(self.base.stream[-1], 1).expand(n, -1)
-        first, last = int(masked[0]), int(masked[-1]) + 1
-        layer, site = key
-        local = site in _LOCAL
-        # keys and values can change at the masked positions alone; a local site changes no other row
-        x = self._again(self.base.stream[layer][:, first : last if local else None], n)
-        tap = _Replace(site, self.source.get(key), where.to(c.device), chosen.to(c.device), first)
-        if site == "resid_pre":
-            x = tap("resid_pre", x)
-        if site in _AFTER_ATTENTION:
-            attention = self._again(self.base.sites[layer, "attn_out"][:, first:last], n)
-            x = after_attention(c, layer, x, attention, tap=tap)
-        else:
-            past, future = self._keys(layer, slice(0, first), n), self._keys(layer, slice(last, None), n)
-            rows = slice(None) if local else self._needed(layer, first)
-            x = run_block(c, layer, x, tap=tap, past=past, future=None if local else future, rows=rows)
+        changed = slice(int(masked[0]), int(masked[-1]) + 1)
+        x = self._again(self.base.stream[layer][:, changed], n)
+        tap: Tap = _Replace(
+            site, self.source.get(key), where.to(c.device), chosen.to(c.device), changed.start
+        )
         if local:
-            x = torch.cat([x, self._again(self.base.stream[layer + 1][:, last:], n)], 1)
+            x = self._alone(layer, site, x, changed, tap, n)
+            layer, tap = layer + 1, untouched
+        if layer == c.n_layers:
+            return self._read(torch.cat([x, self._again(self.base.stream[-1][:, changed.stop :], n)], 1), n)
+        x = self._spread(layer, tap("resid_pre", x), changed, tap, n)
         for above in range(layer + 1, c.n_layers):
-            past = self._keys(above, slice(0, first), n)
-            x = run_block(c, above, x, past=past, rows=self._needed(above, first))
+            past = self._keys(above, slice(0, changed.start), n)
+            needed = slice(max(0, self._first_needed(above) - changed.start), None)
+            x = run_block(c, above, x, past=past, rows=needed)
         return self._read(x, n)
+
+    def _alone(self, layer: int, site: str, x: Tensor, changed: slice, tap: Tap, n: int) -> Tensor:
+        """The changed rows after a layer patched at a site that leaves the other rows as they were."""
+        if site in _AFTER_ATTENTION:
+            attention = self._again(self.base.sites[layer, "attn_out"][:, changed], n)
+            return after_attention(self.c, layer, x, attention, tap=tap)
+        return run_block(self.c, layer, x, tap=tap, past=self._keys(layer, slice(0, changed.start), n))
+
+    def _spread(self, layer: int, x: Tensor, changed: slice, tap: Tap, n: int) -> Tensor:
+        """The stream after a layer from its first changed row on. `x`: the changed rows before the layer.
+
+        The rows behind them ask as they asked before, and some of the keys and values that they find are new.
+        """
+        new: dict[str, Tensor] = {}
+
+        def seen(name: str, value: Tensor) -> Tensor:
+            new[name] = tap(name, value)
+            return new[name]
+
+        c, first, needed = self.c, changed.start, self._first_needed(layer)
+        past = self._keys(layer, slice(0, first), n)
+        x = run_block(c, layer, x, tap=seen, past=past, rows=slice(max(0, needed - first), None))
+        rows = slice(max(changed.stop, needed), self.base.stream[layer].shape[1])
+        if rows.start == rows.stop:
+            return x
+        own = Keys(components.rotate(c, new["k"], first=first), new["v"])
+        known = [keys for keys in (past, own, self._keys(layer, slice(changed.stop, None), n)) if keys]
+        k, v = (torch.cat(parts, 1) for parts in zip(*((keys.k, keys.v) for keys in known), strict=True))
+        q = self._again(self.base.queries[layer][:, rows], n)
+        attention = attn_out(c, layer, mix(attention_pattern(q, k, first=rows.start), v))
+        before = self._again(self.base.stream[layer][:, rows], n)
+        if not c.parallel or c.attn_only:
+            return torch.cat([x, after_attention(c, layer, before, attention)], 1)
+        beside = self._again(self.base.sites[layer, "mlp_out"][:, rows], n)
+        return torch.cat([x, before + attention + beside], 1)
 
     def _is_there(self, key: SiteKey, where: Bool[Tensor, "pair pos"]) -> bool:
         """Whether the activations to put in are those of the base run."""
@@ -408,11 +451,9 @@ class _Chunk:
             new, old = (rearrange(x, "pair head query key -> pair query head key") for x in (new, old))
         return torch.equal(new.expand_as(old)[where], old[where])
 
-    def _needed(self, layer: int, first: int) -> slice:
-        """Rows of a layer's output that matter: in the last layer, from the first that is read on."""
-        if layer < self.c.n_layers - 1:
-            return slice(None)
-        return slice(max(0, int(self.pairs.read.min()) - first), int(self.pairs.read.max()) - first + 1)
+    def _first_needed(self, layer: int) -> int:
+        """The first row of a layer's output that matters."""
+        return int(self.pairs.read.min()) if layer == self.c.n_layers - 1 else 0
 
     def _keys(self, layer: int, positions: slice, n: int) -> Keys | None:
         keys = self.base.keys[layer]
@@ -489,15 +530,19 @@ def _others(n: int, seed: int) -> Int[Tensor, "pair"]:
 
 def _cached_run(c: Components, tokens: Int[Tensor, "pair pos"], sites: frozenset[SiteKey]) -> _Base:
     """A run with what later forward passes continue from."""
-    wanted = {(layer, site) for layer in range(c.n_layers) for site in ("resid_pre", "k", "v")}
+    wanted = {(layer, site) for layer in range(c.n_layers) for site in ("resid_pre", "q", "k", "v")}
+    if c.parallel and not c.attn_only:
+        wanted |= {(layer, "mlp_out") for layer in range(c.n_layers)}
     wanted |= {(layer, "attn_out") for layer, site in sites if site in _AFTER_ATTENTION}
     kept: dict[SiteKey, Tensor] = {}
     end = _stream(c, tokens, sites | wanted, kept)
     stream = (*(kept[layer, "resid_pre"] for layer in range(c.n_layers)), end)
-    keys = tuple(
-        Keys(components.rotate(c, kept[layer, "k"], first=0), kept[layer, "v"]) for layer in range(c.n_layers)
+    q, k = (
+        tuple(components.rotate(c, kept[layer, name], first=0) for layer in range(c.n_layers))
+        for name in ("q", "k")
     )
-    return _Base(stream, keys, {key: kept[key] for key in sites | wanted})
+    keys = tuple(Keys(k, kept[layer, "v"]) for layer, k in enumerate(k))
+    return _Base(stream, keys, q, {key: kept[key] for key in sites | wanted})
 
 
 def _stream(

@@ -103,7 +103,10 @@ def candidates(rows: pd.DataFrame, *, raised: str, spared: str) -> pd.DataFrame:
 
 def _whole_name(rows: pd.DataFrame, short: str) -> str:
     names: list[str] = rows["subset"].unique().tolist()
-    return next(name for name in names if name == short or name.startswith(f"{short}_"))
+    found = [name for name in names if name == short or name.startswith(f"{short}_")]
+    if not found:
+        raise MechoclError(f"{short!r} names no subset that was ablated; there are {', '.join(names)}")
+    return found[0]
 
 
 def _subsets(task: Task, config: SuppressionConfig) -> list[str]:
@@ -122,7 +125,7 @@ def _halves(task: Task, asked: Pairs, subsets: list[str]) -> dict[tuple[str, str
         aliases = torch.unique(asked.alias[own])
         if len(aliases) < 2:
             raise MechoclError(
-                f"{subset} has {len(aliases)} aliases among the questions; a search needs two halves"
+                f"{subset} has too few aliases among the questions ({len(aliases)}) for two halves; raise n_questions"
             )
         for half, name in enumerate(HALVES):
             found[subset, name] = own & torch.isin(asked.alias, aliases[half::2])

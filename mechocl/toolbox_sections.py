@@ -115,7 +115,7 @@ def weights(graft: pd.DataFrame, steering: pd.DataFrame) -> Section:
             "group; the number is the share of stage 2's gain in AUC that this gives. A group that carries the gain is near "
             "1 alone and near 0 left out. A constant steering vector is what any explanation has to beat."
         ),
-        finding=f"The change of the {best} alone gives {shares_of_best} gain.",
+        finding=_best_group(shares),
         figures=tuple(_drawn(lambda: graft_plots.grafts(grafting.estimates(rows), rows))),
         tables=(
             Table(
@@ -125,6 +125,19 @@ def weights(graft: pd.DataFrame, steering: pd.DataFrame) -> Section:
             ),
         ),
     )
+
+
+def _best_group(shares: pd.DataFrame) -> str:
+    """Which group's change alone gives most of the gains; nothing where stage 2 gained nothing."""
+    alone = shares[(shares["kind"] == grafting.ALONE) & (shares["group"] != "all")]
+    if alone.empty:
+        return ""
+    best = alone.groupby("group")["mean"].mean().idxmax()
+    gains = (
+        f"{summaries.described(e)} of {e['subset']}'s"
+        for e in alone[alone["group"] == best].to_dict("records")
+    )
+    return f"The change of the {best} alone gives {', '.join(gains)} gain in AUC."
 
 
 def subspaces(rows: pd.DataFrame) -> Section:

@@ -22,15 +22,49 @@ OPTIONS = {
     "sweep": ["RECIPE", "--over", "--out", "--seeds", "--first-seed", "--set", "--table", "--figure"],
     "dynamics": ["RUN", "--out"],
     "evaluate": ["RUN", "--stage", "--device", "--jobs"],
-    "lens": ["RUN", "--aliases-per-subset", "--stage", "--device", "--jobs"],
-    "patch": ["RUN", "--clean", "--corrupted", "--pairs", "--seed", "--stage", "--device", "--jobs"],
+    "lens": ["RUN", "--of", "--aliases-per-subset", "--kind", "--stage", "--device", "--jobs"],
+    "patch": [
+        "RUN",
+        "--pairs",
+        "--n-pairs",
+        "--site",
+        "--by",
+        "--mode",
+        "--metric",
+        "--from-stage",
+        "--seed",
+        "--stage",
+    ],
+    "circuit": [
+        "RUN",
+        "--pairs",
+        "--n-pairs",
+        "--method",
+        "--steps",
+        "--along",
+        "--metric",
+        "--suppression",
+        "--stage",
+    ],
+    "graft": ["RUN", "--aliases-per-subset", "--by-layer", "--steering", "--stage", "--device", "--jobs"],
+    "subspace": [
+        "RUN",
+        "--clean",
+        "--corrupted",
+        "--sites",
+        "--positions",
+        "--ks",
+        "--n-pairs",
+        "--steps",
+        "--seed",
+    ],
     "probe": ["RUN", "--recipe", "--shuffles", "--aliases-per-subset", "--seed", "--stage", "--device"],
     "report": ["RUN", "--out", "--device", "--jobs"],
     "runs": ["FOLDER"],
 }
 """What each command's help must name."""
 
-ANALYSES = ("evaluate", "lens", "patch", "probe", "report")
+ANALYSES = ("evaluate", "lens", "patch", "circuit", "graft", "subspace", "probe", "report")
 
 
 CPU = ("--device", "cpu")
@@ -288,7 +322,7 @@ def test_a_run_of_a_newer_schema(run: Path, recipe: str, fails: Fails, command: 
     assert line == f"{run} was written by a newer version (schema 3, this one reads 2); upgrade mechocl"
 
 
-@pytest.mark.parametrize("command", ["evaluate", "lens", "patch", "probe"])
+@pytest.mark.parametrize("command", ANALYSES[:-1])
 def test_a_stage_that_the_run_has_not(run: Path, fails: Fails, command: str) -> None:
     for stage in (0, 3, -1):
         assert fails(command, run, "--stage", stage) == f"--stage {stage}: {run} has stages 1 to 2"
@@ -367,7 +401,7 @@ def test_the_last_line_says_where_the_result_is(run: Path, capsys: pytest.Captur
     for command, options in (
         ("evaluate", []),
         ("lens", ["--aliases-per-subset", "2"]),
-        ("patch", ["--pairs", "4", "--stage", "1"]),
+        ("patch", ["--n-pairs", "4", "--stage", "1"]),
     ):
         last[command] = out_of(capsys, command, run, *options, *CPU)[-1]
         assert len(list(run.glob(f"results/{command}/*/result.json"))) == 2

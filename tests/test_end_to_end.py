@@ -26,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     recipe = recipes.load("integer-set/cpu", TINY)
     path = tmp_path_factory.mktemp("end-to-end") / "run"
     return pipeline.train(
-        path, recipe, recipe_name="tiny", seeds=(0, 1), device="cpu", jobs=1, then=pipeline.reported()
+        path, recipe, recipe_name="tiny", seeds=(0, 1), device="cpu", jobs=1, then=pipeline.reported(recipe)
     )
 
 
@@ -44,6 +44,10 @@ def test_the_report_of_a_run_works_in_a_browser_without_a_network(run: Run) -> N
             "internalization",
             "lens",
             "patching",
+            "circuits",
+            "suppression",
+            "weights",
+            "subspaces",
             "probes",
             "attention",
         ):
@@ -63,7 +67,7 @@ def test_the_report_of_a_run_works_in_a_browser_without_a_network(run: Run) -> N
         opened.assert_clean()
 
 
-@pytest.mark.parametrize("command", ["evaluate", "lens", "patch", "probe"])
+@pytest.mark.parametrize("command", ["evaluate", "lens", "patch", "circuit", "graft", "subspace", "probe"])
 def test_commands_print_tables_and_say_where_the_rows_are(
     run: Run, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -80,6 +84,6 @@ def test_analyses_are_computed_once(run: Run, monkeypatch: pytest.MonkeyPatch) -
         raise AssertionError("computed again")
 
     monkeypatch.setattr("mechocl.parallel.run", refuse)
-    pipeline.complete(run, pipeline.reported(), stage=None, device="cpu", jobs=1)
+    pipeline.complete(run, pipeline.reported(run.recipe), stage=None, device="cpu", jobs=1)
     with pytest.raises(AssertionError, match="computed again"):
-        pipeline.complete(run, pipeline.reported(), stage=1, device="cpu", jobs=1)
+        pipeline.complete(run, (pipeline.reported(run.recipe)[0],), stage=1, device="cpu", jobs=1)

@@ -1,29 +1,32 @@
-"""Activation patching and its pairs: planted answers, TransformerLens's own functions, and properties."""
+"""Activation patching: planted answers, TransformerLens's own functions, plain hooks, and properties."""
 
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import test_contract
+import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import Mechanism, planted_model, small_task
 from torch import Tensor
-from transformer_lens import HookedTransformer
 from transformer_lens import patching as theirs
 
-from mechocl import activations
-from mechocl.contrasts import Pairs, alias_pairs
+from mechocl import models, patching, pipeline
+from mechocl.components import SITES, hook_name, sites_of, take_apart
+from mechocl.contrasts import ROLE_NAMES, Pairs, given_pairs, pairs_named
 from mechocl.errors import MechoclError
-from mechocl.patching import PatchingConfig, patch_residual_stream
-from toy_models import architectures
-from toy_models.integer_set import IntegerSetConfig, build
-from toy_models.subsets import Fractions
-from toy_models.task import ROLE, Task
+from mechocl.metrics import metric_named, normalised
+from mechocl.patching import PatchingConfig, PatchingResult, patch, patch_activations
+from toy_models.task import Task
 
+MODES = ("denoise", "noise", "zero", "mean", "resample")
 POSITIONS = ("alias", "%", "n1", "n2", "n3", "n4", "=")
-DEFINED = ("qd1_consistent", "qd2_inconsistent", "d1_consistent", "d2_consistent", "d3_consistent")
 
 
 @cache
@@ -31,44 +34,383 @@ def task() -> Task:
     return small_task()
 
 
-@cache
-def random_model(seed: int = 0) -> HookedTransformer:
-    """Untrained, of GPT-NeoX's shape."""
-    return architectures.build(
-        architectures.ARCHITECTURES["nano"],
-        d_vocab=len(task().vocabulary),
-        d_vocab_out=task().vocabulary.outputs,
-        n_ctx=task().n_ctx,
-        seed=seed,
+def neox(*, parallel: bool = True) -> Any:
+    """Random, of two layers and four heads."""
+    return test_contract.loaded(0, use_parallel_residual=parallel)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Task]:
+    """A model after each stage of a short training, and its task."""
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = tiny.recipe(folder, "training.stages.0.epochs=12")
+    run = pipeline.train(folder / "run", recipe, recipe_name="tiny", seeds=(0,), device="cpu", jobs=1)
+    seed = run.seed(0)
+    before, after = (models.load(seed, seed.final(stage), device="cpu") for stage in (1, 2))
+    return before, after, seed.load_task()
+
+
+@pytest.fixture(params=["parallel", "sequential", "trained"])
+def subject(request: pytest.FixtureRequest) -> tuple[Any, Pairs]:
+    if request.param == "trained":
+        _, model, of = request.getfixturevalue("trained")
+        return model, pairs_named(of, "qd1-to-other-qd2", n_pairs=10, seed=0)
+    model = neox(parallel=request.param == "parallel")
+    return model, pairs_named(test_contract.task(), "d1-to-other-d2", n_pairs=10, seed=0)
+
+
+# ------------------------------------------------------------------------------------------ TransformerLens
+
+BY_POSITION: dict[str, Any] = {
+    "resid_pre": theirs.get_act_patch_resid_pre,
+    "resid_mid": theirs.get_act_patch_resid_mid,
+    "attn_out": theirs.get_act_patch_attn_out,
+    "mlp_out": theirs.get_act_patch_mlp_out,
+    "z": theirs.get_act_patch_attn_head_out_by_pos,
+    "q": theirs.get_act_patch_attn_head_q_by_pos,
+    "k": theirs.get_act_patch_attn_head_k_by_pos,
+    "v": theirs.get_act_patch_attn_head_v_by_pos,
+    "pattern": theirs.get_act_patch_attn_head_pattern_by_pos,
+}
+ALL_POSITIONS: dict[str, Any] = {
+    "z": theirs.get_act_patch_attn_head_out_all_pos,
+    "q": theirs.get_act_patch_attn_head_q_all_pos,
+    "k": theirs.get_act_patch_attn_head_k_all_pos,
+    "v": theirs.get_act_patch_attn_head_v_all_pos,
+    "pattern": theirs.get_act_patch_attn_head_pattern_all_pos,
+}
+
+
+def their_metric(pairs: Pairs, logits: Tensor) -> Tensor:
+    """Mean of target − foil where the answer is read."""
+    i = torch.arange(len(pairs))
+    at = logits[i, pairs.read]
+    return (at[i, pairs.target] - at[i, pairs.foil]).mean()
+
+
+@pytest.mark.parametrize("site", BY_POSITION)
+def test_equals_transformer_lens(
+    site: str, subject: tuple[Any, Pairs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Position by position, and (heads) at all positions at once."""
+    model, pairs = subject
+    if site not in sites_of(take_apart(model)):
+        pytest.skip("attention and MLP in parallel")
+    monkeypatch.setattr(theirs, "tqdm", lambda iterator, **_: iterator)
+    forms = [("position", BY_POSITION[site])]
+    forms += [("all", ALL_POSITIONS[site])] if site in ALL_POSITIONS else []
+    with torch.no_grad():
+        _, kept = model.run_with_cache(pairs.clean)
+        base = float(their_metric(pairs, model(pairs.corrupted)))
+        for by, function in forms:
+            expected = function(model, pairs.corrupted, kept, partial(their_metric, pairs))
+            if (by, site) == ("position", "pattern"):
+                expected = expected.transpose(1, 2)  # theirs: layer head pos
+            found = patch_activations(model, pairs, sites=[site], by=by)
+            np.testing.assert_allclose(found.rows["value"], expected.flatten(), atol=1e-5, rtol=1e-5)
+            np.testing.assert_allclose(found.rows["effect"], expected.flatten() - base, atol=2e-5, rtol=1e-5)
+            assert found.rows["effect"].abs().max() > 0.01
+            assert found.corrupted == pytest.approx(base, abs=1e-5)
+            assert found.clean == pytest.approx(float(their_metric(pairs, model(pairs.clean))), abs=1e-5)
+
+
+# ------------------------------------------------------------------------------------------ plain hooks
+
+
+def masks(pairs: Pairs, by: str) -> dict[str, Tensor]:
+    n, length = pairs.clean.shape
+    if by == "all":
+        return {"all": torch.ones(n, length, dtype=torch.bool)}
+    if by == "position":
+        return {label: (torch.arange(length) == i).repeat(n, 1) for i, label in enumerate(pairs.labels)}
+    names = [name for name in ROLE_NAMES if (pairs.roles == ROLE_NAMES.index(name)).any()]
+    return {name: pairs.roles == ROLE_NAMES.index(name) for name in names}
+
+
+def by_unit(site: str, x: Tensor) -> Tensor:
+    """A view with the axes pair, position (of a pattern: the query's), unit, …"""
+    if site == "pattern":
+        return x.transpose(1, 2)
+    return x if site in ("q", "k", "v", "z", "mlp_post") else x[:, :, None]
+
+
+def per_pair(logits: Tensor, clean: Tensor, pairs: Pairs, metric: str) -> Tensor:
+    i = torch.arange(len(pairs))
+    at, right = logits[i, pairs.read], clean[i, pairs.read]
+    if metric == "logit_difference":
+        return at[i, pairs.target] - at[i, pairs.foil]
+    if metric == "log_probability":
+        return at.softmax(-1)[i, pairs.target].log()
+    return -(right.softmax(-1) * (right.softmax(-1) / at.softmax(-1)).log()).sum(-1)
+
+
+@torch.no_grad()
+def by_hooks(
+    model: Any,
+    pairs: Pairs,
+    *,
+    site: str,
+    by: str = "position",
+    mode: str = "denoise",
+    each_unit: bool = True,
+    source: Any = None,
+    metric: str = "logit_difference",
+) -> Tensor:
+    """Every patch in a forward pass of its own; values of the metric, patch by pair."""
+    origin = source or model
+    names = [hook_name(site, layer) for layer in range(model.cfg.n_layers)]
+    base = pairs.corrupted if mode == "denoise" else pairs.clean
+    given = {"denoise": pairs.clean, "noise": pairs.corrupted}.get(mode, pairs.clean)
+    if mode == "resample":
+        given = given[patching._others(len(pairs), 0)]
+    _, kept = origin.run_with_cache(given, names_filter=names)
+    right = (origin if mode == "denoise" else model)(pairs.clean)
+    rows = []
+    for name in names:
+        new = by_unit(site, kept[name])
+        if mode == "zero":
+            new = torch.zeros_like(new)
+        if mode == "mean":
+            new = new.mean(0, keepdim=True).expand_as(new)
+        for where in masks(pairs, by).values():
+            for unit in range(new.shape[2]) if each_unit else [slice(None)]:
+                chosen = where[:, :, None].repeat(1, 1, new.shape[2])
+                chosen[:, :, [u for u in range(new.shape[2]) if each_unit and u != unit]] = False
+
+                def put(x: Tensor, hook: Any, chosen: Tensor = chosen, new: Tensor = new) -> Tensor:
+                    x = x.clone()
+                    by_unit(site, x)[chosen] = new[chosen]
+                    return x
+
+                logits = model.run_with_hooks(base, fwd_hooks=[(name, put)])
+                rows.append(per_pair(logits, right, pairs, metric))
+    return torch.stack(rows)
+
+
+def assert_equal_to_hooks(found: PatchingResult, expected: Tensor) -> None:
+    np.testing.assert_allclose(found.per_pair, expected, atol=2e-5, rtol=1e-5)
+    np.testing.assert_allclose(found.rows["value"], expected.mean(1), atol=2e-5, rtol=1e-5)
+    base = found.corrupted if found.mode == "denoise" else found.clean
+    np.testing.assert_allclose(found.rows["effect"], found.rows["value"] - base, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("site", SITES)
+def test_equals_plain_hooks(site: str, mode: str, subject: tuple[Any, Pairs]) -> None:
+    """At every site in every mode, by role; neurons together."""
+    model, pairs = subject
+    if site not in sites_of(take_apart(model)):
+        pytest.skip("attention and MLP in parallel")
+    options: dict[str, Any] = {"by": "role", "mode": mode, "each_unit": site != "mlp_post"}
+    found = patch_activations(model, pairs, sites=[site], **options)
+    expected = by_hooks(model, pairs, site=site, **options)
+    assert_equal_to_hooks(found, expected)
+    assert found.rows["effect"].abs().max() > 1e-3
+
+
+def test_the_check_above_can_fail(subject: tuple[Any, Pairs]) -> None:
+    model, pairs = subject
+    found = patch_activations(model, pairs, sites=["z"], by="role")
+    for wrong in (
+        {"by": "position"},
+        {"mode": "noise"},
+        {"mode": "zero"},
+        {"site": "v"},
+        {"each_unit": False},
+    ):
+        with pytest.raises(AssertionError):
+            assert_equal_to_hooks(found, by_hooks(model, pairs, **({"site": "z", "by": "role"} | wrong)))
+
+
+def test_neurons_one_at_a_time(trained: tuple[Any, Any, Task]) -> None:
+    _, model, of = trained
+    pairs = pairs_named(of, "qd1-to-other-qd2", n_pairs=4, seed=0)
+    found = patch_activations(model, pairs, sites=["mlp_post"], by="role")
+    assert_equal_to_hooks(found, by_hooks(model, pairs, site="mlp_post", by="role"))
+    of_one = found.rows[(found.rows["layer"] == 0) & (found.rows["position"] == "=")]
+    assert of_one["index"].tolist() == list(range(32))
+
+
+@pytest.mark.parametrize("each_unit", [True, False])
+@pytest.mark.parametrize("site", ["v", "pattern", "attn_out", "mlp_post", "resid_post"])
+def test_units_together_or_apart(site: str, each_unit: bool) -> None:
+    pairs = pairs_named(test_contract.task(), "d1-to-d2", n_pairs=3, seed=0)
+    options: dict[str, Any] = {"by": "all", "each_unit": each_unit}
+    found = patch_activations(neox(), pairs, sites=[site], **options)
+    assert_equal_to_hooks(found, by_hooks(neox(), pairs, site=site, **options))
+    heads, neurons = (4, 64) if each_unit else (1, 1)
+    units = {"v": heads, "pattern": heads, "mlp_post": neurons}.get(site, 1)
+    assert found.rows["index"].tolist() == (list(range(units)) if units > 1 else [-1]) * 2
+
+
+@pytest.mark.parametrize("metric", ["log_probability", "kl_to_clean"])
+@pytest.mark.parametrize("mode", MODES)
+def test_metrics_of_all_tokens(metric: str, mode: str, subject: tuple[Any, Pairs]) -> None:
+    model, pairs = subject
+    options: dict[str, Any] = {"mode": mode, "metric": metric, "by": "role"}
+    found = patch_activations(model, pairs, sites=["attn_out"], batch_size=6, **options)
+    assert_equal_to_hooks(found, by_hooks(model, pairs, site="attn_out", **options))
+    if metric == "kl_to_clean":
+        assert found.clean == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_two_models(mode: str, trained: tuple[Any, Any, Task]) -> None:
+    """Activations of one checkpoint in another, on the same examples."""
+    before, after, of = trained
+    pairs = pairs_named(of, "d1-to-d2", n_pairs=6, seed=0)
+    pairs = replace(pairs, corrupted=pairs.clean)
+    for site in ("resid_post", "k", "pattern"):
+        found = patch_activations(after, pairs, sites=[site], by="role", mode=mode, source_model=before)
+        assert_equal_to_hooks(found, by_hooks(after, pairs, site=site, by="role", mode=mode, source=before))
+        assert found.rows["effect"].abs().max() > 1e-3
+    with torch.no_grad():
+        values = {m: float(their_metric(pairs, m(pairs.clean))) for m in (before, after)}
+    ours, others = ("corrupted", "clean") if mode == "denoise" else ("clean", "corrupted")
+    assert getattr(found, ours) == pytest.approx(values[after], abs=1e-5)
+    assert getattr(found, others) == pytest.approx(values[before], abs=1e-5)
+
+
+def scattered(n: int = 7) -> Pairs:
+    """Answers read at other positions in every pair, and before the end; tokens at random."""
+    draws = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, 40, (2, n, 8), generator=draws)
+    read = torch.tensor([1, 2, 5, 3, 3, 6, 0])[:n]
+    roles = torch.randint(-1, 4, (n, 8), generator=draws)
+    target, foil = torch.randint(0, 20, (n,), generator=draws), torch.randint(20, 40, (n,), generator=draws)
+    return replace(given_pairs(tokens[0], tokens[1], target=target, foil=foil, read=read), roles=roles)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 1024])
+@pytest.mark.parametrize("by", ["position", "role", "all"])
+@pytest.mark.parametrize("parallel", [True, False])
+def test_answers_read_at_different_positions(parallel: bool, by: str, batch_size: int) -> None:
+    """Patches behind an answer's position leave it as it was."""
+    pairs, model = scattered(), neox(parallel=parallel)
+    for site in sites_of(take_apart(model)):
+        options: dict[str, Any] = {"by": by, "each_unit": False}
+        found = patch_activations(model, pairs, sites=[site], batch_size=batch_size, **options)
+        assert_equal_to_hooks(found, by_hooks(model, pairs, site=site, **options))
+    if by == "position":
+        position = np.arange(8)[:, None]
+        effect = (
+            found.per_pair.reshape(2, 8, 7)
+            - by_hooks(model, replace(pairs, clean=pairs.corrupted), site="resid_post", by="all")[0].numpy()
+        )
+        np.testing.assert_allclose(effect[:, position > pairs.read.numpy()], 0, atol=1e-5)
+        assert np.abs(effect[:, position <= pairs.read.numpy()]).max() > 0.1
+
+
+@pytest.mark.parametrize("mode", ["mean", "resample", "zero", "noise"])
+def test_modes_where_answers_are_read_at_different_positions(mode: str) -> None:
+    pairs, model = scattered(), neox(parallel=False)
+    for site in ("pattern", "v", "resid_mid"):
+        found = patch_activations(model, pairs, sites=[site], mode=mode, batch_size=2)
+        assert_equal_to_hooks(found, by_hooks(model, pairs, site=site, mode=mode))
+
+
+# ------------------------------------------------------------------------------------------ properties
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_batch_size_changes_nothing(mode: str, subject: tuple[Any, Pairs]) -> None:
+    """Pairs one by one, in unequal parts, all at once, and with many patches in one pass."""
+    model, pairs = subject
+    run = partial(
+        patch_activations, model, pairs, sites=["z", "resid_post", "mlp_post"], by="role", mode=mode
     )
+    whole = run(batch_size=100_000)
+    for batch_size in (1, 7, 10) if mode != "noise" else (3,):
+        part = run(batch_size=batch_size)
+        pd.testing.assert_frame_equal(part.rows, whole.rows, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(part.per_pair, whole.per_pair, atol=1e-5)
 
 
-def pairs_of(*, same_integer: bool, n_pairs: int = 30, seed: int = 0) -> Pairs:
-    return alias_pairs(
-        task(),
-        clean="d1_consistent",
-        corrupted="d2_consistent",
-        same_integer=same_integer,
-        n_pairs=n_pairs,
-        seed=seed,
+@settings(max_examples=12, deadline=None)
+@given(
+    site=st.sampled_from(["resid_pre", "resid_post"]),
+    seed=st.integers(0, 100),
+    parallel=st.booleans(),
+    mode=st.sampled_from(["denoise", "noise"]),
+)
+def test_patching_all_of_the_stream_gives_the_other_run(
+    site: str, seed: int, parallel: bool, mode: str
+) -> None:
+    pairs = pairs_named(test_contract.task(), "d1-to-other-d2", n_pairs=5, seed=seed)
+    found = patch_activations(neox(parallel=parallel), pairs, sites=[site], by="all", mode=mode)
+    other = found.clean if mode == "denoise" else found.corrupted
+    np.testing.assert_allclose(found.rows["value"], other, atol=1e-5)
+    assert abs(found.clean - found.corrupted) > 1e-3
+
+
+def test_patching_the_answers_position_at_the_top_gives_the_clean_run(subject: tuple[Any, Pairs]) -> None:
+    model, pairs = subject
+    found = patch_activations(model, pairs, sites=["blocks.1.hook_resid_post"])
+    np.testing.assert_allclose(found.rows["effect"].iloc[:-1], 0, atol=1e-6)
+    assert found.rows["value"].iloc[-1] == pytest.approx(found.clean, abs=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["denoise", "noise"])
+def test_patching_a_run_into_itself_changes_nothing(mode: str, subject: tuple[Any, Pairs]) -> None:
+    model, pairs = subject
+    same = replace(pairs, corrupted=pairs.clean)
+    found = patch_activations(model, same, sites=sites_of(take_apart(model)), mode=mode, each_unit=False)
+    np.testing.assert_allclose(found.rows["effect"], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [2, 3, 50])
+def test_resampling_takes_another_pair(n: int) -> None:
+    for seed in range(20):
+        others = patching._others(n, seed)
+        assert sorted(others.tolist()) == list(range(n))
+        assert (others != torch.arange(n)).all()
+    assert len({tuple(patching._others(50, seed).tolist()) for seed in range(5)}) == 5
+    assert patching._others(1, 0).tolist() == [0]
+
+
+def test_a_pair_without_a_role_has_no_effect_there() -> None:
+    """`rival` stands in the list only where the clean alias's integer does not."""
+    pairs = pairs_named(test_contract.task(), "d1-to-other-d2", n_pairs=20, seed=0)
+    found = patch_activations(neox(), pairs, sites=["resid_pre"], by="role", mode="zero")
+    chosen = (found.rows["position"] == "rival").to_numpy()
+    effect = (
+        found.per_pair[chosen]
+        - patch_activations(neox(), pairs, sites=["resid_pre"], by="all", mode="denoise").per_pair[:1]
     )
+    lacks = ~(pairs.roles == ROLE_NAMES.index("rival")).any(1).numpy()
+    assert 0 < lacks.sum() < 20
+    np.testing.assert_allclose(effect[:, lacks], 0, atol=1e-5)
+    assert (np.abs(effect[:, ~lacks]).max(0) > 1e-4).all()
 
 
-def metric(pairs: Pairs, logits: Tensor) -> Tensor:
-    """Mean over pairs of true − false at `=`, its sign turned where the list lacks the clean integer."""
-    at = logits[:, len(pairs.labels) - 1]
-    difference = at[:, task().vocabulary.true] - at[:, task().vocabulary.false]
-    return torch.where(pairs.contains, difference, -difference).mean()
+def test_the_auc_over_split_pairs(trained: tuple[Any, Any, Task]) -> None:
+    """Pooled over all pairs, wherever they were split."""
+    _, model, of = trained
+    asked = pairs_named(of, "qd1-to-itself", n_pairs=40, seed=0)
+    run = partial(
+        patch_activations, model, asked, sites=["z"], by="all", mode="mean", metric="within_alias_auc"
+    )
+    found, parts = run(), run(batch_size=3)
+    pd.testing.assert_frame_equal(found.rows, parts.rows)
+    pool = metric_named("within_alias_auc").pool
+    expected = [float(pool(torch.from_numpy(values), asked)) for values in found.per_pair]
+    np.testing.assert_allclose(found.rows["value"], expected)
+    assert found.clean == found.corrupted > 0.5
 
 
-def assert_planted_effects(table: pd.DataFrame, *, retrieval_layer: int, effect: float) -> None:
+# ------------------------------------------------------------------------------------------ planted answers
+
+
+def assert_planted_effects(found: PatchingResult, *, retrieval_layer: int, effect: float) -> None:
     """`effect` at the alias up to the retrieval layer's input and at `=` from its output on, else 0."""
-    expected = []
-    for layer in table["layer"].drop_duplicates():
-        done = layer != "embed" and int(layer.removeprefix("layer ")) >= retrieval_layer
-        expected += [effect * (position == ("=" if done else "alias")) for position in POSITIONS]
-    assert table["position"].tolist() == list(POSITIONS) * (len(table) // len(POSITIONS))
-    np.testing.assert_allclose(table["effect"], expected, atol=1e-5)
+    expected = {
+        (layer, position): effect * (position == ("=" if layer >= retrieval_layer else "alias"))
+        for layer in range(4)
+        for position in POSITIONS
+    }
+    rows = found.rows.set_index(["layer", "position"])["effect"]
+    assert set(rows.index) == set(expected)
+    np.testing.assert_allclose(rows, [expected[key] for key in rows.index], atol=1e-5)
 
 
 @pytest.mark.parametrize("retrieval_layer", [0, 1, 2])
@@ -77,225 +419,216 @@ def test_planted_same_integer(retrieval_layer: int) -> None:
     mechanism = Mechanism(
         n_layers=4, retrieval_layer=retrieval_layer, comparison_layer=retrieval_layer + 1, tag2_gain=0
     )
-    pairs = pairs_of(same_integer=True)
-    table = patch_residual_stream(planted_model(task(), mechanism), task(), pairs)
+    pairs = pairs_named(task(), "d1-to-d2", n_pairs=30, seed=0)
+    found = patch_activations(planted_model(task(), mechanism), pairs, sites=["resid_post"])
     share = float(pairs.contains.float().mean())
     assert 0 < share < 1
-    assert list(table.columns) == ["layer", "position", "effect", "clean", "corrupted", "pairs"]
-    assert table["layer"].drop_duplicates().tolist() == ["embed", *(f"layer {i}" for i in range(4))]
-    assert (table["pairs"] == 30).all()
-    np.testing.assert_allclose(table["clean"], 10, atol=1e-5)
-    np.testing.assert_allclose(table["corrupted"], 10 - 20 * share, atol=1e-5)
-    assert_planted_effects(table, retrieval_layer=retrieval_layer, effect=20 * share)
-
-
-@pytest.mark.parametrize(("contains", "effect"), [(True, 20.0), (False, 0.0)])
-def test_planted_same_integer_by_answer(contains: bool, effect: float) -> None:
-    pairs = pairs_of(same_integer=True)
-    of = pairs.contains == contains
-    pairs = Pairs(pairs.clean[of], pairs.corrupted[of], pairs.contains[of], pairs.labels)
-    table = patch_residual_stream(planted_model(task(), Mechanism(tag2_gain=0)), task(), pairs)
-    assert_planted_effects(table, retrieval_layer=0, effect=effect)
+    assert found.clean == pytest.approx(10, abs=1e-5)
+    assert found.corrupted == pytest.approx(10 - 20 * share, abs=1e-5)
+    assert_planted_effects(found, retrieval_layer=retrieval_layer, effect=20 * share)
+    contains = found.per_pair[-1][pairs.contains.numpy()], found.per_pair[-1][~pairs.contains.numpy()]
+    np.testing.assert_allclose(contains[0], 10, atol=1e-5)
+    np.testing.assert_allclose(contains[1], 10, atol=1e-5)
 
 
 @pytest.mark.parametrize("retrieval_layer", [0, 1])
 def test_planted_different_integers(retrieval_layer: int) -> None:
-    """Nothing suppressed, exactly one integer in the list: from −10 to +10 in every pair."""
-    mechanism = Mechanism(n_layers=3, retrieval_layer=retrieval_layer, comparison_layer=2)
-    table = patch_residual_stream(planted_model(task(), mechanism), task(), pairs_of(same_integer=False))
-    np.testing.assert_allclose(table["clean"], 10, atol=1e-5)
-    np.testing.assert_allclose(table["corrupted"], -10, atol=1e-5)
-    assert_planted_effects(table, retrieval_layer=retrieval_layer, effect=20)
+    """Nothing suppressed, exactly one integer in the list: from −10 to +10 in every pair, and back by noising."""
+    mechanism = Mechanism(n_layers=4, retrieval_layer=retrieval_layer, comparison_layer=2)
+    model = planted_model(task(), mechanism)
+    pairs = pairs_named(task(), "d1-to-other-d2", n_pairs=30, seed=0)
+    for mode, effect in (("denoise", 20.0), ("noise", -20.0)):
+        found = patch_activations(model, pairs, sites=["resid_post"], mode=mode)
+        assert (found.clean, found.corrupted) == pytest.approx((10, -10), abs=1e-5)
+        assert_planted_effects(found, retrieval_layer=retrieval_layer, effect=effect)
 
 
-def test_the_check_above_can_fail() -> None:
-    table = patch_residual_stream(
-        planted_model(task(), Mechanism(n_layers=3, comparison_layer=2)), task(), pairs_of(same_integer=False)
-    )
+def test_the_planted_check_can_fail() -> None:
+    model = planted_model(task(), Mechanism(n_layers=4, comparison_layer=2))
+    pairs = pairs_named(task(), "d1-to-other-d2", n_pairs=30, seed=0)
+    found = patch_activations(model, pairs, sites=["resid_post"])
+    assert_planted_effects(found, retrieval_layer=0, effect=20)
     for wrong in ({"retrieval_layer": 1, "effect": 20}, {"retrieval_layer": 0, "effect": 19.9}):
         with pytest.raises(AssertionError):
-            assert_planted_effects(table, **wrong)
+            assert_planted_effects(found, **wrong)
 
 
-@pytest.mark.parametrize("same_integer", [True, False])
-def test_equals_transformer_lens(same_integer: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every residual stream before a layer, and the one after the last, at every position."""
-    model, pairs = random_model(), pairs_of(same_integer=same_integer, n_pairs=20)
-    table = patch_residual_stream(model, task(), pairs)
+def test_planted_heads() -> None:
+    """The retrieval is head 0's value at the alias in layer 0, its output at `=`; and head 0's in the comparison.
+
+    By role: the list item that decides is the clean integer (`match`) or the corrupted one (`rival`); both ask the
+    same list, so nothing else moves.
+    """
+    pairs = pairs_named(task(), "d1-to-other-d2", n_pairs=30, seed=0)
+    found = patch_activations(planted_model(task(), Mechanism()), pairs, sites=["v", "z"], by="role")
+    large = found.rows[found.rows["effect"].abs() > 1e-4]
+    cells = large[["layer", "site", "index", "position"]].apply(tuple, axis=1).tolist()
+    assert cells == [(0, "v", 0, "alias"), (0, "z", 0, "="), (1, "z", 0, "=")]
+    np.testing.assert_allclose(large["effect"], 20, atol=1e-4)
+
+
+def test_planted_ablation() -> None:
+    """Without the comparison's head `=` answers 0; without the other head of that layer, as before."""
+    pairs = pairs_named(task(), "d1-to-itself", n_pairs=30, seed=0)
+    model = planted_model(task(), Mechanism())
+    found = patch_activations(model, pairs, sites=["blocks.1.attn.hook_z"], mode="zero", by="all")
+    np.testing.assert_allclose(found.rows["value"], [0, 10], atol=1e-5)
+    np.testing.assert_allclose(found.rows["effect"], [-10, 0], atol=1e-5)
+
+
+def test_planted_definitions_have_no_tag_effect() -> None:
+    """Nothing reads a definition's tag, so tag pairs do not move."""
+    pairs = pairs_named(task(), "tag1-to-tag2", n_pairs=10, seed=0)
+    model = planted_model(task(), Mechanism())
+    found = patch_activations(model, pairs, sites=["resid_pre"], metric="log_probability")
+    np.testing.assert_allclose(found.rows["effect"], 0, atol=1e-6)
+    assert found.table()["normalised"].isna().all()
+
+
+# ------------------------------------------------------------------------------------------ results
+
+
+def test_rows_are_in_the_order_of_the_layers(trained: tuple[Any, Any, Task]) -> None:
+    _, model, of = trained
+    pairs = pairs_named(of, "qd1-to-qd2", n_pairs=5, seed=0)
+    names = ["resid_post", "z", "blocks.0.hook_mlp_out"]
+    rows = patch_activations(model, pairs, sites=names, by="all").rows
+    assert list(rows.columns) == ["layer", "site", "index", "position", "value", "effect"]
+    order = [(0, "z", 0), (0, "z", 1), (0, "mlp_out", -1), (0, "resid_post", -1), (1, "z", 0), (1, "z", 1)]
+    found = rows[["layer", "site", "index"]].apply(tuple, axis=1).tolist()
+    assert found == [*order, (1, "resid_post", -1)]
+
+
+def test_table_and_shares() -> None:
+    pairs = pairs_named(task(), "d1-to-other-d2", n_pairs=30, seed=0)
+    found = patch_activations(planted_model(task(), Mechanism()), pairs, sites=["resid_pre"])
+    shares = found.normalised()
+    np.testing.assert_allclose(shares["normalised"], (shares["value"] + 10) / 20, atol=1e-6)
+    table = found.table()
+    ends = {"clean": found.clean, "corrupted": found.corrupted, "metric": "logit_difference", "unit": "nats"}
+    ends |= {"contrast": "d1_consistent-to-other-d2_consistent", "mode": "denoise", "pairs": 30}
+    assert table[[*ends]].drop_duplicates().to_dict("records") == [ends]
+    for row in table.itertuples():
+        expected = normalised(row.value, clean=row.clean, corrupted=row.corrupted)
+        assert row.normalised == pytest.approx(expected)
+    same = patch_activations(
+        planted_model(task(), Mechanism()), replace(pairs, corrupted=pairs.clean), sites=["z"]
+    )
+    with pytest.raises(MechoclError, match="hardly differ"):
+        same.normalised()
+    assert same.table()["normalised"].isna().all()
+
+
+def test_the_analysis_is_one_table_of_all_its_contrasts() -> None:
+    model = neox(parallel=False)
+    config = PatchingConfig(pairs=("d1-to-d2", "d1-with-to-without"), n_pairs=6, by="role")
+    table = patch(model, test_contract.task(), config)
+    sites = ["resid_pre", *["attn_out", "resid_mid", "mlp_out", "resid_post"] * 2]
+    first = table[table["contrast"] == "d1_consistent-to-d2_consistent"]
+    assert first.drop_duplicates(["layer", "site"])["site"].tolist() == sites
+    assert table["contrast"].unique().tolist()[1:] == ["d1_consistent-with-to-without"]
+    pairs = pairs_named(test_contract.task(), "d1-to-d2", n_pairs=6, seed=0)
+    alone = patch_activations(model, pairs, sites=first["site"].unique().tolist(), by="role").table()
+    alone = alone[~((alone["layer"] == 1) & (alone["site"] == "resid_pre"))].reset_index(drop=True)
+    pd.testing.assert_frame_equal(first, alone)
+
+
+# ------------------------------------------------------------------------------------------ what is refused
+
+
+def model_with(change: Callable[[Mapping[str, Tensor]], None]) -> Any:
+    """Another copy of the random model, spoiled."""
+    model = test_contract.loaded.__wrapped__(0, use_parallel_residual=False)
     with torch.no_grad():
-        _, cache = model.run_with_cache(pairs.clean)
-        corrupted = metric(pairs, model(pairs.corrupted))
-        before = theirs.get_act_patch_resid_pre(model, pairs.corrupted, cache, partial(metric, pairs))
-        after = theirs.generic_activation_patch(
-            model,
-            pairs.corrupted,
-            cache,
-            partial(metric, pairs),
-            patch_setter=theirs.layer_pos_patch_setter,
-            activation_name="resid_post",
-            index_axis_names=["layer", "pos"],
-        )
-    capsys.readouterr()  # their progress bars
-    expected = torch.cat([before, after[-1:]])[:, : len(pairs.labels)] - corrupted
-    ours = table["effect"].to_numpy().reshape(expected.shape)
-    np.testing.assert_allclose(ours, expected, atol=1e-5)
-    assert np.abs(ours).max() > 0.01
-    assert table["corrupted"].iloc[0] == pytest.approx(float(corrupted), abs=1e-5)
+        change(dict(model.named_parameters()))
+    return model
 
 
-@settings(max_examples=6, deadline=None)
-@given(model=st.integers(0, 3), seed=st.integers(0, 100), same_integer=st.booleans())
-def test_patching_the_answers_position_at_the_top_gives_the_clean_run(
-    model: int, seed: int, same_integer: bool
-) -> None:
-    pairs = pairs_of(same_integer=same_integer, n_pairs=5, seed=seed)
-    table = patch_residual_stream(random_model(model), task(), pairs)
-    top = table[(table["layer"] == "layer 1") & (table["position"] == "=")].iloc[0]
-    assert top["corrupted"] + top["effect"] == pytest.approx(top["clean"], abs=1e-5)
+def parameters() -> Iterator[tuple[str, str]]:
+    """A parameter, and where the activations first are not finite."""
+    yield "embed.W_E", "after the embedding are"
+    for layer in (0, 1):
+        for name in (
+            "attn.W_Q",
+            "attn.W_K",
+            "attn.b_V",
+            "attn.W_O",
+            "mlp.W_in",
+            "mlp.b_out",
+            "ln1.w",
+            "ln2.b",
+        ):
+            yield f"blocks.{layer}.{name}", f"after layer {layer} are"
+    for name in ("ln_final.w", "ln_final.b", "unembed.W_U", "unembed.b_U"):
+        yield name, "logit_difference of d1_consistent-to-d2_consistent is"
 
 
-@settings(max_examples=6, deadline=None)
-@given(
-    model=st.integers(0, 3), seed=st.integers(0, 100), site=st.sampled_from(["embed", "layer 0", "layer 1"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(("name", "where"), list(parameters()))
+def test_a_model_that_diverged(name: str, where: str, value: float) -> None:
+    model = model_with(lambda weights: weights[name].fill_(value))
+    pairs = pairs_named(test_contract.task(), "d1-to-d2", n_pairs=3, seed=0)
+    with pytest.raises(MechoclError, match=f"{where} not finite.*: the model has diverged$") as raised:
+        patch_activations(model, pairs, sites=["resid_pre"])
+    assert "\n" not in str(raised.value)
+
+
+def test_a_model_that_diverged_on_one_pair() -> None:
+    """Which is named, whatever the batches; in the model that activations are taken from, too."""
+    pairs = pairs_named(test_contract.task(), "d1-to-other-d2", n_pairs=8, seed=0)
+    alias = int(pairs.clean[5, 0])
+    first = pairs.clean[:, 0].tolist().index(alias)
+    model = model_with(lambda weights: weights["embed.W_E"][alias].fill_(float("nan")))
+    for batch_size in (1, 3, 1024):
+        with pytest.raises(MechoclError, match=rf"embedding are not finite \(pair {first} of d1_"):
+            patch_activations(model, pairs, sites=["z"], mode="noise", batch_size=batch_size)
+    with pytest.raises(MechoclError, match=rf"the last layer are not finite \(pair {first} of d1_"):
+        patch_activations(neox(parallel=False), pairs, sites=["z"], source_model=model, batch_size=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sites": []}, "no site is named; the model has resid_pre, q"),
+        ({"sites": ["resid_psot"]}, "no site 'resid_psot'.* did you mean 'resid_post'"),
+        ({"sites": ["resid_mid"]}, "attention and MLP run in parallel"),
+        ({"metric": "accuracy"}, "no metric is called 'accuracy'; known: logit_difference"),
+        ({"metric": "within_alias_auc"}, "needs aliases asked about with and without"),
+        ({"batch_size": 0}, "batch_size is 0; use at least 1"),
+    ],
 )
-def test_patching_every_position_gives_the_clean_run(model: int, seed: int, site: str) -> None:
-    """At any one layer, all positions together."""
-    pairs, transformer = pairs_of(same_integer=False, n_pairs=5, seed=seed), random_model(model)
-    name = activations.residual_sites(2)[site]
-    clean = activations.collect(transformer, pairs.clean, [name])[name]
-    with torch.no_grad(), transformer.hooks([(name, lambda x, hook: clean)]):
-        patched = transformer(pairs.corrupted)
-    with torch.no_grad():
-        torch.testing.assert_close(patched, transformer(pairs.clean), atol=1e-5, rtol=1e-5)
-        assert not torch.allclose(patched, transformer(pairs.corrupted), atol=1e-3)
+def test_choices_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
+    pairs = pairs_named(test_contract.task(), "d1-with-to-without", n_pairs=3, seed=0)
+    with pytest.raises(MechoclError, match=message) as raised:
+        patch_activations(neox(), pairs, **({"sites": ["z"]} | changes))
+    assert "\n" not in str(raised.value)
 
 
-def test_patching_a_run_into_itself_changes_nothing() -> None:
-    pairs = pairs_of(same_integer=True)
-    same = Pairs(pairs.clean, pairs.clean, pairs.contains, pairs.labels)
-    table = patch_residual_stream(random_model(), task(), same)
-    np.testing.assert_allclose(table["effect"], 0, atol=1e-6)
-
-
-# ------------------------------------------------------------------------------------------------ pairs
-
-
-def facts(pairs: Pairs) -> pd.DataFrame:
-    """What the two questions of each pair are about, read from their tokens alone."""
-    questions = task().table.iloc[task().rows(kind="question", split="test")]
-    entity_of = dict(zip(task().tokens[questions.index, 0].tolist(), questions["entity"], strict=True))
-    subset_of = dict(zip(task().tokens[questions.index, 0].tolist(), questions["subset"], strict=True))
-    first = task().vocabulary.integers[0]
-    rows = []
-    for clean, corrupted in zip(pairs.clean.tolist(), pairs.corrupted.tolist(), strict=True):
-        assert clean[1:] == corrupted[1:]  # the same list
-        listed = [token - first for token in clean[2:6]]
-        a, b = clean[0], corrupted[0]
-        rows.append((a, b, subset_of[a], subset_of[b], entity_of[a], entity_of[b], listed))
-    columns = ["alias", "other", "subset", "other_subset", "entity", "other_entity", "list"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    clean=st.sampled_from(DEFINED),
-    corrupted=st.sampled_from(DEFINED),
-    same_integer=st.booleans(),
-    n_pairs=st.integers(1, 40),
-    seed=st.integers(0, 1000),
-)
-def test_pairs(clean: str, corrupted: str, same_integer: bool, n_pairs: int, seed: int) -> None:
-    draw = partial(
-        alias_pairs, task(), clean=clean, corrupted=corrupted, same_integer=same_integer, n_pairs=n_pairs
-    )
-    pairs = draw(seed=seed)
-    assert pairs.labels == POSITIONS
-    assert len(pairs.clean) == len(pairs.corrupted) == len(pairs.contains) == n_pairs
-    found = facts(pairs)
-    assert (found["subset"] == clean).all()
-    assert (found["other_subset"] == corrupted).all()
-    assert (found["alias"] != found["other"]).all()
-    assert ((found["entity"] == found["other_entity"]) == same_integer).all()
-    listed = np.array([entity in row for entity, row in zip(found["entity"], found["list"], strict=True)])
-    other = np.array(
-        [entity in row for entity, row in zip(found["other_entity"], found["list"], strict=True)]
-    )
-    np.testing.assert_array_equal(listed, pairs.contains)
-    assert ((listed == other) == same_integer).all()
-    again = draw(seed=seed)
-    assert torch.equal(again.clean, pairs.clean)
-    assert torch.equal(again.corrupted, pairs.corrupted)
-
-
-def test_pairs_depend_on_the_seed() -> None:
-    first, second = (pairs_of(same_integer=True, seed=seed) for seed in (0, 1))
-    assert not torch.equal(first.clean, second.clean)
-    assert not torch.equal(first.corrupted, second.corrupted)
-
-
-def test_pairs_leave_the_task_alone() -> None:
-    before, table = task().tokens.clone(), task().table.copy()
-    pairs_of(same_integer=False)
-    assert torch.equal(task().tokens, before)
-    pd.testing.assert_frame_equal(task().table, table)
-
-
-def test_fewer_pairs_than_asked_for() -> None:
-    """Each question about an alias of d1 that has a partner of d2 is used once."""
-    pairs = pairs_of(same_integer=True, n_pairs=10_000)
-    questions = task().rows(kind="question", split="test", subset="d1_consistent")
-    assert 0 < len(pairs.clean) <= len(questions)
-    assert len(pairs.clean.unique(dim=0)) == len(pairs.clean)
-
-
-def names_of_two_letters(**fractions: float) -> Task:
-    none = dict.fromkeys(("qd1", "qd2", "q_only", "q_entity", "d1", "d2", "d3", "no_data"), 0.0)
-    config = IntegerSetConfig(
-        aliases=60, integers=8, list_length=3, tokens_per_alias=2, fractions=Fractions(**(none | fractions))
-    )
-    return build(config, seed=0)
-
-
-def test_names_of_several_tokens() -> None:
-    task = names_of_two_letters(qd1=0.5, qd2=0.5)
-    pairs = alias_pairs(
-        task, clean="qd1_consistent", corrupted="qd2_inconsistent", same_integer=True, n_pairs=10, seed=0
-    )
-    assert pairs.labels == ("alias 1", "alias 2", "%", "n1", "n2", "n3", "=")
-    assert torch.equal(pairs.clean[:, 2:], pairs.corrupted[:, 2:])
-    rows = task.rows(kind="question", split="test", subset="qd2_inconsistent")
-    assert (task.roles[rows][:, :2] == ROLE["alias"]).all()
-    names = {tuple(name) for name in task.tokens[rows][:, :2].tolist()}
-    assert {tuple(name) for name in pairs.corrupted[:, :2].tolist()} <= names
-    assert (pairs.clean[:, :2] != pairs.corrupted[:, :2]).any(1).all()
-
-
-def test_names_of_different_lengths_are_refused() -> None:
-    """An alias of two letters, and an integer in the place of a name."""
-    task = names_of_two_letters(qd1=0.5, q_entity=0.5)
-    for clean, corrupted in (("qd1_consistent", "q_entity"), ("q_entity", "qd1_consistent")):
-        with pytest.raises(MechoclError, match="different numbers of tokens"):
-            alias_pairs(task, clean=clean, corrupted=corrupted, same_integer=True, n_pairs=5, seed=0)
-
-
-@pytest.mark.parametrize(("clean", "corrupted"), [("no_data", "d1_consistent"), ("d1_consistent", "no_data")])
-def test_an_empty_subset_is_refused(clean: str, corrupted: str) -> None:
-    with pytest.raises(MechoclError, match="no questions about no_data; choose another subset"):
-        alias_pairs(task(), clean=clean, corrupted=corrupted, same_integer=True, n_pairs=5, seed=0)
-
-
-def test_no_partner_is_refused() -> None:
-    """One alias in each subset, of different integers."""
-    fractions = Fractions(qd1=0.5, qd2=0.5, d1=0.0, d2=0.0, d3=0.0)
-    config = IntegerSetConfig(aliases=2, integers=50, list_length=3, fractions=fractions)
-    tiny = build(config, seed=0)
-    assert tiny.table["entity"].nunique() == 2
-    with pytest.raises(MechoclError, match="no question about qd1_consistent has a partner"):
-        alias_pairs(
-            tiny, clean="qd1_consistent", corrupted="qd2_inconsistent", same_integer=True, n_pairs=5, seed=0
+def test_pairs_without_roles_or_foil() -> None:
+    pairs = scattered()
+    with pytest.raises(MechoclError, match="given pairs has no roles; patch by position"):
+        patch_activations(
+            neox(), replace(pairs, roles=torch.full_like(pairs.roles, -1)), sites=["z"], by="role"
         )
+    with pytest.raises(MechoclError, match="given pairs has none; use log_probability"):
+        patch_activations(neox(), replace(pairs, foil=torch.full_like(pairs.foil, -1)), sites=["z"])
 
 
-def test_no_pairs_at_all_are_refused() -> None:
-    with pytest.raises(MechoclError, match="pairs is 0"):
-        PatchingConfig(pairs=0)
+def test_a_source_of_another_shape(trained: tuple[Any, Any, Task]) -> None:
+    """One without the site, and one with other heads."""
+    pairs = pairs_named(test_contract.task(), "d1-to-d2", n_pairs=3, seed=0)
+    with pytest.raises(MechoclError, match="run in parallel"):
+        patch_activations(neox(parallel=False), pairs, sites=["resid_mid"], source_model=neox())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pairs": ()}, "pairs is empty; name at least one contrast"),
+        ({"n_pairs": 0}, "n_pairs is 0; use at least 1"),
+        ({"metric": "recall"}, "no metric is called 'recall'"),
+    ],
+)
+def test_configs_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(MechoclError, match=message):
+        PatchingConfig(**changes)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import toolbox_doc
 
 from mechocl.cli import COMMANDS
 
@@ -60,6 +61,7 @@ def _load(path: Path) -> ModuleType:
 def test_results_in_the_documents_come_from_the_committed_tables() -> None:
     script = _load(ROOT / "docs" / "results_doc.py")
     assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == script.page()
+    assert (ROOT / "docs" / "toolbox.md").read_text(encoding="utf-8") == toolbox_doc.page()
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme == script.readme(readme)
 

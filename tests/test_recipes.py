@@ -141,7 +141,9 @@ def test_the_smoke_test_of_the_demo_is_a_recipe() -> None:
 
     fast = recipes.load("integer-set/cpu", _FAST)
     assert fast.task.aliases < recipes.load("integer-set/cpu").task.aliases
-    assert [name for name, _ in pipeline.reported()] == list(pipeline.REPORTED)
+    assert [name for name, _ in pipeline.reported(fast)] == list(pipeline.REPORTED)
+    one_stage = [name for name, _ in pipeline.reported(recipes.load("integer-set/one-stage"))]
+    assert set(pipeline.REPORTED) - set(one_stage) == {"graft", "steering"}
 
 
 # changes -------------------------------------------------------------------------------------------

@@ -1,0 +1,347 @@
+"""Activation patching, side by side with transformer_lens.patching on the same model and the same pairs.
+
+ours     mechocl.patching.patch_activations
+theirs   transformer_lens.patching.get_act_patch_resid_pre and …_attn_head_out_by_pos, all pairs in one batch,
+         without progress bars; the clean run is cached at the patched hook points alone
+
+Two grids, of the residual stream by layer × position and of heads × positions, in a model of six layers that
+was not trained, over 256 pairs. Both sides fill the whole grid; every value must agree within 1e-5, otherwise
+the exit status is 1. Two sorts of pairs, because ours skips a patch that puts in what is already there:
+
+alias    the same list asked about two aliases: before layer 0 they differ at one position alone
+apart    random tokens, clean and corrupted of different halves of the vocabulary: nothing is skipped
+
+The line's ratio is the worst of the cases. Beside it stand the backward passes that score all edges by EAP-IG
+(at most 3 for each step, otherwise the exit status is 1), with its time next to that of path patching some
+edges, and the peak memory of ours after grids that hold ever more patches, in a process for each batch size.
+"""
+
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+from unittest import mock
+
+import measuring
+import torch
+from torch import Tensor
+from transformer_lens import patching as theirs
+
+from mechocl import recipes
+from mechocl.components import hook_name
+from mechocl.contrasts import Pairs, given_pairs, pairs_named
+from mechocl.edges import attribute_edges, graph_of, patch_paths
+from mechocl.models import Transformer
+from mechocl.patching import patch_activations
+from toy_models import architectures, integer_set
+
+RECIPE: Final = "integer-set/paper"
+LAYERS: Final = 6
+BATCH_SIZE: Final = 1024
+"""Examples in one forward pass of ours."""
+TOLERANCE: Final = 1e-5
+"""Largest difference (logits) of a value of the grid."""
+GRIDS: Final = {"layer × position": "resid_pre", "heads × positions": "z"}
+"""What is patched, one cell at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """What is measured."""
+
+    d_model: int
+    n_heads: int
+    aliases: int
+    pairs: int
+    rounds: dict[tuple[str, str], int]
+    """Rounds of each (grid, sort of pairs)."""
+    memory_batches: tuple[int, ...]
+    edge_pairs: int
+    edge_steps: int
+    paths: int
+    """Edges whose path is patched."""
+
+    @property
+    def name(self) -> str:
+        return f"{LAYERS} layers, d_model {self.d_model}"
+
+
+_ALL: Final = tuple((grid, sort) for grid in GRIDS for sort in ("alias", "apart"))
+FULL: Final = Size(
+    d_model=512,
+    n_heads=8,
+    aliases=2000,
+    pairs=256,
+    rounds=dict(zip(_ALL, (3, 3, 1, 1), strict=True)),  # theirs fills the grid of heads in 528 forward passes
+    memory_batches=(256, 1024),
+    edge_pairs=128,
+    edge_steps=8,
+    paths=16,
+)
+FAST: Final = Size(
+    d_model=128,
+    n_heads=4,
+    aliases=500,
+    pairs=256,
+    rounds=dict.fromkeys(_ALL[:3], 1),  # no patch of a head is skipped for either sort of pairs
+    memory_batches=(256, 1024),
+    edge_pairs=64,
+    edge_steps=8,
+    paths=8,
+)
+
+
+class Disagreement(Exception):
+    """The sides do not give the same grid, or EAP-IG goes backward more often than it may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model, and pairs of each sort."""
+
+    model: Transformer
+    pairs: dict[str, Pairs]
+
+
+def subject(size: Size) -> Subject:
+    recipe = recipes.load(RECIPE, (f"task.aliases={size.aliases}",))
+    task = integer_set.build(recipe.task, seed=0)
+    shape = dataclasses.replace(
+        recipe.model.resolve(),
+        n_layers=LAYERS,
+        d_model=size.d_model,
+        n_heads=size.n_heads,
+        d_mlp=4 * size.d_model,
+    )
+    tokens = len(task.vocabulary)
+    model = architectures.build(
+        shape, d_vocab=tokens, d_vocab_out=task.vocabulary.outputs, n_ctx=task.n_ctx, seed=0
+    )
+    alias = pairs_named(task, "qd1-to-other-qd2", n_pairs=size.pairs, seed=0)
+    draws = torch.Generator().manual_seed(0)
+    clean, corrupted = (
+        torch.randint(*half, alias.clean.shape, generator=draws)
+        for half in ((0, tokens // 2), (tokens // 2, tokens))
+    )
+    apart = given_pairs(clean, corrupted, target=alias.target, foil=alias.foil, name="apart")
+    return Subject(model, {"alias": alias, "apart": apart})
+
+
+# ------------------------------------------------------------------------------------------ grids
+
+
+def ours_grid(model: Transformer, pairs: Pairs, site: str) -> Tensor:
+    """Logit difference of each patched run, in theirs' order."""
+    found = patch_activations(model, pairs, sites=[site], batch_size=BATCH_SIZE)
+    return torch.tensor(found.rows["value"].to_numpy())
+
+
+@torch.no_grad()
+def theirs_grid(model: Any, pairs: Pairs, site: str) -> Tensor:
+    def difference(logits: Tensor) -> Tensor:
+        at, pair = logits[:, -1], torch.arange(len(pairs))
+        return (at[pair, pairs.target] - at[pair, pairs.foil]).mean()
+
+    patched = {
+        "resid_pre": theirs.get_act_patch_resid_pre,
+        "z": theirs.get_act_patch_attn_head_out_by_pos,
+    }
+    with mock.patch.object(theirs, "tqdm", lambda rows: rows):
+        _, cache = model.run_with_cache(
+            pairs.clean, names_filter=lambda name: name.endswith(f"hook_{site}"), return_type=None
+        )
+        values: Tensor = patched[site](model, pairs.corrupted, cache, difference)
+    return values.flatten()
+
+
+def time_grid(model: Transformer, pairs: Pairs, grid: str, *, rounds: int) -> dict[str, Any]:
+    """Both sides in turns. Raises Disagreement when a value differs."""
+    values: dict[str, Tensor] = {}
+
+    def fill(side: str, how: Callable[[Any, Pairs, str], Tensor]) -> Callable[[], None]:
+        return lambda: values.update({side: how(model, pairs, GRIDS[grid])})
+
+    sides = {"ours": fill("ours", ours_grid), "theirs": fill("theirs", theirs_grid)}
+    seconds = measuring.in_turns(sides, rounds=rounds)
+    difference = float((values["ours"] - values["theirs"]).abs().max())
+    if not difference <= TOLERANCE:  # also when one is not a number
+        raise Disagreement(f"{grid}: a value differs by {difference:.2g}, more than {TOLERANCE:g}")
+    medians = {side: statistics.median(times) for side, times in seconds.items()}
+    return {
+        "grid": grid,
+        "pairs": pairs.name,
+        "patches": len(values["ours"]),
+        "rounds": rounds,
+        "ours_s": float(f"{medians['ours']:.4g}"),
+        "theirs_s": float(f"{medians['theirs']:.4g}"),
+        "ratio": float(f"{measuring.median_ratio(seconds['ours'], seconds['theirs']):.3g}"),
+        "difference": float(f"{difference:.1g}"),
+    }
+
+
+# ------------------------------------------------------------------------------------------ edges
+
+
+@contextmanager
+def counted_gradients() -> Iterator[list[int]]:
+    """A list that gets an entry for every backward pass."""
+    calls: list[int] = []
+    grad = torch.autograd.grad
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return grad(*args, **kwargs)
+
+    with mock.patch.object(torch.autograd, "grad", counted):
+        yield calls
+
+
+def time_edges(model: Transformer, pairs: Pairs, *, steps: int, paths: int) -> dict[str, Any]:
+    """All edges by EAP-IG, one batch, beside the patching of some. Raises Disagreement for too many passes."""
+    graph = graph_of(model, pairs, along="position")
+    possible = graph.possible.nonzero()
+    started = time.perf_counter()
+    with counted_gradients() as calls:
+        attribute_edges(model, pairs, along="position", steps=steps, batch_size=len(pairs))
+    attributed_s = time.perf_counter() - started
+    if not 0 < len(calls) <= 3 * steps:
+        raise Disagreement(f"EAP-IG went backward {len(calls)} times in {steps} steps, more than 3 for each")
+    some = possible[:: -(-len(possible) // paths)].tolist()
+    names = [(graph.senders[s], graph.receivers[r], graph.places[p]) for s, r, p in some]
+    started = time.perf_counter()
+    patch_paths(model, pairs, names, along="position", batch_size=BATCH_SIZE)
+    patched_s = time.perf_counter() - started
+    return {
+        "edges": len(possible),
+        "pairs": len(pairs),
+        "steps": steps,
+        "backward_passes": len(calls),
+        "eap_ig_s": float(f"{attributed_s:.4g}"),
+        "path_s": float(f"{patched_s / len(some):.4g}"),  # an edge
+        "paths": len(some),
+    }
+
+
+# ------------------------------------------------------------------------------------------ memory
+
+
+def memory_of_grids(size: Size, *, batch_size: int) -> list[dict[str, Any]]:
+    """Peak memory so far (MiB) of this process after each of ever larger grids."""
+    made = subject(size)
+    last = LAYERS - 1
+    grids = {
+        "heads × positions, layer 0": hook_name("z", 0),
+        "heads × positions, all layers": "z",
+        f"neurons × positions, layer {last}": hook_name("mlp_post", last),
+    }
+    rows = [{"grid": "none (model and pairs)", "patches": 0, "peak_mib": round(measuring.peak_mib())}]
+    for grid, site in grids.items():
+        found = patch_activations(made.model, made.pairs["apart"], sites=[site], batch_size=batch_size)
+        rows.append({"grid": grid, "patches": len(found.rows), "peak_mib": round(measuring.peak_mib())})
+        del found
+    return [{"batch_size": batch_size} | row for row in rows]
+
+
+def memory_of_processes(*, fast: bool, batches: Sequence[int]) -> list[dict[str, Any]]:
+    """`memory_of_grids` in a process for each batch size, all at once."""
+    command = [sys.executable, __file__, *(["--fast"] if fast else []), "--memory-of"]
+    started = [subprocess.Popen([*command, str(n)], stdout=subprocess.PIPE, text=True) for n in batches]
+    rows: list[dict[str, Any]] = []
+    for process in started:
+        printed, _ = process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"a process that measures memory ended with exit status {process.returncode}")
+        rows += json.loads(printed.splitlines()[-1])
+    return rows
+
+
+# ------------------------------------------------------------------------------------------ the line
+
+
+def measure(size: Size, *, fast: bool) -> dict[str, Any]:
+    made = subject(size)
+    cases = [
+        {**time_grid(made.model, made.pairs[sort], grid, rounds=rounds), "pairs": sort}
+        for (grid, sort), rounds in size.rounds.items()
+    ]
+    few = made.pairs["apart"][: size.edge_pairs]
+    edges = time_edges(made.model, few, steps=size.edge_steps, paths=size.paths)
+    memory = memory_of_processes(fast=fast, batches=size.memory_batches)
+    _print(size, cases, edges, memory)
+    worst = max(cases, key=lambda case: case["ratio"])
+    return measuring.line(
+        "patching",
+        size.name,
+        ours_s=worst["ours_s"],
+        theirs_s=worst["theirs_s"],
+        ratio=worst["ratio"],
+        peak_mib=max(row["peak_mib"] for row in memory if row["batch_size"] == size.memory_batches[-1]),
+        worst=f"{worst['grid']}, {worst['pairs']}",
+        pairs=size.pairs,
+        batch_size=BATCH_SIZE,
+        cases=cases,
+        edges=edges,
+        memory=memory,
+        threads=torch.get_num_threads(),
+        command=f"python benchmarks/patching.py{' --fast' if fast else ''} --record",
+    )
+
+
+def _print(
+    size: Size, cases: list[dict[str, Any]], edges: dict[str, Any], memory: list[dict[str, Any]]
+) -> None:
+    print(f"{size.name}, {size.n_heads} heads, {size.pairs} pairs, {measuring.machine()}; all values agree")
+    measuring.print_table(
+        ["grid", "pairs", "patches", "ours", "theirs", "ours / theirs (lower is better)", "times as fast"],
+        [
+            [
+                case["grid"],
+                case["pairs"],
+                str(case["patches"]),
+                f"{case['ours_s']:.2f} s",
+                f"{case['theirs_s']:.2f} s",
+                f"{case['ratio']:.3f}",
+                f"{1 / case['ratio']:.1f}",
+            ]
+            for case in cases
+        ],
+    )
+    print(
+        f"\nEAP-IG, {edges['steps']} steps, {edges['pairs']} pairs: {edges['edges']} edges in "
+        f"{edges['backward_passes']} backward passes, {edges['eap_ig_s']:.2f} s; "
+        f"path patching: {1e3 * edges['path_s']:.0f} ms an edge ({edges['paths']} patched)\n"
+    )
+    measuring.print_table(
+        ["examples in a batch", "after the grid", "patches", "peak MiB so far"],
+        [[str(row["batch_size"]), row["grid"], str(row["patches"]), str(row["peak_mib"])] for row in memory],
+    )
+    print()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = measuring.parser(__doc__)
+    parser.add_argument(
+        "--memory-of", type=int, metavar="BATCH", help="measure the memory of one batch size alone"
+    )
+    options = parser.parse_args(argv)
+    size = FAST if options.fast else FULL
+    if options.memory_of:
+        print(json.dumps(memory_of_grids(size, batch_size=options.memory_of), ensure_ascii=False))
+        return 0
+    try:
+        line = measure(size, fast=options.fast)
+    except (Disagreement, RuntimeError) as error:
+        print(f"not comparable: {error}" if isinstance(error, Disagreement) else error, file=sys.stderr)
+        return 1
+    measuring.finish([line], record=options.record)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
