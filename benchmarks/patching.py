@@ -36,7 +36,8 @@ from transformer_lens import patching as theirs
 from mechocl import recipes
 from mechocl.components import hook_name
 from mechocl.contrasts import Pairs, given_pairs, pairs_named
-from mechocl.edges import attribute_edges, graph_of, patch_paths
+from mechocl.edge_attribution import attribute_edges
+from mechocl.edges import graph_of, patch_paths
 from mechocl.models import Transformer
 from mechocl.patching import patch_activations
 from toy_models import architectures, integer_set

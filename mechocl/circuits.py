@@ -17,7 +17,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from mechocl.contrasts import Pairs, pairs_named
-from mechocl.edges import Along, EdgeScores, attribute_edges, graph_of, patch_edges, run_with_edges
+from mechocl.edge_attribution import attribute_edges
+from mechocl.edges import Along, EdgeScores, graph_of, patch_edges, run_with_edges
 from mechocl.errors import MechoclError
 from mechocl.metrics import metric_named, normalised
 from mechocl.models import Transformer

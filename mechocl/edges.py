@@ -5,8 +5,8 @@ A component writes into the residual stream (a *sender*: the embedding, a head, 
 and a position or role; along it flows what that sender wrote there, straight to that receiver. Every edge
 score has one sign: **positive where the clean value on this edge speaks for the clean answer**.
 
-Path patching: Wang et al. 2022 (arXiv 2211.00593), Goldowsky-Dill et al. 2023 (2304.05969). Edge attribution
-patching: Syed et al. 2023 (2310.10348). With integrated gradients (EAP-IG): Hanna et al. 2024 (2403.17806).
+Path patching: Wang et al. 2022 (arXiv 2211.00593), Goldowsky-Dill et al. 2023 (2304.05969). By gradients:
+`edge_attribution`.
 """
 
 from collections.abc import Callable, Sequence
@@ -74,11 +74,11 @@ class Graph:
 
 def graph_of(model: Transformer, pairs: Pairs, *, along: Along = "role") -> Graph:
     """The edges of a model on these pairs. Raises MechoclError where pairs have no roles."""
-    return _graph(take_apart(model), pairs, along)
+    return graph_from(take_apart(model), pairs, along)
 
 
-def _graph(c: Components, pairs: Pairs, along: Along) -> Graph:
-    places, where = _places(pairs, along)
+def graph_from(c: Components, pairs: Pairs, along: Along) -> Graph:
+    places, where = places_of(pairs, along)
     senders, sender_rank = ["embed"], [0]
     receivers, receiver_rank, heard = [], [], []
     for layer in range(c.n_layers):
@@ -115,7 +115,7 @@ def _heard(
     return {name: torch.bincount(where[mask], minlength=places) > 0 for name, mask in masks.items()}
 
 
-def _places(pairs: Pairs, along: Along) -> tuple[tuple[str, ...], Int[Tensor, "pair pos"]]:
+def places_of(pairs: Pairs, along: Along) -> tuple[tuple[str, ...], Int[Tensor, "pair pos"]]:
     """Names of places, and which one each position of each pair is."""
     if along not in get_args(Along):
         raise MechoclError(f"along is {along!r}; use one of {', '.join(get_args(Along))}")
@@ -226,8 +226,8 @@ def _run_with_edges(
     base: Literal["clean", "corrupted"],
     batch_size: int,
 ) -> Float[Tensor, "unit"]:
-    graph, where = _graph(c, pairs, along), _places(pairs, along)[1]
-    _check(chosen, graph, batch_size)
+    graph, where = graph_from(c, pairs, along), places_of(pairs, along)[1]
+    check_request(chosen, graph, batch_size)
     metric.check(pairs, c.W_U.shape[1])
     parts = []
     for rows in torch.split(torch.arange(len(pairs)), batch_size):
@@ -235,17 +235,17 @@ def _run_with_edges(
         ids = metric.tokens(chunk)
         start, other = (chunk.clean, chunk.corrupted) if base == "clean" else (chunk.corrupted, chunk.clean)
         reference = split_run(c, c.embed(other))[1]
-        clean = _logits(c, split_run(c, c.embed(chunk.clean))[0], chunk, ids, 1)[0]
+        clean = answer_logits(c, split_run(c, c.embed(chunk.clean))[0], chunk, ids, 1)[0]
         found = []
         for some in torch.split(chosen.to(c.device), max(1, batch_size // len(chunk))):
             embedded = repeat(c.embed(start), "pair ... -> (unit pair) ...", unit=len(some))
             end = split_run(c, embedded, _Override(reference, some, where[rows].to(c.device)))[0]
-            found.append(metric.per_pair(_logits(c, end, chunk, ids, len(some)), chunk, clean).cpu())
+            found.append(metric.per_pair(answer_logits(c, end, chunk, ids, len(some)), chunk, clean).cpu())
         parts.append(torch.cat(found))
     return metric.pool(torch.cat(parts, 1), pairs)
 
 
-def _check(chosen: Tensor | None, graph: Graph, batch_size: int) -> None:
+def check_request(chosen: Tensor | None, graph: Graph, batch_size: int) -> None:
     if batch_size < 1:
         raise MechoclError(f"batch_size is {batch_size}; use at least 1")
     if chosen is not None and chosen.shape[1:] != graph.possible.shape:
@@ -255,9 +255,10 @@ def _check(chosen: Tensor | None, graph: Graph, batch_size: int) -> None:
         )
 
 
-def _logits(
+def answer_logits(
     c: Components, end: Tensor, pairs: Pairs, ids: Tensor | None, units: int
 ) -> Float[Tensor, "unit pair id"]:
+    """Logits where each pair's answer is read, from what the unembedding reads of `units` runs of all pairs."""
     at = torch.arange(len(end), device=end.device)
     own = end[at, pairs.read.repeat(units).to(end.device)]
     logits = c.logits(own, None if ids is None else ids.to(end.device))
@@ -349,89 +350,3 @@ def patch_edges(
     scores = torch.zeros(graph.possible.shape)
     scores[tuple(index.T)] = (torch.cat(found) - corrupted).float()
     return EdgeScores(graph, scores, clean, corrupted, metric, "path patching", pairs.name)
-
-
-def attribute_edges(
-    model: Transformer,
-    pairs: Pairs,
-    *,
-    metric: str = "logit_difference",
-    along: Along = "role",
-    steps: int = 8,
-    batch_size: int = 128,
-) -> EdgeScores:
-    """Every edge's effect to first order: (clean − corrupted) of the sender · gradient at the receiver.
-
-    With `steps = 0` the gradient is that of the corrupted run (EAP). Otherwise it is the mean over `steps`
-    runs whose embeddings lie evenly between the corrupted and the clean ones, at (k − ½)/steps (EAP-IG; Hanna
-    et al., equation 3, with the midpoint rule). Costs max(steps, 1) backward passes per `batch_size` pairs,
-    however many edges there are. Raises MechoclError for a metric without a gradient, or negative steps.
-    """
-    chosen = metric_named(metric)
-    if not chosen.differentiable:
-        raise MechoclError(f"{metric} has no gradient; use logit_difference, log_probability or kl_to_clean")
-    if steps < 0:
-        raise MechoclError(f"steps is {steps}; use 0 for plain edge attribution, or more")
-    c = take_apart(model)
-    chosen.check(pairs, c.W_U.shape[1])
-    graph, where = _graph(c, pairs, along), _places(pairs, along)[1]
-    _check(None, graph, batch_size)
-    total = torch.zeros(graph.possible.shape, dtype=torch.float64)
-    ends = []
-    for rows in torch.split(torch.arange(len(pairs)), batch_size):
-        scores, clean, corrupted = _attributed(c, pairs[rows], chosen, where[rows], len(graph.places), steps)
-        total += scores
-        ends.append((clean, corrupted))
-    whole = [float(chosen.pool(torch.cat(part), pairs)) for part in zip(*ends, strict=True)]
-    scores = torch.where(graph.possible, total / len(pairs), 0.0).float()
-    return EdgeScores(
-        graph, scores, whole[0], whole[1], metric, f"EAP-IG, {steps} steps" if steps else "EAP", pairs.name
-    )
-
-
-def _attributed(
-    c: Components, pairs: Pairs, metric: Metric, where: Tensor, places: int, steps: int
-) -> tuple[Float[Tensor, "sender receiver place"], Tensor, Tensor]:
-    """Sum over pairs of each edge's score, and the metric of the clean and the corrupted run."""
-    ids = metric.tokens(pairs)
-    with torch.no_grad():
-        start, end = c.embed(pairs.corrupted), c.embed(pairs.clean)
-        corrupted_end, before = split_run(c, start)
-        clean_end, after = split_run(c, end)
-        clean_logits = _logits(c, clean_end, pairs, ids, 1)[0]
-        ends = [
-            metric.per_pair(_logits(c, x, pairs, ids, 1)[0], pairs, clean_logits).cpu()
-            for x in (clean_end, corrupted_end)
-        ]
-    gradient: Tensor | None = None
-    for share in [(k + 0.5) / steps for k in range(steps)] or [0.0]:
-        found = _gradients(c, start + share * (end - start), pairs, metric, ids, clean_logits)
-        gradient = found if gradient is None else gradient + found
-    assert gradient is not None
-    change = torch.stack([a - b for a, b in zip(after, before, strict=True)])
-    product = einsum(
-        change,
-        gradient / max(steps, 1),
-        "sender pair pos d_model, pair pos receiver d_model -> sender receiver pair pos",
-    )
-    scores = torch.zeros(*product.shape[:2], places, dtype=torch.float64)
-    scores.index_add_(2, where.flatten(), product.flatten(2).double().cpu())
-    return scores, ends[0], ends[1]
-
-
-def _gradients(
-    c: Components, embedded: Tensor, pairs: Pairs, metric: Metric, ids: Tensor | None, clean_logits: Tensor
-) -> Float[Tensor, "pair pos receiver d_model"]:
-    """Gradient of the metric with respect to what each receiver alone reads; one backward pass."""
-    leaves: list[Tensor] = []
-
-    def alter(first: int, stream: Tensor, senders: list[Tensor], n: int) -> Tensor:
-        leaves.append(
-            torch.zeros(*stream.shape[:2], n, stream.shape[2], device=stream.device, requires_grad=True)
-        )
-        return natural(first, stream, senders, n) + leaves[-1]
-
-    with torch.enable_grad():
-        end, _ = split_run(c, embedded, alter)
-        values = metric.per_pair(_logits(c, end, pairs, ids, 1)[0], pairs, clean_logits)
-        return torch.cat(torch.autograd.grad(values.sum(), leaves), 2)

@@ -96,6 +96,22 @@ def test_random_circuits_fail(name: str) -> None:
     assert random.iloc[-1] == pytest.approx(1, abs=1e-5)
 
 
+def test_edges_are_ranked_by_size() -> None:
+    """Tag 2 at gain ½; scores as in test_edges.py: q and answer 10 + 10 s, value 10, key −10 (1 − s), others 0.
+
+    Judged on pairs of which a share s lists the clean integer. Key and value corrupted: the corrupted run,
+    −10 s. The key alone: ½ e_i, so 0 where i is listed, and 10 elsewhere: 10 (1 − s), which is 1 / (1 + s)
+    of the way to 10. So the key is the fourth edge, though its score is below 0.
+    """
+    both = planted_pairs(TO_OTHER, n=40)
+    model = planted_model(task(), Mechanism(tag2_gain=0.5))
+    result = find_circuit(model, both[:20], both[20:], config=CircuitConfig(random_circuits=0))
+    s = float(both[20:].contains.float().mean())
+    assert (result.clean, result.corrupted) == pytest.approx((10, -10 * s), abs=1e-4)
+    circuit = curve_of(result, "circuit")
+    np.testing.assert_allclose(circuit.iloc[:6], [0, 0, 0, 1 / (1 + s), 1, 1], atol=1e-5)
+
+
 def test_ends_are_the_models_own_runs() -> None:
     both = planted_pairs(TO_OTHER, n=40)
     whole = patch_edges(planted_model(task(), Mechanism()), both[20:])
