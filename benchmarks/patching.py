@@ -18,6 +18,7 @@ edges, and the peak memory of ours after grids that hold ever more patches, in a
 
 import dataclasses
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -87,7 +88,7 @@ FULL: Final = Size(
 )
 FAST: Final = Size(
     d_model=128,
-    n_heads=4,
+    n_heads=2,
     aliases=500,
     pairs=256,
     rounds=dict.fromkeys(_ALL[:3], 1),  # no patch of a head is skipped for either sort of pairs
@@ -250,9 +251,12 @@ def memory_of_grids(size: Size, *, batch_size: int) -> list[dict[str, Any]]:
 
 
 def memory_of_processes(*, fast: bool, batches: Sequence[int]) -> list[dict[str, Any]]:
-    """`memory_of_grids` in a process for each batch size, all at once."""
+    """`memory_of_grids` in a process for each batch size, all at once, of one thread each."""
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, *(["--fast"] if fast else []), "--memory-of"]
-    started = [subprocess.Popen([*command, str(n)], stdout=subprocess.PIPE, text=True) for n in batches]
+    started = [
+        subprocess.Popen([*command, str(n)], stdout=subprocess.PIPE, text=True, env=alone) for n in batches
+    ]
     rows: list[dict[str, Any]] = []
     for process in started:
         printed, _ = process.communicate()

@@ -46,7 +46,7 @@ def evaluate(on: On) -> None:
     from mechocl.analyses import EvaluateConfig
     from mechocl.internalization import METRICS
 
-    opened, rows = _analysed(on, "evaluate", EvaluateConfig())
+    opened, (rows,) = _analysed(on, ("evaluate", EvaluateConfig()))
     if on.stage in (None, len(opened.recipe.training.stages)):
         rows = printing.learned(rows)
     cells = {(e.subset, e.metric): e.estimate for e in summaries.subsets(rows)}
@@ -85,7 +85,7 @@ def lens(
 
     if kind == "direct":
         aliases = AttributionConfig(aliases_per_subset=config.aliases_per_subset)
-        opened, rows = _analysed(on, "attribution", aliases)
+        opened, (rows,) = _analysed(on, ("attribution", aliases))
         print("contribution at = to the right answer's logit over the other's, in nats")
         cells = rows.groupby(["component", "subset"], sort=False)["difference"].mean().unstack()
         printing.grid(cells, "+.3f", corner="component")
@@ -93,7 +93,7 @@ def lens(
         return
     name = "lens" if kind == "logit" else "tuned-lens"
     chosen = config if kind == "logit" else TunedLensConfig(aliases_per_subset=config.aliases_per_subset)
-    opened, rows = _analysed(on, name, chosen)
+    opened, (rows,) = _analysed(on, (name, chosen))
     shown = rows[(~rows["contains"]) & rows["position"].isin(["alias", "="])]
     shown = shown.assign(layer=shown["layer"].where(shown["component"] == "stream", shown["component"]))
     cells = (
@@ -114,7 +114,7 @@ def patch(
     """Activation patching: put activations of one run into another, and see what it does to the answer."""
     from mechocl import printing, summaries
 
-    opened, rows = _analysed(on, "patch", config)
+    opened, (rows,) = _analysed(on, ("patch", config))
     for name, part in rows.groupby("contrast", sort=False):
         _print_ends(name, part)
         part = part.assign(site=summaries.site_names(part))
@@ -140,16 +140,16 @@ def circuit(
     from mechocl import circuits, printing
     from mechocl.suppression import SuppressionConfig, candidates
 
-    opened, rows = _analysed(on, "circuit", config)
+    search = SuppressionConfig(seed=config.seed)
+    also = (("suppression", search),) if suppression else ()
+    opened, (rows, *searched) = _analysed(on, ("circuit", config), *also)
     for name, part in rows.groupby("contrast", sort=False):
         _print_ends(name, part)
         edges = circuits.pooled(part)
         printing.over_seeds(edges, ["sender", "receiver", "place"], "value", most=_LARGEST)
         print(circuits.described(part))
-    if suppression:
-        wanted = SuppressionConfig(seed=config.seed)
-        _, found = _analysed(on, "suppression", wanted)
-        for raised, spared in ((wanted.raised, wanted.spared), (wanted.spared, wanted.raised)):
+    for found in searched:
+        for raised, spared in ((search.raised, search.spared), (search.spared, search.raised)):
             print(
                 f"the component whose ablation raises {raised} most and changes {spared} least, "
                 f"chosen on half of the aliases: effect on the AUC of the other half"
@@ -177,9 +177,9 @@ def graft(
     from mechocl.steering import SteeringConfig
     from toy_models.subsets import SUBSETS
 
-    opened, rows = _analysed(on, "graft", config)
-    if steering:
-        rows = pd.concat([rows, _analysed(on, "steering", SteeringConfig())[1]], ignore_index=True)
+    also = (("steering", SteeringConfig()),) if steering else ()
+    opened, found = _analysed(on, ("graft", config), *also)
+    rows = pd.concat(found, ignore_index=True)
     rows = rows[rows["subset"].map(lambda name: SUBSETS[name].stage == 2)]
     for metric in ("auc", "accuracy"):
         print(f"share of stage 2's gain in {metric} (0 as before, 1 as after), mean over seeds")
@@ -198,7 +198,7 @@ def subspace(
     """Which directions carry the tag and the integer: swapped between questions, or erased, with two controls."""
     from mechocl import printing
 
-    opened, rows = _analysed(on, "subspace", config)
+    opened, (rows,) = _analysed(on, ("subspace", config))
     rows = rows[rows["metric"] == "logit_difference"]
     rows = rows.assign(
         place=rows["position"] + ", " + rows["site"] + " " + rows["layer"].astype(str),
@@ -222,7 +222,7 @@ def probe(
     """Linear probes at each layer and position of a question: what can be read where."""
     from mechocl import printing, summaries
 
-    opened, rows = _analysed(on, "probe", config)
+    opened, (rows,) = _analysed(on, ("probe", config))
     for (name, control), part in rows[rows["subset"] == "all"].groupby(["probe", "control"], sort=False):
         print(f"{name}, control: {control}; balanced accuracy, chance {part['chance'].mean():.3f}")
         printing.grid(summaries.layer_by_position(part, "accuracy"), ".3f")
@@ -253,25 +253,20 @@ def jobs_of(count: int) -> int | None:
     return count or None
 
 
-def _analysed(on: Where, name: str, config: Any) -> "tuple[Run, pd.DataFrame]":
-    """Rows of an analysis over the run's seeds; those that failed are named."""
-    from mechocl import models, pipeline, printing
+def _analysed(on: Where, *wanted: tuple[str, Any]) -> "tuple[Run, list[pd.DataFrame]]":
+    """Rows of each analysis (name, config) over the run's seeds; those that failed are named."""
+    from mechocl import analyses, models, pipeline, printing
     from mechocl.runs import Run
 
     run = Run.open(on.run)
     n_stages = len(run.recipe.training.stages)
     if on.stage is not None and not 1 <= on.stage <= n_stages:
         raise MechoclError(f"--stage {on.stage}: {on.run} has stages 1 to {n_stages}")
-    rows = pipeline.analyse(
-        run,
-        name,
-        config,
-        stage=on.stage,
-        device=models.resolve_device(on.device),
-        jobs=jobs_of(on.jobs),
-    )
+    device = models.resolve_device(on.device)
+    pipeline.complete(run, wanted, stage=on.stage, device=device, jobs=jobs_of(on.jobs))
     printing.failures(run)
-    return run, rows
+    found = [analyses.load(run, name, config, stage=on.stage) for name, config in wanted]
+    return run, [rows for rows in found if rows is not None]
 
 
 def _print_ends(name: object, part: "pd.DataFrame") -> None:

@@ -111,8 +111,8 @@ def _kinds(pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
         )
     having, lacking = (torch.tensor(both[f"question_{side}"].to_numpy()) for side in "xy")
     _, of, count = torch.unique(pairs.alias[having], return_inverse=True, return_counts=True)
-    weight = 1 / (count[of] * len(count))
-    return having, lacking, weight.double()
+    weight = 1 / (count[of].double() * len(count))
+    return having, lacking, weight
 
 
 def _auc(values: Values, pairs: Pairs) -> Tensor:
