@@ -16,123 +16,35 @@ The line's ratio is the worst of the cases. Beside it stand the backward passes 
 edges, and the peak memory of ours after grids that hold ever more patches, in a process for each batch size.
 """
 
-import dataclasses
-import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 from unittest import mock
 
 import measuring
 import torch
+from patching_memory import memory_of_processes
+from patching_subject import FAST, FULL, GRIDS, Size, subject
 from torch import Tensor
 from transformer_lens import patching as theirs
 
-from mechocl import recipes
-from mechocl.components import hook_name
-from mechocl.contrasts import Pairs, given_pairs, pairs_named
+from mechocl.contrasts import Pairs
 from mechocl.edge_attribution import attribute_edges
 from mechocl.edges import graph_of, patch_paths
 from mechocl.models import Transformer
 from mechocl.patching import patch_activations
-from toy_models import architectures, integer_set
 
-RECIPE: Final = "integer-set/paper"
-LAYERS: Final = 6
 BATCH_SIZE: Final = 1024
 """Examples in one forward pass of ours."""
 TOLERANCE: Final = 1e-5
 """Largest difference (logits) of a value of the grid."""
-GRIDS: Final = {"layer × position": "resid_pre", "heads × positions": "z"}
-"""What is patched, one cell at a time."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
-    """What is measured."""
-
-    d_model: int
-    n_heads: int
-    aliases: int
-    pairs: int
-    rounds: dict[tuple[str, str], int]
-    """Rounds of each (grid, sort of pairs)."""
-    memory_batches: tuple[int, ...]
-    edge_pairs: int
-    edge_steps: int
-    paths: int
-    """Edges whose path is patched."""
-
-    @property
-    def name(self) -> str:
-        return f"{LAYERS} layers, d_model {self.d_model}"
-
-
-_ALL: Final = tuple((grid, sort) for grid in GRIDS for sort in ("alias", "apart"))
-FULL: Final = Size(
-    d_model=512,
-    n_heads=8,
-    aliases=2000,
-    pairs=256,
-    rounds=dict(zip(_ALL, (3, 3, 1, 1), strict=True)),  # theirs fills the grid of heads in 528 forward passes
-    memory_batches=(256, 1024),
-    edge_pairs=128,
-    edge_steps=8,
-    paths=16,
-)
-FAST: Final = Size(
-    d_model=128,
-    n_heads=2,
-    aliases=500,
-    pairs=256,
-    rounds=dict.fromkeys(_ALL[:3], 1),  # no patch of a head is skipped for either sort of pairs
-    memory_batches=(256, 1024),
-    edge_pairs=64,
-    edge_steps=8,
-    paths=8,
-)
 
 
 class Disagreement(Exception):
     """The sides do not give the same grid, or EAP-IG goes backward more often than it may."""
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """A model, and pairs of each sort."""
-
-    model: Transformer
-    pairs: dict[str, Pairs]
-
-
-def subject(size: Size) -> Subject:
-    recipe = recipes.load(RECIPE, (f"task.aliases={size.aliases}",))
-    task = integer_set.build(recipe.task, seed=0)
-    shape = dataclasses.replace(
-        recipe.model.resolve(),
-        n_layers=LAYERS,
-        d_model=size.d_model,
-        n_heads=size.n_heads,
-        d_mlp=4 * size.d_model,
-    )
-    tokens = len(task.vocabulary)
-    model = architectures.build(
-        shape, d_vocab=tokens, d_vocab_out=task.vocabulary.outputs, n_ctx=task.n_ctx, seed=0
-    )
-    alias = pairs_named(task, "qd1-to-other-qd2", n_pairs=size.pairs, seed=0)
-    draws = torch.Generator().manual_seed(0)
-    clean, corrupted = (
-        torch.randint(*half, alias.clean.shape, generator=draws)
-        for half in ((0, tokens // 2), (tokens // 2, tokens))
-    )
-    apart = given_pairs(clean, corrupted, target=alias.target, foil=alias.foil, name="apart")
-    return Subject(model, {"alias": alias, "apart": apart})
 
 
 # ------------------------------------------------------------------------------------------ grids
@@ -230,46 +142,10 @@ def time_edges(model: Transformer, pairs: Pairs, *, steps: int, paths: int) -> d
     }
 
 
-# ------------------------------------------------------------------------------------------ memory
-
-
-def memory_of_grids(size: Size, *, batch_size: int) -> list[dict[str, Any]]:
-    """Peak memory so far (MiB) of this process after each of ever larger grids."""
-    made = subject(size)
-    last = LAYERS - 1
-    grids = {
-        "heads × positions, layer 0": hook_name("z", 0),
-        "heads × positions, all layers": "z",
-        f"neurons × positions, layer {last}": hook_name("mlp_post", last),
-    }
-    rows = [{"grid": "none (model and pairs)", "patches": 0, "peak_mib": round(measuring.peak_mib())}]
-    for grid, site in grids.items():
-        found = patch_activations(made.model, made.pairs["apart"], sites=[site], batch_size=batch_size)
-        rows.append({"grid": grid, "patches": len(found.rows), "peak_mib": round(measuring.peak_mib())})
-        del found
-    return [{"batch_size": batch_size} | row for row in rows]
-
-
-def memory_of_processes(*, fast: bool, batches: Sequence[int]) -> list[dict[str, Any]]:
-    """`memory_of_grids` in a process for each batch size, all at once, of one thread each."""
-    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, *(["--fast"] if fast else []), "--memory-of"]
-    started = [
-        subprocess.Popen([*command, str(n)], stdout=subprocess.PIPE, text=True, env=alone) for n in batches
-    ]
-    rows: list[dict[str, Any]] = []
-    for process in started:
-        printed, _ = process.communicate()
-        if process.returncode:
-            raise RuntimeError(f"a process that measures memory ended with exit status {process.returncode}")
-        rows += json.loads(printed.splitlines()[-1])
-    return rows
-
-
 # ------------------------------------------------------------------------------------------ the line
 
 
-def measure(size: Size, *, fast: bool) -> dict[str, Any]:
+def measure(size: Size, *, threads: int | None, fast: bool) -> dict[str, Any]:
     made = subject(size)
     cases = [
         {**time_grid(made.model, made.pairs[sort], grid, rounds=rounds), "pairs": sort}
@@ -279,6 +155,7 @@ def measure(size: Size, *, fast: bool) -> dict[str, Any]:
     edges = time_edges(made.model, few, steps=size.edge_steps, paths=size.paths)
     memory = memory_of_processes(fast=fast, batches=size.memory_batches)
     _print(size, cases, edges, memory)
+    flags = (" --fast" if fast else "") + (f" --threads {threads}" if threads else "")
     worst = max(cases, key=lambda case: case["ratio"])
     return measuring.line(
         "patching",
@@ -294,7 +171,7 @@ def measure(size: Size, *, fast: bool) -> dict[str, Any]:
         edges=edges,
         memory=memory,
         threads=torch.get_num_threads(),
-        command=f"python benchmarks/patching.py{' --fast' if fast else ''} --record",
+        command=f"python benchmarks/patching.py{flags} --record",
     )
 
 
@@ -331,16 +208,13 @@ def _print(
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = measuring.parser(__doc__)
-    parser.add_argument(
-        "--memory-of", type=int, metavar="BATCH", help="measure the memory of one batch size alone"
-    )
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: PyTorch's)")
     options = parser.parse_args(argv)
     size = FAST if options.fast else FULL
-    if options.memory_of:
-        print(json.dumps(memory_of_grids(size, batch_size=options.memory_of), ensure_ascii=False))
-        return 0
+    if options.threads:
+        torch.set_num_threads(options.threads)
     try:
-        line = measure(size, fast=options.fast)
+        line = measure(size, threads=options.threads, fast=options.fast)
     except (Disagreement, RuntimeError) as error:
         print(f"not comparable: {error}" if isinstance(error, Disagreement) else error, file=sys.stderr)
         return 1

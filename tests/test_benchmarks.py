@@ -1,9 +1,11 @@
 """The benchmarks measure what they say and their page is the one that their results give. No timing here."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +20,9 @@ sys.path.insert(0, str(BENCHMARKS))
 import demo
 import hugging_face
 import measuring
+import patching
+import patching_memory
+import patching_subject
 import task_building
 import training
 import training_scaling
@@ -50,13 +55,14 @@ def tiny_case(recipe: str, *changes: str) -> training.Case:
 TIED, UNTIED = (tiny_case(f"integer-set/{name}") for name in ("cpu", "paper"))  # the latter: rotary, parallel
 
 
-@pytest.mark.parametrize("script", ["training", "task_building", "demo", "write_docs"])
+@pytest.mark.parametrize("script", ["training", "task_building", "patching", "demo", "write_docs"])
 def test_help_names_the_options_and_exits_0(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module = {
         "training": training,
         "task_building": task_building,
+        "patching": patching,
         "demo": demo,
         "write_docs": write_docs,
     }[script]
@@ -312,6 +318,84 @@ def test_both_builders_keep_the_protocol_and_a_wrong_answer_is_seen() -> None:
     ours.tokens[question, 11] = 7 - ours.tokens[question, 11]  # true ↔ false
     with pytest.raises(task_building.ProtocolBroken, match="answer's token"):
         task_building.check(config, ours)
+
+
+TINY_PATCHING = dataclasses.replace(
+    patching_subject.FAST,
+    n_layers=2,
+    d_model=16,
+    aliases=80,
+    pairs=8,
+    memory_batches=(8,),
+    edge_pairs=4,
+    edge_steps=2,
+    paths=2,
+    rounds=dict.fromkeys([(grid, sort) for grid in patching_subject.GRIDS for sort in ("alias", "apart")], 1),
+)
+
+
+@pytest.fixture
+def patching_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    monkeypatch.setattr(patching, "FAST", TINY_PATCHING)
+    monkeypatch.setattr(
+        patching,
+        "memory_of_processes",
+        lambda **_: patching_memory.memory_of_grids(TINY_PATCHING, batch_size=8),
+    )
+    assert patching.main(["--fast"]) == 0
+    line: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return line
+
+
+def test_grids_of_patches_agree_and_the_worst_ratio_is_the_line_s(patching_line: dict[str, Any]) -> None:
+    assert patching_line["benchmark"] == "patching"
+    patches = {(case["grid"], case["pairs"]): case["patches"] for case in patching_line["cases"]}
+    positions, layers, heads = 11, 2, 2
+    assert set(patches) == {(grid, sort) for grid in patching_subject.GRIDS for sort in ("alias", "apart")}
+    assert patches["layer × position", "apart"] == layers * positions
+    assert patches["heads × positions", "alias"] == layers * positions * heads
+    assert all(case["difference"] <= patching.TOLERANCE for case in patching_line["cases"])
+    assert patching_line["ratio"] == max(case["ratio"] for case in patching_line["cases"])
+    assert patching_line["edges"]["backward_passes"] == patching_line["edges"]["steps"] == 2
+    peaks = [row["peak_mib"] for row in patching_line["memory"]]
+    assert peaks == sorted(peaks)
+    assert patching_line["peak_mib"] == peaks[-1]
+    page = write_docs.page([patching_line], None)
+    for text in ("| layer × position | apart | 22 |", "in one batch: 2 backward passes", "| 8 | neurons"):
+        assert text in page
+
+
+def test_grids_that_differ_and_too_many_backward_passes_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = patching_subject.subject(TINY_PATCHING)
+    right = patching.theirs_grid
+
+    def wrong(*given: Any) -> torch.Tensor:
+        return right(*given) + 2 * patching.TOLERANCE
+
+    monkeypatch.setattr(patching, "FAST", TINY_PATCHING)
+    monkeypatch.setattr(patching, "theirs_grid", wrong)
+    assert patching.main(["--fast"]) == 1
+    assert "not comparable: layer × position" in capsys.readouterr().err
+
+    gradients = patching.attribute_edges
+
+    def wasteful(*given: Any, **options: Any) -> Any:
+        for _ in range(3):
+            gradients(*given, **options)
+        return gradients(*given, **options)
+
+    monkeypatch.setattr(patching, "attribute_edges", wasteful)
+    with pytest.raises(patching.Disagreement, match="8 times in 2 steps"):
+        patching.time_edges(made.model, made.pairs["apart"], steps=2, paths=1)
+
+
+def test_pairs_apart_share_no_token() -> None:
+    made = patching_subject.subject(TINY_PATCHING)
+    same = {sort: (pairs.clean == pairs.corrupted).float().mean() for sort, pairs in made.pairs.items()}
+    assert same["apart"] == 0
+    assert same["alias"] == pytest.approx(10 / 11)
 
 
 def test_memory_of_a_command_counts_its_children() -> None:
