@@ -18,7 +18,8 @@ from mechocl.contrasts import Pairs
 from mechocl.errors import MechoclError
 from mechocl.metrics import Metric, metric_named
 from mechocl.models import Transformer
-from mechocl.patching import By, PatchingResult, SiteKey, place_masks, result_of
+from mechocl.patched_runs import SiteKey
+from mechocl.patching import By, PatchingResult, place_masks, result_of
 
 
 def attribute_activations(

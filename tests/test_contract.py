@@ -45,7 +45,7 @@ CONFIGS: dict[str, Any] = {
     "lens": LensConfig(aliases_per_subset=10),
     "tuned-lens": TunedLensConfig(aliases_per_subset=10, examples=200, steps=5),
     "patch": PatchingConfig(pairs=("d1-to-other-d2", "tag1-to-tag2"), n_pairs=10, metric="log_probability"),
-    "circuit": CircuitConfig(pairs=("d1-to-other-d2",), n_pairs=4, steps=2, random_circuits=1),
+    "circuit": CircuitConfig(pairs=("d1-to-other-d2",), n_pairs=10, steps=2, random_circuits=1),
     "suppression": SuppressionConfig(n_questions=200),
     "graft": GraftConfig(aliases_per_subset=3, by_layer=False),
     "steering": SteeringConfig(steps=3, random_vectors=1),

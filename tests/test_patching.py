@@ -17,7 +17,7 @@ from planted import Mechanism, planted_model, small_task
 from torch import Tensor
 from transformer_lens import patching as theirs
 
-from mechocl import models, patching, pipeline
+from mechocl import models, patched_runs, pipeline
 from mechocl.components import SITES, hook_name, sites_of, take_apart
 from mechocl.contrasts import ROLE_NAMES, Pairs, given_pairs, pairs_named
 from mechocl.errors import MechoclError
@@ -163,7 +163,7 @@ def by_hooks(
     base = pairs.corrupted if mode == "denoise" else pairs.clean
     given = {"denoise": pairs.clean, "noise": pairs.corrupted}.get(mode, pairs.clean)
     if mode == "resample":
-        given = given[patching._others(len(pairs), 0)]
+        given = given[patched_runs.resampled(len(pairs), 0)]
     _, kept = origin.run_with_cache(given, names_filter=names)
     right = (origin if mode == "denoise" else model)(pairs.clean)
     rows = []
@@ -393,11 +393,11 @@ def test_patching_a_run_into_itself_changes_nothing(mode: str, subject: tuple[An
 @pytest.mark.parametrize("n", [2, 3, 50])
 def test_resampling_takes_another_pair(n: int) -> None:
     for seed in range(20):
-        others = patching._others(n, seed)
+        others = patched_runs.resampled(n, seed)
         assert sorted(others.tolist()) == list(range(n))
         assert (others != torch.arange(n)).all()
-    assert len({tuple(patching._others(50, seed).tolist()) for seed in range(5)}) == 5
-    assert patching._others(1, 0).tolist() == [0]
+    assert len({tuple(patched_runs.resampled(50, seed).tolist()) for seed in range(5)}) == 5
+    assert patched_runs.resampled(1, 0).tolist() == [0]
 
 
 def test_a_pair_without_a_role_has_no_effect_there() -> None:
