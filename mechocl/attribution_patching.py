@@ -47,6 +47,8 @@ def attribute_activations(
     c = take_apart(model)
     chosen.check(pairs, c.W_U.shape[1])
     keys, groups = components.find_sites(c, sites), place_masks(pairs, by)
+    if not keys:
+        raise MechoclError(f"no site is named; the model has {', '.join(components.sites_of(c))}")
     parts: dict[tuple[SiteKey, str], list[Tensor]] = {(key, name): [] for key in keys for name in groups}
     ends: list[tuple[Tensor, Tensor]] = []
     for rows in torch.split(torch.arange(len(pairs)), batch_size):

@@ -303,23 +303,20 @@ def run_block(
     *,
     tap: Tap = untouched,
     past: Keys | None = None,
-    future: Keys | None = None,
     rows: slice = slice(None),
 ) -> Float[Tensor, "batch row d_model"]:
     """The residual stream after a layer at the given rows, from the one before it.
 
-    `x` begins where `past` ends; a slice of `rows` counts from there. The last positions of `x` have the keys of
-    `future`, where it is given, and not their own. `tap` sees `k` and `v` (where they are computed), and `q`,
+    `x` begins where `past` ends; a slice of `rows` counts from there. `tap` sees `k` and `v` (where they are computed), and `q`,
     `pattern`, `z`, `attn_out`, `resid_mid`, `mlp_post`, `mlp_out`, `resid_post` (at the rows); `q` and `k` before
     rotation, as TransformerLens names them.
     """
     first = 0 if past is None else past.k.shape[1]
-    own = x.shape[1] - (0 if future is None else future.k.shape[1])
     normed = c.blocks[layer].ln1(x)
-    k = rotate(c, tap("k", project(c, layer, "k", normed[:, :own])), first=first)
-    v = tap("v", project(c, layer, "v", normed[:, :own]))
-    known = [keys for keys in (past, Keys(k, v), future) if keys is not None]
-    k, v = (torch.cat(parts, 1) for parts in zip(*((keys.k, keys.v) for keys in known), strict=True))
+    k = rotate(c, tap("k", project(c, layer, "k", normed)), first=first)
+    v = tap("v", project(c, layer, "v", normed))
+    if past is not None:
+        k, v = torch.cat([past.k, k], 1), torch.cat([past.v, v], 1)
     first_row = first + rows.indices(x.shape[1])[0]
     q = rotate(c, tap("q", project(c, layer, "q", normed[:, rows])), first=first_row)
     pattern = tap("pattern", attention_pattern(q, k, first=first_row))
