@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from mechocl import analyses, circuits, pipeline, summaries
-from mechocl.patching import PatchingConfig
+from mechocl import analyses, circuits, contrasts, pipeline, summaries
+from mechocl.attribution_patching import attribute_activations
+from mechocl.patching import PatchingConfig, patch_activations
 from mechocl.runs import Run
 from mechocl.suppression import SuppressionConfig, candidates
 
@@ -56,6 +57,7 @@ def take(run_path: Path) -> None:
         "normalised"
     ]
     _write(curve.mean().reset_index(), "circuits")
+    _write(_estimated(run), "estimates")
     searched = _rows(run, "suppression")
     config = SuppressionConfig()
     both = ((config.raised, config.spared), (config.spared, config.raised))
@@ -79,6 +81,25 @@ def take(run_path: Path) -> None:
         (~lens["contains"]) & lens["position"].isin(["alias", "="]) & lens["subset"].isin([*NEW, "no_data"])
     ]
     _write(lens[["seed", "subset", "component", "layer", "position", "rank"]], "lens")
+
+
+def _estimated(run: Run) -> pd.DataFrame:
+    """How attribution patching of every neuron at `=` ranks them, beside patching each: Spearman's ρ by seed."""
+    found = []
+    for folder in run.finished_seeds():
+        subject = analyses.subject_of(folder, stage=None, device="cpu")
+        for name in PatchingConfig().pairs:
+            pairs = contrasts.pairs_named(subject.task, name, n_pairs=200, seed=0)
+            both = [
+                how(subject.model, pairs, sites=["mlp_post"], metric="logit_difference", by="role").rows[
+                    "effect"
+                ]
+                for how in (patch_activations, attribute_activations)
+            ]
+            moved = both[0].abs() > 1e-6
+            rho = both[0][moved].corr(both[1][moved], method="spearman")
+            found.append({"seed": folder.seed, "contrast": name, "neurons": int(moved.sum()), "rho": rho})
+    return pd.DataFrame(found)
 
 
 def _write(table: pd.DataFrame, name: str) -> None:
@@ -211,6 +232,7 @@ def _which_edges() -> list[str]:
             f"{_cell(five['circuit',])}, all but them {_cell(five['without',])}, five random ones {_cell(five['random',])}."
         )
     known = scores[scores["value"].abs() > 1e-6]
+    neurons = _read("estimates")
     rank = [
         part[["value", "attributed"]].corr("spearman").iloc[0, 1]
         for _, part in known.groupby(["contrast", "seed"])
@@ -219,7 +241,8 @@ def _which_edges() -> list[str]:
         *lines,
         "",
         f"EAP-IG, which costs 8 backward passes for all edges, ranks those with an effect as path patching does: Spearman's ρ has "
-        f"median {pd.Series(rank).median():.2f} (smallest {min(rank):.2f}) over contrasts and seeds.",
+        f"median {pd.Series(rank).median():.2f} (smallest {min(rank):.2f}) over contrasts and seeds. Attribution patching of single "
+        f"neurons at `=` beside patching each: median {neurons['rho'].median():.2f} (smallest {neurons['rho'].min():.2f}).",
         "",
     ]
 

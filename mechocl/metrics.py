@@ -119,7 +119,8 @@ def _auc(values: Values, pairs: Pairs) -> Tensor:
     having, lacking, weight = _kinds(pairs)
     a, b = values[..., having], values[..., lacking]
     won = (a > b).double() + (a == b).double() / 2
-    return won @ weight.to(won.device)
+    # so that two runs with the same answers have the same AUC to the last bit, in whatever order it is summed
+    return torch.round(won @ weight.to(won.device), decimals=12)
 
 
 METRICS: Final[dict[str, Metric]] = {

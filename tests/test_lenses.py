@@ -20,7 +20,7 @@ from toy_models.integer_set import IntegerSetConfig, build
 from toy_models.subsets import Fractions
 from toy_models.task import Task
 
-CONFIG = LensConfig(aliases_per_subset=10)
+CONFIG = LensConfig(of=("stream",), aliases_per_subset=10)
 LAYERS = ["embed", "layer 0", "layer 1", "layer 2"]
 POSITIONS = ["alias", "%", "n1", "n2", "n3", "n4", "="]
 TAG_2 = ("qd2_inconsistent", "d2_consistent")
@@ -266,7 +266,7 @@ def test_ties_take_their_mean_rank() -> None:
     model = planted_model(task(), Mechanism())
     for parameter in model.parameters():
         parameter.data.zero_()
-    lens = logit_lens(model, task(), LensConfig(aliases_per_subset=2))
+    lens = logit_lens(model, task(), LensConfig(of=("stream",), aliases_per_subset=2))
     assert (lens["rank"] == 6.5).all()
     assert (lens["first"] == 0).all()
 
@@ -284,7 +284,7 @@ def test_questions_that_name_the_integer_are_left_out() -> None:
         n_ctx=task.n_ctx,
         seed=0,
     )
-    lens = logit_lens(model, task, LensConfig(aliases_per_subset=3))
+    lens = logit_lens(model, task, LensConfig(of=("stream",), aliases_per_subset=3))
     assert set(lens["subset"]) == {"qd1_consistent", "qd2_inconsistent", "d1_consistent"}
     assert lens["position"].drop_duplicates().tolist() == ["alias 1", "alias 2", *POSITIONS[1:]]
 
@@ -299,7 +299,7 @@ def test_a_task_without_aliases_is_refused() -> None:
 
 def test_no_aliases_at_all_are_refused() -> None:
     with pytest.raises(MechoclError, match="aliases_per_subset is 0"):
-        LensConfig(aliases_per_subset=0)
+        LensConfig(of=("stream",), aliases_per_subset=0)
 
 
 def test_a_lens_of_nothing_is_refused() -> None:

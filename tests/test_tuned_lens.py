@@ -104,13 +104,13 @@ def test_the_check_above_can_fail() -> None:
 
 def test_without_steps_it_is_the_logit_lens() -> None:
     found = tuned_lens(random_model(), task(), replace(CONFIG, steps=0))
-    expected = logit_lens(random_model(), task(), LensConfig(aliases_per_subset=5))
+    expected = logit_lens(random_model(), task(), LensConfig(of=("stream",), aliases_per_subset=5))
     pd.testing.assert_frame_equal(found, expected, atol=1e-5)
 
 
 def test_training_lowers_the_held_out_divergence_and_leaves_the_last_layer() -> None:
     tuned = tuned_lens(random_model(), task(), replace(CONFIG, steps=200))
-    logit = logit_lens(random_model(), task(), LensConfig(aliases_per_subset=5))
+    logit = logit_lens(random_model(), task(), LensConfig(of=("stream",), aliases_per_subset=5))
     columns = ["subset", "contains", "component", "layer", "position", "questions"]
     pd.testing.assert_frame_equal(tuned[columns], logit[columns])
     for layer in ("embed", "layer 0"):
@@ -211,7 +211,7 @@ def test_a_model_is_as_it_was(bridge: bool, tmp_path: Path) -> None:
         assert not torch.is_grad_enabled()
     assert all(p.grad is None for p in model.parameters())
     at_embed = table[table["layer"] == "embed"]
-    untrained = logit_lens(model, short_task(), LensConfig(aliases_per_subset=5))
+    untrained = logit_lens(model, short_task(), LensConfig(of=("stream",), aliases_per_subset=5))
     assert at_embed["kl"].mean() < untrained.loc[untrained["layer"] == "embed", "kl"].mean()
     model.add_hook("blocks.0.hook_resid_post", lambda x, hook: x)
     with pytest.raises(MechoclError, match="has a hook"):
