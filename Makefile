@@ -10,7 +10,7 @@ demo:
 
 # Every check: format, lint, types, import contracts, tests, notebooks.
 test:
-	@$(PYTHON) tools/install.py dev notebooks
+	@$(PYTHON) tools/install.py dev notebooks cluster
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import tyro
 
@@ -119,6 +119,9 @@ def sweep(
     figure: Path | None = None,
     device: Device = "auto",
     jobs: int = 0,
+    on: Literal["here", "ray"] = "here",
+    address: str = "",
+    gpus_per_task: float = 0.0,
 ) -> None:
     """Train a recipe at every setting of some of its fields; the same command again continues.
 
@@ -136,21 +139,26 @@ def sweep(
         figure: Write the phase diagram here (HTML); default: phase-diagram.html in the sweep's folder.
         device: Where to compute; auto takes a GPU if there is one.
         jobs: Processes; 0: one per core on a CPU, one on a GPU.
+        on: Train in processes here, or as tasks of Ray, on many machines that share the folder.
+        address: Ray's head, host:port, or auto for one that runs here; default: start Ray here and stop it.
+        gpus_per_task: GPUs of a task on Ray; under 1, several tasks share one.
     """
-    from mechocl import models, pipeline, plots, printing, sweep_summaries, sweeps, training_plots
+    from mechocl import cluster, models, pipeline, plots, printing, sweep_summaries, sweeps, training_plots
     from mechocl.sharing import page
 
     if table is None:
         if not recipe or out is None:
             raise MechoclError("give a RECIPE and --out DIR to train, or --table DIR to look at a sweep")
+        ray = cluster.chosen(on, address=address, gpus_per_task=gpus_per_task, jobs=jobs)
         frame = pipeline.sweep(
             out,
             recipe_name=recipe,
             changes=tuple(change for group in set for change in group),
             over=tuple(axis for group in over for axis in group),
             seeds=_seeds(seeds, first_seed),
-            device=models.resolve_device(device),
+            device=ray.device(device) if ray else models.resolve_device(device),
             jobs=jobs_of(jobs),
+            cluster=ray,
         )
     else:
         if recipe or over:

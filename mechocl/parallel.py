@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from rich.console import Console
@@ -20,34 +20,73 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 
 from mechocl.errors import Fault
 
+if TYPE_CHECKING:
+    from mechocl.cluster import Ray
+
 Report = Callable[[str, float], None]
 Job = Callable[[Any, Report], Any]
+Done = Callable[[int, Any], None]
+"""What is called with an item's index and result when it has finished."""
 
 _PLAIN_EVERY_S: Final = 15.0
+_MOST_BARS: Final = 20
+"""Jobs that get a bar of their own on a terminal, beside that of all; of more, none does."""
+
 _messages: Any = None  # set in worker processes
 
 
 def run(
-    job: Job, items: Sequence[Any], *, names: Sequence[str], title: str, jobs: int, threads: int
+    job: Job,
+    items: Sequence[Any],
+    *,
+    names: Sequence[str],
+    title: str,
+    jobs: int,
+    threads: int,
+    cluster: "Ray | None" = None,
+    done: Done | None = None,
 ) -> list[Any]:
     """`[job(item, report) for item in items]`, `jobs` at a time, each with `threads` torch threads.
 
-    `job` must be importable. With `jobs=1` everything runs in this process. The first exception of a job
-    ends the others and is raised here; Ctrl-C ends them too. Raises Fault when a process was killed.
+    `job` must be importable. With `jobs=1` everything runs in this process; with a `cluster` everything
+    runs there, as many at a time as fit (`mechocl.cluster.run`, which says what a job must be like).
+    `done(index, result)` is called in this process as each item finishes, in no certain order. The first
+    exception of a job ends the others and is raised here; Ctrl-C ends them too. Raises Fault when a process
+    was killed.
     """
+    if cluster is not None:
+        from mechocl import cluster as remote
+
+        return remote.run(job, items, names=names, title=title, threads=threads, cluster=cluster, done=done)
     with Display(title, names) as display:
         if jobs == 1:
-            before = torch.get_num_threads()
-            torch.set_num_threads(threads)
-            try:
-                return [job(item, display.reporter(i)) for i, item in enumerate(items)]
-            finally:
-                torch.set_num_threads(before)
-        return _run_in_processes(job, items, display, jobs, threads)
+            return _run_here(job, items, display, threads, done)
+        return _run_in_processes(job, items, display, jobs, threads, done)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _run_here(
+    job: Job, items: Sequence[Any], display: "Display", threads: int, done: Done | None
+) -> list[Any]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    results = []
+    try:
+        for index, item in enumerate(items):
+            results.append(job(item, display.reporter(index)))
+            if done is not None:
+                done(index, results[-1])
+    finally:
+        torch.set_num_threads(before)
+    return results
 
 
 def _run_in_processes(
-    job: Job, items: Sequence[Any], display: "Display", jobs: int, threads: int
+    job: Job, items: Sequence[Any], display: "Display", jobs: int, threads: int, done: Done | None
 ) -> list[Any]:
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
@@ -64,8 +103,10 @@ def _run_in_processes(
             )  # the pool watches the workers that it knew at its last wake-up: not yet the last
         with _drained(messages, display):
             for future in as_completed(futures):
-                future.result()
-                display.update(futures[future], "done", 1.0)
+                result, index = future.result(), futures[future]
+                display.update(index, "done", 1.0)
+                if done is not None:
+                    done(index, result)
     except BrokenProcessPool:
         raise Fault(
             "a worker process was killed (out of memory?); run the same command again to continue"
@@ -159,10 +200,12 @@ class Display:
                 console=self.console,
             )
             self.bars.start()
-            self.ids = [self.bars.add_task(name, total=1.0, what="waiting") for name in self.names]
+            shown = self.names if len(self.names) <= _MOST_BARS else ()
+            self.ids = [self.bars.add_task(name, total=1.0, what="waiting") for name in shown]
             self.total = self.bars.add_task(f"[bold]{self.title}", total=float(len(self.names)), what="")
         else:
-            print(f"{self.title}: {', '.join(self.names)}", file=sys.stderr, flush=True)
+            shown = [*self.names[:_MOST_BARS], "…"] if len(self.names) > _MOST_BARS else self.names
+            print(f"{self.title}: {', '.join(shown)}", file=sys.stderr, flush=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -178,7 +221,8 @@ class Display:
         share = max(share, self.shares[index])  # a worker's last messages may come after its result
         self.shares[index] = share
         if self.bars is not None:
-            self.bars.update(self.ids[index], completed=share, what=text)
+            if self.ids:
+                self.bars.update(self.ids[index], completed=share, what=text)
             self.bars.update(self.total, completed=sum(self.shares))
         elif time.monotonic() - self.last_line > _PLAIN_EVERY_S:
             self.last_line = time.monotonic()

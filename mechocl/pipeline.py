@@ -1,7 +1,7 @@
 """What the commands do: train and analyse the seeds of a run in parallel, then report."""
 
+import contextlib
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,9 @@ import pandas as pd
 
 from mechocl import analyses, parallel, recipes, sweeps
 from mechocl import dynamics as learning
+from mechocl.cluster import Ray, joined
 from mechocl.experiment import SAVE_EVERY_S, Report, train_stack
+from mechocl.parallel import cores
 from mechocl.recipes import Recipe
 from mechocl.runs import Run
 
@@ -142,34 +144,44 @@ def sweep(
     seeds: tuple[int, ...],
     device: str,
     jobs: int | None,
+    cluster: Ray | None = None,
 ) -> pd.DataFrame:
     """Train every setting of the axes `over` with every seed; what has a row in `path` is not trained again.
 
-    Returns the table of all runs in `path`. Runs that another process is training are left to it.
+    With a `cluster`, `path` lies on storage that its machines share, and `jobs` is not used. Returns the
+    table of all runs in `path`. Runs that another process is training are left to it.
     """
     allowed, refused = sweeps.settings(recipe_name, changes, over)
     base = recipes.load(recipe_name, changes)
-    sweeps.start(path, base, recipe_name=recipe_name, device=device)
-    with sweeps.table_kept(path):
-        for setting, why in refused:
-            for seed in seeds:
-                sweeps.write_refused(path, setting, seed, why)
-        wanted = [sweeps.SweepRun(s, recipe, seed) for s, recipe in allowed for seed in seeds]
-        missing = [run for run in wanted if not sweeps.row_path(path, run).exists()]
-        if missing:
-            jobs = jobs or default_jobs(len(missing), device)
-            together = default_together(base, len(missing), jobs, device)
-            work = [
-                sweeps.Job(str(path), stack, device) for stack in sweeps.stacks(missing, together=together)
-            ]
-            parallel.run(
-                sweeps.do,
-                work,
-                names=[seeds_in_words(tuple(run.seed for run in job.runs)) for job in work],
-                title=f"sweep of {len(wanted)} runs, {len(missing)} to train",
-                jobs=min(jobs, len(work)),
-                threads=default_threads(base, jobs),
-            )
+    wanted = [sweeps.SweepRun(s, recipe, seed) for s, recipe in allowed for seed in seeds]
+    missing = [run for run in wanted if not sweeps.row_path(path, run).exists()]
+    with joined(cluster) if cluster and missing else contextlib.nullcontext() as nodes:
+        machine = nodes.machine if nodes else None
+        sweeps.start(path, base, recipe_name=recipe_name, device=device, machine=machine)
+        with sweeps.table_kept(path) as new_rows:
+            for setting, why in refused:
+                for seed in seeds:
+                    sweeps.write_refused(path, setting, seed, why)
+            if missing:
+                where = str(path.absolute() if cluster else path)
+                jobs = nodes.slots if nodes else jobs or default_jobs(len(missing), device)
+                share = math.ceil(len(missing) / jobs) if nodes else len(missing)
+                together = min(share, default_together(base, len(missing), jobs, device))
+                work = [
+                    sweeps.Job(where, stack, device, patience_s=sweeps.RETRY_PATIENCE_S if cluster else 0.0)
+                    for stack in sweeps.stacks(missing, together=together)
+                ]
+                found = parallel.run(
+                    sweeps.do,
+                    work,
+                    names=[seeds_in_words(tuple(run.seed for run in job.runs)) for job in work],
+                    title=f"sweep of {len(wanted)} runs, {len(missing)} to train",
+                    jobs=min(jobs, len(work)),
+                    threads=cluster.threads if cluster else default_threads(base, jobs),
+                    cluster=cluster,
+                    done=lambda *_: new_rows(),
+                )
+                sweeps.await_rows(path, [name for names in found for name in names])
     return sweeps.table(path)
 
 
@@ -181,11 +193,6 @@ def reported(recipe: Recipe) -> tuple[tuple[str, Any], ...]:
         for name in REPORTED
         if len(recipe.training.stages) > 1 or name not in need_two_stages
     )
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_threads(recipe: Recipe, jobs: int) -> int:

@@ -4,7 +4,7 @@ DIR/
   manifest.json            the recipe that the settings change, versions, machine
   rows/<setting>-<seed>.json   one finished run: its setting, and what came out or why it failed
   locks/                   runs that a process is training right now
-  table.parquet            the rows as one table, written when a sweep ends
+  table.parquet            the rows as one table, written now and then, and when a sweep ends
 
 A run's row is written once, when it is finished: a sweep that was killed goes on with the runs that have
 none, and several processes can work on one directory.
@@ -38,6 +38,16 @@ Report = Callable[[str, float], None]
 _LOCK_PATIENCE_S: Final = 10.0
 """Seconds to wait for another process that is writing the manifest or the table."""
 
+RETRY_PATIENCE_S: Final = 10.0
+"""`Job.patience_s` of jobs that may run again elsewhere."""
+
+_TABLE_EVERY_S: Final = 30.0
+"""Seconds between two writings of the table while a sweep is going on."""
+
+_SHOW_S: Final = 90.0
+"""Seconds until a row that another machine wrote must show here: network file systems remember what a
+folder held for up to a minute."""
+
 
 @dataclass(frozen=True, slots=True)
 class SweepRun:
@@ -61,6 +71,9 @@ class Job:
     path: str
     runs: tuple[SweepRun, ...]
     device: str
+    patience_s: float = 0.0
+    """Seconds to wait for other processes that hold its runs: where one runs again because its machine was
+    lost, the operating system may take a moment to let go of the first one's locks."""
 
 
 def axis(text: str) -> tuple[str, tuple[str, ...]]:
@@ -106,8 +119,11 @@ def settings(
     return allowed, refused
 
 
-def start(path: Path, recipe: Recipe, *, recipe_name: str, device: str) -> None:
-    """Make the directory, or check that it holds a sweep of the same recipe on the same device."""
+def start(path: Path, recipe: Recipe, *, recipe_name: str, device: str, machine: str | None = None) -> None:
+    """Make the directory, or check that it holds a sweep of the same recipe on the same device.
+
+    `machine`: where it is computed, for the record; default: this one.
+    """
     if path.exists() and not _may_hold_a_sweep(path):
         raise MechoclError(f"{path} exists and is not a sweep; choose another --out")
     with files.locked(path / "locks" / "manifest", patience=_LOCK_PATIENCE_S):
@@ -129,7 +145,7 @@ def start(path: Path, recipe: Recipe, *, recipe_name: str, device: str) -> None:
             "recipe_name": recipe_name,
             "recipe": recipes.plain(recipe),
             "device": device,
-            "machine": runs.machine(device),
+            "machine": machine or runs.machine(device),
             "version": __version__,
             "torch": torch.__version__,
             "git": runs.git_state(),
@@ -185,20 +201,39 @@ def row_path(path: Path, run: SweepRun) -> Path:
     return path / "rows" / f"{run.name}.json"
 
 
-def do(job: Job, report: Report) -> None:
-    """Train the runs of a job that have no row yet and that no other process is training."""
+def do(job: Job, report: Report) -> tuple[str, ...]:
+    """Train the runs of a job that have no row yet and that no other process is training.
+
+    Returns the names of its runs that have a row now.
+    """
     path = Path(job.path)
+    latest = time.monotonic() + job.patience_s
     with contextlib.ExitStack() as held:
         mine = []
         for run in job.runs:
             with contextlib.suppress(files.Busy):
-                held.enter_context(files.locked(path / "locks" / run.name, patience=0.0))
+                patience = max(0.0, latest - time.monotonic())
+                held.enter_context(files.locked(path / "locks" / run.name, patience=patience))
                 if not row_path(path, run).exists():
                     mine.append(run)
         if mine:
             for run, outcome in zip(mine, train(mine, device=job.device, report=report), strict=True):
                 write_row(path, run, outcome)
     report("done", 1.0)
+    return tuple(run.name for run in job.runs if row_path(path, run).exists())
+
+
+def await_rows(path: Path, names: Sequence[str], *, patience: float = _SHOW_S) -> None:
+    """Wait until rows that were written elsewhere show here; MechoclError when one does not in time."""
+    latest = time.monotonic() + patience
+    missing = list(names)
+    while missing := [name for name in missing if not (path / "rows" / f"{name}.json").exists()]:
+        if time.monotonic() >= latest:
+            raise MechoclError(
+                f"{len(missing)} runs were trained elsewhere, but their rows are not in {path / 'rows'}; "
+                "choose an --out on storage that all machines share"
+            )
+        time.sleep(0.5)
 
 
 def write_row(path: Path, run: SweepRun, outcome: dict[str, Any]) -> None:
@@ -351,12 +386,29 @@ def _order(column: "pd.Series[Any]") -> "pd.Series[Any]":
 
 
 @contextlib.contextmanager
-def table_kept(path: Path) -> Iterator[None]:
-    """Write `table.parquet` when the block ends, however it ends."""
+def table_kept(path: Path) -> Iterator[Callable[[], None]]:
+    """Write `table.parquet` when the block ends, however it ends.
+
+    Yields a function for whenever there are new rows: it writes the table too, if the last time is a while
+    ago and no other process is at it.
+    """
+    last = time.monotonic()
+
+    def now_and_then() -> None:
+        nonlocal last
+        if time.monotonic() - last >= _TABLE_EVERY_S:
+            with contextlib.suppress(files.Busy):
+                _write_table(path, patience=0.0)
+            last = time.monotonic()
+
     try:
-        yield
+        yield now_and_then
     finally:
-        # one at a time: the table of who comes last holds the rows of all
-        with files.locked(path / "locks" / "table", patience=_LOCK_PATIENCE_S):
-            if any((path / "rows").glob("*.json")):
-                files.write_table(path / "table.parquet", table(path))
+        _write_table(path, patience=_LOCK_PATIENCE_S)
+
+
+def _write_table(path: Path, *, patience: float) -> None:
+    """One process at a time: the table of who comes last holds the rows of all."""
+    with files.locked(path / "locks" / "table", patience=patience):
+        if any((path / "rows").glob("*.json")):
+            files.write_table(path / "table.parquet", table(path))
