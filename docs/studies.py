@@ -106,7 +106,7 @@ QUANTITY = {
 
 
 def _negated(e: Estimate) -> Estimate:
-    return Estimate(-e.mean, -e.high, -e.low, e.p, e.n, e.unit, e.seeds_for_power)
+    return Estimate(-e.mean, -e.high, -e.low, e.p, e.n, e.unit, e.deviation)
 
 
 def verdict(study: Study, e: Estimate | None) -> str:

@@ -1,6 +1,7 @@
 """Batched, site-selective caching, and interventions that leave nothing behind."""
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from mechocl.errors import MechoclError
 from mechocl.models import Transformer, device_of
-from toy_models.task import ROLE, Task
+from toy_models.task import ROLE, ROLES, Task
 
 
 def residual_sites(n_layers: int) -> dict[str, str]:
@@ -41,31 +42,47 @@ def collect(
 
 
 def position_labels(task: Task, row: int) -> list[str]:
-    """What stands at each position of a question: `alias`, `%`, `n1` …, `=`, `answer`; its pads left out."""
+    """What stands at each position of an example, its pads left out.
+
+    A question: `alias`, `%`, `n1` …, `=`, `answer`. A definition: `tag`, `alias`, `%`, `entity` in its order. A
+    name of several tokens: `alias 1`, `alias 2` …
+    """
     labels: list[str] = []
     integers = 0
     for role in task.roles[row].tolist():
         if role == ROLE["pad"]:
             break
         integers += role == ROLE["list"]
-        labels.append(
-            {ROLE["alias"]: "alias", ROLE["separator"]: "%", ROLE["equals"]: "="}.get(
-                role, f"n{integers}" if role == ROLE["list"] else "answer"
-            )
-        )
+        labels.append(f"n{integers}" if role == ROLE["list"] else _LABELS[ROLES[role]])
     names = labels.count("alias")
     if names > 1:
-        labels[:names] = [f"alias {i + 1}" for i in range(names)]
+        numbers = iter(range(1, names + 1))
+        labels = [f"alias {next(numbers)}" if label == "alias" else label for label in labels]
     return labels
 
 
-def asked_positions(task: Task, rows: np.ndarray) -> list[str]:
-    """Labels of the positions up to `=`, shared by the given questions.
+_LABELS: Final = {
+    "tag": "tag",
+    "alias": "alias",
+    "separator": "%",
+    "entity": "entity",
+    "equals": "=",
+    "answer": "answer",
+}
+
+
+def shared_positions(task: Task, rows: np.ndarray) -> list[str]:
+    """Labels of all positions of the given examples.
 
     Raises MechoclError when they differ (a question that names its entity is shorter than one with a
     name of several tokens).
     """
-    first = position_labels(task, int(rows[0]))
     if not bool((task.roles[torch.from_numpy(rows)] == task.roles[int(rows[0])]).all()):
-        raise MechoclError("the questions have different layouts; choose subsets with names of equal length")
-    return first[: first.index("=") + 1]
+        raise MechoclError("the examples have different layouts; choose subsets with names of equal length")
+    return position_labels(task, int(rows[0]))
+
+
+def asked_positions(task: Task, rows: np.ndarray) -> list[str]:
+    """Labels of the positions up to `=`, shared by the given questions. Raises MechoclError as `shared_positions`."""
+    found = shared_positions(task, rows)
+    return found[: found.index("=") + 1]

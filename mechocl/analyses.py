@@ -3,11 +3,12 @@
 import dataclasses
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
+from torch import Tensor
 
 from mechocl import (
     __version__,
@@ -25,8 +26,9 @@ from mechocl import (
     suppression,
     tuned_lens,
 )
+from mechocl.activation_cache import ActivationCache, Collect
 from mechocl.errors import MechoclError
-from mechocl.folders import SeedFolder
+from mechocl.folders import Checkpoint, SeedFolder
 from mechocl.models import Transformer
 from mechocl.runs import Run
 from toy_models.task import Task
@@ -49,6 +51,8 @@ class Subject:
     """A model of the same shape before any training."""
     stage: int
     """After which stage `model` is."""
+    collect: Collect
+    """Activations of `model`, from the disk where they are kept there."""
 
     def before(self) -> Transformer:
         """The model before the stage. Raises MechoclError where there is none."""
@@ -81,6 +85,21 @@ def _subspaces(subject: Subject, config: subspace_study.SubspaceConfig) -> pd.Da
     return subspace_study.subspace_study(subject.model, subject.untrained(), subject.task, config)
 
 
+def _probe(subject: Subject, config: probing.ProbingConfig) -> "Found":
+    rows, arrays = probing.probe(
+        subject.model, subject.untrained(), subject.task, config, collect=subject.collect
+    )
+    return Found(rows, arrays)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Tidy rows of an analysis, and arrays that belong to them."""
+
+    rows: pd.DataFrame
+    arrays: dict[str, Tensor] = field(default_factory=dict)
+
+
 def _alone(
     compute: Callable[[Transformer, Task, Any], pd.DataFrame],
 ) -> Callable[[Subject, Any], pd.DataFrame]:
@@ -90,9 +109,9 @@ def _alone(
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """A function from (subject, config) to rows, and its config class."""
+    """A function from (subject, config) to rows (with arrays: `Found`), and its config class."""
 
-    compute: Callable[[Subject, Any], pd.DataFrame]
+    compute: Callable[[Subject, Any], "pd.DataFrame | Found"]
     config: type
     compares: bool = False
     """Whether it looks at the models after other stages."""
@@ -109,14 +128,20 @@ ANALYSES: Final[dict[str, Analysis]] = {
     "graft": Analysis(_graft, grafting.GraftConfig, compares=True),
     "steering": Analysis(_steer, steering.SteeringConfig, compares=True),
     "subspace": Analysis(_subspaces, subspace_study.SubspaceConfig),
-    "probe": Analysis(_alone(probing.probe_questions), probing.ProbingConfig),
+    "probe": Analysis(_probe, probing.ProbingConfig),
     "attention": Analysis(_alone(attention.patterns), attention.AttentionConfig),
 }
 
 
-def inputs(folder: SeedFolder, name: str, config: Any, stage: int | None) -> dict[str, Any]:
+def inputs(
+    folder: SeedFolder,
+    name: str,
+    config: Any,
+    stage: int | None,
+    checkpoint: Checkpoint | None = None,
+) -> dict[str, Any]:
     """What a result depends on: its key, and what is compared before it is reused."""
-    checkpoint = folder.final(stage)
+    checkpoint = checkpoint or folder.final(stage)
     key = {
         "seed": folder.seed,
         "stage": checkpoint.stage,
@@ -126,7 +151,8 @@ def inputs(folder: SeedFolder, name: str, config: Any, stage: int | None) -> dic
     }
     if ANALYSES[name].compares:
         key["stages"] = [folder.final(n + 1).sha256 for n in range(_stages(folder))]
-    given = [Path(name) for name in getattr(config, "pairs", ()) if name.endswith(".csv")]
+    given = [Path(one) for one in getattr(config, "pairs", ()) if one.endswith(".csv")]
+    given += [Path(one) for one in [getattr(config, "recipe", "")] if one.endswith(".toml")]
     if given:
         key["files"] = {str(path): _sha256(path) for path in given}
     return key
@@ -138,14 +164,19 @@ def _stages(folder: SeedFolder) -> int:
 
 def _sha256(path: Path) -> str:
     if not path.is_file():
-        raise MechoclError(
-            f"{path} does not exist; give a CSV file with the columns clean, corrupted, target"
-        )
+        raise MechoclError(f"{path} does not exist; give a file that does")
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def subject_of(folder: SeedFolder, *, stage: int | None, device: str) -> Subject:
-    """A seed's model after a stage (default: the last), with its task and the models beside it."""
+def subject_of(
+    folder: SeedFolder,
+    *,
+    stage: int | None,
+    device: str,
+    checkpoint: Checkpoint | None = None,
+    cache: ActivationCache | None = None,
+) -> Subject:
+    """A seed's model at a checkpoint (default: the last of a stage), with its task and the models beside it."""
 
     def after(number: int) -> Transformer:
         if not 1 <= number <= _stages(folder):
@@ -153,31 +184,45 @@ def subject_of(folder: SeedFolder, *, stage: int | None, device: str) -> Subject
         model: Transformer = models.load(folder, folder.final(number), device=device)
         return model
 
-    number = folder.final(stage).stage
+    checkpoint = checkpoint or folder.final(stage)
+    model: Transformer = models.load(folder, checkpoint, device=device)
+    collect = probing.directly(model)
     return Subject(
-        model=after(number),
+        model=model,
         task=folder.load_task(),
         after=after,
         untrained=lambda: models.build(folder.recipe, seed=folder.seed, device=device),
-        stage=number,
+        stage=checkpoint.stage,
+        collect=cache.collect(checkpoint, collect) if cache else collect,
     )
 
 
 def analyse(
-    run: Run, folder: SeedFolder, name: str, config: Any, *, stage: int | None, device: str
+    run: Run,
+    folder: SeedFolder,
+    name: str,
+    config: Any,
+    *,
+    stage: int | None,
+    device: str,
+    checkpoint: Checkpoint | None = None,
+    cache: ActivationCache | None = None,
 ) -> pd.DataFrame:
-    """The rows of one analysis of one seed after a stage (default: the last), with a `seed` column.
+    """The rows of one analysis of one seed at a checkpoint (default: the last of a stage), with a `seed` column.
 
     Computed once and then read from the run.
     """
-    key = inputs(folder, name, config, stage)
+    key = inputs(folder, name, config, stage, checkpoint)
     saved = run.load_result(name, key)
     if saved is not None:
         return saved
-    rows = ANALYSES[name].compute(subject_of(folder, stage=stage, device=device), config)
-    rows.insert(0, "seed", folder.seed)
-    run.save_result(name, key, rows)
-    return rows
+    subject = subject_of(folder, stage=stage, device=device, checkpoint=checkpoint, cache=cache)
+    found = ANALYSES[name].compute(subject, config)
+    if isinstance(found, pd.DataFrame):
+        found = Found(found)
+    found.rows.insert(0, "seed", folder.seed)
+    run.save_result(name, key, found.rows, found.arrays)
+    return found.rows
 
 
 def load(run: Run, name: str, config: Any, *, stage: int | None = None) -> pd.DataFrame | None:

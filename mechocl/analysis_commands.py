@@ -216,17 +216,102 @@ def subspace(
 
 
 def probe(
-    on: On,
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")] = (),
     config: Annotated[ProbingConfig, tyro.conf.OmitArgPrefixes] = ProbingConfig(),  # noqa: B008
+    checkpoints: Literal["final", "stages", "all"] = "final",
+    seeds: str = "all",
+    out: Path | None = None,
+    table: Path | None = None,
+    cache_gb: float = 4.0,
+    cache_dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    device: Device = "auto",
+    jobs: int = 0,
+    on: Literal["here", "ray"] = "here",
+    address: str = "",
+    gpus_per_task: float = 0.0,
 ) -> None:
-    """Linear probes at each layer and position of a question: what can be read where."""
-    from mechocl import printing, summaries
+    """Linear probes at each site, layer and position: what can be read where, beside its controls.
 
-    opened, (rows,) = _analysed(on, ("probe", config))
-    for (name, control), part in rows[rows["subset"] == "all"].groupby(["probe", "control"], sort=False):
-        print(f"{name}, control: {control}; balanced accuracy, chance {part['chance'].mean():.3f}")
-        printing.grid(summaries.layer_by_position(part, "accuracy"), ".3f")
-    _say_where(opened, "probe")
+    Sweeps runs, seeds and checkpoints; the same command again continues what was stopped. Writes one table
+    (table.parquet) and one page of figures (probes.html). Lists may be written with commas.
+
+    Args:
+        runs: Folders of runs; several are compared, for example two word orders.
+        config: Which probes, where, and their controls.
+        checkpoints: Those to probe: the last one, the last of each stage, or all that training kept.
+        seeds: Seeds, as 0,1,2; default: all.
+        out: Folder of the table and the page; default: probes/<recipe> in the first run.
+        table: Probe nothing; print and draw what this table, or the folder that holds it, has.
+        cache_gb: GB of activations that each run may keep on the disk, to be used again; 0: none.
+        cache_dtype: In which they are kept.
+        device: Where to compute; auto takes a GPU if there is one.
+        jobs: Checkpoints at a time; 0: one per core.
+        on: Probe in processes here, or as tasks of Ray, on many machines that share the folders.
+        address: Ray's head, host:port, or auto for one that runs here; default: start Ray here and stop it.
+        gpus_per_task: GPUs of a task on Ray; under 1, several tasks share one.
+    """
+    from dataclasses import replace
+
+    from mechocl import cluster, models, pipeline, printing, probe_sections, probe_summaries, probe_sweep
+    from mechocl.sharing import page
+
+    gaps = None
+    units = []
+    if table is not None:
+        if runs:
+            raise MechoclError("--table only looks at a table; leave out the runs")
+        rows = probe_sweep.read_table(table)
+        out = out or (table if table.is_dir() else table.parent)
+    else:
+        if not runs:
+            raise MechoclError("give one or more RUN folders to probe, or --table to look at a table")
+        ray = cluster.chosen(on, address=address, gpus_per_task=gpus_per_task, jobs=jobs)
+        config = replace(config, sites=_listed(config.sites), positions=_listed(config.positions))
+        recipes = _listed((config.recipe,))
+        where = ray.device(device) if ray else models.resolve_device(device)
+        units = probe_sweep.units(
+            runs,
+            recipes=recipes,
+            checkpoints=checkpoints,
+            seeds=None if seeds == "all" else _numbers(seeds),
+            config=config,
+            device=where,
+            cache_gb=cache_gb,
+            dtype=cache_dtype,
+        )
+        out = out or runs[0] / "probes" / "-".join(Path(recipe).stem for recipe in recipes)
+        rows = probe_sweep.run(units, out=out, jobs=jobs_of(jobs), cluster=ray)
+        gaps = pipeline.gaps(runs, device=where, jobs=jobs_of(jobs)) if len(runs) > 1 else None
+    grids = probe_summaries.grids(rows)
+    printing.probes(grids)
+    sections = probe_sections.sections(grids, rows, gaps=gaps) + probe_sections.direction_sections(units)
+    report = page.Report(
+        title="mechocl: linear probes",
+        summary=tuple(page.SummaryRow(label=section.title, sentence=section.finding) for section in sections),
+        sections=sections,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    page.write(report, out / "probes.html")
+    if runs and cache_gb:
+        print(
+            f"activations: {probe_sweep.kept_gb(runs):.3g} GB in {', '.join(f'{r}/activations' for r in runs)}"
+        )
+    print(
+        f"figures: {(out / 'probes.html').resolve().as_uri()}; table: {out / 'table.parquet'} ({len(rows)} rows)"
+    )
+
+
+def _listed(values: tuple[str, ...]) -> tuple[str, ...]:
+    """`("a,b", "c")` → `("a", "b", "c")`."""
+    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Seeds as `0,1,2`."""
+    parts = _listed((text,))
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise MechoclError(f"--seeds {text}: give seeds as 0,1,2, or all")
+    return tuple(dict.fromkeys(map(int, parts)))
 
 
 COMMANDS: Final[dict[str, Callable[..., None]]] = {

@@ -42,8 +42,7 @@ class Ray:
     """Which Ray runs the jobs, and what each of them gets."""
 
     address: str = ""
-    """`host:port` of a running cluster's head, or `auto` for one that runs on this machine; empty: start Ray
-    on this machine, and stop it in the end."""
+    """`host:port` of a cluster's head, or `auto` for one that runs here; empty: start Ray here, for the while."""
     cpus: float = 1.0
     """CPUs of a task."""
     gpus: float = 0.0
@@ -117,8 +116,9 @@ def run(
     `job` must be importable on the workers, and paths in the items absolute, on shared storage. The tasks
     of a lost worker or machine run again, up to `RETRIES` times each, so a job must be idempotent: its
     writes atomic, and its work the same when a part of it was done before. `done(index, result)` is called
-    here as each item finishes. The first exception of a job is raised here as itself, and the other tasks
-    are cancelled; Ctrl-C cancels them too. Raises Fault when a task was lost too often.
+    here as each item finishes. The first exception of a job is raised here as itself; like Ctrl-C, it ends
+    the other tasks, since Ray ends what a process left when it disconnects (`joined`). Raises Fault when a
+    task was lost too often.
     """
     with joined(cluster), parallel.Display(title, names) as display, _quiet():
         import ray
@@ -129,23 +129,16 @@ def run(
             num_cpus=cluster.cpus, num_gpus=cluster.gpus, max_retries=RETRIES, retry_exceptions=False
         )(_task)
         results: list[Any] = [None] * len(items)
-        pending: dict[Any, int] = {}
-        try:
-            for index, item in enumerate(items):
-                pending[task.remote(job, item, threads)] = index
-            while pending:
-                # all that have finished by now: asking for one at a time would be quadratic in the tasks
-                finished, _ = ray.wait(list(pending), num_returns=len(pending), timeout=_LOOK_S)
-                for reference in finished:
-                    index = pending.pop(reference)
-                    results[index] = _result(reference, names[index])
-                    display.update(index, "done", 1.0)
-                    if done is not None:
-                        done(index, results[index])
-        except BaseException:
-            for reference in pending:
-                ray.cancel(reference, force=True)
-            raise
+        pending = {task.remote(job, item, threads): index for index, item in enumerate(items)}
+        while pending:
+            # all that have finished by now: asking for one at a time would be quadratic in the tasks
+            finished, _ = ray.wait(list(pending), num_returns=len(pending), timeout=_LOOK_S)
+            for reference in finished:
+                index = pending.pop(reference)
+                results[index] = _result(reference, names[index])
+                display.update(index, "done", 1.0)
+                if done is not None:
+                    done(index, results[index])
         return results
 
 
@@ -173,9 +166,11 @@ def _result(reference: Any, name: str) -> Any:
 
 @contextlib.contextmanager
 def joined(cluster: Ray) -> Iterator[Nodes]:
-    """Be connected to Ray during the block; a process that is connected already stays so.
+    """Be connected to Ray during the block; a process that is connected already stays so, with its tasks.
 
-    A Ray that was started for the block is stopped after it. MechoclError when Ray is not installed, when
+    Tasks that are not finished at the end of the block are ended by disconnecting. (`ray.cancel` may abort
+    the whole process when a task finishes at that moment: Ray's check `it != submissible_tasks_.end()`.) A
+    Ray that was started for the block is stopped after it. MechoclError when Ray is not installed, when
     nothing answers at the address, or when no machine has what a task needs.
     """
     ray = _imported()
@@ -288,7 +283,8 @@ def _check_answer(address: str) -> None:
         raise MechoclError(
             f"--address {address}: what listens there does not answer as Ray; {start}"
         ) from None
-    if asked.returncode:
+    # where it asks for a token, Ray is there; `ray.init` knows where tokens are, this check does not
+    if asked.returncode and "AuthenticationError" not in asked.stderr:
         if place is None:
             raise MechoclError(f"--address {address}: no Ray runs on this machine; {start}")
         why = " ".join(asked.stderr.rpartition("Error: ")[2].split())

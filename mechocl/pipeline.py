@@ -3,6 +3,7 @@
 import contextlib
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -135,6 +136,26 @@ def dynamics(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     return curves, learning.onsets(curves, integers=run.recipe.task.integers, new_in_stage=new_in_stage)
 
 
+def gaps(runs: Sequence[Path], *, device: str, jobs: int | None) -> pd.DataFrame:
+    """The IML gap, d1 − d2 in AUC, of each seed of some runs: `run`, `seed`, `gap`. Runs without both have no rows.
+
+    Seeds that failed to learn their definitions are left out.
+    """
+    from mechocl import summaries
+
+    found = []
+    for path in runs:
+        run = Run.open(path)
+        rows = analyse(run, "evaluate", analyses.EvaluateConfig(), stage=None, device=device, jobs=jobs)
+        each = summaries.by_seed(summaries.trained(rows)[0]).pivot(
+            index="seed", columns="subset", values="auc"
+        )
+        if {"d1_consistent", "d2_consistent"} <= set(each.columns):
+            gap = (each["d1_consistent"] - each["d2_consistent"]).rename("gap").reset_index()
+            found.append(gap.assign(run=path.name))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["run", "seed", "gap"])
+
+
 def sweep(
     path: Path,
     *,
@@ -163,14 +184,8 @@ def sweep(
                 for seed in seeds:
                     sweeps.write_refused(path, setting, seed, why)
             if missing:
-                where = str(path.absolute() if cluster else path)
                 jobs = nodes.slots if nodes else jobs or default_jobs(len(missing), device)
-                share = math.ceil(len(missing) / jobs) if nodes else len(missing)
-                together = min(share, default_together(base, len(missing), jobs, device))
-                work = [
-                    sweeps.Job(where, stack, device, patience_s=sweeps.RETRY_PATIENCE_S if cluster else 0.0)
-                    for stack in sweeps.stacks(missing, together=together)
-                ]
+                work = _sweep_jobs(path, base, missing, jobs, device=device, shared=nodes is not None)
                 found = parallel.run(
                     sweeps.do,
                     work,
@@ -183,6 +198,24 @@ def sweep(
                 )
                 sweeps.await_rows(path, [name for names in found for name in names])
     return sweeps.table(path)
+
+
+def _sweep_jobs(
+    path: Path, base: Recipe, missing: list[sweeps.SweepRun], jobs: int, *, device: str, shared: bool
+) -> list[sweeps.Job]:
+    """Stacks of runs for `jobs` workers; with a `shared` path, for workers of other machines too."""
+    together = default_together(base, len(missing), jobs, device)
+    if shared:  # on a GPU, too, an even share for each
+        together = min(together, math.ceil(len(missing) / jobs))
+    return [
+        sweeps.Job(
+            str(path.absolute() if shared else path),
+            stack,
+            device,
+            patience_s=sweeps.RETRY_PATIENCE_S if shared else 0.0,
+        )
+        for stack in sweeps.stacks(missing, together=together)
+    ]
 
 
 def reported(recipe: Recipe) -> tuple[tuple[str, Any], ...]:

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mechocl.summaries import SubsetEstimate, layer_by_position, over_seeds, site_by_position, site_names
+from mechocl.summaries import SubsetEstimate, over_seeds, site_by_position, site_names
 from toy_models.subsets import SUBSETS
 
 COLORS: Final = {
@@ -168,27 +168,6 @@ def _seed_values(part: pd.DataFrame, value: str, grid: pd.DataFrame) -> pd.DataF
             interval = "" if row is None or row["seeds"] < 2 else f" [{row['low']:+.2f}, {row['high']:+.2f}]"
             text.loc[site, position] = f"{interval}<br>seeds: {seeds[site, position]}"
     return text
-
-
-def probe(rows: pd.DataFrame, name: str) -> go.Figure:
-    """Held-out accuracy of one probe, layer × position: all aliases, its control, and each subset."""
-    rows = rows[rows["probe"] == name]
-    subsets = [s for s in SUBSETS if s in set(rows["subset"])]
-    chance = float(rows["chance"].mean())
-    panels = [
-        ("all aliases", layer_by_position(rows[(rows["subset"] == "all") & (rows["control"] == "none")], "accuracy")),
-        ("control: labels shuffled", layer_by_position(rows[(rows["subset"] == "all") & (rows["control"] == "shuffled")], "accuracy")),
-    ]  # fmt: skip
-    if chance < 0.5:  # with two classes a subset is one class: its accuracy alone says nothing
-        panels += [
-            (
-                label(s),
-                layer_by_position(rows[(rows["subset"] == s) & (rows["control"] == "none")], "accuracy"),
-            )
-            for s in subsets
-        ]
-    low = chance if chance < 0.5 else 0.4
-    return heatmaps(panels, scale="Viridis", low=low, high=1.0, title="accuracy", digits=2)
 
 
 def attention(pattern: np.ndarray, tokens: Sequence[str], *, layer: int) -> go.Figure:

@@ -55,3 +55,34 @@ def learned(rows: pd.DataFrame) -> pd.DataFrame:
 def answers(rows: pd.DataFrame) -> None:
     for a in summaries.answers(rows):
         print(f"{a.question}: {a.answer}. {a.sentence}")
+
+
+def probes(grids: Sequence[Any]) -> None:
+    """What a probe sweep found at each run's last checkpoint: a grid for each probe, and what its controls say.
+
+    `grids`: of `probe_summaries.grids`.
+    """
+    from mechocl import probe_plots, probe_sections, probe_summaries
+
+    for one in grids:
+        rows, found = one.rows, one.cells
+        title = probe_plots.TITLES[probe_summaries.statistic(rows)]
+        print(
+            f"\n{one.probe}, {one.run} ({one.word_order}): {title}, mean over {rows['seed'].nunique()} seeds, "
+            f"chance {probe_summaries.chance(rows):.3f}; * significant in the whole grid"
+        )
+        text = [
+            f"{m:.3f}{'*' * (p < probe_summaries.LEVEL)}"
+            for m, p in zip(found["mean"], found["p"], strict=True)
+        ]
+        shown = found.assign(text=text, token=found["position"])
+        grid(probe_summaries.grid(shown, "text"), "", corner="site")
+        controls = [
+            f"{control} {found[control].max():.3f}"
+            for control in probe_summaries.CONTROLS
+            if control in found and found[control].notna().any()
+        ]
+        alone = probe_summaries.token_embedding(rows)
+        controls += [f"token embedding {alone:.3f}"] if alone == alone else []
+        print(f"controls, their best place: {', '.join(controls) or 'none'}")
+        print(probe_sections.described(one))

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import json
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -44,27 +45,41 @@ def load(name: str, changes: tuple[str, ...] = ()) -> Recipe:
     `training.stages.1.epochs=20`, `task.word_order="VTE"` (quotes may be left out).
     Raises MechoclError naming the file, the key and what was expected.
     """
-    path = named().get(name, Path(name))
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MechoclError(f"no recipe {name!r}: not a file, and not one of {', '.join(named())}") from None
-    except IsADirectoryError:
-        raise MechoclError(f"{path} is a folder; give a recipe file or one of {', '.join(named())}") from None
-    except UnicodeDecodeError:
-        raise MechoclError(f"{path} is not a text file in UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        raise MechoclError(f"{path} is not valid TOML: {error}") from None
+    values, path = read(name, named())
     for change in changes:
         _apply(values, change)
     return parse(values, source=f"{path} with --set {' '.join(changes)}" if changes else str(path))
 
 
+def read(name: str, known: Mapping[str, Path]) -> tuple[dict[str, Any], Path]:
+    """The values of a TOML file, given by one of the `known` names or by its path, and its path.
+
+    Raises MechoclError when there is no such file, or it is not TOML.
+    """
+    path = known.get(name, Path(name))
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8")), path
+    except FileNotFoundError:
+        raise MechoclError(f"no recipe {name!r}: not a file, and not one of {', '.join(known)}") from None
+    except IsADirectoryError:
+        raise MechoclError(f"{path} is a folder; give a recipe file or one of {', '.join(known)}") from None
+    except UnicodeDecodeError:
+        raise MechoclError(f"{path} is not a text file in UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise MechoclError(f"{path} is not valid TOML: {error}") from None
+
+
 def parse(values: dict[str, Any], *, source: str) -> Recipe:
     """Recipe from plain values; every mistake is one MechoclError that names the key."""
+    recipe: Recipe = checked(_ADAPTER, values, source=source)
+    return recipe
+
+
+def checked(adapter: "pydantic.TypeAdapter[Any]", values: dict[str, Any], *, source: str) -> Any:
+    """Config dataclasses from plain values; every mistake is one MechoclError that names the key."""
     try:
         # JSON is strict about types and still turns arrays into tuples and integers into floats
-        return _ADAPTER.validate_json(json.dumps(values, default=str))
+        return adapter.validate_json(json.dumps(values, default=str))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
@@ -76,7 +91,7 @@ def plain(recipe: Recipe) -> dict[str, Any]:
     return json.loads(_ADAPTER.dump_json(recipe, exclude_none=True))  # type: ignore[no-any-return]
 
 
-def _strict(config: type) -> None:
+def strict(config: type) -> None:
     """Make pydantic refuse unknown keys in this dataclass and in those that it holds."""
     config.__pydantic_config__ = pydantic.ConfigDict(extra="forbid", strict=True)  # type: ignore[attr-defined]
 
@@ -92,7 +107,7 @@ def _dataclasses_in(config: type, found: dict[str, type]) -> dict[str, type]:
 
 _CONFIGS: Final = _dataclasses_in(Recipe, {})
 for _config in _CONFIGS.values():
-    _strict(_config)
+    strict(_config)
 _ADAPTER: Final = pydantic.TypeAdapter(Recipe)
 
 

@@ -5,8 +5,18 @@ from typing import Any, Final
 
 import pandas as pd
 
-from mechocl import attention, internalization, lens_plots, plots, probing, summaries, toolbox_sections
+from mechocl import (
+    attention,
+    internalization,
+    lens_plots,
+    plots,
+    probe_sections,
+    probe_summaries,
+    summaries,
+    toolbox_sections,
+)
 from mechocl.activations import position_labels
+from mechocl.probing import ProbingConfig
 from mechocl.runs import Run
 from mechocl.sharing.attention import AttentionView
 from mechocl.sharing.page import Report, Section, SummaryRow, Table
@@ -49,7 +59,7 @@ def build(run: Run, rows: dict[str, pd.DataFrame], *, warning: str = "") -> Repo
             toolbox_sections.suppression(rows["suppression"]),
             *([toolbox_sections.weights(rows["graft"], rows["steering"])] if "graft" in rows else []),
             toolbox_sections.subspaces(rows["subspace"]),
-            _probes(rows["probe"]),
+            *_probes(run, rows["probe"]),
         ),
         attention=attention_views(run, rows["attention"]),
     )
@@ -183,32 +193,16 @@ def _patching(rows: pd.DataFrame) -> Section:
     )
 
 
-def _probes(rows: pd.DataFrame) -> Section:
-    titles = {
-        "tag-stage-2": "tag 1 or tag 2, of aliases defined in stage 2",
-        "tag-stage-1": "tag 1 or tag 2, of aliases asked about in stage 1",
-        "defined-entity": "the integer that the definition named",
+def _probes(run: Run, rows: pd.DataFrame) -> tuple[Section, ...]:
+    """The probes of a run's last checkpoint."""
+    where: dict[str, Any] = {
+        "run": run.path.name,
+        "word_order": run.recipe.task.word_order,
+        "stage": 0,
+        "step": 0,
     }
-    figures = []
-    for probe in probing.load_recipe("definition-retrieval"):
-        name = probe["name"]
-        if name in set(rows["probe"]):
-            figure = plots.probe(rows, name)
-            figure.update_layout(
-                title={"text": titles[name], "x": 0, "font": {"size": 15}},
-                margin={"t": 100, "b": 30, "l": 70, "r": 30},
-            )
-            figures.append(figure)
-    return Section(
-        id="probes",
-        title="Linear probes",
-        how_to_read=(
-            "A linear classifier reads what the definition said from the activations of a question about the alias; "
-            "aliases are never shared between training and test, and the number is its held-out accuracy. "
-            "What counts is the distance from the panel with shuffled labels; a high number means decodable, not used."
-        ),
-        figures=tuple(figures),
-    )
+    rows = rows.assign(recipe=ProbingConfig().recipe, **where)
+    return probe_sections.sections(probe_summaries.grids(rows), rows)
 
 
 def attention_views(run: Run, rows: pd.DataFrame) -> tuple[AttentionView, ...]:

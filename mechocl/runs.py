@@ -8,7 +8,7 @@ runs/<name>/
     task.safetensors  task.parquet
     stage-1/ step-000400.safetensors …  final.safetensors  history.parquet
   stacks/0-3/ state-….safetensors    where an unfinished stage of seeds 0 … 3, trained together, continues
-  results/<analysis>/<key>/ result.json  rows.parquet
+  results/<analysis>/<key>/ result.json  rows.parquet  arrays.safetensors (where there are any)
 """
 
 import contextlib
@@ -168,14 +168,21 @@ class Run:
 
     # results ------------------------------------------------------------------------------------
 
-    def save_result(self, analysis: str, inputs: dict[str, Any], rows: pd.DataFrame) -> Path:
-        """Save a tidy table with the inputs that it was computed from."""
+    def save_result(
+        self,
+        analysis: str,
+        inputs: dict[str, Any],
+        rows: pd.DataFrame,
+        arrays: dict[str, torch.Tensor] | None = None,
+    ) -> Path:
+        """Save a tidy table, and arrays that belong to it, with the inputs that they were computed from."""
         folder = self.result_folder(analysis, inputs)
         files.write_table(folder / "rows.parquet", rows)
-        files.write_json(
-            folder / "result.json",
-            {"analysis": analysis, "inputs": inputs, "sha256": files.sha256(folder / "rows.parquet")},
-        )
+        record = {"analysis": analysis, "inputs": inputs, "sha256": files.sha256(folder / "rows.parquet")}
+        if arrays:
+            files.write_tensors(folder / "arrays.safetensors", arrays, {})
+            record["arrays_sha256"] = files.sha256(folder / "arrays.safetensors")
+        files.write_json(folder / "result.json", record)
         return folder
 
     def load_result(self, analysis: str, inputs: dict[str, Any]) -> pd.DataFrame | None:
@@ -184,18 +191,37 @@ class Run:
         Raises MechoclError when the saved inputs differ or the table was altered.
         """
         folder = self.result_folder(analysis, inputs)
+        saved = self._record(folder, inputs)
+        if saved is None:
+            return None
+        return pd.read_parquet(_unaltered(folder / "rows.parquet", saved.get("sha256")))
+
+    def load_arrays(self, analysis: str, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """The arrays saved beside a table; none where there is no result, or it has none. Raises as `load_result`."""
+        folder = self.result_folder(analysis, inputs)
+        saved = self._record(folder, inputs)
+        if saved is None or "arrays_sha256" not in saved:
+            return {}
+        return files.read_tensors(_unaltered(folder / "arrays.safetensors", saved["arrays_sha256"]))[0]
+
+    def _record(self, folder: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
+        """What `result.json` says; None where there is none."""
         if not (folder / "result.json").exists():
             return None
         saved = files.read_json(folder / "result.json")
         if not isinstance(saved, dict) or saved.get("inputs") != json.loads(json.dumps(inputs)):
             raise MechoclError(f"{folder} holds a result of other inputs; delete it and run again")
-        rows = folder / "rows.parquet"
-        if not rows.exists() or files.sha256(rows) != saved.get("sha256"):
-            raise MechoclError(f"{rows} does not match its checksum; delete {folder} and run again")
-        return pd.read_parquet(rows)
+        return saved
 
     def result_folder(self, analysis: str, inputs: dict[str, Any]) -> Path:
         return self.path / "results" / analysis / files.fingerprint(inputs)
+
+
+def _unaltered(path: Path, sha256: object) -> Path:
+    """The path of a result's file whose content is as recorded; MechoclError otherwise."""
+    if not path.exists() or files.sha256(path) != sha256:
+        raise MechoclError(f"{path} does not match its checksum; delete {path.parent} and run again")
+    return path
 
 
 _MANIFEST: Final = {

@@ -25,9 +25,16 @@ class Estimate:
     n: int
     unit: Literal["seed", "alias"]
     """What an independent observation is."""
-    seeds_for_power: float
-    """Seeds at which this mean and standard deviation would be significant (p < .05, two-sided) with
-    80 % probability; infinite when the mean is 0; NaN unless the unit is the seed and n ≥ 2."""
+    deviation: float
+    """Standard deviation of the units; NaN with fewer than 2, and for a difference of two groups."""
+
+    @property
+    def seeds_for_power(self) -> float:
+        """Seeds at which this mean and standard deviation would be significant (p < .05, two-sided) with
+        80 % probability; infinite when the mean is 0; NaN unless the unit is the seed and n ≥ 2."""
+        if self.unit != "seed" or self.n < 2:
+            return float("nan")
+        return seeds_for_power(self.mean, self.deviation)
 
     @property
     def significant(self) -> bool:
@@ -45,8 +52,7 @@ def estimate(values: Float[np.ndarray, "unit"], *, unit: Literal["seed", "alias"
         return Estimate(mean, float("nan"), float("nan"), float("nan"), n, unit, float("nan"))
     deviation = _deviation(values)
     half, p = _t_interval(mean, deviation / n**0.5, float(n - 1))
-    seeds = seeds_for_power(mean, deviation) if unit == "seed" else float("nan")
-    return Estimate(mean, mean - half, mean + half, p, n, unit, seeds)
+    return Estimate(mean, mean - half, mean + half, p, n, unit, deviation)
 
 
 def difference_over_aliases(

@@ -1,11 +1,15 @@
 """Control targets: what a probe scores where there is nothing to find."""
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 
 def shuffle_by_alias(
-    target: Shaped[np.ndarray, " example"], alias: Shaped[np.ndarray, " example"], *, seed: int
+    target: Shaped[np.ndarray, " example"],
+    alias: Shaped[np.ndarray, " example"],
+    *,
+    seed: int,
+    within: Int[np.ndarray, " example"] | None = None,
 ) -> Shaped[np.ndarray, " example"]:
     """Permute the labels among the aliases: the shuffled-label control.
 
@@ -19,26 +23,35 @@ def shuffle_by_alias(
         target: class of each example, constant within each alias.
         alias: name or index of each example's alias.
         seed: decides the permutation, together with the sorted aliases; the order of examples does not.
+        within: blocks of aliases; labels move inside a block only. With the folds of a cross-validation that
+            is stratified by the target, every fold keeps its classes, so that true and shuffled labels go
+            through exactly the same procedure, which makes the test exact.
 
     Returns:
         The shuffled class of each example.
 
     Raises:
-        ValueError: lengths differ, or the target varies within an alias.
+        ValueError: lengths differ, or the target or the block varies within an alias.
     """
     if alias.ndim != 1 or alias.shape != target.shape:
         raise ValueError(
             f"target and alias need one entry per example; their shapes are {target.shape} and {alias.shape}"
         )
     aliases, first, alias_index = np.unique(alias, return_index=True, return_inverse=True)
-    label = target[first]
-    varying = np.unique(alias_index[label[alias_index] != target])
-    if len(varying):
-        raise ValueError(
-            f"the target varies within {len(varying)} aliases (first: {aliases[varying[0]]}); "
-            "labels can be permuted among aliases only if each alias has one"
-        )
-    order = np.random.default_rng(seed).permutation(len(aliases))
+    block = np.zeros(len(alias), dtype=np.int64) if within is None else within
+    for name, values in (("target", target), ("block", block)):
+        varying = np.unique(alias_index[values[first][alias_index] != values])
+        if len(varying):
+            raise ValueError(
+                f"the {name} varies within {len(varying)} aliases (first: {aliases[varying[0]]}); "
+                "labels can be permuted among aliases only if each alias has one"
+            )
+    label, block = target[first], block[first]
+    draws = np.random.default_rng(seed)
+    order = np.arange(len(aliases))
+    for one in np.unique(block):
+        inside = np.flatnonzero(block == one)
+        order[inside] = draws.permutation(inside)
     shuffled: Shaped[np.ndarray, " example"] = label[order][alias_index]
     return shuffled
 
@@ -72,3 +85,77 @@ def random_label_per_alias(
     label = np.random.default_rng(seed).permutation(np.arange(len(aliases)) % n_classes)
     labels: Int[np.ndarray, " example"] = label[alias_index]
     return labels
+
+
+def matched(
+    target: Shaped[np.ndarray, " example"],
+    nuisance: Shaped[np.ndarray, " example"],
+    alias: Shaped[np.ndarray, " example"],
+    *,
+    seed: int,
+) -> Bool[np.ndarray, " example"]:
+    """Examples to keep so that every class has equally many aliases of each value of a nuisance variable.
+
+    A probe of the target can then not score by reading the nuisance. The nuisance here is when an alias was
+    learned: models linearly encode it (arXiv 2509.14223), so a probe that compares aliases of different
+    stages reads that. Values that some class lacks are dropped with all their aliases.
+
+    Args:
+        target: class of each example, constant within each alias.
+        nuisance: value of each example, constant within each alias.
+        alias: name or index of each example's alias.
+        seed: draws the aliases of the larger cells that are kept.
+
+    Returns:
+        True for examples to keep; all False where the classes share no value (they cannot be matched).
+
+    Raises:
+        ValueError: target or nuisance vary within an alias.
+    """
+    aliases, first, alias_index = np.unique(alias, return_index=True, return_inverse=True)
+    for name, values in (("target", target), ("nuisance", nuisance)):
+        if (values[first][alias_index] != values).any():
+            raise ValueError(f"the {name} varies within aliases; matching needs one value per alias")
+    classes, class_index = np.unique(target[first], return_inverse=True)
+    draws = np.random.default_rng(seed)
+    keep = np.zeros(len(aliases), dtype=bool)
+    for value in np.unique(nuisance):
+        cells = [np.flatnonzero((nuisance[first] == value) & (class_index == c)) for c in range(len(classes))]
+        smallest = min(len(cell) for cell in cells)
+        for cell in cells:
+            keep[draws.permutation(cell)[:smallest]] = True
+    kept: Bool[np.ndarray, " example"] = keep[alias_index]
+    return kept
+
+
+def corrected_p(
+    observed: Float[np.ndarray, " cell"], null: Float[np.ndarray, "draw cell"]
+) -> Float[np.ndarray, " cell"]:
+    """p-values of a whole grid by the maximum statistic (Westfall & Young 1993; Nichols & Holmes 2002, HBM 15:1).
+
+    A cell's score is compared with the largest score anywhere in the grid under each permutation, so that the
+    chance of even one false finding in the grid is at most the level. One-sided: large scores are findings.
+    The permutations must shuffle the labels of all cells alike.
+
+    Args:
+        observed: scores with the true labels. NaN: a cell that could not be scored; its p is NaN.
+        null: scores with permuted labels, the same cells.
+
+    Returns:
+        (1 + number of permutations whose maximum reaches the score) / (1 + number of permutations), so never
+        below 1 / (1 + permutations).
+
+    Raises:
+        ValueError: there is no permutation, or cells differ.
+    """
+    if null.ndim != 2 or len(null) == 0 or null.shape[1:] != observed.shape:
+        raise ValueError(
+            f"null has shape {null.shape}; expected (permutations, {len(observed)}) with at least one permutation"
+        )
+    scored = np.isfinite(observed)
+    result = np.full(len(observed), np.nan)
+    if scored.any():
+        largest = null[:, scored].max(axis=1)
+        reached = (largest[:, None] >= observed[scored] - 1e-12).sum(axis=0)
+        result[scored] = (1 + reached) / (1 + len(null))
+    return result

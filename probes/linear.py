@@ -1,30 +1,44 @@
 """Linear probes, scored on aliases that they were not fitted on."""
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
+from scipy.special import expit, logsumexp
 from scipy.stats import rankdata
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from probes.splits import alias_folds, check_no_leak, scorable
 
-_INNER_FOLDS: Final = 3
-_MAX_ITERATIONS: Final = 1000
+Method = Literal["logistic", "ridge", "difference-of-means", "whitened-difference-of-means"]
+
+METHODS: Final = get_args(Method)
+
+INNER_FOLDS: Final = 3
+"""Folds, by alias, among which the regularisation is chosen."""
+
+_MAX_ITERATIONS: Final = 10_000
+_TOLERANCE: Final = 1e-7
+_BINS: Final = 10
+"""Bins of confidence of the expected calibration error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeConfig:
     """How a probe is fitted and scored."""
 
-    method: Literal["logistic", "ridge"]
-    """`logistic`: scikit-learn's LogisticRegression, the reference for two classes. `ridge`: its
-    RidgeClassifier (least squares on ±1), much faster for many classes."""
+    method: Method
+    """`logistic`: scikit-learn's LogisticRegression, multinomial for more than two classes. `ridge`: its
+    RidgeClassifier (least squares on ±1), much faster for many classes. `difference-of-means`: the class whose
+    mean is nearest. `whitened-difference-of-means`: the same in the metric of the classes' pooled covariance,
+    scikit-learn's LinearDiscriminantAnalysis."""
     regularisation: tuple[float, ...]
-    """Inverse strength C (logistic) or strength α (ridge), for standardised features. One value is used as
+    """Inverse strength C (logistic), strength α (ridge) or shrinkage of the covariance, 0 … 1 (whitened), for
+    standardised features; a difference of means has none, and takes any one value. One value is used as
     it is; among several, the one with the best balanced accuracy on held-out aliases of the training
     folds is used, the earlier one on a tie."""
     n_folds: int = 5
@@ -33,13 +47,15 @@ class ProbeConfig:
     """Decides which aliases share a fold."""
 
     def __post_init__(self) -> None:
-        if self.method not in ("logistic", "ridge"):
-            raise ValueError(f"method is {self.method!r}; use 'logistic' or 'ridge'")
+        if self.method not in METHODS:
+            raise ValueError(f"method is {self.method!r}; use {', '.join(map(repr, METHODS))}")
         if not self.regularisation:
             raise ValueError("regularisation is empty; give at least one value")
         for value in self.regularisation:
             if not 0 < value < np.inf:
                 raise ValueError(f"regularisation has {value}; values must be positive and finite")
+            if self.method.startswith("whitened") and value > 1:
+                raise ValueError(f"regularisation has {value}; a shrinkage is from 0 to 1")
         if self.n_folds < 2:
             raise ValueError(f"n_folds is {self.n_folds}; cross-validation needs at least 2")
         if not 0 <= self.seed < 2**32:
@@ -66,7 +82,11 @@ class ProbeScore:
     balanced_accuracy: float
     """Mean over classes of the share of their examples that are predicted right, 0 … 1."""
     auc: float
-    """Two classes: `auc_within_folds`, 0 … 1. NaN for more classes."""
+    """`auc_within_folds`, 0 … 1, 0.5 at chance; of more than two classes the mean of each against the rest."""
+    log_loss: float
+    """Mean −log probability of the right class, in nats; NaN for a method without probabilities (ridge)."""
+    calibration_error: float
+    """Expected calibration error, see `calibration_error`; NaN without probabilities."""
     chance: float
     """Balanced accuracy of any prediction that does not depend on the example: 1 / number of classes."""
 
@@ -98,33 +118,63 @@ def cross_validate(
             or a training fold has too few aliases to choose among regularisation values.
     """
     features = _checked_features(x, target)
-    folds = alias_folds(alias, target, n_folds=config.n_folds, seed=config.seed)
-    classes = np.unique(target)
-    binary = len(classes) == 2
-    predicted = np.empty_like(target)
-    score = np.full(len(target), np.nan)
+    classes, code = np.unique(target, return_inverse=True)
     fold = np.empty(len(target), dtype=np.int64)
-    used = []
-    for k, (train, test) in enumerate(folds):
+    for k, (train, test) in enumerate(alias_folds(alias, target, n_folds=config.n_folds, seed=config.seed)):
         check_no_leak(alias, train, test)
-        used.append(_choose(features[train], target[train], alias[train], config))
-        probe = _probe(config.method, used[-1]).fit(features[train], target[train])
-        predicted[test] = probe.predict(features[test])
         fold[test] = k
-        if binary:
-            score[test] = probe.decision_function(features[test])
+    decision, used = held_out(features, code, alias, fold, config)
+    predicted = classes[_best(decision)]
     correct = predicted == target
+    likely = probability(decision) if has_probability(config.method) else None
     return ProbeScore(
         classes=classes,
         predicted=predicted,
         correct=correct,
-        score=score if binary else None,
+        score=decision[:, 0] if len(classes) == 2 else None,
         fold=fold,
-        regularisation=tuple(used),
+        regularisation=used,
         balanced_accuracy=balanced_accuracy(correct, target),
-        auc=auc_within_folds(score, target == classes[1], fold) if binary else float("nan"),
+        auc=auc_of_classes(decision, code, fold),
+        log_loss=float("nan") if likely is None else log_loss(likely, code),
+        calibration_error=float("nan") if likely is None else calibration_error(likely, code),
         chance=1 / len(classes),
     )
+
+
+def held_out(
+    x: Float[np.ndarray, "example feature"],
+    code: Int[np.ndarray, " example"],
+    alias: Shaped[np.ndarray, " example"],
+    fold: Int[np.ndarray, " example"],
+    config: ProbeConfig,
+) -> tuple[Float[np.ndarray, "example output"], tuple[float, ...]]:
+    """Decision value of every example by the probe of the fold that it was held out of, with scikit-learn.
+
+    Args:
+        x: activations, one row per example.
+        code: class of each example, 0, 1, …
+        alias: what the folds that choose the regularisation are split by.
+        fold: fold in which each example is tested.
+        config: method and regularisation.
+
+    Returns:
+        One column of decision values of class 1, or one column a class; and the regularisation of each fold.
+    """
+    classes = np.unique(code)
+    decision = np.empty((len(code), 1 if len(classes) == 2 else len(classes)))
+    used = []
+    for k in np.unique(fold):
+        train, test = fold != k, fold == k
+        used.append(_choose(x[train], code[train], alias[train], config))
+        probe = _probe(config.method, used[-1]).fit(x[train], code[train])
+        decision[test] = _columns(probe, x[test], classes)
+    return decision, tuple(used)
+
+
+def _best(decision: np.ndarray) -> np.ndarray:
+    """Predicted class; of two classes the first one where the decision value is exactly 0."""
+    return (decision[:, 0] > 0).astype(int) if decision.shape[1] == 1 else decision.argmax(axis=1)
 
 
 def balanced_accuracy(correct: Bool[np.ndarray, " example"], target: Shaped[np.ndarray, " example"]) -> float:
@@ -159,6 +209,53 @@ def auc_within_folds(
     return float(wins / pairs) if pairs else float("nan")
 
 
+def auc_of_classes(
+    decision: Float[np.ndarray, "example output"],
+    code: Int[np.ndarray, " example"],
+    fold: Int[np.ndarray, " example"],
+) -> float:
+    """`auc_within_folds` of two classes, or its mean over the classes, each against the rest.
+
+    Args:
+        decision: one column of scores of class 1, or one column a class.
+        code: class of each example, 0, 1, …
+        fold: fold in which it was tested.
+    """
+    if decision.shape[1] == 1:
+        return auc_within_folds(decision[:, 0], code == 1, fold)
+    each = [auc_within_folds(decision[:, c], code == c, fold) for c in range(decision.shape[1])]
+    return float(np.mean(each))
+
+
+def has_probability(method: Method) -> bool:
+    """Whether a method's decision values are log-odds (logits of the classes)."""
+    return method in ("logistic", "whitened-difference-of-means")
+
+
+def probability(decision: Float[np.ndarray, "example output"]) -> Float[np.ndarray, "example class"]:
+    """Class probabilities: the sigmoid of one column of log-odds, or the softmax of a column a class."""
+    if decision.shape[1] == 1:
+        return np.concatenate([expit(-decision), expit(decision)], axis=1)
+    found: Float[np.ndarray, "example class"] = np.exp(decision - logsumexp(decision, axis=1, keepdims=True))
+    return found
+
+
+def log_loss(likely: Float[np.ndarray, "example class"], code: Int[np.ndarray, " example"]) -> float:
+    """Mean −log probability of the right class, in nats; log K for K classes is what knowing nothing costs."""
+    return float(-np.log(np.maximum(likely[np.arange(len(code)), code], 1e-300)).mean())
+
+
+def calibration_error(likely: Float[np.ndarray, "example class"], code: Int[np.ndarray, " example"]) -> float:
+    """Expected calibration error (Guo et al. 2017, arXiv 1706.04599, eq. 3), 0 … 1, of the predicted class.
+
+    Mean over ten equal bins of confidence of |accuracy − mean confidence|, weighted by their examples.
+    """
+    confidence, right = likely.max(axis=1), likely.argmax(axis=1) == code
+    which = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    gap = np.bincount(which, weights=right - confidence, minlength=_BINS)
+    return float(np.abs(gap).sum() / len(code))
+
+
 def _checked_features(x: np.ndarray, target: np.ndarray) -> np.ndarray:
     """A float64 copy of `x`, which is known to be a finite matrix with a row per example."""
     if x.ndim != 2 or x.shape[1] == 0:
@@ -175,13 +272,38 @@ def _checked_features(x: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.array(x, dtype=np.float64)
 
 
-def _probe(method: Literal["logistic", "ridge"], value: float) -> Any:
+def _probe(method: Method, value: float) -> Any:
     """An unfitted scikit-learn pipeline."""
     if method == "logistic":
-        model = LogisticRegression(C=value, class_weight="balanced", max_iter=_MAX_ITERATIONS)
-    else:
+        model = LogisticRegression(C=value, class_weight="balanced", max_iter=_MAX_ITERATIONS, tol=_TOLERANCE)
+    elif method == "ridge":
         model = RidgeClassifier(alpha=value, class_weight="balanced")
+    elif method == "whitened-difference-of-means":
+        model = _EqualPriors(solver="lsqr", shrinkage=value)
+    else:  # with a covariance shrunk to a multiple of the identity the nearest mean decides
+        return make_pipeline(_EqualPriors(solver="lsqr", shrinkage=1.0))
     return make_pipeline(StandardScaler(), model)
+
+
+class _EqualPriors(LinearDiscriminantAnalysis):  # type: ignore[misc]
+    """scikit-learn's, with classes weighted equally however many there are."""
+
+    def fit(self, x: np.ndarray, y: np.ndarray) -> "_EqualPriors":
+        n = len(np.unique(y))
+        self.priors = np.full(n, 1 / n)
+        super().fit(x, y)
+        return self
+
+
+def _columns(probe: Any, x: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Decision values as a column a class of `classes` (two: one column); −∞ for a class not fitted on."""
+    found = probe.decision_function(x)
+    if found.ndim == 1 and len(classes) == 2:
+        return np.asarray(found)[:, None]
+    seen = np.searchsorted(classes, probe.classes_)
+    columns = np.full((len(x), len(classes)), -np.inf)
+    columns[:, seen] = np.stack([-found, found], axis=1) if found.ndim == 1 else found
+    return columns
 
 
 def _choose(x: np.ndarray, target: np.ndarray, alias: np.ndarray, config: ProbeConfig) -> float:
@@ -191,7 +313,7 @@ def _choose(x: np.ndarray, target: np.ndarray, alias: np.ndarray, config: ProbeC
     keep = scorable(alias, target)  # a class with two aliases has one left in some training folds
     x, target, alias = x[keep], target[keep], alias[keep]
     try:
-        folds = alias_folds(alias, target, n_folds=_INNER_FOLDS, seed=config.seed)
+        folds = alias_folds(alias, target, n_folds=INNER_FOLDS, seed=config.seed)
     except ValueError as error:
         raise ValueError(
             f"a training fold has too few aliases to choose among {len(config.regularisation)} values of "

@@ -1,13 +1,16 @@
 """Cross-validation by alias: an alias is never on both sides of a split.
 
 Examples of one alias share its embedding, so a probe that has seen one of them can recognise the others
-by name. Only a probe that is tested on new aliases says what activations have in common.
+by name. Only a probe that is tested on new aliases says what activations have in common. The same holds
+for whatever else examples may share, their integer or their list: `united` joins several groupings into one.
 """
 
 import warnings
 
 import numpy as np
+import scipy.sparse
 from jaxtyping import Bool, Int, Shaped
+from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 Fold = tuple[Int[np.ndarray, " _"], Int[np.ndarray, " _"]]
@@ -94,20 +97,53 @@ def scorable(
     return keep
 
 
+def united(
+    alias: Shaped[np.ndarray, " example"], other: Shaped[np.ndarray, " example"]
+) -> Int[np.ndarray, " example"]:
+    """Groups to split by so that neither an alias nor a value of `other` is ever on both sides.
+
+    Examples that share an alias or a value belong together, and so do those that a chain of such examples
+    links. `alias_folds(united(alias, integer), …)` tests a probe on integers that it was not fitted on. For a
+    target that `other` determines there is no such test: every class would be in one group.
+
+    Returns:
+        Index of each example's group, 0, 1, …
+
+    Raises:
+        ValueError: lengths differ.
+    """
+    if alias.ndim != 1 or alias.shape != other.shape:
+        raise ValueError(f"groups need one entry per example; their shapes are {alias.shape}, {other.shape}")
+    first, second = (np.unique(g, return_inverse=True)[1] for g in (alias, other))
+    n_first, n = int(first.max(initial=-1)) + 1, len(first)
+    size = n_first + int(second.max(initial=-1)) + 1
+    links = scipy.sparse.coo_array((np.ones(n), (first, n_first + second)), shape=(size, size))
+    groups: Int[np.ndarray, " example"] = connected_components(links, directed=False)[1][first].astype(
+        np.int64
+    )
+    return groups
+
+
 def check_no_leak(
-    alias: Shaped[np.ndarray, " example"], train: Int[np.ndarray, " _"], test: Int[np.ndarray, " _"]
+    group: Shaped[np.ndarray, " example"],
+    train: Int[np.ndarray, " _"],
+    test: Int[np.ndarray, " _"],
+    *,
+    what: str = "alias",
 ) -> None:
-    """Raise a ValueError that names the aliases whose examples are both in `train` and in `test`.
+    """Raise a ValueError that names the groups whose examples are both in `train` and in `test`.
 
     Args:
-        alias: name or index of each example's alias.
+        group: name or index of each example's alias, or of what else must not be shared.
         train: indices of the training examples.
         test: indices of the test examples.
+        what: what a group is: `alias`, `integer`, `list`.
     """
-    shared = np.intersect1d(alias[train], alias[test])
+    shared = np.intersect1d(group[train], group[test])
     if len(shared):
+        plural = what + ("es" if what.endswith("s") else "s")
         raise ValueError(
-            f"{len(shared)} aliases are both in training and test: {_named(shared)}; split by alias"
+            f"{len(shared)} {plural} are both in training and test: {_named(shared)}; split by {what}"
         )
 
 

@@ -1,0 +1,99 @@
+"""Are two probes the same direction? Cosines between places, seeds and checkpoints, beside a null.
+
+A cosine of two directions in activations is not 0 by chance: activations vary in few directions, and any probe
+lies in these. So each cosine stands beside those with the directions of shuffled labels.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mechocl.folders import Checkpoint
+
+Directions = Mapping[str, Tensor]
+"""`probe/site/layer` → unit directions (position, draw, feature, output), as `probing.probe` gives them."""
+
+BETWEEN_PLACES: Final = "places of a model"
+BETWEEN_CHECKPOINTS: Final = "checkpoints of a seed"
+BETWEEN_SEEDS: Final = "seeds"
+
+
+def compare(found: Sequence[tuple[Checkpoint, Directions]], *, probe: str) -> pd.DataFrame:
+    """Cosines of a two-class probe's directions at the same position.
+
+    Between the places (sites, layers) of each checkpoint, and at the same place between checkpoints of one seed
+    and between seeds (of the last checkpoint of each). Only activations of equal width are compared. Directions of
+    different seeds live in unrelated bases: their cosines are there to be seen to be null.
+
+    Returns:
+        Rows `compared` (one of the three), `first`, `second` (what is compared), `position` (its index), `cosine`, and `null`:
+        what 95 % of |cosine| stay below when one of the two is fitted on shuffled labels. Empty for a probe of
+        more classes, or without shuffles.
+    """
+    rows = []
+    own = [(c, {k: v for k, v in d.items() if k.split("/")[0] == probe}) for c, d in found]
+    for what, first, second, a, b in _pairs(own):
+        if a.shape != b.shape or a.shape[-1] > 1 or a.shape[1] < 2:
+            continue
+        for i in range(len(a)):
+            if not (a[i, 0].any() and b[i, 0].any()):
+                continue
+            null = torch.cat([b[i, 1:, :, 0] @ a[i, 0, :, 0], a[i, 1:, :, 0] @ b[i, 0, :, 0]])
+            rows.append(
+                {
+                    "compared": what,
+                    "first": first,
+                    "second": second,
+                    "position": i,
+                    "cosine": float(a[i, 0, :, 0] @ b[i, 0, :, 0]),
+                    "null": float(np.quantile(null.abs().numpy(), 0.95)),
+                }
+            )
+    columns = ["compared", "first", "second", "position", "cosine", "null"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _pairs(
+    found: Sequence[tuple[Checkpoint, Directions]],
+) -> Iterator[tuple[str, str, str, Tensor, Tensor]]:
+    """What is compared, the names of the two, and their directions."""
+    for checkpoint, directions in found:
+        where = _name(checkpoint)
+        for a, b in combinations(directions, 2):
+            yield BETWEEN_PLACES, f"{where}, {_place(a)}", _place(b), directions[a], directions[b]
+    last: dict[int, tuple[Checkpoint, Directions]] = {}
+    for checkpoint, directions in found:
+        if checkpoint.seed not in last or _when(checkpoint) > _when(last[checkpoint.seed][0]):
+            last[checkpoint.seed] = (checkpoint, directions)
+    for checkpoint, directions in found:
+        final, finally_ = last[checkpoint.seed]
+        if _when(checkpoint) < _when(final):
+            for key in directions.keys() & finally_.keys():
+                yield (
+                    BETWEEN_CHECKPOINTS,
+                    f"{_name(checkpoint)}, {_place(key)}",
+                    _name(final),
+                    directions[key],
+                    finally_[key],
+                )
+    for (one, a_all), (two, b_all) in combinations(last.values(), 2):
+        for key in sorted(a_all.keys() & b_all.keys()):
+            yield BETWEEN_SEEDS, f"{_name(one)}, {_place(key)}", _name(two), a_all[key], b_all[key]
+
+
+def _when(checkpoint: Checkpoint) -> tuple[int, int]:
+    return checkpoint.stage, checkpoint.step
+
+
+def _name(checkpoint: Checkpoint) -> str:
+    return f"seed {checkpoint.seed}, stage {checkpoint.stage} step {checkpoint.step}"
+
+
+def _place(key: str) -> str:
+    _, site, layer = key.split("/")
+    return "embedding" if (site, layer) == ("resid_pre", "0") else f"L{layer} {site}"

@@ -1,0 +1,244 @@
+"""The probes of `probes.linear` for many sites and many labellings at once, in torch.
+
+A layer × position grid with a permutation test needs sites × permutations × folds fits of the same examples. They
+share the activations: one eigendecomposition of a site's training examples serves all labellings, and what is
+left are matrix products, on a CPU or a GPU. scikit-learn is the reference; `tests/test_batched.py` compares.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from einops import einsum, rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probes.linear import Method
+
+_ITERATIONS: Final = 100
+_TOLERANCE: Final = 1e-4
+"""Largest gradient entry of the mean loss of a fit at which the search ends, in preconditioned coordinates."""
+
+_ELEMENTS: Final = 2**25
+"""Numbers that one block of labellings may hold at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fits:
+    """One linear probe for each site and labelling."""
+
+    mean: Float[Tensor, "site 1 feature"]
+    scale: Float[Tensor, "site 1 feature"]
+    """Features are (x − mean) / scale; a constant feature is 0."""
+    weight: Float[Tensor, "site draw feature output"]
+    """Of the scaled features. `output`: one for two classes (the second is positive), else one a class."""
+    intercept: Float[Tensor, "site draw output"]
+
+    def decision(self, x: Float[Tensor, "site example feature"]) -> Float[Tensor, "site draw example output"]:
+        """Decision values as scikit-learn's `decision_function`: log-odds or logits (logistic, whitened), or scores."""
+        z = _scaled(x, self.mean, self.scale)
+        found: Tensor = einsum(z, self.weight, "site n f, site draw f out -> site draw n out")
+        return found + self.intercept[:, :, None]
+
+    @property
+    def direction(self) -> Float[Tensor, "site draw feature output"]:
+        """Unit vectors in the space of the activations along which a decision value rises fastest.
+
+        Zero where the fit found nothing (all features constant).
+        """
+        raw = self.weight / rearrange(self.scale, "site 1 f -> site 1 f 1")
+        length = raw.norm(dim=2, keepdim=True)
+        return torch.where(length > 0, raw / length, raw)
+
+
+def fit(
+    x: Float[Tensor, "site example feature"],
+    labels: Int[Tensor, "draw example"],
+    *,
+    n_classes: int,
+    method: Method,
+    regularisation: float,
+) -> Fits:
+    """Fit one probe for each site and labelling, with classes weighted equally, as `probes.linear` does.
+
+    Args:
+        x: activations at each site, floating point, the same examples in each.
+        labels: labellings of the examples, codes 0 … n_classes − 1; each must have every class.
+        n_classes: number of classes.
+        method: see `probes.linear.ProbeConfig`.
+        regularisation: its value for the method.
+
+    Raises:
+        ValueError: a labelling lacks a class.
+    """
+    counts = torch.nn.functional.one_hot(labels, n_classes).sum(1)
+    if int(counts.min()) == 0:
+        draw = int((counts == 0).any(1).nonzero()[0])
+        raise ValueError(
+            f"labelling {draw} has no example of class {int(counts[draw].argmin())} to learn from; "
+            "use fewer folds or more aliases"
+        )
+    mean, scale = _standardisation(x)
+    if method == "difference-of-means":
+        scale = torch.where(scale.isfinite(), 1.0, scale)
+    z = _scaled(x, mean, scale)
+    outputs = 1 if n_classes == 2 else n_classes
+    per_draw = len(x) * max(x.shape[1] * outputs, x.shape[2] * max(x.shape[1:]) * (method != "logistic"))
+    parts = [
+        _fit_block(z, block, n_classes, method, regularisation)
+        for block in torch.split(labels, max(1, _ELEMENTS // per_draw))
+    ]
+    weight, intercept = (torch.cat([part[i] for part in parts], dim=1) for i in (0, 1))
+    return Fits(mean=mean, scale=scale, weight=weight, intercept=intercept)
+
+
+def cross_validated(
+    x: Float[Tensor, "site example feature"],
+    labels: Int[Tensor, "draw example"],
+    fold: Int[Tensor, "example"],
+    *,
+    n_classes: int,
+    method: Method,
+    regularisation: float,
+) -> Float[Tensor, "site draw example output"]:
+    """Decision value of every example by the probe of the fold that it was held out of.
+
+    Raises ValueError when a labelling lacks a class outside a fold.
+    """
+    outputs = 1 if n_classes == 2 else n_classes
+    found = torch.empty(len(x), len(labels), x.shape[1], outputs, dtype=x.dtype, device=x.device)
+    for k in torch.unique(fold).tolist():
+        test = fold == k
+        probe = fit(
+            x[:, ~test],
+            labels[:, ~test],
+            n_classes=n_classes,
+            method=method,
+            regularisation=regularisation,
+        )
+        found[:, :, test] = probe.decision(x[:, test])
+    return found
+
+
+def _standardisation(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each feature; infinity, which scales it to 0, for a constant one."""
+    mean = x.mean(1, keepdim=True)
+    deviation = (x - mean).square().mean(1, keepdim=True).sqrt()
+    rounding = 10 * torch.finfo(x.dtype).eps * x.abs().amax(1, keepdim=True)
+    return mean, torch.where(deviation > rounding, deviation, torch.inf)
+
+
+def _scaled(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    return (x - mean) / scale
+
+
+def _weights(labels: Tensor, n_classes: int, dtype: torch.dtype) -> Tensor:
+    """scikit-learn's `class_weight="balanced"`: examples / (classes × examples of the class); draw × example."""
+    counts = torch.nn.functional.one_hot(labels, n_classes).sum(1).to(dtype)
+    return (labels.shape[1] / (n_classes * counts)).gather(1, labels)
+
+
+def _fit_block(
+    z: Tensor, labels: Tensor, n_classes: int, method: Method, regularisation: float
+) -> tuple[Tensor, Tensor]:
+    """Weight (site, draw, feature, output) and intercept (site, draw, output)."""
+    if method == "logistic":
+        return _logistic(z, labels, n_classes, regularisation)
+    if method == "ridge":
+        return _ridge(z, labels, n_classes, regularisation)
+    return _means(z, labels, n_classes, regularisation if method == "whitened-difference-of-means" else None)
+
+
+def _ridge(z: Tensor, labels: Tensor, n_classes: int, alpha: float) -> tuple[Tensor, Tensor]:
+    """Weighted least squares on ±1 with an unpenalised intercept, in closed form."""
+    w = _weights(labels, n_classes, z.dtype)
+    y = 2 * torch.nn.functional.one_hot(labels, n_classes).to(z.dtype) - 1
+    y = y[..., 1:] if n_classes == 2 else y
+    total = w.sum(1)
+    y_mean = einsum(w, y, "draw n, draw n out -> draw out") / total[:, None]
+    z_mean = einsum(w, z, "draw n, site n f -> site draw f") / total[:, None]
+    gram = _second_moments(w, z)
+    gram = gram - total[:, None, None] * z_mean[..., :, None] * z_mean[..., None, :]
+    cross = einsum(w[..., None] * (y - y_mean[:, None]), z, "draw n out, site n f -> site draw f out")
+    eye = torch.eye(z.shape[2], dtype=z.dtype, device=z.device)
+    weight = torch.linalg.solve(gram + alpha * eye, cross)
+    return weight, y_mean - einsum(z_mean, weight, "site draw f, site draw f out -> site draw out")
+
+
+def _second_moments(w: Tensor, z: Tensor) -> Tensor:
+    """Σ w z zᵀ over the examples for each site and labelling: one matrix product for a block of features."""
+    rows = max(1, _ELEMENTS // (z.shape[0] * z.shape[1] * z.shape[2]))
+    parts = []
+    for block in torch.split(z, rows, dim=2):
+        products = rearrange(einsum(block, z, "site n f, site n g -> site n f g"), "site n f g -> n site f g")
+        parts.append(torch.tensordot(w, products, dims=1))  # draw, site, f, g
+    return rearrange(torch.cat(parts, dim=2), "draw site f g -> site draw f g")
+
+
+def _means(z: Tensor, labels: Tensor, n_classes: int, shrinkage: float | None) -> tuple[Tensor, Tensor]:
+    """Nearest class mean; with shrinkage in the metric of the classes' pooled covariance (LDA, equal priors)."""
+    hot = torch.nn.functional.one_hot(labels, n_classes).to(z.dtype)
+    hot = hot / hot.sum(1, keepdim=True)
+    means = einsum(hot, z, "draw n c, site n f -> site draw c f")
+    if shrinkage is None:
+        towards = means
+    else:
+        second = _second_moments(hot.mean(2), z)
+        covariance = second - einsum(means, means, "s d c f, s d c g -> s d f g") / n_classes
+        d = z.shape[2]
+        level = covariance.diagonal(dim1=-2, dim2=-1).sum(-1) / d
+        eye = torch.eye(d, dtype=z.dtype, device=z.device)
+        shrunk = (1 - shrinkage) * covariance + (shrinkage * level + (level == 0))[..., None, None] * eye
+        towards = torch.linalg.solve(shrunk, means.mT).mT
+    intercept = -0.5 * (means * towards).sum(-1)
+    weight = rearrange(towards, "site draw c f -> site draw f c")
+    if n_classes == 2:
+        weight, intercept = weight[..., 1:] - weight[..., :1], intercept[..., 1:] - intercept[..., :1]
+    return weight, intercept
+
+
+def _logistic(z: Tensor, labels: Tensor, n_classes: int, c: float) -> tuple[Tensor, Tensor]:
+    """Penalised logistic regression: all fits are one convex problem, solved by torch's L-BFGS.
+
+    The coordinates are those in which Böhning's bound on the Hessian (Böhning & Lindsay 1988), which all labellings
+    share, is the identity.
+    """
+    w = _weights(labels, n_classes, z.dtype)
+    outputs = 1 if n_classes == 2 else n_classes
+    curvature = c * (0.25 if n_classes == 2 else 0.5)
+    sites, n, d = z.shape
+    bound = curvature * z.mT @ z + torch.eye(d, dtype=z.dtype, device=z.device)
+    root = torch.linalg.cholesky(bound).mT  # upper: rootᵀ root = bound
+    unit = (curvature * n) ** -0.5
+    theta = torch.zeros(sites, d, len(labels) * outputs, dtype=z.dtype, device=z.device, requires_grad=True)
+    bias = torch.zeros(sites, len(labels), outputs, dtype=z.dtype, device=z.device, requires_grad=True)
+    sign = (2 * labels - 1).to(z.dtype)[..., None]
+    hot = torch.nn.functional.one_hot(labels, n_classes).to(z.dtype)
+    search = torch.optim.LBFGS(
+        [theta, bias],
+        max_iter=_ITERATIONS,
+        tolerance_grad=_TOLERANCE,
+        tolerance_change=0.0,
+        history_size=8,
+        line_search_fn="strong_wolfe",
+    )
+
+    def weight() -> Tensor:
+        found: Tensor = torch.linalg.solve_triangular(root, theta, upper=True)
+        return rearrange(found, "site f (draw out) -> site f draw out", out=outputs)
+
+    def loss() -> Tensor:
+        search.zero_grad()
+        with torch.enable_grad():
+            v = weight()
+            logits = einsum(z, v, "site n f, site f draw out -> site draw n out") + unit * bias[:, :, None]
+            if outputs == 1:
+                each = torch.nn.functional.softplus(-sign * logits)[..., 0]
+            else:
+                each = logits.logsumexp(-1) - (hot * logits).sum(-1)
+            value = c * (w * each).sum() + 0.5 * v.square().sum()
+            value.backward()  # type: ignore[no-untyped-call]
+        return value.detach()
+
+    search.step(loss)  # type: ignore[no-untyped-call]
+    return rearrange(weight().detach(), "site f draw out -> site draw f out"), unit * bias.detach()

@@ -1,0 +1,251 @@
+"""A whole grid of sites, cross-validated with the true labels and with shuffled ones."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from scipy.stats import rankdata
+
+from probes import batched, linear
+from probes.controls import shuffle_by_alias
+from probes.linear import INNER_FOLDS, ProbeConfig
+from probes.splits import alias_folds, check_no_leak
+
+Solver = Literal["auto", "scikit-learn", "torch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridScores:
+    """Scores of one probe at every site, for each labelling: the true one first, then the shuffled ones."""
+
+    classes: Shaped[np.ndarray, " class"]
+    """The target's classes, ascending."""
+    code: Int[np.ndarray, "draw example"]
+    """Class of each example in each labelling, as an index into `classes`."""
+    fold: Int[np.ndarray, " example"]
+    decision: Float[np.ndarray, "site example output"]
+    """Held-out decision values with the true labels: one column for two classes, else one a class."""
+    balanced_accuracy: Float[np.ndarray, "site draw"]
+    """0 … 1."""
+    auc: Float[np.ndarray, "site draw"]
+    """`linear.auc_of_classes`. Of more than two classes with the true labels alone; NaN for shuffled ones."""
+    regularisation: Float[np.ndarray, "site fold"]
+    """Value used with the true labels."""
+
+
+def labellings(
+    target: Shaped[np.ndarray, " example"],
+    alias: Shaped[np.ndarray, " example"],
+    fold: Int[np.ndarray, " example"],
+    *,
+    shuffles: int,
+    seed: int,
+) -> Int[np.ndarray, "draw example"]:
+    """The target as codes 0, 1, …, then shuffles of it over the aliases of a fold (`shuffle_by_alias`)."""
+    _, code = np.unique(target, return_inverse=True)
+    shuffled = [
+        shuffle_by_alias(code, alias, seed=seed + i, within=fold if _inside_folds(alias, fold) else None)
+        for i in range(shuffles)
+    ]
+    return np.stack([code, *shuffled])
+
+
+def cross_validate_grid(
+    x: Float[torch.Tensor, "site example feature"],
+    target: Shaped[np.ndarray, " example"],
+    alias: Shaped[np.ndarray, " example"],
+    *,
+    config: ProbeConfig,
+    shuffles: int,
+    group: Shaped[np.ndarray, " example"] | None = None,
+    what: str = "alias",
+    solver: Solver = "auto",
+    fold: Int[np.ndarray, " example"] | None = None,
+) -> GridScores:
+    """Cross-validated scores at every site with the true labels and with shuffled ones.
+
+    All labellings go through the same procedure: the same folds, which are stratified by the target, inside
+    which labels are shuffled by alias, and the same choice of regularisation.
+
+    Args:
+        x: activations at each site, the same examples in each.
+        target: class of each example, constant within each alias if there are shuffles.
+        alias: name or index of each example's alias.
+        config: method, regularisation, folds, seed.
+        shuffles: number of shuffled labellings.
+        group: what must not be on both sides of a split; default: the alias (`splits.united` for more).
+        what: what a group is, for errors.
+        solver: `scikit-learn`, the reference; `torch`, all fits at once on x's device; `auto`: torch on a GPU
+            and wherever there are shuffles or more than one site, where it is faster on a CPU too.
+        fold: fold of each example, where it is given and not drawn: a control that needs another split.
+
+    Raises:
+        ValueError: as `linear.cross_validate`, and an example is NaN or infinite.
+    """
+    bad = ~torch.isfinite(x).all(dim=2)
+    if bool(bad.any()):
+        site, example = torch.nonzero(bad)[0].tolist()
+        raise ValueError(
+            f"{int(bad.sum())} activations are not finite, the first at site {site}, example {example}; "
+            "the model is broken there, or the examples are; drop or repair them"
+        )
+    group = alias if group is None else group
+    if fold is None:
+        fold = np.empty(len(target), dtype=np.int64)
+        for k, (train, test) in enumerate(
+            alias_folds(group, target, n_folds=config.n_folds, seed=config.seed)
+        ):
+            check_no_leak(group, train, test, what=what)
+            check_no_leak(alias, train, test)
+            fold[test] = k
+    codes = labellings(target, alias, fold, shuffles=shuffles, seed=config.seed + 1)
+    use_torch = solver != "scikit-learn"
+    decide = _torch_decisions if use_torch else _scikit_learn_decisions
+    decision, used = decide(x, codes, fold, group, config)
+    return GridScores(
+        classes=np.unique(target),
+        code=codes,
+        fold=fold,
+        decision=decision[:, 0],
+        balanced_accuracy=_balanced_accuracy(decision, codes),
+        auc=_auc(decision, codes, fold),
+        regularisation=used,
+    )
+
+
+def _inside_folds(alias: np.ndarray, fold: np.ndarray) -> bool:
+    """Whether every alias is in one fold only."""
+    _, first, index = np.unique(alias, return_index=True, return_inverse=True)
+    return bool((fold[first][index] == fold).all())
+
+
+def _torch_decisions(
+    x: torch.Tensor, codes: np.ndarray, fold: np.ndarray, group: np.ndarray, config: ProbeConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Decisions (site, draw, example, output), and the regularisation used with the true labels (site, fold)."""
+    n_classes = int(codes.max()) + 1
+    labels = torch.as_tensor(codes, device=x.device)
+    values = config.regularisation
+    where = torch.as_tensor(fold, device=x.device)
+    if len(values) == 1:
+        found = batched.cross_validated(
+            x, labels, where, n_classes=n_classes, method=config.method, regularisation=values[0]
+        )
+        return found.cpu().numpy(), np.full((len(x), fold.max() + 1), values[0])
+    decision = torch.empty(len(x), len(labels), x.shape[1], 1 if n_classes == 2 else n_classes, dtype=x.dtype)
+    used = np.empty((len(x), fold.max() + 1))
+    for k in range(fold.max() + 1):
+        train, test = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+        best = _chosen(x[:, train], codes[:, train], group[train], config)
+        used[:, k] = np.asarray(values)[best[:, 0]]
+        for v, value in enumerate(values):
+            if not (best == v).any():
+                continue
+            probe = batched.fit(
+                x[:, train],
+                labels[:, train],
+                n_classes=n_classes,
+                method=config.method,
+                regularisation=value,
+            )
+            here = probe.decision(x[:, test]).cpu()
+            sites, draws = np.nonzero(best == v)
+            decision[sites[:, None], draws[:, None], test] = here[sites, draws]
+    return decision.numpy(), used
+
+
+def _chosen(x: torch.Tensor, codes: np.ndarray, group: np.ndarray, config: ProbeConfig) -> np.ndarray:
+    """Index of the best value for each site and labelling, by balanced accuracy over inner folds; site × draw."""
+    n_classes = int(codes.max()) + 1
+    labels = torch.as_tensor(codes, device=x.device)
+    inner = np.empty(codes.shape[1], dtype=np.int64)
+    try:
+        for k, (_, test) in enumerate(alias_folds(group, codes[0], n_folds=INNER_FOLDS, seed=config.seed)):
+            inner[test] = k
+    except ValueError as error:
+        raise ValueError(
+            f"a training fold has too few aliases to choose among {len(config.regularisation)} values of "
+            f"regularisation; give one value ({error})"
+        ) from error
+    where = torch.as_tensor(inner, device=x.device)
+    scores = []
+    for value in config.regularisation:
+        found = batched.cross_validated(
+            x, labels, where, n_classes=n_classes, method=config.method, regularisation=value
+        )
+        scores.append(_balanced_accuracy(found.cpu().numpy(), codes))
+    best: np.ndarray = np.argmax(np.stack(scores), axis=0)
+    return best
+
+
+def _scikit_learn_decisions(
+    x: torch.Tensor, codes: np.ndarray, fold: np.ndarray, group: np.ndarray, config: ProbeConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `_torch_decisions`, one fit after the other."""
+    features = x.cpu().numpy().astype(np.float64)
+    found = np.empty((len(x), len(codes), x.shape[1], 1 if codes.max() == 1 else codes.max() + 1))
+    used = np.empty((len(x), fold.max() + 1))
+    for s in range(len(x)):
+        for d, code in enumerate(codes):
+            found[s, d], chosen = linear.held_out(features[s], code, group, fold, config)
+            if d == 0:
+                used[s] = chosen
+    return found, used
+
+
+def _predicted(decision: np.ndarray) -> np.ndarray:
+    return (decision[..., 0] > 0).astype(int) if decision.shape[-1] == 1 else decision.argmax(-1)
+
+
+def _balanced_accuracy(decision: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Of each site and labelling; a decision value of exactly 0 counts for the first class, as in scikit-learn."""
+    correct = _predicted(decision) == codes
+    shares = [
+        (correct & (codes == c)).sum(-1) / np.maximum((codes == c).sum(-1), 1) for c in range(codes.max() + 1)
+    ]
+    accuracy: np.ndarray = np.mean(shares, axis=0)
+    return accuracy
+
+
+def _auc(decision: np.ndarray, codes: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """`linear.auc_of_classes` of each site and labelling; of many classes, which cost most, the first labelling's."""
+    outputs = decision.shape[-1]
+    found = np.full(decision.shape[:2], np.nan)
+    draws = len(codes) if outputs == 1 else 1
+    wins = np.zeros((len(decision), draws, outputs))
+    pairs = np.zeros((draws, outputs))
+    for k in np.unique(fold):
+        inside = fold == k
+        ranks = rankdata(decision[:, :draws, inside], axis=2)
+        positive = np.stack(
+            [codes[:draws, inside] == (1 if outputs == 1 else c) for c in range(outputs)], axis=-1
+        )
+        n = positive.sum(1)  # draw, output
+        wins += (ranks * positive).sum(2) - n * (n + 1) / 2
+        pairs += n * (inside.sum() - n)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found[:, :draws] = (wins / pairs).mean(-1)
+    return found
+
+
+def single(config: ProbeConfig, value: float) -> ProbeConfig:
+    """The same probe at one value of its regularisation."""
+    return replace(config, regularisation=(value,))
+
+
+def directions(
+    x: Float[torch.Tensor, "site example feature"],
+    codes: Int[np.ndarray, "draw example"],
+    *,
+    config: ProbeConfig,
+) -> Float[torch.Tensor, "site draw feature output"]:
+    """Unit directions of probes fitted on all examples, in the space of the activations.
+
+    With several values of the regularisation the middle one is used: a direction has no held-out score.
+    """
+    value = sorted(config.regularisation)[(len(config.regularisation) - 1) // 2]
+    labels = torch.as_tensor(codes, device=x.device)
+    probe = batched.fit(x, labels, n_classes=int(codes.max()) + 1, method=config.method, regularisation=value)
+    return probe.direction
