@@ -283,8 +283,12 @@ def _check_answer(address: str) -> None:
         raise MechoclError(
             f"--address {address}: what listens there does not answer as Ray; {start}"
         ) from None
-    # where it asks for a token, Ray is there; `ray.init` knows where tokens are, this check does not
-    if asked.returncode and "AuthenticationError" not in asked.stderr:
+    if "AuthenticationError" in asked.stderr:
+        raise MechoclError(
+            f"--address {address}: Ray there asks for another token; set RAY_AUTH_MODE=token here, with the "
+            "cluster's token in ~/.ray/auth_token or RAY_AUTH_TOKEN"
+        )
+    if asked.returncode:
         if place is None:
             raise MechoclError(f"--address {address}: no Ray runs on this machine; {start}")
         why = " ".join(asked.stderr.rpartition("Error: ")[2].split())

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -31,6 +32,7 @@ def nodes() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # of the jobs below
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.delenv("RAY_ADDRESS", raising=False)
         from ray.cluster_utils import Cluster
 
@@ -145,6 +147,17 @@ def test_an_address_where_something_else_listens(
         address = f"127.0.0.1:{other.getsockname()[1]}"
         line = fails(capsys, tmp_path, "--on", "ray", "--address", address)
     assert "what listens there does not answer as Ray" in line
+
+
+@pytest.mark.usefixtures("unasked")
+def test_an_address_that_asks_for_a_token(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "Traceback …\nray.exceptions.AuthenticationError: RPC error: InvalidAuthToken\n"
+    answer = subprocess.CompletedProcess([], 1, "", said)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
+    line = fails(capsys, tmp_path, "--on", "ray", "--address", "auto")
+    assert "--address auto: Ray there asks for another token; set RAY_AUTH_MODE=token here" in line
 
 
 @pytest.mark.parametrize(
