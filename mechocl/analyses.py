@@ -133,6 +133,12 @@ ANALYSES: Final[dict[str, Analysis]] = {
 }
 
 
+def compute(name: str, subject: Subject, config: Any) -> Found:
+    """What an analysis finds; nothing is saved."""
+    found = ANALYSES[name].compute(subject, config)
+    return Found(found) if isinstance(found, pd.DataFrame) else found
+
+
 def inputs(
     folder: SeedFolder,
     name: str,
@@ -217,9 +223,7 @@ def analyse(
     if saved is not None:
         return saved
     subject = subject_of(folder, stage=stage, device=device, checkpoint=checkpoint, cache=cache)
-    found = ANALYSES[name].compute(subject, config)
-    if isinstance(found, pd.DataFrame):
-        found = Found(found)
+    found = compute(name, subject, config)
     found.rows.insert(0, "seed", folder.seed)
     run.save_result(name, key, found.rows, found.arrays)
     return found.rows

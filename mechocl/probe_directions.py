@@ -31,31 +31,25 @@ def compare(found: Sequence[tuple[Checkpoint, Directions]], *, probe: str) -> pd
     different seeds live in unrelated bases: their cosines are there to be seen to be null.
 
     Returns:
-        Rows `compared` (one of the three), `first`, `second` (what is compared), `position` (its index), `cosine`, and `null`:
-        what 95 % of |cosine| stay below when one of the two is fitted on shuffled labels. Empty for a probe of
-        more classes, or without shuffles.
+        Rows `compared` (one of the three), `first`, `second` (what is compared), `position` (its index), `cosine`, and
+        `null`: what 95 % of |cosine| stay below, over all pairs of that kind, when both probes are fitted on the same
+        shuffled labels: so the null shares with them what probes of the same examples have in common anyway.
+        Empty for a probe of more classes, or without shuffles.
     """
-    rows = []
+    rows: list[dict[str, object]] = []
+    null: dict[str, list[Tensor]] = {}
     own = [(c, {k: v for k, v in d.items() if k.split("/")[0] == probe}) for c, d in found]
     for what, first, second, a, b in _pairs(own):
         if a.shape != b.shape or a.shape[-1] > 1 or a.shape[1] < 2:
             continue
-        for i in range(len(a)):
-            if not (a[i, 0].any() and b[i, 0].any()):
-                continue
-            null = torch.cat([b[i, 1:, :, 0] @ a[i, 0, :, 0], a[i, 1:, :, 0] @ b[i, 0, :, 0]])
-            rows.append(
-                {
-                    "compared": what,
-                    "first": first,
-                    "second": second,
-                    "position": i,
-                    "cosine": float(a[i, 0, :, 0] @ b[i, 0, :, 0]),
-                    "null": float(np.quantile(null.abs().numpy(), 0.95)),
-                }
-            )
-    columns = ["compared", "first", "second", "position", "cosine", "null"]
-    return pd.DataFrame(rows, columns=columns)
+        cosine = (a * b).sum(dim=(2, 3))  # position, draw
+        for i in torch.nonzero(a[:, 0].any((1, 2)) & b[:, 0].any((1, 2)))[:, 0].tolist():
+            where = {"compared": what, "first": first, "second": second, "position": i}
+            rows.append(where | {"cosine": float(cosine[i, 0])})
+            null.setdefault(what, []).append(cosine[i, 1:].abs())
+    limits = {what: float(np.quantile(torch.cat(parts).numpy(), 0.95)) for what, parts in null.items()}
+    table = pd.DataFrame(rows, columns=["compared", "first", "second", "position", "cosine"])
+    return table.assign(null=table["compared"].map(limits))
 
 
 def _pairs(

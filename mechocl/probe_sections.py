@@ -18,7 +18,7 @@ HOW_TO_READ: Final = (
     "probe's direction moves the answer."
 )
 
-_SHOWN: Final = 12
+_SHOWN: Final = 8
 """Places in the table of verdicts of a run: the landmarks, then the best ones."""
 
 
@@ -63,8 +63,8 @@ def direction_sections(units: Sequence[probe_sweep.Unit]) -> tuple[Section, ...]
             title="Are the directions alike?",
             how_to_read=(
                 "Each dot is the |cosine| of two probe directions at the same position: of two places of one model, of two "
-                "checkpoints, or of two seeds, whose bases are unrelated. The bar is what 95 % stay below when one of "
-                "the two was fitted on shuffled labels; more dots above it than one in twenty mean a shared direction."
+                "checkpoints, or of two seeds, whose bases are unrelated. The bar is what 95 % stay below when both "
+                "are fitted on the same shuffled labels; more dots above it than one in twenty mean a shared direction."
             ),
             figures=tuple(_titled(figure, f"{run}: {name}") for run, name, figure, _ in found),
             tables=(
@@ -105,7 +105,16 @@ def _section(
     tables = [
         Table(
             caption=f"{probe.question}: {probe_plots.TITLES[value]}, mean over seeds [95 %]",
-            columns=("run", "where", "score", "corrected p", *_CONTROL_COLUMNS, "swapped", "verdict"),
+            columns=(
+                "run",
+                "where",
+                "score",
+                "corrected p",
+                *_CONTROL_COLUMNS,
+                "swapped",
+                "swapped, shuffled",
+                "verdict",
+            ),
             rows=tuple(lines),
         )
     ]
@@ -158,7 +167,6 @@ def _lines(one: Grid) -> list[tuple[str, ...]]:
         swap = "–"
         if np.isfinite(row["swap_share"]):
             swap = _interval(row["swap_share"], row["swap_low"], row["swap_high"])
-            swap += f" (shuffled {_number(row['swap_shuffled'])})"
         lines.append(
             (
                 _where(row),
@@ -166,6 +174,7 @@ def _lines(one: Grid) -> list[tuple[str, ...]]:
                 _number(row["p"]),
                 *(_number(row.get(control, np.nan)) for control in _CONTROL_COLUMNS),
                 swap,
+                _number(row["swap_shuffled"]),
                 str(row["verdict"]),
             )
         )

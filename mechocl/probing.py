@@ -217,7 +217,7 @@ def _examples(task: Task, kind: str, config: ProbingConfig) -> Examples:
         at=tuple(at),
         shown=tuple(task.vocabulary.decode(tokens[0, at].tolist())),
         again=task.tokens[torch.from_numpy(second)][:, : max(at) + 1] if again else None,
-        listed=np.array([_list_of(task, row) for row in first]),
+        listed=np.array([_list_of(task, row) for row in first.tolist()]),
     )
 
 
@@ -451,6 +451,10 @@ def _matched(one: Probe, site: Site, examples: Examples, config: ProbingConfig) 
         return []
     keep = controls.matched(chosen.target, stage, chosen.alias, seed=config.seed)
     if not keep.any() or keep.all():
+        return []
+    keep[keep] = splits.scorable(chosen.alias[keep], chosen.target[keep])
+    _, counts = np.unique(chosen.target[keep], return_counts=True)
+    if len(counts) < 2 or counts.max() < one.n_folds:  # matching left too few aliases to split
         return []
     return _control("matched recency", one, site, examples, _part(chosen, keep), config)
 

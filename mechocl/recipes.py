@@ -75,8 +75,8 @@ def parse(values: dict[str, Any], *, source: str) -> Recipe:
     return recipe
 
 
-def checked(adapter: "pydantic.TypeAdapter[Any]", values: dict[str, Any], *, source: str) -> Any:
-    """Config dataclasses from plain values; every mistake is one MechoclError that names the key."""
+def checked(adapter: Any, values: dict[str, Any], *, source: str) -> Any:
+    """What a `pydantic.TypeAdapter` makes of plain values; every mistake is one MechoclError that names the key."""
     try:
         # JSON is strict about types and still turns arrays into tuples and integers into floats
         return adapter.validate_json(json.dumps(values, default=str))

@@ -146,7 +146,7 @@ def corrected_p(
         below 1 / (1 + permutations).
 
     Raises:
-        ValueError: there is no permutation, or cells differ.
+        ValueError: there is no permutation, cells differ, or a permutation has no score where `observed` has one.
     """
     if null.ndim != 2 or len(null) == 0 or null.shape[1:] != observed.shape:
         raise ValueError(
@@ -154,6 +154,10 @@ def corrected_p(
         )
     scored = np.isfinite(observed)
     result = np.full(len(observed), np.nan)
+    if np.isnan(null[:, scored]).any():  # it would count as a permutation that does not reach the score
+        raise ValueError(
+            "null has NaN in a cell that observed has a score of; score the permutations there too"
+        )
     if scored.any():
         largest = null[:, scored].max(axis=1)
         reached = (largest[:, None] >= observed[scored] - 1e-12).sum(axis=0)

@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 from probes import batched, linear
 from probes.controls import shuffle_by_alias
 from probes.linear import INNER_FOLDS, ProbeConfig
-from probes.splits import alias_folds, check_no_leak
+from probes.splits import alias_folds, check_no_leak, scorable
 
 Solver = Literal["auto", "scikit-learn", "torch"]
 
@@ -101,7 +101,7 @@ def cross_validate_grid(
             check_no_leak(alias, train, test)
             fold[test] = k
     codes = labellings(target, alias, fold, shuffles=shuffles, seed=config.seed + 1)
-    use_torch = solver != "scikit-learn"
+    use_torch = solver == "torch" or (solver == "auto" and (x.is_cuda or shuffles > 0 or len(x) > 1))
     decide = _torch_decisions if use_torch else _scikit_learn_decisions
     decision, used = decide(x, codes, fold, group, config)
     return GridScores(
@@ -157,23 +157,57 @@ def _torch_decisions(
 
 
 def _chosen(x: torch.Tensor, codes: np.ndarray, group: np.ndarray, config: ProbeConfig) -> np.ndarray:
-    """Index of the best value for each site and labelling, by balanced accuracy over inner folds; site × draw."""
-    n_classes = int(codes.max()) + 1
-    labels = torch.as_tensor(codes, device=x.device)
-    inner = np.empty(codes.shape[1], dtype=np.int64)
+    """Index of the best value for each site and labelling, by balanced accuracy over inner folds; site × draw.
+
+    The folds of the first labelling serve all whose every class they train on. Another one, of a rare class, has its
+    own, as in `probes.linear`.
+    """
+    shared = _inner_folds(group, codes[0], config)
+    served = np.array([_trains_on_every_class(code, shared) for code in codes])
+    best = np.empty((len(x), len(codes)), dtype=np.int64)
+    if served.any():
+        best[:, served] = _best_value(x, codes[served], shared, config)
+    for d in np.flatnonzero(~served):
+        best[:, [d]] = _best_value(x, codes[[d]], _inner_folds(group, codes[d], config), config)
+    return best
+
+
+def _inner_folds(group: np.ndarray, code: np.ndarray, config: ProbeConfig) -> np.ndarray:
+    """Fold of each training example; −1 for one whose class only one group has, which is left out of the choice."""
+    inner = np.full(len(code), -1)
+    keep = np.flatnonzero(scorable(group, code))
     try:
-        for k, (_, test) in enumerate(alias_folds(group, codes[0], n_folds=INNER_FOLDS, seed=config.seed)):
-            inner[test] = k
+        folds = alias_folds(group[keep], code[keep], n_folds=INNER_FOLDS, seed=config.seed)
     except ValueError as error:
         raise ValueError(
             f"a training fold has too few aliases to choose among {len(config.regularisation)} values of "
             f"regularisation; give one value ({error})"
         ) from error
-    where = torch.as_tensor(inner, device=x.device)
+    for k, (_, test) in enumerate(folds):
+        inner[keep[test]] = k
+    return inner
+
+
+def _trains_on_every_class(code: np.ndarray, inner: np.ndarray) -> bool:
+    n_classes = len(np.unique(code))
+    return inner.min() >= 0 and all(len(np.unique(code[inner != k])) == n_classes for k in range(INNER_FOLDS))
+
+
+def _best_value(x: torch.Tensor, codes: np.ndarray, inner: np.ndarray, config: ProbeConfig) -> np.ndarray:
+    """As `_chosen`, for labellings that share their inner folds."""
+    keep = inner >= 0
+    classes = np.unique(codes[:, keep])
+    codes = np.searchsorted(classes, codes[:, keep])
+    labels, where = (torch.as_tensor(a, device=x.device) for a in (codes, inner[keep]))
     scores = []
     for value in config.regularisation:
         found = batched.cross_validated(
-            x, labels, where, n_classes=n_classes, method=config.method, regularisation=value
+            x[:, torch.as_tensor(keep, device=x.device)],
+            labels,
+            where,
+            n_classes=len(classes),
+            method=config.method,
+            regularisation=value,
         )
         scores.append(_balanced_accuracy(found.cpu().numpy(), codes))
     best: np.ndarray = np.argmax(np.stack(scores), axis=0)

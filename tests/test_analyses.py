@@ -159,7 +159,7 @@ def test_only_what_looks_at_other_stages_compares(name: str, seed: SeedFolder) -
     subject = replace(subject_of(seed, stage=None, device="cpu"), after=after)
     config = PatchingConfig(from_stage=1) if name == "patch" else CONFIGS.get(name) or ANALYSES[name].config()
     with pytest.raises(Looked) if ANALYSES[name].compares else nullcontext():
-        ANALYSES[name].compute(subject, config)
+        analyses.compute(name, subject, config)
 
 
 @pytest.mark.parametrize("name", ["patch", "circuit"])
@@ -175,7 +175,7 @@ def test_a_file_of_pairs_is_part_of_what_a_result_depends_on(
     path.write_text("clean,corrupted,target\n1 2,1 4,1\n")
     assert inputs(seed, name, config, None) != first
     path.unlink()
-    with pytest.raises(MechoclError, match=r"mine.csv does not exist; give a CSV file with the columns"):
+    with pytest.raises(MechoclError, match=r"mine.csv does not exist; give a file that does"):
         inputs(seed, name, config, None)
 
 

@@ -24,7 +24,7 @@ from transformer_lens import HookedTransformer
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import BertConfig, GPTNeoXConfig, GPTNeoXForCausalLM, GPTNeoXModel
 
-from mechocl import activations, models
+from mechocl import activations, analyses, models
 from mechocl.analyses import ANALYSES, Subject
 from mechocl.attention import AttentionConfig
 from mechocl.circuits import CircuitConfig
@@ -32,7 +32,7 @@ from mechocl.errors import MechoclError
 from mechocl.grafting import GraftConfig
 from mechocl.lenses import LensConfig
 from mechocl.patching import PatchingConfig
-from mechocl.probing import ProbingConfig
+from mechocl.probing import ProbingConfig, directly
 from mechocl.steering import SteeringConfig
 from mechocl.subspace_study import SubspaceConfig
 from mechocl.suppression import SuppressionConfig
@@ -50,12 +50,12 @@ CONFIGS: dict[str, Any] = {
     "graft": GraftConfig(aliases_per_subset=3, by_layer=False),
     "steering": SteeringConfig(steps=3, random_vectors=1),
     "subspace": SubspaceConfig(n_pairs=20, steps=2, ks=(2,), positions=("=",)),
-    "probe": ProbingConfig(aliases_per_subset=12, shuffles=0),
+    "probe": ProbingConfig(aliases_per_subset=30, permutations=2, n_pairs=10),
     "attention": AttentionConfig(),
 }
 """Small settings; analyses that are not named here run with their defaults."""
 
-COUNTED = ("rank", "vocabulary_rank", "first", "accuracy", "auc", "recall")
+COUNTED = ("rank", "vocabulary_rank", "first", "accuracy", "auc", "recall", "calibration_error")
 """Columns that count comparisons of two numbers: rounding may turn a comparison where they almost tie."""
 
 NOT_SHARED = {"graft": ["change"]}
@@ -140,15 +140,15 @@ def companion(model: Any) -> Any:
 
 
 def compute(name: str, model: Any) -> pd.DataFrame:
-    analysis = ANALYSES[name]
     subject = Subject(
         model=model,
         task=task(),
         after=lambda stage: companion(model),
         untrained=lambda: companion(model),
         stage=2,
+        collect=directly(model),
     )
-    return analysis.compute(subject, CONFIGS.get(name) or analysis.config())
+    return analyses.compute(name, subject, CONFIGS.get(name) or ANALYSES[name].config()).rows
 
 
 # --------------------------------------------------------------------------------------- equal results

@@ -93,19 +93,6 @@ def test_patching_draws_the_sites_with_the_largest_effects() -> None:
     assert list(figure.data[0].y) == ["L0N3 mlp_post", "L0N4 mlp_post"]
 
 
-def test_a_probe_of_two_classes_has_no_panels_by_subset_and_one_of_many_has() -> None:
-    base = {"layer": "embed", "position": "alias"}
-    rows = pd.DataFrame(
-        [
-            base | {"probe": p, "subset": s, "control": c, "accuracy": a, "chance": chance}
-            for p, chance in (("tag", 0.5), ("integer", 0.1))
-            for s, c, a in (("all", "none", 0.9), ("all", "shuffled", 0.4), ("d1_consistent", "none", 0.8))
-        ]
-    )
-    assert [t.z[0][0] for t in plots.probe(rows, "tag").data] == [0.9, 0.4]
-    assert [t.z[0][0] for t in plots.probe(rows, "integer").data] == [0.9, 0.4, 0.8]
-
-
 def test_attention_rows_are_queries_from_top_to_bottom() -> None:
     pattern = np.zeros((2, 1, 2, 2))
     pattern[1, 0] = [[1.0, 0.0], [0.25, 0.75]]
