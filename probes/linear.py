@@ -281,7 +281,8 @@ def _probe(method: Method, value: float) -> Any:
     elif method == "whitened-difference-of-means":
         model = _EqualPriors(solver="lsqr", shrinkage=value)
     else:  # with a covariance shrunk to a multiple of the identity the nearest mean decides
-        return make_pipeline(_EqualPriors(solver="lsqr", shrinkage=1.0))
+        # centred: else the values of one class would rank examples by where the origin happens to be
+        return make_pipeline(StandardScaler(with_std=False), _EqualPriors(solver="lsqr", shrinkage=1.0))
     return make_pipeline(StandardScaler(), model)
 
 

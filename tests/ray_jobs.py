@@ -12,7 +12,7 @@ from mechocl.errors import MechoclError
 from mechocl.parallel import Report
 
 if TYPE_CHECKING:
-    from mechocl import sweeps
+    from mechocl import probe_sweep, sweeps
 
 
 def square(item: int, report: Report) -> tuple[int, int]:
@@ -70,3 +70,14 @@ def train_or_be_killed(job: "sweeps.Job", report: Report) -> tuple[str, ...]:
         sweeps.do(sweeps.Job(job.path, job.runs[:1], job.device), report)
         os.kill(os.getpid(), signal.SIGKILL)
     return sweeps.do(job, report)
+
+
+def probe_or_be_killed(unit: "probe_sweep.Unit", report: Report) -> None:
+    """`probe_sweep.do`, but the second seed's worker is killed the first time, its result saved and not reported."""
+    from mechocl import probe_sweep
+
+    probe_sweep.do(unit, report)
+    marker = Path(unit.run) / "killed"
+    if unit.checkpoint.seed == 1 and not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 import ray_jobs
 import tiny
 
-from mechocl import cli, cluster, files, parallel, sweeps
+from mechocl import cli, cluster, files, parallel, probe_sweep, sweeps
 from mechocl.cluster import Ray
 from mechocl.errors import Fault, MechoclError
 from mechocl.sweeps import SweepRun
@@ -77,6 +78,45 @@ def test_a_sweep_on_ray_is_that_of_this_machine(
     said = capsys.readouterr()
     assert said.out.splitlines()[-1] == "table: there/table.parquet (4 runs)"
     assert cli.main([*command, "--out", "there"]) == 0  # nothing left to do, here or there
+
+
+def test_a_probe_sweep_on_ray_is_that_of_this_machine(
+    ray: Ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker is killed in the middle; the one table is complete, and each row is in it once."""
+    recipe = str(tiny.recipe_file(tmp_path))
+    made = ["train", recipe, "--out", str(tmp_path / "here"), "--seeds", "2", "--device", "cpu"]
+    assert cli.main([*made, "--set", *QUICK, "task.aliases=120", "--jobs", "1"]) == 0
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    (tmp_path / "mine.toml").write_text(PROBE, encoding="utf-8")
+    command = ["--recipe", str(tmp_path / "mine.toml"), "--permutations", "2", "--positions", "alias"]
+    command += ["--n-pairs", "0", "--device", "cpu"]
+    assert cli.main(["probe", str(tmp_path / "here"), *command, "--jobs", "1"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(probe_sweep, "do", ray_jobs.probe_or_be_killed)
+        patch.setattr(probe_sweep, "_TABLE_EVERY_S", 0.0)
+        on_ray = ["--on", "ray", "--address", ray.address]
+        assert cli.main(["probe", str(tmp_path / "there"), *command, *on_ray]) == 0
+    assert (tmp_path / "there" / "killed").exists()
+    here, there = (
+        pd.read_parquet(tmp_path / name / "probes" / "mine" / "table.parquet") for name in ("here", "there")
+    )
+    assert set(there["seed"]) == {0, 1}
+    keys = [*probe_sweep.WHERE, "site", "layer", "position", "subset", "control", "draw"]
+    assert not there.duplicated(keys).any()
+    pd.testing.assert_frame_equal(there.drop(columns="run"), here.drop(columns="run"), rtol=1e-4)
+
+
+PROBE = """
+[[probes]]
+name = "tag"
+question = "tag 1 or tag 2"
+at = "question"
+target = "tag"
+subsets = ["d1_consistent", "d2_consistent"]
+method = "difference-of-means"
+regularisation = [1.0]
+"""
 
 
 def test_rows_on_storage_that_is_not_shared_are_missed(tmp_path: Path) -> None:
