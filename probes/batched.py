@@ -17,7 +17,7 @@ from torch import Tensor
 from probes.linear import Method
 
 _ITERATIONS: Final = 200
-_TOLERANCE: Final = 3e-5
+_TOLERANCE: Final = 1e-5
 """Largest gradient entry of the mean loss of a fit at which the search ends, in preconditioned coordinates."""
 
 _ELEMENTS: Final = 2**25

@@ -48,11 +48,14 @@ def test_the_report_of_a_run_works_in_a_browser_without_a_network(run: Run) -> N
             "suppression",
             "weights",
             "subspaces",
-            "probes",
+            "probe-tag-stage-2",
+            "probe-tag-stage-1",
+            "probe-three-tags-stage-2",
+            "probe-defined-entity",
             "attention",
         ):
             assert page.locator(f"#{section}").count() == 1, section
-        assert page.locator(".js-plotly-plot").count() == 15
+        assert page.locator(".js-plotly-plot").count() == 16
         summary = page.locator("#summary").inner_text()
         for question in ("Weak internalization", "Out-of-context learning", "Strong internalization"):
             assert question in summary
@@ -67,7 +70,7 @@ def test_the_report_of_a_run_works_in_a_browser_without_a_network(run: Run) -> N
         opened.assert_clean()
 
 
-@pytest.mark.parametrize("command", ["evaluate", "lens", "patch", "circuit", "graft", "subspace", "probe"])
+@pytest.mark.parametrize("command", ["evaluate", "lens", "patch", "circuit", "graft", "subspace"])
 def test_commands_print_tables_and_say_where_the_rows_are(
     run: Run, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
