@@ -65,11 +65,10 @@ def probes(grids: Sequence[Any]) -> None:
     from mechocl import probe_plots, probe_sections, probe_summaries
 
     for one in grids:
-        rows, found = one.rows, one.cells
-        title = probe_plots.TITLES[probe_summaries.statistic(rows)]
+        found = one.cells
         print(
-            f"\n{one.probe}, {one.run} ({one.word_order}): {title}, mean over {rows['seed'].nunique()} seeds, "
-            f"chance {probe_summaries.chance(rows):.3f}; * significant in the whole grid"
+            f"\n{one.probe}, {one.run} ({one.word_order}): {probe_plots.TITLES[one.statistic]}, mean over "
+            f"{one.seeds} seeds, chance {one.chance:.3f}; * significant in the whole grid"
         )
         text = [
             f"{m:.3f}{'*' * (p < probe_summaries.LEVEL)}"
@@ -82,7 +81,7 @@ def probes(grids: Sequence[Any]) -> None:
             for control in probe_summaries.CONTROLS
             if control in found and found[control].notna().any()
         ]
-        alone = probe_summaries.token_embedding(rows)
+        alone = one.token_embedding
         controls += [f"token embedding {alone:.3f}"] if alone == alone else []
         print(f"controls, their best place: {', '.join(controls) or 'none'}")
         print(probe_sections.described(one))

@@ -28,8 +28,7 @@ TITLES: Final = {"auc": "AUC", "accuracy": "balanced accuracy"}
 
 def grid(one: Grid) -> go.Figure:
     """Layer × token heatmaps of a probe, its mean over seeds, beside its controls; sites from the bottom up."""
-    rows, found = one.rows, one.cells
-    value, floor = probe_summaries.statistic(rows), probe_summaries.chance(rows)
+    found, value, floor = one.cells, one.statistic, one.chance
     panels = [(name, title) for name, title in _PANELS if name in found]
     columns = min(2, len(panels))
     n_rows = -(-len(panels) // columns)
@@ -81,17 +80,6 @@ def grid(one: Grid) -> go.Figure:
     return styled(figure)
 
 
-def places(rows: pd.DataFrame) -> list[tuple[str, int, str]]:
-    """The places that curves follow: the embedding at the alias, and the last residual stream at each landmark."""
-    top = int(rows["layer"].max())
-    sites = set(rows.loc[rows["layer"] == top, "site"])
-    last = "resid_post" if "resid_post" in sites else sorted(sites)[0]
-    there = rows["position"].drop_duplicates().tolist()
-    names = [p for p in there if p.split(" ")[0] == "alias"][-1:]
-    landmarks = names + [p for p in there if p in ("tag", "%", "entity", "=")]
-    return [("resid_pre", 0, p) for p in names] + [(last, top, p) for p in landmarks]
-
-
 def emergence(rows: pd.DataFrame) -> go.Figure:
     """A probe's statistic at its landmarks over the checkpoints of one run: mean and 95 % interval over seeds.
 
@@ -102,7 +90,7 @@ def emergence(rows: pd.DataFrame) -> go.Figure:
     when = own[["stage", "step", "epoch"]].groupby(["stage", "step"])["epoch"].mean().reset_index()
     labels = [f"stage {r.stage}<br>epoch {r.epoch:.3g}" for r in when.itertuples()]
     figure = go.Figure()
-    for (site, layer, position), color in zip(places(rows), _COLORS, strict=False):
+    for (site, layer, position), color in zip(probe_summaries.landmarks(rows), _COLORS, strict=False):
         part = own[(own["site"] == site) & (own["layer"] == layer) & (own["position"] == position)]
         by = [part[(part["stage"] == r.stage) & (part["step"] == r.step)][value] for r in when.itertuples()]
         e = [estimate(v.to_numpy(dtype=float), unit="seed") for v in by]
@@ -159,7 +147,7 @@ def word_orders(rows: pd.DataFrame, gaps: pd.DataFrame | None = None) -> go.Figu
         subplot_titles=["what the probe reads"]
         + ([] if gaps is None else ["implicit meta-learning, d1 − d2"]),
     )
-    landmarks = places(own)
+    landmarks = probe_summaries.landmarks(own)
     for j, ((site, layer, position), color) in enumerate(zip(landmarks, _COLORS, strict=False)):
         part = own[(own["site"] == site) & (own["layer"] == layer) & (own["position"] == position)]
         name = f"{position}, {'embedding' if (site, layer) == ('resid_pre', 0) else f'L{layer} {site}'}"

@@ -52,10 +52,10 @@ def direction_sections(units: Sequence[probe_sweep.Unit]) -> tuple[Section, ...]
     if not found:
         return ()
     lines = []
-    for where, name, _, part in found:
+    for owner, name, _, part in found:
         for compared, pairs in part.groupby("compared", sort=False):
             above = (pairs["cosine"].abs() > pairs["null"]).mean()
-            lines.append((where, name, str(compared), str(len(pairs)), _number(pairs["cosine"].abs().mean()),
+            lines.append((owner, name, str(compared), str(len(pairs)), _number(pairs["cosine"].abs().mean()),
                           _number(pairs["null"].mean()), f"{above:.0%}"))  # fmt: skip
     return (
         Section(
@@ -91,17 +91,17 @@ def _section(
 ) -> Section:
     figures, lines, findings = [], [], []
     if len(grids) > 1:
-        figure = probe_plots.word_orders(pd.concat([one.rows for one in grids]), gaps)
+        figure = probe_plots.word_orders(probe_summaries.last_checkpoint(rows), gaps)
         figures.append(_titled(figure, f"{probe.question}: run beside run"))
     for one in grids:
         name = f"{one.run}, {one.word_order}"
-        figures.append(_titled(probe_plots.grid(one), f"{name}: {probe.question}{_embedding(one.rows)}"))
+        figures.append(_titled(probe_plots.grid(one), f"{name}: {probe.question}{_embedding(one)}"))
         every = rows[rows["run"] == one.run]
         if every[["stage", "step"]].drop_duplicates().shape[0] > 1:
             figures.append(_titled(probe_plots.emergence(every), f"{name}: {probe.question}, over training"))
         lines += [(name, *line) for line in _lines(one)]
         findings.append(f"{name}: {described(one)}")
-    value = probe_summaries.statistic(grids[0].rows)
+    value = grids[0].statistic
     tables = [
         Table(
             caption=f"{probe.question}: {probe_plots.TITLES[value]}, mean over seeds [95 %]",
@@ -132,17 +132,15 @@ def _section(
 
 def described(one: Grid) -> str:
     """One sentence: where it can be read, and whether it is used there."""
-    rows, cells = one.rows, one.cells
-    p = cells["p"].to_numpy(dtype=float)
-    if not np.isfinite(p).any():
+    cells = one.cells
+    if not one.permutations:
         return "no significance was computed (no permutations)."
-    significant = cells[p < probe_summaries.LEVEL]
-    draws = int(rows.loc[rows["control"] == "shuffled", "draw"].max()) + 1
-    text = f"readable at {len(significant)} of {len(cells)} places (corrected p < .05, {draws} permutations)"
+    significant = cells[cells["p"] < probe_summaries.LEVEL]
+    text = f"readable at {len(significant)} of {len(cells)} places (corrected p < .05, {one.permutations} permutations)"
     if len(significant):
         best = significant.sort_values("mean", ascending=False, kind="stable").to_dict("records")[0]
-        text += f", best at {_where(best)}: {_number(best['mean'])}"
-    if rows["recency"].iloc[0] == "confounded":
+        text += f", best at {where(best)}: {_number(best['mean'])}"
+    if one.recency == "confounded":
         text += "; its classes differ in when they were learned, so it may read that instead"
     counts = cells["verdict"].value_counts()
     tried = {v: int(counts.get(v, 0)) for v in (probe_summaries.USED, probe_summaries.NOT_USED)}
@@ -156,8 +154,7 @@ _CONTROL_COLUMNS: Final = ("shuffled", "untrained", "matched recency", "selectiv
 
 def _lines(one: Grid) -> list[tuple[str, ...]]:
     """The landmarks, then the best of the other places."""
-    rows, cells = one.rows, one.cells
-    landmarks = probe_plots.places(rows)
+    cells, landmarks = one.cells, probe_summaries.landmarks(one.cells)
     keys = list(zip(cells["site"], cells["layer"], cells["position"], strict=True))
     first = [keys.index(key) for key in landmarks if key in keys]
     others = [i for i in cells["mean"].sort_values(ascending=False).index if i not in first]
@@ -169,7 +166,7 @@ def _lines(one: Grid) -> list[tuple[str, ...]]:
             swap = _interval(row["swap_share"], row["swap_low"], row["swap_high"])
         lines.append(
             (
-                _where(row),
+                where(row),
                 _interval(row["mean"], row["low"], row["high"]),
                 _number(row["p"]),
                 *(_number(row.get(control, np.nan)) for control in _CONTROL_COLUMNS),
@@ -183,21 +180,20 @@ def _lines(one: Grid) -> list[tuple[str, ...]]:
 
 def _subsets(grids: Sequence[Grid]) -> Table:
     """Accuracy of each subset at the landmarks: which aliases carry it."""
-    present = {s for one in grids for s in one.rows["subset"].unique()}
+    present = {s for one in grids for s in one.subsets["subset"].unique()}
     subsets = [s for s in plots.COLORS if s in present]
     lines = []
     for one in grids:
-        places = probe_plots.places(one.rows)
-        keys = zip(one.rows["site"], one.rows["layer"], one.rows["position"], strict=True)
-        found = probe_summaries.by_subset(one.rows[[key in places for key in keys]]).to_dict("records")
-        cells: dict[Any, Any] = {(e["site"], e["layer"], e["position"], e["subset"]): e for e in found}
-        for site, layer, position in places:
+        cells: dict[Any, Any] = {
+            (e["site"], e["layer"], e["position"], e["subset"]): e for e in one.subsets.to_dict("records")
+        }
+        for site, layer, position in probe_summaries.landmarks(one.cells):
             shown = [
                 _interval(e["mean"], e["low"], e["high"]) if e else "–"
                 for e in (cells.get((site, layer, position, s)) for s in subsets)
             ]
             place = {"site": site, "layer": layer, "position": position}
-            lines.append((f"{one.run}, {one.word_order}", _where(place), *shown))
+            lines.append((f"{one.run}, {one.word_order}", where(place), *shown))
     return Table(
         caption="Accuracy by subset, mean over seeds [95 %]",
         columns=("run", "where", *(plots.label(s) for s in subsets)),
@@ -205,15 +201,16 @@ def _subsets(grids: Sequence[Grid]) -> Table:
     )
 
 
-def _where(row: Any) -> str:
+def where(row: Any) -> str:
+    """`alias, embedding`, `=, L0 resid_post`."""
     place = (
         "embedding" if (row["site"], row["layer"]) == ("resid_pre", 0) else f"L{row['layer']} {row['site']}"
     )
     return f"{row['position']}, {place}"
 
 
-def _embedding(rows: pd.DataFrame) -> str:
-    alone = probe_summaries.token_embedding(rows)
+def _embedding(one: Grid) -> str:
+    alone = one.token_embedding
     return f" (alias's token embedding alone: {_number(alone)})" if np.isfinite(alone) else ""
 
 

@@ -80,7 +80,7 @@ def last_checkpoint(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[order == order.groupby([rows["run"], rows["seed"]]).transform("max")]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
     """One probe of one run at the last checkpoint, over the seeds."""
 
@@ -88,16 +88,46 @@ class Grid:
     probe: str
     run: str
     word_order: str
-    rows: pd.DataFrame
     cells: pd.DataFrame
     """See `cells`."""
+    statistic: str
+    """See `statistic`."""
+    chance: float
+    token_embedding: float
+    """The statistic of the alias's token embeddings alone; NaN where it was not computed."""
+    seeds: int
+    permutations: int
+    recency: str
+    """`matched`, or `confounded`: the classes differ in the stages in which they were learned."""
+    subsets: pd.DataFrame
+    """Accuracy of each subset at each place, see `by_subset`; empty for two classes, where it alone says nothing."""
 
 
 def grids(rows: pd.DataFrame) -> list[Grid]:
-    """Every probe of every run of a sweep's table, in the table's order."""
+    """Every probe of every run of a sweep's table at its last checkpoint, in the table's order."""
     keys = ["recipe", "probe", "run", "word_order"]
-    final = last_checkpoint(rows)
-    return [Grid(*map(str, key), part, cells(part)) for key, part in final.groupby(keys, sort=False)]  # type: ignore[call-arg, arg-type]
+    found = []
+    for key, part in last_checkpoint(rows).groupby(keys, sort=False):
+        recipe, probe, run, word_order = map(str, key)
+        value = statistic(part)
+        shuffled = part.loc[part["control"] == "shuffled", "draw"]
+        found.append(
+            Grid(
+                recipe=recipe,
+                probe=probe,
+                run=run,
+                word_order=word_order,
+                cells=cells(part),
+                statistic=value,
+                chance=chance(part),
+                token_embedding=token_embedding(part),
+                seeds=part["seed"].nunique(),
+                permutations=int(shuffled.max()) + 1 if len(shuffled) else 0,
+                recency=str(part["recency"].iloc[0]),
+                subsets=by_subset(part) if value == "accuracy" else pd.DataFrame(),
+            )
+        )
+    return found
 
 
 def token_embedding(rows: pd.DataFrame) -> float:
@@ -176,9 +206,26 @@ def _verdict(row: Mapping[Any, Any]) -> str:
 
 
 def by_subset(rows: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of each subset at each place, over the seeds: `site`, `layer`, `position`, `subset`, `mean`, …"""
+    """Accuracy of each subset at the landmarks, over the seeds: `site`, `layer`, `position`, `subset`, `mean`, …"""
     part = rows[(rows["control"] == "none") & (rows["subset"] != "all") & rows["chosen"]]
-    return summaries.over_seeds(part, [*PLACE, "subset"], "accuracy")
+    keys = zip(part["site"], part["layer"], part["position"], strict=True)
+    marks = set(landmarks(rows))
+    return summaries.over_seeds(part[[key in marks for key in keys]], [*PLACE, "subset"], "accuracy")
+
+
+def landmarks(rows: pd.DataFrame) -> list[tuple[str, int, str]]:
+    """The places that are always shown: the embedding at the alias, and the last residual stream where it matters.
+
+    `rows`: of a table or of `cells`.
+    """
+    rows = rows[rows["site"] != "token embedding"]
+    top = int(rows["layer"].max())
+    sites = set(rows.loc[rows["layer"] == top, "site"])
+    last = "resid_post" if "resid_post" in sites else sorted(sites)[0]
+    there = rows["position"].drop_duplicates().tolist()
+    names = [p for p in there if p.split(" ")[0] == "alias"][-1:]
+    marked = names + [p for p in there if p in ("tag", "%", "entity", "=")]
+    return [("resid_pre", 0, p) for p in names] + [(last, top, p) for p in marked]
 
 
 def grid(found: pd.DataFrame, value: str) -> pd.DataFrame:

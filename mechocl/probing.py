@@ -111,9 +111,17 @@ class Site:
 
 
 def probe(
-    model: Transformer, untrained: Transformer, task: Task, config: ProbingConfig, *, collect: Collect
+    model: Transformer,
+    untrained: Transformer,
+    task: Task,
+    config: ProbingConfig,
+    *,
+    collect: Collect,
+    probes: Sequence[Probe] | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Tensor]]:
     """Scores of every probe of a recipe at each site, layer and position, its controls, and its directions.
+
+    `collect` gives the model's activations (`directly(model)`); `probes`: these, and not those of the recipe.
 
     Rows: `probe`, `target`, `method`, `site`, `layer`, `position`, `token` (of one example there), `subset` (each
     on its own, and "all"), `control` (see above; "none": the probe itself), `draw` (of the shuffles, from 0),
@@ -135,7 +143,7 @@ def probe(
     """
     rows: list[dict[str, Any]] = []
     arrays: dict[str, Tensor] = {}
-    recipe = probe_recipes.load(config.recipe)
+    recipe = probe_recipes.load(config.recipe) if probes is None else probes
     c = take_apart(model)
     for kind in dict.fromkeys(one.at for one in recipe):
         asked = [one for one in recipe if one.at == kind and _fits(one, task)]
@@ -186,6 +194,11 @@ def _table(task: Task) -> pd.DataFrame:
     return table.assign(
         defined=table["tag"] > 0, consistent=table["defined_entity"] == table["entity"]
     ).astype({"subset": str})
+
+
+def questions(task: Task, config: ProbingConfig) -> Examples:
+    """The questions that probes at questions read."""
+    return _examples(task, "question", config)
 
 
 def _examples(task: Task, kind: str, config: ProbingConfig) -> Examples:

@@ -190,7 +190,8 @@ def _inner_folds(group: np.ndarray, code: np.ndarray, config: ProbeConfig) -> np
 
 def _trains_on_every_class(code: np.ndarray, inner: np.ndarray) -> bool:
     n_classes = len(np.unique(code))
-    return inner.min() >= 0 and all(len(np.unique(code[inner != k])) == n_classes for k in range(INNER_FOLDS))
+    trained = [len(np.unique(code[inner != k])) for k in range(INNER_FOLDS)]
+    return bool(inner.min() >= 0) and min(trained) == len(np.unique(code))
 
 
 def _best_value(x: torch.Tensor, codes: np.ndarray, inner: np.ndarray, config: ProbeConfig) -> np.ndarray:

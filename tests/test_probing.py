@@ -3,7 +3,6 @@
 import dataclasses
 from functools import cache
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -57,10 +56,9 @@ def probe(
     probes: tuple[Probe, ...] = (),
 ) -> tuple[pd.DataFrame, dict[str, Tensor]]:
     """`probing.probe` with some probes of the recipe (or others): each costs seconds."""
-    loaded = probes or tuple(p for p in probe_recipes.load(config.recipe) if not only or p.name in only)
-    with mock.patch.object(probe_recipes, "load", return_value=loaded):
-        untrained = random_model(task, seed=1, n_layers=model.cfg.n_layers)
-        return probing.probe(model, untrained, task, config, collect=directly(model))
+    asked = probes or tuple(p for p in probe_recipes.load(config.recipe) if not only or p.name in only)
+    untrained = random_model(task, seed=1, n_layers=model.cfg.n_layers)
+    return probing.probe(model, untrained, task, config, collect=directly(model), probes=asked)
 
 
 @cache
