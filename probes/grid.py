@@ -189,7 +189,6 @@ def _inner_folds(group: np.ndarray, code: np.ndarray, config: ProbeConfig) -> np
 
 
 def _trains_on_every_class(code: np.ndarray, inner: np.ndarray) -> bool:
-    n_classes = len(np.unique(code))
     trained = [len(np.unique(code[inner != k])) for k in range(INNER_FOLDS)]
     return bool(inner.min() >= 0) and min(trained) == len(np.unique(code))
 

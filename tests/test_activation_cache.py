@@ -31,7 +31,7 @@ class Model:
 
 def activations(tokens: Tensor, site: str) -> Tensor:
     layer = int(site.split(".")[1])
-    return torch.sin(tokens[:, :, None] + 10 * layer + torch.arange(5) / 7)
+    return 2 + torch.sin(tokens[:, :, None] + 10 * layer + torch.arange(5) / 7)
 
 
 def cache(run: Path, *, limit_gb: float = 1.0, dtype: Precision = "float32") -> ActivationCache:
@@ -159,7 +159,7 @@ def test_half_precision_needs_half_of_the_room(tmp_path: Path) -> None:
 
 def test_a_limit_of_zero_keeps_nothing(tmp_path: Path) -> None:
     model = Model()
-    collect = cache(tmp_path, limit_gb=0).collect(CHECKPOINT, model)
+    collect = cache(tmp_path, limit_gb=0.0).collect(CHECKPOINT, model)
     for _ in range(2):
         assert torch.equal(collect(TOKENS, SITES)[SITES[1]], activations(TOKENS, SITES[1]))
     assert model.calls == [SITES, SITES]
