@@ -9,6 +9,7 @@ from typing import Annotated
 
 import map_doc
 import pandas as pd
+import probe_doc
 import toolbox_doc
 import tyro
 
@@ -60,12 +61,10 @@ def take(run_path: Path) -> None:
     }
     pd.DataFrame([facts]).to_csv(TABLES / "demo-run.csv", index=False)
     lens = analyses.load(run, "lens", analyses.ANALYSES["lens"].config())
-    probe = analyses.load(run, "probe", analyses.ANALYSES["probe"].config())
-    for name, table in (("lens", lens), ("probe", probe)):
-        if table is not None:
-            keys = [c for c in table.columns if table[c].dtype.kind not in "fi" and c != "seed"]
-            mean = table.drop(columns="seed").groupby(keys, sort=False).mean(numeric_only=True).reset_index()
-            mean.to_csv(TABLES / f"demo-{name}.csv", index=False, float_format="%.6g")
+    if lens is not None:
+        keys = [c for c in lens.columns if lens[c].dtype.kind not in "fi" and c != "seed"]
+        mean = lens.drop(columns="seed").groupby(keys, sort=False).mean(numeric_only=True).reset_index()
+        mean.to_csv(TABLES / "demo-lens.csv", index=False, float_format="%.6g")
 
 
 def page() -> str:
@@ -79,7 +78,7 @@ def page() -> str:
     lines = [
         "# Results",
         "",
-        "Written by `make results-doc` from the tables in `docs/results/`: those of the first and the last section come from the run that `make demo` makes, those of the map from `make studies`, the others as they say.",
+        "Written by `make results-doc` from the tables in `docs/results/`: those of the first section and of the logit lens come from the run that `make demo` makes, those of the map from `make studies`, the others as they say.",
         "",
         "## The small integer-set experiment",
         "",
@@ -107,14 +106,24 @@ def page() -> str:
                 f"| {meaning[c['contrast']]} | {c['mean']:+.3f} [{c['low']:+.3f}, {c['high']:+.3f}] | "
                 f"{summaries.p_value(c['p'])} | {c['positive_seeds']} of {c['seeds']} | {c['seeds_for_power']:.0f} |"
             )
-    lines += ["", *map_doc.the_map(), "", *map_doc.the_dynamics(), "", *map_doc.the_search(), "", *_inside()]
+    lines += [
+        "",
+        *map_doc.the_map(),
+        "",
+        *map_doc.the_dynamics(),
+        "",
+        *map_doc.the_search(),
+        "",
+        *_inside(),
+        "",
+        *probe_doc.section(),
+    ]
     return "\n".join(lines) + "\n"
 
 
 def _inside() -> list[str]:
     """What the analyses show, as small tables."""
     lens = pd.read_csv(TABLES / "demo-lens.csv")
-    probe = pd.read_csv(TABLES / "demo-probe.csv")
     lines = [
         "## Inside the models",
         "",
@@ -130,16 +139,6 @@ def _inside() -> list[str]:
         "",
     ]
     lines += _markdown(grid, digits=1)
-    part = probe[(probe["subset"] == "all") & probe["position"].isin(["alias", "%", "="])]
-    part = part.assign(
-        probe=part["probe"] + ", " + part["control"].map({"none": "labels", "shuffled": "labels shuffled"})
-    )
-    lines += [
-        "",
-        "**Probes**: held-out balanced accuracy (aliases never shared between training and test).",
-        "",
-    ]
-    lines += _markdown(_pivot(part, "probe", ["layer", "position"], "accuracy"), digits=2)
     return lines
 
 
@@ -205,8 +204,9 @@ def main(
     if run is not None:
         take(run)
         map_doc.take_dynamics(run.parent)
+        probe_doc.take(run.parent)
         toolbox_doc.take(run)
-    map_doc.write_svg(map_doc.figures(), DOCS / "figures")
+    map_doc.write_svg(map_doc.figures() | probe_doc.figures(), DOCS / "figures")
     (DOCS / "results.md").write_text(page(), encoding="utf-8")
     (DOCS / "toolbox.md").write_text(toolbox_doc.page(), encoding="utf-8")
     front = DOCS.parent / "README.md"

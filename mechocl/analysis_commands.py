@@ -261,7 +261,8 @@ def probe(
         if runs:
             raise MechoclError("--table only looks at a table; leave out the runs")
         rows = probe_sweep.read_table(table)
-        out = out or (table if table.is_dir() else table.parent)
+        source = table / "table.parquet" if table.is_dir() else table
+        out = out or source.parent
     else:
         if not runs:
             raise MechoclError("give one or more RUN folders to probe, or --table to look at a table")
@@ -281,6 +282,7 @@ def probe(
         )
         out = out or runs[0] / "probes" / "-".join(Path(recipe).stem for recipe in recipes)
         rows = probe_sweep.run(units, out=out, jobs=jobs_of(jobs), cluster=ray)
+        source = out / "table.parquet"
         gaps = pipeline.gaps(runs, device=where, jobs=jobs_of(jobs)) if len(runs) > 1 else None
     grids = probe_summaries.grids(rows)
     printing.probes(grids)

@@ -161,8 +161,13 @@ def describe(e: Estimate) -> str:
     """`+.108 [+.041, +.175], p = .004` with the unit where it is the alias."""
     if e.n < 2:
         return signed(e.mean)
-    text = f"{signed(e.mean)} [{signed(e.low)}, {signed(e.high)}], {p_value(e.p)}"
+    text = f"{signed_interval(e)}, {p_value(e.p)}"
     return text if e.unit == "seed" else text + " (over the aliases of one seed)"
+
+
+def signed_interval(e: Estimate) -> str:
+    """`+.108 [+.041, +.175]`; the mean alone where there is no interval."""
+    return signed(e.mean) if e.n < 2 else f"{signed(e.mean)} [{signed(e.low)}, {signed(e.high)}]"
 
 
 def signed(value: float) -> str:

@@ -1,0 +1,115 @@
+"""Write what 1, 10 and 100 nodes would do into docs/scale.md, from the measured cost of a task.
+
+python docs/scale_doc.py --measure     measure first: one core of this machine, quiet, about a minute
+python docs/scale_doc.py               only write the page from docs/results/scale.csv
+"""
+
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import torch
+import tyro
+
+from mechocl import cli, files, probe_sweep, recipes, runs, sweeps
+from mechocl.probing import ProbingConfig
+
+DOCS = Path(__file__).parent
+TABLE = DOCS / "results" / "scale.csv"
+NODES = (1, 10, 100)
+CORES = 32
+_START, _END = "<!-- scale -->", "<!-- end of scale -->"
+
+WORK = {
+    "probe": (
+        "probing a checkpoint: `mechocl probe`, defaults",
+        {"8 seeds of 6 word orders, last checkpoint": 8 * 6, "the same, 14 checkpoints": 8 * 6 * 14, "64 seeds, 14 checkpoints": 64 * 6 * 14},
+    ),
+    "sweep": (
+        "training a run of integer-set/cpu: `mechocl sweep`",
+        {"8 seeds of 6 settings": 8 * 6, "32 seeds of 100 settings": 3200, "100 seeds of 1000 settings": 100_000},
+    ),
+}  # fmt: skip
+"""Tasks of one kind, and numbers of them that somebody may want."""
+
+
+def measure() -> None:
+    """Seconds of a task of each kind on one core, and of a worker's start."""
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import mechocl.sweeps, mechocl.probe_sweep"], check=True)
+    start_s = time.perf_counter() - started
+    found = []
+    recipe = recipes.load("integer-set/cpu")
+    outcome = sweeps.train([sweeps.SweepRun({}, recipe, 0)], device="cpu", report=lambda *_: None)[0]
+    found.append({"work": "sweep", "seconds": outcome["seconds"]})
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        if cli.main(["train", "integer-set/cpu", "--seeds", "1", "--out", str(out), "--device", "cpu"]):
+            raise SystemExit("the run to be probed could not be trained")
+        (unit,) = probe_sweep.units(
+            [out], recipes=["definition-retrieval"], checkpoints="final", seeds=None, config=ProbingConfig(),
+            device="cpu", cache_gb=1.0, dtype="float32",
+        )  # fmt: skip
+        started = time.perf_counter()
+        probe_sweep.do(unit, lambda *_: None)
+        found.append({"work": "probe", "seconds": round(time.perf_counter() - started, 2)})
+    facts = {"start_seconds": round(start_s, 1), "machine": runs.machine("cpu"), "torch": torch.__version__}
+    table = pd.DataFrame(found).assign(**facts)
+    files.write_text(TABLE, table.to_csv(index=False))
+
+
+def section() -> str:
+    """The table, and where its numbers come from."""
+    measured = pd.read_csv(TABLE).set_index("work")
+    first = measured.iloc[0]
+    lines = [
+        f"Measured by `python docs/scale_doc.py --measure` on one core of {first['machine']}, torch {first['torch']}: "
+        + "; ".join(f"{WORK[kind][0]}: {row['seconds']:.1f} s" for kind, row in measured.iterrows())
+        + f"; a worker's start: {first['start_seconds']:.1f} s. From that, for nodes of {CORES} such cores (extrapolated, not measured):",
+        "",
+        "| work | tasks | " + " | ".join(f"{n} node{'s' * (n > 1)}" for n in NODES) + " |",
+        "|---|---:|" + "---:|" * len(NODES),
+    ]
+    for kind, (_, works) in WORK.items():
+        row = measured.loc[kind]
+        for work, tasks in works.items():
+            times = [
+                _duration(math.ceil(tasks / (n * CORES)) * row["seconds"] + row["start_seconds"])
+                for n in NODES
+            ]
+            lines.append(f"| {kind}: {work} | {tasks} | {' | '.join(times)} |")
+    return "\n".join(lines)
+
+
+def page(text: str) -> str:
+    """docs/scale.md with its last section made from the table."""
+    before, rest = text.split(_START)
+    return f"{before}{_START}\n\n{section()}\n\n{_END}{rest.split(_END)[1]}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def main(
+    measure_first: Annotated[
+        bool, tyro.conf.arg(name="measure", help="Measure on this machine first.")
+    ] = False,
+) -> None:
+    if measure_first:
+        measure()
+    path = DOCS / "scale.md"
+    files.write_text(path, page(path.read_text(encoding="utf-8")))
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
