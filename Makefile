@@ -37,6 +37,7 @@ benchmarks:
 	$(BIN)/python benchmarks/training.py --whole --record
 	$(BIN)/python benchmarks/task_building.py --record
 	$(BIN)/python benchmarks/patching.py --threads 2 --record
+	$(BIN)/python benchmarks/probing.py --threads 2 --record
 	$(BIN)/python benchmarks/demo.py --fast --record
 	$(BIN)/python benchmarks/demo.py --record
 	$(BIN)/python benchmarks/write_docs.py

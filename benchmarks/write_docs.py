@@ -124,6 +124,28 @@ SECTIONS: Final = (
         ),
     ),
     Section(
+        benchmark="probing",
+        title="Linear probes",
+        text=(
+            "`mechocl.probing.probe` against the procedure of the earlier tag probe, written plainly: one question at a "
+            "time through `run_with_cache` with everything cached, then scikit-learn's logistic regression with a 5-fold "
+            "cross-validation for each layer and token. The same 800 questions and folds, every layer and token of an "
+            "untrained model with a direction put into its alias embeddings; no balanced accuracy may differ by more than "
+            "half a point. Each side has a process of its own; memory is what it takes above the model and the questions. "
+            "Theirs keeps all caches; a loop that dropped what it does not need would take less memory and the same time."
+        ),
+        ours="ours",
+        theirs="plain procedure",
+        expected=(
+            Expected(
+                case="6 layers, d_model 512",
+                device="cpu",
+                command="python benchmarks/probing.py --threads 2 --record",
+                aim=1 / 10,
+            ),
+        ),
+    ),
+    Section(
         benchmark="demo",
         title="The demo",
         text=(
@@ -198,6 +220,8 @@ def _row(r: Mapping[str, Any], aim: float | None) -> list[str]:
     if aim is not None:
         ratio += f", {_aim(aim)}"
     memory = "not measured" if r["peak_mib"] is None else f"{r['peak_mib']} MiB"
+    if "memory_ratio" in r:
+        memory += f" (theirs {r['theirs_mib']} MiB: ratio {r['memory_ratio']:.2f}, aim: at most 0.33)"
     command = f"`{r['command']}`"
     return [r["case"], _machine(r), ours, _duration(r["theirs_s"]), ratio, memory, r["date"], command]
 

@@ -23,6 +23,7 @@ import measuring
 import patching
 import patching_memory
 import patching_subject
+import probing
 import task_building
 import training
 import training_scaling
@@ -55,7 +56,7 @@ def tiny_case(recipe: str, *changes: str) -> training.Case:
 TIED, UNTIED = (tiny_case(f"integer-set/{name}") for name in ("cpu", "paper"))  # the latter: rotary, parallel
 
 
-@pytest.mark.parametrize("script", ["training", "task_building", "patching", "demo", "write_docs"])
+@pytest.mark.parametrize("script", ["training", "task_building", "patching", "probing", "demo", "write_docs"])
 def test_help_names_the_options_and_exits_0(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,6 +64,7 @@ def test_help_names_the_options_and_exits_0(
         "training": training,
         "task_building": task_building,
         "patching": patching,
+        "probing": probing,
         "demo": demo,
         "write_docs": write_docs,
     }[script]
@@ -407,3 +409,38 @@ def test_memory_of_a_command_counts_its_children() -> None:
     assert watched.returncode == 0
     assert watched.peak_mib is not None
     assert 60 < watched.peak_mib < 200
+
+
+# probing -------------------------------------------------------------------------------------------
+
+TINY_PROBING = probing.Size(name="tiny", n_layers=2, d_model=64, questions=60, list_length=2, rounds=1)
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both sides of the probing benchmark tiny, in this process; one of 60 questions is more than half a point."""
+    monkeypatch.setattr(probing, "TOLERANCE", 0.02)
+    monkeypatch.setattr(probing, "FAST", TINY_PROBING)
+    monkeypatch.setattr(probing, "in_a_process", lambda name, **_: probing.side(name, TINY_PROBING))
+
+
+@pytest.mark.usefixtures("here")
+def test_grids_of_probes_agree(capsys: pytest.CaptureFixture[str]) -> None:
+    assert probing.main(["--fast", "--threads", "1"]) == 0
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert line["benchmark"] == "probing"
+    assert line["places"] == 2 * 5  # layers × alias, %, n1, n2, =
+    assert line["difference"] <= probing.TOLERANCE
+    assert line["accuracies"][1] > 0.6  # there is something to read
+    page = write_docs.page([line | {"theirs_mib": 12, "memory_ratio": 0.25}], None)
+    assert "(theirs 12 MiB: ratio 0.25, aim: at most 0.33)" in page
+
+
+@pytest.mark.usefixtures("here")
+def test_grids_of_probes_that_differ_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = probing.theirs
+    monkeypatch.setitem(probing.SIDES, "theirs", lambda *given: right(*given) + 2 * probing.TOLERANCE)
+    assert probing.main(["--fast", "--threads", "1"]) == 1
+    assert "more than 0.02" in capsys.readouterr().err
