@@ -152,8 +152,8 @@ def section() -> list[str]:
         f"    mechocl probe {' '.join(f'runs/{name}' for name in RUNS.values())} --out runs/probes/definition-retrieval",
         "",
         "Aliases are never shared between training and test. Significance is corrected for the whole grid of sites and "
-        "positions by the maximum statistic over "
-        f"{_range({one.permutations for one in headline.values()})} permutations of aliases; intervals are over seeds.",
+        "positions, each grid by itself, by the maximum statistic over "
+        f"{_range({one.permutations for one in headline.values()})} permutations of aliases (*: p < .05); intervals are over seeds.",
         "",
         "### Which tag defined it, read from a question",
         "",
@@ -286,10 +286,15 @@ def _readings(headline: dict[tuple[str, str], Grid], gaps: pd.DataFrame) -> list
     ]
     if silent:
         found.append(
-            f"- In {listed(silent)} it is there although no probe reads the tag of a single alias that was asked about: as the "
-            "earlier probe found for the tag first. Retrieval that selects by a stored tag needs the tag to be stored at "
-            "the aliases of stage 2; there it is."
+            f"- In {listed(silent)} it is there although no place of the grid reads the tag of aliases that were asked about, as in the "
+            "earlier probe for the tag first."
         )
+        stored = [order for order in silent if order in reads("tag-stage-2")]
+        if stored:
+            found.append(
+                f"- That does not speak against selective retrieval in {listed(stored)}: it needs the tag at the aliases that were only "
+                "defined, and there it can be read."
+            )
     found.append(
         "- With the alias last (TEV, ETV) this recipe learns nothing of the alias from a definition: it has no loss on "
         "aliases' names, so that nothing that follows an alias depends on it."

@@ -2,7 +2,7 @@
 
 RUN/activations/seed-K/<stage-2-final>/<examples>-<dtype>-<hook point>.safetensors
 
-Every file names in its metadata the checkpoint (sha256) and the tokens that it was made from.
+A file's name has a hash of the examples' tokens, its metadata the sha256 of the checkpoint that it was made from.
 """
 
 import hashlib
@@ -49,7 +49,8 @@ class ActivationCache:
         folder = self.run / FOLDER / f"seed-{checkpoint.seed}" / checkpoint.name.removesuffix(".safetensors")
 
         def cached(tokens: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
-            examples = hashlib.sha256(tokens.cpu().numpy().tobytes()).hexdigest()[:12]
+            content = str(tuple(tokens.shape)).encode() + tokens.cpu().to(torch.int64).numpy().tobytes()
+            examples = hashlib.sha256(content).hexdigest()[:12]
             paths = {site: folder / f"{examples}-{self.dtype}-{site}.safetensors" for site in sites}
             missing = [site for site, path in paths.items() if not path.exists()]
             found = {}

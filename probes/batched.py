@@ -72,23 +72,24 @@ def fit(
     Raises:
         ValueError: a labelling lacks a class.
     """
-    counts = torch.nn.functional.one_hot(labels, n_classes).sum(1)
-    if int(counts.min()) == 0:
-        draw = int((counts == 0).any(1).nonzero()[0])
-        raise ValueError(
-            f"labelling {draw} has no example of class {int(counts[draw].argmin())} to learn from; "
-            "use fewer folds or more aliases"
-        )
+    _check_classes(labels, n_classes)
     mean, scale = _standardisation(x)
     if method == "difference-of-means":
         scale = torch.where(scale.isfinite(), 1.0, scale)
     z = _scaled(x, mean, scale)
     outputs = 1 if n_classes == 2 else n_classes
     per_draw = len(x) * max(x.shape[1] * outputs, x.shape[2] * max(x.shape[1:]) * (method != "logistic"))
-    parts = [
-        _fit_block(z, block, n_classes, method, regularisation)
-        for block in torch.split(labels, max(1, _ELEMENTS // per_draw))
-    ]
+    everyone = torch.ones(1, x.shape[1], dtype=torch.bool, device=x.device)
+    parts = []
+    for block in torch.split(labels, max(1, _ELEMENTS // per_draw)):
+        if method == "logistic":
+            weight, intercept = _logistic(z, block, everyone, n_classes, regularisation)
+            parts.append((weight[:, 0], intercept[:, 0]))
+        elif method == "ridge":
+            parts.append(_ridge(z, block, n_classes, regularisation))
+        else:
+            whitened = method == "whitened-difference-of-means"
+            parts.append(_means(z, block, n_classes, regularisation if whitened else None))
     weight, intercept = (torch.cat([part[i] for part in parts], dim=1) for i in (0, 1))
     return Fits(mean=mean, scale=scale, weight=weight, intercept=intercept)
 
@@ -108,8 +109,21 @@ def cross_validated(
     """
     outputs = 1 if n_classes == 2 else n_classes
     found = torch.empty(len(x), len(labels), x.shape[1], outputs, dtype=x.dtype, device=x.device)
-    for k in torch.unique(fold).tolist():
-        test = fold == k
+    folds = torch.unique(fold)
+    tested = folds[:, None] == fold
+    if method == "logistic":
+        for test in tested:
+            _check_classes(labels[:, ~test], n_classes)
+        z = _scaled(x, *_standardisation(x))
+        each = max(1, _ELEMENTS // (len(x) * x.shape[1] * outputs * len(folds)))
+        for start in range(0, len(labels), each):
+            block = slice(start, start + each)
+            weight, intercept = _logistic(z, labels[block], ~tested, n_classes, regularisation)
+            for k, test in enumerate(tested):
+                decision = einsum(z[:, test], weight[:, k], "site n f, site draw f out -> site draw n out")
+                found[:, block, test] = decision + intercept[:, k, :, None]
+        return found
+    for test in tested:
         probe = fit(
             x[:, ~test],
             labels[:, ~test],
@@ -119,6 +133,16 @@ def cross_validated(
         )
         found[:, :, test] = probe.decision(x[:, test])
     return found
+
+
+def _check_classes(labels: Tensor, n_classes: int) -> None:
+    counts = torch.nn.functional.one_hot(labels, n_classes).sum(1)
+    if int(counts.min()) == 0:
+        draw = int((counts == 0).any(1).nonzero()[0])
+        raise ValueError(
+            f"labelling {draw} has no example of class {int(counts[draw].argmin())} to learn from; "
+            "use fewer folds or more aliases"
+        )
 
 
 def _standardisation(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,17 +161,6 @@ def _weights(labels: Tensor, n_classes: int, dtype: torch.dtype) -> Tensor:
     """scikit-learn's `class_weight="balanced"`: examples / (classes × examples of the class); draw × example."""
     counts = torch.nn.functional.one_hot(labels, n_classes).sum(1).to(dtype)
     return (labels.shape[1] / (n_classes * counts)).gather(1, labels)
-
-
-def _fit_block(
-    z: Tensor, labels: Tensor, n_classes: int, method: Method, regularisation: float
-) -> tuple[Tensor, Tensor]:
-    """Weight (site, draw, feature, output) and intercept (site, draw, output)."""
-    if method == "logistic":
-        return _logistic(z, labels, n_classes, regularisation)
-    if method == "ridge":
-        return _ridge(z, labels, n_classes, regularisation)
-    return _means(z, labels, n_classes, regularisation if method == "whitened-difference-of-means" else None)
 
 
 def _ridge(z: Tensor, labels: Tensor, n_classes: int, alpha: float) -> tuple[Tensor, Tensor]:
@@ -200,23 +213,34 @@ def _means(z: Tensor, labels: Tensor, n_classes: int, shrinkage: float | None) -
     return weight, intercept
 
 
-def _logistic(z: Tensor, labels: Tensor, n_classes: int, c: float) -> tuple[Tensor, Tensor]:
+def _logistic(z: Tensor, labels: Tensor, trained: Tensor, n_classes: int, c: float) -> tuple[Tensor, Tensor]:
     """Penalised logistic regression: all fits are one convex problem, solved by torch's L-BFGS.
 
-    The coordinates are those in which Böhning's bound on the Hessian (Böhning & Lindsay 1988), which all labellings
-    share, is the identity.
+    Each fold's probe is fitted on the examples that `trained` (fold, example) marks, with the features scaled by these
+    alone; but all read the same z, so that a step costs one pass over it. The search goes in the coordinates in which
+    Böhning's bound on the Hessian (Böhning & Lindsay 1988, Ann. Inst. Statist. Math. 40:641), which the labellings
+    share and, as a choice of coordinates, the folds too, is the identity.
+
+    Returns the weight of z (site, fold, draw, feature, output) and the intercept (site, fold, draw, output).
     """
-    w = _weights(labels, n_classes, z.dtype)
-    outputs = 1 if n_classes == 2 else n_classes
-    curvature = c * (0.25 if n_classes == 2 else 0.5)
     sites, n, d = z.shape
+    outputs, draws, folds = 1 if n_classes == 2 else n_classes, len(labels), len(trained)
+    curvature = c * (0.25 if n_classes == 2 else 0.5)  # of an example's loss by a logit, at most
     bound = curvature * z.mT @ z + torch.eye(d, dtype=z.dtype, device=z.device)
-    root = torch.linalg.cholesky(bound).mT  # upper: rootᵀ root = bound
+    root = torch.linalg.cholesky(bound).mT  # rootᵀ root = bound
     unit = (curvature * n) ** -0.5
-    theta = torch.zeros(sites, d, len(labels) * outputs, dtype=z.dtype, device=z.device, requires_grad=True)
-    bias = torch.zeros(sites, len(labels), outputs, dtype=z.dtype, device=z.device, requires_grad=True)
-    sign = (2 * labels - 1).to(z.dtype)[..., None]
-    hot = torch.nn.functional.one_hot(labels, n_classes).to(z.dtype)
+    each = [_standardisation(z[:, one]) for one in trained]
+    mean, scale = (
+        torch.stack([one[i][:, 0] for one in each], dim=2)[..., None] for i in (0, 1)
+    )  # site f fold 1
+    w = torch.zeros(n, folds, draws, dtype=z.dtype, device=z.device)
+    for k, one in enumerate(trained):
+        w[one, k] = _weights(labels[:, one], n_classes, z.dtype).T
+    w = w[..., None]
+    sign = rearrange(2 * labels - 1, "draw n -> n 1 draw 1").to(z.dtype)
+    hot = rearrange(torch.nn.functional.one_hot(labels, n_classes), "draw n c -> n 1 draw c").to(z.dtype)
+    theta = torch.zeros(sites, d, folds * draws * outputs, dtype=z.dtype, device=z.device)
+    bias = torch.zeros(sites, folds, draws, outputs, dtype=z.dtype, device=z.device)
     search = torch.optim.LBFGS(
         [theta, bias],
         max_iter=_ITERATIONS,
@@ -226,23 +250,35 @@ def _logistic(z: Tensor, labels: Tensor, n_classes: int, c: float) -> tuple[Tens
         line_search_fn="strong_wolfe",
     )
 
-    def weight() -> Tensor:
-        found: Tensor = torch.linalg.solve_triangular(root, theta, upper=True)
-        return rearrange(found, "site f (draw out) -> site f draw out", out=outputs)
+    def fitted() -> tuple[Tensor, Tensor, Tensor]:
+        """Weights of the fold's own features (penalised), and weights and intercept of z."""
+        own = torch.linalg.solve_triangular(root, theta, upper=True)
+        weight = rearrange(own, "site f (fold rest) -> site f fold rest", fold=folds) / scale
+        shift = rearrange((mean * weight).sum(1), "site fold (draw out) -> site fold draw out", out=outputs)
+        return own, rearrange(weight, "site f fold rest -> site f (fold rest)"), unit * bias - shift
 
     def loss() -> Tensor:
-        search.zero_grad()
-        with torch.enable_grad():
-            v = weight()
-            logits = einsum(z, v, "site n f, site f draw out -> site draw n out") + unit * bias[:, :, None]
-            if outputs == 1:
-                each = torch.nn.functional.softplus(-sign * logits)[..., 0]
-            else:
-                each = logits.logsumexp(-1) - (hot * logits).sum(-1)
-            # In single precision a sum over thousands of fits hides the last steps, and the search ends too soon.
-            value = c * (w * each).sum(dtype=torch.float64) + 0.5 * v.square().sum(dtype=torch.float64)
-            value.backward()  # type: ignore[no-untyped-call]
-        return value.detach()
+        own, weight, intercept = fitted()
+        logits = rearrange(z @ weight, "s n (fold draw out) -> s n fold draw out", fold=folds, out=outputs)
+        logits = logits + intercept[:, None]
+        if outputs == 1:
+            cost = torch.nn.functional.softplus(-sign * logits)
+            slope = -sign * torch.sigmoid(-sign * logits) * w
+        else:
+            likely = logits.log_softmax(-1)
+            cost = -(hot * likely).sum(-1, keepdim=True)
+            slope = (likely.exp() - hot) * w
+        by_fold = rearrange(slope, "s n fold draw out -> s n fold (draw out)")
+        along_z = z.mT @ rearrange(by_fold, "s n fold rest -> s n (fold rest)")
+        along_z = rearrange(along_z, "s f (fold rest) -> s f fold rest", fold=folds)
+        along = c * (along_z - mean * by_fold.sum(1)[:, None]) / scale
+        gradient = rearrange(along, "s f fold rest -> s f (fold rest)") + own
+        theta.grad = torch.linalg.solve_triangular(root.mT, gradient, upper=False).contiguous()
+        bias.grad = c * unit * slope.sum(1)
+        # In single precision a sum over thousands of fits hides the last steps, and the search ends too soon.
+        return c * (w * cost).sum(dtype=torch.float64) + 0.5 * own.square().sum(dtype=torch.float64)
 
     search.step(loss)  # type: ignore[no-untyped-call]
-    return rearrange(weight().detach(), "site f draw out -> site draw f out"), unit * bias.detach()
+    _, weight, intercept = fitted()
+    shape = {"fold": folds, "out": outputs}
+    return rearrange(weight, "site f (fold draw out) -> site fold draw f out", **shape), intercept

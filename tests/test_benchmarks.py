@@ -431,7 +431,7 @@ def test_grids_of_probes_agree(capsys: pytest.CaptureFixture[str]) -> None:
     assert line["benchmark"] == "probing"
     assert line["places"] == 2 * 5  # layers × alias, %, n1, n2, =
     assert line["difference"] <= probing.TOLERANCE
-    assert line["accuracies"][1] > 0.6  # there is something to read
+    assert line["accuracies"][0] < line["accuracies"][1] <= 1
     page = write_docs.page([line | {"theirs_mib": 12, "memory_ratio": 0.25}], None)
     assert "(theirs 12 MiB: ratio 0.25, aim: at most 0.33)" in page
 
