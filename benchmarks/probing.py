@@ -63,7 +63,7 @@ class Size:
 
 
 FULL: Final = Size(
-    name="6 layers, d_model 512", n_layers=6, d_model=512, questions=800, list_length=8, rounds=3
+    name="6 layers, d_model 512", n_layers=6, d_model=512, questions=800, list_length=8, rounds=2
 )
 FAST: Final = Size(
     name="2 layers, d_model 128", n_layers=2, d_model=128, questions=200, list_length=4, rounds=1

@@ -26,10 +26,11 @@ ORDERS = ("TVE", "VTE", "VET", "EVT", "TEV", "ETV")
 RUNS = {"TVE": "demo"} | {order: f"order-{order}" for order in ORDERS[1:]}
 """The run of each word order."""
 
+SITES = " --sites resid_post,attn_out,mlp_out"
 SWEEPS = {
-    "definition-retrieval": "",
-    "reliability": " --recipe reliability-at-definition",
-    "others": " --recipe implied-entity,recency,defined,tag-across-integers",
+    "definition-retrieval": SITES,
+    "reliability": f" --recipe reliability-at-definition{SITES}",
+    "others": f" --recipe implied-entity,recency,defined,tag-across-integers{SITES}",
 }
 """Folder of each sweep of last checkpoints in runs/probes, and its options."""
 
@@ -149,7 +150,7 @@ def section() -> list[str]:
             f"    mechocl train integer-set/cpu --set task.word_order={order} --seeds 8 --out runs/order-{order}"
             for order in ORDERS[1:]
         ),
-        f"    mechocl probe {' '.join(f'runs/{name}' for name in RUNS.values())} --out runs/probes/definition-retrieval",
+        f"    mechocl probe {' '.join(f'runs/{name}' for name in RUNS.values())}{SITES} --out runs/probes/definition-retrieval",
         "",
         "Aliases are never shared between training and test. Significance is corrected for the whole grid of sites and "
         "positions, each grid by itself, by the maximum statistic over "
@@ -229,10 +230,10 @@ def section() -> list[str]:
             "",
             "### When",
             "",
-            "`mechocl probe runs/demo runs/order-VTE --checkpoints all --permutations 20 --n-pairs 0 --out runs/probes/emergence`: "
+            f"`mechocl probe runs/demo --checkpoints all --permutations 20 --n-pairs 0{SITES} --out runs/probes/emergence`: "
             "the tag of stage-2 aliases over training; their definitions come in stage 2.",
             "",
-            *(f"![{order}](figures/probes-emergence-{order}.svg)\n" for order in ("TVE", "VTE")),
+            "![The tag over training](figures/probes-emergence-TVE.svg)",
         ]
     return lines
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from mechocl import activations, contrasts, probe_recipes
 from mechocl.activation_cache import Collect
-from mechocl.components import Components, find_sites, hook_name, sites_of, take_apart
+from mechocl.components import Components, find_sites, hook_name, take_apart
 from mechocl.errors import MechoclError
 from mechocl.models import Transformer
 from mechocl.probe_interventions import swap_effects
@@ -36,7 +36,6 @@ from probes.grid import GridScores, Solver
 from toy_models.randomness import generator
 from toy_models.task import ROLE, Task
 
-DEFAULT_SITES: Final = ("resid_post", "attn_out", "mlp_out")
 EMBEDDING: Final = (0, "resid_pre")
 """The bottom row of every grid: the embedding."""
 
@@ -52,9 +51,9 @@ class ProbingConfig:
 
     recipe: str = "definition-retrieval"
     """Name of a recipe in `probes/recipes`, or a TOML file."""
-    sites: tuple[str, ...] = ()
-    """TransformerLens sites, in every layer, or hook points; default: resid_post, attn_out, mlp_out. The embedding
-    (resid_pre of layer 0) is always there."""
+    sites: tuple[str, ...] = ("resid_post",)
+    """TransformerLens sites, in every layer (attn_out, mlp_out, z …), or hook points. The embedding (resid_pre of layer
+    0) is always there."""
     positions: tuple[str, ...] = ()
     """Position labels (alias, %, n1, =; at definitions tag, entity); default: all."""
     permutations: int = 100
@@ -261,8 +260,7 @@ def _positions(labels: Sequence[str], config: ProbingConfig) -> list[int]:
 
 def _places(c: Components, config: ProbingConfig) -> list[tuple[int, str]]:
     """(layer, site) from the bottom up, the embedding first."""
-    names = config.sites or tuple(site for site in DEFAULT_SITES if site in sites_of(c))
-    return [EMBEDDING, *(place for place in find_sites(c, names) if place != EMBEDDING)]
+    return [EMBEDDING, *(place for place in find_sites(c, config.sites) if place != EMBEDDING)]
 
 
 def directly(model: Transformer) -> Collect:

@@ -26,7 +26,8 @@ POSITIONS = ["alias", "%", "n1", "n2", "="]
 PLACES = [("resid_pre", 0), ("attn_out", 0), ("resid_post", 0), ("attn_out", 1), ("resid_post", 1)]
 STREAM = [("resid_pre", 0), ("resid_post", 0), ("resid_post", 1)]
 TAGS = ["tag-stage-1", "tag-stage-2"]
-QUICK = ProbingConfig(permutations=0, controls=False, n_pairs=0)
+SITES = ("attn_out", "resid_post")
+QUICK = ProbingConfig(sites=SITES, permutations=0, controls=False, n_pairs=0)
 
 
 @cache
@@ -64,7 +65,7 @@ def probe(
 @cache
 def probed(mechanism: Mechanism = Mechanism()) -> pd.DataFrame:  # noqa: B008  frozen
     """All probes of the headline, with every control."""
-    config = ProbingConfig(permutations=19, n_pairs=40)
+    config = ProbingConfig(sites=SITES, permutations=19, n_pairs=40)
     return probe(planted_model(task(), mechanism), task(), config)[0]
 
 
