@@ -344,7 +344,10 @@ def _probed(
     x = site.x[:, chosen.index]
     scores = _scored(one, x, chosen, config, shuffles=config.permutations)
     draws = min(_SWAPPED_DRAWS, config.permutations) if len(scores.classes) == 2 else 0
-    directions = grid.directions(x, scores.code[: 1 + draws], config=settings)
+    directions = scores.direction
+    if directions is None:
+        directions = grid.directions(x, scores.code[: 1 + draws], config=settings)
+    directions = directions[:, : 1 + draws]
     effects = _swaps(one, site, examples, task, c, directions, config)
     rows = []
     for i, base in enumerate(_bases(one, site, examples, chosen, scores)):

@@ -6,12 +6,13 @@ left are matrix products, on a CPU or a GPU. scikit-learn is the reference; `tes
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import torch
 from einops import einsum, rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probes.linear import Method
@@ -72,20 +73,46 @@ def fit(
     Raises:
         ValueError: a labelling lacks a class.
     """
-    _check_classes(labels, n_classes)
+    everyone = torch.ones(1, x.shape[1], dtype=torch.bool, device=x.device)
+    return fits(x, labels, everyone, n_classes=n_classes, method=method, regularisation=regularisation)[0]
+
+
+def fits(
+    x: Float[Tensor, "site example feature"],
+    labels: Int[Tensor, "draw example"],
+    trained: Bool[Tensor, "fold example"],
+    *,
+    n_classes: int,
+    method: Method,
+    regularisation: float,
+) -> list[Fits]:
+    """`fit` on each of several choices of the examples; of logistic probes all at once, which costs little more."""
+    for one in trained:
+        _check_classes(labels[:, one], n_classes)
+    if method == "logistic":
+        mean, scale = _standardisation(x)
+        z, outputs = _scaled(x, mean, scale), 1 if n_classes == 2 else n_classes
+        size = max(1, _ELEMENTS // (len(x) * x.shape[1] * outputs * len(trained)))
+        parts = [
+            _logistic(z, block, trained, n_classes, regularisation) for block in torch.split(labels, size)
+        ]
+        weight, intercept = (torch.cat([part[i] for part in parts], dim=2) for i in (0, 1))
+        return [
+            Fits(mean=mean, scale=scale, weight=weight[:, k], intercept=intercept[:, k])
+            for k in range(len(trained))
+        ]
+    return [_closed_form(x[:, one], labels[:, one], n_classes, method, regularisation) for one in trained]
+
+
+def _closed_form(x: Tensor, labels: Tensor, n_classes: int, method: Method, regularisation: float) -> Fits:
     mean, scale = _standardisation(x)
     if method == "difference-of-means":
         scale = torch.where(scale.isfinite(), 1.0, scale)
     z = _scaled(x, mean, scale)
-    outputs = 1 if n_classes == 2 else n_classes
-    per_draw = len(x) * max(x.shape[1] * outputs, x.shape[2] * max(x.shape[1:]) * (method != "logistic"))
-    everyone = torch.ones(1, x.shape[1], dtype=torch.bool, device=x.device)
+    size = max(1, _ELEMENTS // (len(x) * x.shape[2] * max(x.shape[1:])))
     parts = []
-    for block in torch.split(labels, max(1, _ELEMENTS // per_draw)):
-        if method == "logistic":
-            weight, intercept = _logistic(z, block, everyone, n_classes, regularisation)
-            parts.append((weight[:, 0], intercept[:, 0]))
-        elif method == "ridge":
+    for block in torch.split(labels, size):
+        if method == "ridge":
             parts.append(_ridge(z, block, n_classes, regularisation))
         else:
             whitened = method == "whitened-difference-of-means"
@@ -107,35 +134,24 @@ def cross_validated(
 
     Raises ValueError when a labelling lacks a class outside a fold.
     """
-    outputs = 1 if n_classes == 2 else n_classes
-    found = torch.empty(len(x), len(labels), x.shape[1], outputs, dtype=x.dtype, device=x.device)
-    folds = torch.unique(fold)
-    tested = folds[:, None] == fold
-    if method == "logistic":
-        for test in tested:
-            _check_classes(labels[:, ~test], n_classes)
-        z = _scaled(x, *_standardisation(x))
-        each = max(1, _ELEMENTS // (len(x) * x.shape[1] * outputs * len(folds)))
-        for start in range(0, len(labels), each):
-            block = slice(start, start + each)
-            weight, intercept = _logistic(z, labels[block], ~tested, n_classes, regularisation)
-            for k, test in enumerate(tested):
-                decision = einsum(z[:, test], weight[:, k], "site n f, site draw f out -> site draw n out")
-                found[:, block, test] = decision + intercept[:, k, :, None]
-        return found
-    for test in tested:
-        probe = fit(
-            x[:, ~test],
-            labels[:, ~test],
-            n_classes=n_classes,
-            method=method,
-            regularisation=regularisation,
-        )
-        found[:, :, test] = probe.decision(x[:, test])
-    return found
+    tested = torch.unique(fold)[:, None] == fold
+    found = fits(x, labels, ~tested, n_classes=n_classes, method=method, regularisation=regularisation)
+    return held_out(x, found, tested)
+
+
+def held_out(
+    x: Float[Tensor, "site example feature"], found: Sequence[Fits], tested: Bool[Tensor, "fold example"]
+) -> Float[Tensor, "site draw example output"]:
+    """Decision values of the examples that each fold tests, by its own probe."""
+    _, draws, _, outputs = found[0].weight.shape
+    values = torch.empty(len(x), draws, x.shape[1], outputs, dtype=x.dtype, device=x.device)
+    for one, test in zip(found, tested, strict=True):
+        values[:, :, test] = one.decision(x[:, test])
+    return values
 
 
 def _check_classes(labels: Tensor, n_classes: int) -> None:
+    """ValueError when a labelling lacks a class."""
     counts = torch.nn.functional.one_hot(labels, n_classes).sum(1)
     if int(counts.min()) == 0:
         draw = int((counts == 0).any(1).nonzero()[0])

@@ -33,6 +33,8 @@ class GridScores:
     """`linear.auc_of_classes`. Of more than two classes with the true labels alone; NaN for shuffled ones."""
     regularisation: Float[np.ndarray, "site fold"]
     """Value used with the true labels."""
+    direction: Float[torch.Tensor, "site draw feature output"] | None
+    """What `directions` gives for all labellings, where it came at no cost (logistic, torch, one value); else None."""
 
 
 def labellings(
@@ -102,8 +104,12 @@ def cross_validate_grid(
             fold[test] = k
     codes = labellings(target, alias, fold, shuffles=shuffles, seed=config.seed + 1)
     use_torch = solver == "torch" or (solver == "auto" and (x.is_cuda or shuffles > 0 or len(x) > 1))
-    decide = _torch_decisions if use_torch else _scikit_learn_decisions
-    decision, used = decide(x, codes, fold, group, config)
+    direction = None
+    if use_torch and config.method == "logistic" and len(config.regularisation) == 1:
+        decision, used, direction = _logistic_decisions(x, codes, fold, config)
+    else:
+        decide = _torch_decisions if use_torch else _scikit_learn_decisions
+        decision, used = decide(x, codes, fold, group, config)
     return GridScores(
         classes=np.unique(target),
         code=codes,
@@ -112,6 +118,7 @@ def cross_validate_grid(
         balanced_accuracy=_balanced_accuracy(decision, codes),
         auc=_auc(decision, codes, fold),
         regularisation=used,
+        direction=direction,
     )
 
 
@@ -119,6 +126,25 @@ def _inside_folds(alias: np.ndarray, fold: np.ndarray) -> bool:
     """Whether every alias is in one fold only."""
     _, first, index = np.unique(alias, return_index=True, return_inverse=True)
     return bool((fold[first][index] == fold).all())
+
+
+def _logistic_decisions(
+    x: torch.Tensor, codes: np.ndarray, fold: np.ndarray, config: ProbeConfig
+) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
+    """As `_torch_decisions`, and the directions: the fit on all examples is one more fold of the same search."""
+    value = config.regularisation[0]
+    tested = torch.as_tensor(np.unique(fold)[:, None] == fold, device=x.device)
+    trained = torch.cat([~tested, torch.ones_like(tested[:1])])
+    *folds, everyone = batched.fits(
+        x,
+        torch.as_tensor(codes, device=x.device),
+        trained,
+        n_classes=int(codes.max()) + 1,
+        method="logistic",
+        regularisation=value,
+    )
+    decision = batched.held_out(x, folds, tested)
+    return decision.cpu().numpy(), np.full((len(x), len(folds)), value), everyone.direction
 
 
 def _torch_decisions(
