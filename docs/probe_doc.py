@@ -92,8 +92,8 @@ def grids(name: str) -> list[Grid]:
     for (recipe, probe, run), part in table.groupby(["recipe", "probe", "run"], sort=False):
         own = subsets[(subsets["recipe"] == recipe) & (subsets["probe"] == probe) & (subsets["run"] == run)]
         cells = part.drop(columns=facts).dropna(axis=1, how="all").reset_index(drop=True)
-        first = part.iloc[0]
-        found.append(Grid(cells=cells, subsets=own, **{name: first[name] for name in facts}))  # type: ignore[arg-type]
+        first = part[facts].head(1).astype(object).to_dict("records")[0]  # of Python's own types
+        found.append(Grid(cells=cells, subsets=own, **first))
     return found
 
 
