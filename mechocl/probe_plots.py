@@ -88,7 +88,7 @@ def emergence(rows: pd.DataFrame) -> go.Figure:
     value = probe_summaries.statistic(rows)
     own = rows[(rows["control"] == "none") & (rows["subset"] == "all") & rows["chosen"]]
     when = own[["stage", "step", "epoch"]].groupby(["stage", "step"])["epoch"].mean().reset_index()
-    labels = [f"stage {r.stage}<br>epoch {r.epoch:.3g}" for r in when.itertuples()]
+    labels = [f"stage {r.stage}<br>{float(f'{r.epoch:.2g}'):g}" for r in when.itertuples()]
     figure = go.Figure()
     for (site, layer, position), color in zip(probe_summaries.landmarks(rows), _COLORS, strict=False):
         part = own[(own["site"] == site) & (own["layer"] == layer) & (own["position"] == position)]
@@ -124,7 +124,9 @@ def emergence(rows: pd.DataFrame) -> go.Figure:
         if when["stage"].iloc[i] != when["stage"].iloc[i - 1]:
             figure.add_vline(x=i - 0.5, line={"dash": "dash", "color": "#bbb", "width": 1})
     figure.update_layout(
-        height=420, yaxis={"title": TITLES[value]}, xaxis={"type": "category", "tickangle": 0}
+        height=420,
+        yaxis={"title": TITLES[value]},
+        xaxis={"title": "stage, and its epoch", "type": "category", "tickangle": 0},
     )
     return styled(figure)
 

@@ -122,7 +122,7 @@ def _section(
         tables.append(_subsets(grids))
     return Section(
         id=f"probe-{probe.name}",
-        title=f"Probe: {probe.question}",
+        title=f"Probe: {probe.name.replace('-', ' ')}",
         how_to_read=HOW_TO_READ,
         finding=" ".join(findings),
         figures=tuple(figures),
