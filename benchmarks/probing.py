@@ -192,7 +192,7 @@ def measure(size: Size, *, threads: int, fast: bool) -> dict[str, Any]:
         ratio=measuring.median_ratio(seconds["ours"], seconds["theirs"]),
         peak_mib=mib["ours"],
         theirs_mib=round(mib["theirs"]),
-        memory_ratio=float(f"{mib['ours'] / mib['theirs']:.3g}"),
+        memory_ratio=float(f"{mib['ours'] / max(mib['theirs'], 1):.3g}"),
         difference=float(f"{difference:.2g}"),
         accuracies=[float(f"{v:.3f}") for v in (grids["ours"].min(), grids["ours"].max())],
         questions=size.questions,
