@@ -26,7 +26,7 @@ import measuring
 import numpy as np
 import torch
 
-from mechocl import probing
+from mechocl import probe_examples, probing
 from mechocl.models import Transformer
 from mechocl.probe_recipes import Probe
 from mechocl.probing import ProbingConfig
@@ -121,7 +121,9 @@ def theirs(model: Any, task: Task) -> np.ndarray:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    examples = probing.questions(task, ProbingConfig(aliases_per_subset=len(task)))
+    examples = probe_examples.of_task(
+        task, "question", aliases_per_subset=len(task), positions=(), seed=ProbingConfig().seed
+    )
     tag, alias = (examples.table[name].to_numpy() for name in ("tag", "alias"))
     caches = []
     with torch.no_grad():

@@ -20,21 +20,21 @@ import numpy as np
 import pandas as pd
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from mechocl import activations, contrasts, probe_recipes
+from mechocl import activations, contrasts, probe_examples, probe_recipes
 from mechocl.activation_cache import Collect
 from mechocl.components import Components, find_sites, hook_name, take_apart
 from mechocl.errors import MechoclError
 from mechocl.models import Transformer
+from mechocl.probe_examples import Examples
 from mechocl.probe_interventions import swap_effects
 from mechocl.probe_recipes import Probe
 from mechocl.subspaces import STREAM_SITES, Place
 from probes import controls, grid, linear, splits
 from probes.grid import GridScores, Solver
-from toy_models.randomness import generator
-from toy_models.task import ROLE, Task
+from toy_models.task import Task
 
 EMBEDDING: Final = (0, "resid_pre")
 """The bottom row of every grid: the embedding."""
@@ -82,25 +82,6 @@ class ProbingConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Examples:
-    """One text about each alias, all of one layout."""
-
-    tokens: Int[Tensor, "example pos"]
-    table: pd.DataFrame
-    """The task's table, one row per example, with `defined` and `consistent`."""
-    labels: tuple[str, ...]
-    """What stands at each position that is probed."""
-    at: tuple[int, ...]
-    """Where those positions are."""
-    shown: tuple[str, ...]
-    """The first example's tokens there."""
-    again: Int[Tensor, "example pos"] | None
-    """Another question about each alias; None for definitions."""
-    listed: Shaped[np.ndarray, " example"]
-    """The question's list as one string; "" for definitions."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
     """Activations of one site at every probed position of some examples."""
 
@@ -145,10 +126,16 @@ def probe(
     recipe = probe_recipes.load(config.recipe) if probes is None else probes
     c = take_apart(model)
     for kind in dict.fromkeys(one.at for one in recipe):
-        asked = [one for one in recipe if one.at == kind and _fits(one, task)]
+        asked = [one for one in recipe if one.at == kind and probe_examples.fits(one, task)]
         if not asked:
             continue
-        examples = _examples(task, kind, config)
+        examples = probe_examples.of_task(
+            task,
+            kind,
+            aliases_per_subset=config.aliases_per_subset,
+            positions=config.positions,
+            seed=config.seed,
+        )
         places = _places(c, config)
         own = _sites(places, examples.tokens, examples, collect)
         for site in own:
@@ -177,85 +164,6 @@ def probe(
 
 
 # ------------------------------------------------------------------------------------- what is read, and where
-
-
-def _fits(one: Probe, task: Task) -> bool:
-    """Whether the run has the aliases: all the subsets of a comparison of tags, two classes of anything else."""
-    table = _table(task)
-    present = set(table["subset"].unique())
-    if one.target == "tag" and set(one.subsets) - present:
-        return False
-    return table.loc[table["subset"].isin(one.subsets), one.target].nunique() > 1
-
-
-def _table(task: Task) -> pd.DataFrame:
-    table = task.table
-    return table.assign(
-        defined=table["tag"] > 0, consistent=table["defined_entity"] == table["entity"]
-    ).astype({"subset": str})
-
-
-def questions(task: Task, config: ProbingConfig) -> Examples:
-    """The questions that probes at questions read."""
-    return _examples(task, "question", config)
-
-
-def _examples(task: Task, kind: str, config: ProbingConfig) -> Examples:
-    """One question (its list without the alias's integer) or the definition of each alias, and their layout."""
-    if kind == "question":
-        rows = task.rows(kind="question", split="test", answer=False)
-        rows = rows[task.table["subset"].to_numpy()[rows] != "q_entity"]  # its questions name no alias
-    else:
-        rows = task.rows(kind="definition")
-    if not (task.table["tag"].to_numpy() > 0).any():
-        raise MechoclError("the task has no defined aliases to probe")
-    order = torch.randperm(len(rows), generator=generator(config.seed, "probe questions")).numpy()
-    shuffled = task.table.loc[rows[order]]
-    turn = shuffled.groupby("alias").cumcount()
-    first = _of_each_subset(shuffled[turn == 0], config)
-    labels = (
-        activations.asked_positions(task, first)
-        if kind == "question"
-        else activations.shared_positions(task, first)
-    )
-    at = _positions(labels, config)
-    tokens = task.tokens[torch.from_numpy(first)][:, : max(at) + 1]
-    second = _of_each_subset(shuffled[turn == 1], config)
-    again = len(second) == len(first)
-    return Examples(
-        tokens=tokens,
-        table=_table(task).iloc[first].reset_index(drop=True),
-        labels=tuple(labels[i] for i in at),
-        at=tuple(at),
-        shown=tuple(task.vocabulary.decode(tokens[0, at].tolist())),
-        again=task.tokens[torch.from_numpy(second)][:, : max(at) + 1] if again else None,
-        listed=np.array([_list_of(task, row) for row in first.tolist()]),
-    )
-
-
-def _of_each_subset(table: pd.DataFrame, config: ProbingConfig) -> np.ndarray:
-    """Row numbers, the first aliases of each subset, by alias."""
-    kept = table.sort_values("alias").groupby("subset", observed=True).head(config.aliases_per_subset)
-    return np.sort(kept.sort_values("alias").index.to_numpy())
-
-
-def _list_of(task: Task, row: int) -> str:
-    inside = task.tokens[row][task.roles[row] == ROLE["list"]]
-    return " ".join(map(str, sorted(inside.tolist())))
-
-
-def _positions(labels: Sequence[str], config: ProbingConfig) -> list[int]:
-    """Indices of the positions asked for; MechoclError for one that is not there."""
-    if not config.positions:
-        return list(range(len(labels)))
-    for name in config.positions:
-        if not any(label.split(" ")[0] == name or label == name for label in labels):
-            raise MechoclError(f"no position is called {name!r}; these examples have {', '.join(labels)}")
-    return [
-        i
-        for i, label in enumerate(labels)
-        if label in config.positions or label.split(" ")[0] in config.positions
-    ]
 
 
 def _places(c: Components, config: ProbingConfig) -> list[tuple[int, str]]:
