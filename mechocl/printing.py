@@ -68,7 +68,7 @@ def probes(grids: Sequence[Any]) -> None:
         found = one.cells
         print(
             f"\n{one.probe}, {one.run} ({one.word_order}): {probe_plots.TITLES[one.statistic]}, mean over "
-            f"{one.seeds} seeds, chance {one.chance:.3f}; * significant in the whole grid"
+            f"{one.seeds} seed{'s' * (one.seeds > 1)}, chance {one.chance:.3f}; * significant in the whole grid"
         )
         text = [
             f"{m:.3f}{'*' * (p < probe_summaries.LEVEL)}"
