@@ -88,7 +88,7 @@ def test_a_probe_sweep_on_ray_is_that_of_this_machine(
     made = ["train", recipe, "--out", str(tmp_path / "here"), "--seeds", "2", "--device", "cpu"]
     assert cli.main([*made, "--set", *QUICK, "task.aliases=120", "--jobs", "1"]) == 0
     shutil.copytree(tmp_path / "here", tmp_path / "there")
-    (tmp_path / "mine.toml").write_text(PROBE, encoding="utf-8")
+    (tmp_path / "mine.toml").write_text(tiny.PROBE, encoding="utf-8")
     command = ["--recipe", str(tmp_path / "mine.toml"), "--permutations", "2", "--positions", "alias"]
     command += ["--n-pairs", "0", "--device", "cpu"]
     assert cli.main(["probe", str(tmp_path / "here"), *command, "--jobs", "1"]) == 0
@@ -105,18 +105,6 @@ def test_a_probe_sweep_on_ray_is_that_of_this_machine(
     keys = [*probe_sweep.WHERE, "site", "layer", "position", "subset", "control", "draw"]
     assert not there.duplicated(keys).any()
     pd.testing.assert_frame_equal(there.drop(columns="run"), here.drop(columns="run"), rtol=1e-4)
-
-
-PROBE = """
-[[probes]]
-name = "tag"
-question = "tag 1 or tag 2"
-at = "question"
-target = "tag"
-subsets = ["d1_consistent", "d2_consistent"]
-method = "difference-of-means"
-regularisation = [1.0]
-"""
 
 
 def test_rows_on_storage_that_is_not_shared_are_missed(tmp_path: Path) -> None:

@@ -16,17 +16,6 @@ from mechocl.errors import MechoclError
 from mechocl.probing import ProbingConfig
 from mechocl.runs import Run
 
-RECIPE = """
-[[probes]]
-name = "tag"
-question = "tag 1 or tag 2"
-at = "question"
-target = "tag"
-subsets = ["d1_consistent", "d2_consistent"]
-method = "difference-of-means"
-regularisation = [1.0]
-pairs = "d1-to-d2"
-"""
 QUICK = ProbingConfig(permutations=3, positions=("alias", "="), n_pairs=8)
 OPTIONS = ("--permutations", "3", "--positions", "alias,=", "--n-pairs", "8", "--device", "cpu")
 
@@ -51,7 +40,7 @@ def trained(one_core: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def runs(trained: Path, tmp_path: Path) -> list[Path]:
-    (tmp_path / "mine.toml").write_text(RECIPE, encoding="utf-8")
+    (tmp_path / "mine.toml").write_text(tiny.PROBE, encoding="utf-8")
     for order in ("TVE", "VTE"):
         shutil.copytree(trained / order, tmp_path / order)
     return [tmp_path / "TVE", tmp_path / "VTE"]
@@ -145,7 +134,7 @@ def test_activations_are_collected_once_for_all_recipes(
 
     monkeypatch.setattr(activations, "collect", counting)
     other = tmp_path / "other.toml"
-    other.write_text(RECIPE.replace('"tag"\nquestion', '"tag-again"\nquestion'), encoding="utf-8")
+    other.write_text(tiny.PROBE.replace('"tag"\nquestion', '"tag-again"\nquestion'), encoding="utf-8")
     config = replace(QUICK, controls=False)
     first = wanted(runs[:1], seeds=[0], config=config)
     probe_sweep.run(first, out=tmp_path / "out", jobs=1)
@@ -250,7 +239,7 @@ def test_probes_that_do_not_fit_the_run(
     old: str, new: str, message: str, runs: list[Path], tmp_path: Path, fails: Fails
 ) -> None:
     path = tmp_path / "wrong.toml"
-    path.write_text(RECIPE.replace(old, new), encoding="utf-8")
+    path.write_text(tiny.PROBE.replace(old, new), encoding="utf-8")
     assert message in fails("probe", runs[0], "--recipe", path, *OPTIONS)
 
 

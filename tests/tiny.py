@@ -41,6 +41,19 @@ evaluations = 2
 checkpoints = 3
 """
 
+PROBE = """
+[[probes]]
+name = "tag"
+question = "tag 1 or tag 2"
+at = "question"
+target = "tag"
+subsets = ["d1_consistent", "d2_consistent"]
+method = "difference-of-means"
+regularisation = [1.0]
+pairs = "d1-to-d2"
+"""
+"""A recipe of one quick probe."""
+
 
 def recipe_file(folder: Path) -> Path:
     path = folder / "tiny.toml"
