@@ -110,10 +110,10 @@ def _section(
                 "where",
                 "score",
                 "corrected p",
+                "verdict",
                 *_CONTROL_COLUMNS,
                 "swapped",
                 "swapped, shuffled",
-                "verdict",
             ),
             rows=tuple(lines),
         )
@@ -169,10 +169,10 @@ def _lines(one: Grid) -> list[tuple[str, ...]]:
                 where(row),
                 _interval(row["mean"], row["low"], row["high"]),
                 _number(row["p"]),
+                str(row["verdict"]),
                 *(_number(row.get(control, np.nan)) for control in _CONTROL_COLUMNS),
                 swap,
                 _number(row["swap_shuffled"]),
-                str(row["verdict"]),
             )
         )
     return lines
