@@ -1,0 +1,1 @@
+"""Sparse dictionaries of a model's activations: trained, judged, searched and tested."""

@@ -1,0 +1,185 @@
+"""Sparse autoencoders on disk, in SAELens's own folder format: opened, checked, written.
+
+What a run has trained lies in `RUN/saes/NAME/seed-K/`, one folder for each seed of the run:
+
+    cfg.json  sae_weights.safetensors   as `sae_lens.SAE.load_from_disk` reads them
+    mechocl.json                        the weights of which checkpoint it saw, which aliases it did not see
+"""
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from mechocl import activations, files
+from mechocl.errors import MechoclError
+from mechocl.models import Transformer
+from toy_models.task import Task
+
+FOLDER: Final = "saes"
+"""Folder of a run that holds them."""
+
+CONFIG: Final = "cfg.json"
+WEIGHTS: Final = "sae_weights.safetensors"
+RECORD: Final = "mechocl.json"
+
+_PICKLES: Final = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
+
+
+@dataclass(frozen=True, slots=True)
+class Dictionary:
+    """A sparse autoencoder (or transcoder), and where in a model it belongs."""
+
+    sae: Any
+    """`sae_lens.SAE`."""
+    read: str
+    """Hook point whose activations it encodes."""
+    write: str
+    """Hook point that its reconstruction stands for: the same, but for a transcoder."""
+    record: dict[str, Any]
+    """What `mechocl.json` says; {} for an SAE from elsewhere."""
+
+    @property
+    def width(self) -> int:
+        return int(self.sae.cfg.d_sae)
+
+    @property
+    def W_dec(self) -> Float[Tensor, "feature d_out"]:
+        weight: Tensor = self.sae.W_dec.detach()
+        return weight
+
+    @torch.no_grad()
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch feature"]:
+        """Activations of all features, by SAELens's own encoder."""
+        found: Tensor = self.sae.encode(x.to(self.sae.W_enc))
+        return found.to_dense() if found.is_sparse else found
+
+    @torch.no_grad()
+    def reconstruct(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        """What the features make of x: of the site itself, or of the transcoder's other site."""
+        found: Tensor = self.sae(x.to(self.sae.W_enc))
+        return found.to(x)
+
+
+def path_of(run: Path, name: str, seed: int) -> Path:
+    """Where a named SAE of a run lies; a folder of SAELens's is its own place for every seed."""
+    if (Path(name) / CONFIG).exists() or Path(name).is_absolute():
+        return Path(name)
+    return run / FOLDER / name / f"seed-{seed}"
+
+
+def names(run: Path) -> list[str]:
+    """Names of the SAEs that a run has trained for at least one seed."""
+    return sorted({path.parent.parent.name for path in (run / FOLDER).glob(f"*/*/{RECORD}")})
+
+
+def find(run: Path, name: str, seed: int) -> Path:
+    """The folder of an SAE: of that name in the run, or a folder anywhere. MechoclError when there is none."""
+    path = path_of(run, name, seed)
+    if path.is_dir():
+        return path
+    if Path(name).is_dir():
+        return Path(name)  # whose fault `load` will tell
+    known = names(run)
+    raise MechoclError(
+        f"{run} has no SAE {name!r} for seed {seed}, and no folder is called so; "
+        + (f"it has {', '.join(known)}" if known else "train one with: mechocl sae train RUN")
+    )
+
+
+def load(path: Path, *, device: str, site: str | None = None) -> Dictionary:
+    """Open an SAE folder in SAELens's format: one that was trained here, or anybody's.
+
+    Args:
+        path: the folder.
+        device: where its weights shall be.
+        site: hook point that it is wanted for; default: the one that it names itself.
+
+    Raises MechoclError for a folder that is incomplete, damaged or holds pickles alone, and a site that the SAE was
+    not trained on.
+    """
+    import sae_lens
+
+    weights = path / WEIGHTS
+    pickles = sorted(p.name for p in path.glob("*") if p.suffix in _PICKLES)
+    if not weights.exists() and pickles:
+        raise MechoclError(
+            f"{path / pickles[0]} is a pickle, which can run any code when it is opened; convert it to safetensors "
+            f"and save it as {WEIGHTS}"
+        )
+    for name in (CONFIG, WEIGHTS):
+        if not (path / name).exists():
+            raise MechoclError(
+                f"{path} is incomplete: {name} is missing; copy the SAE again, or train it again"
+            )
+    config = files.read_json(path / CONFIG)
+    record = files.read_json(path / RECORD) if (path / RECORD).exists() else {}
+    for name, digest in record.get("sha256", {}).items():
+        if files.sha256(path / name) != digest:
+            raise MechoclError(f"{path / name} does not match its checksum; delete {path} and train it again")
+    held, _ = files.read_tensors(weights)  # damage is named here
+    _refuse_other_widths(config, held, path)
+    try:
+        sae = sae_lens.SAE.load_from_disk(path, device=device)
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise MechoclError(f"{path} is no SAE that SAELens can open ({reason})") from error
+    trained_on = sae.cfg.metadata.hook_name
+    if trained_on is None and site is None:
+        raise MechoclError(f"{path / CONFIG} does not name its hook point; say it with --site")
+    if site is not None and trained_on not in (None, site):
+        raise MechoclError(
+            f"{path} was trained on {trained_on}, not on {site}; leave out --site or choose another SAE"
+        )
+    read = trained_on or site
+    return Dictionary(sae.eval(), read, sae.cfg.metadata.hook_name_out or read, record)
+
+
+def _refuse_other_widths(config: dict[str, Any], weights: dict[str, Tensor], path: Path) -> None:
+    d_in, width = config.get("d_in"), config.get("d_sae")
+    found = weights.get("W_enc")
+    if found is None:
+        raise MechoclError(f"{path / WEIGHTS} is incomplete: W_enc is missing; copy the SAE again")
+    if tuple(found.shape) != (d_in, width):
+        raise MechoclError(
+            f"{path}: {CONFIG} says {d_in} inputs and {width} features, but W_enc is {tuple(found.shape)}; "
+            "the two files do not belong together"
+        )
+
+
+def check_fits(dictionary: Dictionary, model: Transformer, task: Task) -> None:
+    """MechoclError when the model lacks the SAE's hook points or their width is another."""
+    for site, width in (
+        (dictionary.read, dictionary.sae.W_enc.shape[0]),
+        (dictionary.write, dictionary.W_dec.shape[1]),
+    ):
+        found = flat(activations.collect(model, task.tokens[:1], [site])[site]).shape[-1]
+        if found != width:
+            raise MechoclError(
+                f"the SAE is of {width} dimensions, but {site} of this model has {found}; it is an SAE of another model"
+            )
+
+
+def save(sae: Any, path: Path, record: dict[str, Any]) -> None:
+    """Write an SAE folder whole: the files are made beside it, then renamed into place; an old one is replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as made:
+        new = Path(made) / "sae"
+        sae.save_model(new)
+        digests = {name: files.sha256(new / name) for name in (CONFIG, WEIGHTS)}
+        files.write_json(new / RECORD, record | {"sha256": digests})
+        if path.exists():
+            shutil.rmtree(path)
+        new.rename(path)
+
+
+def flat(x: Tensor) -> Tensor:
+    """Activations with the heads of a site (z) side by side, as SAEs take them."""
+    found: Tensor = rearrange(x, "example pos ... -> example pos (...)")
+    return found
