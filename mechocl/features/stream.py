@@ -85,7 +85,7 @@ def weights(task: Task, mix: Mix, *, without: Bool[np.ndarray, " alias"]) -> Flo
     subset = table["subset"].astype(str)
     weight = np.ones(len(table))
     if mix.subsets:
-        wanted = {name: value for name, value in map(_weighted, mix.subsets)}
+        wanted = dict(map(_weighted, mix.subsets))
         if unknown := set(wanted) - set(subset):
             raise MechoclError(
                 f"the run has no subset {min(unknown)!r}; it has {', '.join(sorted(set(subset)))}"

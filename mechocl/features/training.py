@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import math
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -45,7 +45,7 @@ from mechocl.models import Transformer, device_of
 from toy_models.randomness import generator
 from toy_models.task import Task
 
-_SCALE_BATCHES: Final = 8
+SCALE_BATCHES: Final = 8
 """Batches that the scale of a site is estimated from."""
 
 
@@ -121,16 +121,8 @@ def fit(
 
     `make` (Wanted, config, widths of the hook points): the untrained SAEs, where they are not of `config`'s kind.
     """
-    first = list(islice(stream, _SCALE_BATCHES))
-    scale = {
-        site: math.sqrt(first[0][site].shape[-1])
-        / float(torch.cat([b[site] for b in first]).norm(dim=-1).mean())
-        for site in first[0]
-    }
-    if bad := [site for site, value in scale.items() if not 0 < value < math.inf]:
-        raise MechoclError(
-            f"the activations at {bad[0]} are all 0, or not finite; there is nothing to learn from"
-        )
+    first = list(islice(stream, SCALE_BATCHES))
+    scale = scales(first)
     widths = {site: x.shape[-1] for site, x in first[0].items()}
     saes = {name: (make or _untrained)(one, config, widths).to(device) for name, one in wanted.items()}
     keys = {name: f"{one.read}>{one.write}" for name, one in wanted.items()}
@@ -147,6 +139,20 @@ def fit(
         name: _folded(sae, one=wanted[name], read=scale[wanted[name].read], write=scale[wanted[name].write])
         for name, sae in saes.items()
     }
+
+
+def scales(batches: Sequence[dict[str, Tensor]]) -> dict[str, float]:
+    """What activations are multiplied by for a mean norm of √d. MechoclError where there is nothing to scale."""
+    found = {
+        site: math.sqrt(batches[0][site].shape[-1])
+        / max(float(torch.cat([b[site] for b in batches]).norm(dim=-1).mean()), 1e-30)
+        for site in batches[0]
+    }
+    if bad := [site for site, value in found.items() if not 0 < value < 1e30]:
+        raise MechoclError(
+            f"the activations at {bad[0]} are all 0, or not finite; there is nothing to learn from"
+        )
+    return found
 
 
 def _trainer_config(config: TrainingConfig, steps: int, device: str) -> SAETrainerConfig:
@@ -184,24 +190,23 @@ def _batches(
 def _untrained(one: Wanted, config: TrainingConfig, widths: dict[str, int]) -> "TrainingSAE[Any]":
     """A SAELens training SAE with initial weights of its own."""
     common: dict[str, Any] = {"d_in": widths[one.read], "d_sae": one.width}
-    make: Callable[[], TrainingSAE[Any]]
+    if config.architecture != "jumprelu":
+        common["k"] = config.k
     match config.architecture:
         case "topk":
-            make = lambda: TopKTrainingSAE(TopKTrainingSAEConfig(**common, k=config.k))
+            kind, cfg = TopKTrainingSAE, TopKTrainingSAEConfig(**common)
         case "batchtopk":
-            make = lambda: BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(**common, k=config.k))
+            kind, cfg = BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig(**common)
         case "jumprelu":
             sparsity = {"jumprelu_sparsity_loss_mode": "quadratic", "target_l0": config.k}
-            make = lambda: JumpReLUTrainingSAE(JumpReLUTrainingSAEConfig(**common, **sparsity))
+            kind, cfg = JumpReLUTrainingSAE, JumpReLUTrainingSAEConfig(**common, **sparsity)
         case "matryoshka":
             levels = [one.width // 2**i for i in (3, 2, 1, 0) if one.width // 2**i > config.k]
-            make = lambda: MatryoshkaBatchTopKTrainingSAE(
-                MatryoshkaBatchTopKTrainingSAEConfig(**common, k=config.k, matryoshka_widths=levels)
-            )
+            kind = MatryoshkaBatchTopKTrainingSAE
+            cfg = MatryoshkaBatchTopKTrainingSAEConfig(**common, matryoshka_widths=levels)
         case "transcoder":
-            d_out = widths[one.write]
-            make = lambda: TranscoderTraining(TranscoderTrainingConfig(**common, k=config.k, d_out=d_out))
-    return seeded(make, config.seed, one)
+            kind, cfg = TranscoderTraining, TranscoderTrainingConfig(**common, d_out=widths[one.write])
+    return seeded(partial(kind, cfg), config.seed, one)
 
 
 def seeded(make: Callable[[], "TrainingSAE[Any]"], seed: int, one: Wanted) -> "TrainingSAE[Any]":
@@ -271,13 +276,14 @@ class TranscoderTrainingConfig(BatchTopKTrainingSAEConfig):
 
     @override
     def get_inference_config_class(self) -> type[SAEConfig]:
-        return JumpReLUTranscoderConfig
+        inference: type[SAEConfig] = JumpReLUTranscoderConfig
+        return inference
 
 
 class TranscoderTraining(BatchTopKTrainingSAE):
     """A transcoder (Dunefsky et al. 2024, arXiv 2406.11944) that learns from (input, output) side by side."""
 
-    cfg: TranscoderTrainingConfig  # type: ignore[assignment]
+    cfg: TranscoderTrainingConfig
 
     @override
     def initialize_weights(self) -> None:

@@ -1,0 +1,228 @@
+"""What a feature may stand for: everything that the task's table says of a text, as yes/no properties.
+
+Each property compares two kinds of examples and leaves the others out. The unit is the alias: of every alias there is
+one question and one definition, so that examples are independent of each other.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from mechocl import activations
+from mechocl.errors import MechoclError
+from toy_models.randomness import generator
+from toy_models.subsets import SUBSETS
+from toy_models.task import Task
+
+Kind = Literal["question", "definition"]
+
+GROUPS: Final = (
+    "tag", "contains", "answer", "integer", "range", "stage", "subset", "defined as", "token", "role",
+)  # fmt: skip
+"""Kinds of properties, in the order in which they are listed."""
+
+LEAST: Final = 4
+"""Aliases of either kind that a property needs, among those that choose and among those that judge."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Texts:
+    """One text about each alias, all of one layout."""
+
+    kind: Kind
+    tokens: Int[Tensor, "example pos"]
+    table: pd.DataFrame
+    labels: tuple[str, ...]
+    """What stands at each position: alias, %, n1 …, =; tag, entity."""
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Property:
+    """Something that is true of some examples and false of others."""
+
+    name: str
+    group: str
+    """One of `GROUPS`."""
+    positive: Bool[np.ndarray, " example"]
+    of: Bool[np.ndarray, " example"]
+    """Examples that are compared."""
+    pairs: tuple[str, ...] = ()
+    """Contrasts whose clean and corrupted run differ in it (`contrasts.pairs_named`), for the causal test."""
+
+    def enough(self, among: Bool[np.ndarray, " example"]) -> bool:
+        """Whether there are enough of both kinds among some examples."""
+        at = self.of & among
+        return bool(min((at & self.positive).sum(), (at & ~self.positive).sum()) >= LEAST)
+
+
+def texts(task: Task, *, seed: int) -> list[Texts]:
+    """A question about each alias, half of them with its integer in the list, and its definition, where it has one."""
+    found = []
+    draws = generator(seed, "feature texts")
+    table = task.table
+    asked = table.index.isin(task.rows(kind="question", split="test")) & (table["subset"] != "q_entity")
+    kinds: dict[Kind, np.ndarray] = {
+        "question": np.flatnonzero(asked),
+        "definition": task.rows(kind="definition"),
+    }
+    for kind, rows in kinds.items():
+        order = rows[torch.randperm(len(rows), generator=draws).numpy()]
+        if kind == "question":  # aliases take turns in the answer that is wanted of their question
+            aliases = np.unique(table["alias"].to_numpy()[order])
+            wanted = np.zeros(int(aliases.max(initial=0)) + 1, dtype=bool)
+            wanted[aliases[torch.randperm(len(aliases), generator=draws).numpy()[::2]]] = True
+            first = table["answer"].to_numpy()[order] == wanted[table["alias"].to_numpy()[order]]
+            order = np.concatenate([order[first], order[~first]])
+        part = table.iloc[order].drop_duplicates("alias")
+        chosen = part.sort_values("alias").index.to_numpy().copy()
+        if len(chosen) == 0:
+            continue
+        labels = (
+            activations.asked_positions(task, chosen)
+            if kind == "question"
+            else activations.shared_positions(task, chosen)
+        )
+        found.append(
+            Texts(
+                kind=kind,
+                tokens=task.tokens[torch.from_numpy(chosen)][:, : len(labels)],
+                table=table.iloc[chosen].reset_index(drop=True).astype({"subset": str}),
+                labels=tuple(labels),
+            )
+        )
+    if not found:
+        raise MechoclError("the task has no text about an alias, so there is nothing to search")
+    return found
+
+
+def of_texts(task: Task, read: Texts) -> list[Property]:
+    """The properties of the texts, but for those of which there are too few examples."""
+    everyone = np.ones(len(read), dtype=bool)
+    return [one for one in _all(task, read) if one.enough(everyone)]
+
+
+def of_tokens(task: Task, read: Texts, position: str) -> list[Property]:
+    """Which integer stands at a position, where integers do."""
+    if position != "entity" and _role(position) != "list":
+        return []
+    first, last = task.vocabulary.integers
+    here = read.tokens[:, read.labels.index(position)].numpy() - first
+    everyone = np.ones(len(read), dtype=bool)
+    found = [
+        Property(name=f"token {integer}", group="token", positive=here == integer, of=everyone)
+        for integer in range(last - first)
+    ]
+    return [one for one in found if one.enough(everyone)]
+
+
+def _all(task: Task, read: Texts) -> Iterator[Property]:
+    table = read.table
+    tag, entity, defined = (table[name].to_numpy(copy=True) for name in ("tag", "entity", "defined_entity"))
+    subset, stage = table["subset"].to_numpy(), table["stage"].to_numpy()
+    everyone = np.ones(len(table), dtype=bool)
+    present = [name for name in SUBSETS if name in set(subset)]
+
+    def between(name: str, yes: list[str], no: list[str], group: str = "tag") -> Property:
+        pairs = (f"{yes[0]}-to-{no[0]}",) if len(yes) == len(no) == 1 and group == "tag" else ()
+        return Property(
+            name=name,
+            group=group,
+            positive=np.isin(subset, yes),
+            of=np.isin(subset, yes + no),
+            pairs=pairs if read.kind == "question" else (),
+        )
+
+    yield between("new alias of tag 1, not 2", ["d1_consistent"], ["d2_consistent"])
+    yield between("new alias of tag 3, not 2", ["d3_consistent"], ["d2_consistent"])
+    yield between("new alias of tag 1, not 3", ["d1_consistent"], ["d3_consistent"])
+    yield between("asked-about alias of tag 1, not 2", ["qd1_consistent"], ["qd2_inconsistent"])
+    yield Property(name="tag 1, not 2", group="tag", positive=tag == 1, of=np.isin(tag, [1, 2]))
+    yield Property(name="defined alias", group="tag", positive=tag > 0, of=everyone)
+    if read.kind == "question":
+        asked = _asked(task)
+        contains = (
+            (read.tokens == task.vocabulary.integers[0] + torch.from_numpy(entity)[:, None]).any(1).numpy()
+        )
+        yield Property(
+            name="list contains the integer",
+            group="contains",
+            positive=contains,
+            of=everyone,
+            pairs=tuple(f"{name}-with-to-without" for name in present if name in asked),
+        )
+        answer = table["answer"].to_numpy()
+        if (answer != contains).any():
+            yield Property(name="answer true", group="answer", positive=answer, of=everyone)
+    known, others = entity >= 0, _others(task, read)
+    top = int(entity.max(initial=0)) + 1
+    for integer in range(top):
+        yield Property(
+            name=f"integer {integer}", group="integer", positive=entity == integer, of=known, pairs=others
+        )
+    third = top / 3
+    for i, words in enumerate(("lowest", "middle", "highest")):
+        inside = (entity >= i * third) & (entity < (i + 1) * third)
+        yield Property(name=f"{words} third of the integers", group="range", positive=inside, of=known)
+    yield Property(name="odd integer", group="range", positive=entity % 2 == 1, of=known)
+    yield Property(name="stage 2, not 1", group="stage", positive=stage == 2, of=stage > 0)
+    for name in present:
+        yield between(f"subset {name}", [name], [other for other in present if other != name], "subset")
+    wrong = (defined >= 0) & (defined != entity)
+    for integer in range(top):
+        yield Property(
+            name=f"defined as {integer}, but is not",
+            group="defined as",
+            positive=defined == integer,
+            of=wrong,
+        )
+
+
+def _others(task: Task, read: Texts) -> tuple[str, ...]:
+    """Contrasts of two aliases of different integers, one of which is in the list."""
+    if read.kind != "question":
+        return ()
+    asked = _asked(task)
+    return tuple(f"{name}-to-other-{name}" for name in SUBSETS if name in asked and SUBSETS[name].stage > 0)
+
+
+def _asked(task: Task) -> set[str]:
+    rows = task.rows(kind="question", split="test")
+    return set(task.table["subset"].iloc[rows].astype(str)) - {"q_entity"}
+
+
+def roles(read: Texts, position: str, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A random position of each example, and whether it is the given one or another of the same role.
+
+    The property *role*: one token of each alias, so that examples stay independent.
+    """
+    role = np.array([_role(label) for label in read.labels])
+    n = len(read)
+    draws = np.random.default_rng(int(generator(seed, "roles", read.kind, position).initial_seed()))
+    same, other = np.flatnonzero(role == _role(position)), np.flatnonzero(role != _role(position))
+    positive = draws.permutation(n) < n / 2
+    at = np.where(positive, draws.choice(same, n), draws.choice(other if len(other) else same, n))
+    return at, positive
+
+
+def _role(label: str) -> str:
+    """`n3` → `list`, `alias 2` → `alias`."""
+    name = label.split(" ")[0]
+    return "list" if name.startswith("n") and name[1:].isdigit() else name
+
+
+def role_names(read: Texts) -> dict[str, str]:
+    """The first position of each role → the role's name."""
+    found: dict[str, str] = {}
+    for label in read.labels:
+        if _role(label) not in found.values():
+            found[label] = _role(label)
+    return found

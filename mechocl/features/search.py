@@ -1,0 +1,339 @@
+"""Which features stand for what: every feature against every property of the task.
+
+The choice is made on the aliases that the dictionary was trained on, and judged on the aliases that neither has seen.
+"""
+
+import itertools
+import warnings
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+from scipy import stats
+from sklearn.linear_model import Ridge, orthogonal_mp
+
+from mechocl.activation_cache import Collect
+from mechocl.errors import MechoclError
+from mechocl.features import properties
+from mechocl.features.dictionaries import Dictionary, flat
+from mechocl.features.properties import GROUPS, Property, Texts
+from mechocl.features.quality import unseen_aliases
+from mechocl.features.settings import HELD_OUT
+from toy_models.task import Task
+
+_CONJOINED: Final = ("tag", "contains", "answer", "range", "stage")
+"""Groups of properties of which conjunctions are searched: yes/no properties of many examples."""
+
+_FIRES: Final = 3
+"""Examples of the choice on which a feature must be active at a position to be looked at there."""
+
+_IN_SETS: Final = ("tag", "contains", "answer", "stage")
+"""Groups of properties that sets of features are chosen for."""
+
+_ALPHA: Final = 10.0
+"""Strength of the ridge of the probes, for standardised inputs."""
+
+_EXPECTED: Final = 5
+"""Examples of the rarer kind that must be expected to be active for the normal approximation to hold."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchConfig:
+    """What is searched, and how much of it is kept."""
+
+    sae: str
+    """Name of an SAE of the run, or an SAE folder of SAELens's."""
+    site: str = ""
+    """Hook point of an SAE that does not name its own."""
+    group: tuple[str, ...] = ()
+    """Groups of properties: tag, contains, answer, integer, range, stage, subset, defined as, token, role; default: all."""
+    best: int = 3
+    """Features of each property and position that are judged, those that are best where they are chosen."""
+    sets: tuple[int, ...] = (1, 2, 4, 8, 16)
+    """Sizes of the sets of features that predict a property together."""
+    held_out: float = HELD_OUT
+    """Share of the aliases that judge, for an SAE that does not say which it has not seen."""
+    seed: int = 0
+    """Draws the texts, and the aliases that judge where the SAE does not say."""
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.group) - set(GROUPS):
+            raise MechoclError(
+                f"no group of properties is called {min(unknown)!r}; they are {', '.join(GROUPS)}"
+            )
+        if self.best < 1 or not self.sets or min(self.sets) < 1:
+            raise MechoclError("best and sets must be at least 1")
+
+
+def search(task: Task, dictionary: Dictionary, config: SearchConfig, *, collect: Collect) -> pd.DataFrame:
+    """The features that stand for each property, at each position of questions and definitions.
+
+    Rows, by `what`:
+
+        feature      one feature for one property: the best where it is chosen
+        conjunction  one feature for two properties: examples of both against those of the first alone, and against
+                     those of the second alone; the worse of the two
+        set          `k` features together, chosen by orthogonal matching pursuit, for a ridge probe
+
+    `property`, `group`, `text`, `position`; `features` (their numbers, with commas), `k`; `sign` (+1: active on the
+    property's examples, −1: on the others); `auc_chosen` and `auc` (how often an example with the property has the larger
+    activation × sign than one without; ties count half; ½ is chance), of the aliases that choose and of those that judge.
+    All further columns are of those that judge: `mutual_information` in bits (of off, lower half, upper half of the
+    activations with the property), `p` (Mann–Whitney, one-sided in the direction of `sign`), `q` (Benjamini–Hochberg over
+    the rows of one `what`), `positive`, `negative` (numbers of aliases), `fires` (share of those aliases on which a
+    feature is active; NaN of a set). Sets have `dense_auc` and `all_auc`: ridge probes of the site's activations and
+    of all the features, on the same split.
+
+    Single features come first, the surest before. Raises MechoclError for a property that no example has.
+    """
+    rows: list[dict[str, Any]] = []
+    asked = config.group or GROUPS
+    for read in properties.texts(task, seed=config.seed):
+        unseen = unseen_aliases(task, dictionary, share=config.held_out, seed=config.seed)
+        judge = unseen[read.table["alias"].to_numpy()]
+        x = flat(collect(read.tokens, [dictionary.read])[dictionary.read])
+        f = dictionary.encode(x).cpu().numpy()
+        of_all = properties.of_texts(task, read)
+        for i, position in enumerate(read.labels):
+            where = {"text": read.kind, "position": position}
+            alive = _alive(f[~judge, i])
+            if len(alive) == 0:  # or every text has the same activations there: = at the embedding
+                continue
+            here = f[:, i, alive]
+            found = [*of_all, *properties.of_tokens(task, read, position)]
+            found = [p for p in found if p.group in asked and p.enough(judge) and p.enough(~judge)]
+            rows += [where | row for row in _features(found, here, alive, judge, config)]
+            rows += [where | row for row in _conjunctions(found, here, alive, judge, config)]
+            rows += [where | row for row in _sets(found, here, alive, judge, x[:, i].numpy(), config)]
+        if "role" in asked:
+            rows += _roles(read, f, judge, config)
+    if not rows:
+        raise MechoclError(
+            f"no property of {', '.join(asked)} has {properties.LEAST} aliases on both sides; ask for another group"
+        )
+    table = pd.DataFrame(rows)
+    for _, part in table.groupby("what"):
+        table.loc[part.index, "q"] = stats.false_discovery_control(part["p"].to_numpy())
+    return _sorted(table)
+
+
+def _sorted(table: pd.DataFrame) -> pd.DataFrame:
+    """Single features first, groups in their order, questions before definitions, the surest first."""
+    ranks = {
+        "_what": table["what"].map({"feature": 0, "set": 1, "conjunction": 2}),
+        "_group": table["group"].map(lambda name: GROUPS.index(name.split(" & ")[0])),
+        "_text": table["text"].map({"question": 0, "definition": 1}),
+    }
+    keys = [*ranks, "q", "auc"]
+    order = table.assign(**ranks).sort_values(keys, ascending=[True] * 4 + [False], kind="stable").index
+    return table.loc[order].reset_index(drop=True)
+
+
+def aucs(
+    f: Float[np.ndarray, "example feature"], positive: Bool[np.ndarray, " example"]
+) -> Float[np.ndarray, " feature"]:
+    """Area under the ROC curve of every column: how often a positive example has the larger value, ties half."""
+    ranks = stats.rankdata(f, axis=0)
+    n = positive.sum()
+    found: np.ndarray = (ranks[positive].sum(0) - n * (n + 1) / 2) / (n * (len(positive) - n))
+    return found
+
+
+def mutual_information(
+    f: Float[np.ndarray, "example feature"], positive: Bool[np.ndarray, " example"]
+) -> Float[np.ndarray, " feature"]:
+    """In bits, of activations (off, lower half, upper half of what a column has) with a property; plug-in estimate."""
+    on = f > 0
+    median = np.nanmedian(np.where(on.any(0), np.where(on, f, np.nan), 0.0), axis=0)
+    binned = on.astype(int) + (on & (f > median))
+    joint = np.stack(
+        [[((binned == b) & (positive == y)[:, None]).mean(0) for y in (False, True)] for b in range(3)]
+    )
+    alone = joint.sum(0, keepdims=True) * joint.sum(1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: np.ndarray = np.where(joint > 0, joint * np.log2(joint / alone), 0.0).sum((0, 1))
+    return found
+
+
+def _features(
+    found: list[Property], f: np.ndarray, alive: np.ndarray, judge: np.ndarray, config: SearchConfig
+) -> list[dict[str, Any]]:
+    """The best features of each property. Properties of the same examples share their ranks."""
+    rows = []
+    for of in {p.of.tobytes(): p.of for p in found}.values():
+        at = of & ~judge
+        ranks = stats.rankdata(f[at], axis=0)
+        for p in found:
+            if not np.array_equal(p.of, of):
+                continue
+            positive = p.positive[at]
+            n = positive.sum()
+            auc = (ranks[positive].sum(0) - n * (n + 1) / 2) / (n * (len(positive) - n))
+            base = {"what": "feature", "property": p.name, "group": p.group}
+            rows += [base | row for row in _judged(auc, f, alive, p.positive, of & judge, config.best)]
+    return rows
+
+
+def _judged(
+    auc: np.ndarray, f: np.ndarray, alive: np.ndarray, positive: np.ndarray, judge: np.ndarray, best: int
+) -> list[dict[str, Any]]:
+    """Rows of the features with the most extreme AUC where they are chosen, judged on other aliases."""
+    chosen = np.argsort(-np.abs(auc - 0.5), kind="stable")[:best]
+    value, yes = f[judge][:, chosen], positive[judge]
+    sign = np.where(auc[chosen] >= 0.5, 1, -1)
+    above, p = significance(value * sign, yes)
+    return [
+        {
+            "features": str(alive[i]),
+            "k": 1,
+            "sign": int(sign[at]),
+            "auc_chosen": float(0.5 + abs(auc[i] - 0.5)),
+            "auc": float(above[at]),
+            "mutual_information": float(bits),
+            "p": float(p[at]),
+            "positive": int(yes.sum()),
+            "negative": int((~yes).sum()),
+            "fires": float((value[:, at] > 0).mean()),
+        }
+        for at, (i, bits) in enumerate(zip(chosen.tolist(), mutual_information(value, yes), strict=True))
+    ]
+
+
+def significance(
+    f: Float[np.ndarray, "example feature"], positive: Bool[np.ndarray, " example"]
+) -> tuple[Float[np.ndarray, " feature"], Float[np.ndarray, " feature"]]:
+    """AUC of every column, and how likely one as large is by chance: Mann–Whitney, one-sided.
+
+    Its normal approximation fails where few of the rarer examples can differ from the rest; where fewer than 5 of them
+    are expected to, Fisher's exact test of *active* with the property takes its place.
+    """
+    test = stats.mannwhitneyu(f[positive], f[~positive], axis=0, alternative="greater", method="asymptotic")
+    p = np.where(np.isfinite(test.pvalue), test.pvalue, 1.0)
+    on, rarer = f != 0, min(positive.sum(), (~positive).sum())
+    for i in np.flatnonzero(rarer * np.minimum(on.mean(0), 1) < _EXPECTED):
+        up = on[:, i] if (f[:, i] >= 0).all() else ~on[:, i]
+        table = [[int((up & y).sum()), int((~up & y).sum())] for y in (positive, ~positive)]
+        p[i] = stats.fisher_exact(table, alternative="greater").pvalue
+    auc: np.ndarray = test.statistic / (positive.sum() * (~positive).sum())
+    return auc, p
+
+
+def _conjunctions(
+    found: list[Property], f: np.ndarray, alive: np.ndarray, judge: np.ndarray, config: SearchConfig
+) -> list[dict[str, Any]]:
+    """Features that tell examples of two properties from those of the first alone, and from those of the second alone.
+
+    AUC and p are the worse ones of the two comparisons: a feature of one property alone has ½ in one of them.
+    """
+    rows = []
+    usable = [p for p in found if p.group in _CONJOINED]
+    for a, b in itertools.combinations(usable, 2):
+        of, both = a.of & b.of, a.positive & b.positive
+        alone = [of & one.positive for one in (a, b)]
+        p = Property(name=f"{a.name} & {b.name}", group=f"{a.group} & {b.group}", positive=both, of=of)
+        sides = [Property(name="", group="", positive=both, of=one) for one in alone]
+        if a.group == b.group or not all(p.enough(part) for p in sides for part in (judge, ~judge)):
+            continue
+        auc = np.minimum(*(aucs(f[one & ~judge], both[one & ~judge]) for one in alone))
+        best = np.argsort(-auc, kind="stable")[:1]
+        if auc[best[0]] <= 0.5:
+            continue
+        first, second = (
+            _judged(auc[best], f[:, best], alive[best], both, one & judge, 1)[0] for one in alone
+        )
+        worse = first if first["auc"] <= second["auc"] else second
+        row = worse | {"p": max(first["p"], second["p"]), "positive": int((both & of & judge).sum())}
+        row |= {"negative": int((of & judge & (alone[0] ^ alone[1])).sum())}
+        rows.append({"what": "conjunction", "property": p.name, "group": p.group} | row)
+    return rows
+
+
+def _sets(
+    found: list[Property],
+    f: np.ndarray,
+    alive: np.ndarray,
+    judge: np.ndarray,
+    x: np.ndarray,
+    config: SearchConfig,
+) -> list[dict[str, Any]]:
+    """How well k features predict a property, beside all of them and the site's own activations."""
+    rows = []
+    for p in found:
+        if p.group not in _IN_SETS:
+            continue
+        train, test = p.of & ~judge, p.of & judge
+        base = {
+            "what": "set",
+            "property": p.name,
+            "group": p.group,
+            "sign": 1,
+            "positive": int((p.positive & test).sum()),
+            "negative": int((~p.positive & test).sum()),
+            "dense_auc": _probe(x, p.positive, train, test)["auc"],
+            "all_auc": _probe(f, p.positive, train, test)["auc"],
+        }
+        order = pursued(f[train], p.positive[train], max(config.sets))
+        for k in [k for k in config.sets if k <= len(order)]:
+            chosen = order[:k]
+            numbers = ",".join(map(str, alive[chosen].tolist()))
+            rows.append(base | {"features": numbers, "k": k} | _probe(f[:, chosen], p.positive, train, test))
+    return rows
+
+
+def pursued(
+    f: Float[np.ndarray, "example feature"], positive: Bool[np.ndarray, " example"], most: int
+) -> Int[np.ndarray, " k"]:
+    """Columns in the order in which orthogonal matching pursuit takes them to fit the property; at most `most`.
+
+    Pati et al. 1993; scikit-learn's. The first one is the column with the largest correlation.
+    """
+    z = f - f.mean(0)
+    z /= np.maximum(np.linalg.norm(z, axis=0), 1e-12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # columns may depend on each other: it stops there
+        path = orthogonal_mp(
+            z, positive - positive.mean(), n_nonzero_coefs=min(most, *z.shape), return_path=True
+        )
+    used = np.abs(path.reshape(z.shape[1], -1)) > 0
+    taken = np.flatnonzero(used.any(1))
+    order: np.ndarray = taken[np.argsort(used[taken].argmax(1), kind="stable")]
+    return order
+
+
+def _probe(x: np.ndarray, positive: np.ndarray, train: np.ndarray, test: np.ndarray) -> dict[str, float]:
+    """AUC of a ridge probe on the examples that it was fitted on, and on the others, with p."""
+    scale = x[train].std(0)
+    z = (x - x[train].mean(0)) / np.where(scale > 1e-9, scale, 1.0)
+    score = Ridge(alpha=_ALPHA).fit(z[train], positive[train].astype(float)).predict(z)[:, None]
+    chosen = float(aucs(score[train], positive[train])[0])
+    auc, p = significance(score[test], positive[test])
+    return {"auc_chosen": chosen, "auc": float(auc[0]), "p": float(p[0])}
+
+
+def _alive(f: Float[np.ndarray, "example feature"]) -> Int[np.ndarray, " alive"]:
+    """Features that are active on some of the examples, and not on all of them alike."""
+    found: np.ndarray = np.flatnonzero(((f > 0).sum(0) >= _FIRES) & (np.ptp(f, axis=0) > 0))
+    return found
+
+
+def _roles(read: Texts, f: np.ndarray, judge: np.ndarray, config: SearchConfig) -> list[dict[str, Any]]:
+    """Features of a position's role, against the other roles of the same texts."""
+    rows = []
+    for position, role in properties.role_names(read).items():
+        at, positive = properties.roles(read, position, seed=config.seed)
+        here = f[np.arange(len(read)), at]
+        alive = _alive(here[~judge])
+        if len(alive) == 0:
+            continue
+        auc = aucs(here[~judge][:, alive], positive[~judge])
+        base = {
+            "what": "feature",
+            "property": f"role {role}",
+            "group": "role",
+            "text": read.kind,
+            "position": "any",
+        }
+        rows += [base | row for row in _judged(auc, here[:, alive], alive, positive, judge, config.best)]
+    return rows
