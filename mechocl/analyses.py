@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +28,9 @@ from mechocl import (
 )
 from mechocl.activation_cache import ActivationCache, Collect
 from mechocl.errors import MechoclError
+from mechocl.features import dictionaries, effects, quality, search
+from mechocl.features.dictionaries import Dictionary
+from mechocl.features.settings import HELD_OUT, QualityConfig
 from mechocl.folders import Checkpoint, SeedFolder
 from mechocl.models import Transformer
 from mechocl.runs import Run
@@ -53,6 +56,10 @@ class Subject:
     """After which stage `model` is."""
     collect: Collect
     """Activations of `model`, from the disk where they are kept there."""
+    dictionary: Callable[[str, str], Dictionary]
+    """A sparse autoencoder by its name or folder, and the hook point of one that names none ("" otherwise)."""
+    rows: Callable[[str, Any], pd.DataFrame]
+    """Rows of another analysis of the same model: name and config."""
 
     def before(self) -> Transformer:
         """The model before the stage. Raises MechoclError where there is none."""
@@ -92,6 +99,31 @@ def _probe(subject: Subject, config: probing.ProbingConfig) -> "Found":
     return Found(rows, arrays)
 
 
+def _sae_quality(subject: Subject, config: QualityConfig) -> pd.DataFrame:
+    return quality.judge(
+        subject.model,
+        subject.task,
+        subject.dictionary(config.sae, config.site),
+        others={name: subject.dictionary(name, config.site) for name in config.others},
+        share=HELD_OUT,
+        seed=0,
+    )
+
+
+def _sae_search(subject: Subject, config: search.SearchConfig) -> pd.DataFrame:
+    dictionary = subject.dictionary(config.sae, config.site)
+    dictionaries.check_fits(dictionary, subject.model, subject.task)
+    return search.search(subject.task, dictionary, config, collect=subject.collect)
+
+
+def _sae_test(subject: Subject, config: effects.EffectsConfig) -> pd.DataFrame:
+    dictionary = subject.dictionary(config.sae, config.site)
+    found = subject.rows("sae-search", config.searched())
+    return effects.effects(
+        subject.model, subject.task, dictionary, config, found=found, collect=subject.collect
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """Tidy rows of an analysis, and arrays that belong to them."""
@@ -129,6 +161,9 @@ ANALYSES: Final[dict[str, Analysis]] = {
     "steering": Analysis(_steer, steering.SteeringConfig, compares=True),
     "subspace": Analysis(_subspaces, subspace_study.SubspaceConfig),
     "probe": Analysis(_probe, probing.ProbingConfig),
+    "sae-quality": Analysis(_sae_quality, QualityConfig),
+    "sae-search": Analysis(_sae_search, search.SearchConfig),
+    "sae-test": Analysis(_sae_test, effects.EffectsConfig),
     "attention": Analysis(_alone(attention.patterns), attention.AttentionConfig),
 }
 
@@ -161,6 +196,9 @@ def inputs(
     given += [Path(one) for one in [getattr(config, "recipe", "")] if one.endswith(".toml")]
     if given:
         key["files"] = {str(path): _sha256(path) for path in given}
+    saes = [name for name in (getattr(config, "sae", ""), *getattr(config, "others", ())) if name]
+    if saes:
+        key["saes"] = {name: dictionaries.sha256(folder.path.parent, name, folder.seed) for name in saes}
     return key
 
 
@@ -190,6 +228,23 @@ def subject_of(
         model: Transformer = models.load(folder, folder.final(number), device=device)
         return model
 
+    run = folder.path.parent
+
+    def rows(name: str, config: Any) -> pd.DataFrame:
+        return analyse(
+            Run.open(run),
+            folder,
+            name,
+            config,
+            stage=stage,
+            device=device,
+            checkpoint=checkpoint,
+            cache=cache,
+        )
+
+    def dictionary(name: str, site: str) -> Dictionary:
+        return dictionaries.load(dictionaries.find(run, name, folder.seed), device=device, site=site or None)
+
     checkpoint = checkpoint or folder.final(stage)
     model: Transformer = models.load(folder, checkpoint, device=device)
     collect = probing.directly(model)
@@ -200,6 +255,8 @@ def subject_of(
         untrained=lambda: models.build(folder.recipe, seed=folder.seed, device=device),
         stage=checkpoint.stage,
         collect=cache.collect(checkpoint, collect) if cache else collect,
+        dictionary=dictionary,
+        rows=rows,
     )
 
 
@@ -229,9 +286,12 @@ def analyse(
     return found.rows
 
 
-def load(run: Run, name: str, config: Any, *, stage: int | None = None) -> pd.DataFrame | None:
-    """Saved rows of an analysis over all finished seeds; None when one of them is missing."""
-    tables = [run.load_result(name, inputs(f, name, config, stage)) for f in run.finished_seeds()]
+def load(
+    run: Run, name: str, config: Any, *, stage: int | None = None, seeds: Sequence[int] | None = None
+) -> pd.DataFrame | None:
+    """Saved rows of an analysis over the finished seeds, or some of them; None when one of them is missing."""
+    folders = [f for f in run.finished_seeds() if seeds is None or f.seed in seeds]
+    tables = [run.load_result(name, inputs(f, name, config, stage)) for f in folders]
     if any(t is None for t in tables):
         return None
     return pd.concat(tables, ignore_index=True)

@@ -267,14 +267,14 @@ def probe(
         if not runs:
             raise MechoclError("give one or more RUN folders to probe, or --table to look at a table")
         ray = cluster.chosen(on, address=address, gpus_per_task=gpus_per_task, jobs=jobs)
-        config = replace(config, sites=_listed(config.sites), positions=_listed(config.positions))
-        recipes = _listed((config.recipe,))
+        config = replace(config, sites=listed(config.sites), positions=listed(config.positions))
+        recipes = listed((config.recipe,))
         where = ray.device(device) if ray else models.resolve_device(device)
         units = probe_sweep.units(
             runs,
             recipes=recipes,
             checkpoints=checkpoints,
-            seeds=None if seeds == "all" else _numbers(seeds),
+            seeds=None if seeds == "all" else numbers(seeds),
             config=config,
             device=where,
             cache_gb=cache_gb,
@@ -303,14 +303,14 @@ def probe(
     )
 
 
-def _listed(values: tuple[str, ...]) -> tuple[str, ...]:
+def listed(values: tuple[str, ...]) -> tuple[str, ...]:
     """`("a,b", "c")` → `("a", "b", "c")`."""
     return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def numbers(text: str) -> tuple[int, ...]:
     """Seeds as `0,1,2`."""
-    parts = _listed((text,))
+    parts = listed((text,))
     if not parts or not all(part.isdecimal() for part in parts):
         raise MechoclError(f"--seeds {text}: give seeds as 0,1,2, or all")
     return tuple(dict.fromkeys(map(int, parts)))

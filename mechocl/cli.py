@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 
 import tyro
 
-from mechocl import analysis_commands
+from mechocl import analysis_commands, feature_commands
 from mechocl.analysis_commands import Device, jobs_of
 from mechocl.errors import Fault, MechoclError
 from mechocl.experiment import SAVE_EVERY_S
@@ -286,10 +286,15 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "train": train,
     "sweep": sweep,
     **analysis_commands.COMMANDS,
+    "sae": feature_commands.sae,
     "dynamics": dynamics,
     "report": report,
     "runs": runs,
 }
+
+
+GROUPS: Final[dict[str, dict[str, Callable[..., None]]]] = {"sae": feature_commands.SAE_COMMANDS}
+"""Commands that have commands of their own."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -298,12 +303,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0; 2 for what the user can mend; 1 for a fault; 130 after Ctrl-C. Any other exception is a bug, and
     raised.
     """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    group = given.pop(0) if given and given[0] in GROUPS else ""
     try:
         tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="mechocl",
+            GROUPS.get(group, COMMANDS),
+            prog=f"mechocl {group}".strip(),
             description="A laboratory for out-of-context (implicit meta-) learning.",
-            args=arguments,
+            args=given,
         )
     except MechoclError as error:
         return _fail(str(error), 2)

@@ -109,11 +109,17 @@ def analyse(
 
 
 def complete(
-    run: Run, wanted: tuple[tuple[str, Any], ...], *, stage: int | None, device: str, jobs: int | None
+    run: Run,
+    wanted: tuple[tuple[str, Any], ...],
+    *,
+    stage: int | None,
+    device: str,
+    jobs: int | None,
+    seeds: Sequence[int] | None = None,
 ) -> None:
-    """Compute the analyses that a run does not have yet."""
+    """Compute the analyses that a run (or some of its seeds) does not have yet."""
     missing = []
-    for folder in run.finished_seeds():
+    for folder in [f for f in run.finished_seeds() if seeds is None or f.seed in seeds]:
         todo = tuple(
             (name, config)
             for name, config in wanted

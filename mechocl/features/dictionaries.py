@@ -93,6 +93,14 @@ def find(run: Path, name: str, seed: int) -> Path:
     )
 
 
+def sha256(run: Path, name: str, seed: int) -> str:
+    """Of the weights of an SAE: what results that it takes part in depend on. Raises as `find`, and for no weights."""
+    path = find(run, name, seed)
+    if not (path / WEIGHTS).exists():
+        load(path, device="cpu")  # which tells what is wrong
+    return files.sha256(path / WEIGHTS)
+
+
 def load(path: Path, *, device: str, site: str | None = None) -> Dictionary:
     """Open an SAE folder in SAELens's format: one that was trained here, or anybody's.
 
@@ -130,14 +138,14 @@ def load(path: Path, *, device: str, site: str | None = None) -> Dictionary:
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise MechoclError(f"{path} is no SAE that SAELens can open ({reason})") from error
-    trained_on = sae.cfg.metadata.hook_name
-    if trained_on is None and site is None:
+    trained_on: str | None = sae.cfg.metadata.hook_name
+    read = trained_on or site
+    if read is None:
         raise MechoclError(f"{path / CONFIG} does not name its hook point; say it with --site")
-    if site is not None and trained_on not in (None, site):
+    if site is not None and read != site:
         raise MechoclError(
             f"{path} was trained on {trained_on}, not on {site}; leave out --site or choose another SAE"
         )
-    read = trained_on or site
     return Dictionary(sae.eval(), read, sae.cfg.metadata.hook_name_out or read, record)
 
 

@@ -20,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 import torch
+import tyro
 from jaxtyping import Float
 from torch import Tensor
 
@@ -51,7 +52,7 @@ _NEW: Final = ("d1", "d2", "d3")
 class EffectsConfig:
     """Which features are tested, and beside how many others."""
 
-    sae: str
+    sae: tyro.conf.Suppress[str] = ""
     """Name of an SAE of the run, or an SAE folder of SAELens's."""
     site: str = ""
     """Hook point of an SAE that does not name its own."""

@@ -123,13 +123,13 @@ def _reconstruction(
     role = task.roles[chosen][reads]
     x, y = flat(found[dictionary.read])[reads], flat(found[dictionary.write])[reads]
     off, l0, fires = [], [], torch.zeros(dictionary.width, dtype=torch.bool)
-    for xs, ys in zip(x.split(8192), y.split(8192), strict=True):
+    for xs, ys in zip(torch.split(x, 8192), torch.split(y, 8192), strict=True):
         off.append((dictionary.reconstruct(xs).cpu() - ys).square().sum(-1))
         active = (dictionary.encode(xs) > 0).cpu()
         l0.append(active.sum(-1))
         fires |= active.any(0)
     error, count = torch.cat(off), torch.cat(l0).float()
-    for part in ("all", *(ROLES[i] for i in role.unique().tolist())):
+    for part in ("all", *(ROLES[i] for i in torch.unique(role).tolist())):
         at = torch.ones_like(role, dtype=torch.bool) if part == "all" else role == ROLES.index(part)
         total = (y[at] - y[at].mean(0)).square().sum()
         # a token that is always the same (`=` at the embedding) has no variance to explain
@@ -145,7 +145,7 @@ def _reconstruction(
 def _fires(model: Transformer, task: Task, dictionary: Dictionary) -> Tensor:
     fires = torch.zeros(dictionary.width, dtype=torch.bool)
     reads = read_tokens(task, ())
-    for rows in torch.arange(len(task)).split(4096):
+    for rows in torch.split(torch.arange(len(task)), 4096):
         x = flat(activations.collect(model, task.tokens[rows], [dictionary.read])[dictionary.read])[
             reads[rows]
         ]
@@ -171,7 +171,7 @@ def loss(model: Transformer, task: Task) -> float:
         np.flatnonzero((task.table["split"] == "test") | (task.table["kind"] == "definition"))
     )
     total, count = 0.0, 0
-    for rows in chosen.split(2048):
+    for rows in torch.split(chosen, 2048):
         x = models.final_residual(model, task.tokens[rows])[:, :-1]
         at = task.loss_mask[rows][:, :-1]
         logits = x[at].to(model.W_U) @ model.W_U + model.b_U
@@ -186,9 +186,9 @@ def _aucs(model: Transformer, task: Task, dictionary: Dictionary) -> list[tuple[
     with replaced(model, dictionary):
         spliced = internalization.per_alias(model, task).groupby("subset", observed=True)["auc"].mean()
     rows = []
-    for subset, value in clean.items():
-        found, name = float(spliced[subset]), str(subset)
-        rows += [("auc_clean", name, float(value)), ("auc_spliced", name, found)]
+    for name in map(str, clean.index):
+        value, found = float(clean.loc[name]), float(spliced.loc[name])
+        rows += [("auc_clean", name, value), ("auc_spliced", name, found)]
         if value >= _LEAST_KNOWN:
-            rows.append(("auc_recovered", name, (found - 0.5) / (float(value) - 0.5)))
+            rows.append(("auc_recovered", name, (found - 0.5) / (value - 0.5)))
     return rows

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+import tyro
 from jaxtyping import Bool, Float, Int
 from scipy import stats
 from sklearn.linear_model import Ridge, orthogonal_mp
@@ -43,7 +44,7 @@ _EXPECTED: Final = 5
 class SearchConfig:
     """What is searched, and how much of it is kept."""
 
-    sae: str
+    sae: tyro.conf.Suppress[str] = ""
     """Name of an SAE of the run, or an SAE folder of SAELens's."""
     site: str = ""
     """Hook point of an SAE that does not name its own."""

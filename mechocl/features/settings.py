@@ -13,7 +13,7 @@ Architecture = Literal["topk", "batchtopk", "jumprelu", "matryoshka", "transcode
 class TrainingConfig:
     """Which dictionaries are trained, and on what."""
 
-    site: tuple[str, ...] = ("blocks.0.hook_resid_post",)
+    site: tuple[str, ...] = ("blocks.0.hook_resid_pre",)
     """Hook points, each with dictionaries of its own; for a transcoder the MLPs' outputs (blocks.0.hook_mlp_out)."""
     width: tuple[int, ...] = (1024,)
     """Features; of several widths each has a dictionary."""
@@ -70,14 +70,30 @@ class TrainingConfig:
         """Which texts the activations are of."""
         return Mix(questions=self.questions, subsets=self.subsets, roles=self.roles)
 
-    def names(self) -> dict[str, tuple[str, int, int]]:
-        """Name of each dictionary → its site, width and number among those that differ in nothing else."""
+    def names(self, *, stage: int | None = None) -> dict[str, tuple[str, int, int]]:
+        """Name of each dictionary → its site, width and number among those that differ in nothing else.
+
+        `stage`: after which the model is, where that is not the last one.
+        """
+        when = "" if stage is None else f"-stage{stage}"
         return {
-            f"{site}-{self.architecture}-{width}-k{self.k}-s{number}": (site, width, number)
+            f"{site}-{self.architecture}-{width}-k{self.k}{when}-s{number}": (site, width, number)
             for site in self.site
             for width in self.width
             for number in range(self.sae_seeds)
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualityConfig:
+    """Which dictionary is judged."""
+
+    sae: str
+    """Name of an SAE of the run, or an SAE folder of SAELens's."""
+    site: str = ""
+    """Hook point of an SAE that does not name its own."""
+    others: tuple[str, ...] = ()
+    """SAEs of the same kind from other initial weights, for its stability."""
 
 
 HELD_OUT: Final = 0.34

@@ -54,11 +54,13 @@ def train(
     task: Task,
     config: TrainingConfig,
     *,
+    stage: int | None = None,
     report: Callable[[float], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Train all dictionaries of a config in one pass over the model's activations: name → `sae_lens.SAE`.
 
-    Deterministic for a seed, on one machine. Raises MechoclError for a hook point that the model does not have, and a
+    `stage`: after which the model is, where that is not the last one, for the names. Deterministic for a seed, on one
+    machine. Raises MechoclError for a hook point that the model does not have, and a
     mix that the task does not have.
     """
     stream = Stream(
@@ -73,7 +75,7 @@ def train(
     )
     wanted = {
         name: Wanted(read=end["read"], write=end["write"], width=width, number=number)
-        for name, (site, width, number) in config.names().items()
+        for name, (site, width, number) in config.names(stage=stage).items()
         for end in [ends(model, site, config)]
     }
     return fit(stream, wanted, config, device=str(device_of(model)), report=report)

@@ -1,0 +1,206 @@
+"""`mechocl sae …` and `mechocl crosscoder`: train dictionaries, search them, test what they hold, share them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import tyro
+
+from mechocl.analysis_commands import Where, jobs_of, listed, numbers
+from mechocl.errors import MechoclError
+from mechocl.features.effects import EffectsConfig
+from mechocl.features.search import SearchConfig
+from mechocl.features.settings import TrainingConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mechocl.runs import Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WhereSeeds(Where):
+    """The run, and how it is computed."""
+
+    seeds: str = "all"
+    """Seeds of the run, as 0,1,2."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WhereSae(WhereSeeds):
+    """The run and one of its sparse autoencoders, and how it is computed."""
+
+    sae: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SAE")]
+    """Name of an SAE of the run, or an SAE folder of SAELens's."""
+
+
+On = Annotated[WhereSeeds, tyro.conf.OmitArgPrefixes]
+OnSae = Annotated[WhereSae, tyro.conf.OmitArgPrefixes]
+
+
+def train(
+    on: On,
+    config: Annotated[TrainingConfig, tyro.conf.OmitArgPrefixes] = TrainingConfig(),  # noqa: B008
+) -> None:
+    """Train sparse autoencoders with SAELens on the run's own activations, and judge them on unseen aliases.
+
+    Several sites, widths and initial weights are trained in one pass over the activations. What is there already is
+    not trained again. Each lies in RUN/saes/NAME/seed-K, as sae_lens.SAE.load_from_disk opens it.
+
+    Args:
+        on: The run.
+        config: Which dictionaries, and on what.
+    """
+    from dataclasses import replace
+
+    from mechocl.features import work
+
+    config = replace(
+        config, site=listed(config.site), subsets=listed(config.subsets), roles=listed(config.roles)
+    )
+    run, seeds, device = _opened(on)
+    judged = work.train(run, config, seeds=seeds, stage=on.stage, device=device, jobs=jobs_of(on.jobs))
+    for name, quality in judged.items():
+        _print_quality(name, _rows(run, "sae-quality", quality, on, seeds))
+    for name in judged:
+        print(f"search it: mechocl sae search {on.run} {name}")
+    print(f"sparse autoencoders: {run.path / 'saes'}")
+
+
+def search(
+    on: OnSae,
+    config: Annotated[SearchConfig, tyro.conf.OmitArgPrefixes] = SearchConfig(),  # noqa: B008
+) -> None:
+    """Search the features of a sparse autoencoder for every property of the task, judged on held-out aliases.
+
+    Args:
+        on: The run and the SAE.
+        config: What is searched.
+    """
+    from dataclasses import replace
+
+    from mechocl.features import summaries
+
+    config = replace(config, sae=on.sae, group=listed(config.group))
+    run, seeds, _ = _computed(on, "sae-search", config)
+    rows = _rows(run, "sae-search", config, on, seeds)
+    _print_frame(
+        "AUC on held-out aliases, in questions: of the best feature, of k features, of all, of the activations themselves",
+        summaries.existing(rows),
+    )
+    _print_frame(
+        "properties of a group that a feature stands for (q < 0.05), mean over the seeds",
+        summaries.counted(rows),
+    )
+    print(f"test them: mechocl sae test {on.run} {on.sae}")
+    _say_where(run, "sae-search")
+
+
+def causal_test(
+    on: OnSae,
+    config: Annotated[EffectsConfig, tyro.conf.OmitArgPrefixes] = EffectsConfig(),  # noqa: B008
+) -> None:
+    """Patch, ablate and clamp the features that a search has found, beside random features of their rate and norm.
+
+    Args:
+        on: The run and the SAE.
+        config: Which features, and beside how many others.
+    """
+    from dataclasses import replace
+
+    from mechocl.features import summaries
+
+    config = replace(config, sae=on.sae)
+    run, seeds, _ = _computed(on, "sae-test", config)
+    rows = _rows(run, "sae-test", config, on, seeds)
+    _print_frame(
+        "share of the answers' gap that patching a feature moves (the best of each seed), and what 95 % of controls stay below",
+        summaries.causal(rows),
+    )
+    for metric, unit in (
+        ("logit_difference", "nats, right − wrong"),
+        ("within_alias_auc", "within-alias AUC"),
+    ):
+        _print_frame(
+            f"effect of ablating and clamping the surest feature, in {unit}, and of the controls",
+            summaries.on_subsets(rows, metric),
+        )
+    patched = rows[rows["retrieval"]]
+    print(
+        f"retrieval features (selective on held-out aliases, and moving the answer more than 95 % of controls): "
+        f"{len(patched)} of {(rows['intervention'] == 'patch').sum()} tested, in {patched['seed'].nunique()} of {len(seeds)} seeds"
+    )
+    _say_where(run, "sae-test")
+
+
+def sae() -> None:
+    """Sparse autoencoders: train, search, test; `mechocl sae --help` lists them."""
+    raise MechoclError(
+        f"say what to do: mechocl sae {'|'.join(SAE_COMMANDS)}; `mechocl sae --help` explains them"
+    )
+
+
+SAE_COMMANDS: Final[dict[str, Callable[..., None]]] = {"train": train, "search": search, "test": causal_test}
+
+
+def _opened(on: WhereSeeds) -> "tuple[Run, tuple[int, ...], str]":
+    """The run, the seeds that are asked for, and the device."""
+    from mechocl import models, printing
+    from mechocl.runs import Run
+
+    run = Run.open(on.run)
+    n_stages = len(run.recipe.training.stages)
+    if on.stage is not None and not 1 <= on.stage <= n_stages:
+        raise MechoclError(f"--stage {on.stage}: {on.run} has stages 1 to {n_stages}")
+    there = tuple(folder.seed for folder in run.finished_seeds())
+    seeds = there if on.seeds == "all" else numbers(on.seeds)
+    if missing := set(seeds) - set(there):
+        raise MechoclError(f"--seeds {on.seeds}: {on.run} has no trained seed {min(missing)}")
+    printing.failures(run)
+    return run, seeds, models.resolve_device(on.device)
+
+
+def _computed(on: WhereSeeds, name: str, config: Any) -> "tuple[Run, tuple[int, ...], str]":
+    from mechocl import pipeline
+
+    run, seeds, device = _opened(on)
+    pipeline.complete(
+        run, ((name, config),), stage=on.stage, device=device, jobs=jobs_of(on.jobs), seeds=seeds
+    )
+    return run, seeds, device
+
+
+def _rows(run: "Run", name: str, config: Any, on: WhereSeeds, seeds: tuple[int, ...]) -> "pd.DataFrame":
+    from mechocl import analyses
+
+    rows = analyses.load(run, name, config, stage=on.stage, seeds=seeds)
+    assert rows is not None
+    return rows
+
+
+def _print_quality(name: str, rows: "pd.DataFrame") -> None:
+    from mechocl import printing, summaries
+    from mechocl.features import summaries as features
+
+    found = features.quality(rows)
+    body = [[r["measure"], r["part"], summaries.described(r)] for r in found.to_dict("records")]
+    print(f"\n{name}: on aliases that it has not seen")
+    printing.table(["measure", "of", "mean [95 %]"], body)
+
+
+def _print_frame(title: str, table: "pd.DataFrame") -> None:
+    from mechocl import printing
+
+    print(f"\n{title}")
+    body = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
+    printing.table([str(name) for name in table.columns], body)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "–" if value != value else f"{value:.3f}"
+    return str(value)
+
+
+def _say_where(run: "Run", name: str) -> None:
+    print(f"rows: {run.path / 'results' / name}")
