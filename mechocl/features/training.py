@@ -193,7 +193,9 @@ def _untrained(one: Wanted, config: TrainingConfig, widths: dict[str, int]) -> "
     """A SAELens training SAE with initial weights of its own."""
     common: dict[str, Any] = {"d_in": widths[one.read], "d_sae": one.width}
     if config.architecture != "jumprelu":
-        common["k"] = config.k
+        common["k"] = config.k if config.architecture == "topk" else float(config.k)
+    if config.architecture not in ("topk", "jumprelu"):  # the mean of so many steps, in a short training too
+        common["topk_threshold_lr"] = max(0.01, 20 * config.batch_size / config.activations)
     match config.architecture:
         case "topk":
             kind, cfg = TopKTrainingSAE, TopKTrainingSAEConfig(**common)
