@@ -59,8 +59,10 @@ def test_a_known_dictionary_is_found(architecture: Architecture) -> None:
     wanted = {"x": Wanted(read="in", write="in" if out is None else "out", width=64, number=0)}
     sae = training.fit(synthetic(rows, out), wanted, config)["x"]
     best = quality.cosines(rows if out is None else out, sae.W_dec.detach()).amax(1)
-    if architecture == "matryoshka":  # its first levels stand for several features each: that is what they are for
-        assert best[best > 0.9].numel() >= 16
+    if (
+        architecture == "matryoshka"
+    ):  # its first levels stand for several features each: that is what they are for
+        assert best.mean() >= 0.8
     else:
         assert best.mean() >= 0.9
         assert (best > 0.9).float().mean() >= 0.9

@@ -5,7 +5,7 @@ dictionary does not reconstruct stays as it was. The rest of the model runs on f
 
     patch    f′ is the feature's activation in the other run of a pair that differs in the property, both ways round
     ablate   f′ = 0
-    clamp    f′ is the feature's mean on the examples where it is active
+    clamp    f′ is the feature's mean on the examples where it is active (these two for features of tags alone)
 
 **The rule.** A feature is a *retrieval feature* of a property if it is selective for it on held-out aliases (q < 0.05 in
 the search), and patching it moves the answer towards that of the other run, more than 95 % of the controls do. Patching is
@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 import tyro
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechocl import contrasts, metrics
@@ -342,7 +342,12 @@ class _Test:
         yield row | {"retrieval": bool(selective and row["effect"] > 0 and row["beats"] >= 1 - ALPHA)}
 
     def ablations(self, read: Texts, unseen: np.ndarray) -> Iterator[dict[str, Any]]:
-        """The candidate set to 0, and to its mean where it is active, in questions about each subset of new aliases."""
+        """The candidate set to 0, and to its mean where it is active, in questions about each subset of new aliases.
+
+        Of features of tags: of others there is nothing to predict that would hold for a whole subset.
+        """
+        if self.candidate.property.group != "tag":
+            return
         level = self._level(read, unseen)
         for short in _NEW:
             asked = self.asked.questions(short)
@@ -369,7 +374,7 @@ class _Test:
 
     def _predicted(self, intervention: str) -> int:
         """Sign of the effect on answers: of tags, tag 1 is answered better than 3, and 3 better than 2."""
-        if self.candidate.property.group != "tag" or self.candidate.sign == 0:
+        if self.candidate.sign == 0:
             return 0
         return self.candidate.sign * (1 if intervention == "clamp" else -1)
 
@@ -389,7 +394,9 @@ class _Test:
         level: Tensor = (f * on).sum(0) / on.sum(0).clamp(min=1)
         return level
 
-    def _on(self, f: Float[Tensor, "pair feature"], members: Tensor) -> Float[Tensor, "control member"]:
+    def _on(
+        self, f: Float[Tensor, "pair feature"], members: Int[Tensor, "*control"]
+    ) -> Float[Tensor, "*control"]:
         on = (f > 0).float()
         level: Tensor = ((f * on).sum(0) / on.sum(0).clamp(min=1))[members]
         return level
