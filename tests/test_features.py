@@ -56,7 +56,7 @@ def found(mechanism: Mechanism) -> pd.DataFrame:
 def effects_of(mechanism: Mechanism, **changes: Any) -> pd.DataFrame:
     task = small_task()
     model = planted_model(task, mechanism)
-    config = EffectsConfig(**{"n_pairs": 60, "n_questions": 60, "best": 1, **changes})
+    config = EffectsConfig(**{"n_pairs": 60, "n_questions": 60, **changes})
     return effects.effects(
         model, task, dictionary(mechanism), config, found=found(mechanism), collect=directly(model)
     )
@@ -217,6 +217,8 @@ def test_the_planted_tag_passes() -> None:
     assert row["beats"] == 1.0
     assert row["control_mean"] == pytest.approx(0, abs=1e-6)
     assert row["controls"] == 40
+    other = patch(rows, str(TAG1))  # as selective, but the gate does not look at it
+    assert (other["auc"], other["effect"], other["retrieval"]) == (1.0, 0.0, False)
 
 
 def test_a_decodable_feature_that_nothing_reads_fails() -> None:
@@ -236,7 +238,7 @@ def test_stored_integers_pass_in_both() -> None:
     integers = rows[
         (rows["group"] == "integer") & (rows["intervention"] == "patch") & (rows["position"] == "alias")
     ]
-    assert len(integers) == 5
+    assert len(integers) == 10
     assert (integers["features"] == integers["property"].str.removeprefix("integer ")).all()
     assert integers["retrieval"].all()
 
