@@ -286,7 +286,7 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "train": train,
     "sweep": sweep,
     **analysis_commands.COMMANDS,
-    "sae": feature_commands.sae,
+    **feature_commands.COMMANDS,
     "dynamics": dynamics,
     "report": report,
     "runs": runs,

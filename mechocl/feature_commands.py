@@ -8,6 +8,7 @@ import tyro
 
 from mechocl.analysis_commands import Where, jobs_of, listed, numbers
 from mechocl.errors import MechoclError
+from mechocl.features.crosscoders import CrosscoderConfig, Which
 from mechocl.features.effects import EffectsConfig
 from mechocl.features.search import SearchConfig
 from mechocl.features.settings import TrainingConfig
@@ -133,12 +134,52 @@ def causal_test(
     _say_where(run, "sae-test")
 
 
+def crosscoder(
+    on: On,
+    config: Annotated[CrosscoderConfig, tyro.conf.OmitArgPrefixes] = CrosscoderConfig(),  # noqa: B008
+    checkpoints: Which = "stages",
+) -> None:
+    """One dictionary of a site in several checkpoints: which features training shares, removes and makes.
+
+    Each lies in RUN/saes, as an SAE of the checkpoints' activations side by side.
+
+    Args:
+        on: The run.
+        config: The crosscoder, and what it is trained on.
+        checkpoints: stages: the last of each stage, before and after stage 2; all: every one that training kept.
+    """
+    from dataclasses import replace
+
+    from mechocl.features import diffing, summaries
+
+    if on.stage is not None:
+        raise MechoclError("a crosscoder compares stages; leave out --stage")
+    config = replace(config, subsets=listed(config.subsets), roles=listed(config.roles))
+    run, seeds, device = _opened(on)
+    rows = diffing.crosscode(
+        run, config, which=checkpoints, seeds=seeds, device=device, jobs=jobs_of(on.jobs)
+    )
+    first, last = rows.groupby("seed")[["explained_first", "explained_last"]].first().mean()
+    print(
+        f"explained variance on unseen aliases: {first:.3f} of the first checkpoint, {last:.3f} of the last"
+    )
+    _print_frame("features by what training did to them, mean over the seeds", summaries.verdicts(rows))
+    _print_frame(
+        "properties that they stand for (q < 0.05): features of a seed, mean over the seeds",
+        summaries.properties_of_verdicts(rows),
+    )
+    print(f"crosscoders: {run.path / 'saes' / diffing.name_of(config, checkpoints)}")
+    _say_where(run, diffing.ANALYSIS)
+
+
 def sae() -> None:
     """Sparse autoencoders: train, search, test; `mechocl sae --help` lists them."""
     raise MechoclError(
         f"say what to do: mechocl sae {'|'.join(SAE_COMMANDS)}; `mechocl sae --help` explains them"
     )
 
+
+COMMANDS: Final[dict[str, Callable[..., None]]] = {"sae": sae, "crosscoder": crosscoder}
 
 SAE_COMMANDS: Final[dict[str, Callable[..., None]]] = {"train": train, "search": search, "test": causal_test}
 

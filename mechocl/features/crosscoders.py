@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,9 @@ from mechocl.features.settings import TrainingConfig
 from mechocl.features.stream import Stream, held_out, of_aliases, read_tokens, weights
 from mechocl.models import Transformer, device_of
 from toy_models.task import Task
+
+Which = Literal["stages", "all"]
+"""The checkpoints of a crosscoder: the last of each stage, or all that training kept."""
 
 SHARED: Final = (0.3, 0.7)
 """Relative norms of a feature that the first and the last checkpoint share."""

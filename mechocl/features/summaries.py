@@ -107,3 +107,17 @@ def on_subsets(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     found = over_seeds(first, keys, "effect").drop(columns=["p", "positive"])
     control = first.groupby(keys, sort=False)["control_mean"].mean().rename("control").reset_index()
     return found.merge(control, on=keys, how="left")
+
+
+def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
+    """How many features of a crosscoder are shared, new …: `verdict`, and over the seeds `mean`, `low`, `high`, `seeds`."""
+    count = rows.groupby("seed")["verdict"].value_counts().unstack(fill_value=0)
+    long = count.reset_index().melt(id_vars="seed", value_name="features", var_name="verdict")
+    return over_seeds(long, ["verdict"], "features").drop(columns=["p", "positive"])
+
+
+def properties_of_verdicts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Features of a crosscoder that stand for a property, by verdict: `group`, then one column a verdict (mean of seeds)."""
+    known = rows[rows["group"].notna()]
+    count = known.groupby(["group", "verdict"])["feature"].count() / rows["seed"].nunique()
+    return count.unstack().fillna(0.0).reset_index()

@@ -1,0 +1,152 @@
+"""Crosscoders of the seeds of a run: trained in parallel, kept, compared, and their features named."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mechocl import __version__, activations, files, models, parallel, pipeline
+from mechocl.errors import MechoclError
+from mechocl.experiment import Report
+from mechocl.features import crosscoders, dictionaries, search
+from mechocl.features.crosscoders import CrosscoderConfig, Which
+from mechocl.features.dictionaries import Dictionary, flat
+from mechocl.features.effects import ALPHA
+from mechocl.features.search import SearchConfig
+from mechocl.folders import Checkpoint, SeedFolder
+from mechocl.runs import Run
+
+ANALYSIS = "crosscoder"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one process does for one seed."""
+
+    run: str
+    seed: int
+    config: CrosscoderConfig
+    which: Which
+    device: str
+
+
+def name_of(config: CrosscoderConfig, which: Which) -> str:
+    """Name of the crosscoder among the run's SAEs."""
+    return f"{config.site}-crosscoder-{config.width}-k{config.k}-{which}"
+
+
+def crosscode(
+    run: Run, config: CrosscoderConfig, *, which: Which, seeds: Sequence[int], device: str, jobs: int | None
+) -> pd.DataFrame:
+    """One row for each feature of each seed's crosscoder; what is there already is not trained again.
+
+    The columns are those of `crosscoders.compare`, `explained_first` and `explained_last` (the explained variance of
+    the first and the last checkpoint), and the surest property that the search finds for the feature: `property`,
+    `group`, `text`, `position`, `sign`, `auc`, `q` ("" and NaN where q is not below 0.05).
+
+    Raises MechoclError for a run of one stage.
+    """
+    if which == "stages" and len(run.recipe.training.stages) < 2:
+        raise MechoclError(
+            f"{run.path} has one stage, so there is no before and after; use a run of two stages, or --checkpoints all"
+        )
+    work = [
+        Job(str(run.path), seed, config, which, device)
+        for seed in seeds
+        if _rows(run, seed, config, which) is None
+    ]
+    if work:
+        parallel.run(
+            do,
+            work,
+            names=[f"seed {job.seed}" for job in work],
+            title="training crosscoders",
+            jobs=min(jobs or pipeline.default_jobs(len(work), device), len(work)),
+            threads=run.manifest["threads"],
+        )
+    found = [_rows(run, seed, config, which) for seed in seeds]
+    return pd.concat([rows for rows in found if rows is not None], ignore_index=True)
+
+
+def do(job: Job, report: Report) -> None:
+    """Train one seed's crosscoder if it is not there, compare its checkpoints, and search its features."""
+    run = Run.open(Path(job.run))
+    folder = run.seed(job.seed)
+    chosen = _checkpoints(folder, job.which)
+    loaded = [models.load(folder, checkpoint, device=job.device) for checkpoint in chosen]
+    task = folder.load_task()
+    path = dictionaries.path_of(run.path, name_of(job.config, job.which), job.seed)
+    if not _trained(path, job.config, chosen):
+        sae = crosscoders.train_crosscoder(
+            loaded, task, job.config, report=lambda done: report("training", 0.8 * done)
+        )
+        crosscoders.save(sae, path, config=job.config, checkpoints=[_named(c) for c in chosen])
+    crosscoder = crosscoders.load(path, device=job.device)
+    report("comparing", 0.8)
+    compared = crosscoders.compare(crosscoder, loaded, task, share=job.config.held_out, seed=job.config.seed)
+
+    def collect(tokens: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
+        """The checkpoints' activations side by side, as the crosscoder takes them."""
+        parts = [activations.collect(model, tokens, sites) for model in loaded]
+        return {site: torch.cat([flat(part[site]) for part in parts], dim=-1) for site in sites}
+
+    report("searching", 0.9)
+    whole = Dictionary(crosscoder.sae, crosscoder.site, crosscoder.site, crosscoder.record)
+    found = search.search(
+        task, whole, SearchConfig(group=("tag", "contains", "integer", "stage"), best=10), collect=collect
+    )
+    explained = compared.checkpoints["explained_variance"].to_numpy()
+    rows = compared.features.assign(explained_first=explained[0], explained_last=explained[-1])
+    rows = rows.merge(_surest(found), on="feature", how="left")
+    rows.insert(0, "seed", job.seed)
+    run.save_result(ANALYSIS, _inputs(path, chosen, job.seed), rows)
+    report("done", 1.0)
+
+
+def _surest(found: pd.DataFrame) -> pd.DataFrame:
+    """Of each feature the property that it stands for best."""
+    sure = found[(found["what"] == "feature") & (found["q"] < ALPHA)]
+    first = sure.sort_values("auc", ascending=False, kind="stable").drop_duplicates("features")
+    columns = ["property", "group", "text", "position", "sign", "auc", "q"]
+    return first[columns].assign(feature=first["features"].astype(int))
+
+
+def _checkpoints(folder: SeedFolder, which: Which) -> list[Checkpoint]:
+    if which == "stages":
+        return [folder.final(number + 1) for number in range(len(folder.recipe.training.stages))]
+    return [checkpoint for checkpoint in folder.checkpoints() if checkpoint.step > 0]
+
+
+def _named(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {"stage": checkpoint.stage, "step": checkpoint.step, "sha256": checkpoint.sha256}
+
+
+def _trained(path: Path, config: CrosscoderConfig, chosen: list[Checkpoint]) -> bool:
+    """Whether the folder holds this crosscoder of these weights."""
+    if not (path / dictionaries.RECORD).exists():
+        return False
+    record = files.read_json(path / dictionaries.RECORD)
+    wanted = {"config": asdict(config), "checkpoints": [_named(c) for c in chosen]}
+    return all(record.get(key) == json.loads(json.dumps(value)) for key, value in wanted.items())
+
+
+def _inputs(path: Path, chosen: list[Checkpoint], seed: int) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "sae": files.sha256(path / dictionaries.WEIGHTS),
+        "checkpoints": [c.sha256 for c in chosen],
+        "version": __version__,
+    }
+
+
+def _rows(run: Run, seed: int, config: CrosscoderConfig, which: Which) -> pd.DataFrame | None:
+    """Saved rows of a seed; None where its crosscoder is missing, or is another one."""
+    folder = run.seed(seed)
+    chosen = _checkpoints(folder, which)
+    path = dictionaries.path_of(run.path, name_of(config, which), seed)
+    return run.load_result(ANALYSIS, _inputs(path, chosen, seed)) if _trained(path, config, chosen) else None
