@@ -16,6 +16,7 @@ from mechocl import (
     toolbox_sections,
 )
 from mechocl.activations import position_labels
+from mechocl.features import sections as feature_sections
 from mechocl.probing import ProbingConfig
 from mechocl.runs import Run
 from mechocl.sharing.attention import AttentionView
@@ -60,6 +61,7 @@ def build(run: Run, rows: dict[str, pd.DataFrame], *, warning: str = "") -> Repo
             *([toolbox_sections.weights(rows["graft"], rows["steering"])] if "graft" in rows else []),
             toolbox_sections.subspaces(rows["subspace"]),
             *_probes(run, rows["probe"]),
+            *([features] if (features := feature_sections.section(run)) else []),
         ),
         attention=attention_views(run, rows["attention"]),
     )

@@ -20,29 +20,35 @@ def quality(rows: pd.DataFrame) -> pd.DataFrame:
 def existing(rows: pd.DataFrame) -> pd.DataFrame:
     """Which properties have features of their own, in questions, by position; rows of `sae-search` over seeds.
 
-    `property`, `group`, `position`, `selective` (seeds with a feature of q < 0.05 there), `seeds`, `auc` (held-out
-    aliases, of the best feature where it was chosen, the mean over seeds), and the same of sets of k features: `k=4` …,
-    `all` features, and `dense`: the site's own activations.
+    `property`, `group`, `position`; `selective` (dictionaries with a feature of q < 0.05 there) of `dictionaries` (one for
+    each seed, or several: column `sae`); `auc` (held-out aliases, of the best feature where it was chosen, the mean over
+    dictionaries), and the same of sets of k features: `k=4` …, `all` features, and `dense`: the site's own activations.
     """
-    asked = rows[(rows["text"] == "question") & rows["group"].isin(SHOWN)]
+    asked = _told_apart(rows[(rows["text"] == "question") & rows["group"].isin(SHOWN)])
     single = asked[asked["what"] == "feature"]
-    keys = ["property", "group", "position"]
-    best = (
-        single.sort_values("auc_chosen", ascending=False, kind="stable")
-        .groupby(["seed", *keys], sort=False)
+    keys, one = ["property", "group", "position"], ["seed", "sae"]
+    ranked = single.sort_values("auc_chosen", ascending=False, kind="stable")
+    found = (
+        ranked.groupby([*one, *keys], sort=False)
         .head(1)
+        .groupby(keys, sort=False)["auc"]
+        .mean()
+        .to_frame("auc")
     )
-    seeds = rows["seed"].nunique()
-    found = best.groupby(keys, sort=False)["auc"].mean().to_frame("auc")
-    sure = single[single["q"] < ALPHA].groupby(keys, sort=False)["seed"].nunique()
+    sure = single[single["q"] < ALPHA].drop_duplicates([*one, *keys]).groupby(keys, sort=False).size()
     found.insert(0, "selective", sure.reindex(found.index).fillna(0).astype(int))
-    found.insert(1, "seeds", seeds)
+    found.insert(1, "dictionaries", len(_told_apart(rows)[one].drop_duplicates()))
     sets = asked[asked["what"] == "set"]
     for k in sorted(set(sets["k"].tolist()) - {1}):
         found[f"k={k}"] = sets[sets["k"] == k].groupby(keys, sort=False)["auc"].mean()
     for name, column in (("all", "all_auc"), ("dense", "dense_auc")):
-        found[name] = sets.drop_duplicates(["seed", *keys]).groupby(keys, sort=False)[column].mean()
-    return found.reset_index()
+        found[name] = sets.drop_duplicates([*one, *keys]).groupby(keys, sort=False)[column].mean()
+    return found.sort_values("auc", ascending=False, kind="stable").reset_index()
+
+
+def _told_apart(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a column `sae`, where a seed may have several dictionaries."""
+    return rows if "sae" in rows else rows.assign(sae="")
 
 
 def counted(rows: pd.DataFrame) -> pd.DataFrame:
@@ -57,38 +63,49 @@ def counted(rows: pd.DataFrame) -> pd.DataFrame:
 def causal(rows: pd.DataFrame) -> pd.DataFrame:
     """What patching the features does; rows of `sae-test` over seeds.
 
-    For each `property` and `kind` ("feature": of a seed the one with the largest share; "set"): `tested` and `retrieval`
-    (features, of all seeds), `seeds`, `with_retrieval` (seeds that have a retrieval feature or set), and over the seeds
-    `share` of the gap that moves, `low`, `high`, and `control` (the share that 95 % of the controls stay below).
-
-    Integers are pooled as one property.
+    For each `property` and `kind` ("feature": of a dictionary the one with the largest share; "set"): `tested` and
+    `retrieval` (features, of all dictionaries), `dictionaries`, `with_retrieval` (those that have a retrieval feature or
+    set), and `share` of the gap that moves with its 95 % interval over the `seeds` (`low`, `high`; dictionaries of one seed
+    are averaged), and `control` (the share that 95 % of the controls stay below). Integers are pooled as one property.
     """
-    patched = rows[rows["intervention"] == "patch"]
-    patched = patched.assign(
-        property=patched["property"].where(patched["group"] != "integer", "any integer"),
-        kind=(patched["k"] > 1).map({False: "feature", True: "set"}),
-        control=patched["control_95"] / patched["gap"],
-    )
+    best = best_patches(rows)
     table = []
-    for (name, kind), part in patched.groupby(["property", "kind"], sort=False):
-        best = part.sort_values("share", ascending=False, kind="stable").groupby("seed", sort=False).head(1)
-        known = over_seeds(best.assign(all="all"), ["all"], "share")
-        numbers = known.iloc[0] if len(known) else None
+    for (name, kind), part in patches(rows).groupby(["property", "kind"], sort=False):
+        own = best[(best["property"] == name) & (best["kind"] == kind)]
+        known = over_seeds(own.assign(all="all"), ["all"], "share").to_dict("records")
+        numbers = known[0] if known else dict.fromkeys(("mean", "low", "high"), float("nan")) | {"seeds": 0}
         table.append(
             {
                 "property": name,
                 "kind": kind,
                 "tested": len(part),
                 "retrieval": int(part["retrieval"].sum()),
-                "seeds": int(part["seed"].nunique()),
-                "with_retrieval": int(part[part["retrieval"]]["seed"].nunique()),
-                "share": float("nan") if numbers is None else float(numbers["mean"]),
-                "low": float("nan") if numbers is None else float(numbers["low"]),
-                "high": float("nan") if numbers is None else float(numbers["high"]),
-                "control": float(best["control"].mean()),
+                "dictionaries": len(part[["seed", "sae"]].drop_duplicates()),
+                "with_retrieval": len(part[part["retrieval"]][["seed", "sae"]].drop_duplicates()),
+                "share": numbers["mean"],
+                "low": numbers["low"],
+                "high": numbers["high"],
+                "seeds": numbers["seeds"],
+                "control": float(own["control"].mean()),
             }
         )
     return pd.DataFrame(table)
+
+
+def patches(rows: pd.DataFrame) -> pd.DataFrame:
+    """The patches among the rows, with `kind` ("feature" or "set") and `control`; integers as one property."""
+    patched = _told_apart(rows[rows["intervention"] == "patch"])
+    return patched.assign(
+        property=patched["property"].where(patched["group"] != "integer", "any integer"),
+        kind=(patched["k"] > 1).map({False: "feature", True: "set"}),
+        control=patched["control_95"] / patched["gap"],
+    )
+
+
+def best_patches(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of each property and kind the patch with the largest share, in each dictionary; NaN shares are left out."""
+    ranked = patches(rows).dropna(subset=["share"]).sort_values("share", ascending=False, kind="stable")
+    return ranked.groupby(["seed", "sae", "property", "kind"], sort=False).head(1)
 
 
 def on_subsets(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -103,7 +120,7 @@ def on_subsets(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
         & (rows["metric"] == metric)
     ]
     keys = ["property", "intervention", "subset"]
-    first = part.groupby(["seed", *keys], sort=False).head(1)
+    first = _told_apart(part).groupby(["seed", "sae", *keys], sort=False).head(1)
     found = over_seeds(first, keys, "effect").drop(columns=["p", "positive"])
     control = first.groupby(keys, sort=False)["control_mean"].mean().rename("control").reset_index()
     return found.merge(control, on=keys, how="left")

@@ -1,0 +1,115 @@
+"""Features → plotly figures. As in `mechocl.plots`, nothing here computes a result, shows or saves."""
+
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from mechocl import plots
+from mechocl.features import summaries
+from mechocl.statistics import estimate
+
+_KINDS: Final = {"feature": ("best feature", "#1f78c8"), "set": ("set of features", "#e08214")}
+_CONTROL: Final = "#8a8a8a"
+
+
+def selectivity(panels: list[tuple[str, pd.DataFrame]]) -> go.Figure:
+    """AUC of the best feature of each property at each position; panels of `summaries.existing`."""
+    grids = []
+    for name, table in panels:
+        positions = _in_order(table["position"])
+        wide = table.pivot(index="property", columns="position", values="auc")
+        grids.append((name, wide.reindex(index=_first_seen(table), columns=positions)))
+    return plots.heatmaps(
+        grids, scale="RdBu_r", low=0, high=1, title="AUC,<br>held-out<br>aliases", digits=2, bottom_up=False
+    ).update_xaxes(title="position in the question")
+
+
+def _first_seen(table: pd.DataFrame) -> list[str]:
+    rank = {name: i for i, name in enumerate(summaries.SHOWN)}
+    ordered = table.assign(rank=table["group"].map(rank)).sort_values(["rank", "property"], kind="stable")
+    return list(dict.fromkeys(ordered["property"]))
+
+
+def _in_order(positions: pd.Series) -> list[str]:
+    """alias, %, n1 …, = in the order of a question."""
+    rank = {"alias": 0, "%": 1, "=": 99}
+    names = dict.fromkeys(positions)
+    return sorted(names, key=lambda p: (rank.get(p.split(" ")[0], 2), len(p), p))
+
+
+def shares(rows: pd.DataFrame) -> go.Figure:
+    """The share of the gap that patching moves, by property: dots are seeds, diamonds means with 95 % intervals.
+
+    `rows` of `sae-test` over seeds. Grey ticks: what 95 % of the control features stay below.
+    """
+    best = summaries.best_patches(rows)
+    names = list(dict.fromkeys(best["property"]))
+    figure = go.Figure()
+    for j, (kind, (title, color)) in enumerate(_KINDS.items()):
+        part = (
+            best[best["kind"] == kind]
+            .groupby(["property", "seed"], sort=False)[["share", "control"]]
+            .mean()
+            .reset_index()
+        )
+        if part.empty:
+            continue
+        at = part["property"].map(names.index) + 0.3 * (j - 0.5)
+        figure.add_trace(
+            go.Scatter(
+                x=at,
+                y=part["share"],
+                mode="markers",
+                marker={"color": color, "size": 5, "opacity": 0.4},
+                text=[f"{p}<br>seed {s}" for p, s in zip(part["property"], part["seed"], strict=True)],
+                hovertemplate="%{text}: %{y:.2f}<extra></extra>",
+                showlegend=False,
+            )
+        )
+        groups = [(str(name), own) for name, own in part.groupby("property", sort=False)]
+        found = [estimate(own["share"].to_numpy(dtype=float), unit="seed") for _, own in groups]
+        x = [names.index(name) + 0.3 * (j - 0.5) for name, _ in groups]
+        figure.add_trace(
+            go.Scatter(
+                x=x,
+                y=[e.mean for e in found],
+                mode="markers",
+                marker={"color": color, "size": 9, "symbol": "diamond"},
+                error_y={
+                    "array": np.nan_to_num([e.high - e.mean for e in found]),
+                    "thickness": 1.5,
+                    "width": 4,
+                },
+                name=title,
+                hovertemplate="mean %{y:.2f}<extra></extra>",
+            )
+        )
+        figure.add_trace(
+            go.Scatter(
+                x=x,
+                y=[own["control"].mean() for _, own in groups],
+                mode="markers",
+                marker={
+                    "color": _CONTROL,
+                    "size": 16,
+                    "symbol": "line-ew",
+                    "line": {"width": 2, "color": _CONTROL},
+                },
+                name="95 % of controls stay below",
+                showlegend=j == 0,
+                hovertemplate="controls %{y:.2f}<extra></extra>",
+            )
+        )
+    figure.add_hline(y=0, line={"color": "#999", "width": 1})
+    figure.update_xaxes(tickvals=list(range(len(names))), ticktext=[_wrapped(name) for name in names])
+    figure.update_yaxes(title="share of the gap in the answers")
+    figure.update_layout(height=430, legend={"orientation": "h", "yanchor": "bottom", "y": 1.03})
+    return plots.styled(figure)
+
+
+def _wrapped(name: str) -> str:
+    words = name.split(" ")
+    middle = (len(words) + 1) // 2
+    return name if len(name) < 14 else f"{' '.join(words[:middle])}<br>{' '.join(words[middle:])}"
