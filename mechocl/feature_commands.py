@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import tyro
@@ -11,11 +12,14 @@ from mechocl.errors import MechoclError
 from mechocl.features.crosscoders import CrosscoderConfig, Which
 from mechocl.features.effects import EffectsConfig
 from mechocl.features.search import SearchConfig
-from mechocl.features.settings import TrainingConfig
+from mechocl.features.settings import QualityConfig, TrainingConfig
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
+    from mechocl.features.dictionaries import Dictionary
+    from mechocl.folders import SeedFolder
     from mechocl.runs import Run
 
 
@@ -134,6 +138,98 @@ def causal_test(
     _say_where(run, "sae-test")
 
 
+def dashboard(on: OnSae, out: Path | None = None) -> None:
+    """Write one self-contained HTML page of a sparse autoencoder: a table of its features, and a page of each.
+
+    Searches the features where that has not been done; what `mechocl sae test` has found is shown where it has.
+
+    Args:
+        on: The run and the SAE; of several seeds the page is of the first one.
+        out: The page; default: RUN/saes/SAE/seed-K.html.
+    """
+    from mechocl import __version__, analyses
+    from mechocl.features import pages
+    from mechocl.sharing import dashboard as html
+
+    config = SearchConfig(sae=on.sae)
+    run, seeds, device = _computed(on, "sae-search", config, first=True)
+    seed = seeds[0]
+    folder = run.seed(seed)
+    subject = analyses.subject_of(folder, stage=on.stage, device=device)
+    dictionary = subject.dictionary(on.sae, "")
+    effects = EffectsConfig(sae=on.sae)
+    tested = run.load_result("sae-test", analyses.inputs(folder, "sae-test", effects, on.stage))
+    quality = subject.rows("sae-quality", QualityConfig(sae=on.sae))
+    value = {(r.measure, r.part): r.value for r in quality.itertuples()}
+    facts = {
+        "Run": str(run.path),
+        "Seed": str(seed),
+        "SAE": on.sae,
+        "Site": dictionary.read
+        if dictionary.read == dictionary.write
+        else f"{dictionary.read} → {dictionary.write}",
+        "Features": str(dictionary.width),
+        "Active features on a token": f"{value['l0', 'all']:.1f}",
+        "Explained variance": f"{value['explained_variance', 'all']:.3f}",
+        "Loss recovered": f"{value['loss', 'recovered']:.3f}",
+        "Within-alias AUC recovered": ", ".join(
+            f"{part.split('_')[0]} {v:.2f}"
+            for (measure, part), v in value.items()
+            if measure == "auc_recovered"
+        ),
+        "Dead on all texts": f"{value['dead', 'all']:.0%}",
+        "Held-out aliases": (
+            f"AUC, q and effects are of aliases that the SAE has not seen ({dictionary.record['held_out']:.0%} of each subset)"
+            if dictionary.record
+            else "the SAE does not say which aliases it has seen: AUC, q and effects are of a random third of them"
+        ),
+        "Version": f"mechocl {__version__}",
+    }
+    found = pages.pages(
+        subject.model,
+        subject.task,
+        dictionary,
+        found=subject.rows("sae-search", config),
+        tested=tested,
+        collect=subject.collect,
+        seed=config.seed,
+        probes=_probes(run, folder, dictionary, on.stage),
+    )
+    out = out or run.path / "saes" / Path(on.sae).name / f"seed-{seed}.html"
+    if out.is_dir():
+        raise MechoclError(f"{out} is a folder; give the HTML file, for example {out / 'features.html'}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    warning = (
+        "" if tested is not None else f"The features have not been tested: mechocl sae test {on.run} {on.sae}"
+    )
+    size = html.write(
+        found, out, width=dictionary.width, title=f"Features of {on.sae}", facts=facts, warning=warning
+    )
+    print(f"dashboard ({size / 1e6:.1f} MB): {out.resolve().as_uri()}")
+
+
+def _probes(
+    run: "Run", folder: "SeedFolder", dictionary: "Dictionary", stage: int | None
+) -> "dict[str, Tensor]":
+    """Directions of the run's default probes at the SAE's site: probe and position → unit vector; none without probes."""
+    from mechocl import analyses
+    from mechocl.components import hook_name
+    from mechocl.probing import ProbingConfig
+
+    inputs = analyses.inputs(folder, "probe", ProbingConfig(), stage)
+    rows, arrays = run.load_result("probe", inputs), run.load_arrays("probe", inputs)
+    found: dict[str, Tensor] = {}
+    for key, directions in arrays.items():
+        probe, site, layer = key.split("/")
+        if rows is None or hook_name(site, int(layer)) != dictionary.write or directions.shape[-1] > 1:
+            continue
+        at = rows[(rows["probe"] == probe) & (rows["site"] == site) & (rows["layer"] == int(layer))]
+        for position, draws in zip(at["position"].drop_duplicates(), directions, strict=True):
+            if bool(draws[0].any()):
+                found[f"probe {probe} at {position}"] = draws[0, :, 0]
+    return found
+
+
 def crosscoder(
     on: On,
     config: Annotated[CrosscoderConfig, tyro.conf.OmitArgPrefixes] = CrosscoderConfig(),  # noqa: B008
@@ -173,7 +269,7 @@ def crosscoder(
 
 
 def sae() -> None:
-    """Sparse autoencoders: train, search, test; `mechocl sae --help` lists them."""
+    """Sparse autoencoders: train, search, test, share; `mechocl sae --help` lists them."""
     raise MechoclError(
         f"say what to do: mechocl sae {'|'.join(SAE_COMMANDS)}; `mechocl sae --help` explains them"
     )
@@ -181,7 +277,12 @@ def sae() -> None:
 
 COMMANDS: Final[dict[str, Callable[..., None]]] = {"sae": sae, "crosscoder": crosscoder}
 
-SAE_COMMANDS: Final[dict[str, Callable[..., None]]] = {"train": train, "search": search, "test": causal_test}
+SAE_COMMANDS: Final[dict[str, Callable[..., None]]] = {
+    "train": train,
+    "search": search,
+    "test": causal_test,
+    "dashboard": dashboard,
+}
 
 
 def _opened(on: WhereSeeds) -> "tuple[Run, tuple[int, ...], str]":
@@ -201,10 +302,14 @@ def _opened(on: WhereSeeds) -> "tuple[Run, tuple[int, ...], str]":
     return run, seeds, models.resolve_device(on.device)
 
 
-def _computed(on: WhereSeeds, name: str, config: Any) -> "tuple[Run, tuple[int, ...], str]":
+def _computed(
+    on: WhereSeeds, name: str, config: Any, *, first: bool = False
+) -> "tuple[Run, tuple[int, ...], str]":
+    """The run with the rows of an analysis, over its seeds or of the first of them."""
     from mechocl import pipeline
 
     run, seeds, device = _opened(on)
+    seeds = seeds[:1] if first else seeds
     pipeline.complete(
         run, ((name, config),), stage=on.stage, device=device, jobs=jobs_of(on.jobs), seeds=seeds
     )

@@ -76,10 +76,46 @@ OPTIONS = {
         "--address",
         "--gpus-per-task",
     ],
+    "sae train": [
+        "RUN",
+        "--site",
+        "--width",
+        "--k",
+        "--architecture",
+        "--sae-seeds",
+        "--activations",
+        "--held-out",
+        "--questions",
+        "--subsets",
+        "--roles",
+        "--buffer",
+        "--wandb",
+        "--stage",
+        "--seeds",
+        "--jobs",
+    ],
+    "sae search": ["RUN", "SAE", "--group", "--best", "--sets", "--site", "--stage", "--seeds"],
+    "sae test": [
+        "RUN",
+        "SAE",
+        "--features",
+        "--property",
+        "--position",
+        "--controls",
+        "--n-pairs",
+        "--seeds",
+    ],
+    "sae dashboard": ["RUN", "SAE", "--out", "--seeds", "--stage"],
+    "crosscoder": ["RUN", "--site", "--width", "--k", "--checkpoints", "--seeds", "--jobs"],
     "report": ["RUN", "--out", "--device", "--jobs"],
     "runs": ["FOLDER"],
 }
 """What each command's help must name."""
+
+COMMANDS = {name: command for name, command in cli.COMMANDS.items() if name not in cli.GROUPS} | {
+    f"{group} {name}": command for group, commands in cli.GROUPS.items() for name, command in commands.items()
+}
+"""All commands, those of a group with its name before."""
 
 ANALYSES = ("evaluate", "lens", "patch", "circuit", "graft", "subspace", "probe", "report")
 
@@ -152,18 +188,18 @@ def out_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> list[str]:
 
 
 def test_every_command_is_looked_at() -> None:
-    assert set(OPTIONS) == set(cli.COMMANDS)
+    assert set(OPTIONS) == set(COMMANDS)
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_names_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main([command, "--help"])
+        cli.main([*command.split(), "--help"])
     assert caught.value.code == 0
     captured = capsys.readouterr()
     for option in OPTIONS[command]:
         assert option in captured.out
-    summary = (cli.COMMANDS[command].__doc__ or "").split("\n")[0]
+    summary = (COMMANDS[command].__doc__ or "").split("\n")[0]
     assert " ".join(summary.split()) in " ".join(captured.out.split())
     assert "(default:" in captured.out
 

@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 import torch
 from planted import Mechanism, planted_model
+from sae_lens import StandardSAE, StandardSAEConfig
 from safetensors.torch import load_file, save_file
 from transformer_lens import HookedTransformer
 from transformer_lens.model_bridge import TransformerBridge
@@ -29,6 +30,10 @@ from mechocl.analyses import ANALYSES, Subject
 from mechocl.attention import AttentionConfig
 from mechocl.circuits import CircuitConfig
 from mechocl.errors import MechoclError
+from mechocl.features.dictionaries import Dictionary
+from mechocl.features.effects import EffectsConfig
+from mechocl.features.search import SearchConfig
+from mechocl.features.settings import QualityConfig
 from mechocl.grafting import GraftConfig
 from mechocl.lenses import LensConfig
 from mechocl.patching import PatchingConfig
@@ -51,6 +56,17 @@ CONFIGS: dict[str, Any] = {
     "steering": SteeringConfig(steps=3, random_vectors=1),
     "subspace": SubspaceConfig(n_pairs=20, steps=2, ks=(2,), positions=("=",)),
     "probe": ProbingConfig(aliases_per_subset=30, permutations=2, n_pairs=10),
+    "sae-quality": QualityConfig(sae="random"),
+    "sae-search": SearchConfig(sae="random", group=("tag", "integer"), best=1, sets=(1, 2)),
+    "sae-test": EffectsConfig(
+        sae="random",
+        features=("3", "5,7"),
+        property="new alias of tag 1, not 2",
+        position="alias",
+        n_pairs=20,
+        n_questions=40,
+        controls=3,
+    ),
     "attention": AttentionConfig(),
 }
 """Small settings; analyses that are not named here run with their defaults."""
@@ -139,6 +155,16 @@ def companion(model: Any) -> Any:
     return loaded(2, bridge=isinstance(model, TransformerBridge))
 
 
+@cache
+def dictionary(width: int) -> Dictionary:
+    """Random features of the embeddings, which both classes hold to the last bit, so that no rank can turn."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        sae = StandardSAE(StandardSAEConfig(d_in=width, d_sae=40))
+    site = "blocks.0.hook_resid_pre"
+    return Dictionary(sae.eval(), site, site, {"held_out": 0.34, "seed": 0})
+
+
 def compute(name: str, model: Any) -> pd.DataFrame:
     subject = Subject(
         model=model,
@@ -147,6 +173,8 @@ def compute(name: str, model: Any) -> pd.DataFrame:
         untrained=lambda: companion(model),
         stage=2,
         collect=directly(model),
+        dictionary=lambda name, site: dictionary(int(model.cfg.d_model)),
+        rows=lambda name, config: compute(name, model),
     )
     return analyses.compute(name, subject, CONFIGS.get(name) or ANALYSES[name].config()).rows
 

@@ -123,7 +123,7 @@ class Near:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meaning:
-    """A property that the feature is selective for (q < 0.05 in the search), where it tells the examples best."""
+    """A property that the feature is selective for (q < 0.05 in the search), at the position where it tells most of it."""
 
     property: str
     text: str
@@ -195,7 +195,7 @@ class FeaturePage:
     chance_cosine: float
     """What |cosine| of 95 % of random directions stays below: 1.96 / √d."""
     meanings: tuple[Meaning, ...]
-    """The largest AUC first, at most 12."""
+    """The most information first, at most 12."""
     tested: bool
     """Whether there was a causal test, be it of other features."""
     patches: tuple[Patch, ...]
@@ -529,9 +529,12 @@ def _differences(
 
 
 def _meanings(found: pd.DataFrame) -> dict[int, tuple[Meaning, ...]]:
-    """The properties of each feature, those that it tells best first, each at its best position."""
+    """The properties of each feature, those that it tells most of first, each at its best position.
+
+    The order is that of the information and not of the AUC, which a property of a few examples soon has near 1.
+    """
     sure = found[found["what"].isin(["feature", "conjunction"]) & (found["q"] < ALPHA)]
-    sure = sure.sort_values(["auc", "q"], ascending=[False, True], kind="stable")
+    sure = sure.sort_values(["mutual_information", "q"], ascending=[False, True], kind="stable")
     merged: dict[int, dict[tuple[str, str, int], list[dict[Any, Any]]]] = {}
     for row in sure.to_dict("records"):
         same = (row["property"], row["text"], int(row["sign"]))

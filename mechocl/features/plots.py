@@ -22,7 +22,13 @@ def selectivity(panels: list[tuple[str, pd.DataFrame]]) -> go.Figure:
         wide = table.pivot(index="property", columns="position", values="auc")
         grids.append((name, wide.reindex(index=_first_seen(table), columns=positions)))
     return plots.heatmaps(
-        grids, scale="RdBu_r", low=0, high=1, title="AUC,<br>held-out<br>aliases", digits=2, bottom_up=False
+        grids,
+        scale="RdBu_r",
+        low=0.0,
+        high=1.0,
+        title="AUC,<br>held-out<br>aliases",
+        digits=2,
+        bottom_up=False,
     ).update_xaxes(title="position in the question")
 
 

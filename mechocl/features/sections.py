@@ -75,12 +75,17 @@ def section(run: Run) -> Section | None:
 
 def _saved(run: Run, analysis: str, config: object) -> pd.DataFrame | None:
     """Rows over the seeds that have them."""
-    seeds = []
-    for folder in run.finished_seeds():
-        name = str(getattr(config, "sae", ""))
-        if (dictionaries.path_of(run.path, name, folder.seed) / dictionaries.RECORD).exists():
-            if run.load_result(analysis, analyses.inputs(folder, analysis, config, None)) is not None:
-                seeds.append(folder.seed)
+    name = str(getattr(config, "sae", ""))
+    there = [
+        folder
+        for folder in run.finished_seeds()
+        if (dictionaries.path_of(run.path, name, folder.seed) / dictionaries.RECORD).exists()
+    ]
+    seeds = [
+        folder.seed
+        for folder in there
+        if run.load_result(analysis, analyses.inputs(folder, analysis, config, None)) is not None
+    ]
     return analyses.load(run, analysis, config, seeds=seeds) if seeds else None
 
 

@@ -1,0 +1,370 @@
+"""The section of docs/results.md on sparse autoencoders, and its figures, from the tables that `take` saves."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from mechocl import analyses
+from mechocl.features import dictionaries, diffing, plots, summaries
+from mechocl.features.crosscoders import CrosscoderConfig
+from mechocl.features.effects import EffectsConfig
+from mechocl.features.search import SearchConfig
+from mechocl.features.settings import QualityConfig
+from mechocl.runs import Run
+from mechocl.summaries import over_seeds
+
+TABLES = Path(__file__).parent / "results"
+
+ORDERS = {"TVE": "demo", "VTE": "order-VTE", "EVT": "order-EVT", "VET": "order-VET"}
+"""The word orders in which internalization is strong, and their runs."""
+
+SITES = ("resid_pre", "resid_mid", "resid_post")
+WIDTH, K = 256, 8
+TRAINED = (
+    f"--site {' '.join(f'blocks.0.hook_{site}' for site in SITES)} --width {WIDTH} --k {K} --sae-seeds 2"
+)
+
+_QUALITY = {
+    ("explained_variance", "all"): "explained variance",
+    ("explained_variance", "alias"): "at the alias",
+    ("dead", "all"): "dead",
+    ("loss", "recovered"): "loss recovered",
+    ("auc_recovered", "d1_consistent"): "AUC recovered, d1",
+    ("auc_recovered", "d2_consistent"): "d2",
+    ("auc_recovered", "d3_consistent"): "d3",
+    ("found_again", "all"): "found again",
+}
+
+
+def _name(site: str, number: int) -> str:
+    return f"blocks.0.hook_{site}-topk-{WIDTH}-k{K}-s{number}"
+
+
+def take(runs: Path) -> None:
+    """Write the tables from the runs' own results, where they are."""
+    kept: dict[str, list[pd.DataFrame]] = {
+        name: [] for name in ("quality", "existing", "counted", "causal", "patches", "subsets")
+    }
+    compared = []
+    for order, folder in ORDERS.items():
+        if not (runs / folder / dictionaries.FOLDER).is_dir():
+            continue
+        run = Run.open(runs / folder)
+        for site in SITES:
+            where = {"order": order, "site": site}
+            judged = _rows(run, "sae-quality", site)
+            found = _rows(run, "sae-search", site)
+            tested = _rows(run, "sae-test", site)
+            if judged is None or found is None or tested is None:
+                continue
+            kept["quality"].append(summaries.quality(judged).assign(**where))
+            kept["existing"].append(summaries.existing(found).assign(**where))
+            kept["counted"].append(summaries.counted(found).assign(**where))
+            kept["causal"].append(summaries.causal(tested).assign(**where))
+            best = summaries.best_patches(tested)
+            columns = [
+                "seed",
+                "sae",
+                "property",
+                "kind",
+                "position",
+                "auc",
+                "effect",
+                "gap",
+                "share",
+                "control",
+                "retrieval",
+            ]
+            kept["patches"].append(best[columns].assign(**where))
+            for metric in ("logit_difference", "within_alias_auc"):
+                part = summaries.on_subsets(tested, metric).assign(metric=metric, **where)
+                kept["subsets"].append(part)
+            rows = _crosscoded(run, site)
+            if rows is not None:
+                compared.append(rows.assign(**where))
+    for name, parts in kept.items():
+        if parts:
+            _save(pd.concat(parts), name)
+    if compared:
+        rows = pd.concat(compared)
+        keys = ["order", "site"]
+        _save(
+            pd.concat(
+                [
+                    summaries.verdicts(p).assign(**dict(zip(keys, k, strict=True)))
+                    for k, p in rows.groupby(keys, sort=False)
+                ]
+            ),
+            "crosscoders",
+        )
+        _save(_explained(rows, keys), "crosscoders-explained")
+
+
+def _save(table: pd.DataFrame, name: str) -> None:
+    table.to_csv(TABLES / f"features-{name}.csv", index=False, float_format="%.4g")
+
+
+def _explained(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Explained variance of the checkpoints, and the shared features' range of relative norms."""
+    parts = []
+    for column in ("explained_first", "explained_last"):
+        one = over_seeds(rows.drop_duplicates([*keys, "seed"]), keys, column)
+        parts.append(one.assign(what=column))
+    live = rows[rows["kind"] != "dead"]
+    for q, name in ((0.025, "relative_norm_low"), (0.975, "relative_norm_high")):
+        one = live.groupby([*keys, "seed"], sort=False)["relative_norm"].quantile(q).reset_index()
+        parts.append(over_seeds(one, keys, "relative_norm").assign(what=name))
+    return pd.concat(parts).drop(columns=["p", "positive"])
+
+
+def _rows(run: Run, analysis: str, site: str) -> pd.DataFrame | None:
+    """Rows of both dictionaries of a site, over the seeds that have them; `sae` tells which."""
+    parts = []
+    names = [_name(site, number) for number in (0, 1)]
+    for number, name in enumerate(names):
+        config: Any
+        match analysis:
+            case "sae-quality":
+                config = QualityConfig(sae=name, others=(names[1 - number],))
+            case "sae-search":
+                config = SearchConfig(sae=name)
+            case _:
+                config = EffectsConfig(sae=name)
+        seeds = [
+            folder.seed
+            for folder in run.finished_seeds()
+            if all(
+                (dictionaries.path_of(run.path, one, folder.seed) / dictionaries.RECORD).exists()
+                for one in names
+            )
+            and run.load_result(analysis, analyses.inputs(folder, analysis, config, None)) is not None
+        ]
+        rows = analyses.load(run, analysis, config, seeds=seeds) if seeds else None
+        if rows is None:
+            return None
+        parts.append(rows.assign(sae=str(number)))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _crosscoded(run: Run, site: str) -> pd.DataFrame | None:
+    config = CrosscoderConfig(site=f"blocks.0.hook_{site}", width=WIDTH, k=K)
+    seeds = [
+        f.seed
+        for f in run.finished_seeds()
+        if (
+            dictionaries.path_of(run.path, diffing.name_of(config, "stages"), f.seed) / dictionaries.RECORD
+        ).exists()
+    ]
+    return (
+        diffing.crosscode(run, config, which="stages", seeds=seeds, device="cpu", jobs=1) if seeds else None
+    )
+
+
+def _table(name: str) -> pd.DataFrame:
+    return pd.read_csv(TABLES / f"features-{name}.csv")
+
+
+def figures() -> dict[str, go.Figure]:
+    """Which properties have features where (TVE), and what patching them does, by word order."""
+    if not (TABLES / "features-existing.csv").exists():
+        return {}
+    existing, best = _table("existing"), _table("patches")
+    panels = [
+        (f"TVE, {site}", existing[(existing["order"] == "TVE") & (existing["site"] == site)])
+        for site in SITES
+    ]
+    found = {"features-selectivity-TVE": plots.selectivity(panels)}
+    for order in best["order"].unique():
+        part = best[(best["order"] == order) & (best["site"] == "resid_pre")]
+        rows = part.assign(intervention="patch", k=part["kind"].map({"feature": 1, "set": 2}), group="")
+        figure = plots.shares(rows.assign(control_95=rows["control"] * rows["gap"]))
+        title = {"text": f"{order}: features of the embeddings", "x": 0.01, "font": {"size": 14}}
+        found[f"features-shares-{order}"] = figure.update_layout(title=title, margin={"t": 90})
+    return found
+
+
+def section() -> list[str]:
+    """What exists, what is causal, what differs before and after stage 2."""
+    if not (TABLES / "features-existing.csv").exists():
+        return []
+    quality, existing, counted = _table("quality"), _table("existing"), _table("counted")
+    causal = _table("causal")
+    seeds = quality.groupby("order", sort=False)["seeds"].max()
+    number = ", ".join(f"{n} of {order}" for order, n in seeds.items())
+    lines = [
+        "## Features of internalization",
+        "",
+        f"Sparse autoencoders of the word orders with strong internalization: TopK, {WIDTH} features, k {K}, two of each from "
+        f"other initial weights, for three sites of every model seed ({number}). Width and k were chosen by their quality on "
+        "seeds 0 and 1 of TVE. A third of the aliases was kept from their training; everything below is judged on those.",
+        "",
+        *(
+            f"    mechocl sae train runs/{ORDERS[order]} --seeds {','.join(map(str, range(n)))} {TRAINED}"
+            for order, n in seeds.items()
+        ),
+        "",
+        "then `mechocl sae search` and `mechocl sae test` of each, and `mechocl crosscoder RUN --site SITE --width "
+        f"{WIDTH} --k {K}`. Tables: `docs/results/features-*.csv`.",
+        "",
+        "**Quality** (means over model seeds; *recovered*: with the reconstruction in the place of the activation, 1 is the "
+        "model's own, 0 zeros in its place for the loss, .5 for the AUC; *found again*: cosine above .9 with a feature of "
+        "the other dictionary):",
+        "",
+        "| order | site | " + " | ".join(_QUALITY.values()) + " |",
+        "|---|---|" + "---:|" * len(_QUALITY),
+    ]
+    cells = quality.set_index(["order", "site", "measure", "part"])["mean"]
+    for order, site in quality[["order", "site"]].drop_duplicates().itertuples(index=False):
+        values = [cells.get((order, site, *key), float("nan")) for key in _QUALITY]
+        lines.append(
+            f"| {order} | {site} | " + " | ".join("–" if v != v else f"{v:.3f}" for v in values) + " |"
+        )
+    lines += [
+        "",
+        "**What exists.** Properties of a group that some feature stands for at some position of a question (q < .05 on "
+        "held-out aliases), mean over dictionaries, of all properties of the group:",
+        "",
+        *_counted(counted),
+        "",
+        "Tags, at the position where the best feature separates them most. *selective*: dictionaries with a feature of "
+        "q < .05 there; AUC on held-out aliases of the best feature, of sets, of all features, and of the activations "
+        "themselves (dense probe):",
+        "",
+        *_tags(existing),
+        "",
+        "![AUC of the best feature, TVE](figures/features-selectivity-TVE.svg)",
+        "",
+        "**What is causal.** Exchanging a feature's activation between two questions: share of the gap in the answers that "
+        "moves, of the best tested feature (or set) of a dictionary, with 95 % intervals over model seeds; *controls*: what "
+        "95 % of features of like firing rate and norm stay below; *retrieval features*: selective, and above that.",
+        "",
+        *_causal(causal),
+        "",
+        "![Shares, TVE](figures/features-shares-TVE.svg)",
+        "",
+        "Ablating and clamping the surest feature of the tag, on questions about new aliases (within-alias AUC; means with "
+        "95 % intervals over model seeds, resid_pre):",
+        "",
+        *_subsets(_table("subsets")),
+        "",
+        *_before_and_after(),
+        *reading(),
+    ]
+    return lines
+
+
+def _counted(table: pd.DataFrame) -> list[str]:
+    groups = [
+        g
+        for g in ("tag", "contains", "stage", "integer", "range", "subset", "defined as", "token")
+        if g in set(table["group"])
+    ]
+    wide = table.assign(text=[f"{f:.1f} / {o:.0f}" for f, o in zip(table["found"], table["of"], strict=True)])
+    wide = wide.pivot(index=["order", "site"], columns="group", values="text")
+    lines = ["| order | site | " + " | ".join(groups) + " |", "|---|---|" + "---:|" * len(groups)]
+    for order, site in table[["order", "site"]].drop_duplicates().itertuples(index=False):
+        row = wide.loc[(order, site)]
+        lines.append(
+            f"| {order} | {site} | "
+            + " | ".join(str(row[g]) if isinstance(row[g], str) else "–" for g in groups)
+            + " |"
+        )
+    return lines
+
+
+_TAGS = (
+    "new alias of tag 1, not 2",
+    "new alias of tag 3, not 2",
+    "new alias of tag 1, not 3",
+    "asked-about alias of tag 1, not 2",
+)
+
+
+def _tags(table: pd.DataFrame) -> list[str]:
+    lines = [
+        "| order | site | property | at | selective | best feature | k=4 | k=16 | all | dense |",
+        "|---|---|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    part = table[table["property"].isin(_TAGS)]
+    for (order, site, name), own in part.groupby(["order", "site", "property"], sort=False):
+        top = own.sort_values("auc", ascending=False, kind="stable").iloc[0]
+        numbers = [top[c] for c in ("auc", "k=4", "k=16", "all", "dense")]
+        lines.append(
+            f"| {order} | {site} | {name} | `{top['position']}` | {top['selective']} of {top['dictionaries']} | "
+            + " | ".join("–" if v != v else f"{v:.3f}" for v in numbers)
+            + " |"
+        )
+    return lines
+
+
+def _causal(table: pd.DataFrame) -> list[str]:
+    lines = [
+        "| order | site | property | of | share [95 %] | controls | retrieval features | dictionaries with one |",
+        "|---|---|---|---|---:|---:|---:|---:|",
+    ]
+    for r in table.to_dict("records"):
+        share = "–" if r["share"] != r["share"] else f"{r['share']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]"
+        control = "–" if r["control"] != r["control"] else f"{r['control']:+.3f}"
+        lines.append(
+            f"| {r['order']} | {r['site']} | {r['property']} | {r['kind']} | {share} | {control} | "
+            f"{r['retrieval']} of {r['tested']} | {r['with_retrieval']} of {r['dictionaries']} |"
+        )
+    return lines
+
+
+def _subsets(table: pd.DataFrame) -> list[str]:
+    part = table[
+        (table["metric"] == "within_alias_auc")
+        & (table["site"] == "resid_pre")
+        & (table["property"] == _TAGS[0])
+    ]
+    lines = [
+        "| order | intervention | d1 | d2 | d3 | controls, d1 / d2 / d3 |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for (order, intervention), own in part.groupby(["order", "intervention"], sort=False):
+        by = own.set_index("subset")
+        cells = [
+            f"{by.loc[s, 'mean']:+.3f} [{by.loc[s, 'low']:+.3f}, {by.loc[s, 'high']:+.3f}]"
+            for s in ("d1", "d2", "d3")
+        ]
+        controls = " / ".join(f"{by.loc[s, 'control']:+.3f}" for s in ("d1", "d2", "d3"))
+        lines.append(f"| {order} | {intervention} | {' | '.join(cells)} | {controls} |")
+    return lines
+
+
+def _before_and_after() -> list[str]:
+    if not (TABLES / "features-crosscoders.csv").exists():
+        return []
+    table, explained = _table("crosscoders"), _table("crosscoders-explained")
+    lines = [
+        f"**Before and after stage 2.** Crosscoders ({WIDTH} features, k {K}, BatchTopK) of the two checkpoints: features by what "
+        "stage 2 did to them (mean over model seeds with 95 % interval). A feature is *new* (or *removed*) above .9 (below .1) "
+        "of the decoder norm; *shrunken* ones look so and fail the check of latent scaling. *relative norm*: the 95 % of the live "
+        "features in the middle.",
+        "",
+        "| order | site | shared | new | removed | shrunken | other | dead | relative norm | explained, before / after |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    what = explained.set_index(["order", "site", "what"])["mean"]
+    for (order, site), own in table.groupby(["order", "site"], sort=False):
+        by = own.set_index("verdict")
+        cells = [
+            f"{by.loc[v, 'mean']:.1f} [{by.loc[v, 'low']:.1f}, {by.loc[v, 'high']:.1f}]"
+            if v in by.index
+            else "0"
+            for v in ("shared", "new", "removed", "shrunken", "other", "dead")
+        ]
+        norm = (
+            f"{what[order, site, 'relative_norm_low']:.2f} to {what[order, site, 'relative_norm_high']:.2f}"
+        )
+        both = f"{what[order, site, 'explained_first']:.3f} / {what[order, site, 'explained_last']:.3f}"
+        lines.append(f"| {order} | {site} | {' | '.join(cells)} | {norm} | {both} |")
+    return [*lines, ""]
+
+
+def reading() -> list[str]:
+    """What the tables say, in words whose numbers are taken from them."""
+    return []
