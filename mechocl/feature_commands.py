@@ -160,7 +160,10 @@ def dashboard(on: OnSae, out: Path | None = None) -> None:
     effects = EffectsConfig(sae=on.sae)
     tested = run.load_result("sae-test", analyses.inputs(folder, "sae-test", effects, on.stage))
     quality = subject.rows("sae-quality", QualityConfig(sae=on.sae))
-    value = {(r.measure, r.part): r.value for r in quality.itertuples()}
+    value = {
+        (str(measure), str(part)): float(number)
+        for measure, part, number in zip(quality["measure"], quality["part"], quality["value"], strict=True)
+    }
     facts = {
         "Run": str(run.path),
         "Seed": str(seed),
