@@ -229,7 +229,7 @@ def _probes(
         at = rows[(rows["probe"] == probe) & (rows["site"] == site) & (rows["layer"] == int(layer))]
         for position, draws in zip(at["position"].drop_duplicates(), directions, strict=True):
             if bool(draws[0].any()):
-                found[f"probe {probe} at {position}"] = draws[0, :, 0]
+                found[f"{probe} at {position}"] = draws[0, :, 0]
     return found
 
 

@@ -18,6 +18,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import demo
+import features
 import hugging_face
 import measuring
 import patching
@@ -56,7 +57,9 @@ def tiny_case(recipe: str, *changes: str) -> training.Case:
 TIED, UNTIED = (tiny_case(f"integer-set/{name}") for name in ("cpu", "paper"))  # the latter: rotary, parallel
 
 
-@pytest.mark.parametrize("script", ["training", "task_building", "patching", "probing", "demo", "write_docs"])
+@pytest.mark.parametrize(
+    "script", ["training", "task_building", "patching", "probing", "features", "demo", "write_docs"]
+)
 def test_help_names_the_options_and_exits_0(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -65,6 +68,7 @@ def test_help_names_the_options_and_exits_0(
         "task_building": task_building,
         "patching": patching,
         "probing": probing,
+        "features": features,
         "demo": demo,
         "write_docs": write_docs,
     }[script]
@@ -444,3 +448,37 @@ def test_grids_of_probes_that_differ_are_refused(
     monkeypatch.setitem(probing.SIDES, "theirs", lambda *given: right(*given) + 2 * probing.TOLERANCE)
     assert probing.main(["--fast", "--threads", "1"]) == 1
     assert "more than 0.02" in capsys.readouterr().err
+
+
+# features ------------------------------------------------------------------------------------------
+
+TINY_FEATURES = features.Size(name="tiny", activations=2048, buffer=2048, rounds=1, width=48, aliases=100)
+
+
+@pytest.fixture
+def small_dictionaries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both sides of the features benchmark tiny, in this process."""
+    monkeypatch.setattr(features, "TOLERANCE", 0.2)
+    monkeypatch.setattr(features, "FAST", TINY_FEATURES)
+    monkeypatch.setattr(features, "in_a_process", lambda name, **_: features.side(name, TINY_FEATURES))
+
+
+@pytest.mark.usefixtures("small_dictionaries")
+def test_dictionaries_explain_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    assert features.main(["--fast", "--threads", "1"]) == 0
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert line["benchmark"] == "features"
+    assert set(line["explained"]) == {"ours", *features.PROMPTS}
+    assert all(rate > 0 for rate in line["activations_s"].values())
+
+
+@pytest.mark.usefixtures("small_dictionaries")
+def test_dictionaries_that_explain_less_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = iter([0.9, 0.9, 0.5])
+    monkeypatch.setattr(
+        features, "side", lambda name, size: {"seconds": 1.0, "mib": 1.0, "explained": next(values)}
+    )
+    assert features.main(["--fast", "--threads", "1"]) == 1
+    assert "differs by more than 0.2" in capsys.readouterr().err
