@@ -178,8 +178,7 @@ def figures() -> dict[str, go.Figure]:
     found = {"features-selectivity-TVE": plots.selectivity(panels)}
     for order in best["order"].unique():
         part = best[(best["order"] == order) & (best["site"] == "resid_pre")]
-        rows = part.assign(intervention="patch", k=part["kind"].map({"feature": 1, "set": 2}), group="")
-        figure = plots.shares(rows.assign(control_95=rows["control"] * rows["gap"]))
+        figure = plots.shares(part)
         title = {"text": f"{order}: features of the embeddings", "x": 0.01, "font": {"size": 14}}
         found[f"features-shares-{order}"] = figure.update_layout(title=title, margin={"t": 90})
     return found
@@ -301,14 +300,14 @@ def _tags(table: pd.DataFrame) -> list[str]:
 
 def _causal(table: pd.DataFrame) -> list[str]:
     lines = [
-        "| order | site | property | of | share [95 %] | controls | retrieval features | dictionaries with one |",
-        "|---|---|---|---|---:|---:|---:|---:|",
+        "| order | site | property | of | gap, nats | share [95 %] | controls | retrieval features | dictionaries with one |",
+        "|---|---|---|---|---:|---:|---:|---:|---:|",
     ]
     for r in table.to_dict("records"):
         share = "–" if r["share"] != r["share"] else f"{r['share']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]"
         control = "–" if r["control"] != r["control"] else f"{r['control']:+.3f}"
         lines.append(
-            f"| {r['order']} | {r['site']} | {r['property']} | {r['kind']} | {share} | {control} | "
+            f"| {r['order']} | {r['site']} | {r['property']} | {r['kind']} | {r['gap']:.2f} | {share} | {control} | "
             f"{r['retrieval']} of {r['tested']} | {r['with_retrieval']} of {r['dictionaries']} |"
         )
     return lines

@@ -7,6 +7,7 @@ python docs/results_doc.py                     only write the page and the figur
 from pathlib import Path
 from typing import Annotated
 
+import feature_doc
 import map_doc
 import pandas as pd
 import probe_doc
@@ -117,6 +118,8 @@ def page() -> str:
         *_inside(),
         "",
         *probe_doc.section(),
+        "",
+        *feature_doc.section(),
     ]
     return "\n".join(lines) + "\n"
 
@@ -205,8 +208,9 @@ def main(
         take(run)
         map_doc.take_dynamics(run.parent)
         probe_doc.take(run.parent)
+        feature_doc.take(run.parent)
         toolbox_doc.take(run)
-    map_doc.write_svg(map_doc.figures() | probe_doc.figures(), DOCS / "figures")
+    map_doc.write_svg(map_doc.figures() | probe_doc.figures() | feature_doc.figures(), DOCS / "figures")
     (DOCS / "results.md").write_text(page(), encoding="utf-8")
     (DOCS / "toolbox.md").write_text(toolbox_doc.page(), encoding="utf-8")
     front = DOCS.parent / "README.md"

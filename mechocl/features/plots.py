@@ -48,9 +48,10 @@ def _in_order(positions: pd.Series) -> list[str]:
 def shares(rows: pd.DataFrame) -> go.Figure:
     """The share of the gap that patching moves, by property: dots are seeds, diamonds means with 95 % intervals.
 
-    `rows` of `sae-test` over seeds. Grey ticks: what 95 % of the control features stay below.
+    `rows` of `sae-test` over seeds, or `summaries.best_patches` of them. Grey ticks: what 95 % of the controls stay below.
     """
-    best = summaries.best_patches(rows)
+    best = rows if "kind" in rows else summaries.best_patches(rows)
+    best = best.dropna(subset=["share"])
     names = list(dict.fromkeys(best["property"]))
     figure = go.Figure()
     for j, (kind, (title, color)) in enumerate(_KINDS.items()):

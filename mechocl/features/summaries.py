@@ -2,6 +2,7 @@
 
 from typing import Final
 
+import numpy as np
 import pandas as pd
 
 from mechocl.features.effects import ALPHA
@@ -63,17 +64,18 @@ def counted(rows: pd.DataFrame) -> pd.DataFrame:
 def causal(rows: pd.DataFrame) -> pd.DataFrame:
     """What patching the features does; rows of `sae-test` over seeds.
 
-    For each `property` and `kind` ("feature": of a dictionary the one with the largest share; "set"): `tested` and
+    For each `property` and `kind` ("feature": of a dictionary the one with the largest effect; "set"): `tested` and
     `retrieval` (features, of all dictionaries), `dictionaries`, `with_retrieval` (those that have a retrieval feature or
-    set), and `share` of the gap that moves with its 95 % interval over the `seeds` (`low`, `high`; dictionaries of one seed
-    are averaged), and `control` (the share that 95 % of the controls stay below). Integers are pooled as one property.
+    set), `gap` in nats (mean over the dictionaries), and, as shares of that gap, the effect with its 95 % interval over the
+    `seeds` (`share`, `low`, `high`; dictionaries of one seed are averaged) and what 95 % of the controls stay below
+    (`control`). Integers are pooled as one property.
     """
     best = best_patches(rows)
     table = []
     for (name, kind), part in patches(rows).groupby(["property", "kind"], sort=False):
         own = best[(best["property"] == name) & (best["kind"] == kind)]
         known = over_seeds(own.assign(all="all"), ["all"], "share").to_dict("records")
-        numbers = known[0] if known else dict.fromkeys(("mean", "low", "high"), float("nan")) | {"seeds": 0}
+        numbers = known[0] if known else dict.fromkeys(("mean", "low", "high"), np.nan) | {"seeds": 0}
         table.append(
             {
                 "property": name,
@@ -82,6 +84,7 @@ def causal(rows: pd.DataFrame) -> pd.DataFrame:
                 "retrieval": int(part["retrieval"].sum()),
                 "dictionaries": len(part[["seed", "sae"]].drop_duplicates()),
                 "with_retrieval": len(part[part["retrieval"]][["seed", "sae"]].drop_duplicates()),
+                "gap": float(own["gap"].mean()),
                 "share": numbers["mean"],
                 "low": numbers["low"],
                 "high": numbers["high"],
@@ -93,19 +96,25 @@ def causal(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def patches(rows: pd.DataFrame) -> pd.DataFrame:
-    """The patches among the rows, with `kind` ("feature" or "set") and `control`; integers as one property."""
+    """The patches among the rows, with `kind` ("feature" or "set"); integers as one property."""
     patched = _told_apart(rows[rows["intervention"] == "patch"])
     return patched.assign(
         property=patched["property"].where(patched["group"] != "integer", "any integer"),
         kind=(patched["k"] > 1).map({False: "feature", True: "set"}),
-        control=patched["control_95"] / patched["gap"],
     )
 
 
 def best_patches(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of each property and kind the patch with the largest share, in each dictionary; NaN shares are left out."""
-    ranked = patches(rows).dropna(subset=["share"]).sort_values("share", ascending=False, kind="stable")
-    return ranked.groupby(["seed", "sae", "property", "kind"], sort=False).head(1)
+    """Of each property and kind the patch with the largest effect, in each dictionary.
+
+    `share` and `control` are the effect, and what 95 % of the controls stay below, over the mean gap of the property
+    (over dictionaries and seeds: the gap of a single one may be near 0). NaN where that is not above 0.
+    """
+    ranked = patches(rows).sort_values("effect", ascending=False, kind="stable")
+    best = ranked.groupby(["seed", "sae", "property", "kind"], sort=False).head(1)
+    gap = best.groupby(["property", "kind"])["gap"].transform("mean")
+    gap = gap.where(gap > 0)
+    return best.assign(share=best["effect"] / gap, control=best["control_95"] / gap)
 
 
 def on_subsets(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
