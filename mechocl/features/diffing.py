@@ -61,13 +61,14 @@ def crosscode(
         if _rows(run, seed, config, which) is None
     ]
     if work:
+        jobs = min(jobs or pipeline.default_jobs(len(work), device), len(work))
         parallel.run(
             do,
             work,
             names=[f"seed {job.seed}" for job in work],
             title="training crosscoders",
-            jobs=min(jobs or pipeline.default_jobs(len(work), device), len(work)),
-            threads=run.manifest["threads"],
+            jobs=jobs,
+            threads=max(run.manifest["threads"], parallel.cores() // jobs),
         )
     found = [_rows(run, seed, config, which) for seed in seeds]
     return pd.concat([rows for rows in found if rows is not None], ignore_index=True)

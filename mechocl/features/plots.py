@@ -29,7 +29,7 @@ def selectivity(panels: list[tuple[str, pd.DataFrame]]) -> go.Figure:
         title="AUC,<br>held-out<br>aliases",
         digits=2,
         bottom_up=False,
-    ).update_xaxes(title="position in the question")
+    )
 
 
 def _first_seen(table: pd.DataFrame) -> list[str]:
@@ -52,7 +52,7 @@ def shares(rows: pd.DataFrame) -> go.Figure:
     """
     best = rows if "kind" in rows else summaries.best_patches(rows)
     best = best.dropna(subset=["share"])
-    names = list(dict.fromkeys(best["property"]))
+    names = sorted(dict.fromkeys(best["property"]), key=_rank)
     figure = go.Figure()
     for j, (kind, (title, color)) in enumerate(_KINDS.items()):
         part = (
@@ -106,6 +106,7 @@ def shares(rows: pd.DataFrame) -> go.Figure:
                 },
                 name="95 % of controls stay below",
                 showlegend=j == 0,
+                legendrank=2000,
                 hovertemplate="controls %{y:.2f}<extra></extra>",
             )
         )
@@ -114,6 +115,14 @@ def shares(rows: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(title="share of the gap in the answers")
     figure.update_layout(height=430, legend={"orientation": "h", "yanchor": "bottom", "y": 1.03})
     return plots.styled(figure)
+
+
+def _rank(name: str) -> tuple[int, str]:
+    """New aliases' tags first, then asked-about ones', then the rest."""
+    for i, start in enumerate(("new alias", "asked-about")):
+        if name.startswith(start):
+            return i, name
+    return 2, name
 
 
 def _wrapped(name: str) -> str:

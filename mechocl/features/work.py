@@ -53,7 +53,7 @@ def train(
             names=[f"seed {job.seed}" for job in work],
             title="training sparse autoencoders",
             jobs=jobs,
-            threads=run.manifest["threads"],
+            threads=max(run.manifest["threads"], parallel.cores() // jobs),
         )
     wanted = tuple(("sae-quality", one) for one in judged.values())
     pipeline.complete(run, wanted, stage=stage, device=device, jobs=jobs, seeds=seeds)
