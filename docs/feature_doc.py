@@ -45,7 +45,8 @@ def _name(site: str, number: int) -> str:
 def take(runs: Path) -> None:
     """Write the tables from the runs' own results, where they are."""
     kept: dict[str, list[pd.DataFrame]] = {
-        name: [] for name in ("quality", "existing", "counted", "causal", "patches", "subsets")
+        name: []
+        for name in ("quality", "existing", "counted", "conjunctions", "causal", "patches", "subsets")
     }
     compared = []
     for order, folder in ORDERS.items():
@@ -62,6 +63,7 @@ def take(runs: Path) -> None:
             kept["quality"].append(summaries.quality(judged).assign(**where))
             kept["existing"].append(summaries.existing(found).assign(**where))
             kept["counted"].append(summaries.counted(found).assign(**where))
+            kept["conjunctions"].append(summaries.conjunctions(found).head(8).assign(**where))
             kept["causal"].append(summaries.causal(tested).assign(**where))
             best = summaries.best_patches(tested)
             columns = [
@@ -249,7 +251,7 @@ def section() -> list[str]:
         *_subsets(_table("subsets")),
         "",
         *_before_and_after(),
-        *reading(),
+        *_reading(),
     ]
     return lines
 
@@ -304,7 +306,7 @@ def _causal(table: pd.DataFrame) -> list[str]:
         "|---|---|---|---|---:|---:|---:|---:|---:|",
     ]
     for r in table.to_dict("records"):
-        share = "–" if r["share"] != r["share"] else f"{r['share']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]"
+        share = "–" if r["share"] != r["share"] else _share(r)
         control = "–" if r["control"] != r["control"] else f"{r['control']:+.3f}"
         lines.append(
             f"| {r['order']} | {r['site']} | {r['property']} | {r['kind']} | {r['gap']:.2f} | {share} | {control} | "
@@ -364,6 +366,117 @@ def _before_and_after() -> list[str]:
     return [*lines, ""]
 
 
-def reading() -> list[str]:
-    """What the tables say, in words whose numbers are taken from them."""
-    return []
+def _reading() -> list[str]:
+    """What the tables say, in words; every number and every yes and no is taken from them."""
+    existing, causal = _table("existing"), _table("causal").set_index(["order", "site", "property", "kind"])
+    counted = _table("counted").set_index(["order", "site", "group"])
+    quality = _table("quality").set_index(["order", "site", "measure", "part"])["mean"]
+    lines = ["**What that says**", ""]
+    for order in existing["order"].unique():
+        lines.append(f"- *{order}*, embeddings. " + _tag_in_words(order, existing, causal))
+    matches = []
+    for order, site in existing[["order", "site"]].drop_duplicates().itertuples(index=False):
+        key = (order, site, "list contains the integer", "feature")
+        part = existing[(existing["order"] == order) & (existing["site"] == site)]
+        part = part[(part["property"] == key[2]) & (part["position"] == "=")]
+        if site != "resid_pre" and len(part) and key in causal.index:
+            row, top = causal.loc[key], part.iloc[0]
+            matches.append(
+                f"{order} {site}: AUC {top['auc']:.2f}, {_share(row)} of the gap, {row['retrieval']:.0f} of "
+                f"{row['tested']:.0f} are retrieval features"
+            )
+    if matches:
+        lines.append(
+            '- *The list contains the alias\'s integer* ("retrieve now" succeeded), at `=`: '
+            + "; ".join(matches)
+            + "."
+        )
+    pairs = _table("conjunctions")
+    often = pairs[pairs["selective"] >= pairs["dictionaries"] / 2]
+    lines.append(
+        "- *Conjunctions* of two properties with a feature of their own (against either property alone) in at least half of "
+        "the dictionaries: "
+        + (
+            "; ".join(
+                f"{r['order']} {r['site']}: {r['property']} (`{r['position']}`, AUC {r['auc']:.2f}, {r['selective']} of "
+                f"{r['dictionaries']})"
+                for r in often.groupby(["order", "site"], sort=False).head(2).to_dict("records")
+            )
+            or "none"
+        )
+        + "."
+    )
+    integers = [
+        f"{order} {site}: {counted.loc[(order, site, 'integer'), 'found']:.1f} of {counted.loc[(order, site, 'integer'), 'of']:.0f}, "
+        f"{row['retrieval']:.0f} of {row['tested']:.0f} tested are retrieval features"
+        for (order, site, name, _), row in causal.iterrows()
+        if name == "any integer"
+    ]
+    lines.append(
+        "- *The alias's integer.* Integers with a feature of their own: " + "; ".join(integers) + "."
+    )
+    wrong = [
+        f"{order} {site} {counted.loc[(order, site, 'defined as'), 'found']:.1f} of {counted.loc[(order, site, 'defined as'), 'of']:.0f}"
+        for order, site in existing[["order", "site"]].drop_duplicates().itertuples(index=False)
+        if (order, site, "defined as") in counted.index
+    ]
+    lines.append(
+        "- *The integer that an unreliable definition named* (qd2, where the questions say another): features for "
+        + "; ".join(wrong)
+        + " integers."
+    )
+    again = [quality.loc[key] for key in quality.index if key[2:] == ("found_again", "all")]
+    lines.append(
+        f"- *Stability.* {min(again):.0%} to {max(again):.0%} of the live features of a dictionary are found again from other "
+        "initial weights: the properties above are found by most dictionaries, the single features that stand for them are "
+        "not the same ones."
+    )
+    if (TABLES / "features-crosscoders.csv").exists():
+        verdicts = _table("crosscoders")
+        most = {v: verdicts[verdicts["verdict"] == v]["mean"].max() for v in ("new", "removed", "shrunken")}
+        said = ", ".join(f"{0 if m != m else m:.1f} {v}" for v, m in most.items())
+        lines.append(
+            f"- *Stage 2.* At most (mean over seeds, any site and order) {said} features, out of {WIDTH}: "
+            + (
+                "what stage 2 adds is new aliases in the features that stage 1 has made."
+                if all(m != m or m < 1 for m in most.values())
+                else "some of what stage 2 adds is in features of its own."
+            )
+        )
+    return [*lines, ""]
+
+
+def _share(row: Any) -> str:
+    interval = "" if row["low"] != row["low"] else f" [{row['low']:+.2f}, {row['high']:+.2f}]"
+    return f"{row['share']:+.2f}{interval}"
+
+
+def _tag_in_words(order: str, existing: pd.DataFrame, causal: pd.DataFrame) -> str:
+    """Is there a feature of the tag of new aliases, how much of the tag is in it, and what does it do?"""
+    name = _TAGS[0]
+    part = existing[
+        (existing["order"] == order) & (existing["site"] == "resid_pre") & (existing["property"] == name)
+    ]
+    top = part.sort_values("auc", ascending=False, kind="stable").iloc[0]
+    text = (
+        f"A feature tells new aliases of tag 1 from those of tag 2 in {top['selective']} of {top['dictionaries']} dictionaries: "
+        f"AUC {top['auc']:.2f} alone, {top['k=16']:.2f} with sixteen, {top['dense']:.2f} of the embeddings themselves. "
+    )
+    for kind, words in (
+        ("feature", "Exchanging the best one"),
+        ("set", "exchanging the set that reads the tag best"),
+    ):
+        key = (order, "resid_pre", name, kind)
+        if key in causal.index:
+            row = causal.loc[key]
+            above = "more than" if row["low"] > row["control"] else "not surely more than"
+            text += f"{words} moves {_share(row)} of the gap in the answers, {above} 95 % of controls do ({row['control']:+.2f})"
+            text += "; " if kind == "feature" else ". "
+    asked = existing[
+        (existing["order"] == order) & (existing["site"] == "resid_pre") & (existing["property"] == _TAGS[3])
+    ]
+    best = asked.sort_values("selective", ascending=False, kind="stable").iloc[0]
+    return text + (
+        f"The tag of asked-about aliases has a feature in {best['selective']} of {best['dictionaries']} dictionaries "
+        f"(`{best['position']}`, AUC {best['auc']:.2f})."
+    )

@@ -47,6 +47,17 @@ def existing(rows: pd.DataFrame) -> pd.DataFrame:
     return found.sort_values("auc", ascending=False, kind="stable").reset_index()
 
 
+def conjunctions(rows: pd.DataFrame) -> pd.DataFrame:
+    """Pairs of properties that have a feature of their own in questions: `property`, `position`, `selective` of `dictionaries`
+    (q < 0.05) and mean `auc`, the most frequent first; only those of some dictionary."""
+    asked = _told_apart(rows[(rows["what"] == "conjunction") & (rows["text"] == "question")])
+    keys = ["property", "position"]
+    sure = asked[asked["q"] < ALPHA]
+    found = sure.groupby(keys, sort=False).agg(selective=("q", "size"), auc=("auc", "mean")).reset_index()
+    found.insert(3, "dictionaries", len(_told_apart(rows)[["seed", "sae"]].drop_duplicates()))
+    return found.sort_values(["selective", "auc"], ascending=False, kind="stable").reset_index(drop=True)
+
+
 def _told_apart(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with a column `sae`, where a seed may have several dictionaries."""
     return rows if "sae" in rows else rows.assign(sae="")
