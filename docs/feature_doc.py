@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 
 from mechocl import analyses
 from mechocl.features import dictionaries, diffing, plots, summaries
+from mechocl.features.candidates import EffectsConfig
 from mechocl.features.crosscoders import CrosscoderConfig
-from mechocl.features.effects import EffectsConfig
 from mechocl.features.search import SearchConfig
 from mechocl.features.settings import QualityConfig
 from mechocl.runs import Run
@@ -180,9 +180,8 @@ def figures() -> dict[str, go.Figure]:
     found = {"features-selectivity-TVE": plots.selectivity(panels)}
     for order in best["order"].unique():
         part = best[(best["order"] == order) & (best["site"] == "resid_pre")]
-        figure = plots.shares(part)
-        title = {"text": f"{order}: features of the embeddings", "x": 0.01, "font": {"size": 14}}
-        found[f"features-shares-{order}"] = figure.update_layout(title=title, margin={"t": 90})
+        figure = plots.shares(part, title=f"{order}: features of the embeddings")
+        found[f"features-shares-{order}"] = figure
     return found
 
 

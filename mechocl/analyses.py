@@ -29,6 +29,7 @@ from mechocl import (
 from mechocl.activation_cache import ActivationCache, Collect
 from mechocl.errors import MechoclError
 from mechocl.features import dictionaries, effects, quality, search
+from mechocl.features.candidates import EffectsConfig
 from mechocl.features.dictionaries import Dictionary
 from mechocl.features.settings import HELD_OUT, QualityConfig
 from mechocl.folders import Checkpoint, SeedFolder
@@ -116,7 +117,7 @@ def _sae_search(subject: Subject, config: search.SearchConfig) -> pd.DataFrame:
     return search.search(subject.task, dictionary, config, collect=subject.collect)
 
 
-def _sae_test(subject: Subject, config: effects.EffectsConfig) -> pd.DataFrame:
+def _sae_test(subject: Subject, config: EffectsConfig) -> pd.DataFrame:
     dictionary = subject.dictionary(config.sae, config.site)
     found = subject.rows("sae-search", config.searched())
     return effects.effects(
@@ -163,7 +164,7 @@ ANALYSES: Final[dict[str, Analysis]] = {
     "probe": Analysis(_probe, probing.ProbingConfig),
     "sae-quality": Analysis(_sae_quality, QualityConfig),
     "sae-search": Analysis(_sae_search, search.SearchConfig),
-    "sae-test": Analysis(_sae_test, effects.EffectsConfig),
+    "sae-test": Analysis(_sae_test, EffectsConfig),
     "attention": Analysis(_alone(attention.patterns), attention.AttentionConfig),
 }
 

@@ -9,8 +9,8 @@ import tyro
 
 from mechocl.analysis_commands import Where, jobs_of, listed, numbers
 from mechocl.errors import MechoclError
+from mechocl.features.candidates import EffectsConfig
 from mechocl.features.crosscoders import CrosscoderConfig, Which
-from mechocl.features.effects import EffectsConfig
 from mechocl.features.search import SearchConfig
 from mechocl.features.settings import QualityConfig, TrainingConfig
 

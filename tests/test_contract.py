@@ -30,8 +30,8 @@ from mechocl.analyses import ANALYSES, Subject
 from mechocl.attention import AttentionConfig
 from mechocl.circuits import CircuitConfig
 from mechocl.errors import MechoclError
+from mechocl.features.candidates import EffectsConfig
 from mechocl.features.dictionaries import Dictionary
-from mechocl.features.effects import EffectsConfig
 from mechocl.features.search import SearchConfig
 from mechocl.features.settings import QualityConfig
 from mechocl.grafting import GraftConfig

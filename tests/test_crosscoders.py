@@ -16,9 +16,10 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from mechocl.errors import MechoclError
-from mechocl.features import crosscoders, dictionaries
+from mechocl.features import checkpoint_comparison, crosscoders, dictionaries
+from mechocl.features.checkpoint_comparison import Comparison
 from mechocl.features.crosscoder_training import CrosscoderTraining, CrosscoderTrainingConfig, fit_crosscoder
-from mechocl.features.crosscoders import Comparison, Crosscoder, CrosscoderConfig
+from mechocl.features.crosscoders import Crosscoder, CrosscoderConfig
 from toy_models import architectures
 from toy_models.integer_set import IntegerSetConfig, build
 from toy_models.subsets import Fractions
@@ -66,7 +67,7 @@ def trained(factors: tuple[float, float] = (1.0, 1.0)) -> tuple[Crosscoder, Comp
     batches = [list(next(unseen).values()) for _ in range(6)]
     made = crosscoder.reconstruct(batches[0])
     off = max(float((x - y).square().sum() / x.square().sum()) for x, y in zip(batches[0], made, strict=True))
-    return crosscoder, crosscoders.compare_activations(crosscoder, batches), off
+    return crosscoder, checkpoint_comparison.compare_activations(crosscoder, batches), off
 
 
 def found_features(crosscoder: Crosscoder) -> dict[int, int]:
@@ -107,7 +108,7 @@ def test_a_checkpoint_that_is_the_other_has_nothing_new_and_nothing_removed() ->
 
     config = CrosscoderConfig(site="x", width=24, k=3, activations=50 * 512, batch_size=512)
     crosscoder = crosscoders.of(fit_crosscoder(twice(), "x", config.training()), {})
-    features = crosscoders.compare_activations(crosscoder, [list(next(twice()).values())]).features
+    features = checkpoint_comparison.compare_activations(crosscoder, [list(next(twice()).values())]).features
     assert set(features["kind"]) <= {"shared", "dead"}
     assert (features["relative_norm"] - 0.5).abs().max() < 1e-3
 
@@ -156,7 +157,7 @@ def test_what_is_said_of_features_is_what_was_worked_out_by_hand(factor: float) 
     ¼ for four concepts and ⅛ for one: 21.25 − 12 (4/16 + 1/64) = 18.0625.
     """
     crosscoder, parts = by_hand(factor=factor)
-    found = crosscoders.compare_activations(crosscoder, [parts])
+    found = checkpoint_comparison.compare_activations(crosscoder, [parts])
     table = found.features
     nan = np.nan
     assert table["norm_0"].tolist() == [1, 0, 0, 0, 1, 1, 1, 0]
@@ -176,13 +177,15 @@ def test_what_is_said_of_features_is_what_was_worked_out_by_hand(factor: float) 
 
 def test_batches_and_the_bias_do_not_change_what_is_said() -> None:
     crosscoder, parts = by_hand()
-    whole = crosscoders.compare_activations(crosscoder, [parts])
-    split = crosscoders.compare_activations(crosscoder, zip(*(x.split(5) for x in parts), strict=True))
+    whole = checkpoint_comparison.compare_activations(crosscoder, [parts])
+    split = checkpoint_comparison.compare_activations(
+        crosscoder, zip(*(x.split(5) for x in parts), strict=True)
+    )
     pd.testing.assert_frame_equal(split.features, whole.features)
     pd.testing.assert_frame_equal(split.checkpoints, whole.checkpoints)
     with torch.no_grad():
         crosscoder.sae.b_dec += 3  # subtracted before the encoder, added after the decoder
-    moved = crosscoders.compare_activations(crosscoder, [[x + 3 for x in parts]])
+    moved = checkpoint_comparison.compare_activations(crosscoder, [[x + 3 for x in parts]])
     pd.testing.assert_frame_equal(moved.features, whole.features)
     pd.testing.assert_frame_equal(moved.checkpoints, whole.checkpoints)
 
@@ -285,10 +288,12 @@ def test_one_seed_is_one_crosscoder_and_models_stay_as_they_are() -> None:
 def test_checkpoints_of_a_task_are_compared_on_aliases_that_were_not_seen() -> None:
     said = {"held_out": TINY.held_out, "seed": TINY.seed}
     crosscoder = crosscoders.of(tiny(), said)
-    found = crosscoders.compare(crosscoder, checkpoints(), task(), share=0.9, seed=77)
-    same = crosscoders.compare(crosscoders.of(tiny(), {}), checkpoints(), task(), share=0.4, seed=3)
+    found = checkpoint_comparison.compare(crosscoder, checkpoints(), task(), share=0.9, seed=77)
+    same = checkpoint_comparison.compare(crosscoders.of(tiny(), {}), checkpoints(), task(), share=0.4, seed=3)
     pd.testing.assert_frame_equal(found.features, same.features)  # the record comes first
-    others = crosscoders.compare(crosscoders.of(tiny(), {}), checkpoints(), task(), share=0.4, seed=77)
+    others = checkpoint_comparison.compare(
+        crosscoders.of(tiny(), {}), checkpoints(), task(), share=0.4, seed=77
+    )
     assert not others.features["firing_rate"].equals(found.features["firing_rate"])
     assert found.features["relative_norm"].between(0, 1).all()
     assert (found.checkpoints["explained_variance"] > 0).all()
@@ -306,9 +311,9 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path) -> None:
         dataclasses.replace(TINY, width=4)
     crosscoder = crosscoders.of(tiny(), {})
     with pytest.raises(MechoclError, match="of 2 checkpoints, and 1 models"):
-        crosscoders.compare(crosscoder, checkpoints()[:1], task(), share=0.4, seed=0)
+        checkpoint_comparison.compare(crosscoder, checkpoints()[:1], task(), share=0.4, seed=0)
     with pytest.raises(MechoclError, match="has 16; it is a crosscoder of another model"):
-        crosscoders.compare(crosscoder, [model(0, d_model=16)] * 2, task(), share=0.4, seed=0)
+        checkpoint_comparison.compare(crosscoder, [model(0, d_model=16)] * 2, task(), share=0.4, seed=0)
     with pytest.raises(MechoclError, match="of 2 checkpoints, and 1 are named"):
         crosscoders.save(tiny(), tmp_path / "cc", config=TINY, checkpoints=CHECKPOINTS[:1])
     cfg = sae_lens.JumpReLUSAEConfig(d_in=4, d_sae=8)

@@ -21,8 +21,9 @@ from mechocl import probing
 from mechocl.components import Norm, take_apart
 from mechocl.errors import MechoclError
 from mechocl.features import properties
+from mechocl.features.decoder_rows import frozen_rows
 from mechocl.features.dictionaries import Dictionary
-from mechocl.features.pages import FeaturePage, frozen_rows, pages
+from mechocl.features.pages import FeaturePage, pages
 from mechocl.sharing.dashboard import dashboard_html, write
 from toy_models.task import ROLE, Task
 

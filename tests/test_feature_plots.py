@@ -44,14 +44,15 @@ def test_shares_are_of_the_mean_gap_with_the_seed_as_the_unit() -> None:
 
 
 def test_the_figure_draws_seeds_means_and_controls() -> None:
-    figure = plots.shares(patches())
+    figure = plots.shares(patches(), title="here")
     dots, mean, control = figure.data[:3]
     assert sorted(dots.y) == pytest.approx([0.105, 0.155, 0.205])
     assert mean.y == pytest.approx((0.155,))
     assert mean.error_y.array[0] > 0
     assert control.y == pytest.approx((0.025,))
+    assert figure.layout.title.text == "here"
     assert figure.layout.xaxis.ticktext == ("new alias of tag<br>1, not 2",)
-    again = plots.shares(summaries.best_patches(patches()))
+    again = plots.shares(summaries.best_patches(patches()), title="here")
     assert again.data[1].y == mean.y
 
 
@@ -66,7 +67,7 @@ def test_selectivity_has_positions_in_the_order_of_a_question() -> None:
     )
     (panel,) = plots.selectivity([("here", table)]).data
     assert list(panel.x) == ["alias", "n1", "="]
-    assert list(panel.y) == ["tag 1, not 2", "stage 2, not 1"]
+    assert [name.replace("<br>", " ") for name in panel.y] == ["tag 1, not 2", "stage 2, not 1"]
     assert np.allclose(panel.z, [[0.9, 0.8, 0.7], [np.nan, np.nan, 0.6]], equal_nan=True)
 
 

@@ -15,8 +15,8 @@ from sklearn.metrics import mutual_info_score, roc_auc_score
 
 from mechocl.errors import MechoclError
 from mechocl.features import effects, properties, search, summaries
+from mechocl.features.candidates import EffectsConfig
 from mechocl.features.dictionaries import Dictionary
-from mechocl.features.effects import EffectsConfig
 from mechocl.features.search import SearchConfig
 from mechocl.probing import directly
 

@@ -2,20 +2,17 @@
 
 A feature's activation is computed from all checkpoints' activations together and is one for all; each checkpoint has
 a decoder of its own (Lindsey et al. 2024, "Sparse Crosscoders for Cross-Layer Features and Model Diffing"). So it
-says which features training has kept, made or removed. Whether one that looks new is new, and does not hide in the
-first checkpoint, is checked by latent scaling (Minder et al. 2025, arXiv 2504.02922, section 3).
+says which features training has kept, made or removed (`checkpoint_comparison`).
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
-import numpy as np
-import pandas as pd
 import torch
-from einops import einsum, rearrange
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -24,23 +21,12 @@ from mechocl.errors import MechoclError
 from mechocl.features import dictionaries
 from mechocl.features.dictionaries import flat
 from mechocl.features.settings import TrainingConfig
-from mechocl.features.stream import Stream, held_out, of_aliases, read_tokens, weights
+from mechocl.features.stream import Stream, held_out, weights
 from mechocl.models import Transformer, device_of
 from toy_models.task import Task
 
 Which = Literal["stages", "all"]
 """The checkpoints of a crosscoder: the last of each stage, or all that training kept."""
-
-SHARED: Final = (0.3, 0.7)
-"""Relative norms of a feature that the first and the last checkpoint share."""
-REMOVED: Final = 0.1
-"""Relative norm below which a feature is the first checkpoint's alone."""
-NEW: Final = 0.9
-"""Relative norm above which a feature is the last checkpoint's alone."""
-MOST_ERROR: Final = 0.2
-"""nu_error of a new or removed feature, at most."""
-MOST_RECONSTRUCTION: Final = 0.5
-"""nu_reconstruction of a new or removed feature, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +85,7 @@ def train_crosscoder(
         raise MechoclError(
             f"a crosscoder compares checkpoints, and there is {len(models)}; give at least two"
         )
-    if len(found := {_width(model, task, config.site) for model in models}) > 1:
+    if len(found := {site_width(model, task, config.site) for model in models}) > 1:
         raise MechoclError(
             f"{config.site} has {' and '.join(map(str, sorted(found)))} dimensions; "
             "a crosscoder is of checkpoints of one model"
@@ -118,7 +104,8 @@ def train_crosscoder(
     return fit_crosscoder(stream, config.site, training, device=str(device_of(models[0])), report=report)
 
 
-def _width(model: Transformer, task: Task, site: str) -> int:
+def site_width(model: Transformer, task: Task, site: str) -> int:
+    """Dimensions of a model's activations at a hook point."""
     return int(flat(activations.collect(model, task.tokens[:1], [site])[site]).shape[-1])
 
 
@@ -196,164 +183,3 @@ def load(path: Path, *, device: str) -> Crosscoder:
     """Open a crosscoder's folder. MechoclError for one that is damaged, or another kind of SAE."""
     found = dictionaries.load(path, device=device)
     return of(found.sae, found.record)
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """What a crosscoder says of its checkpoints."""
-
-    features: pd.DataFrame
-    """One row per feature; see `compare`."""
-    checkpoints: pd.DataFrame
-    """One row per checkpoint: `checkpoint`, `explained_variance`: 1 − Σ‖x − x̂‖² / Σ‖x − mean‖²."""
-
-
-def compare(
-    crosscoder: Crosscoder,
-    models: Sequence[Transformer],
-    task: Task,
-    *,
-    share: float,
-    seed: int,
-) -> Comparison:
-    """Which features are shared, new or removed, on the definitions and test questions about held-out aliases.
-
-    `share` and `seed` draw the held-out aliases where the crosscoder does not say which it has not seen.
-
-    Columns of `features`, where "first" and "last" are the first and the last checkpoint and activations are scaled
-    to the same mean norm in all checkpoints:
-
-        feature            its number
-        norm_0, norm_1 …   norm of its decoder row for each checkpoint
-        relative_norm      ‖last‖ / (‖first‖ + ‖last‖), from 0 to 1
-        cosine             of the first's and the last's decoder rows
-        firing_rate        share of the tokens on which it is active
-        kind               `dead`: never active; else by the relative norm: `new` above 0.9, `removed` below 0.1, `shared`
-                           from 0.3 to 0.7, `other`
-        nu_error           of a new feature: how much of it is in what the reconstruction lacks of the first checkpoint, in
-                           proportion to the last's; of a removed one: the other way round. 0: it is not there; 1: it is
-                           there as well, and its decoder has shrunk to 0 (complete shrinkage). NaN for other kinds
-        nu_reconstruction  the same of the reconstructions: 1: the other features write it there (latent decoupling)
-        verdict            the kind; `shrunken` for a new or removed one whose nu_error is not below 0.2, or whose
-                           nu_reconstruction is not below 0.5
-
-    nu is the quotient of two β, the closed-form minimisers of Σ_tokens ‖β f_j d_j − target‖², where d_j is the decoder
-    row of the checkpoint whose feature it is. The target of nu_error is x − x̂ + f_j d_j^m, the error without the
-    feature's own part; that of nu_reconstruction x̂ without its bias.
-
-    Raises MechoclError when the models are not as many as the crosscoder's checkpoints, or of another width.
-    """
-    if len(models) != len(crosscoder.scales):
-        raise MechoclError(
-            f"the crosscoder is of {len(crosscoder.scales)} checkpoints, and {len(models)} models are given"
-        )
-    d = crosscoder.decoders.shape[-1]
-    if odd := {_width(model, task, crosscoder.site) for model in models} - {d}:
-        raise MechoclError(
-            f"the crosscoder is of {d} dimensions, but {crosscoder.site} of this model has {min(odd)}; "
-            "it is a crosscoder of another model"
-        )
-    record = crosscoder.record
-    unseen = held_out(task, record.get("held_out", share), seed=record.get("seed", seed))
-    roles = tuple(record.get("config", {}).get("roles", ()))
-    return compare_activations(
-        crosscoder, _read(models, of_aliases(task, unseen), crosscoder.site, roles=roles)
-    )
-
-
-def _read(
-    models: Sequence[Transformer], task: Task, site: str, *, roles: tuple[str, ...]
-) -> Iterator[list[Tensor]]:
-    """Every checkpoint's activations at the same tokens."""
-    reads = read_tokens(task, roles)
-    chosen = np.flatnonzero((task.table["split"] == "test") | (task.table["kind"] == "definition"))
-    for rows in torch.split(torch.from_numpy(chosen), 1024):
-        yield [
-            flat(activations.collect(model, task.tokens[rows], [site])[site])[reads[rows]] for model in models
-        ]
-
-
-def compare_activations(crosscoder: Crosscoder, batches: Iterable[Sequence[Tensor]]) -> Comparison:
-    """`compare` on given activations: in each batch, for every checkpoint (token, d)."""
-    scale = torch.tensor(crosscoder.scales, dtype=torch.float64)[:, None, None]
-    decoders = crosscoder.decoders.cpu().double() * scale
-    sums = _Sums(crosscoder, decoders)
-    for parts in batches:
-        sums.add(parts)
-    norms = decoders.norm(dim=-1)
-    first, last = norms[0].numpy(), norms[-1].numpy()
-    both = np.maximum(first + last, np.finfo(np.float64).tiny)
-    features = pd.DataFrame({"feature": np.arange(crosscoder.width)})
-    for m, norm in enumerate(norms):
-        features[f"norm_{m}"] = norm.numpy()
-    features["relative_norm"] = last / both
-    features["cosine"] = torch.cosine_similarity(decoders[0], decoders[-1], dim=-1).numpy()
-    features["firing_rate"] = (sums.active / sums.tokens).numpy()
-    features["kind"] = _kinds(features)
-    for name, target in (("nu_error", sums.error), ("nu_reconstruction", sums.reconstruction)):
-        new, removed = _nu(target, decoders, of=-1), _nu(target, decoders, of=0)
-        features[name] = np.select(
-            [features["kind"] == "new", features["kind"] == "removed"], [new, removed], np.nan
-        )
-    own = features["kind"].isin(["new", "removed"])
-    holds = (features["nu_error"] < MOST_ERROR) & (features["nu_reconstruction"] < MOST_RECONSTRUCTION)
-    features["verdict"] = features["kind"].where(~own | holds, "shrunken")
-    explained = {"checkpoint": range(len(norms)), "explained_variance": sums.explained()}
-    return Comparison(features, pd.DataFrame(explained))
-
-
-def _kinds(features: pd.DataFrame) -> np.ndarray:
-    relative = features["relative_norm"]
-    conditions = [features["firing_rate"] == 0, relative > NEW, relative < REMOVED, relative.between(*SHARED)]
-    return np.select(conditions, ["dead", "new", "removed", "shared"], "other")
-
-
-def _nu(
-    target: Float[Tensor, "checkpoint feature d"], decoders: Float[Tensor, "checkpoint feature d"], *, of: int
-) -> np.ndarray:
-    """β for the other of the first and last checkpoint / β for checkpoint `of`; NaN where the latter is not positive.
-
-    `target`: Σ f_j · target. β = ⟨d_j, Σ f_j · target⟩ / (‖d_j‖² Σ f_j²), whose denominator is that of both.
-    """
-    beta = einsum(target[[0, -1]], decoders[of], "m feature d, feature d -> m feature")
-    found: np.ndarray = torch.where(beta[of] > 0, beta[-1 - of] / beta[of], torch.nan).numpy()
-    return found
-
-
-class _Sums:
-    """What is summed over tokens, with every checkpoint's activations scaled to the same mean norm."""
-
-    def __init__(self, crosscoder: Crosscoder, decoders: Float[Tensor, "checkpoint feature d"]) -> None:
-        self._crosscoder = crosscoder
-        self._decoders = decoders
-        n, width, d = decoders.shape
-        self.tokens = 0
-        self.active = torch.zeros(width, dtype=torch.float64)
-        self.error = torch.zeros(n, width, d, dtype=torch.float64)  # Σ f_j (x − x̂ + f_j d_j)
-        self.reconstruction = torch.zeros(n, width, d, dtype=torch.float64)  # Σ f_j (x̂ − bias)
-        self._off = torch.zeros(n, dtype=torch.float64)  # Σ‖x − x̂‖²
-        self._square = torch.zeros(n, dtype=torch.float64)  # Σ‖x‖²
-        self._sum = torch.zeros(n, d, dtype=torch.float64)  # Σ x
-
-    def add(self, parts: Sequence[Float[Tensor, "token d"]]) -> None:
-        f = self._crosscoder.encode(parts).cpu().double()
-        self.tokens += len(f)
-        self.active += (f > 0).sum(0)
-        square = f.square().sum(0)
-        biases = self._crosscoder.biases.cpu().double()
-        for m, scale in enumerate(self._crosscoder.scales):
-            x = parts[m].cpu().double() * scale
-            made = f @ self._decoders[m]
-            error = x - made - biases[m] * scale
-            self.error[m] += f.T @ error + square[:, None] * self._decoders[m]
-            self.reconstruction[m] += f.T @ made
-            self._off[m] += error.square().sum()
-            self._square[m] += x.square().sum()
-            self._sum[m] += x.sum(0)
-
-    def explained(self) -> np.ndarray:
-        """NaN for a checkpoint whose activations do not vary."""
-        total = self._square - self._sum.square().sum(-1) / self.tokens
-        varies = total > 1e-9 * self._square
-        found: np.ndarray = torch.where(varies, 1 - self._off / total, torch.nan).numpy()
-        return found

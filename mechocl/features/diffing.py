@@ -13,10 +13,10 @@ from torch import Tensor
 from mechocl import __version__, activations, files, models, parallel, pipeline
 from mechocl.errors import MechoclError
 from mechocl.experiment import Report
-from mechocl.features import crosscoders, dictionaries, search
+from mechocl.features import checkpoint_comparison, crosscoders, dictionaries, search
+from mechocl.features.candidates import ALPHA
 from mechocl.features.crosscoders import CrosscoderConfig, Which
 from mechocl.features.dictionaries import Dictionary, flat
-from mechocl.features.effects import ALPHA
 from mechocl.features.search import SearchConfig
 from mechocl.folders import Checkpoint, SeedFolder
 from mechocl.runs import Run
@@ -45,9 +45,9 @@ def crosscode(
 ) -> pd.DataFrame:
     """One row for each feature of each seed's crosscoder; what is there already is not trained again.
 
-    The columns are those of `crosscoders.compare`, `explained_first` and `explained_last` (the explained variance of
-    the first and the last checkpoint), and the surest property that the search finds for the feature: `property`,
-    `group`, `text`, `position`, `sign`, `auc`, `q` ("" and NaN where q is not below 0.05).
+    The columns are those of `checkpoint_comparison.compare`, `explained_first` and `explained_last` (the explained
+    variance of the first and the last checkpoint), and the surest property that the search finds for the feature:
+    `property`, `group`, `text`, `position`, `sign`, `auc`, `q` ("" and NaN where q is not below 0.05).
 
     Raises MechoclError for a run of one stage.
     """
@@ -89,7 +89,9 @@ def do(job: Job, report: Report) -> None:
         crosscoders.save(sae, path, config=job.config, checkpoints=[_named(c) for c in chosen])
     crosscoder = crosscoders.load(path, device=job.device)
     report("comparing", 0.8)
-    compared = crosscoders.compare(crosscoder, loaded, task, share=job.config.held_out, seed=job.config.seed)
+    compared = checkpoint_comparison.compare(
+        crosscoder, loaded, task, share=job.config.held_out, seed=job.config.seed
+    )
 
     def collect(tokens: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
         """The checkpoints' activations side by side, as the crosscoder takes them."""

@@ -1,5 +1,6 @@
 """Features → plotly figures. As in `mechocl.plots`, nothing here computes a result, shows or saves."""
 
+import textwrap
 from typing import Final
 
 import numpy as np
@@ -17,11 +18,13 @@ _CONTROL: Final = "#8a8a8a"
 def selectivity(panels: list[tuple[str, pd.DataFrame]]) -> go.Figure:
     """AUC of the best feature of each property at each position; panels of `summaries.existing`."""
     grids = []
+    shown = _first_seen(pd.concat([table for _, table in panels]))  # the same rows in all panels
     for name, table in panels:
         positions = _in_order(table["position"])
         wide = table.pivot(index="property", columns="position", values="auc")
-        grids.append((name, wide.reindex(index=_first_seen(table), columns=positions)))
-    return plots.heatmaps(
+        wide = wide.reindex(index=shown, columns=positions)
+        grids.append((name, wide.set_axis([_wrapped(name) for name in wide.index])))
+    figure = plots.heatmaps(
         grids,
         scale="RdBu_r",
         low=0.0,
@@ -30,6 +33,7 @@ def selectivity(panels: list[tuple[str, pd.DataFrame]]) -> go.Figure:
         digits=2,
         bottom_up=False,
     )
+    return figure.update_yaxes(showticklabels=False, col=2) if len(panels) > 1 else figure
 
 
 def _first_seen(table: pd.DataFrame) -> list[str]:
@@ -45,7 +49,7 @@ def _in_order(positions: pd.Series) -> list[str]:
     return sorted(names, key=lambda p: (rank.get(p.split(" ")[0], 2), len(p), p))
 
 
-def shares(rows: pd.DataFrame) -> go.Figure:
+def shares(rows: pd.DataFrame, *, title: str) -> go.Figure:
     """The share of the gap that patching moves, by property: dots are seeds, diamonds means with 95 % intervals.
 
     `rows` of `sae-test` over seeds, or `summaries.best_patches` of them. Grey ticks: what 95 % of the controls stay below.
@@ -54,7 +58,7 @@ def shares(rows: pd.DataFrame) -> go.Figure:
     best = best.dropna(subset=["share"])
     names = sorted(dict.fromkeys(best["property"]), key=_rank)
     figure = go.Figure()
-    for j, (kind, (title, color)) in enumerate(_KINDS.items()):
+    for j, (kind, (words, color)) in enumerate(_KINDS.items()):
         part = (
             best[best["kind"] == kind]
             .groupby(["property", "seed"], sort=False)[["share", "control"]]
@@ -89,7 +93,7 @@ def shares(rows: pd.DataFrame) -> go.Figure:
                     "thickness": 1.5,
                     "width": 4,
                 },
-                name=title,
+                name=words,
                 hovertemplate="mean %{y:.2f}<extra></extra>",
             )
         )
@@ -113,7 +117,12 @@ def shares(rows: pd.DataFrame) -> go.Figure:
     figure.add_hline(y=0, line={"color": "#999", "width": 1})
     figure.update_xaxes(tickvals=list(range(len(names))), ticktext=[_wrapped(name) for name in names])
     figure.update_yaxes(title="share of the gap in the answers")
-    figure.update_layout(height=430, legend={"orientation": "h", "yanchor": "bottom", "y": 1.03})
+    figure.update_layout(
+        height=450,
+        title={"text": title, "x": 0.01, "y": 0.98, "yanchor": "top", "font": {"size": 14}},
+        margin={"t": 90},
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.03},
+    )
     return plots.styled(figure)
 
 
@@ -126,6 +135,4 @@ def _rank(name: str) -> tuple[int, str]:
 
 
 def _wrapped(name: str) -> str:
-    words = name.split(" ")
-    middle = (len(words) + 1) // 2
-    return name if len(name) < 14 else f"{' '.join(words[:middle])}<br>{' '.join(words[middle:])}"
+    return "<br>".join(textwrap.wrap(name, 17))

@@ -1,17 +1,26 @@
 """The report's section on sparse autoencoders: of those that the run has trained, searched and tested."""
 
+from collections.abc import Callable
+from typing import Final
+
 import pandas as pd
 
 from mechocl import analyses
 from mechocl.features import dictionaries, plots, summaries
-from mechocl.features.effects import EffectsConfig
+from mechocl.features.candidates import EffectsConfig
 from mechocl.features.search import SearchConfig
 from mechocl.features.settings import QualityConfig
 from mechocl.runs import Run
 from mechocl.sharing.page import Section, Table
 from mechocl.summaries import described, signed
 
-_QUALITY = (
+_PANELS: Final = 4
+"""Kinds of dictionaries that are drawn beside each other."""
+
+_LINES: Final = 10
+"""Lines of the table of what exists."""
+
+_QUALITY: Final = (
     ("explained_variance", "all"),
     ("l0", "all"),
     ("dead", "all"),
@@ -23,39 +32,32 @@ _QUALITY = (
 
 
 def section(run: Run) -> Section | None:
-    """What the saved searches and tests of the run's dictionaries say; None where there are none."""
+    """What the saved searches and tests of the run's dictionaries say; None where there are none.
+
+    Dictionaries that differ in their initial weights alone are shown together.
+    """
     names = [name for name in dictionaries.names(run.path) if "-crosscoder-" not in name]
-    searched = {
-        name: rows
-        for name in names
-        if (rows := _saved(run, "sae-search", SearchConfig(sae=name))) is not None
-    }
+    searched = _together(run, names, "sae-search", lambda name: SearchConfig(sae=name))
     if not searched:
         return None
-    tested = {
-        name: rows for name in names if (rows := _saved(run, "sae-test", EffectsConfig(sae=name))) is not None
-    }
-    tables = [_quality(run, names)]
-    for name, rows in searched.items():
-        tables.append(
-            _frame(
-                f"{name}: AUC on held-out aliases in questions, by position",
-                summaries.existing(rows).head(14),
-            )
-        )
+    tested = _together(run, names, "sae-test", lambda name: EffectsConfig(sae=name))
+    tables, findings = [_quality(run, names)], []
     figures = [
-        plots.selectivity([(name, summaries.existing(rows)) for name, rows in list(searched.items())[:4]])
-    ]
-    findings = []
-    for name, rows in tested.items():
-        tables.append(
-            _frame(f"{name}: share of the answers' gap that patching moves", summaries.causal(rows))
+        plots.selectivity(
+            [(kind, summaries.existing(rows)) for kind, rows in list(searched.items())[:_PANELS]]
         )
-        figures.append(plots.shares(rows).update_layout(title={"text": name, "font": {"size": 13}}))
+    ]
+    for kind, rows in searched.items():
+        found = summaries.existing(rows).head(_LINES)
+        tables.append(_frame(f"{kind}: AUC on held-out aliases in questions, by position", found))
+    for kind, rows in tested.items():
+        shares = summaries.causal(rows)
+        tables.append(_frame(f"{kind}: share of the answers' gap that patching moves", shares))
+        figures.append(plots.shares(rows, title=kind))
         patched = rows[rows["intervention"] == "patch"]
         seeds = patched[patched["retrieval"]]["seed"].nunique()
         findings.append(
-            f"{name}: {int(patched['retrieval'].sum())} of {len(patched)} tested features are retrieval features, "
+            f"{kind}: {int(patched['retrieval'].sum())} of {len(patched)} tested features are retrieval features, "
             f"in {seeds} of {rows['seed'].nunique()} seeds."
         )
     return Section(
@@ -71,6 +73,23 @@ def section(run: Run) -> Section | None:
         figures=tuple(figures),
         tables=tuple(tables),
     )
+
+
+def _kind(name: str) -> str:
+    """A dictionary's name without the number of its initial weights."""
+    return name.rsplit("-s", 1)[0]
+
+
+def _together(
+    run: Run, names: list[str], analysis: str, config: Callable[[str], object]
+) -> dict[str, pd.DataFrame]:
+    """Saved rows by kind of dictionary; column `sae` tells those of one kind apart."""
+    found: dict[str, list[pd.DataFrame]] = {}
+    for name in names:
+        rows = _saved(run, analysis, config(name))
+        if rows is not None:
+            found.setdefault(_kind(name), []).append(rows.assign(sae=name))
+    return {kind: pd.concat(parts, ignore_index=True) for kind, parts in found.items()}
 
 
 def _saved(run: Run, analysis: str, config: object) -> pd.DataFrame | None:
@@ -93,9 +112,7 @@ def _quality(run: Run, names: list[str]) -> Table:
     """One line for each dictionary, with those of other initial weights as they were judged."""
     lines = []
     for name in names:
-        others = tuple(
-            other for other in names if other != name and other.rsplit("-s", 1)[0] == name.rsplit("-s", 1)[0]
-        )
+        others = tuple(other for other in names if other != name and _kind(other) == _kind(name))
         rows = _saved(run, "sae-quality", QualityConfig(sae=name, others=others))
         if rows is None:
             continue

@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from mechocl.features.effects import ALPHA
+from mechocl.features.candidates import ALPHA
 from mechocl.summaries import over_seeds
 
 SHOWN: Final = ("tag", "contains", "stage")

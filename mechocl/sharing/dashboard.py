@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from jinja2 import Environment, StrictUndefined
 
-from mechocl.features.pages import Change, Example, FeaturePage, Meaning, Patch, Text
+from mechocl.features.firing import Example, Text
+from mechocl.features.pages import Change, FeaturePage, Meaning, Patch
 from mechocl.files import write_text
 from mechocl.plots import COLORS
 from mechocl.sharing.attention import json_for_script

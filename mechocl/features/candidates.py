@@ -1,0 +1,159 @@
+"""Which features the causal test (`effects`) takes up: those that the user names, or the surest that the search found.
+
+They stand for properties that pairs of questions differ in. Unless the user says at which position, those of the search
+are left out where nothing leads from their position to the answer any more.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import tyro
+
+from mechocl.components import Components
+from mechocl.errors import MechoclError
+from mechocl.features import properties
+from mechocl.features.properties import Property, Texts
+from mechocl.features.search import SearchConfig
+from mechocl.subspaces import Place
+from toy_models.task import Task
+
+ALPHA: Final = 0.05
+"""Level of the search's false discovery rate, and share of the controls that may do as much."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectsConfig:
+    """Which features are tested, and beside how many others."""
+
+    sae: tyro.conf.Suppress[str] = ""
+    """Name of an SAE of the run, or an SAE folder of SAELens's."""
+    site: str = ""
+    """Hook point of an SAE that does not name its own."""
+    features: tuple[str, ...] = ()
+    """Features (193), or sets of features (193,248), to test for `property` at `position`; default: what the search found."""
+    property: str = ""
+    """Name of a property of the search; default: all that have pairs of questions."""
+    position: str = ""
+    """Label of a position (alias, %, n1 …, =) of a question; default: where the search found them."""
+    best: int = 2
+    """Features of each property that are tested, the surest of the search; of all integers together five times as many."""
+    controls: int = 40
+    """Random features beside each."""
+    n_pairs: int = 200
+    """Pairs of questions for a patch."""
+    n_questions: int = 360
+    """Questions of each subset for ablating and clamping."""
+    seed: int = 0
+    """Draws the pairs; also the search's."""
+
+    def __post_init__(self) -> None:
+        if self.features and not (self.property and self.position):
+            raise MechoclError("--features needs --property and --position: what they stand for, and where")
+        for name in ("best", "controls", "n_pairs", "n_questions"):
+            if getattr(self, name) < 1:
+                raise MechoclError(f"{name} is {getattr(self, name)}; use at least 1")
+        for text in self.features:
+            if not all(part.strip().isdecimal() for part in text.split(",")):
+                raise MechoclError(f"features {text!r}: give numbers of features, as 193 or 193,248")
+
+    def searched(self) -> SearchConfig:
+        """The search whose findings are tested."""
+        return SearchConfig(sae=self.sae, site=self.site, seed=self.seed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """Features that stand together for a property at a position."""
+
+    property: Property
+    position: str
+    features: tuple[int, ...]
+    sign: int
+    """+1: active on the property's examples; −1: on the others; 0: features of a set."""
+    auc: float
+    q: float
+    like: tuple[int, ...]
+    """Others that the search found for the same property there: no controls."""
+
+
+def reaches(c: Components, place: Place, position: str) -> bool:
+    """Whether anything leads from a position at a place's site to the answer: past the last attention, from `=` alone."""
+    past = place.site in ("resid_mid", "resid_post", "mlp_out", "attn_out")
+    return place.layer < c.n_layers - 1 or not past or position == "="
+
+
+def candidates(
+    task: Task,
+    read: Texts,
+    found: pd.DataFrame,
+    config: EffectsConfig,
+    *,
+    width: int,
+    reaches: Callable[[str], bool] = lambda position: True,
+) -> list[Candidate]:
+    """What is tested: the features that the user names, or the surest of each property that has pairs, and a set.
+
+    `reaches`: whether anything leads from a position to the answer; where nothing does, the search's are left out.
+    """
+    known = {p.name: p for p in properties.of_texts(task, read) if p.pairs}
+    if config.property and config.property not in known:
+        raise MechoclError(
+            f"no property {config.property!r} has pairs of questions that differ in it; those are {', '.join(known)}"
+        )
+    names = [config.property] if config.property else list(known)
+    here = found[(found["text"] == "question") & found["property"].isin(names)]
+    if config.position:
+        here = here[here["position"] == config.position]
+    elif not config.features:
+        here = here[here["position"].map(reaches).astype(bool)]
+    single = here[here["what"] == "feature"]
+
+    def like(name: str, position: str) -> tuple[int, ...]:
+        part = single[(single["property"] == name) & (single["position"] == position) & (single["q"] < ALPHA)]
+        return tuple(int(text) for text in part["features"])
+
+    def one(name: str, position: str, text: str, sign: int, auc: float, q: float) -> Candidate:
+        numbers = tuple(int(part) for part in text.split(","))
+        if max(numbers) >= width:
+            raise MechoclError(f"feature {max(numbers)}: the SAE has features 0 to {width - 1}")
+        others = tuple(set(like(name, position)) - set(numbers))
+        return Candidate(
+            property=known[name], position=position, features=numbers, sign=sign, auc=auc, q=q, like=others
+        )
+
+    if config.features:
+        chosen = []
+        for text in config.features:
+            row = here[here["features"] == text].head(1)
+            sign, auc, q = (
+                (int(row["sign"].iloc[0]), *row[["auc", "q"]].iloc[0]) if len(row) else (0, np.nan, np.nan)
+            )
+            chosen.append(one(config.property, config.position, text, sign, float(auc), float(q)))
+        return chosen
+    sure = single[single["q"] < ALPHA]
+    integers = sure["group"] == "integer"
+    picked = pd.concat(
+        [
+            sure[~integers].groupby("property", sort=False).head(config.best),
+            sure[integers].head(5 * config.best),
+        ]
+    )
+    sets = here[(here["what"] == "set") & (here["k"] > 1) & (here["group"] == "tag")]
+    sets = (
+        sets.sort_values("auc_chosen", ascending=False, kind="stable").groupby("property", sort=False).head(1)
+    )
+    tested = pd.concat([picked, sets[sets["auc_chosen"] > 0.6]]).to_dict("records")
+    return [
+        one(
+            r["property"],
+            r["position"],
+            r["features"],
+            int(r["sign"]) if r["what"] == "feature" else 0,
+            r["auc"],
+            r["q"],
+        )
+        for r in tested
+    ]
