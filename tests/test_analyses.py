@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from test_contract import CONFIGS
+from test_contract import CONFIGS, dictionary
 
 from mechocl import analyses, models, pipeline
 from mechocl.analyses import ANALYSES, EvaluateConfig, Subject, inputs, subject_of
 from mechocl.circuits import CircuitConfig
 from mechocl.errors import MechoclError
+from mechocl.features import dictionaries
 from mechocl.folders import SeedFolder
 from mechocl.grafting import GraftConfig
 from mechocl.lenses import LensConfig
@@ -156,7 +157,12 @@ def test_only_what_looks_at_other_stages_compares(name: str, seed: SeedFolder) -
     def after(stage: int) -> Any:
         raise Looked
 
-    subject = replace(subject_of(seed, stage=None, device="cpu"), after=after)
+    subject = replace(
+        subject_of(seed, stage=None, device="cpu"),
+        after=after,
+        dictionary=lambda name, site: dictionary(16),
+        rows=lambda name, config: analyses.compute(name, subject, config).rows,
+    )
     config = PatchingConfig(from_stage=1) if name == "patch" else CONFIGS.get(name) or ANALYSES[name].config()
     with pytest.raises(Looked) if ANALYSES[name].compares else nullcontext():
         analyses.compute(name, subject, config)
@@ -177,6 +183,25 @@ def test_a_file_of_pairs_is_part_of_what_a_result_depends_on(
     path.unlink()
     with pytest.raises(MechoclError, match=r"mine.csv does not exist; give a file that does"):
         inputs(seed, name, config, None)
+
+
+def test_the_weights_of_a_dictionary_are_part_of_what_a_result_depends_on(
+    seed: SeedFolder, run: Run, tmp_path: Path
+) -> None:
+    config = CONFIGS["sae-search"]
+    with pytest.raises(MechoclError, match="has no SAE 'random' for seed 1"):
+        inputs(seed, "sae-search", config, None)
+    path = dictionaries.path_of(run.path, "random", seed.seed)
+    sae = dictionary(16).sae
+    dictionaries.save(sae, path, {})
+    first = inputs(seed, "sae-search", config, None)
+    assert inputs(seed, "sae-search", config, None) == first
+    with torch.no_grad():
+        sae.b_enc += 1
+    dictionaries.save(sae, path, {})
+    with torch.no_grad():
+        sae.b_enc -= 1
+    assert inputs(seed, "sae-search", config, None) != first
 
 
 # ------------------------------------------------------------------------------------------ computed once

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,20 @@ def test_the_same_for_a_seed_and_whatever_is_trained_beside() -> None:
     other = training.train(model, task, changed(seed=1))
     assert not torch.equal(weights_of(alone[name]), weights_of(other[name]))
     assert alone[name].cfg.metadata.hook_name == SITE
+
+
+def test_nobody_is_told_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    told = []
+    monkeypatch.setattr(wandb, "init", lambda **given: told.append(given["project"]) or nullcontext())
+    monkeypatch.setattr(wandb, "log", lambda *given, **more: told.append("log"))
+    model, task = model_and_task()
+    training.train(model, task, QUICK)
+    assert told == []
+    training.train(model, task, changed(wandb="mine"))
+    assert told[0] == "mine"
+    assert "log" in told
 
 
 def test_a_transcoder_reads_and_writes_where_the_mlp_does(tmp_path: Path) -> None:
