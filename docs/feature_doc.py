@@ -8,10 +8,11 @@ import plotly.graph_objects as go
 
 from mechocl import analyses
 from mechocl.features import dictionaries, diffing, plots, summaries
-from mechocl.features.candidates import EffectsConfig
+from mechocl.features.candidates import ALPHA, EffectsConfig
 from mechocl.features.crosscoders import CrosscoderConfig
+from mechocl.features.quality import FOUND_AGAIN
 from mechocl.features.search import SearchConfig
-from mechocl.features.settings import QualityConfig
+from mechocl.features.settings import HELD_OUT, QualityConfig
 from mechocl.runs import Run
 from mechocl.summaries import over_seeds
 
@@ -46,7 +47,7 @@ def take(runs: Path) -> None:
     """Write the tables from the runs' own results, where they are."""
     kept: dict[str, list[pd.DataFrame]] = {
         name: []
-        for name in ("quality", "existing", "counted", "conjunctions", "causal", "patches", "subsets")
+        for name in ("runs", "quality", "existing", "counted", "conjunctions", "causal", "patches", "subsets")
     }
     compared = []
     for order, folder in ORDERS.items():
@@ -60,24 +61,23 @@ def take(runs: Path) -> None:
             tested = _rows(run, "sae-test", site)
             if judged is None or found is None or tested is None:
                 continue
+            seeds = ",".join(map(str, sorted(set(judged["seed"]))))
+            kept["runs"].append(pd.DataFrame([{**where, "seeds": seeds}]))
             kept["quality"].append(summaries.quality(judged).assign(**where))
             kept["existing"].append(summaries.existing(found).assign(**where))
             kept["counted"].append(summaries.counted(found).assign(**where))
             kept["conjunctions"].append(summaries.conjunctions(found).head(8).assign(**where))
             kept["causal"].append(summaries.causal(tested).assign(**where))
-            best = summaries.best_patches(tested)
+            best = summaries.surest_patches(tested)
             columns = [
                 "seed",
                 "sae",
                 "property",
                 "kind",
-                "position",
-                "auc",
                 "effect",
                 "gap",
                 "share",
                 "control",
-                "retrieval",
             ]
             kept["patches"].append(best[columns].assign(**where))
             for metric in ("logit_difference", "within_alias_auc"):
@@ -152,16 +152,8 @@ def _rows(run: Run, analysis: str, site: str) -> pd.DataFrame | None:
 
 def _crosscoded(run: Run, site: str) -> pd.DataFrame | None:
     config = CrosscoderConfig(site=f"blocks.0.hook_{site}", width=WIDTH, k=K)
-    seeds = [
-        f.seed
-        for f in run.finished_seeds()
-        if (
-            dictionaries.path_of(run.path, diffing.name_of(config, "stages"), f.seed) / dictionaries.RECORD
-        ).exists()
-    ]
-    return (
-        diffing.crosscode(run, config, which="stages", seeds=seeds, device="cpu", jobs=1) if seeds else None
-    )
+    rows = diffing.saved(run, config, which="stages", seeds=[f.seed for f in run.finished_seeds()])
+    return None if rows.empty else rows
 
 
 def _table(name: str) -> pd.DataFrame:
@@ -191,25 +183,31 @@ def section() -> list[str]:
         return []
     quality, existing, counted = _table("quality"), _table("existing"), _table("counted")
     causal = _table("causal")
-    seeds = quality.groupby("order", sort=False)["seeds"].max()
-    number = ", ".join(f"{n} of {order}" for order, n in seeds.items())
+    runs = _table("runs").astype({"seeds": str})
+    seeds = runs.groupby("order", sort=False)["seeds"].first()
+    sites = runs.groupby("order", sort=False)["site"].agg(list)
+    number = ", ".join(f"{n.count(',') + 1} of {order}" for order, n in seeds.items())
     lines = [
         "## Features of internalization",
         "",
         f"Sparse autoencoders of the word orders with strong internalization: TopK, {WIDTH} features, k {K}, two of each from "
-        f"other initial weights, for three sites of every model seed ({number}). Width and k were chosen by their quality on "
-        "seeds 0 and 1 of TVE. A third of the aliases was kept from their training; everything below is judged on those.",
+        f"other initial weights, for every model seed ({number}). {HELD_OUT:.0%} of the aliases were kept from their training; "
+        "everything below is judged on those, but for dead features and stability. Width and k were settled on two seeds "
+        "(`mechocl sae train runs/demo --seeds 0,1 --width 64 256 1024 --k K --sae-seeds 2` for k of 4 and 8): small k loses "
+        "the answers, large widths die.",
         "",
         *(
-            f"    mechocl sae train runs/{ORDERS[order]} --seeds {','.join(map(str, range(n)))} {TRAINED}"
-            for order, n in seeds.items()
+            f"    mechocl sae train runs/{ORDERS[order]} --seeds {seeds[order]} "
+            f"--site {' '.join(f'blocks.0.hook_{site}' for site in sites[order])} --width {WIDTH} --k {K} --sae-seeds 2"
+            for order in seeds.index
         ),
         "",
         "then `mechocl sae search` and `mechocl sae test` of each, and `mechocl crosscoder RUN --site SITE --width "
         f"{WIDTH} --k {K}`. Tables: `docs/results/features-*.csv`.",
         "",
         "**Quality** (means over model seeds; *recovered*: with the reconstruction in the place of the activation, 1 is the "
-        "model's own, 0 zeros in its place for the loss, .5 for the AUC; *found again*: cosine above .9 with a feature of "
+        "model's own, 0 zeros in its place for the loss, .5 for the AUC; *found again*: cosine above "
+        f"{FOUND_AGAIN:g} with a feature of "
         "the other dictionary):",
         "",
         "| order | site | " + " | ".join(_QUALITY.values()) + " |",
@@ -236,9 +234,11 @@ def section() -> list[str]:
         "",
         "![AUC of the best feature, TVE](figures/features-selectivity-TVE.svg)",
         "",
-        "**What is causal.** Exchanging a feature's activation between two questions: share of the gap in the answers that "
-        "moves, of the best tested feature (or set) of a dictionary, with 95 % intervals over model seeds; *controls*: what "
-        "95 % of features of like firing rate and norm stay below; *retrieval features*: selective, and above that.",
+        "**What is causal.** Exchanging a feature's activation between two questions: share of the gap in the answers (logit "
+        "difference) that moves, of the feature that the search was surest of, and of sets, with 95 % intervals over model "
+        "seeds (of integers the mean of the ten surest); *controls*: 95th percentile of random features of equal firing rate "
+        f"and norm; *pass*: retrieval features of those tested: selective, and above 95 % of their own controls ({ALPHA:.0%} of "
+        "features that do nothing of their own would be).",
         "",
         *_causal(causal),
         "",
@@ -289,7 +289,7 @@ def _tags(table: pd.DataFrame) -> list[str]:
     ]
     part = table[table["property"].isin(_TAGS)]
     for (order, site, name), own in part.groupby(["order", "site", "property"], sort=False):
-        top = own.sort_values("auc", ascending=False, kind="stable").iloc[0]
+        top = own.sort_values("auc_chosen", ascending=False, kind="stable").iloc[0]
         numbers = [top[c] for c in ("auc", "k=4", "k=16", "all", "dense")]
         lines.append(
             f"| {order} | {site} | {name} | `{top['position']}` | {top['selective']} of {top['dictionaries']} | "
@@ -301,7 +301,7 @@ def _tags(table: pd.DataFrame) -> list[str]:
 
 def _causal(table: pd.DataFrame) -> list[str]:
     lines = [
-        "| order | site | property | of | gap, nats | share [95 %] | controls | retrieval features | dictionaries with one |",
+        "| order | site | property | of | gap, nats | share [95 %] | controls | pass | dictionaries with one |",
         "|---|---|---|---|---:|---:|---:|---:|---:|",
     ]
     for r in table.to_dict("records"):
@@ -382,7 +382,7 @@ def _reading() -> list[str]:
             row, top = causal.loc[key], part.iloc[0]
             matches.append(
                 f"{order} {site}: AUC {top['auc']:.2f}, {_share(row)} of the gap, {row['retrieval']:.0f} of "
-                f"{row['tested']:.0f} are retrieval features"
+                f"{row['tested']:.0f} pass"
             )
     if matches:
         lines.append(
@@ -407,7 +407,7 @@ def _reading() -> list[str]:
     )
     integers = [
         f"{order} {site}: {counted.loc[(order, site, 'integer'), 'found']:.1f} of {counted.loc[(order, site, 'integer'), 'of']:.0f}, "
-        f"{row['retrieval']:.0f} of {row['tested']:.0f} tested are retrieval features"
+        f"{row['retrieval']:.0f} of {row['tested']:.0f} tested pass"
         for (order, site, name, _), row in causal.iterrows()
         if name == "any integer"
     ]
@@ -426,9 +426,7 @@ def _reading() -> list[str]:
     )
     again = [quality.loc[key] for key in quality.index if key[2:] == ("found_again", "all")]
     lines.append(
-        f"- *Stability.* {min(again):.0%} to {max(again):.0%} of the live features of a dictionary are found again from other "
-        "initial weights: the properties above are found by most dictionaries, the single features that stand for them are "
-        "not the same ones."
+        f"- *Stability.* {min(again):.0%} to {max(again):.0%} of the live features of a dictionary are found again from other initial weights."
     )
     if (TABLES / "features-crosscoders.csv").exists():
         verdicts = _table("crosscoders")
@@ -437,7 +435,7 @@ def _reading() -> list[str]:
         lines.append(
             f"- *Stage 2.* At most (mean over seeds, any site and order) {said} features, out of {WIDTH}: "
             + (
-                "what stage 2 adds is new aliases in the features that stage 1 has made."
+                "what stage 2 adds lies in directions that stage 1 had made."
                 if all(m != m or m < 1 for m in most.values())
                 else "some of what stage 2 adds is in features of its own."
             )
@@ -456,21 +454,24 @@ def _tag_in_words(order: str, existing: pd.DataFrame, causal: pd.DataFrame) -> s
     part = existing[
         (existing["order"] == order) & (existing["site"] == "resid_pre") & (existing["property"] == name)
     ]
-    top = part.sort_values("auc", ascending=False, kind="stable").iloc[0]
+    top = part.sort_values("auc_chosen", ascending=False, kind="stable").iloc[0]
     text = (
         f"A feature tells new aliases of tag 1 from those of tag 2 in {top['selective']} of {top['dictionaries']} dictionaries: "
         f"AUC {top['auc']:.2f} alone, {top['k=16']:.2f} with sixteen, {top['dense']:.2f} of the embeddings themselves. "
     )
     for kind, words in (
-        ("feature", "Exchanging the best one"),
-        ("set", "exchanging the set that reads the tag best"),
+        ("feature", "Exchanging the surest one"),
+        ("4 features", "a set of 4"),
+        ("16 features", "a set of 16"),
     ):
         key = (order, "resid_pre", name, kind)
         if key in causal.index:
             row = causal.loc[key]
-            above = "more than" if row["low"] > row["control"] else "not surely more than"
-            text += f"{words} moves {_share(row)} of the gap in the answers, {above} 95 % of controls do ({row['control']:+.2f})"
-            text += "; " if kind == "feature" else ". "
+            text += (
+                f"{words} moves {_share(row)} of the gap in the answers (controls {row['control']:+.2f}; "
+                f"{row['retrieval']:.0f} of {row['tested']:.0f} tested pass)"
+            )
+            text += "; " if kind != "16 features" else ". "
     asked = existing[
         (existing["order"] == order) & (existing["site"] == "resid_pre") & (existing["property"] == _TAGS[3])
     ]

@@ -118,8 +118,13 @@ def causal_test(
     config = replace(config, sae=on.sae)
     run, seeds, _ = _computed(on, "sae-test", config)
     rows = _rows(run, "sae-test", config, on, seeds)
+    if rows.empty:
+        raise MechoclError(
+            f"there is nothing to test in {on.sae}: no feature is selective for a property that pairs of questions differ "
+            "in; name features with --features, --property and --position"
+        )
     _print_frame(
-        "share of the answers' gap that patching a feature moves (the best of each seed), and what 95 % of controls stay below",
+        "share of the answers' gap that patching moves (the surest feature, and sets), and the 95th percentile of the controls",
         summaries.causal(rows),
     )
     for metric, unit in (
@@ -130,10 +135,12 @@ def causal_test(
             f"effect of ablating and clamping the surest feature, in {unit}, and of the controls",
             summaries.on_subsets(rows, metric),
         )
-    patched = rows[rows["retrieval"]]
+    passed = rows[rows["retrieval"]]
+    tested = len(summaries.patches(rows))
     print(
         f"retrieval features (selective on held-out aliases, and moving the answer more than 95 % of controls): "
-        f"{len(patched)} of {(rows['intervention'] == 'patch').sum()} tested, in {patched['seed'].nunique()} of {len(seeds)} seeds"
+        f"{len(passed)} of {tested} tested, in {passed['seed'].nunique()} of {len(seeds)} seeds; about {0.05 * tested:.0f} "
+        "would be by chance"
     )
     _say_where(run, "sae-test")
 
@@ -176,9 +183,7 @@ def dashboard(on: OnSae, out: Path | None = None) -> None:
         "Explained variance": f"{value['explained_variance', 'all']:.3f}",
         "Loss recovered": f"{value['loss', 'recovered']:.3f}",
         "Within-alias AUC recovered": ", ".join(
-            f"{part.split('_')[0]} {v:.2f}"
-            for (measure, part), v in value.items()
-            if measure == "auc_recovered"
+            f"{part} {v:.2f}" for (measure, part), v in value.items() if measure == "auc_recovered"
         ),
         "Dead on all texts": f"{value['dead', 'all']:.0%}",
         "Held-out aliases": (

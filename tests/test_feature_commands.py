@@ -88,6 +88,7 @@ def test_train_search_test_and_report(run: Path, capsys: pytest.CaptureFixture[s
     )  # fmt: skip
     assert "retrieval features (selective on held-out aliases" in tested
     assert "of 4 tested" in tested
+    said(capsys, "sae", "search", run, NAME, "--group", "integer", *CPU)
     rows = analyses.load(Run.open(run), "sae-search", SearchConfig(sae=NAME))
     assert rows is not None
     assert set(rows["seed"]) == {0, 1}

@@ -19,6 +19,7 @@ def patches() -> pd.DataFrame:
                         "seed": seed,
                         "sae": sae,
                         "intervention": "patch",
+                        "metric": "logit_difference",
                         "property": "new alias of tag 1, not 2",
                         "group": "tag",
                         "k": k,
@@ -33,26 +34,33 @@ def patches() -> pd.DataFrame:
 
 def test_shares_are_of_the_mean_gap_with_the_seed_as_the_unit() -> None:
     table = summaries.causal(patches()).set_index("kind")
-    by_seed = (np.array([0.2, 0.3, 0.4]) + 0.01) / 2.0  # gaps of 1, 2, 3: mean 2
+    by_seed = (np.array([0.1, 0.2, 0.3]) + 0.01) / 2.0  # the surest is the first; gaps of 1, 2, 3: mean 2
     e = estimate(by_seed, unit="seed")
     row = table.loc["feature"]
     assert (row["gap"], row["seeds"], row["dictionaries"]) == (2.0, 3, 6)
     assert row[["share", "low", "high"]].tolist() == pytest.approx([e.mean, e.low, e.high])
     assert (row["tested"], row["retrieval"], row["with_retrieval"]) == (12, 6, 6)
     assert row["control"] == pytest.approx(0.025)
-    assert table.loc["set", "share"] == pytest.approx((0.5 + 0.01) / 2)
+    assert table.loc["4 features", "share"] == pytest.approx((0.5 + 0.01) / 2)
+
+
+def test_integers_are_pooled() -> None:
+    rows = patches().assign(group="integer")
+    rows["property"] = [f"integer {i % 2}" for i in range(len(rows))]
+    row = summaries.causal(rows[rows["k"] == 1]).set_index("property").loc["any integer"]
+    assert row["share"] == pytest.approx((0.25 + 0.01) / 2)  # the mean of both features
 
 
 def test_the_figure_draws_seeds_means_and_controls() -> None:
     figure = plots.shares(patches(), title="here")
     dots, mean, control = figure.data[:3]
-    assert sorted(dots.y) == pytest.approx([0.105, 0.155, 0.205])
-    assert mean.y == pytest.approx((0.155,))
+    assert sorted(dots.y) == pytest.approx([0.055, 0.105, 0.155])
+    assert mean.y == pytest.approx((0.105,))
     assert mean.error_y.array[0] > 0
     assert control.y == pytest.approx((0.025,))
     assert figure.layout.title.text == "here"
     assert figure.layout.xaxis.ticktext == ("new alias of tag<br>1, not 2",)
-    again = plots.shares(summaries.best_patches(patches()), title="here")
+    again = plots.shares(summaries.surest_patches(patches()), title="here")
     assert again.data[1].y == mean.y
 
 

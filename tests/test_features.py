@@ -13,12 +13,14 @@ from scipy import stats
 from sklearn.linear_model import OrthogonalMatchingPursuit
 from sklearn.metrics import mutual_info_score, roc_auc_score
 
+from mechocl.components import take_apart
 from mechocl.errors import MechoclError
 from mechocl.features import effects, properties, search, summaries
 from mechocl.features.candidates import EffectsConfig
 from mechocl.features.dictionaries import Dictionary
 from mechocl.features.search import SearchConfig
 from mechocl.probing import directly
+from mechocl.subspaces import Place
 
 SITE = "blocks.0.hook_resid_pre"
 GATED = Mechanism(tag2_gain=0.0, name_dims=24)
@@ -161,6 +163,18 @@ def test_p_values_hold_under_the_null() -> None:
     assert max(below) < 0.08
 
 
+def test_perfect_separation_of_few_has_a_small_p() -> None:
+    """Always active, no ties, four of the rarer kind: 1 / (20 choose 4); nothing active: 1."""
+    f = np.stack([np.arange(1.0, 21.0), np.zeros(20)], axis=1)
+    auc, p = search.significance(f, np.arange(20) >= 16)
+    assert (auc[0], p[0]) == (1.0, pytest.approx(1 / 4845))
+    assert p[1] == 1.0
+
+
+def test_nothing_varies_in_a_set() -> None:
+    assert len(search.pursued(np.zeros((10, 3)), np.arange(10) > 4, 4)) == 0
+
+
 def test_a_large_effect_has_a_small_p() -> None:
     draws = np.random.default_rng(2)
     positive = np.arange(100) < 50
@@ -196,9 +210,8 @@ def test_texts_are_one_of_each_alias_and_balanced() -> None:
 
 
 def patch(rows: pd.DataFrame, features: str, name: str = "new alias of tag 1, not 2") -> pd.Series:
-    chosen = rows[
-        (rows["intervention"] == "patch") & (rows["features"] == features) & (rows["property"] == name)
-    ]
+    patched = rows[(rows["intervention"] == "patch") & (rows["metric"] == "logit_difference")]
+    chosen = patched[(patched["features"] == features) & (patched["property"] == name)]
     assert len(chosen) == 1
     return chosen.iloc[0]
 
@@ -215,7 +228,8 @@ def test_the_planted_tag_passes() -> None:
     assert row["retrieval"]
     assert row["share"] == pytest.approx(1, abs=0.02)
     assert row["beats"] == 1.0
-    assert row["control_mean"] == pytest.approx(0, abs=1e-6)
+    assert abs(row["control_mean"]) < ANSWER / 20
+    assert row["control_95"] < ANSWER / 4
     assert row["controls"] == 40
     other = patch(rows, str(TAG1))  # as selective, but the gate does not look at it
     assert (other["auc"], other["effect"], other["retrieval"]) == (1.0, 0.0, False)
@@ -255,6 +269,52 @@ def test_ablating_and_clamping_the_gate() -> None:
     assert effect["clamp", "d2"] == 0
     predicted = part.drop_duplicates("intervention").set_index("intervention")["predicted"]
     assert (predicted["ablate"], predicted["clamp"]) == (1, -1)
+
+
+def test_controls_have_equal_rate_and_norm() -> None:
+    """Other live decoder rows, scaled to the candidate's: the same activations, changes of the same size."""
+    task, one = small_task(), dictionary(GATED)
+    with torch.no_grad():
+        one.sae.W_dec[TAG2] *= 3
+    read = properties.texts(task, seed=0)[0]
+    known = {p.name: p for p in properties.of_texts(task, read)}
+    for features in ((TAG2,), (TAG2, 5)):
+        candidate = effects.Candidate(
+            property=known["tag 1, not 2"],
+            position="alias",
+            features=features,
+            sign=-1,
+            auc=1.0,
+            q=0.0,
+            like=(TAG1,),
+        )
+        test = effects._Test(
+            take_apart(planted_model(task, GATED)),
+            effects._Asked(task, EffectsConfig()),
+            one,
+            Place(layer=0, site="resid_pre", position="alias"),
+            candidate,
+            EffectsConfig(controls=30),
+            directly(planted_model(task, GATED)),
+            read,
+            np.zeros(360, dtype=bool),
+        )
+        rows = test.rows
+        assert rows.shape[:2] == (31, len(features))
+        assert torch.equal(rows[0], one.W_dec[list(features)])
+        assert torch.allclose(rows.norm(dim=-1), rows[0].norm(dim=-1).expand(31, -1), atol=1e-5)
+        others = torch.nn.functional.normalize(rows[1:], dim=-1)
+        nearest = (others @ torch.nn.functional.normalize(one.W_dec, dim=-1).T).argmax(-1)
+        assert not set(nearest.flatten().tolist()) & {TAG1, *features}
+        assert all(
+            len(set(row)) == len(features) for row in nearest.tolist()
+        )  # no feature twice in a control
+        if len(features) == 1:
+            assert len(set(nearest[:, 0].tolist())) == 30
+        f = torch.rand(7, len(features))
+        sizes = test._change(f).norm(dim=-1)
+        if len(features) == 1:
+            assert torch.allclose(sizes, sizes[0].expand_as(sizes), atol=1e-5)
 
 
 def test_named_features_and_sets() -> None:
@@ -325,7 +385,7 @@ def test_summaries_over_seeds() -> None:
     causal = summaries.causal(pd.concat([effects_of(GATED).assign(seed=s) for s in (0, 1)]))
     feature = causal.set_index(["property", "kind"]).loc[("new alias of tag 1, not 2", "feature")]
     assert (feature["with_retrieval"], feature["seeds"]) == (2, 2)
-    assert feature["share"] == pytest.approx(1, abs=0.02)
+    assert (feature["tested"], feature["retrieval"]) == (4, 2)
     subsets = summaries.on_subsets(
         pd.concat([effects_of(GATED).assign(seed=s) for s in (0, 1)]), "within_alias_auc"
     )

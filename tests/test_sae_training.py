@@ -144,6 +144,21 @@ def test_weights_of_subsets_and_aliases_left_out() -> None:
     }
     assert share == pytest.approx({"d1_consistent": 0.75, "d2_consistent": 0.25, "qd1_consistent": 0})
     assert weight[table["kind"] == "question"].sum() == pytest.approx(0.5)
+    by = {
+        (kind, s): weight[(table["kind"] == kind) & (table["subset"] == s)].sum()
+        for kind in ("question", "definition")
+        for s in ("d1_consistent", "qd1_consistent")
+    }
+    assert [by[kind, "d1_consistent"] for kind in ("question", "definition")] == pytest.approx([0.375, 0.375])
+    mixed = stream.weights(
+        task, Mix(questions=0.5, subsets=("d1_consistent", "qd1_consistent")), without=NO_ALIAS
+    )  # of which there are more training questions than of d1
+    for kind in ("question", "definition"):
+        at = [
+            mixed[(table["kind"] == kind) & (table["subset"] == s)].sum()
+            for s in ("d1_consistent", "qd1_consistent")
+        ]
+        assert at == pytest.approx([0.25, 0.25])
     out = stream.held_out(task, 0.34, seed=0)
     weight = stream.weights(task, Mix(questions=0.5), without=out)
     assert weight[out[table["alias"]]].sum() == 0
@@ -260,6 +275,13 @@ def test_a_site_that_is_not_there() -> None:
         MechoclError, match=r"no hook point 'blocks\.9\.hook_resid_post'; it has, for example, blocks\.0"
     ):
         training.train(model, task, changed(site=("blocks.9.hook_resid_post",)))
+
+
+@pytest.mark.parametrize("site", ["blocks.0.attn.hook_pattern", "blocks.0.attn.hook_result"])
+def test_a_site_without_an_activation_of_every_token(site: str) -> None:
+    model, task = model_and_task()
+    with pytest.raises(MechoclError, match="has no activation of every token"):
+        training.train(model, task, changed(site=(site,)))
 
 
 def test_nothing_to_learn_from() -> None:

@@ -6,7 +6,7 @@ are left out where nothing leads from their position to the answer any more.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,10 @@ from toy_models.task import Task
 
 ALPHA: Final = 0.05
 """Level of the search's false discovery rate, and share of the controls that may do as much."""
+
+
+_SETS: Final = (4, 16)
+"""Sizes of the sets that are tested, each where it tells most of the property among the aliases that choose."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +62,8 @@ class EffectsConfig:
         for text in self.features:
             if not all(part.strip().isdecimal() for part in text.split(",")):
                 raise MechoclError(f"features {text!r}: give numbers of features, as 193 or 193,248")
+            if len(set(_numbers(text))) < len(_numbers(text)):
+                raise MechoclError(f"features {text!r}: name each feature once")
 
     def searched(self) -> SearchConfig:
         """The search whose findings are tested."""
@@ -94,7 +100,7 @@ def candidates(
     width: int,
     reaches: Callable[[str], bool] = lambda position: True,
 ) -> list[Candidate]:
-    """What is tested: the features that the user names, or the surest of each property that has pairs, and a set.
+    """What is tested: the features that the user names, or the surest of each property that has pairs, and sets of tags.
 
     `reaches`: whether anything leads from a position to the answer; where nothing does, the search's are left out.
     """
@@ -116,7 +122,7 @@ def candidates(
         return tuple(int(text) for text in part["features"])
 
     def one(name: str, position: str, text: str, sign: int, auc: float, q: float) -> Candidate:
-        numbers = tuple(int(part) for part in text.split(","))
+        numbers = _numbers(text)
         if max(numbers) >= width:
             raise MechoclError(f"feature {max(numbers)}: the SAE has features 0 to {width - 1}")
         others = tuple(set(like(name, position)) - set(numbers))
@@ -127,11 +133,11 @@ def candidates(
     if config.features:
         chosen = []
         for text in config.features:
-            row = here[here["features"] == text].head(1)
-            sign, auc, q = (
-                (int(row["sign"].iloc[0]), *row[["auc", "q"]].iloc[0]) if len(row) else (0, np.nan, np.nan)
-            )
-            chosen.append(one(config.property, config.position, text, sign, float(auc), float(q)))
+            same = here["features"].map(lambda other, text=text: set(_numbers(other)) == set(_numbers(text)))
+            row = here[same.astype(bool)].head(1).to_dict("records")
+            r: dict[Any, Any] = row[0] if row else {"what": "", "sign": 0, "auc": np.nan, "q": np.nan}
+            sign = int(r["sign"]) if r["what"] == "feature" else 0
+            chosen.append(one(config.property, config.position, text, sign, float(r["auc"]), float(r["q"])))
         return chosen
     sure = single[single["q"] < ALPHA]
     integers = sure["group"] == "integer"
@@ -141,11 +147,15 @@ def candidates(
             sure[integers].head(5 * config.best),
         ]
     )
-    sets = here[(here["what"] == "set") & (here["k"] > 1) & (here["group"] == "tag")]
+    sets = here[
+        (here["what"] == "set") & here["k"].isin(_SETS) & (here["group"] == "tag") & (here["q"] < ALPHA)
+    ]
     sets = (
-        sets.sort_values("auc_chosen", ascending=False, kind="stable").groupby("property", sort=False).head(1)
+        sets.sort_values("auc_chosen", ascending=False, kind="stable")
+        .groupby(["property", "k"], sort=False)
+        .head(1)
     )
-    tested = pd.concat([picked, sets[sets["auc_chosen"] > 0.6]]).to_dict("records")
+    tested = pd.concat([picked, sets]).to_dict("records")
     return [
         one(
             r["property"],
@@ -157,3 +167,8 @@ def candidates(
         )
         for r in tested
     ]
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """`193,248` as numbers."""
+    return tuple(int(part) for part in text.split(","))

@@ -70,8 +70,14 @@ def crosscode(
             jobs=jobs,
             threads=max(run.manifest["threads"], parallel.cores() // jobs),
         )
+    return saved(run, config, which=which, seeds=seeds)
+
+
+def saved(run: Run, config: CrosscoderConfig, *, which: Which, seeds: Sequence[int]) -> pd.DataFrame:
+    """The rows of `crosscode` that are there; nothing is trained."""
     found = [_rows(run, seed, config, which) for seed in seeds]
-    return pd.concat([rows for rows in found if rows is not None], ignore_index=True)
+    there = [rows for rows in found if rows is not None]
+    return pd.concat(there, ignore_index=True) if there else pd.DataFrame()
 
 
 def do(job: Job, report: Report) -> None:

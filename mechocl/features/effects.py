@@ -1,4 +1,4 @@
-"""Do the features do anything? Each is patched, ablated and clamped, beside random features of its rate and norm.
+"""Do the features do anything? Each is patched, ablated and clamped, beside random features of equal rate and norm.
 
 The activation x at the dictionary's site becomes x + (f′ − f) W_dec: only the chosen features change, and what the
 dictionary does not reconstruct stays as it was. The rest of the model runs on from there.
@@ -7,9 +7,13 @@ dictionary does not reconstruct stays as it was. The rest of the model runs on f
     ablate   f′ = 0
     clamp    f′ is the feature's mean on the examples where it is active (these two for features of tags alone)
 
+**Controls.** A control is another live feature's decoder row, scaled to the same norm, with the candidate's own activations:
+so it is active on the same questions and changes the stream by as much, in a direction that the dictionary uses for
+something else. Features that the search has found for the same property there are no controls.
+
 **The rule.** A feature is a *retrieval feature* of a property if it is selective for it on held-out aliases (q < 0.05 in
-the search), and patching it moves the answer towards that of the other run, more than 95 % of the controls do. Patching is
-the judge because its values occur in real questions and it asks about both directions at once.
+the search), and patching it moves the answer towards that of the other run, more than 95 % of at least 20 controls do; so
+about one in twenty features that do nothing of their own passes by chance. Patching is the judge because its values occur in real questions and it asks about both directions at once.
 """
 
 import functools
@@ -20,7 +24,8 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from einops import einsum
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechocl import contrasts, metrics
@@ -43,6 +48,9 @@ _LD: Final = "logit_difference"
 _AUC: Final = "within_alias_auc"
 _NEW: Final = ("d1", "d2", "d3")
 
+LEAST_CONTROLS: Final = 20
+"""Controls without which there is no verdict."""
+
 
 def effects(
     model: Transformer,
@@ -62,13 +70,13 @@ def effects(
     "pairs" of a patch); `metric` (`logit_difference` in nats, right − wrong answer; `within_alias_auc`); `base` (the
     untouched run), `gap` (of a patch: what swapping everything would do, in the direction of the property; else NaN),
     `effect`, `share` (effect / gap); `predicted` (sign of the effect that the property predicts; a patch: +1, towards
-    the other run; 0: no prediction); `controls` (how many), `control_mean`, `control_95` (what 95 % of controls stay
-    below, their effects × predicted, or their size where nothing is predicted), `beats` (share of the controls with a
+    the other run; 0: no prediction); `controls` (how many), `control_mean`, `control_95` (95th percentile of the
+    controls' effects × predicted, or of their size where nothing is predicted), `beats` (share of the controls with a
     smaller effect in that sense); `rate`, `strength` (share of the questions on which the feature is active, its mean
-    norm there) and `control_rate`, `control_strength` (medians of the controls); `retrieval`: whether the rule above
-    holds (patches of the logit difference; else False).
+    norm there); `retrieval`: whether the rule above holds (patches of the logit difference; else False).
 
-    Raises MechoclError for a site outside the residual stream, an unknown property, and when nothing was found to test.
+    No rows when the search has found nothing to test. Raises MechoclError for a site outside the residual stream, and an
+    unknown property, feature or position.
     """
     place_of = _places(dictionary)
     c = take_apart(model)
@@ -79,15 +87,13 @@ def effects(
     asked = _Asked(kept, config)
     reach = functools.partial(reaches, c, place_of("="))
     for candidate in candidates(task, read, found, config, width=dictionary.width, reaches=reach):
-        test = _Test(c, asked, dictionary, place_of(candidate.position), candidate, config, collect)
-        rows += test.patches()
-        rows += test.ablations(read, unseen)
-    if not rows:
-        raise MechoclError(
-            "there is nothing to test: no feature is selective for a property that pairs of questions differ in; "
-            "name features with --features, --property and --position"
+        test = _Test(
+            c, asked, dictionary, place_of(candidate.position), candidate, config, collect, read, unseen
         )
-    return pd.DataFrame(rows)
+        rows += test.patches()
+        rows += test.ablations()
+    table = pd.DataFrame(rows, columns=list(_COLUMNS))
+    return table.astype({name: kind for name, kind in _COLUMNS.items() if kind is not str})
 
 
 def _places(dictionary: Dictionary) -> Any:
@@ -150,161 +156,133 @@ class _Test:
         candidate: Candidate,
         config: EffectsConfig,
         collect: Collect,
+        read: Texts,
+        unseen: np.ndarray,
     ) -> None:
         self.c, self.asked, self.dictionary, self.place = c, asked, dictionary, place
         self.candidate, self.config, self.collect = candidate, config, collect
+        own = list(candidate.features)
+        everyone = self._activations(read.tokens, read.labels)
+        seen = everyone[torch.from_numpy(~unseen[read.table["alias"].to_numpy()])][:, own]
+        on = (seen > 0).float()
+        # mean of each of the candidate's features over the examples that chose it and on which it is active
+        self.level: Float[Tensor, "member"] = (seen * on).sum(0) / on.sum(0).clamp(min=1)
+        self.rows = self._controls((everyone > 0).any(0))
+
+    def _controls(self, live: Bool[Tensor, "feature"]) -> Float[Tensor, "fit member d"]:
+        """Decoder rows: the candidate's own, then those of each control, scaled to the norms of the candidate's."""
+        W, own = self.dictionary.W_dec.cpu(), list(self.candidate.features)
+        pool = live.clone()
+        pool[own + list(self.candidate.like)] = False
+        free, k = torch.nonzero(pool)[:, 0], len(own)
+        draws = generator(self.config.seed, "controls", *own)
+        count = self.config.controls if k > 1 else min(self.config.controls, len(free))
+        chosen = [free[torch.randperm(len(free), generator=draws)] for _ in range(count if k > 1 else 1)]
+        if k == 1:  # every control another feature
+            borrowed = chosen[0][:count, None]
+        elif len(free) < k:
+            borrowed = free.new_zeros((0, k))
+        else:
+            borrowed = torch.stack([one[:k] for one in chosen])
+        norms = W[own].norm(dim=-1)[None, :, None]
+        others = torch.nn.functional.normalize(W[borrowed], dim=-1) * norms
+        rows: Tensor = torch.cat([W[own][None], others])
+        return rows
 
     def patches(self) -> Iterator[dict[str, Any]]:
         """The candidate's activations exchanged between the runs of pairs that differ in the property."""
-        parts: list[tuple[Pairs, Tensor, Tensor]] = []
-        for name in self.candidate.property.pairs:
+        parts = list(self._pairs())
+        if not parts or not (
+            self.config.features or any(bool((clean != other).any()) for _, clean, other in parts)
+        ):
+            return  # no such pairs, or runs that do not differ there: the embedding behind the alias
+        metrics_of = (_LD, _AUC) if self.candidate.property.group == "tag" else (_LD,)
+        sums = {metric: _Exchanged() for metric in metrics_of}
+        for pairs, clean, corrupted in parts:
+            for swapped, f in ((pairs, clean - corrupted), (pairs.swapped, corrupted - clean)):
+                runs = interchange(self.c, swapped, self.place, tokens=metrics.METRICS[_LD].tokens(swapped))
+                logits = runs.logits(self._change(f))
+                for metric, total in sums.items():
+                    try:
+                        found = measured(runs, logits, metric=metric)
+                    except MechoclError:  # no alias is asked about with and without its integer
+                        continue
+                    effect = torch.tensor([one.effect for one in found])
+                    total.add(
+                        found[0].clean, found[0].corrupted, effect, len(pairs), back=swapped is not pairs
+                    )
+        fired = torch.cat([torch.cat(both) for _, *both in parts])
+        for metric, total in sums.items():
+            if not total.count:
+                continue
+            row = self._row("patch", "pairs", metric, total.base, total.moved, 1, fired)
+            enough = total.gap >= metrics.SMALLEST_DIFFERENCE
+            row |= {"gap": total.gap, "share": row["effect"] / total.gap if enough else np.nan}
+            passes = (
+                metric == _LD
+                and enough
+                and self.candidate.q < ALPHA
+                and row["effect"] > 0
+                and row["controls"] >= LEAST_CONTROLS
+                and row["beats"] > 1 - ALPHA
+            )
+            yield row | {"retrieval": bool(passes)}
+
+    def _pairs(self) -> Iterator[tuple[Pairs, Float[Tensor, "pair member"], Float[Tensor, "pair member"]]]:
+        """Pairs that differ in the property, and the candidate's activations in the clean and the corrupted run."""
+        one, own = self.candidate.property, list(self.candidate.features)
+        for name in one.pairs:
             pairs = self.asked.pairs(name)
             if pairs is None:
                 continue
-            if self.candidate.property.group == "integer":
+            if one.group == "integer":
                 entity = self.asked.task.table.drop_duplicates("alias").set_index("alias")["entity"]
-                integer = int(self.candidate.property.name.split()[-1])
+                integer = int(one.name.split()[-1])
                 keep = torch.from_numpy((entity.loc[pairs.alias.tolist()] == integer).to_numpy().copy())
                 if not keep.any():
                     continue
                 pairs = pairs[keep]
-            pairs = pairs[: max(1, self.config.n_pairs // len(self.candidate.property.pairs))]
-            parts.append((pairs, self._features(pairs.clean, pairs), self._features(pairs.corrupted, pairs)))
-        if not parts:
-            return
-        both = torch.cat([torch.cat([clean, corrupted]) for _, clean, corrupted in parts])
-        members, matched = self._controls(both)
-        totals: list[tuple[float, float, Tensor, int]] = []
-        for pairs, clean, corrupted in parts:
-            for swapped, f in ((pairs, clean - corrupted), (pairs.swapped, corrupted - clean)):
-                runs = interchange(self.c, swapped, self.place, tokens=metrics.METRICS[_LD].tokens(swapped))
-                found = measured(runs, runs.logits(self._change(f, members)), metric=_LD)
-                gap = found[0].clean - found[0].corrupted
-                effect = torch.tensor([one.effect for one in found])
-                totals.append((found[0].corrupted, gap, effect, len(pairs)))
-        n = sum(count for *_, count in totals)
-        base = sum(value * count for value, _, _, count in totals) / n
-        # the direction of the property: what all pairs together do from the corrupted run to the clean one, on average
-        forward = [(gap, effect, count) for i, (_, gap, effect, count) in enumerate(totals) if i % 2 == 0]
-        backward = [(gap, effect, count) for i, (_, gap, effect, count) in enumerate(totals) if i % 2 == 1]
-        direction = 1.0 if sum(gap * count for gap, _, count in forward) >= 0 else -1.0
-        gap = direction * (sum(g * k for g, _, k in forward) - sum(g * k for g, _, k in backward)) / n
-        moved: Tensor = (
-            direction
-            * (
-                torch.stack([e * k for _, e, k in forward]).sum(0)
-                - torch.stack([e * k for _, e, k in backward]).sum(0)
+            pairs = pairs[: max(1, self.config.n_pairs // len(one.pairs))]
+            clean, corrupted = (
+                self._activations(tokens, pairs.labels)[:, own] for tokens in (pairs.clean, pairs.corrupted)
             )
-            / n
-        )
-        row = self._row("patch", "pairs", _LD, base, moved, 1, matched)
-        row |= {"gap": gap, "share": row["effect"] / gap if gap >= metrics.SMALLEST_DIFFERENCE else np.nan}
-        selective = self.candidate.q < ALPHA
-        yield row | {"retrieval": bool(selective and row["effect"] > 0 and row["beats"] >= 1 - ALPHA)}
+            yield pairs, clean, corrupted
 
-    def ablations(self, read: Texts, unseen: np.ndarray) -> Iterator[dict[str, Any]]:
+    def ablations(self) -> Iterator[dict[str, Any]]:
         """The candidate set to 0, and to its mean where it is active, in questions about each subset of new aliases.
 
         Of features of tags: of others there is nothing to predict that would hold for a whole subset.
         """
         if self.candidate.property.group != "tag":
             return
-        level = self._level(read, unseen)
         for short in _NEW:
             asked = self.asked.questions(short)
             if asked is None:
                 continue
-            f = self._features(asked.clean, asked)
-            members, matched = self._controls(f)
+            f = self._activations(asked.clean, asked.labels)[:, list(self.candidate.features)]
             runs = interchange(self.c, asked, self.place, tokens=metrics.METRICS[_LD].tokens(asked))
-            for intervention in ("ablate", "clamp"):
-                if intervention == "ablate":
-                    change = self._change(-f, members)
-                else:
-                    target = self._on(f, members[1:])
-                    goal = torch.cat([level[None], target]) if len(members) > 1 else level[None]
-                    change = self._change_to(f, members, goal)
-                logits = runs.logits(change)
+            for intervention, goal in (("ablate", torch.zeros_like(self.level)), ("clamp", self.level)):
+                logits = runs.logits(self._change(goal - f))
                 for metric in (_LD, _AUC):
                     found = measured(runs, logits, metric=metric)
                     effect = torch.tensor([one.effect for one in found])
                     predicted = self._predicted(intervention)
-                    yield self._row(
-                        intervention, short, metric, found[0].corrupted, effect, predicted, matched
-                    )
+                    yield self._row(intervention, short, metric, found[0].corrupted, effect, predicted, f)
 
     def _predicted(self, intervention: str) -> int:
         """Sign of the effect on answers: of tags, tag 1 is answered better than 3, and 3 better than 2."""
-        if self.candidate.sign == 0:
-            return 0
         return self.candidate.sign * (1 if intervention == "clamp" else -1)
 
-    def _features(self, tokens: Tensor, pairs: Pairs) -> Float[Tensor, "pair feature"]:
-        """Activations of all features at the place."""
+    def _activations(
+        self, tokens: Int[Tensor, "example pos"], labels: tuple[str, ...]
+    ) -> Float[Tensor, "example feature"]:
+        """Of all features at the place."""
         x = flat(self.collect(tokens, [self.dictionary.read])[self.dictionary.read])
-        return self.dictionary.encode(x[:, self.place.index(pairs.labels)]).cpu()
+        return self.dictionary.encode(x[:, self.place.index(labels)]).cpu()
 
-    def _level(self, read: Texts, unseen: np.ndarray) -> Float[Tensor, "member"]:
-        """Mean of each of the candidate's features over the examples that chose it and on which it is active."""
-        x = flat(self.collect(read.tokens, [self.dictionary.read])[self.dictionary.read])
-        seen = torch.from_numpy(~unseen[read.table["alias"].to_numpy()])
-        f = self.dictionary.encode(x[seen, self.place.index(read.labels)]).cpu()[
-            :, list(self.candidate.features)
-        ]
-        on = (f > 0).float()
-        level: Tensor = (f * on).sum(0) / on.sum(0).clamp(min=1)
-        return level
-
-    def _on(
-        self, f: Float[Tensor, "pair feature"], members: Int[Tensor, "*control"]
-    ) -> Float[Tensor, "*control"]:
-        on = (f > 0).float()
-        level: Tensor = ((f * on).sum(0) / on.sum(0).clamp(min=1))[members]
-        return level
-
-    def _controls(self, f: Float[Tensor, "pair feature"]) -> tuple[Tensor, dict[str, float]]:
-        """(1 + controls, k) numbers of features, the candidate's first; each control has one match of every member.
-
-        The matches are the nearest in firing rate and in norm where active (both as logarithms), among those that fire on
-        these questions and that the search has not found for the same property here. Of a set, the members' matches are
-        dealt out at random.
-        """
-        rate = (f > 0).float().mean(0)
-        norm = self._on(f, torch.arange(f.shape[1])) * self.dictionary.W_dec.norm(dim=-1).cpu()
-        pool = rate > 0
-        pool[list(self.candidate.features) + list(self.candidate.like)] = False
-        free = torch.nonzero(pool)[:, 0]
-        members = [torch.tensor([list(self.candidate.features)])]
-        if len(free):
-            log = torch.stack([rate.clamp(min=1e-3).log(), norm.clamp(min=1e-6).log()], dim=-1)
-            count = min(self.config.controls, len(free))
-            columns = []
-            for number, feature in enumerate(self.candidate.features):
-                far = (log[free] - log[feature]).norm(dim=-1)
-                nearest = free[far.argsort(stable=True)[:count]]
-                draws = generator(self.config.seed, "controls", *self.candidate.features, number)
-                columns.append(nearest[torch.randperm(count, generator=draws)])
-            members.append(torch.stack(columns, dim=-1))
-        chosen = torch.cat(members)
-        matched = {
-            "rate": float(rate[chosen[0]].mean()),
-            "strength": float(norm[chosen[0]].mean()),
-            "control_rate": float(rate[chosen[1:]].mean(-1).median()) if len(chosen) > 1 else np.nan,
-            "control_strength": float(norm[chosen[1:]].mean(-1).median()) if len(chosen) > 1 else np.nan,
-        }
-        return chosen, matched
-
-    def _change(self, f: Float[Tensor, "pair feature"], members: Tensor) -> Float[Tensor, "fit pair d"]:
-        """What is added at the place: each fit's own features, changed by f."""
-        W = self.dictionary.W_dec.cpu()
-        change: Tensor = torch.einsum("pfk,fkd->fpd", f[:, members], W[members])
-        return change.to(self.c.device)
-
-    def _change_to(
-        self, f: Tensor, members: Tensor, goal: Float[Tensor, "fit member"]
-    ) -> Float[Tensor, "fit pair d"]:
-        W = self.dictionary.W_dec.cpu()
-        change: Tensor = torch.einsum("pfk,fkd->fpd", goal[None] - f[:, members], W[members])
+    def _change(self, f: Float[Tensor, "pair member"]) -> Float[Tensor, "fit pair d"]:
+        """What is added at the place when the candidate's features change by f, and for each control."""
+        change: Tensor = einsum(f, self.rows, "pair member, fit member d -> fit pair d")
         return change.to(self.c.device)
 
     def _row(
@@ -313,13 +291,14 @@ class _Test:
         subset: str,
         metric: str,
         base: float,
-        effect: Tensor,
+        effect: Float[Tensor, "fit"],
         predicted: int,
-        matched: dict[str, float],
+        fired: Float[Tensor, "example member"],
     ) -> dict[str, Any]:
         own, others = float(effect[0]), effect[1:].numpy()
         seen = effect.numpy() * predicted if predicted else np.abs(effect.numpy())
-        one = self.candidate
+        one, on = self.candidate, (fired > 0).float()
+        strength = (fired * on).sum(0) / on.sum(0).clamp(min=1) * self.rows[0].norm(dim=-1)
         return {
             "property": one.property.name,
             "group": one.property.group,
@@ -339,7 +318,55 @@ class _Test:
             "predicted": predicted,
             "controls": len(others),
             "control_mean": float(others.mean()) if len(others) else np.nan,
-            "control_95": float(np.quantile(seen[1:], 1 - ALPHA)) if len(others) else np.nan,
+            "control_95": float(np.quantile(seen[1:], 1 - ALPHA, method="higher")) if len(others) else np.nan,
             "beats": float((seen[1:] < seen[0]).mean()) if len(others) else np.nan,
+            "rate": float(on.mean()),
+            "strength": float(strength.mean()),
             "retrieval": False,
-        } | matched
+        }
+
+
+class _Exchanged:
+    """A metric over exchanges both ways round, each contrast weighted by its number of pairs."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._base = 0.0
+        self._forward = self._back = 0.0  # sums of clean − corrupted
+        self._effect: Tensor = torch.zeros(())  # sum of the effects towards the clean run, minus those back
+
+    def add(
+        self, clean: float, corrupted: float, effect: Float[Tensor, "fit"], pairs: int, *, back: bool
+    ) -> None:
+        self.count += pairs
+        self._base += corrupted * pairs
+        self._forward += 0.0 if back else (clean - corrupted) * pairs
+        self._back += (clean - corrupted) * pairs if back else 0.0
+        self._effect = self._effect + (-effect if back else effect) * pairs
+
+    @property
+    def base(self) -> float:
+        """Mean of the untouched runs."""
+        return self._base / self.count
+
+    @property
+    def direction(self) -> float:
+        """The direction of the property: which run of a pair is answered better, on average."""
+        return 1.0 if self._forward >= 0 else -1.0
+
+    @property
+    def gap(self) -> float:
+        return self.direction * (self._forward - self._back) / self.count
+
+    @property
+    def moved(self) -> Float[Tensor, "fit"]:
+        moved: Tensor = self.direction * self._effect / self.count
+        return moved
+
+
+_COLUMNS: Final[dict[str, type]] = {
+    "property": str, "group": str, "features": str, "k": int, "sign": int, "position": str, "auc": float, "q": float,
+    "intervention": str, "subset": str, "metric": str, "base": float, "gap": float, "effect": float, "share": float,
+    "predicted": int, "controls": int, "control_mean": float, "control_95": float, "beats": float, "rate": float,
+    "strength": float, "retrieval": bool,
+}  # fmt: skip

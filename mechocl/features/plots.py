@@ -11,7 +11,11 @@ from mechocl import plots
 from mechocl.features import summaries
 from mechocl.statistics import estimate
 
-_KINDS: Final = {"feature": ("best feature", "#1f78c8"), "set": ("set of features", "#e08214")}
+_KINDS: Final = {
+    "feature": ("surest feature", "#1f78c8"),
+    "4 features": ("set of 4", "#e08214"),
+    "16 features": ("set of 16", "#7a3b9a"),
+}
 _CONTROL: Final = "#8a8a8a"
 
 
@@ -52,9 +56,9 @@ def _in_order(positions: pd.Series) -> list[str]:
 def shares(rows: pd.DataFrame, *, title: str) -> go.Figure:
     """The share of the gap that patching moves, by property: dots are seeds, diamonds means with 95 % intervals.
 
-    `rows` of `sae-test` over seeds, or `summaries.best_patches` of them. Grey ticks: what 95 % of the controls stay below.
+    `rows` of `sae-test` over seeds, or `summaries.surest_patches` of them. Grey ticks: the 95th percentile of the controls.
     """
-    best = rows if "kind" in rows else summaries.best_patches(rows)
+    best = rows if "kind" in rows else summaries.surest_patches(rows)
     best = best.dropna(subset=["share"])
     names = sorted(dict.fromkeys(best["property"]), key=_rank)
     figure = go.Figure()
@@ -67,7 +71,7 @@ def shares(rows: pd.DataFrame, *, title: str) -> go.Figure:
         )
         if part.empty:
             continue
-        at = part["property"].map(names.index) + 0.3 * (j - 0.5)
+        at = part["property"].map(names.index) + 0.24 * (j - 1)
         figure.add_trace(
             go.Scatter(
                 x=at,
@@ -81,7 +85,7 @@ def shares(rows: pd.DataFrame, *, title: str) -> go.Figure:
         )
         groups = [(str(name), own) for name, own in part.groupby("property", sort=False)]
         found = [estimate(own["share"].to_numpy(dtype=float), unit="seed") for _, own in groups]
-        x = [names.index(name) + 0.3 * (j - 0.5) for name, _ in groups]
+        x = [names.index(name) + 0.24 * (j - 1) for name, _ in groups]
         figure.add_trace(
             go.Scatter(
                 x=x,
@@ -108,7 +112,7 @@ def shares(rows: pd.DataFrame, *, title: str) -> go.Figure:
                     "symbol": "line-ew",
                     "line": {"width": 2, "color": _CONTROL},
                 },
-                name="95 % of controls stay below",
+                name="95th percentile of controls",
                 showlegend=j == 0,
                 legendrank=2000,
                 hovertemplate="controls %{y:.2f}<extra></extra>",

@@ -82,7 +82,7 @@ def search(task: Task, dictionary: Dictionary, config: SearchConfig, *, collect:
     property's examples, −1: on the others); `auc_chosen` and `auc` (how often an example with the property has the larger
     activation × sign than one without; ties count half; ½ is chance), of the aliases that choose and of those that judge.
     All further columns are of those that judge: `mutual_information` in bits (of off, lower half, upper half of the
-    activations with the property), `p` (Mann–Whitney, one-sided in the direction of `sign`), `q` (Benjamini–Hochberg over
+    activations with the property), `p` (Mann–Whitney, one-sided in the direction of `sign`; `significance`), `q` (Benjamini–Hochberg over
     the rows of one `what`), `positive`, `negative` (numbers of aliases), `fires` (share of those aliases on which a
     feature is active; NaN of a set). Sets have `dense_auc` and `all_auc`: ridge probes of the site's activations and
     of all the features, on the same split.
@@ -207,16 +207,21 @@ def significance(
 ) -> tuple[Float[np.ndarray, " feature"], Float[np.ndarray, " feature"]]:
     """AUC of every column, and how likely one as large is by chance: Mann–Whitney, one-sided.
 
-    Its normal approximation fails where few of the rarer examples can differ from the rest; where fewer than 5 of them
-    are expected to, Fisher's exact test of *active* with the property takes its place.
+    Its normal approximation fails where few of the rarer examples can differ from the rest. Where fewer than 5 of them are
+    expected to, Fisher's exact test of *active* with the property takes its place for a column that is mostly off, and
+    the exact distribution for one without ties.
     """
     test = stats.mannwhitneyu(f[positive], f[~positive], axis=0, alternative="greater", method="asymptotic")
     p = np.where(np.isfinite(test.pvalue), test.pvalue, 1.0)
     on, rarer = f != 0, min(positive.sum(), (~positive).sum())
-    for i in np.flatnonzero(rarer * np.minimum(on.mean(0), 1) < _EXPECTED):
-        up = on[:, i] if (f[:, i] >= 0).all() else ~on[:, i]
-        table = [[int((up & y).sum()), int((~up & y).sum())] for y in (positive, ~positive)]
-        p[i] = stats.fisher_exact(table, alternative="greater").pvalue
+    for i in np.flatnonzero(rarer * on.mean(0) < _EXPECTED):
+        if on[:, i].mean() < 0.5:
+            up = on[:, i] if (f[:, i] >= 0).all() else ~on[:, i]
+            table = [[int((up & y).sum()), int((~up & y).sum())] for y in (positive, ~positive)]
+            p[i] = stats.fisher_exact(table, alternative="greater").pvalue
+        elif len(np.unique(f[:, i])) == len(f):
+            exact = stats.mannwhitneyu(f[positive, i], f[~positive, i], alternative="greater", method="exact")
+            p[i] = exact.pvalue
     auc: np.ndarray = test.statistic / (positive.sum() * (~positive).sum())
     return auc, p
 
@@ -298,6 +303,8 @@ def pursued(
             z, positive - positive.mean(), n_nonzero_coefs=min(most, *z.shape), return_path=True
         )
     used = np.abs(path.reshape(z.shape[1], -1)) > 0
+    if not used.any():  # no column varies
+        return np.array([], dtype=int)
     taken = np.flatnonzero(used.any(1))
     order: np.ndarray = taken[np.argsort(used[taken].argmax(1), kind="stable")]
     return order

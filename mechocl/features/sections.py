@@ -54,7 +54,7 @@ def section(run: Run) -> Section | None:
         shares = summaries.causal(rows)
         tables.append(_frame(f"{kind}: share of the answers' gap that patching moves", shares))
         figures.append(plots.shares(rows, title=kind))
-        patched = rows[rows["intervention"] == "patch"]
+        patched = summaries.patches(rows)
         seeds = patched[patched["retrieval"]]["seed"].nunique()
         findings.append(
             f"{kind}: {int(patched['retrieval'].sum())} of {len(patched)} tested features are retrieval features, "
@@ -67,7 +67,7 @@ def section(run: Run) -> Section | None:
             "A feature stands for a property if it is active on one kind of alias and not on the other, among aliases that "
             "neither the dictionary nor the choice has seen (AUC 1 or 0; .5 is chance). It is a retrieval feature if, besides, "
             "exchanging its activation between two questions moves the answer more than exchanging 95 % of features of "
-            "like firing rate and norm does (diamonds above the grey ticks). `mechocl sae dashboard` shows every feature."
+            "equal firing rate and norm does (diamonds above the grey ticks). `mechocl sae dashboard` shows every feature."
         ),
         finding=" ".join(findings),
         figures=tuple(figures),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -83,15 +84,21 @@ def weights(task: Task, mix: Mix, *, without: Bool[np.ndarray, " alias"]) -> Flo
     """
     table = task.table
     subset = table["subset"].astype(str)
-    weight = np.ones(len(table))
+    weight = np.where(without[table["alias"].to_numpy()], 0.0, 1.0)
     if mix.subsets:
         wanted = dict(map(_weighted, mix.subsets))
         if unknown := set(wanted) - set(subset):
             raise MechoclError(
                 f"the run has no subset {min(unknown)!r}; it has {', '.join(sorted(set(subset)))}"
             )
-        weight = subset.map(wanted).fillna(0.0).to_numpy() / subset.map(subset.value_counts()).to_numpy()
-    weight = np.where(without[table["alias"].to_numpy()], 0.0, weight)
+        # a subset's weight is shared by its questions, and by its definitions
+        size = (
+            pd.Series(weight)
+            .groupby([subset.to_numpy(), table["kind"].to_numpy()])
+            .transform("sum")
+            .to_numpy()
+        )
+        weight = weight * subset.map(wanted).fillna(0.0).to_numpy() / np.maximum(size, 1)
     is_question = (table["kind"] == "question").to_numpy()
     for kind, share in ((is_question, mix.questions), (~is_question, 1 - mix.questions)):
         total = weight[kind].sum()
@@ -142,6 +149,9 @@ class Stream(Iterator[dict[str, Tensor]]):
         self._buffer = max(buffer, batch_size)
         self._draws = np.random.default_rng(int(generator(seed, "activations").initial_seed()))
         self._left: dict[str, Tensor] = {}
+        for model in models:
+            for site in self._sites:
+                _refuse_other_shapes(model, task, site)
         if not self._read[torch.from_numpy(weight > 0)].any():
             raise MechoclError(f"no drawn text has a token of the roles {', '.join(roles)}")
 
@@ -170,6 +180,18 @@ class Stream(Iterator[dict[str, Tensor]]):
             held += int(read.sum())
         order = torch.from_numpy(self._draws.permutation(held))
         self._left = {site: torch.cat(x)[order] for site, x in parts.items()}
+
+
+def _refuse_other_shapes(model: Transformer, task: Task, site: str) -> None:
+    """MechoclError for a hook point that has no activation of every token."""
+    try:
+        shape = activations.collect(model, task.tokens[:1], [site])[site].shape
+    except KeyError:  # a hook point that the model's forward pass goes by
+        shape = torch.Size()
+    if len(shape) < 3 or shape[:2] != task.tokens[:1].shape or "pattern" in site or "scores" in site:
+        raise MechoclError(
+            f"{site} has no activation of every token; use another hook point, such as blocks.0.hook_resid_pre"
+        )
 
 
 def read_tokens(task: Task, roles: tuple[str, ...]) -> Bool[Tensor, "example pos"]:

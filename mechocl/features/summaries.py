@@ -23,39 +23,34 @@ def existing(rows: pd.DataFrame) -> pd.DataFrame:
 
     `property`, `group`, `position`; `selective` (dictionaries with a feature of q < 0.05 there) of `dictionaries` (one for
     each seed, or several: column `sae`); `auc` (held-out aliases, of the best feature where it was chosen, the mean over
-    dictionaries), and the same of sets of k features: `k=4` …, `all` features, and `dense`: the site's own activations.
+    dictionaries; `auc_chosen`: there), and the same of sets of k features: `k=4` …, `all` features, and `dense`: the site's own activations.
     """
     asked = _told_apart(rows[(rows["text"] == "question") & rows["group"].isin(SHOWN)])
     single = asked[asked["what"] == "feature"]
     keys, one = ["property", "group", "position"], ["seed", "sae"]
     ranked = single.sort_values("auc_chosen", ascending=False, kind="stable")
-    found = (
-        ranked.groupby([*one, *keys], sort=False)
-        .head(1)
-        .groupby(keys, sort=False)["auc"]
-        .mean()
-        .to_frame("auc")
-    )
+    best = ranked.groupby([*one, *keys], sort=False).head(1)
+    found = best.groupby(keys, sort=False)[["auc", "auc_chosen"]].mean()
     sure = single[single["q"] < ALPHA].drop_duplicates([*one, *keys]).groupby(keys, sort=False).size()
     found.insert(0, "selective", sure.reindex(found.index).fillna(0).astype(int))
     found.insert(1, "dictionaries", len(_told_apart(rows)[one].drop_duplicates()))
     sets = asked[asked["what"] == "set"]
     for k in sorted(set(sets["k"].tolist()) - {1}):
         found[f"k={k}"] = sets[sets["k"] == k].groupby(keys, sort=False)["auc"].mean()
-    for name, column in (("all", "all_auc"), ("dense", "dense_auc")):
+    for name, column in (("all", "all_auc"), ("dense", "dense_auc")) if len(sets) else ():
         found[name] = sets.drop_duplicates([*one, *keys]).groupby(keys, sort=False)[column].mean()
-    return found.sort_values("auc", ascending=False, kind="stable").reset_index()
+    return found.sort_values("auc_chosen", ascending=False, kind="stable").reset_index()
 
 
 def conjunctions(rows: pd.DataFrame) -> pd.DataFrame:
     """Pairs of properties that have a feature of their own in questions: `property`, `position`, `selective` of `dictionaries`
-    (q < 0.05) and mean `auc`, the most frequent first; only those of some dictionary."""
+    (q < 0.05) and the mean `auc` over all of them, the most frequent first; only those of some dictionary."""
     asked = _told_apart(rows[(rows["what"] == "conjunction") & (rows["text"] == "question")])
-    keys = ["property", "position"]
-    sure = asked[asked["q"] < ALPHA]
-    found = sure.groupby(keys, sort=False).agg(selective=("q", "size"), auc=("auc", "mean")).reset_index()
-    found.insert(3, "dictionaries", len(_told_apart(rows)[["seed", "sae"]].drop_duplicates()))
-    return found.sort_values(["selective", "auc"], ascending=False, kind="stable").reset_index(drop=True)
+    found = asked.assign(sure=asked["q"] < ALPHA).groupby(["property", "position"], sort=False)
+    table = found.agg(selective=("sure", "sum"), auc=("auc", "mean")).reset_index()
+    table.insert(3, "dictionaries", len(_told_apart(rows)[["seed", "sae"]].drop_duplicates()))
+    table = table[table["selective"] > 0]
+    return table.sort_values(["selective", "auc"], ascending=False, kind="stable").reset_index(drop=True)
 
 
 def _told_apart(rows: pd.DataFrame) -> pd.DataFrame:
@@ -64,27 +59,28 @@ def _told_apart(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def counted(rows: pd.DataFrame) -> pd.DataFrame:
-    """How many properties of a group have a feature of q < 0.05 in questions: `group`, `of`, mean `found` over the seeds."""
-    asked = rows[(rows["text"] == "question") & (rows["what"] == "feature")]
-    of = asked.groupby(["seed", "group"], sort=False)["property"].nunique()
-    sure = asked[asked["q"] < ALPHA].groupby(["seed", "group"], sort=False)["property"].nunique()
+    """How many properties of a group have a feature of q < 0.05 in questions: `group`, `of`, `found`; means over dictionaries."""
+    asked = _told_apart(rows[(rows["text"] == "question") & (rows["what"] == "feature")])
+    keys = ["seed", "sae", "group"]
+    of = asked.groupby(keys, sort=False)["property"].nunique()
+    sure = asked[asked["q"] < ALPHA].groupby(keys, sort=False)["property"].nunique()
     each = pd.DataFrame({"of": of, "found": sure.reindex(of.index).fillna(0)})
     return each.groupby("group", sort=False).mean().reset_index()
 
 
 def causal(rows: pd.DataFrame) -> pd.DataFrame:
-    """What patching the features does; rows of `sae-test` over seeds.
+    """What patching the features does to the logit difference; rows of `sae-test` over seeds.
 
-    For each `property` and `kind` ("feature": of a dictionary the one with the largest effect; "set"): `tested` and
-    `retrieval` (features, of all dictionaries), `dictionaries`, `with_retrieval` (those that have a retrieval feature or
-    set), `gap` in nats (mean over the dictionaries), and, as shares of that gap, the effect with its 95 % interval over the
-    `seeds` (`share`, `low`, `high`; dictionaries of one seed are averaged) and what 95 % of the controls stay below
-    (`control`). Integers are pooled as one property.
+    For each `property` and `kind` ("feature": the surest of a dictionary; "4 features" …: sets): `tested` and `retrieval`
+    (of all that was tested), `dictionaries`, `with_retrieval` (those that have a retrieval feature or set), `gap` in nats
+    (mean over the dictionaries), and, as shares of that gap, the effect with its 95 % interval over the `seeds` (`share`,
+    `low`, `high`; dictionaries of one seed are averaged) and the 95th percentile of the controls (`control`). Integers
+    are pooled as one property: the mean over those tested.
     """
-    best = best_patches(rows)
+    surest = surest_patches(rows)
     table = []
     for (name, kind), part in patches(rows).groupby(["property", "kind"], sort=False):
-        own = best[(best["property"] == name) & (best["kind"] == kind)]
+        own = surest[(surest["property"] == name) & (surest["kind"] == kind)]
         known = over_seeds(own.assign(all="all"), ["all"], "share").to_dict("records")
         numbers = known[0] if known else dict.fromkeys(("mean", "low", "high"), np.nan) | {"seeds": 0}
         table.append(
@@ -107,25 +103,29 @@ def causal(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def patches(rows: pd.DataFrame) -> pd.DataFrame:
-    """The patches among the rows, with `kind` ("feature" or "set"); integers as one property."""
-    patched = _told_apart(rows[rows["intervention"] == "patch"])
+    """The patches of the logit difference, with `kind` ("feature", "4 features" …); integers as one property."""
+    patched = _told_apart(rows[(rows["intervention"] == "patch") & (rows["metric"] == "logit_difference")])
     return patched.assign(
         property=patched["property"].where(patched["group"] != "integer", "any integer"),
-        kind=(patched["k"] > 1).map({False: "feature", True: "set"}),
+        kind=patched["k"].map(lambda k: "feature" if k == 1 else f"{k} features"),
     )
 
 
-def best_patches(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of each property and kind the patch with the largest effect, in each dictionary.
+def surest_patches(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of each dictionary, property and kind the patch of what the search was surest of; of integers the mean of all.
 
-    `share` and `control` are the effect, and what 95 % of the controls stay below, over the mean gap of the property
+    `share` and `control` are the effect, and the 95th percentile of the controls, over the mean gap of the property
     (over dictionaries and seeds: the gap of a single one may be near 0). NaN where that is not above 0.
     """
-    ranked = patches(rows).sort_values("effect", ascending=False, kind="stable")
-    best = ranked.groupby(["seed", "sae", "property", "kind"], sort=False).head(1)
-    gap = best.groupby(["property", "kind"])["gap"].transform("mean")
+    keys = ["seed", "sae", "property", "kind", "group"]
+    patched = patches(rows)
+    numbers = ["effect", "gap", "control_95"]
+    integers = patched[patched["group"] == "integer"].groupby(keys, sort=False)[numbers].mean().reset_index()
+    first = patched[patched["group"] != "integer"].groupby(keys, sort=False).head(1)[[*keys, *numbers]]
+    surest = pd.concat([first, integers], ignore_index=True)
+    gap = surest.groupby(["property", "kind"])["gap"].transform("mean")
     gap = gap.where(gap > 0)
-    return best.assign(share=best["effect"] / gap, control=best["control_95"] / gap)
+    return surest.assign(share=surest["effect"] / gap, control=surest["control_95"] / gap)
 
 
 def on_subsets(rows: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -262,7 +262,14 @@ def _told(config: TrainingConfig) -> Iterator[None]:
         return
     import wandb
 
-    with wandb.init(project=config.wandb, config=dataclasses.asdict(config)):
+    try:
+        told = wandb.init(project=config.wandb, config=dataclasses.asdict(config))
+    except wandb.errors.Error as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MechoclError(
+            f"--wandb {config.wandb}: {reason}; log in with `wandb login`, or leave it out"
+        ) from error
+    with told:
         yield
 
 
