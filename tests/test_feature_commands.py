@@ -11,6 +11,7 @@ import torch
 from sae_lens import SAE, StandardSAE, StandardSAEConfig
 
 from mechocl import analyses, cli, pipeline
+from mechocl.errors import MechoclError
 from mechocl.features import dictionaries, sections
 from mechocl.features.search import SearchConfig
 from mechocl.runs import Run
@@ -160,6 +161,10 @@ def test_a_crosscoder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sae = SAE.load_from_disk(run / "saes" / f"{SITE}-crosscoder-32-k4-stages" / "seed-0")
     assert sae.cfg.d_in == 32
     assert "training crosscoders" not in said(capsys, *arguments)
+    subject = analyses.subject_of(Run.open(run).seed(0), stage=None, device="cpu")
+    found = subject.dictionary(f"{SITE}-crosscoder-32-k4-stages", "")
+    with pytest.raises(MechoclError, match="is a crosscoder, of several checkpoints"):
+        dictionaries.check_fits(found, subject.model, subject.task)
     (result,) = (run / "results" / "crosscoder").glob("*/rows.parquet")
     rows = pd.read_parquet(result)
     assert len(rows) == 32
@@ -176,6 +181,7 @@ def test_what_is_asked_of_the_wrong_run(run: Path, tmp_path: Path, fails: Fails)
     assert "nothing does not exist" in fails("sae", "search", tmp_path / "nothing", NAME)
     assert "has no SAE 'other' for seed 0" in fails("sae", "search", run, "other")
     assert f"it has {SITE}" in fails("sae", "test", run, "other")
+    assert "has no SAE '' for seed 0" in fails("sae", "search", run, "")
     assert "has no trained seed 7" in fails("sae", "train", run, "--seeds", "7")
     assert "has stages 1 to 2" in fails("sae", "train", run, "--stage", "3")
     assert "say what to do: mechocl sae train|search|test|dashboard" in _why(run)
@@ -183,7 +189,6 @@ def test_what_is_asked_of_the_wrong_run(run: Path, tmp_path: Path, fails: Fails)
 
 def _why(run: Path) -> str:
     from mechocl import feature_commands
-    from mechocl.errors import MechoclError
 
     with pytest.raises(MechoclError) as error:
         feature_commands.sae()

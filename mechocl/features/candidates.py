@@ -109,10 +109,11 @@ def candidates(
         raise MechoclError(
             f"no property {config.property!r} has pairs of questions that differ in it; those are {', '.join(known)}"
         )
+    position = _label(config.position, read)
     names = [config.property] if config.property else list(known)
     here = found[(found["text"] == "question") & found["property"].isin(names)]
-    if config.position:
-        here = here[here["position"] == config.position]
+    if position:
+        here = here[here["position"] == position]
     elif not config.features:
         here = here[here["position"].map(reaches).astype(bool)]
     single = here[here["what"] == "feature"]
@@ -137,7 +138,7 @@ def candidates(
             row = here[same.astype(bool)].head(1).to_dict("records")
             r: dict[Any, Any] = row[0] if row else {"what": "", "sign": 0, "auc": np.nan, "q": np.nan}
             sign = int(r["sign"]) if r["what"] == "feature" else 0
-            chosen.append(one(config.property, config.position, text, sign, float(r["auc"]), float(r["q"])))
+            chosen.append(one(config.property, position, text, sign, float(r["auc"]), float(r["q"])))
         return chosen
     sure = single[single["q"] < ALPHA]
     integers = sure["group"] == "integer"
@@ -172,3 +173,9 @@ def candidates(
 def _numbers(text: str) -> tuple[int, ...]:
     """`193,248` as numbers."""
     return tuple(int(part) for part in text.split(","))
+
+
+def _label(position: str, read: Texts) -> str:
+    """The label that a position has in the texts: of a name of several tokens the last one's."""
+    found = [label for label in read.labels if label == position or label.startswith(f"{position} ")]
+    return found[-1] if position and found else position

@@ -82,9 +82,9 @@ def names(run: Path) -> list[str]:
 def find(run: Path, name: str, seed: int) -> Path:
     """The folder of an SAE: of that name in the run, or a folder anywhere. MechoclError when there is none."""
     path = path_of(run, name, seed)
-    if path.is_dir():
+    if name and path.is_dir():
         return path
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return Path(name)  # whose fault `load` will tell
     known = names(run)
     raise MechoclError(
@@ -162,7 +162,11 @@ def _refuse_other_widths(config: dict[str, Any], weights: dict[str, Tensor], pat
 
 
 def check_fits(dictionary: Dictionary, model: Transformer, task: Task) -> None:
-    """MechoclError when the model lacks the SAE's hook points or their width is another."""
+    """MechoclError when the model lacks the SAE's hook points or their width is another, and for a crosscoder."""
+    if dictionary.record.get("kind") == "crosscoder":
+        raise MechoclError(
+            f"the SAE of {dictionary.read} is a crosscoder, of several checkpoints; `mechocl crosscoder` searches it"
+        )
     for site, width in (
         (dictionary.read, dictionary.sae.W_enc.shape[0]),
         (dictionary.write, dictionary.W_dec.shape[1]),
