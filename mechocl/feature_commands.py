@@ -145,28 +145,29 @@ def causal_test(
     _say_where(run, "sae-test")
 
 
-def dashboard(on: OnSae, out: Path | None = None) -> None:
+def dashboard(on: OnSae, site: str = "", out: Path | None = None) -> None:
     """Write one self-contained HTML page of a sparse autoencoder: a table of its features, and a page of each.
 
     Searches the features where that has not been done; what `mechocl sae test` has found is shown where it has.
 
     Args:
         on: The run and the SAE; of several seeds the page is of the first one.
+        site: Hook point of an SAE that does not name its own.
         out: The page; default: RUN/saes/SAE/seed-K.html.
     """
     from mechocl import __version__, analyses
     from mechocl.features import pages
     from mechocl.sharing import dashboard as html
 
-    config = SearchConfig(sae=on.sae)
+    config = SearchConfig(sae=on.sae, site=site)
     run, seeds, device = _computed(on, "sae-search", config, first=True)
     seed = seeds[0]
     folder = run.seed(seed)
     subject = analyses.subject_of(folder, stage=on.stage, device=device)
-    dictionary = subject.dictionary(on.sae, "")
-    effects = EffectsConfig(sae=on.sae)
+    dictionary = subject.dictionary(on.sae, site)
+    effects = EffectsConfig(sae=on.sae, site=site)
     tested = run.load_result("sae-test", analyses.inputs(folder, "sae-test", effects, on.stage))
-    quality = subject.rows("sae-quality", QualityConfig(sae=on.sae))
+    quality = subject.rows("sae-quality", QualityConfig(sae=on.sae, site=site))
     value = {
         (str(measure), str(part)): float(number)
         for measure, part, number in zip(quality["measure"], quality["part"], quality["value"], strict=True)

@@ -105,7 +105,7 @@ OPTIONS = {
         "--n-pairs",
         "--seeds",
     ],
-    "sae dashboard": ["RUN", "SAE", "--out", "--seeds", "--stage"],
+    "sae dashboard": ["RUN", "SAE", "--site", "--out", "--seeds", "--stage"],
     "crosscoder": ["RUN", "--site", "--width", "--k", "--checkpoints", "--seeds", "--jobs"],
     "report": ["RUN", "--out", "--device", "--jobs"],
     "runs": ["FOLDER"],

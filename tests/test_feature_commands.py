@@ -151,6 +151,22 @@ def test_a_foreign_sae_can_be_used(run: Path, tmp_path: Path, capsys: pytest.Cap
         *CPU,
     )
     assert "AUC on held-out aliases" in shown
+    page = tmp_path / "page.html"
+    said(
+        capsys,
+        "sae",
+        "dashboard",
+        run,
+        tmp_path / "mine",
+        "--site",
+        SITE,
+        "--seeds",
+        "0",
+        "--out",
+        page,
+        *CPU,
+    )
+    assert "the SAE does not say which aliases it has seen" in page.read_text()
 
 
 def test_a_crosscoder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
