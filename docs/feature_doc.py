@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from mechocl import analyses
 from mechocl.features import dictionaries, diffing, plots, summaries
 from mechocl.features.candidates import ALPHA, EffectsConfig
+from mechocl.features.checkpoint_comparison import NEW, REMOVED
 from mechocl.features.crosscoders import CrosscoderConfig
 from mechocl.features.quality import FOUND_AGAIN
 from mechocl.features.search import SearchConfig
@@ -193,8 +194,7 @@ def section() -> list[str]:
         f"Sparse autoencoders of the word orders with strong internalization: TopK, {WIDTH} features, k {K}, two of each from "
         f"other initial weights, for every model seed ({number}). {HELD_OUT:.0%} of the aliases were kept from their training; "
         "everything below is judged on those, but for dead features and stability. Width and k were settled on two seeds "
-        "(`mechocl sae train runs/demo --seeds 0,1 --width 64 256 1024 --k K --sae-seeds 2` for k of 4 and 8): small k loses "
-        "the answers, large widths die.",
+        "(`mechocl sae train runs/demo --seeds 0,1 --width 64 256 1024 --k K --sae-seeds 2` for k of 4 and 8).",
         "",
         *(
             f"    mechocl sae train runs/{ORDERS[order]} --seeds {seeds[order]} "
@@ -221,13 +221,13 @@ def section() -> list[str]:
         )
     lines += [
         "",
-        "**What exists.** Properties of a group that some feature stands for at some position of a question (q < .05 on "
-        "held-out aliases), mean over dictionaries, of all properties of the group:",
+        "**What exists.** Properties of a group that some feature stands for at some position of a question (q < "
+        f"{ALPHA:g} on held-out aliases), mean over dictionaries, of all properties of the group:",
         "",
         *_counted(counted),
         "",
-        "Tags, at the position where the best feature separates them most. *selective*: dictionaries with a feature of "
-        "q < .05 there; AUC on held-out aliases of the best feature, of sets, of all features, and of the activations "
+        "Tags, at the position where the best feature separates them most. *selective*: dictionaries with such a "
+        "feature there; AUC on held-out aliases of the best feature, of sets, of all features, and of the activations "
         "themselves (dense probe):",
         "",
         *_tags(existing),
@@ -341,8 +341,8 @@ def _before_and_after() -> list[str]:
     table, explained = _table("crosscoders"), _table("crosscoders-explained")
     lines = [
         f"**Before and after stage 2.** Crosscoders ({WIDTH} features, k {K}, BatchTopK) of the two checkpoints: features by what "
-        "stage 2 did to them (mean over model seeds with 95 % interval). A feature is *new* (or *removed*) above .9 (below .1) "
-        "of the decoder norm; *shrunken* ones look so and fail the check of latent scaling. *relative norm*: the 95 % of the live "
+        "stage 2 did to them (mean over model seeds with 95 % interval). A feature is *new* (or *removed*) above "
+        f"{NEW:g} (below {REMOVED:g}) of the decoder norm; *shrunken* ones look so and fail the check of latent scaling. *relative norm*: the 95 % of the live "
         "features in the middle.",
         "",
         "| order | site | shared | new | removed | shrunken | other | dead | relative norm | explained, before / after |",
@@ -476,6 +476,9 @@ def _tag_in_words(order: str, existing: pd.DataFrame, causal: pd.DataFrame) -> s
         (existing["order"] == order) & (existing["site"] == "resid_pre") & (existing["property"] == _TAGS[3])
     ]
     best = asked.sort_values("selective", ascending=False, kind="stable").iloc[0]
+    text += (
+        "Compare the swap along one dense direction, under *Is it used?* above. " if order == "TVE" else ""
+    )
     return text + (
         f"The tag of asked-about aliases has a feature in {best['selective']} of {best['dictionaries']} dictionaries "
         f"(`{best['position']}`, AUC {best['auc']:.2f})."
