@@ -242,7 +242,7 @@ def section() -> list[str]:
         "",
         *_causal(causal),
         "",
-        "![Shares, TVE](figures/features-shares-TVE.svg)",
+        *(f"![Shares, {order}](figures/features-shares-{order}.svg)" for order in seeds.index),
         "",
         "Ablating and clamping the surest feature of the tag, on questions about new aliases (within-alias AUC; means with "
         "95 % intervals over model seeds, resid_pre):",
