@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mechocl import __version__, activations, files, models, parallel, pipeline
+from mechocl import __version__, activations, files, models
 from mechocl.errors import MechoclError
 from mechocl.experiment import Report
 from mechocl.features import checkpoint_comparison, crosscoders, dictionaries, search
@@ -18,6 +18,7 @@ from mechocl.features.candidates import ALPHA
 from mechocl.features.crosscoders import CrosscoderConfig, Which
 from mechocl.features.dictionaries import Dictionary, flat
 from mechocl.features.search import SearchConfig
+from mechocl.features.work import of_seeds
 from mechocl.folders import Checkpoint, SeedFolder
 from mechocl.runs import Run
 
@@ -60,16 +61,7 @@ def crosscode(
         for seed in seeds
         if _rows(run, seed, config, which) is None
     ]
-    if work:
-        jobs = min(jobs or pipeline.default_jobs(len(work), device), len(work))
-        parallel.run(
-            do,
-            work,
-            names=[f"seed {job.seed}" for job in work],
-            title="training crosscoders",
-            jobs=jobs,
-            threads=max(run.manifest["threads"], parallel.cores() // jobs),
-        )
+    of_seeds(run, do, work, title="training crosscoders", device=device, jobs=jobs)
     return saved(run, config, which=which, seeds=seeds)
 
 

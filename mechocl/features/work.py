@@ -45,19 +45,28 @@ def train(
         for seed in seeds
         if not _done(run, seed, config, stage)
     ]
+    of_seeds(run, do, work, title="training sparse autoencoders", device=device, jobs=jobs)
+    wanted = tuple(("sae-quality", one) for one in judged.values())
+    pipeline.complete(run, wanted, stage=stage, device=device, jobs=jobs, seeds=seeds)
+    return judged
+
+
+def of_seeds(
+    run: Run, do: parallel.Job, work: Sequence[Any], *, title: str, device: str, jobs: int | None
+) -> None:
+    """One job for each of some seeds, several at a time; nothing where there are none.
+
+    Each has as many threads as the run's training had, however many run beside it: the bits depend on it.
+    """
     if work:
-        jobs = min(jobs or pipeline.default_jobs(len(work), device), len(work))
         parallel.run(
             do,
             work,
             names=[f"seed {job.seed}" for job in work],
-            title="training sparse autoencoders",
-            jobs=jobs,
-            threads=max(run.manifest["threads"], parallel.cores() // jobs),
+            title=title,
+            jobs=min(jobs or pipeline.default_jobs(len(work), device), len(work)),
+            threads=run.manifest["threads"],
         )
-    wanted = tuple(("sae-quality", one) for one in judged.values())
-    pipeline.complete(run, wanted, stage=stage, device=device, jobs=jobs, seeds=seeds)
-    return judged
 
 
 def do(job: Job, report: Report) -> None:
