@@ -184,7 +184,9 @@ def dashboard(on: OnSae, site: str = "", out: Path | None = None) -> None:
         "Explained variance": f"{value['explained_variance', 'all']:.3f}",
         "Loss recovered": f"{value['loss', 'recovered']:.3f}",
         "Within-alias AUC recovered": ", ".join(
-            f"{part} {v:.2f}" for (measure, part), v in value.items() if measure == "auc_recovered"
+            f"{part} {v:.2f}"
+            for (measure, part), v in value.items()
+            if measure == "auc_recovered" and part != "no_data"
         ),
         "Dead on all texts": f"{value['dead', 'all']:.0%}",
         "Held-out aliases": (

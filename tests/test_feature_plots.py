@@ -60,6 +60,7 @@ def test_the_figure_draws_seeds_means_and_controls() -> None:
     assert control.y == pytest.approx((0.025,))
     assert figure.layout.title.text == "here"
     assert figure.layout.xaxis.ticktext == ("new alias of tag<br>1, not 2",)
+    assert tuple(figure.layout.xaxis.range) == (-0.6, 0.6)  # every tick is inside
     again = plots.shares(summaries.surest_patches(patches()), title="here")
     assert again.data[1].y == mean.y
 

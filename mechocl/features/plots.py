@@ -119,7 +119,11 @@ def shares(rows: pd.DataFrame, *, title: str) -> go.Figure:
             )
         )
     figure.add_hline(y=0, line={"color": "#999", "width": 1})
-    figure.update_xaxes(tickvals=list(range(len(names))), ticktext=[_wrapped(name) for name in names])
+    figure.update_xaxes(
+        tickvals=list(range(len(names))),
+        ticktext=[_wrapped(name) for name in names],
+        range=[-0.6, len(names) - 0.4],
+    )
     figure.update_yaxes(title="share of the gap in the answers")
     figure.update_layout(
         height=450,
