@@ -84,16 +84,17 @@ def search(
     """
     from dataclasses import replace
 
+    from mechocl import printing
     from mechocl.features import summaries
 
     config = replace(config, sae=on.sae, group=listed(config.group))
     run, seeds, _ = _computed(on, "sae-search", config)
     rows = _rows(run, "sae-search", config, on, seeds)
-    _print_frame(
+    printing.frame(
         "AUC on held-out aliases, in questions: of the best feature, of k features, of all, of the activations themselves",
         summaries.existing(rows),
     )
-    _print_frame(
+    printing.frame(
         "properties of a group that a feature stands for (q < 0.05), mean over the seeds",
         summaries.counted(rows),
     )
@@ -105,7 +106,7 @@ def causal_test(
     on: OnSae,
     config: Annotated[EffectsConfig, tyro.conf.OmitArgPrefixes] = EffectsConfig(),  # noqa: B008
 ) -> None:
-    """Patch, ablate and clamp the features that a search has found, beside random features of their rate and norm.
+    """Patch, ablate and clamp the features that a search has found, beside random features of equal rate and norm.
 
     Args:
         on: The run and the SAE.
@@ -113,6 +114,7 @@ def causal_test(
     """
     from dataclasses import replace
 
+    from mechocl import printing
     from mechocl.features import summaries
 
     config = replace(config, sae=on.sae)
@@ -123,7 +125,7 @@ def causal_test(
             f"there is nothing to test in {on.sae}: no feature is selective for a property that pairs of questions differ "
             "in; name features with --features, --property and --position"
         )
-    _print_frame(
+    printing.frame(
         "share of the answers' gap that patching moves (the surest feature, and sets), and the 95th percentile of the controls",
         summaries.causal(rows),
     )
@@ -131,7 +133,7 @@ def causal_test(
         ("logit_difference", "nats, right − wrong"),
         ("within_alias_auc", "within-alias AUC"),
     ):
-        _print_frame(
+        printing.frame(
             f"effect of ablating and clamping the surest feature, in {unit}, and of the controls",
             summaries.on_subsets(rows, metric),
         )
@@ -257,6 +259,7 @@ def crosscoder(
     """
     from dataclasses import replace
 
+    from mechocl import printing
     from mechocl.features import diffing, summaries
 
     if on.stage is not None:
@@ -270,8 +273,8 @@ def crosscoder(
     print(
         f"explained variance on unseen aliases: {first:.3f} of the first checkpoint, {last:.3f} of the last"
     )
-    _print_frame("features by what training did to them, mean over the seeds", summaries.verdicts(rows))
-    _print_frame(
+    printing.frame("features by what training did to them, mean over the seeds", summaries.verdicts(rows))
+    printing.frame(
         "properties that they stand for (q < 0.05): features of a seed, mean over the seeds",
         summaries.properties_of_verdicts(rows),
     )
@@ -343,20 +346,6 @@ def _print_quality(name: str, rows: "pd.DataFrame") -> None:
     body = [[r["measure"], r["part"], summaries.described(r)] for r in found.to_dict("records")]
     print(f"\n{name}: on aliases that it has not seen")
     printing.table(["measure", "of", "mean [95 %]"], body)
-
-
-def _print_frame(title: str, table: "pd.DataFrame") -> None:
-    from mechocl import printing
-
-    print(f"\n{title}")
-    body = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
-    printing.table([str(name) for name in table.columns], body)
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return "–" if value != value else f"{value:.3f}"
-    return str(value)
 
 
 def _say_where(run: "Run", name: str) -> None:

@@ -23,6 +23,21 @@ def grid(cells: pd.DataFrame, digits: str, *, corner: str = "layer") -> None:
     table([corner, *map(str, cells.columns)], body)
 
 
+def frame(title: str, rows: pd.DataFrame) -> None:
+    """A title and a table as it is, without its index; numbers with three digits, missing ones as –."""
+    print(f"\n{title}")
+    table(
+        [str(name) for name in rows.columns],
+        [[_cell(v) for v in row] for row in rows.itertuples(index=False)],
+    )
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "–" if value != value else f"{value:.3f}"
+    return str(value)
+
+
 def over_seeds(rows: pd.DataFrame, keys: list[str], value: str, *, most: int | None = None) -> None:
     """The mean of a value over seeds with its interval, one line for each combination of the keys.
 

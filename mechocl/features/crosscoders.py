@@ -20,7 +20,7 @@ from mechocl import activations
 from mechocl.errors import MechoclError
 from mechocl.features import dictionaries
 from mechocl.features.dictionaries import flat
-from mechocl.features.settings import TrainingConfig
+from mechocl.features.settings import HELD_OUT, TrainingConfig
 from mechocl.features.stream import Stream, held_out, weights
 from mechocl.models import Transformer, device_of
 from toy_models.task import Task
@@ -45,7 +45,7 @@ class CrosscoderConfig:
     """Tokens of a step."""
     learning_rate: float = 3e-3
     """Adam's, without warm-up; it falls to 0 over the last fifth."""
-    held_out: float = 0.34
+    held_out: float = HELD_OUT
     """Share of each subset's aliases that it does not see: it is judged on them."""
     questions: float = 0.7
     """Share of the examples that are questions; the others are definitions."""

@@ -9,6 +9,10 @@ from mechocl.features.stream import Mix
 Architecture = Literal["topk", "batchtopk", "jumprelu", "matryoshka", "transcoder"]
 
 
+HELD_OUT: Final = 0.34
+"""Share of the aliases that a dictionary is kept from, and a search from its choice where the dictionary does not say."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
     """Which dictionaries are trained, and on what."""
@@ -29,7 +33,7 @@ class TrainingConfig:
     """Activations of a step."""
     learning_rate: float = 3e-3
     """Adam's, without warm-up; it falls to 0 over the last fifth."""
-    held_out: float = 0.34
+    held_out: float = HELD_OUT
     """Share of each subset's aliases that no dictionary sees: what is judged, searched and tested is judged on them."""
     questions: float = 0.7
     """Share of the examples that are questions; the others are definitions."""
@@ -94,7 +98,3 @@ class QualityConfig:
     """Hook point of an SAE that does not name its own."""
     others: tuple[str, ...] = ()
     """SAEs of the same kind from other initial weights, for its stability."""
-
-
-HELD_OUT: Final = 0.34
-"""Share of the aliases that a search keeps from its choice, for a dictionary that does not say what it has seen."""
