@@ -1,0 +1,1 @@
+"""Text worlds: entities with attributes, questions about them, definitions of their aliases."""
