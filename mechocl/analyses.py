@@ -226,7 +226,7 @@ def subject_of(
     def after(number: int) -> Transformer:
         if not 1 <= number <= _stages(folder):
             raise MechoclError(f"stage {number}: the run has stages 1 to {_stages(folder)}")
-        model: Transformer = models.load(folder, folder.final(number), device=device)
+        model: Transformer = models.at_checkpoint(folder, folder.final(number), device=device)
         return model
 
     run = folder.path.parent
@@ -247,7 +247,7 @@ def subject_of(
         return dictionaries.load(dictionaries.find(run, name, folder.seed), device=device, site=site or None)
 
     checkpoint = checkpoint or folder.final(stage)
-    model: Transformer = models.load(folder, checkpoint, device=device)
+    model: Transformer = models.at_checkpoint(folder, checkpoint, device=device)
     collect = probing.directly(model)
     return Subject(
         model=model,

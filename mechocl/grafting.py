@@ -66,7 +66,7 @@ class GraftConfig:
 def load_before_and_after(folder: SeedFolder, *, device: str) -> tuple[Any, Any]:
     """A seed's models before and after its last stage.
 
-    Raises MechoclError for a run of one stage, and as `models.load`.
+    Raises MechoclError for a run of one stage, and as `models.at_checkpoint`.
     """
     stages = len(folder.recipe.training.stages)
     if stages < 2:
@@ -75,7 +75,9 @@ def load_before_and_after(folder: SeedFolder, *, device: str) -> tuple[Any, Any]
             "use a run of two stages, such as integer-set/cpu"
         )
     before, after = folder.final(stages - 1), folder.final(stages)
-    return models.load(folder, before, device=device), models.load(folder, after, device=device)
+    return models.at_checkpoint(folder, before, device=device), models.at_checkpoint(
+        folder, after, device=device
+    )
 
 
 def graft(before: Transformer, after: Transformer, task: Task, *, groups: Collection[str]) -> Any:

@@ -92,7 +92,7 @@ def build(recipe: Recipe, *, seed: int, device: str) -> Any:
     return model.to(device, print_details=False)
 
 
-def load(folder: SeedFolder, checkpoint: Checkpoint, *, device: str) -> Any:
+def at_checkpoint(folder: SeedFolder, checkpoint: Checkpoint, *, device: str) -> Any:
     """The `HookedTransformer` of a checkpoint; MechoclError when the file is altered or incomplete."""
     model = build(folder.recipe, seed=folder.seed, device=device)
     weights = folder.weights(checkpoint)
@@ -105,14 +105,14 @@ def load(folder: SeedFolder, checkpoint: Checkpoint, *, device: str) -> Any:
     return model
 
 
-def load_pretrained(path: str | Path, *, device: str, bridge: bool = False) -> Any:
+def load(path_or_name: str | Path, *, device: str = "cpu", bridge: bool = False) -> Any:
     """The model in a local Hugging Face folder of a GPT-NeoX, in float32 and evaluation mode.
 
     Its weights are as they were trained: layer norms are not folded, nothing is centred. So its residual
     stream is the Hugging Face model's own, and `parity` says how equal the logits are.
 
     Args:
-        path: folder with `config.json` and safetensors, as `save_pretrained` writes it.
+        path_or_name: folder with `config.json` and safetensors, as `save_pretrained` writes it.
         device: where torch shall hold it.
         bridge: give a `TransformerBridge` in compatibility mode, not a `HookedTransformer`.
 
@@ -120,7 +120,7 @@ def load_pretrained(path: str | Path, *, device: str, bridge: bool = False) -> A
     GPTNeoXForCausalLM, and for variants that `HookedTransformer` does not know (scaled rotary embeddings,
     attention without bias).
     """
-    folder = Path(path)
+    folder = Path(path_or_name)
     theirs = _hugging_face(folder, device=device)
     return _bridge(theirs, folder, device=device) if bridge else _hooked(theirs, folder, device=device)
 
@@ -139,7 +139,7 @@ class Parity:
 def parity(model: Transformer, path: str | Path, tokens: Int[Tensor, "example pos"]) -> Parity:
     """Compare a model's logits on these tokens with those of the Hugging Face forward pass.
 
-    Raises MechoclError as `load_pretrained`.
+    Raises MechoclError as `load`.
     """
     device = device_of(model)
     theirs = _hugging_face(Path(path), device=str(device))(tokens.to(device)).logits

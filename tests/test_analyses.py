@@ -66,7 +66,7 @@ def test_subject(seed: SeedFolder) -> None:
     assert torch.equal(flat["before"], flat["after 1"])
     for a, b in (("model", "before"), ("model", "untrained"), ("before", "untrained")):
         assert not torch.equal(flat[a], flat[b])
-    assert torch.equal(flat["after 1"], weights(models.load(seed, seed.final(1), device="cpu")))
+    assert torch.equal(flat["after 1"], weights(models.at_checkpoint(seed, seed.final(1), device="cpu")))
     assert torch.equal(subject.task.tokens, seed.load_task().tokens)
 
 

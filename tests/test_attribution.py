@@ -198,7 +198,7 @@ def test_both_classes_of_model(parallel: bool, tmp_path: Path) -> None:
     rows = short_task().rows(kind="question", split="test")[:50]
     found = []
     for bridge in (False, True):
-        model = models.load_pretrained(folder, device="cpu", bridge=bridge)
+        model = models.load(folder, device="cpu", bridge=bridge)
         with assert_unchanged(model):
             found.append(on_answers(model, short_task(), rows))
         assert_complete(found[-1])

@@ -148,7 +148,7 @@ def test_ranks_neurons_as_patching_does(name: str, mode: Direction) -> None:
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     folder = saved(neox(use_parallel_residual=False), tmp_path_factory.mktemp("neox"))
-    return tuple(models.load_pretrained(folder, device="cpu", bridge=bridge) for bridge in (False, True))
+    return tuple(models.load(folder, device="cpu", bridge=bridge) for bridge in (False, True))
 
 
 def test_both_model_classes_and_nothing_changes(classes: tuple[Any, Any]) -> None:

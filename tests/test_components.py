@@ -79,7 +79,7 @@ def assert_equal_to_the_model(c: Components, model: Any) -> None:
 @pytest.mark.parametrize("bridge", [False, True], ids=["hooked", "bridge"])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_sites_of_gpt_neox(name: str, bridge: bool, tmp_path: Path) -> None:
-    model = models.load_pretrained(saved(neox(**VARIANTS[name]), tmp_path), device="cpu", bridge=bridge)
+    model = models.load(saved(neox(**VARIANTS[name]), tmp_path), device="cpu", bridge=bridge)
     c = take_apart(model)
     assert ("resid_mid" in sites_of(c)) == (name == "sequential")
     assert_equal_to_the_model(c, model)

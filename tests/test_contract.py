@@ -122,19 +122,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def hooked(folder: Path) -> HookedTransformer:
-    return models.load_pretrained(folder, device="cpu")
+    return models.load(folder, device="cpu")
 
 
 @pytest.fixture(scope="module")
 def bridge(folder: Path) -> TransformerBridge:
-    return warm(models.load_pretrained(folder, device="cpu", bridge=True))
+    return warm(models.load(folder, device="cpu", bridge=True))
 
 
 @cache
 def loaded(seed: int, *, bridge: bool = False, **changes: Any) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         path = saved(neox(seed=seed, **changes), Path(folder))
-        return warm(models.load_pretrained(path, device="cpu", bridge=bridge))
+        return warm(models.load(path, device="cpu", bridge=bridge))
 
 
 def warm(model: Any) -> Any:
@@ -405,7 +405,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
 def test_parity_with_hugging_face(changes: dict[str, Any], bridge: bool, tmp_path: Path) -> None:
     path = saved(neox(**changes), tmp_path)
-    model = models.load_pretrained(path, device="cpu", bridge=bridge)
+    model = models.load(path, device="cpu", bridge=bridge)
     tokens = task().tokens[-30:]
     report = models.parity(model, path, tokens)
     assert report.tokens == 30 * task().n_ctx
@@ -428,7 +428,7 @@ def test_variants_differ(changes: dict[str, Any]) -> None:
 
 
 def test_parity_finds_a_changed_weight(folder: Path) -> None:
-    model = models.load_pretrained(folder, device="cpu")
+    model = models.load(folder, device="cpu")
     model.blocks[1].attn.W_O.data[2] *= 1.1
     assert models.parity(model, folder, task().tokens[-10:]).max_abs_logit_difference > 1e-2
 
@@ -440,7 +440,7 @@ def test_loading_is_silent_and_leaves_progress_bars_as_they_were(
 
     assert logging.is_progress_bar_enabled()
     for bridge in (False, True):
-        models.load_pretrained(str(folder), device="cpu", bridge=bridge)
+        models.load(str(folder), device="cpu", bridge=bridge)
     assert logging.is_progress_bar_enabled()
     captured = capfd.readouterr()
     assert captured.out == captured.err == ""
@@ -502,22 +502,22 @@ def with_scaled_rotary(path: Path) -> None:
 def test_what_cannot_be_loaded(folder: Path, tmp_path: Path, spoil: Spoil, message: str) -> None:
     path = tmp_path / "copy"
     shutil.copytree(folder, path)
-    models.load_pretrained(path, device="cpu")
+    models.load(path, device="cpu")
     spoil(path)
     with pytest.raises(MechoclError, match=message) as raised:
-        models.load_pretrained(path, device="cpu")
+        models.load(path, device="cpu")
     assert "\n" not in str(raised.value)
 
 
 def test_attention_without_bias_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MechoclError, match="attention without bias"):
-        models.load_pretrained(saved(neox(attention_bias=False), tmp_path), device="cpu")
+        models.load(saved(neox(attention_bias=False), tmp_path), device="cpu")
 
 
 def test_what_is_not_a_causal_language_model(tmp_path: Path) -> None:
     base = GPTNeoXModel(neox().config)
     with pytest.raises(MechoclError, match="holds GPTNeoXModel; only causal"):
-        models.load_pretrained(saved(base, tmp_path / "base"), device="cpu")
+        models.load(saved(base, tmp_path / "base"), device="cpu")
     saved(BertConfig(architectures=["BertForMaskedLM"]), tmp_path / "bert")
     with pytest.raises(MechoclError, match="holds BertForMaskedLM; only causal"):
-        models.load_pretrained(tmp_path / "bert", device="cpu")
+        models.load(tmp_path / "bert", device="cpu")

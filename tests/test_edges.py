@@ -79,12 +79,12 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def hooked(folder: Path) -> Any:
-    return models.load_pretrained(folder, device="cpu")
+    return models.load(folder, device="cpu")
 
 
 @pytest.fixture(scope="module")
 def bridge(folder: Path) -> Any:
-    return models.load_pretrained(folder, device="cpu", bridge=True)
+    return models.load(folder, device="cpu", bridge=True)
 
 
 def attention_only(seed: int = 0, *, linear: bool = False) -> Any:

@@ -47,7 +47,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Task]:
     recipe = tiny.recipe(folder, "training.stages.0.epochs=12")
     run = pipeline.train(folder / "run", recipe, recipe_name="tiny", seeds=(0,), device="cpu", jobs=1)
     seed = run.seed(0)
-    before, after = (models.load(seed, seed.final(stage), device="cpu") for stage in (1, 2))
+    before, after = (models.at_checkpoint(seed, seed.final(stage), device="cpu") for stage in (1, 2))
     return before, after, seed.load_task()
 
 

@@ -86,7 +86,7 @@ def parallel(tmp_path_factory: pytest.TempPathFactory) -> Any:
             parameter.copy_(("norm.weight" in name) + 0.2 * torch.randn(parameter.shape, generator=draws))
     folder = tmp_path_factory.mktemp("neox")
     model.save_pretrained(folder)
-    return models.load_pretrained(folder, device="cpu", bridge=True)
+    return models.load(folder, device="cpu", bridge=True)
 
 
 @cache

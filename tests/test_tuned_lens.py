@@ -205,7 +205,7 @@ def test_predicted_positions() -> None:
 @pytest.mark.parametrize("bridge", [False, True], ids=["hooked", "bridge"])
 def test_a_model_is_as_it_was(bridge: bool, tmp_path: Path) -> None:
     """Nothing is trained but the translators, inside `no_grad` too; a hooked model is refused."""
-    model = models.load_pretrained(saved(neox(), tmp_path), device="cpu", bridge=bridge)
+    model = models.load(saved(neox(), tmp_path), device="cpu", bridge=bridge)
     with assert_unchanged(model), torch.no_grad():
         table = tuned_lens(model, short_task(), CONFIG)
         assert not torch.is_grad_enabled()
@@ -222,7 +222,7 @@ def test_both_classes_of_model_give_one_lens(tmp_path: Path) -> None:
     folder = saved(neox(), tmp_path)
     lenses: list[TunedLens] = []
     for bridge in (False, True):
-        model: Any = models.load_pretrained(folder, device="cpu", bridge=bridge)
+        model: Any = models.load(folder, device="cpu", bridge=bridge)
         lenses.append(fit_on_task(model, short_task(), CONFIG))
     torch.testing.assert_close(lenses[0].loss, lenses[1].loss, atol=1e-3, rtol=1e-3)
 

@@ -76,7 +76,7 @@ def do(job: Job, report: Report) -> None:
     run = Run.open(Path(job.run))
     folder = run.seed(job.seed)
     checkpoint = folder.final(job.stage)
-    model = models.load(folder, checkpoint, device=job.device)
+    model = models.at_checkpoint(folder, checkpoint, device=job.device)
     report("training", 0.0)
     saes = training.train(
         model,
