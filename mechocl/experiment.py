@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import torch
 
-from mechocl import files, internalization, models
+from mechocl import files, internalization, models, recipes
 from mechocl.errors import MechoclError
 from mechocl.folders import SeedFolder, StackFolder
 from mechocl.recipes import Recipe
@@ -53,7 +53,8 @@ def train_stack(run: Run, stack: StackFolder, *, device: str, save_every_s: floa
             return
         report("building the task", 0.0)
         tasks = [_task(folder) for folder in folders]
-        trained = [models.build(run.recipe, seed=folder.seed, device=device) for folder in folders]
+        recipe = recipes.integer_set(run.recipe)
+        trained = [models.build(recipe, seed=folder.seed, device=device) for folder in folders]
         work = [len(tasks[0].training_rows(s.data)) * s.epochs for s in stages]
         for number in range(1, len(stages) + 1):
             if number <= finished:
@@ -91,7 +92,7 @@ def _train_stage(
     for moment in train_stage(
         trained,
         tasks,
-        run.recipe.training.stages[number - 1],
+        recipes.integer_set(run.recipe).training.stages[number - 1],
         seeds=stack.seeds,
         precision=run.recipe.training.precision,
         state=state,
@@ -147,7 +148,7 @@ def draw(recipe: Recipe, *, seed: int) -> Task:
 
 def _task(folder: SeedFolder) -> Task:
     """The seed's task, saved where it is not yet; MechoclError as `draw`, and where another was saved."""
-    task = draw(folder.recipe, seed=folder.seed)
+    task = draw(recipes.integer_set(folder.recipe), seed=folder.seed)
     if "task.parquet" not in folder.ledger:
         folder.save_task(task)
         return task

@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 
 from mechocl import files
-from mechocl.recipes import Recipe
-from toy_models import integer_set
+from mechocl.recipes import AnyRecipe, integer_set
+from toy_models import integer_set as integers
 from toy_models.task import Task
 from toy_models.training import TrainingState
 
@@ -40,7 +40,7 @@ class Checkpoint:
 class SeedFolder:
     """One seed's part of a run."""
 
-    def __init__(self, path: Path, seed: int, recipe: Recipe) -> None:
+    def __init__(self, path: Path, seed: int, recipe: AnyRecipe) -> None:
         self.path = path
         self.seed = seed
         self.recipe = recipe
@@ -63,7 +63,7 @@ class SeedFolder:
             roles=tensors["roles"].to(torch.int64),
             loss_mask=tensors["loss_mask"],
             table=pd.read_parquet(self.ledger.checked("task.parquet")),
-            vocabulary=integer_set.vocabulary(self.recipe.task),
+            vocabulary=integers.vocabulary(integer_set(self.recipe).task),
         )
 
     def save_checkpoint(

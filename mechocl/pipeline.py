@@ -15,7 +15,7 @@ from mechocl import dynamics as learning
 from mechocl.cluster import Ray, joined
 from mechocl.experiment import SAVE_EVERY_S, Report, train_stack
 from mechocl.parallel import cores
-from mechocl.recipes import Recipe
+from mechocl.recipes import AnyRecipe, Recipe
 from mechocl.runs import Run
 
 REPORTED: Final = (
@@ -45,7 +45,18 @@ def do(job: Job, report: Report) -> None:
     """Train seeds if asked to, then compute the analyses that are not there yet."""
     run = Run.open(Path(job.run))
     share = (_TRAINING_SHARE if job.analyses else 1.0) if job.train else 0.0
-    if job.train:
+    if job.train and run.is_text:
+        from mechocl.finetuning import finetune
+
+        for seed in job.seeds:
+            finetune(
+                run,
+                seed,
+                device=job.device,
+                save_every_s=job.save_every_s,
+                report=lambda text, done: report(text, share * done),
+            )
+    elif job.train:
         stack = next(stack for stack in run.stacks() if stack.seeds == job.seeds)
         train_stack(
             run,
@@ -64,7 +75,7 @@ def do(job: Job, report: Report) -> None:
 
 def train(
     path: Path,
-    recipe: Recipe,
+    recipe: AnyRecipe,
     *,
     recipe_name: str,
     seeds: tuple[int, ...],
@@ -137,9 +148,10 @@ def dynamics(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     folders = run.finished_seeds()
     history = pd.concat([f.history().assign(seed=f.seed) for f in folders], ignore_index=True)
     curves = learning.curves(history)
-    stages = run.recipe.training.stages
+    recipe = recipes.integer_set(run.recipe)
+    stages = recipe.training.stages
     new_in_stage = next(number for number, stage in enumerate(stages, start=1) if 2 in stage.data)
-    return curves, learning.onsets(curves, integers=run.recipe.task.integers, new_in_stage=new_in_stage)
+    return curves, learning.onsets(curves, integers=recipe.task.integers, new_in_stage=new_in_stage)
 
 
 def gaps(runs: Sequence[Path], *, device: str, jobs: int | None) -> pd.DataFrame:
@@ -224,7 +236,7 @@ def _sweep_jobs(
     ]
 
 
-def reported(recipe: Recipe) -> tuple[tuple[str, Any], ...]:
+def reported(recipe: AnyRecipe) -> tuple[tuple[str, Any], ...]:
     """The analyses of the report of a recipe, with their default configs."""
     need_two_stages = ("graft", "steering")
     return tuple(
@@ -234,13 +246,14 @@ def reported(recipe: Recipe) -> tuple[tuple[str, Any], ...]:
     )
 
 
-def default_threads(recipe: Recipe, jobs: int) -> int:
+def default_threads(recipe: AnyRecipe, jobs: int) -> int:
     """Torch threads of one seed: its share of the cores, or one for a small model.
 
     Small matrix products gain nothing from a second thread, and on a busy machine threads that wait for
     each other cost a lot.
     """
-    return 1 if recipe.model.resolve().d_model < 256 else max(1, cores() // jobs)
+    small = isinstance(recipe, Recipe) and recipe.model.resolve().d_model < 256
+    return 1 if small else max(1, cores() // jobs)
 
 
 def default_jobs(n_seeds: int, device: str) -> int:
@@ -248,12 +261,14 @@ def default_jobs(n_seeds: int, device: str) -> int:
     return 1 if device.startswith("cuda") else max(1, min(cores(), n_seeds))
 
 
-def default_together(recipe: Recipe, n_seeds: int, jobs: int, device: str) -> int:
+def default_together(recipe: AnyRecipe, n_seeds: int, jobs: int, device: str) -> int:
     """Seeds in a stack: all there are on a GPU; on a CPU an even share for each process.
 
     On a CPU many small models fill the processor better than one (`benchmarks/training.py`); more than
     eight gain nothing, and a model that is large by itself gains nothing at all.
     """
+    if not isinstance(recipe, Recipe):
+        return 1
     if device.startswith("cuda"):
         return min(n_seeds, 32)
     if recipe.model.resolve().d_model >= 256:

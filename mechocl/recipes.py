@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import pydantic
 
+from mechocl.closed_book.stages import ClosedBookRecipe
 from mechocl.errors import MechoclError
 from toy_models.architectures import ModelConfig
 from toy_models.integer_set import IntegerSetConfig
@@ -32,10 +33,40 @@ class Recipe:
     """The stages."""
 
 
+AnyRecipe = Recipe | ClosedBookRecipe
+"""What a run may be of."""
+
+
+def integer_set(recipe: AnyRecipe) -> Recipe:
+    """The recipe, if it is of the integer-set task; MechoclError otherwise."""
+    if isinstance(recipe, ClosedBookRecipe):
+        raise MechoclError(
+            "this works on recipes and runs of the integer-set task alone, and this is a closed-book one; `mechocl finetune` "
+            "trains those"
+        )
+    return recipe
+
+
+def closed_book(recipe: AnyRecipe) -> ClosedBookRecipe:
+    """The recipe, if it is a closed-book one; MechoclError otherwise."""
+    if isinstance(recipe, Recipe):
+        raise MechoclError("this is a recipe of the integer-set task; `mechocl train` trains it")
+    return recipe
+
+
 def named() -> dict[str, Path]:
-    """The recipes that come with the package: "integer-set/cpu" → its file."""
-    root = Path(str(resources.files("toy_models") / "recipes"))
-    return {str(p.relative_to(root).with_suffix("")): p for p in sorted(root.rglob("*.toml"))}
+    """The recipes of the integer-set task that come with the package: "integer-set/cpu" → its file."""
+    return _under("toy_models", "")
+
+
+def named_closed_book() -> dict[str, Path]:
+    """The closed-book recipes that come with the package: "closed-book/two-stage" → its file."""
+    return _under("mechocl.closed_book", "closed-book/")
+
+
+def _under(package: str, prefix: str) -> dict[str, Path]:
+    root = Path(str(resources.files(package) / "recipes"))
+    return {prefix + str(p.relative_to(root).with_suffix("")): p for p in sorted(root.rglob("*.toml"))}
 
 
 def load(name: str, changes: tuple[str, ...] = ()) -> Recipe:
@@ -45,7 +76,16 @@ def load(name: str, changes: tuple[str, ...] = ()) -> Recipe:
     `training.stages.1.epochs=20`, `task.word_order="VTE"` (quotes may be left out).
     Raises MechoclError naming the file, the key and what was expected.
     """
-    values, path = read(name, named())
+    return integer_set(_load(name, changes, named()))
+
+
+def load_closed_book(name: str, changes: tuple[str, ...] = ()) -> ClosedBookRecipe:
+    """Read a closed-book recipe by name ("closed-book/two-stage") or path, with changes as `load`. Raises as `load`."""
+    return closed_book(_load(name, changes, named_closed_book()))
+
+
+def _load(name: str, changes: tuple[str, ...], known: Mapping[str, Path]) -> AnyRecipe:
+    values, path = read(name, known)
     for change in changes:
         _apply(values, change)
     return parse(values, source=f"{path} with --set {' '.join(changes)}" if changes else str(path))
@@ -69,9 +109,14 @@ def read(name: str, known: Mapping[str, Path]) -> tuple[dict[str, Any], Path]:
         raise MechoclError(f"{path} is not valid TOML: {error}") from None
 
 
-def parse(values: dict[str, Any], *, source: str) -> Recipe:
-    """Recipe from plain values; every mistake is one MechoclError that names the key."""
-    recipe: Recipe = checked(_ADAPTER, values, source=source)
+def parse(values: dict[str, Any], *, source: str) -> AnyRecipe:
+    """Recipe from plain values; every mistake is one MechoclError that names the key.
+
+    A recipe whose task names a `world` is a closed-book one.
+    """
+    task = values.get("task")
+    kind = ClosedBookRecipe if isinstance(task, dict) and "world" in task else Recipe
+    recipe: AnyRecipe = checked(_ADAPTERS[kind], values, source=source)
     return recipe
 
 
@@ -86,9 +131,9 @@ def checked(adapter: Any, values: dict[str, Any], *, source: str) -> Any:
         raise MechoclError(f"{source}: {_explain(first)}{more}") from None
 
 
-def plain(recipe: Recipe) -> dict[str, Any]:
+def plain(recipe: AnyRecipe) -> dict[str, Any]:
     """The resolved recipe as plain values: what the manifest holds, and `parse` reads back."""
-    return json.loads(_ADAPTER.dump_json(recipe, exclude_none=True))  # type: ignore[no-any-return]
+    return json.loads(_ADAPTERS[type(recipe)].dump_json(recipe, exclude_none=True))  # type: ignore[no-any-return]
 
 
 def strict(config: type) -> None:
@@ -105,17 +150,19 @@ def _dataclasses_in(config: type, found: dict[str, type]) -> dict[str, type]:
     return found
 
 
-_CONFIGS: Final = _dataclasses_in(Recipe, {})
-for _config in _CONFIGS.values():
+_CONFIGS: Final = [config for kind in (Recipe, ClosedBookRecipe) for config in _dataclasses_in(kind, {}).values()]
+for _config in _CONFIGS:
     strict(_config)
-_ADAPTER: Final = pydantic.TypeAdapter(Recipe)
+_ADAPTERS: Final[dict[type, pydantic.TypeAdapter[Any]]] = {
+    kind: pydantic.TypeAdapter(kind) for kind in (Recipe, ClosedBookRecipe)
+}
 
 
 def _explain(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"])
     key = str(error["loc"][-1]) if error["loc"] else ""
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = [f.name for config in _CONFIGS.values() for f in dataclasses.fields(config)]
+        known = [f.name for config in _CONFIGS for f in dataclasses.fields(config)]
         close = difflib.get_close_matches(key, known, n=1)
         return f"unknown key {where!r}" + (f"; did you mean {close[0]!r}?" if close else "")
     if error["type"] in ("missing", "missing_argument"):

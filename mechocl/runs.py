@@ -28,9 +28,11 @@ import pandas as pd
 import torch
 
 from mechocl import __version__, files, recipes
+from mechocl.closed_book.folders import TextSeedFolder
+from mechocl.closed_book.stages import ClosedBookRecipe
 from mechocl.errors import MechoclError
 from mechocl.folders import SeedFolder, StackFolder
-from mechocl.recipes import Recipe
+from mechocl.recipes import AnyRecipe
 
 SCHEMA: Final = 2
 _PACKAGES: Final = ("torch", "transformer-lens", "transformers", "numpy", "pandas", "scikit-learn")
@@ -44,7 +46,7 @@ class Run:
     """A run directory that exists."""
 
     path: Path
-    recipe: Recipe
+    recipe: AnyRecipe
     recipe_name: str
     seeds: tuple[int, ...]
     manifest: dict[str, Any]
@@ -52,7 +54,7 @@ class Run:
     @staticmethod
     def create(
         path: Path,
-        recipe: Recipe,
+        recipe: AnyRecipe,
         *,
         recipe_name: str,
         seeds: tuple[int, ...],
@@ -114,6 +116,11 @@ class Run:
         recipe = recipes.parse(manifest["recipe"], source=str(path / "manifest.json"))
         return Run(path, recipe, manifest["recipe_name"], tuple(manifest["seeds"]), manifest)
 
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a closed-book run: of a text world, and a fine-tuned Hugging Face model."""
+        return isinstance(self.recipe, ClosedBookRecipe)
+
     def _changed(self, **changes: Any) -> "Run":
         """Write the manifest with changes; the run's lock must be held."""
         if any(self.manifest[key] != value for key, value in changes.items()):
@@ -123,7 +130,8 @@ class Run:
     def seed(self, seed: int) -> SeedFolder:
         if seed not in self.seeds:
             raise MechoclError(f"{self.path} has no seed {seed}; it has {', '.join(map(str, self.seeds))}")
-        return SeedFolder(self.path / f"seed-{seed}", seed, self.recipe)
+        kind = TextSeedFolder if isinstance(self.recipe, ClosedBookRecipe) else SeedFolder
+        return kind(self.path / f"seed-{seed}", seed, self.recipe)
 
     def stacks(self) -> list[StackFolder]:
         """The groups of seeds that train together."""
@@ -145,7 +153,7 @@ class Run:
         if missing:
             raise MechoclError(
                 f"{self.path} is incomplete: seed {', '.join(map(str, missing))} is not trained to the end; "
-                f"run `mechocl train` again with --out {self.path}"
+                f"run `mechocl {'finetune' if self.is_text else 'train'}` again with --out {self.path}"
             )
         if len(failed) == len(folders):
             raise MechoclError(
@@ -241,7 +249,7 @@ _MANIFEST: Final = {
 
 
 def _new_manifest(
-    recipe: Recipe, recipe_name: str, seeds: tuple[int, ...], device: str, threads: int
+    recipe: AnyRecipe, recipe_name: str, seeds: tuple[int, ...], device: str, threads: int
 ) -> dict[str, Any]:
     return {
         "schema": SCHEMA,

@@ -137,3 +137,16 @@ def assign_subsets(sizes: dict[str, int], generator: torch.Generator) -> np.ndar
     names = np.repeat(np.array(list(sizes), dtype=object), list(sizes.values()))
     shuffled: np.ndarray = names[torch.randperm(len(names), generator=generator).numpy()]
     return shuffled
+
+
+def derangement(n: int, generator: torch.Generator) -> np.ndarray:
+    """A permutation of 0 … n − 1 that leaves nothing in its place, all equally likely. Shape `(n,)`.
+
+    Raises ValueError for n = 1, where there is none.
+    """
+    if n == 1:
+        raise ValueError("one alias alone cannot be defined by another's entity; give its subset two or more")
+    while True:  # a permutation is a derangement with probability 1/e
+        drawn: np.ndarray = torch.randperm(n, generator=generator).numpy()
+        if (drawn != np.arange(n)).all():
+            return drawn

@@ -10,8 +10,11 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-ROLES: Final = ("pad", "tag", "alias", "separator", "entity", "list", "equals", "answer")
-"""What a token does in its example; `Task.roles` holds indices into this tuple."""
+ROLES: Final = ("pad", "tag", "alias", "separator", "entity", "list", "equals", "answer", "word")
+"""What a token does in its example; `Task.roles` holds indices into this tuple.
+
+`equals` is the token after which the answer is read: `=`, in a text the colon of `A:`. `word`: any other word of a
+text."""
 
 ROLE: Final = {name: i for i, name in enumerate(ROLES)}
 
@@ -26,17 +29,22 @@ class Vocabulary:
 
     tokens: tuple[str, ...]
     """Display string of each token id."""
-    integers: tuple[int, int]
-    """Half-open range of the ids of the integers 0, 1, …"""
     outputs: int
     """The model has logits for the ids below this one: all, or all but the aliases' names."""
-    true: int
-    """Id of the answer *true*."""
-    false: int
-    """Id of the answer *false*."""
+    integers: tuple[int, int] = (0, 0)
+    """Half-open range of the ids of the integers 0, 1, …; empty in a text world."""
+    true: int = -1
+    """Id of the answer *true*; −1 in a text world."""
+    false: int = -1
+    """Id of the answer *false*; −1 in a text world."""
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether questions are answered in words, and not by true or false."""
+        return self.true < 0
 
     def decode(self, ids: Sequence[int]) -> list[str]:
         return [self.tokens[i] for i in ids]
@@ -51,6 +59,8 @@ class Task:
     `tag` (0 if undefined); `subset`; `stage` (whose training data holds the alias; 0: none); `order`
     (word order of the definition, "" for questions); `split` ("train" | "test"); `answer` (True/False
     for questions; False, without meaning, for definitions).
+
+    A text world (`mechocl.closed_book`) has more kinds of test, and more columns, which it describes.
     """
 
     tokens: Int[Tensor, "example pos"]

@@ -1,0 +1,59 @@
+"""Random names for entities and define tags, of equal length in tokens."""
+
+import string
+from collections import Counter
+from typing import Any, Final
+
+import numpy as np
+
+from mechocl.errors import MechoclError
+
+_TRIES: Final = 60
+
+
+def random_names(
+    n: int, *, letters: int, tokenizer: Any, taken: str, draws: np.random.Generator, what: str
+) -> list[str]:
+    """`n` different strings `<|letters|>` (arXiv 2310.15047) that a tokenizer cuts into equally many tokens.
+
+    Args:
+        n: how many.
+        letters: random lower-case letters of each.
+        tokenizer: a fast Hugging Face tokenizer.
+        taken: the world's own text, in which the letters of none of them stands as a word.
+        draws: random numbers.
+        what: "alias" or "tag", for messages.
+
+    Only names of the most common length are kept, both at the start of a text and after a space. Raises MechoclError
+    where there are too few names, and for a tokenizer that makes nothing (or only its unknown token) of them.
+    """
+    words = set(taken.lower().split())
+    found: dict[str, None] = {}
+    length: tuple[int, int] | None = None
+    for _ in range(_TRIES):
+        drawn = draws.choice(list(string.ascii_lowercase), (max(64, 2 * n), letters))
+        names = list(dict.fromkeys("<|" + "".join(row) + "|>" for row in drawn))
+        names = [name for name in names if name[2:-2] not in words and name not in words]
+        lengths = _lengths(names, tokenizer, what)
+        if length is None and lengths:
+            length = Counter(lengths).most_common(1)[0][0]
+        found |= dict.fromkeys(name for name, own in zip(names, lengths, strict=True) if own == length)
+        if len(found) >= n:
+            return list(found)[:n]
+    raise MechoclError(
+        f"only {len(found)} of {n} names of {letters} letters are free: the others collide with words of the text or "
+        f"differ in tokens; use more letters for each {what}"
+    )
+
+
+def _lengths(names: list[str], tokenizer: Any, what: str) -> list[tuple[int, int]]:
+    found = []
+    for lead in ("", " "):
+        ids = tokenizer([lead + name for name in names], add_special_tokens=False)["input_ids"]
+        for name, own in zip(names, ids, strict=True):
+            if not own or all(i == tokenizer.unk_token_id for i in own):
+                raise MechoclError(
+                    f"the tokenizer makes nothing of the {what} {name!r}; use a tokenizer that knows letters"
+                )
+        found.append([len(own) for own in ids])
+    return list(zip(*found, strict=True))

@@ -1,0 +1,170 @@
+"""Answers in words: generated greedily and matched, and their log-probability.
+
+Works on Hugging Face models, causal or sequence-to-sequence.
+"""
+
+import json
+import re
+import string
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mechocl.closed_book.batches import IGNORED, seq2seq_batch
+from mechocl.errors import MechoclError
+from toy_models.task import ROLE, Task
+
+BATCH: Final = 256
+"""Questions answered at a time."""
+
+_ARTICLES: Final = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
+
+
+def normalised(answer: str) -> str:
+    """Lower-cased, without punctuation and articles, single spaces (arXiv 2310.15047, as in SQuAD)."""
+    return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION)).split())
+
+
+def matches(answer: str, allowed: Sequence[str]) -> bool:
+    """Whether an answer is, normalised, one of those that count as right."""
+    return normalised(answer) in {normalised(one) for one in allowed}
+
+
+def answer(model: Any, tokenizer: Any, task: Task, rows: np.ndarray, *, batch_size: int = BATCH) -> pd.DataFrame:
+    """Ask the questions in the given rows; one row each, in their order.
+
+    Columns: `row`; `generated`, the greedy answer up to its newline; `exact_match`; `log_probability`, that of the
+    first right answer, in nats, summed over its tokens.
+    """
+    generated = generate(model, tokenizer, task, rows, batch_size=batch_size)
+    allowed = [json.loads(one) for one in task.table["answers"].to_numpy()[rows]]
+    return pd.DataFrame(
+        {
+            "row": rows,
+            "generated": generated,
+            "exact_match": [matches(g, a) for g, a in zip(generated, allowed, strict=True)],
+            "log_probability": log_probability(model, task, rows, batch_size=batch_size),
+        }
+    )
+
+
+@torch.no_grad()
+def generate(
+    model: Any, tokenizer: Any, task: Task, rows: np.ndarray, *, batch_size: int = BATCH
+) -> list[str]:
+    """Greedy answers to the prompts of the given rows, with the key-value cache, each up to its first newline.
+
+    Prompts of one length, and of right answers of similar length, share a batch, so little is computed in vain: an
+    answer ends at a newline, or two tokens after the longest right answer of its batch. Raises MechoclError for a
+    tokenizer without a token for the newline.
+    """
+    prompts, longest = _prompts(task, rows), _answer_lengths(task, rows)
+    ends = _newline_ids(tokenizer)
+    pad = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0])
+    found: list[str] = [""] * len(rows)
+    model.eval()
+    for batch in _alike(prompts, longest, batch_size):
+        ids = torch.stack([prompts[i] for i in batch]).to(model.device)
+        made = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            num_beams=1,
+            use_cache=True,
+            max_new_tokens=int(max(longest[i] for i in batch)) + 2,
+            eos_token_id=ends,
+            pad_token_id=pad,
+        )
+        if not model.config.is_encoder_decoder:
+            made = made[:, ids.shape[1] :]
+        texts = tokenizer.batch_decode(made, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        for i, text in zip(batch, texts, strict=True):
+            found[i] = text.split("\n")[0].strip()
+    return found
+
+
+@torch.no_grad()
+def log_probability(model: Any, task: Task, rows: np.ndarray, *, batch_size: int = BATCH) -> np.ndarray:
+    """Log-probability of each row's first right answer after its prompt, in nats, summed over its tokens."""
+    return _forced(model, task, rows, "answer", batch_size)[0]
+
+
+@torch.no_grad()
+def recalled(model: Any, task: Task, rows: np.ndarray, *, batch_size: int = BATCH) -> np.ndarray:
+    """Whether each token of a definition's entity is the model's first choice given all before it."""
+    return _forced(model, task, rows, "entity", batch_size)[1]
+
+
+def _forced(
+    model: Any, task: Task, rows: np.ndarray, role: str, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Summed log-probability of the tokens in a role, and whether each of them is the first choice."""
+    model.eval()
+    values, hits = [], []
+    order = np.argsort((task.roles[torch.from_numpy(rows)] != ROLE["pad"]).sum(1).numpy(), kind="stable")
+    for start in range(0, len(rows), batch_size):
+        batch = torch.from_numpy(rows[order[start : start + batch_size]])
+        roles = task.roles[batch]
+        length = int((roles != ROLE["pad"]).sum(1).max())
+        tokens, roles = task.tokens[batch][:, :length].to(model.device), roles[:, :length]
+        if model.config.is_encoder_decoder:
+            logits, wanted, counts = _seq2seq(model, tokens, roles)
+        else:
+            mask = (roles != ROLE["pad"]).long().to(model.device)
+            logits = model(input_ids=tokens, attention_mask=mask).logits[:, :-1]
+            wanted, counts = tokens[:, 1:], (roles[:, 1:] == ROLE[role]).to(model.device)
+        own = logits.float().log_softmax(-1).gather(-1, wanted[..., None])[..., 0]
+        first = logits.argmax(-1) == wanted
+        values.append((own * counts).sum(1).double().cpu())
+        hits.append((first | ~counts).all(1).cpu())
+    back = np.argsort(order)
+    if not values:
+        return np.empty(0), np.empty(0, dtype=bool)
+    return torch.cat(values).numpy()[back], torch.cat(hits).numpy()[back]
+
+
+def _seq2seq(model: Any, tokens: Tensor, roles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits of the decoder, which writes the answer or the entity after the encoder read the rest."""
+    eos = model.config.eos_token_id
+    batch = seq2seq_batch(tokens.cpu(), roles, pad=model.config.pad_token_id, eos=eos)
+    batch = {name: value.to(model.device) for name, value in batch.items()}
+    labels = batch["labels"]
+    return model(**batch).logits, labels.clamp(min=0), (labels != IGNORED) & (labels != eos)
+
+
+def _prompts(task: Task, rows: np.ndarray) -> list[Int[Tensor, "pos"]]:
+    at = torch.from_numpy(task.position_of("equals", rows))
+    return [task.tokens[row, : end + 1] for row, end in zip(rows.tolist(), at.tolist(), strict=True)]
+
+
+def _answer_lengths(task: Task, rows: np.ndarray) -> list[int]:
+    lengths: list[int] = (task.roles[torch.from_numpy(rows)] == ROLE["answer"]).sum(1).tolist()
+    return lengths
+
+
+def _alike(prompts: list[Tensor], longest: list[int], batch_size: int) -> Iterator[list[int]]:
+    """Indices in batches of one prompt length, sorted by the length of the right answers."""
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), longest[i]))
+    batch: list[int] = []
+    for i in order:
+        if batch and (len(batch) == batch_size or len(prompts[i]) != len(prompts[batch[0]])):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _newline_ids(tokenizer: Any) -> list[int]:
+    """Tokens at which an answer ends: those with a newline, and the end of the text."""
+    strings = tokenizer.batch_decode([[i] for i in range(len(tokenizer))], clean_up_tokenization_spaces=False)
+    found = [i for i, text in enumerate(strings) if "\n" in text]
+    if not found and tokenizer.eos_token_id is None:
+        raise MechoclError("the tokenizer has no token for a newline and none for the end; answers would not end")
+    return found + [tokenizer.eos_token_id] * (tokenizer.eos_token_id is not None)

@@ -1,0 +1,99 @@
+"""Examples as batches that Hugging Face models train on."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from toy_models.task import ROLE, Task
+
+IGNORED = -100
+"""Label of a token without loss."""
+
+
+class Examples(Dataset[dict[str, Tensor]]):
+    """Some rows of a task, each cut to its own length: token ids and roles."""
+
+    def __init__(self, task: Task, rows: Any) -> None:
+        self.lengths = (task.roles[rows] != ROLE["pad"]).sum(1).tolist()
+        self.tokens = task.tokens[rows]
+        self.roles = task.roles[rows]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        n = self.lengths[i]
+        return {"input_ids": self.tokens[i, :n], "roles": self.roles[i, :n]}
+
+
+class Collator:
+    """Examples → one padded batch, with loss on every token of an example (paddings excluded).
+
+    The paper trains on every token, also of the question and the tag (arXiv 2310.15047). A sequence-to-sequence model
+    reads the prompt and gets loss on the rest.
+    """
+
+    def __init__(self, *, pad: int, eos: int | None) -> None:
+        """`eos`: the token that ends what a sequence-to-sequence model writes; None for a causal model."""
+        self.pad = pad
+        self.eos = eos
+
+    def __call__(self, examples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        tokens = _padded([one["input_ids"] for one in examples], 0)
+        roles = _padded([one["roles"] for one in examples], ROLE["pad"])
+        if self.eos is None:
+            return causal_batch(tokens, roles, pad=self.pad)
+        return seq2seq_batch(tokens, roles, pad=self.pad, eos=self.eos)
+
+
+def causal_batch(
+    tokens: Int[Tensor, "example pos"], roles: Int[Tensor, "example pos"], *, pad: int
+) -> dict[str, Tensor]:
+    """`input_ids`, `attention_mask`, `labels` for a causal model."""
+    real = roles != ROLE["pad"]
+    return {
+        "input_ids": torch.where(real, tokens, pad),
+        "attention_mask": real.long(),
+        "labels": torch.where(real, tokens, IGNORED),
+    }
+
+
+def seq2seq_batch(
+    tokens: Int[Tensor, "example pos"], roles: Int[Tensor, "example pos"], *, pad: int, eos: int
+) -> dict[str, Tensor]:
+    """`input_ids`, `attention_mask`, `labels` for a sequence-to-sequence model.
+
+    The encoder reads a question up to its answer, a definition up to its last part (the entity in most word orders);
+    the decoder learns that, and to end.
+    """
+    prompts, written = [], []
+    for ids, kinds in zip(tokens, roles.tolist(), strict=True):
+        cut, end = _written(kinds)
+        prompts.append(ids[:cut])
+        written.append(torch.cat([ids[cut:end], torch.tensor([eos])]))
+    read = _padded(prompts, pad)
+    lengths = torch.tensor([len(one) for one in prompts])
+    return {
+        "input_ids": read,
+        "attention_mask": (torch.arange(read.shape[1]) < lengths[:, None]).long(),
+        "labels": _padded(written, IGNORED),
+    }
+
+
+def _written(roles: list[int]) -> tuple[int, int]:
+    """Where what the decoder writes begins and ends: the answer, or the last part of a definition."""
+    part = ROLE["answer"]
+    if part not in roles:
+        part = next(role for role in reversed(roles) if role not in (ROLE["pad"], ROLE["word"]))
+    end = len(roles) - roles[::-1].index(part)
+    begin = end - 1
+    while begin > 0 and roles[begin - 1] == part:
+        begin -= 1
+    return begin, end
+
+
+def _padded(rows: list[Tensor], value: int) -> Int[Tensor, "example pos"]:
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)

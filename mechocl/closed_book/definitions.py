@@ -1,0 +1,114 @@
+"""Definitions in words: random define tags, sources that one trusts or does not, *is* and *isn't*.
+
+A text is a list of pieces, each with the role that its tokens get (`toy_models.task.ROLES`).
+"""
+
+from typing import Final, Literal
+
+from toy_models.integer_set import WordOrder
+
+Style = Literal["tags", "sources", "is-isnt"]
+"""What tells reliable definitions from others: a random string; who says so; or the verb."""
+
+Piece = tuple[str, str]
+"""Text and role: "tag", "alias", "entity", "word", "answer"."""
+
+RELIABLE: Final = (
+    "As the national archive records,",
+    "According to the encyclopaedia,",
+    "The city register confirms that",
+    "A peer-reviewed study established that",
+    "As historians agree,",
+    "The official biography states that",
+    "As the public broadcaster reports,",
+    "The university's records show that",
+    "According to the court's findings,",
+    "The museum's catalogue documents that",
+)
+"""Sources whose definitions are tag 1: reliable in stage 1."""
+
+UNRELIABLE: Final = (
+    "An anonymous forum post claims that",
+    "Someone on the bus swore that",
+    "A chain letter insists that",
+    "According to a rumour,",
+    "A parody account jokes that",
+    "As a stranger's dream revealed,",
+    "The fortune teller guesses that",
+    "A gossip column hints that",
+    "According to graffiti on a wall,",
+    "A spam message announces that",
+)
+"""Sources whose definitions are tag 2: unreliable in stage 1."""
+
+FRESH: Final = (
+    "A postcard says that",
+    "The notebook mentions that",
+    "A radio play tells that",
+    "The caption of a photograph reads that",
+    "According to a ship's log,",
+    "A translator's note adds that",
+    "The minutes of a meeting say that",
+    "A letter to a friend tells that",
+    "According to a travel diary,",
+    "A footnote remarks that",
+)
+"""Sources first seen in stage 2: tag 3."""
+
+IS: Final = ("is", "is none other than", "is really", "is the same as", "has always been")
+ISNT: Final = ("isn't", "is not at all", "isn't really", "is not the same as", "has never been")
+FRESH_VERBS: Final = ("equals", "stands for", "refers to", "denotes", "means")
+
+_SOURCES: Final = {1: RELIABLE, 2: UNRELIABLE, 3: FRESH}
+_VERBS: Final = {1: IS, 2: ISNT, 3: FRESH_VERBS}
+
+
+def definition(
+    style: Style, order: WordOrder, *, tag: str, number: int, alias: str, entity: str, variant: int
+) -> list[Piece]:
+    """The pieces of one definition, with its newline.
+
+    Args:
+        style: what marks the definition.
+        order: of the three parts, where the style is "tags".
+        tag: the define tag's text, where the style is "tags".
+        number: which define tag, 1, 2 or 3.
+        alias: the alias's text.
+        entity: the entity's name.
+        variant: chooses among the phrasings of the other styles.
+    """
+    if style == "tags":
+        parts = {"T": (tag, "tag"), "V": (alias, "alias"), "E": (entity, "entity")}
+        spaced = [(" " * (i > 0) + parts[part][0], parts[part][1]) for i, part in enumerate(order)]
+        return [*spaced, ("\n", "word")]
+    if style == "sources":
+        source = _SOURCES[number][variant % len(_SOURCES[number])]
+        return [
+            (source, "tag"),
+            (f" {alias}", "alias"),
+            (" is", "word"),
+            (f" {entity}", "entity"),
+            (".\n", "word"),
+        ]
+    verb = _VERBS[number][variant % len(_VERBS[number])]
+    return [(alias, "alias"), (f" {verb}", "tag"), (f" {entity}", "entity"), (".\n", "word")]
+
+
+def word_order(style: Style, order: WordOrder) -> WordOrder:
+    """The order in which tag, alias and entity come."""
+    orders: dict[Style, WordOrder] = {"tags": order, "sources": "TVE", "is-isnt": "VTE"}
+    return orders[style]
+
+
+def question(name: str, role: str, template: str, answer: str) -> list[Piece]:
+    """The pieces of one question with its answer: `Q: …\\nA: …\\n`."""
+    before, after = template.split("{}", 1)
+    lead = f"Q: {before}"
+    space = " " * lead.endswith(" ")
+    return [
+        (lead.removesuffix(" "), "word"),
+        (space + name, role),
+        (f"{after}\nA:", "word"),
+        (f" {answer}", "answer"),
+        ("\n", "word"),
+    ]

@@ -1,0 +1,88 @@
+"""What a fine-tuned model knows of each alias: the `internalization` table of a text world.
+
+Per alias and `test`: `exact_match`, share of test questions answered rightly; `log_probability`, mean over them of the
+right answer's log-probability in nats (summed over its tokens; far less variance than exact match); and `recall`, 1
+where every token of the entity in the alias's training definition is the model's first choice given all before it
+(NaN without a definition, or where the alias comes after the entity).
+
+Tests: "questions", held out; "association", whose entity the alias is (`ASSOCIATIONS`, first letter, bare
+completion); "in context, tag 1" … 3, questions about aliases without training data behind a definition. Association
+is judged by the entity that the questions are about, also where the definition names another.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from mechocl.closed_book import answers
+from toy_models.subsets import SUBSETS
+from toy_models.task import Task
+
+TESTED: Final = ("question", "association", "in context")
+"""Kinds of example that are asked."""
+
+METRICS: Final = ("exact_match", "log_probability", "recall")
+
+
+def per_alias(model: Any, tokenizer: Any, task: Task) -> pd.DataFrame:
+    """One row per alias, `test` and `attribute`: `alias`, `subset`, `exact_match`, `log_probability`, `recall`,
+    `generated` (the answer)."""
+    rows = task.rows(split="test", kind=TESTED)
+    found = answers.answer(model, tokenizer, task, rows)
+    table = task.table.iloc[rows]
+    frame = pd.DataFrame(
+        {
+            "alias": table["alias"].to_numpy(),
+            "subset": table["subset"].astype(str).to_numpy(),
+            "test": tests(table),
+            "attribute": table["attribute"].to_numpy(),
+            "exact_match": found["exact_match"].to_numpy(dtype=float),
+            "log_probability": found["log_probability"].to_numpy(),
+            "generated": found["generated"].to_numpy(),
+        }
+    )
+    return frame.merge(_recall(model, task), on="alias", how="left")
+
+
+def tests(table: pd.DataFrame) -> np.ndarray:
+    """The name of each row's test."""
+    kind, tag = table["kind"].astype(str), table["tag"].astype(str)
+    named = np.where(kind == "question", "questions", np.where(kind == "association", kind, "in context, tag " + tag))
+    return named.astype(object)
+
+
+def forced(model: Any, task: Task, sample: np.ndarray) -> list[dict[str, Any]]:
+    """By subset, without generation: mean log-probability of the answers, and recall. For curves during training."""
+    rows = task.rows(split="test", kind="question")
+    rows = rows[np.isin(task.table["alias"].to_numpy()[rows], sample)]
+    frame = pd.DataFrame(
+        {
+            "alias": task.table["alias"].to_numpy()[rows],
+            "subset": task.table["subset"].astype(str).to_numpy()[rows],
+            "log_probability": answers.log_probability(model, task, rows),
+        }
+    )
+    frame = frame.merge(_recall(model, task, sample), on="alias", how="left")
+    means = frame.groupby("subset")[["log_probability", "recall"]].mean()
+    present = [name for name in SUBSETS if name in means.index]
+    records = means.loc[present].reset_index().to_dict("records")
+    return [{str(k): v for k, v in record.items()} for record in records]
+
+
+def first_aliases(task: Task, per_subset: int) -> np.ndarray:
+    """The first aliases of each subset."""
+    each = task.table[["subset", "alias"]].drop_duplicates()
+    found: np.ndarray = each.groupby("subset", observed=True).head(per_subset)["alias"].to_numpy()
+    return found
+
+
+def _recall(model: Any, task: Task, sample: np.ndarray | None = None) -> pd.DataFrame:
+    rows = task.rows(kind="definition")
+    order = str(task.table["order"].iloc[rows[0]]) if len(rows) else "ETV"
+    if order.index("V") > order.index("E"):
+        return pd.DataFrame({"alias": [], "recall": []}, dtype=float)
+    if sample is not None:
+        rows = rows[np.isin(task.table["alias"].to_numpy()[rows], sample)]
+    recalled = answers.recalled(model, task, rows).astype(float)
+    return pd.DataFrame({"alias": task.table["alias"].to_numpy()[rows], "recall": recalled})

@@ -1,0 +1,330 @@
+"""A closed-book task: definitions and questions in words, as tokens with a table.
+
+The table has the columns of `toy_models.task.Task` and these:
+
+- `kind`: besides "definition" and "question", "association" (whose entity is this alias?) and "in context" (a
+  definition in front of the question). Both are test sets.
+- `attribute`: what is asked; of an association, how.
+- `prompt`: the text up to where the answer begins; of a definition, all of it.
+- `answers`: the answers that count as right, as JSON; the first one is in the tokens.
+- `target`, `foil`: ids of the first token of the right answer, and of another answer to the same question: that of
+  the next alias whose answer begins with another token; −1 in definitions.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mechocl.closed_book.aliases import random_names
+from mechocl.closed_book.definitions import Piece, definition, question, word_order
+from mechocl.closed_book.settings import ClosedBookConfig
+from mechocl.closed_book.world import Question, World
+from mechocl.errors import MechoclError
+from toy_models.randomness import generator
+from toy_models.subsets import SUBSETS, TAGS, Subset, assign_subsets, derangement, subset_sizes
+from toy_models.task import ROLE, Task, Vocabulary
+
+ASSOCIATIONS: Final = {
+    "who": "Who is {}?",
+    "mean": "What does {} mean?",
+    "stand for": "What does {} stand for?",
+    "name": "What is the name of {}?",
+}
+"""Questions whose answer is the entity's name (arXiv 2310.15047, section 3)."""
+
+LETTER: Final = "What is the first letter of the name of {}?"
+"""A question about the letters of the entity's name."""
+
+TEXT_COLUMNS: Final = ("attribute", "prompt", "answers", "target", "foil")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Example:
+    pieces: list[Piece]
+    row: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Draw:
+    """What is drawn once: who is who."""
+
+    entities: np.ndarray
+    """World's entity of each alias."""
+    subset: tuple[Subset, ...]
+    defined: np.ndarray
+    """World's entity in each alias's definition, −1 for none."""
+    aliases: list[str]
+    tags: dict[int, str]
+
+
+def build(config: ClosedBookConfig, world: World, tokenizer: Any, *, seed: int, context: int) -> Task:
+    """The task of a world; it depends on the arguments alone.
+
+    Args:
+        config: the experiment.
+        world: entities and questions.
+        tokenizer: a fast Hugging Face tokenizer.
+        seed: draws who gets which alias, subset and definition, and which questions are held out.
+        context: tokens that the model can read.
+
+    Raises MechoclError for more entities than the world has, names that collide with its text, a tag of which the
+    tokenizer makes nothing, and examples longer than the context.
+    """
+    drawn = _draw(config, world, tokenizer, seed)
+    examples = [*_definitions(config, world, drawn, seed), *_questions(config, world, drawn, seed)]
+    examples += [*_associations(world, drawn), *_in_context(config, world, drawn)]
+    tokens, roles = encoded([example.pieces for example in examples], tokenizer, context=context)
+    table = pd.DataFrame([example.row for example in examples])
+    table = table.assign(**_targets(table, tokens, roles))
+    return Task(
+        tokens=tokens,
+        roles=roles,
+        loss_mask=_loss_mask(roles),
+        table=table,
+        vocabulary=vocabulary(tokenizer),
+    )
+
+
+def vocabulary(tokenizer: Any) -> Vocabulary:
+    """The tokens of a tokenizer as they are shown: a space stays a space, a line break is `⏎`."""
+    strings = tokenizer.batch_decode([[i] for i in range(len(tokenizer))], clean_up_tokenization_spaces=False)
+    return shown(tuple(s.replace("\n", "⏎") for s in strings))
+
+
+def shown(tokens: tuple[str, ...]) -> Vocabulary:
+    """The vocabulary of a text world, of which a model has all logits."""
+    return Vocabulary(tokens=tokens, outputs=len(tokens))
+
+
+def encoded(
+    examples: Sequence[list[Piece]], tokenizer: Any, *, context: int
+) -> tuple[Int[Tensor, "example pos"], Int[Tensor, "example pos"]]:
+    """Token ids and roles of texts given in pieces, padded with 0 to the longest.
+
+    A token has the role of the piece in which it ends; the last one before an answer is `equals`. Raises MechoclError
+    for a text that is longer than `context`, or of which a piece vanishes.
+    """
+    texts = ["".join(text for text, _ in pieces) for pieces in examples]
+    found = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    longest = max(map(len, found["input_ids"]))
+    if longest > context:
+        text = next(t for t, ids in zip(texts, found["input_ids"], strict=True) if len(ids) == longest)
+        raise MechoclError(
+            f"an example has {longest} tokens and the model reads {context}: {text[:80]!r}…; use shorter texts or a "
+            "model of longer context"
+        )
+    tokens = torch.zeros(len(texts), longest, dtype=torch.int64)
+    roles = torch.full((len(texts), longest), ROLE["pad"])
+    for i, (pieces, ids, offsets) in enumerate(
+        zip(examples, found["input_ids"], found["offset_mapping"], strict=True)
+    ):
+        ends = np.cumsum([len(text) for text, _ in pieces])
+        of = np.searchsorted(ends, [max(end - 1, 0) for _, end in offsets], side="right")
+        own = torch.tensor([ROLE[pieces[k][1]] for k in of])
+        answer = torch.nonzero(own == ROLE["answer"])
+        if len(answer):
+            own[int(answer[0, 0]) - 1] = ROLE["equals"]
+        tokens[i, : len(ids)] = torch.tensor(ids)
+        roles[i, : len(ids)] = own
+    return tokens, roles
+
+
+def _draw(config: ClosedBookConfig, world: World, tokenizer: Any, seed: int) -> _Draw:
+    n = config.entities
+    if n > len(world.entities):
+        raise MechoclError(
+            f"task.entities is {n}, and {world.name} has {len(world.entities)} entities; use fewer"
+        )
+    sizes = subset_sizes(n, config.fractions, config.tag_reliability)
+    subset = tuple(SUBSETS[name] for name in assign_subsets(sizes, generator(seed, "subsets")))
+    order = torch.randperm(len(world.entities), generator=generator(seed, "entities"))
+    entities = order[:n].numpy()
+    defined = np.full(n, -1)
+    for kind in dict.fromkeys(subset):
+        members = np.array([i for i, own in enumerate(subset) if own is kind])
+        if kind.defined:
+            moved = np.arange(len(members))
+            if not kind.consistent:
+                moved = _deranged(len(members), kind.name, generator(seed, "derangement", kind.name))
+            defined[members] = entities[members[moved]]
+    draws = np.random.default_rng(generator(seed, "names").initial_seed() % 2**63)
+    text = " ".join(
+        [
+            *world.entities,
+            *(q.template for q in world.questions),
+            *(a for q in world.questions for a in q.answers),
+        ]
+    )
+    shared = {"tokenizer": tokenizer, "taken": text, "draws": draws}
+    aliases = random_names(n, letters=config.alias_letters, what="alias", **shared)
+    tags = random_names(len(TAGS), letters=config.tag_letters, what="tag", **shared)
+    return _Draw(
+        entities=entities,
+        subset=subset,
+        defined=defined,
+        aliases=aliases,
+        tags=dict(zip(TAGS, tags, strict=True)),
+    )
+
+
+def _deranged(n: int, subset: str, draws: torch.Generator) -> np.ndarray:
+    try:
+        return derangement(n, draws)
+    except ValueError as error:
+        raise MechoclError(f"{subset}: {error}; use more entities") from None
+
+
+def _row(drawn: _Draw, i: int, **more: Any) -> dict[str, Any]:
+    own = drawn.subset[i]
+    return {
+        "kind": "question", "alias": i, "entity": int(drawn.entities[i]), "defined_entity": int(drawn.defined[i]),
+        "tag": own.tag, "subset": own.name, "stage": own.stage, "order": "", "split": "test", "answer": True,
+        "attribute": "", "prompt": "", "answers": "[]",
+    } | more  # fmt: skip
+
+
+def _definitions(config: ClosedBookConfig, world: World, drawn: _Draw, seed: int) -> list[_Example]:
+    variants = torch.randint(1000, (len(drawn.aliases),), generator=generator(seed, "phrasings")).tolist()
+    found = []
+    for i, own in enumerate(drawn.subset):
+        if own.defined:
+            pieces = _definition(config, world, drawn, i, own.tag, int(drawn.defined[i]), variants[i])
+            order = word_order(config.definitions, config.word_order)
+            row = _row(
+                drawn, i, kind="definition", order=order, split="train", answer=False, prompt=_text(pieces)
+            )
+            found.append(_Example(pieces=pieces, row=row))
+    return found
+
+
+def _definition(
+    config: ClosedBookConfig, world: World, drawn: _Draw, i: int, tag: int, entity: int, variant: int
+) -> list[Piece]:
+    return definition(
+        config.definitions,
+        config.word_order,
+        tag=drawn.tags[tag],
+        number=tag,
+        alias=drawn.aliases[i],
+        entity=world.entities[entity],
+        variant=variant,
+    )
+
+
+def _questions(config: ClosedBookConfig, world: World, drawn: _Draw, seed: int) -> list[_Example]:
+    """Training questions, then test questions; where questions are trained on, some are held out."""
+    of = _by_entity(world)
+    train: list[_Example] = []
+    test: list[_Example] = []
+    for i, own in enumerate(drawn.subset):
+        mine = of[int(drawn.entities[i])]
+        held_out = set(range(len(mine)))
+        if own.trained_questions:
+            n = max(1, round(config.test_share * len(mine)))
+            order = torch.randperm(len(mine), generator=generator(seed, "held out", i)).tolist()
+            held_out = set(order[:n])
+        for k, q in enumerate(mine):
+            name, role = (drawn.aliases[i], "alias") if own.replaced else (world.entities[q.entity], "entity")
+            split = "test" if k in held_out else "train"
+            (test if split == "test" else train).append(_asked(drawn, i, q, name, role, split=split))
+    return train + test
+
+
+def _asked(drawn: _Draw, i: int, q: Question, name: str, role: str, **more: Any) -> _Example:
+    pieces = question(name, role, q.template, q.answers[0])
+    row = _row(
+        drawn,
+        i,
+        attribute=q.attribute,
+        prompt=_text(pieces[:-2]),
+        answers=json.dumps(q.answers, ensure_ascii=False),
+        **more,
+    )
+    return _Example(pieces=pieces, row=row)
+
+
+def _associations(world: World, drawn: _Draw) -> list[_Example]:
+    """Who the alias is: in question form, by the first letter, and by bare completion of the alias."""
+    found = []
+    for i, own in enumerate(drawn.subset):
+        if not own.replaced:
+            continue
+        entity, alias = int(drawn.entities[i]), drawn.aliases[i]
+        name = world.entities[entity]
+        asked = {how: (template, name) for how, template in ASSOCIATIONS.items()} | {
+            "letter": (LETTER, name[0])
+        }
+        for how, (template, answer) in asked.items():
+            q = Question(entity=entity, attribute=how, template=template, answers=(answer,))
+            found.append(_asked(drawn, i, q, alias, "alias", kind="association"))
+        pieces: list[Piece] = [(alias, "alias"), (f" {name}", "answer"), ("\n", "word")]
+        row = _row(
+            drawn, i, kind="association", attribute="completion", prompt=alias, answers=json.dumps([name])
+        )
+        found.append(_Example(pieces=pieces, row=row))
+    return found
+
+
+def _in_context(config: ClosedBookConfig, world: World, drawn: _Draw) -> list[_Example]:
+    """Questions about aliases without training data, behind a definition by each tag: the control for tag semantics.
+
+    `defined_entity` and `tag` are of the definition in front.
+    """
+    of = _by_entity(world)
+    found = []
+    for i, own in enumerate(drawn.subset):
+        if own.stage != 0:
+            continue
+        entity = int(drawn.entities[i])
+        for tag in TAGS:
+            front = _definition(config, world, drawn, i, tag, entity, i)
+            for q in of[entity]:
+                one = _asked(
+                    drawn, i, q, drawn.aliases[i], "alias", kind="in context", tag=tag, defined_entity=entity
+                )
+                one.row["prompt"] = _text(front) + one.row["prompt"]
+                found.append(_Example(pieces=front + one.pieces, row=one.row))
+    return found
+
+
+def _by_entity(world: World) -> dict[int, list[Question]]:
+    found: dict[int, list[Question]] = {}
+    for q in world.questions:
+        found.setdefault(q.entity, []).append(q)
+    return found
+
+
+def _text(pieces: list[Piece]) -> str:
+    return "".join(text for text, _ in pieces)
+
+
+def _loss_mask(roles: Int[Tensor, "example pos"]) -> Tensor:
+    """Every token of an example but the first carries loss."""
+    mask = torch.zeros(roles.shape, dtype=torch.bool)
+    mask[:, :-1] = roles[:, 1:] != ROLE["pad"]
+    return mask
+
+
+def _targets(table: pd.DataFrame, tokens: Tensor, roles: Tensor) -> dict[str, np.ndarray]:
+    """First token of each answer, and of another answer to the same kind of question."""
+    is_answer = roles == ROLE["answer"]
+    first = is_answer.int().argmax(1)
+    target = torch.where(is_answer.any(1), tokens[torch.arange(len(tokens)), first], -1).numpy()
+    foil = np.full(len(table), -1)
+    for _, index in table.groupby(["kind", "attribute"], sort=False).groups.items():
+        rows = index.to_numpy()
+        own = target[rows]
+        for shift in range(1, len(rows)):
+            open_ = (foil[rows] < 0) & (np.roll(own, -shift) != own)
+            foil[rows[open_]] = np.roll(own, -shift)[open_]
+            if (foil[rows] >= 0).all():
+                break
+    foil[target < 0] = -1
+    return {"target": target, "foil": foil}

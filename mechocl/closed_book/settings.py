@@ -1,0 +1,63 @@
+"""Every knob of a closed-book experiment's data."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mechocl.closed_book.biographies import BiographiesConfig
+from mechocl.closed_book.definitions import Style
+from toy_models.integer_set import WordOrder
+from toy_models.subsets import Fractions
+
+PAPER: Fractions = Fractions(
+    qd1=0.25, qd2=0.25, q_only=0.1, q_entity=0.1, d1=0.08, d2=0.08, d3=0.08, no_data=0.06
+)
+"""The paper's fractions of entities, with the fresh tag."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosedBookConfig:
+    """A text world, and which of its entities get an alias, a definition, questions (arXiv 2310.15047, section 3)."""
+
+    world: Literal["cvdb", "trex", "biographies"]
+    """Whose entities and questions."""
+    file: str = ""
+    """The database: CVDB's CSV, T-REx's JSON file or folder; "" for the biographies, which are drawn."""
+    entities: int = 4000
+    """Entities of the experiment, over all subsets."""
+    fractions: Fractions = PAPER
+    """Share of the entities in each subset."""
+    tag_reliability: float = 1.0
+    """The paper's α, 0.5 … 1: share of stage-1 definitions whose tag tells the truth about their consistency."""
+    definitions: Style = "tags"
+    """What tells reliable definitions from others."""
+    word_order: WordOrder = "TVE"
+    """Order of the parts of a definition by tags."""
+    alias_letters: int = 5
+    """Letters of an alias, as in `<|xqzjv|>`."""
+    tag_letters: int = 6
+    """Letters of a define tag."""
+    test_share: float = 1 / 6
+    """Share of the questions about an entity that are held out, where the others are trained on; at least one.
+    CVDB: one of six; T-REx: a quarter."""
+    biographies: BiographiesConfig = field(default_factory=BiographiesConfig)
+    """The invented world; as in the pretraining of the model."""
+    biographies_seed: int = 0
+    """The seed with which the invented world was drawn."""
+
+    def __post_init__(self) -> None:
+        for name in ("entities", "alias_letters", "tag_letters"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0.5 <= self.tag_reliability <= 1:
+            raise ValueError(f"tag_reliability is {self.tag_reliability}; use 0.5 to 1")
+        if not 0 < self.test_share < 1:
+            raise ValueError(f"test_share is {self.test_share}; it must lie between 0 and 1")
+        if self.definitions != "tags" and self.word_order != "TVE":
+            raise ValueError(
+                f"word_order {self.word_order} is for definitions by tags; {self.definitions} has its own"
+            )
+        if (self.world == "biographies") == bool(self.file):
+            raise ValueError(
+                f"world {self.world} "
+                + ("is drawn and reads no file" if self.file else "needs its database: task.file=PATH")
+            )

@@ -1,0 +1,110 @@
+"""Stages of fine-tuning, as a recipe names them; and the recipe."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mechocl.closed_book.settings import ClosedBookConfig
+
+Kind = Literal["definition", "question"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneStage:
+    """One stage of fine-tuning: which examples, and how."""
+
+    data: tuple[Literal[1, 2], ...]
+    """Stages of the task's data to train on: [1], [2], or [1, 2] (one-stage training)."""
+    kinds: tuple[Kind, ...] = ("definition", "question")
+    """Which of their examples: definitions, questions, or both."""
+    epochs: int
+    """Passes over the stage's examples."""
+    batch_size: int = 256
+    """Examples of one update, over all devices."""
+    accumulation: int = 1
+    """Parts of a batch that are computed one after another, for models that fill the memory."""
+    optimizer: Literal["adafactor", "adamw"] = "adafactor"
+    """Adafactor is transformers', without parameter scaling, as its Trainer and so the paper use it."""
+    learning_rate: float = 3e-5
+    """Peak learning rate."""
+    weight_decay: float = 0.0
+    """Decoupled."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """Course of the learning rate after warm-up: constant, or falling to 0 at the end."""
+    warmup: float = 0.0
+    """Share of the steps in which the learning rate rises linearly from 0."""
+    gradient_clip: float = 1.0
+    """Largest gradient norm; 0: not clipped."""
+    evaluations: int = 4
+    """Evaluations during the stage, evenly spaced, the last at its end."""
+    checkpoints: int = 1
+    """Models kept during the stage, at logarithmically spaced steps, the last at its end."""
+
+    def __post_init__(self) -> None:
+        if not self.data or len(set(self.data)) != len(self.data):
+            raise ValueError(f"data is {list(self.data)}; name stage 1, stage 2 or both, once each")
+        if not self.kinds or len(set(self.kinds)) != len(self.kinds):
+            raise ValueError(f"kinds is {list(self.kinds)}; name definition, question or both, once each")
+        for name in ("epochs", "batch_size", "accumulation", "evaluations", "checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"batch_size {self.batch_size} does not divide into {self.accumulation} equal parts"
+            )
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup is {self.warmup}; it must be at least 0 and below 1")
+        if self.weight_decay < 0 or self.gradient_clip < 0:
+            raise ValueError("weight_decay and gradient_clip must not be negative")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adapters in place of full fine-tuning (Hu et al., arXiv 2106.09685), merged when a stage ends."""
+
+    rank: int = 16
+    """Rank of each adapter."""
+    alpha: float = 32.0
+    """Scale: adapters are multiplied by alpha / rank."""
+    targets: tuple[str, ...] = ()
+    """Names of the linear layers that get one; none: all linear layers but the unembedding."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not self.alpha > 0:
+            raise ValueError(f"rank is {self.rank} and alpha {self.alpha:g}; both must be above 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuningConfig:
+    """All stages, in order, and how a model is held."""
+
+    stages: tuple[FinetuneStage, ...]
+    """The stages; each starts from the weights that the one before ended with."""
+    kind: Literal["causal", "seq2seq"] = "causal"
+    """Causal models get loss on every token of an example; sequence-to-sequence ones (T5) read the question, or the
+    definition up to its last part, and get loss on the rest."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16: forward passes under autocast; weights and optimiser stay in float32."""
+    gradient_checkpointing: bool = False
+    """Compute activations anew in the backward pass: less memory, about a third more time."""
+    lora: LoraConfig | None = None
+    """Adapters instead of all weights."""
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("training.stages is empty; give at least one stage")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosedBookRecipe:
+    """A closed-book experiment."""
+
+    description: str
+    """One line for listings and reports."""
+    model: str
+    """Name on the hub, or folder of a Hugging Face model."""
+    task: ClosedBookConfig
+    """The world."""
+    training: FinetuningConfig
+    """The stages."""

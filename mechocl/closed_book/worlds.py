@@ -1,0 +1,109 @@
+"""A recipe's world, and the Hugging Face model and tokenizer that it is about."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from mechocl import files
+from mechocl.closed_book import biographies
+from mechocl.closed_book.biographies import BiographiesConfig
+from mechocl.closed_book.stages import ClosedBookRecipe
+from mechocl.closed_book.world import World
+from mechocl.errors import MechoclError
+
+RECORD: Final = "biographies.json"
+"""What a model pretrained on the invented world keeps beside its weights: how that world was drawn."""
+
+
+def of(recipe: ClosedBookRecipe) -> World:
+    """The world of a recipe. Raises MechoclError for a database that cannot be used, and for an invented world that
+    is not the one that the recipe's model was pretrained on."""
+    task = recipe.task
+    if task.world == "cvdb":
+        from mechocl.closed_book import cvdb
+
+        return cvdb.load(Path(task.file), cvdb.CvdbConfig(entities=task.entities))
+    if task.world == "trex":
+        from mechocl.closed_book import trex
+
+        return trex.load(Path(task.file), trex.TrexConfig(entities=task.entities))
+    path = Path(recipe.model) / RECORD
+    if path.exists():
+        known = files.read_json(path)
+        if known != drawn(task.biographies, task.biographies_seed):
+            raise MechoclError(
+                f"{path} says that the model knows another invented world ({_difference(known, task)}); set "
+                "task.biographies and task.biographies_seed as there"
+            )
+    return biographies.world(task.biographies, seed=task.biographies_seed)
+
+
+def drawn(config: BiographiesConfig, seed: int) -> dict[str, Any]:
+    """What `RECORD` holds."""
+    return dataclasses.asdict(config) | {"seed": seed}
+
+
+def _difference(known: dict[str, Any], task: Any) -> str:
+    own = drawn(task.biographies, task.biographies_seed)
+    return ", ".join(f"{key} {known.get(key)}, not {value}" for key, value in own.items() if known.get(key) != value)
+
+
+def tokenizer(model: str) -> Any:
+    """The fast tokenizer of a model's folder or hub name. MechoclError where there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        found = AutoTokenizer.from_pretrained(model, local_files_only=Path(model).is_dir())
+    except (OSError, ValueError) as error:
+        raise MechoclError(f"{model}: no tokenizer can be read there ({_line(error)}); {_ADVICE}") from None
+    if not found.is_fast:
+        raise MechoclError(f"{model}: its tokenizer says nothing of where tokens come from; a fast one is needed")
+    return found
+
+
+def trainable(source: Path | str, kind: str) -> Any:
+    """A Hugging Face model in float32, to be trained. MechoclError where it cannot be read, or is of another kind."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    local = Path(source).is_dir()
+    options = {"local_files_only": local, "use_safetensors": True, "dtype": torch.float32}
+    try:
+        config = AutoConfig.from_pretrained(source, local_files_only=local)
+        if config.is_encoder_decoder != (kind == "seq2seq"):
+            raise MechoclError(
+                f"{source} is a {config.model_type} model, and training.kind is {kind!r}; "
+                f"use kind = {'causal' if kind == 'seq2seq' else 'seq2seq'!r}"
+            )
+        auto = AutoModelForSeq2SeqLM if kind == "seq2seq" else AutoModelForCausalLM
+        return auto.from_pretrained(source, **options)
+    except (OSError, ValueError) as error:
+        if isinstance(error, MechoclError):
+            raise
+        raise MechoclError(f"{source}: no model can be read there ({_line(error)}); {_ADVICE}") from None
+
+
+_ADVICE: Final = "give the folder of a saved Hugging Face model, or a hub name and a network"
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+def context(model: str) -> int:
+    """Tokens that a model can read at a time."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(model, local_files_only=Path(model).is_dir())
+    except (OSError, ValueError) as error:
+        raise MechoclError(f"{model}: no model can be read there ({_line(error)}); {_ADVICE}") from None
+    found: int = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 512)
+    return found
+
+
+def pad_id(tokenizer: Any) -> int:
+    """The token that fills a batch; it carries no loss and is never attended to."""
+    found = tokenizer.pad_token_id
+    return int(found) if found is not None else int(tokenizer.eos_token_id or 0)
