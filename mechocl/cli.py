@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 
 import tyro
 
-from mechocl import analysis_commands, feature_commands
+from mechocl import analysis_commands, data_commands, feature_commands
 from mechocl.analysis_commands import Device, jobs_of
 from mechocl.errors import Fault, MechoclError
 from mechocl.experiment import SAVE_EVERY_S
@@ -287,13 +287,17 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "sweep": sweep,
     **analysis_commands.COMMANDS,
     **feature_commands.COMMANDS,
+    **data_commands.COMMANDS,
     "dynamics": dynamics,
     "report": report,
     "runs": runs,
 }
 
 
-GROUPS: Final[dict[str, dict[str, Callable[..., None]]]] = {"sae": feature_commands.SAE_COMMANDS}
+GROUPS: Final[dict[str, dict[str, Callable[..., None]]]] = {
+    "sae": feature_commands.SAE_COMMANDS,
+    "data": data_commands.DATA_COMMANDS,
+}
 """Commands that have commands of their own."""
 
 

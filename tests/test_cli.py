@@ -107,6 +107,8 @@ OPTIONS = {
     ],
     "sae dashboard": ["RUN", "SAE", "--site", "--out", "--seeds", "--stage"],
     "crosscoder": ["RUN", "--site", "--width", "--k", "--checkpoints", "--seeds", "--jobs"],
+    "data cvdb": ["--check", "--entities"],
+    "data trex": ["--check", "--entities", "--min-predicates"],
     "report": ["RUN", "--out", "--device", "--jobs"],
     "runs": ["FOLDER"],
 }
