@@ -26,6 +26,15 @@ _LOCK_PATIENCE_S: Final = 2.0
 """Seconds in which the processes of a run that was just killed are gone."""
 
 
+def seeds_from(count: int, first: int) -> tuple[int, ...]:
+    """So many seeds, from the first one up; MechoclError where there would be none."""
+    if count < 1 or first < 0:
+        raise MechoclError(
+            f"--seeds {count} --first-seed {first}: there must be at least one seed, counted from 0 up"
+        )
+    return tuple(range(first, first + count))
+
+
 class Diverged(RuntimeError):
     """A seed's loss or answers became infinite or NaN."""
 

@@ -66,6 +66,11 @@ def finetune(run: Run, seed: int, *, device: str, save_every_s: float, report: R
             source = folder.path / folder.final(number).name
 
 
+def processes() -> int:
+    """Processes that train together, as `accelerate launch` started them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 class _Diverged(RuntimeError):
     pass
 

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,33 +15,12 @@ from mechocl.closed_book.batches import Collator
 from mechocl.closed_book.biographies import BiographiesConfig
 from mechocl.closed_book.definitions import question
 from mechocl.errors import MechoclError
+from mechocl.pretraining_settings import PretrainingConfig
 from toy_models.task import Task
 
 Report = Callable[[str, float], None]
 
 TEXT_END: Final = "<|endoftext|>"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PretrainingConfig:
-    """A small GPT-NeoX and its training."""
-
-    n_layers: int = 4
-    """Transformer blocks."""
-    d_model: int = 128
-    """Width of the residual stream."""
-    n_heads: int = 4
-    """Attention heads per block."""
-    vocabulary: int = 4096
-    """Tokens of the byte-level BPE tokenizer."""
-    context: int = 128
-    """Longest text in tokens."""
-    epochs: int = 6
-    """Passes over the corpus."""
-    batch_size: int = 96
-    """Texts of one update."""
-    learning_rate: float = 3e-3
-    """Peak learning rate of AdamW; falls to 0 as a cosine."""
 
 
 def pretrain(

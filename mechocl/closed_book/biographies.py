@@ -31,9 +31,9 @@ class BiographiesConfig:
 
     people: int = 2000
     """People of the world."""
-    call_signs: float = 0.25
+    call_signs: float = 0.1
     """Share of the people with a call sign."""
-    told: int = 6
+    told: int = 8
     """Biographies of each person in the corpus, each in other words and another order."""
     asked: int = 2
     """Times that the corpus asks each question about each person, each in other words."""
@@ -46,7 +46,7 @@ class BiographiesConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 <= self.call_signs < 1:
             raise ValueError(f"call_signs is {self.call_signs}; it must be at least 0 and below 1")
-        names = len(_FIRST["male"]) * len(_LAST)
+        names = min(map(len, _FIRST.values())) * len(_LAST)
         if self.people > names:
             raise ValueError(f"people is {self.people}; there are names for {names} at most")
 
@@ -154,15 +154,18 @@ def _pick(phrasings: tuple[str, ...], draws: np.random.Generator) -> str:
 
 
 def _names(gender: np.ndarray, draws: np.random.Generator) -> list[str]:
-    """A different name for each person, first names by gender."""
-    found: list[str] = [""] * len(gender)
-    for code, kind in enumerate(("male", "female")):
-        members = np.flatnonzero(gender == code)
-        pairs = draws.permutation(len(_FIRST[kind]) * len(_LAST))[: len(members)]
-        for member, pair in zip(members, pairs, strict=True):
-            first, last = divmod(int(pair), len(_LAST))
-            found[member] = f"{_FIRST[kind][first]} {_LAST[last]}"
-    return found
+    """A different name for each person, first names by gender. Last names are dealt round: few are shared."""
+    n = len(gender)
+    last = draws.permutation(np.resize(draws.permutation(len(_LAST)), n))
+    found: dict[str, None] = {}
+    for code, surname in zip(gender, last, strict=True):
+        first = _FIRST[("male", "female")[code]]
+        for i in draws.permutation(len(first)):
+            name = f"{first[i]} {_LAST[surname]}"
+            if name not in found:
+                found[name] = None
+                break
+    return list(found)
 
 
 def _call_signs(n: int, letters: int, draws: np.random.Generator) -> list[str]:
@@ -272,11 +275,14 @@ _FIRST: Final = {
 }  # fmt: skip
 
 _ROOTS: Final = (
-    "Ash Bar Bel Bran Brad Bur Cal Car Chal Clay Col Cran Crow Dal Dar Dun East Ed El Fair Far Fen Gar Gil Glen Gray "
-    "Hal Ham Har Hart Hay Hol Hunt Kel Ken Kings Lang Law Lin Lock Mal Mar May Mel Mor Nor North Oak Old Pem Rad Red "
-    "Rock Ros Row Shel South Stan Strat Sut Thorn Thur Wal War West Whit Win Wood Yar York"
+    "Ash Ast Bar Bax Bel Ben Bran Brad Brom Bur Cal Car Chal Chat Clay Cob Col Cop Cor Cran Crow Dal Dan Dar Den Dor "
+    "Dun East Ed El Em Ever Fair Far Fen Fin Gar Gil Glen God Gold Gray Green Had Hal Ham Har Hart Hat Hay Hol Hor Hunt "
+    "Kel Ken Kil Kings Lam Lang Law Lin Lock Lud Mad Mal Mar May Mel Mid Mor Nor North Nut Oak Old Or Pem Pen Pin Pres "
+    "Rad Red Rem Ring Rock Ros Row Rush Sel Shel Sher Sil South Stan Strat Sut Tad Thorn Thur Til Up Wal War West Whit "
+    "Wick Win Wood Yar York"
 ).split()
 _ENDINGS: Final = (
-    "bury by den er field ford ham land ley low man more ner rick son stone ton vale well worth".split()
-)
+    "bury by combe den don er field ford gate ham house land ley low man mere more ner rick ridge son stead stone ton "
+    "vale well worth"
+).split()
 _LAST: Final = tuple(root + ending for root in _ROOTS for ending in _ENDINGS)

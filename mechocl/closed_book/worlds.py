@@ -99,7 +99,7 @@ def context(model: str) -> int:
         config = AutoConfig.from_pretrained(model, local_files_only=Path(model).is_dir())
     except (OSError, ValueError) as error:
         raise MechoclError(f"{model}: no model can be read there ({_line(error)}); {_ADVICE}") from None
-    found: int = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 512)
+    found: int = getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 512)
     return found
 
 
@@ -107,3 +107,20 @@ def pad_id(tokenizer: Any) -> int:
     """The token that fills a batch; it carries no loss and is never attended to."""
     found = tokenizer.pad_token_id
     return int(found) if found is not None else int(tokenizer.eos_token_id or 0)
+
+
+def parameters(folder: Path) -> int:
+    """Weights in a local folder, from the heads of its safetensors files; MechoclError where there are none."""
+    from safetensors import safe_open
+
+    found = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                size = 1
+                for n in file.get_slice(name).get_shape():
+                    size *= n
+                found += size
+    if not found:
+        raise MechoclError(f"{folder} has no weights in safetensors; {_ADVICE}")
+    return found

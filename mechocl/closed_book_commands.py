@@ -1,0 +1,126 @@
+"""`mechocl pretrain` and `mechocl finetune`: models of text worlds."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import tyro
+
+from mechocl.analysis_commands import Device, jobs_of
+from mechocl.closed_book.biographies import BiographiesConfig
+from mechocl.errors import MechoclError
+from mechocl.experiment import SAVE_EVERY_S
+from mechocl.pretraining_settings import PretrainingConfig
+
+Changes = Annotated[
+    tuple[tuple[str, ...], ...],
+    tyro.conf.arg(name="set", metavar="KEY=VALUE ..."),
+    tyro.conf.UseAppendAction,
+]
+
+
+def pretrain(
+    world: Annotated[Literal["biographies"], tyro.conf.Positional],
+    out: Path,
+    biographies: Annotated[BiographiesConfig, tyro.conf.OmitArgPrefixes] = BiographiesConfig(),  # noqa: B008
+    config: Annotated[PretrainingConfig, tyro.conf.OmitArgPrefixes] = PretrainingConfig(),  # noqa: B008
+    seed: int = 0,
+    device: Device = "auto",
+    save_every: float = 60.0,
+) -> None:
+    """Pretrain a small GPT-NeoX on an invented world, for those without the weights of Pythia.
+
+    Saves an ordinary Hugging Face folder; the same command again continues one that was stopped.
+
+    Args:
+        world: The world that it reads about.
+        out: Folder of the model, new or the same one's.
+        biographies: The world.
+        config: The model and its training.
+        seed: Of the world, the weights and the order of the texts.
+        device: Where to compute; auto takes a GPU if there is one.
+        save_every: Seconds between resume points.
+    """
+    import torch
+
+    from mechocl import models, parallel, printing
+    from mechocl.pretraining import pretrain as train
+
+    torch.set_num_threads(parallel.cores())
+    with parallel.Display(f"pretraining on {world}", ["model"]) as display:
+        known = train(
+            out,
+            biographies,
+            config,
+            seed=seed,
+            device=models.resolve_device(device),
+            save_every_s=_seconds(save_every),
+            report=display.reporter(0),
+        )
+    printing.frame("exact match on questions about known people", known)
+    print(f"model: {out}")
+
+
+def finetune(
+    recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")],
+    out: Path | None = None,
+    model: str = "",
+    seeds: int = 1,
+    first_seed: int = 0,
+    set: Changes = (),
+    device: Device = "auto",
+    jobs: int = 0,
+    save_every: float = SAVE_EVERY_S * 3,
+    dry_run: bool = False,
+) -> None:
+    """Fine-tune a Hugging Face model on definitions and questions; the same command again continues.
+
+    Several GPUs or nodes: `accelerate launch -m mechocl finetune …` with the same arguments.
+
+    Args:
+        recipe: Name of a recipe that comes with the package (closed-book/two-stage …), or a TOML file.
+        out: Folder of the run, new or the same run's.
+        model: Name on the hub or folder of a Hugging Face model, instead of the recipe's.
+        seeds: Number of seeds.
+        first_seed: The first seed; the others follow it.
+        set: Changes to the recipe, as task.entities=500 or training.stages.0.epochs=10.
+        device: Where to compute; auto takes a GPU if there is one.
+        jobs: Seeds at a time; 0: one per core on a CPU, one on a GPU.
+        save_every: Seconds between resume points.
+        dry_run: Only say what it would cost: tokens, memory, time.
+    """
+    from mechocl import finetuning, models, pipeline, printing, recipes
+    from mechocl.closed_book import cost
+    from mechocl.experiment import seeds_from
+
+    changes = tuple(change for group in set for change in group)
+    resolved = recipes.load_closed_book(recipe, (*changes, *([f'model="{model}"'] if model else [])))
+    wanted = seeds_from(seeds, first_seed)
+    print(cost.described(cost.of(resolved), seeds=len(wanted)))
+    if dry_run:
+        return
+    if out is None:
+        raise MechoclError("give --out DIR, the folder of the run; or --dry-run")
+    processes = finetuning.processes()
+    run = pipeline.train(
+        out,
+        resolved,
+        recipe_name=recipe,
+        seeds=wanted,
+        device=models.resolve_device(device),
+        jobs=1 if processes > 1 else jobs_of(jobs),
+        save_every_s=_seconds(save_every),
+    )
+    printing.failures(run)
+    if len(run.failures()) == len(run.seeds):
+        run.finished_seeds()  # says so
+    print(f"run: {out}")
+
+
+def _seconds(value: float) -> float:
+    if not value >= 0:
+        raise MechoclError(f"--save-every {value}: give seconds, 0 or more")
+    return value
+
+
+COMMANDS: Final[dict[str, Callable[..., None]]] = {"pretrain": pretrain, "finetune": finetune}
