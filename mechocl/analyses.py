@@ -27,6 +27,7 @@ from mechocl import (
     tuned_lens,
 )
 from mechocl.activation_cache import ActivationCache, Collect
+from mechocl.closed_book.folders import TextSeedFolder
 from mechocl.errors import MechoclError
 from mechocl.features import dictionaries, effects, quality, search
 from mechocl.features.candidates import EffectsConfig
@@ -49,6 +50,8 @@ class Subject:
 
     model: Transformer
     task: Task
+    path: Path | None
+    """The model's Hugging Face folder, in a closed-book run."""
     after: Callable[[int], Transformer]
     """The model after a stage, from 1. Raises MechoclError for a stage that the run does not have."""
     untrained: Callable[[], Transformer]
@@ -73,7 +76,12 @@ class Subject:
 
 
 def _evaluate(subject: Subject, config: EvaluateConfig) -> pd.DataFrame:
-    return internalization.per_alias(subject.model, subject.task)
+    if subject.path is None:
+        return internalization.per_alias(subject.model, subject.task)
+    from mechocl.closed_book import evaluation, worlds  # transformers' generation takes a second to import
+
+    model = worlds.trainable(subject.path, worlds.kind_of(subject.path)).to(models.device_of(subject.model))
+    return evaluation.per_alias(model, worlds.tokenizer(str(subject.path)), subject.task)
 
 
 def _patch(subject: Subject, config: patching.PatchingConfig) -> pd.DataFrame:
@@ -252,8 +260,9 @@ def subject_of(
     return Subject(
         model=model,
         task=folder.load_task(),
+        path=folder.model_path(checkpoint) if isinstance(folder, TextSeedFolder) else None,
         after=after,
-        untrained=lambda: models.build(folder.recipe, seed=folder.seed, device=device),
+        untrained=lambda: models.untrained(folder, device=device),
         stage=checkpoint.stage,
         collect=cache.collect(checkpoint, collect) if cache else collect,
         dictionary=dictionary,

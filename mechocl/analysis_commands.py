@@ -44,26 +44,36 @@ def evaluate(on: On) -> None:
     """Answers on every test question: each subset, and weak and strong internalization with intervals."""
     from mechocl import printing, summaries
     from mechocl.analyses import EvaluateConfig
-    from mechocl.internalization import METRICS
+    from mechocl.internalization import metrics_of
 
     opened, (rows,) = _analysed(on, ("evaluate", EvaluateConfig()))
     if on.stage in (None, len(opened.recipe.training.stages)):
         rows = printing.learned(rows)
     cells = {(e.subset, e.metric): e.estimate for e in summaries.subsets(rows)}
     names = list(dict.fromkeys(subset for subset, _ in cells))
-    body = [[s] + [f"{cells[s, m].mean:.3f}" if (s, m) in cells else "–" for m in METRICS] for s in names]
-    printing.table(["subset", *METRICS], body)
+    metrics = metrics_of(rows)
+    body = [[s] + [f"{cells[s, m].mean:.3f}" if (s, m) in cells else "–" for m in metrics] for s in names]
+    printing.table(["subset", *metrics], body)
+    for metric in summaries.leading(rows):
+        _print_contrasts(rows, metric)
+    if "test" in rows.columns:
+        printing.text_tests(rows)
+    printing.answers(rows)
+    _say_where(opened, "evaluate")
+
+
+def _print_contrasts(rows: "pd.DataFrame", metric: str) -> None:
+    from mechocl import printing, summaries
+
     lines = [
         [
             c.name,
             summaries.describe(c.estimate),
             f"{c.positive_seeds} of {rows['seed'].nunique()} seeds above 0",
         ]
-        for c in summaries.contrasts(rows, "auc")
+        for c in summaries.contrasts(rows, metric)
     ]
-    printing.table(["contrast (AUC)", "difference [95 %]", ""], lines)
-    printing.answers(rows)
-    _say_where(opened, "evaluate")
+    printing.table([f"contrast ({summaries.NAMES[metric]})", "difference [95 %]", ""], lines)
 
 
 def lens(

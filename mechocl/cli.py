@@ -9,10 +9,10 @@ from typing import Annotated, Any, Final, Literal
 
 import tyro
 
-from mechocl import analysis_commands, data_commands, feature_commands
+from mechocl import analysis_commands, closed_book_commands, data_commands, feature_commands
 from mechocl.analysis_commands import Device, jobs_of
 from mechocl.errors import Fault, MechoclError
-from mechocl.experiment import SAVE_EVERY_S
+from mechocl.experiment import SAVE_EVERY_S, seeds_from
 
 Changes = Annotated[
     tuple[tuple[str, ...], ...],  # `--set a=1 b=2` and `--set a=1 --set b=2` say the same
@@ -51,7 +51,7 @@ def demo(
         out,
         recipe,
         recipe_name=f"{name} (smoke test)" if fast else name,
-        seeds=_seeds(1 if fast else seeds, 0),
+        seeds=seeds_from(1 if fast else seeds, 0),
         device=models.resolve_device(device),
         jobs=jobs_of(jobs),
         then=pipeline.reported(recipe),
@@ -95,14 +95,14 @@ def train(
         out,
         resolved,
         recipe_name=recipe,
-        seeds=_seeds(seeds, first_seed),
+        seeds=seeds_from(seeds, first_seed),
         device=models.resolve_device(device),
         jobs=jobs_of(jobs),
         save_every_s=save_every,
     )
     printing.failures(run)
     if len(run.failures()) == len(run.seeds):
-        run.finished_seeds()  # says so
+        run.finishedseeds_from()  # says so
     print(f"run: {out}")
 
 
@@ -155,7 +155,7 @@ def sweep(
             recipe_name=recipe,
             changes=tuple(change for group in set for change in group),
             over=tuple(axis for group in over for axis in group),
-            seeds=_seeds(seeds, first_seed),
+            seeds=seeds_from(seeds, first_seed),
             device=ray.device(device) if ray else models.resolve_device(device),
             jobs=jobs_of(jobs),
             cluster=ray,
@@ -285,6 +285,7 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "demo": demo,
     "train": train,
     "sweep": sweep,
+    **closed_book_commands.COMMANDS,
     **analysis_commands.COMMANDS,
     **feature_commands.COMMANDS,
     **data_commands.COMMANDS,
@@ -353,14 +354,6 @@ _MENDABLE: Final = {
 def _fail(message: str, code: int) -> int:
     print(f"mechocl: {message}", file=sys.stderr)
     return code
-
-
-def _seeds(count: int, first: int) -> tuple[int, ...]:
-    if count < 1 or first < 0:
-        raise MechoclError(
-            f"--seeds {count} --first-seed {first}: there must be at least one seed, counted from 0 up"
-        )
-    return tuple(range(first, first + count))
 
 
 def _write_report(run: Any, path: Path, *, device: Device, jobs: int) -> None:

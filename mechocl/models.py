@@ -1,32 +1,26 @@
-"""The model seam: the only place in `mechocl` that loads a model.
+"""The model seam: what analyses see of a model, and the only door through which `mechocl` gets one.
 
 Analyses see a model through the `Transformer` protocol, which `HookedTransformer` and
 `TransformerBridge` (in compatibility mode) share: hook points and their names, `cfg`, the unembedding.
-Toy models are built by `toy_models.architectures`; this module loads their checkpoints, and Hugging Face
-GPT-NeoX folders (Pythia, and what was fine-tuned from it).
+Toy models are built by `toy_models.architectures`: `at_checkpoint` opens one of a run. `load` opens a Hugging
+Face checkpoint, with `pretrained` and what it calls (`hugging_face`, `adapters`, `conversion`, `parity`).
 """
 
-import contextlib
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechocl.closed_book.folders import TextSeedFolder
 from mechocl.errors import MechoclError
 from mechocl.folders import Checkpoint, SeedFolder
 from mechocl.recipes import Recipe
+from mechocl.recipes import integer_set as integer_set_recipe
 from toy_models import architectures, integer_set, lean
-
-if TYPE_CHECKING:
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
-
-_ARCHITECTURE: Final = "GPTNeoXForCausalLM"
 
 
 @runtime_checkable
@@ -92,9 +86,25 @@ def build(recipe: Recipe, *, seed: int, device: str) -> Any:
     return model.to(device, print_details=False)
 
 
+def untrained(folder: SeedFolder, *, device: str) -> Any:
+    """A model of the run's shape with random weights, drawn from the seed."""
+    if isinstance(folder, TextSeedFolder):
+        from mechocl import pretrained
+
+        return pretrained.untrained_like(folder.path / folder.final().name, seed=folder.seed, device=device)
+    return build(integer_set_recipe(folder.recipe), seed=folder.seed, device=device)
+
+
 def at_checkpoint(folder: SeedFolder, checkpoint: Checkpoint, *, device: str) -> Any:
-    """The `HookedTransformer` of a checkpoint; MechoclError when the file is altered or incomplete."""
-    model = build(folder.recipe, seed=folder.seed, device=device)
+    """The `HookedTransformer` of a checkpoint; MechoclError when the file is altered or incomplete.
+
+    That of a closed-book run is loaded from its Hugging Face folder, as by `load`; the comparison with Hugging Face's
+    forward pass is written to `parity` beside it.
+    """
+    if isinstance(folder, TextSeedFolder):
+        report = folder.path / "parity" / f"{checkpoint.name.replace('/', '-')}.json"
+        return load(folder.model_path(checkpoint), device=device, report=report)
+    model = build(integer_set_recipe(folder.recipe), seed=folder.seed, device=device)
     weights = folder.weights(checkpoint)
     odd = weights.keys() ^ dict(model.named_parameters()).keys()
     if odd:
@@ -105,169 +115,65 @@ def at_checkpoint(folder: SeedFolder, checkpoint: Checkpoint, *, device: str) ->
     return model
 
 
-def load(path_or_name: str | Path, *, device: str = "cpu", bridge: bool = False) -> Any:
-    """The model in a local Hugging Face folder of a GPT-NeoX, in float32 and evaluation mode.
+def load(
+    path_or_name: str | Path,
+    *,
+    device: str = "cpu",
+    bridge: bool = False,
+    dtype: torch.dtype = torch.float32,
+    fold: bool = False,
+    centre: bool = False,
+    n_ctx: int | None = None,
+    base: str | Path | None = None,
+    revision: str | None = None,
+    tokens: Int[Tensor, "example pos"] | None = None,
+    tolerance: float = 1e-4,
+    report: Path | None = None,
+) -> Any:
+    """The model in a local Hugging Face folder or under a hub name, in evaluation mode.
 
-    Its weights are as they were trained: layer norms are not folded, nothing is centred. So its residual
-    stream is the Hugging Face model's own, and `parity` says how equal the logits are.
+    GPT-NeoX (Pythia, and what was fine-tuned from it), GPT-2, Llama, Mistral and Qwen2. The weights are as they
+    were trained: layer norms are not folded, nothing is centred, unless asked for. Its forward pass is always
+    compared with Hugging Face's, in float32 and on the CPU; a model that parts from it is not returned.
+    `pretrained.load_with_parity` gives the comparison and the tokenizer, too.
 
     Args:
-        path_or_name: folder with `config.json` and safetensors, as `save_pretrained` writes it.
+        path_or_name: folder with `config.json` and safetensors, as `save_pretrained` writes it, or with a LoRA
+            adapter, which is merged; else the name of a model on the hub. A folder asks no hub for anything.
         device: where torch shall hold it.
         bridge: give a `TransformerBridge` in compatibility mode, not a `HookedTransformer`.
+        dtype: precision of the weights and of what the model computes: float32, bfloat16 or float16. Half
+            precision halves the memory; its weights are widened, one module at a time, for the comparison.
+        fold: layer norms' weights become part of the weights that read from them. Residual streams stay.
+        centre: weights that write to the residual stream write no mean, and logits have none over the
+            vocabulary. Of models with layer norms that subtract the mean (GPT-NeoX, GPT-2).
+        n_ctx: longest example in tokens; by default what the model was made for, up to 8192.
+        base: the folder or hub name under a LoRA adapter, in the place of the one its config names.
+        revision: branch, tag or commit of a hub name.
+        tokens: what to compare on, in the place of random ids.
+        tolerance: largest difference that counts as rounding; see `parity.Parity`.
+        report: a JSON file to write the comparison to, also where it fails.
 
-    Raises MechoclError for a folder that does not exist or is incomplete, for any architecture but
-    GPTNeoXForCausalLM, and for variants that `HookedTransformer` does not know (scaled rotary embeddings,
-    attention without bias).
+    Raises MechoclError, in one line with the file, the weight or the layer, for what does not exist, is
+    incomplete or damaged, is a pickle, has an architecture or option that is not known, or a tokenizer with more
+    ids than the model; for a hub that does not answer; and for a model that parts from Hugging Face's.
     """
-    folder = Path(path_or_name)
-    theirs = _hugging_face(folder, device=device)
-    return _bridge(theirs, folder, device=device) if bridge else _hooked(theirs, folder, device=device)
+    from mechocl import pretrained  # it needs the protocol above
 
-
-@dataclass(frozen=True, slots=True)
-class Parity:
-    """How far a model is from the Hugging Face model that it was loaded from."""
-
-    max_abs_logit_difference: float
-    """Largest absolute difference between two logits, in nats. About 1e-5 is rounding."""
-    tokens: int
-    """Positions at which all logits were compared."""
-
-
-@torch.no_grad()
-def parity(model: Transformer, path: str | Path, tokens: Int[Tensor, "example pos"]) -> Parity:
-    """Compare a model's logits on these tokens with those of the Hugging Face forward pass.
-
-    Raises MechoclError as `load`.
-    """
-    device = device_of(model)
-    theirs = _hugging_face(Path(path), device=str(device))(tokens.to(device)).logits
-    ours = model(tokens.to(device), return_type="logits")
-    return Parity(float((ours - theirs).abs().max()), tokens.numel())
-
-
-def _hugging_face(folder: Path, *, device: str) -> "GPTNeoXForCausalLM":
-    """The Hugging Face model of a folder: all weights from safetensors, nothing from the network."""
-    from safetensors import SafetensorError
-    from transformers import GPTNeoXForCausalLM
-
-    if not folder.is_dir():
-        raise MechoclError(f"{folder} does not exist; give the folder of a saved Hugging Face model")
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MechoclError(
-            f"{folder} has no config.json; give the folder that save_pretrained made"
-        ) from error
-    except ValueError as error:
-        raise MechoclError(f"{folder / 'config.json'} is not JSON: {error}") from error
-    found = config.get("architectures") or ["no architecture"]
-    if found != [_ARCHITECTURE]:
-        raise MechoclError(
-            f"{folder} holds {', '.join(found)}; only causal language models of GPT-NeoX's architecture "
-            f"({_ARCHITECTURE}, such as Pythia) can be loaded"
-        )
-    try:
-        with _without_progress_bars():
-            model, info = GPTNeoXForCausalLM.from_pretrained(
-                folder,
-                local_files_only=True,
-                use_safetensors=True,
-                dtype=torch.float32,
-                attn_implementation="eager",
-                output_loading_info=True,
-            )
-    except (OSError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise MechoclError(f"the weights in {folder} cannot be read: {reason}") from error
-    if info["missing_keys"]:
-        raise MechoclError(f"{folder} is incomplete: tensor {min(info['missing_keys'])} is missing")
-    return model.to(device).eval()
-
-
-@contextlib.contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _hooked(theirs: "GPTNeoXForCausalLM", folder: Path, *, device: str) -> Any:
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-    from transformer_lens.pretrained.weight_conversions import convert_neox_weights
-
-    config = HookedTransformerConfig(**_shape(theirs.config, folder))
-    with architectures.hooked_transformer_allowed():
-        model = HookedTransformer(config).to(device, print_details=False)
-    fill(model, convert_neox_weights(theirs, config))
-    return model.eval()
-
-
-def _shape(c: "GPTNeoXConfig", folder: Path) -> dict[str, Any]:
-    """HookedTransformerConfig's arguments for a GPT-NeoX."""
-    rope = c.rope_parameters
-    if rope["rope_type"] != "default":
-        raise MechoclError(f"{folder} has {rope['rope_type']} rotary embeddings; only default ones are known")
-    if not c.attention_bias:
-        raise MechoclError(f"{folder} has attention without bias, which HookedTransformer does not know")
-    d_head = c.hidden_size // c.num_attention_heads
-    return {
-        "n_layers": c.num_hidden_layers,
-        "d_model": c.hidden_size,
-        "n_heads": c.num_attention_heads,
-        "d_head": d_head,
-        "d_mlp": c.intermediate_size,
-        "act_fn": c.hidden_act,
-        "d_vocab": c.vocab_size,
-        "n_ctx": c.max_position_embeddings,
-        "positional_embedding_type": "rotary",
-        "rotary_dim": int(d_head * rope.get("partial_rotary_factor", 1.0)),
-        "rotary_base": rope["rope_theta"],
-        "parallel_attn_mlp": c.use_parallel_residual,
-        "normalization_type": "LN",
-        "eps": c.layer_norm_eps,
-        "original_architecture": _ARCHITECTURE,
-        "init_weights": False,
-        "device": "cpu",
-    }
-
-
-def _bridge(theirs: "GPTNeoXForCausalLM", folder: Path, *, device: str) -> Any:
-    from transformer_lens.model_bridge import TransformerBridge
-
-    own = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
-    model = TransformerBridge.boot_transformers(
-        str(folder),
+    return pretrained.load_with_parity(
+        path_or_name,
         device=device,
-        dtype=torch.float32,
-        hf_model=theirs,
-        tokenizer=None if own else _no_tokenizer(),
-    )
-    model.enable_compatibility_mode(no_processing=True, disable_warnings=True)
-    return model
-
-
-def _no_tokenizer() -> Any:
-    """What `TransformerBridge`, which insists on a tokenizer, gets for a folder without one.
-
-    It knows a single token; analyses pass token ids.
-    """
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from transformers import PreTrainedTokenizerFast
-
-    unknown = "[unknown]"
-    words = Tokenizer(WordLevel({unknown: 0}, unk_token=unknown))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words, unk_token=unknown, eos_token=unknown, pad_token=unknown
-    )
+        bridge=bridge,
+        dtype=dtype,
+        fold=fold,
+        centre=centre,
+        n_ctx=n_ctx,
+        base=base,
+        revision=revision,
+        tokens=tokens,
+        tolerance=tolerance,
+        report=report,
+    ).model
 
 
 @torch.no_grad()

@@ -72,6 +72,19 @@ def answers(rows: pd.DataFrame) -> None:
         print(f"{a.question}: {a.answer}. {a.sentence}")
 
 
+def text_tests(rows: pd.DataFrame) -> None:
+    """The other tests of a text world: entity association by question, definitions in context."""
+    other = rows[rows["test"] != "questions"]
+    print("\nwhose entity an alias is (exact match), and definitions in context")
+    keys = ["test", "attribute", "subset"]
+    association = other[other["test"] == "association"]
+    wide = association.groupby(["attribute", "subset"], sort=False)["exact_match"].mean().unstack()
+    grid(wide, ".3f", corner="association")
+    context = other[other["test"] != "association"]
+    for metric in ("exact_match", "log_probability"):
+        over_seeds(context, keys[:1], metric)
+
+
 def probes(grids: Sequence[Any]) -> None:
     """What a probe sweep found at each run's last checkpoint: a grid for each probe, and what its controls say.
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import pandas as pd
 
 from mechocl import internalization
-from mechocl.internalization import CHANCE, CONTRASTS, METRICS
+from mechocl.internalization import CHANCE, CONTRASTS, TEXT_METRICS, metrics_of
 from mechocl.statistics import Estimate, difference_over_aliases, estimate
 from toy_models.subsets import SUBSETS
 
@@ -32,8 +32,30 @@ class ContrastEstimate:
     """Seeds in which the difference is above 0."""
 
 
+def of_questions(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the evaluate analysis, one per seed and alias: of a text world the means over the alias's held-out
+    questions, without the other tests."""
+    if "test" not in rows.columns:
+        return rows
+    asked = rows[rows["test"] == "questions"]
+    return asked.groupby(["seed", "alias", "subset"], sort=False)[list(TEXT_METRICS)].mean().reset_index()
+
+
+def leading(rows: pd.DataFrame) -> tuple[str, str]:
+    """The quantity that answers are given in, and the one beside it."""
+    return ("exact_match", "log_probability") if metrics_of(rows) == TEXT_METRICS else ("auc", "accuracy")
+
+
+NAMES: Final = {
+    "auc": "AUC", "accuracy": "accuracy", "exact_match": "exact match", "log_probability": "log-probability",
+    "logit_difference": "logit difference", "recall": "recall",
+}  # fmt: skip
+"""Quantities in words."""
+
+
 def by_seed(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the evaluate analysis (one per seed and alias) → one row per seed and subset."""
+    """Rows of the evaluate analysis → one row per seed and subset."""
+    rows = of_questions(rows)
     tables = [internalization.by_subset(part).assign(seed=seed) for seed, part in rows.groupby("seed")]
     return pd.concat(tables, ignore_index=True)
 
@@ -43,7 +65,9 @@ def trained(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[int, str]]:
 
     Where no seed is left, all rows are given back: the caller says that they are of failed trainings.
     """
-    reasons = {}
+    reasons: dict[int, str] = {}
+    if metrics_of(rows) == TEXT_METRICS:
+        return rows, reasons
     for seed in sorted(set(rows["seed"])):
         reason = internalization.untrained(internalization.by_subset(rows[rows["seed"] == seed]))
         if reason:
@@ -61,12 +85,13 @@ def described_failures(failures: dict[int, str], seeds: int) -> list[str]:
 
 def subsets(rows: pd.DataFrame) -> list[SubsetEstimate]:
     """Mean and interval of each quantity in each subset; unit seed, or alias when there is one seed."""
+    rows = of_questions(rows)
     single = rows["seed"].nunique() == 1
     table = rows if single else by_seed(rows)
     found = []
     for name in SUBSETS:
         part = table[table["subset"] == name]
-        for metric in METRICS:
+        for metric in metrics_of(rows):
             values = part[metric].dropna().to_numpy(dtype=float)
             if len(values):
                 summary = estimate(values, unit="alias" if single else "seed")
@@ -79,6 +104,7 @@ def contrasts(rows: pd.DataFrame, metric: str) -> list[ContrastEstimate]:
 
     With a single seed: a difference over its aliases, which speaks of that one model.
     """
+    rows = of_questions(rows)
     per_seed = by_seed(rows).pivot(index="seed", columns="subset", values=metric)
     table = per_seed.apply(lambda values: internalization.contrasts(values.dropna(), metric), axis=1)
     found = []
@@ -131,12 +157,16 @@ _QUESTIONS: Final = (
 
 
 def answers(rows: pd.DataFrame) -> list[Answer]:
-    """Yes, no (the opposite is significant) or cannot tell, by the 95 % interval of the within-alias AUC; accuracy beside it."""
-    found = {c.name: c for c in contrasts(rows, "auc")}
-    accuracy = {c.name: c.estimate for c in contrasts(rows, "accuracy")}
+    """Yes, no (the opposite is significant) or cannot tell, by the 95 % interval of the within-alias AUC, accuracy beside
+    it; in a text world of exact match, the log-probability beside it."""
+    lead, second = leading(rows)
+    found = {c.name: c for c in contrasts(rows, lead)}
+    accuracy = {c.name: c.estimate for c in contrasts(rows, second)}
     n_seeds = rows["seed"].nunique()
     result = []
     for question, name, claim in _QUESTIONS:
+        if lead == "exact_match" and name == "ocl_d1":
+            name, claim = "d1_vs_no_data", "aliases only ever defined (tag 1) are answered better than undefined ones"
         if name not in found:
             result.append(Answer(question, "not asked", "the run has no aliases for this comparison"))
             continue
@@ -144,12 +174,12 @@ def answers(rows: pd.DataFrame) -> list[Answer]:
         verdict = "cannot tell"
         if e.significant:
             verdict = "yes" if e.mean > 0 else "no: the reverse"
-        sentence = f"{claim}: AUC difference {describe(e)}"
+        sentence = f"{claim}: {NAMES[lead]} difference {describe(e)}"
         if n_seeds > 1:
             sentence += f", positive in {found[name].positive_seeds} of {n_seeds} seeds"
         if verdict == "cannot tell" and n_seeds > 1 and e.seeds_for_power < float("inf"):
             sentence += f"; about {e.seeds_for_power:.0f} seeds would be needed for 80 % power"
-        sentence += f". In accuracy {describe(accuracy[name])}"
+        sentence += f". In {NAMES[second]} {describe(accuracy[name])}"
         if name == "strong" and "strong_d1_d3" in found:
             sentence += f". Fresh tag beside it: d1 − d3 {describe(found['strong_d1_d3'].estimate)}"
             sentence += f", d3 − d2 {describe(found['strong_d3_d2'].estimate)}"

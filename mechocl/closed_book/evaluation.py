@@ -22,8 +22,6 @@ from toy_models.task import Task
 TESTED: Final = ("question", "association", "in context")
 """Kinds of example that are asked."""
 
-METRICS: Final = ("exact_match", "log_probability", "recall")
-
 
 def per_alias(model: Any, tokenizer: Any, task: Task) -> pd.DataFrame:
     """One row per alias, `test` and `attribute`: `alias`, `subset`, `exact_match`, `log_probability`, `recall`,

@@ -91,6 +91,14 @@ def _line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
+def kind_of(folder: Path) -> str:
+    """ "causal" or "seq2seq"."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    return "seq2seq" if config.is_encoder_decoder else "causal"
+
+
 def context(model: str) -> int:
     """Tokens that a model can read at a time."""
     from transformers import AutoConfig

@@ -1,0 +1,82 @@
+"""LoRA adapters: the model that one was trained on, and the adapter merged into its weights."""
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from mechocl.errors import MechoclError
+from mechocl.hugging_face import ADAPTER, tensor_names
+
+WEIGHTS: Final = "adapter_model.safetensors"
+
+
+def is_adapter(folder: Path) -> bool:
+    return (folder / ADAPTER).is_file()
+
+
+def base_of(folder: Path) -> str | Path:
+    """The folder or hub name of the model that an adapter was trained on, as its config names it.
+
+    A relative path counts from the working directory, or else from the adapter's own folder. Raises MechoclError
+    for a config that cannot be read, names no base, or is of another kind than LoRA.
+    """
+    path = folder / ADAPTER
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MechoclError(f"{path} is not JSON: {error}") from error
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise MechoclError(f"{path} is a {kind} adapter; only LoRA adapters can be merged")
+    base: str | None = config.get("base_model_name_or_path")
+    if not base:
+        raise MechoclError(f"{path} does not name the model that it was trained on; give it as base=")
+    beside = folder / base
+    return beside if not Path(base).is_dir() and beside.is_dir() else base
+
+
+def attach(theirs: Any, folder: Path) -> Any:
+    """The model with an adapter's layers beside its own, a peft model in evaluation mode.
+
+    Raises MechoclError for a pickle, and for an adapter that does not fit the model, with the weight.
+    """
+    from peft import PeftModel
+
+    if not (folder / WEIGHTS).is_file():
+        pickled = folder / "adapter_model.bin"
+        if pickled.is_file():
+            raise MechoclError(
+                f"{pickled} is a pickle, which can run any code when it is opened; only safetensors is read. "
+                f"If you trust it, convert it: {conversion_command(folder)}"
+            )
+        raise MechoclError(f"{folder} has no {WEIGHTS}")
+    stored = tensor_names(folder / WEIGHTS)
+    try:
+        model = PeftModel.from_pretrained(theirs, str(folder), local_files_only=True)
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()
+        raise MechoclError(
+            f"the adapter in {folder} does not fit its base: {' '.join(reason[:2])}; is base= the right model?"
+        ) from error
+    _refuse_odd_weights(model, folder, stored)
+    return model.eval()
+
+
+def _refuse_odd_weights(model: Any, folder: Path, stored: set[str]) -> None:
+    from peft import get_peft_model_state_dict
+
+    expected = set(get_peft_model_state_dict(model))
+    for odd, what in ((expected - stored, "missing"), (stored - expected, "unexpected")):
+        if odd:
+            raise MechoclError(f"{folder / WEIGHTS} does not fit its base: weight {min(odd)} is {what}")
+
+
+def conversion_command(folder: Path) -> str:
+    """A shell command that writes safetensors beside an adapter's pickle."""
+    from shlex import quote
+
+    return (
+        'python -c "import sys, torch; from safetensors.torch import save_file; '
+        "save_file(torch.load(sys.argv[1] + '/adapter_model.bin', weights_only=True), "
+        f"sys.argv[1] + '/{WEIGHTS}')\" {quote(str(folder))}"
+    )
