@@ -45,20 +45,26 @@ def position_labels(task: Task, row: int) -> list[str]:
     """What stands at each position of an example, its pads left out.
 
     A question: `alias`, `%`, `n1` …, `=`, `answer`. A definition: `tag`, `alias`, `%`, `entity` in its order. A
-    name of several tokens: `alias 1`, `alias 2` …
+    name of several tokens: `alias 1`, `alias 2` … In a text, words stand for themselves, and `=` is the colon before
+    the answer.
     """
     labels: list[str] = []
-    integers = 0
-    for role in task.roles[row].tolist():
+    for role, token in zip(task.roles[row].tolist(), task.tokens[row].tolist(), strict=True):
         if role == ROLE["pad"]:
             break
-        integers += role == ROLE["list"]
-        labels.append(f"n{integers}" if role == ROLE["list"] else _LABELS[ROLES[role]])
-    names = labels.count("alias")
-    if names > 1:
-        numbers = iter(range(1, names + 1))
-        labels = [f"alias {next(numbers)}" if label == "alias" else label for label in labels]
-    return labels
+        word = task.vocabulary.tokens[token].strip() or "␣"
+        labels.append(word if role == ROLE["word"] else _LABELS[ROLES[role]])
+    integers = iter(range(1, len(labels) + 1))
+    return numbered([f"n{next(integers)}" if label == "n" else label for label in labels])
+
+
+def numbered(labels: list[str]) -> list[str]:
+    """Labels that occur several times counted: `alias 1`, `alias 2`."""
+    several = {label for label in labels if labels.count(label) > 1}
+    return [
+        f"{label} {labels[: i + 1].count(label)}" if label in several else label
+        for i, label in enumerate(labels)
+    ]
 
 
 _LABELS: Final = {
@@ -67,6 +73,7 @@ _LABELS: Final = {
     "separator": "%",
     "entity": "entity",
     "equals": "=",
+    "list": "n",
     "answer": "answer",
 }
 

@@ -50,6 +50,8 @@ class Subject:
 
     model: Transformer
     task: Task
+    whole: Callable[[], Task]
+    """The task with all its questions; `task` may hold those about one attribute of a text world."""
     path: Path | None
     """The model's Hugging Face folder, in a closed-book run."""
     after: Callable[[int], Transformer]
@@ -81,7 +83,7 @@ def _evaluate(subject: Subject, config: EvaluateConfig) -> pd.DataFrame:
     from mechocl.closed_book import evaluation, worlds  # transformers' generation takes a second to import
 
     model = worlds.trainable(subject.path, worlds.kind_of(subject.path)).to(models.device_of(subject.model))
-    return evaluation.per_alias(model, worlds.tokenizer(str(subject.path)), subject.task)
+    return evaluation.per_alias(model, worlds.tokenizer(str(subject.path)), subject.whole())
 
 
 def _patch(subject: Subject, config: patching.PatchingConfig) -> pd.DataFrame:
@@ -199,6 +201,8 @@ def inputs(
         "config": dataclasses.asdict(config),
         "version": __version__,
     }
+    if folder.attribute and name != "evaluate":
+        key["attribute"] = folder.attribute
     if ANALYSES[name].compares:
         key["stages"] = [folder.final(n + 1).sha256 for n in range(_stages(folder))]
     given = [Path(one) for one in getattr(config, "pairs", ()) if one.endswith(".csv")]
@@ -241,7 +245,7 @@ def subject_of(
 
     def rows(name: str, config: Any) -> pd.DataFrame:
         return analyse(
-            Run.open(run),
+            Run.open(run, attribute=folder.attribute),
             folder,
             name,
             config,
@@ -259,7 +263,8 @@ def subject_of(
     collect = probing.directly(model)
     return Subject(
         model=model,
-        task=folder.load_task(),
+        task=folder.analysed_task(),
+        whole=folder.load_task,
         path=folder.model_path(checkpoint) if isinstance(folder, TextSeedFolder) else None,
         after=after,
         untrained=lambda: models.untrained(folder, device=device),

@@ -111,6 +111,8 @@ def _attribute(
 def attribute(model: Transformer, task: Task, config: AttributionConfig) -> pd.DataFrame:
     """Direct logit attribution of test questions, by component.
 
+    In a text world `integer` is about the answer's first token among those of all answers to the question.
+
     Rows, over the questions of each `subset` and `contains` (whether the list contains the integer):
     `component` (see `Attribution`; and "total", the model's own), `position`; `difference`, mean contribution
     to true − false, its sign turned where false is right, so that above 0 is right; `integer`, mean
@@ -141,13 +143,10 @@ def attribute(model: Transformer, task: Task, config: AttributionConfig) -> pd.D
 
 def _wanted(task: Task, table: pd.DataFrame) -> dict[str, tuple[Tensor, Tensor]]:
     """Tokens whose logits are compared, (plus, minus), for each quantity."""
-    true, false = task.vocabulary.true, task.vocabulary.false
-    first, last = task.vocabulary.integers
-    answer, entity = (torch.tensor(table[column].to_numpy()) for column in ("answer", "entity"))
-    return {
-        "difference": (torch.where(answer, true, false), torch.where(answer, false, true)[:, None]),
-        "integer": (first + entity, torch.arange(first, last).expand(len(table), -1)),
-    }
+    right, wrong = task.answers_of(table.index.to_numpy())
+    ids = task.vocabulary.entity_ids
+    entity = torch.tensor(table["entity"].to_numpy())
+    return {"difference": (right, wrong[:, None]), "integer": (ids[entity], ids.expand(len(table), -1))}
 
 
 def _means(table: pd.DataFrame, found: dict[str, Attribution], position: str) -> pd.DataFrame:

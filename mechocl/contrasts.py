@@ -22,15 +22,18 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from mechocl.activations import asked_positions
+from mechocl.activations import asked_positions, shared_positions
 from mechocl.errors import MechoclError
 from toy_models.randomness import generator
 from toy_models.subsets import SUBSETS
 from toy_models.task import ROLE, Task
 
-ROLE_NAMES: Final = ("tag", "alias", "%", "match", "rival", "others", "=", "entity")
+ROLE_NAMES: Final = (
+    "tag", "alias", "%", "match", "rival", "others", "=", "entity", "last alias token", "words",
+)  # fmt: skip
 """What stands at a position of a pair. `match`: the list item that is the clean alias's integer; `rival`: the
-one that is the corrupted alias's other integer; `others`: the rest of the list."""
+one that is the corrupted alias's other integer; `others`: the rest of the list. In a text, `words`: those of the
+question; `alias`: the tokens of its name but the last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,8 +152,10 @@ def alias_pairs(
         if same_integer:
             fits = candidates[(entities == entity[row]) & (candidates != alias[row])]
         else:
-            in_list = np.isin(entities, _listed(task, row))
-            fits = candidates[(entities != entity[row]) & (in_list != answer[row])]
+            differs = entities != entity[row]
+            if not task.vocabulary.is_text:
+                differs &= np.isin(entities, _listed(task, row)) != answer[row]
+            fits = candidates[differs]
         if len(fits):
             drawn = int(fits[int(torch.randint(len(fits), (1,), generator=draws))])
             chosen.append(row)
@@ -190,6 +195,10 @@ def list_pairs(task: Task, *, subset: str, n_pairs: int, seed: int) -> Pairs:
 
     Raises MechoclError when the subset has no questions, or every integer is in the list.
     """
+    if task.vocabulary.is_text:
+        raise MechoclError(
+            f"{subset}-with-to-without is for questions with a list; in a text world use {subset}-to-other-{subset}"
+        )
     draws = generator(seed, "list pairs", subset)
     rows = _test_questions(task, subset)
     rows = _shuffled(rows[task.table["answer"].to_numpy()[rows]], draws)[:n_pairs]
@@ -221,20 +230,20 @@ def tag_pairs(task: Task, *, clean: int, corrupted: int, n_pairs: int, seed: int
     chosen = _shuffled(rows[clean], generator(seed, "tag pairs", clean, corrupted))[:n_pairs]
     picked = torch.from_numpy(chosen)
     is_tag = task.roles == ROLE["tag"]
-    at = task.position_of("entity", chosen)
+    at = (task.roles[picked] == ROLE["entity"]).int().argmax(1).numpy()
     if (is_tag[picked].int().argmax(1).numpy() > at).any():
         raise MechoclError(
             "in this word order the tag comes after the entity, so it cannot change its prediction"
         )
     tag_token = task.tokens[int(rows[corrupted][0])][is_tag[int(rows[corrupted][0])]]
     tokens = task.tokens[picked]
-    swapped = torch.where(is_tag[picked], tag_token, tokens)
+    if not bool((is_tag[picked].sum(1) == len(tag_token)).all()):
+        raise MechoclError(f"the definitions of tag {clean} and tag {corrupted} differ in length; tags cannot be exchanged")
+    swapped = tokens.clone()
+    swapped[is_tag[picked]] = tag_token.repeat(len(tokens))
     end = int(at.max())
-    names = {ROLE["tag"]: "tag", ROLE["alias"]: "alias", ROLE["separator"]: "%"}
     layout = task.roles[picked][:, :end]
-    roles = torch.full_like(layout, -1)
-    for role, name in names.items():
-        roles[layout == role] = ROLE_NAMES.index(name)
+    roles = _roles(layout, is_text=task.vocabulary.is_text)
     return Pairs(
         name=f"tag{clean}-to-tag{corrupted}",
         clean=tokens[:, :end],
@@ -242,7 +251,7 @@ def tag_pairs(task: Task, *, clean: int, corrupted: int, n_pairs: int, seed: int
         read=torch.from_numpy(at - 1),
         target=tokens[torch.arange(len(tokens)), torch.from_numpy(at)],
         foil=torch.full((len(tokens),), -1),
-        labels=tuple(_numbered([names[int(role)] for role in layout[0]])),
+        labels=tuple(shared_positions(task, chosen)[:end]),
         roles=roles,
         alias=torch.from_numpy(task.table["alias"].to_numpy()[chosen]),
         contains=torch.ones(len(tokens), dtype=torch.bool),
@@ -350,21 +359,21 @@ def _question_pairs(
     contains = torch.from_numpy(task.table["answer"].to_numpy()[rows])
     layout, shown = task.roles[picked][:, :end], clean[:, :end]
     is_list = layout == ROLE["list"]
-    roles = torch.full_like(layout, -1)
-    roles[is_list] = ROLE_NAMES.index("others")
+    roles = _roles(layout, is_text=task.vocabulary.is_text)
     if rival is not None:
         roles[is_list & (shown == first + rival[:, None])] = ROLE_NAMES.index("rival")
     roles[is_list & (shown == first + entity[:, None])] = ROLE_NAMES.index("match")
-    for role, shown_as in (("alias", "alias"), ("separator", "%"), ("equals", "=")):
-        roles[layout == ROLE[role]] = ROLE_NAMES.index(shown_as)
-    true, false = task.vocabulary.true, task.vocabulary.false
+    target, foil = task.answers_of(rows)
+    if task.vocabulary.is_text and rival is not None:
+        others = task.vocabulary.entity_ids[rival]
+        foil = torch.where(others == target, foil, others)
     return Pairs(
         name=name,
         clean=shown,
         corrupted=corrupted[:, :end],
         read=torch.full((len(rows),), end - 1),
-        target=torch.where(contains, true, false),
-        foil=torch.where(contains, false, true),
+        target=target,
+        foil=foil,
         labels=tuple(labels),
         roles=roles,
         alias=torch.from_numpy(task.table["alias"].to_numpy()[rows]),
@@ -398,10 +407,15 @@ def _names(task: Task, aliases: list[int]) -> Int[Tensor, "token"]:
     return task.tokens[rows][task.roles[rows] == ROLE["alias"]]
 
 
-def _numbered(labels: list[str]) -> list[str]:
-    """Names of several tokens counted: `alias 1`, `alias 2`."""
-    several = {label for label in labels if labels.count(label) > 1}
-    return [
-        f"{label} {labels[: i + 1].count(label)}" if label in several else label
-        for i, label in enumerate(labels)
-    ]
+def _roles(layout: Int[Tensor, "pair pos"], *, is_text: bool) -> Int[Tensor, "pair pos"]:
+    """Indices into `ROLE_NAMES`; list items are `others`."""
+    roles = torch.full_like(layout, -1)
+    shown_as = {"tag": "tag", "alias": "alias", "separator": "%", "equals": "=", "list": "others", "word": "words"}
+    for role, name in shown_as.items():
+        roles[layout == ROLE[role]] = ROLE_NAMES.index(name)
+    if is_text:
+        is_name = layout == ROLE["alias"]
+        last = is_name.clone()
+        last[:, :-1] &= ~is_name[:, 1:]
+        roles[last] = ROLE_NAMES.index("last alias token")
+    return roles

@@ -40,10 +40,12 @@ class Checkpoint:
 class SeedFolder:
     """One seed's part of a run."""
 
-    def __init__(self, path: Path, seed: int, recipe: AnyRecipe) -> None:
+    def __init__(self, path: Path, seed: int, recipe: AnyRecipe, *, attribute: str = "") -> None:
         self.path = path
         self.seed = seed
         self.recipe = recipe
+        self.attribute = attribute
+        """What analyses of a text world look at: `closed_book.views.of_attribute`."""
         self.ledger = files.Ledger(path)
 
     def save_task(self, task: Task) -> None:
@@ -55,6 +57,10 @@ class SeedFolder:
         files.write_tensors(self.path / "task.safetensors", tensors, {})
         files.write_table(self.path / "task.parquet", task.table)
         self.ledger.record("task.safetensors", "task.parquet")
+
+    def analysed_task(self) -> Task:
+        """The task that analyses read: all of it, of a text world the questions about one attribute."""
+        return self.load_task()
 
     def load_task(self) -> Task:
         tensors, _ = files.read_tensors(self.ledger.checked("task.safetensors"))

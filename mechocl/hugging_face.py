@@ -92,9 +92,9 @@ def read(folder: Path, *, dtype: torch.dtype) -> Any:
         raise MechoclError(f"the model in {folder} cannot be read: {reason}") from error
     _refuse_odd_weights(folder, files, info)
     for parameter in model.parameters():
-        parameter.data = (
-            parameter.data.clone()
-        )  # no longer a view of the file, which stays in memory as a whole
+        if parameter.untyped_storage().nbytes() > parameter.nbytes:
+            # a view of the whole file, which would stay in memory for as long as any of its tensors
+            parameter.data = parameter.data.clone()
     return model.eval()
 
 

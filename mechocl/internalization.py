@@ -21,7 +21,9 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
+from mechocl.errors import MechoclError
 from mechocl.models import Transformer, logits_at
 from toy_models.subsets import SUBSETS
 from toy_models.task import Task
@@ -89,10 +91,16 @@ def within_alias_auc(
 
 
 def true_logit_difference(model: Transformer, task: Task, rows: np.ndarray) -> Float[np.ndarray, "question"]:
-    """True logit − false logit at `=` of the given questions, in nats."""
-    ids = torch.tensor([task.vocabulary.true, task.vocabulary.false])
+    """True logit − false logit at `=` of the given questions, in nats; in a text world right − wrong answer."""
     where = torch.from_numpy(task.position_of("equals", rows))
-    both = logits_at(model, task.tokens[torch.from_numpy(rows)], where, ids)
+    if task.vocabulary.is_text:
+        wanted = torch.stack(task.answers_of(rows), 1)
+        ids: Tensor = torch.unique(wanted)
+        both = logits_at(model, task.tokens[torch.from_numpy(rows)], where, ids)
+        both = both.gather(1, torch.searchsorted(ids, wanted))
+    else:
+        ids = torch.tensor([task.vocabulary.true, task.vocabulary.false])
+        both = logits_at(model, task.tokens[torch.from_numpy(rows)], where, ids)
     difference: np.ndarray = (both[:, 0] - both[:, 1]).double().numpy()
     return difference
 
@@ -114,8 +122,13 @@ def recalled(model: Transformer, task: Task, rows: np.ndarray) -> np.ndarray:
 def per_alias(model: Transformer, task: Task, *, aliases_per_subset: int | None = None) -> pd.DataFrame:
     """One row per alias: `alias`, `subset`, and the four quantities of this module.
 
-    `aliases_per_subset` limits how many aliases (the first ones) of each subset are measured.
+    Raises MechoclError for a text world, whose questions are not answered by true or false. `aliases_per_subset` limits how many aliases (the first ones) of each subset are measured.
     """
+    if task.vocabulary.is_text:
+        raise MechoclError(
+            "this compares answers by true and false, and the run's questions are answered in words; use patch, lens, "
+            "attribution, circuit, probe or sae there"
+        )
     rows = task.rows(kind="question", split="test")
     if aliases_per_subset is not None:
         first = task.table.loc[rows, ["subset", "alias"]].drop_duplicates()

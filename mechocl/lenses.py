@@ -66,6 +66,9 @@ def logit_lens(model: Transformer, task: Task, config: LensConfig) -> pd.DataFra
     component, which is no distribution); `questions`. Read `contains = False`: there the list itself does
     not name the integer.
 
+    In a text world the answer's first token stands for the integer, the first tokens of all answers to the question
+    for the integers, and `difference` is right − wrong answer; `contains` is always true.
+
     Raises MechoclError for a model that `take_apart` does not cover, and a task without questions about aliases.
     """
     c = take_apart(model)
@@ -212,15 +215,26 @@ def _measured(
     own: Float[Tensor, "batch pos d_vocab_out"] | None,
 ) -> Float[Tensor, "quantity batch pos"]:
     """`QUANTITIES` of each question at each position, on the CPU. `own`: the model's logits."""
-    first, last = task.vocabulary.integers
-    entity = torch.from_numpy(task.table["entity"].to_numpy()[rows]).to(logits.device)
-    alias_integer = (first + entity)[:, None, None].expand(*logits.shape[:2], 1)
-    logit = logits.gather(2, alias_integer)
-    rank = _mean_rank(logits[..., first:last], logit)
-    difference = logits[..., task.vocabulary.true] - logits[..., task.vocabulary.false]
+    ids = task.vocabulary.entity_ids.to(logits.device)
+    own_id = ids[torch.from_numpy(task.table["entity"].to_numpy()[rows]).to(logits.device)]
+    logit = logits.gather(2, own_id[:, None, None].expand(*logits.shape[:2], 1))
+    rank = _mean_rank(logits[..., ids], logit)
+    difference = _true_minus_false(logits, task, rows)
     kl = torch.full_like(difference, float("nan")) if own is None else kl_divergence(logits, target=own)
     found = [rank, (rank == 1).double(), _mean_rank(logits, logit), difference.double(), kl.double()]
     return torch.stack(found).cpu()
+
+
+def _true_minus_false(
+    logits: Float[Tensor, "batch pos d_vocab_out"], task: Task, rows: np.ndarray
+) -> Float[Tensor, "batch pos"]:
+    if not task.vocabulary.is_text:
+        return logits[..., task.vocabulary.true] - logits[..., task.vocabulary.false]
+    right, wrong = (
+        logits.gather(2, ids.to(logits.device)[:, None, None].expand(*logits.shape[:2], 1))[..., 0]
+        for ids in task.answers_of(rows)
+    )
+    return right - wrong
 
 
 def _mean_rank(

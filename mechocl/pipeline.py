@@ -38,12 +38,14 @@ class Job:
     analyses: tuple[tuple[str, Any], ...]
     """Names and configs."""
     stage: int | None = None
+    attribute: str = ""
+    """Of a text world: what the analyses look at."""
     save_every_s: float = SAVE_EVERY_S
 
 
 def do(job: Job, report: Report) -> None:
     """Train seeds if asked to, then compute the analyses that are not there yet."""
-    run = Run.open(Path(job.run))
+    run = Run.open(Path(job.run), attribute=job.attribute)
     share = (_TRAINING_SHARE if job.analyses else 1.0) if job.train else 0.0
     if job.train and run.is_text:
         from mechocl.finetuning import finetune
@@ -137,7 +139,7 @@ def complete(
             if run.load_result(name, analyses.inputs(folder, name, config, stage)) is None
         )
         if todo:
-            missing.append(Job(str(run.path), (folder.seed,), device, False, todo, stage))
+            missing.append(Job(str(run.path), (folder.seed,), device, False, todo, stage, run.attribute))
     if missing:
         jobs = min(jobs or default_jobs(len(missing), device), len(missing))
         _run(missing, "analysing", jobs, run.manifest["threads"])

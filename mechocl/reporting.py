@@ -210,7 +210,7 @@ def _probes(run: Run, rows: pd.DataFrame) -> tuple[Section, ...]:
 def attention_views(run: Run, rows: pd.DataFrame) -> tuple[AttentionView, ...]:
     """The first seed's patterns, one view per question."""
     seed = int(rows["seed"].iloc[0])
-    task = run.seed(seed).load_task()
+    task = run.seed(seed).analysed_task()
     views = []
     own = rows[rows["seed"] == seed]
     for question in own["question"].drop_duplicates().astype(int).tolist():

@@ -50,6 +50,8 @@ class Run:
     recipe_name: str
     seeds: tuple[int, ...]
     manifest: dict[str, Any]
+    attribute: str = ""
+    """Attribute that analyses of a text world look at; "": the one that `closed_book.views` chooses."""
 
     @staticmethod
     def create(
@@ -91,8 +93,8 @@ class Run:
             )
 
     @staticmethod
-    def open(path: Path) -> "Run":
-        """An existing run; MechoclError when it does not exist, or a newer version wrote it."""
+    def open(path: Path, *, attribute: str = "") -> "Run":
+        """An existing run, and what analyses of a text world look at; MechoclError when it does not exist, or a newer version wrote it."""
         if not path.exists():
             raise MechoclError(f"{path} does not exist; `mechocl runs` lists the runs of a folder")
         if not (path / "manifest.json").exists():
@@ -114,7 +116,9 @@ class Run:
             if not isinstance(manifest.get(key), kind):
                 raise MechoclError(f"{path / 'manifest.json'} is damaged: no valid {key!r}; restore it")
         recipe = recipes.parse(manifest["recipe"], source=str(path / "manifest.json"))
-        return Run(path, recipe, manifest["recipe_name"], tuple(manifest["seeds"]), manifest)
+        if attribute and not isinstance(recipe, ClosedBookRecipe):
+            raise MechoclError(f"--attribute {attribute}: {path} is a run of the integer-set task, which has none")
+        return Run(path, recipe, manifest["recipe_name"], tuple(manifest["seeds"]), manifest, attribute)
 
     @property
     def is_text(self) -> bool:
@@ -131,7 +135,7 @@ class Run:
         if seed not in self.seeds:
             raise MechoclError(f"{self.path} has no seed {seed}; it has {', '.join(map(str, self.seeds))}")
         kind = TextSeedFolder if isinstance(self.recipe, ClosedBookRecipe) else SeedFolder
-        return kind(self.path / f"seed-{seed}", seed, self.recipe)
+        return kind(self.path / f"seed-{seed}", seed, self.recipe, attribute=self.attribute)
 
     def stacks(self) -> list[StackFolder]:
         """The groups of seeds that train together."""

@@ -37,6 +37,10 @@ class Vocabulary:
     """Id of the answer *true*; −1 in a text world."""
     false: int = -1
     """Id of the answer *false*; −1 in a text world."""
+    answers: tuple[int, ...] = ()
+    """In a text world: the first token of each answer to the question that is looked at."""
+    encode: Callable[[str], list[int]] | None = None
+    """In a text world: text → token ids."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -45,6 +49,11 @@ class Vocabulary:
     def is_text(self) -> bool:
         """Whether questions are answered in words, and not by true or false."""
         return self.true < 0
+
+    @property
+    def entity_ids(self) -> Int[Tensor, "entity"]:
+        """Token id of each value of the table's `entity`: the integers, or the answers of a text world."""
+        return torch.tensor(self.answers) if self.is_text else torch.arange(*self.integers)
 
     def decode(self, ids: Sequence[int]) -> list[str]:
         return [self.tokens[i] for i in ids]
@@ -100,6 +109,17 @@ class Task:
     def training_rows(self, stages: tuple[int, ...]) -> np.ndarray:
         """Indices of the training examples of the given stages of data."""
         return self.rows(split="train", stage=stages)
+
+    def answers_of(self, rows: np.ndarray) -> tuple[Int[Tensor, "question"], Int[Tensor, "question"]]:
+        """Tokens of the right answer to each of the given questions, and of a wrong one.
+
+        True and false; in a text world the answer's first token, and that of another answer to the same question.
+        """
+        if self.vocabulary.is_text:
+            return torch.tensor(self.table["target"].to_numpy()[rows]), torch.tensor(self.table["foil"].to_numpy()[rows])
+        answer = torch.tensor(self.table["answer"].to_numpy()[rows])
+        true, false = self.vocabulary.true, self.vocabulary.false
+        return torch.where(answer, true, false), torch.where(answer, false, true)
 
     def position_of(
         self, role: Literal["alias", "entity", "equals", "answer"], rows: np.ndarray

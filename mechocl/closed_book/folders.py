@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from mechocl import files
-from mechocl.closed_book import examples
+from mechocl.closed_book import examples, views
 from mechocl.folders import Checkpoint, SeedFolder
 from toy_models.task import Task
 
@@ -26,6 +26,9 @@ _STEPS: Final = "steps.json"
 
 class TextSeedFolder(SeedFolder):
     """One seed's part of a closed-book run. A checkpoint's name is the folder of a Hugging Face model."""
+
+    def analysed_task(self) -> Task:
+        return views.of_attribute(self.load_task(), self.attribute)
 
     def load_task(self) -> Task:
         tensors, _ = files.read_tensors(self.ledger.checked("task.safetensors"))

@@ -1,0 +1,85 @@
+"""A closed-book task as the analyses read it: the questions about one attribute, all of one layout.
+
+In a text, what stands where differs from question to question, and what answers compete. So an analysis looks at one
+question at a time, as it looks at one kind of question in the integer-set task. The table's `entity` then is the
+answer that the alias's questions have, `defined_entity` the one that the defined entity has: numbers into
+`Vocabulary.answers`, the answers' first tokens. Two aliases "of the same integer" have the same answer.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mechocl.errors import MechoclError
+from toy_models.task import ROLE, Task
+
+
+def attributes(task: Task) -> list[str]:
+    """What the task's questions ask about aliases."""
+    asked = task.table.loc[task.rows(kind="question")]
+    return list(asked.loc[asked["subset"] != "q_entity", "attribute"].drop_duplicates())
+
+
+def of_attribute(task: Task, attribute: str = "") -> Task:
+    """The definitions of a task, and its questions about an attribute.
+
+    Of examples of several layouts (names of different length, several phrasings) those of the most common one are
+    kept. Without an attribute it is the one with the most even answers: the largest entropy per alias among those with
+    at least ten aliases an answer, or the most aliases an answer where there is none. Raises MechoclError for an
+    attribute that nothing is asked about.
+    """
+    known = attributes(task)
+    if attribute and attribute not in known:
+        raise MechoclError(f"no question is about {attribute!r}; the task asks about {', '.join(known)}")
+    attribute = attribute or _default(task, known)
+    answer_of = _answers(task, attribute)
+    classes = sorted(set(answer_of.values()))
+    number = {token: i for i, token in enumerate(classes)}
+    questions = task.rows(kind="question", attribute=attribute)
+    questions = questions[task.table["subset"].to_numpy()[questions] != "q_entity"]
+    rows = np.concatenate([_of_one_layout(task, task.rows(kind="definition")), _of_one_layout(task, questions)])
+    table = task.table.iloc[rows].reset_index(drop=True)
+    numbered = {
+        column: table[column].map(lambda entity: number.get(answer_of.get(entity, -1), -1)).astype(int)
+        for column in ("entity", "defined_entity")
+    }
+    at = torch.from_numpy(rows)
+    return replace(
+        task,
+        tokens=task.tokens[at],
+        roles=task.roles[at],
+        loss_mask=task.loss_mask[at],
+        table=table.assign(**numbered),
+        vocabulary=replace(task.vocabulary, answers=tuple(classes)),
+    )
+
+
+def _default(task: Task, known: list[str]) -> str:
+    def evenness(attribute: str) -> tuple[bool, float]:
+        counts = pd.Series(_answers(task, attribute)).value_counts(normalize=True)
+        aliases = len(_answers(task, attribute)) / len(counts)
+        entropy = float(-(counts * np.log(counts)).sum())
+        return (True, entropy) if aliases >= 10 else (False, aliases)
+
+    return max(known, key=evenness)
+
+
+def _answers(task: Task, attribute: str) -> dict[int, int]:
+    """First token of each entity's answer."""
+    rows = task.table.loc[task.rows(kind="question", attribute=attribute)]
+    return dict(zip(rows["entity"], rows["target"], strict=True))
+
+
+def _of_one_layout(task: Task, rows: np.ndarray) -> np.ndarray:
+    """The rows that have their roles, and their words, where most of the rows have them."""
+    if len(rows) == 0:
+        return rows
+    roles, tokens = task.roles[torch.from_numpy(rows)], task.tokens[torch.from_numpy(rows)]
+    fixed = (roles == ROLE["word"]) | (roles == ROLE["equals"])
+    after = (roles == ROLE["answer"]).int().cummax(1).values.bool()  # answers differ in length
+    keys = torch.where(after, -1, torch.where(fixed, tokens + len(ROLE), roles))
+    _, which, counts = torch.unique(keys, dim=0, return_inverse=True, return_counts=True)
+    kept: np.ndarray = rows[(which == counts.argmax()).numpy()]
+    return kept
