@@ -1,11 +1,11 @@
 """LoRA adapters: the model that one was trained on, and the adapter merged into its weights."""
 
-import json
+import shlex
 from pathlib import Path
 from typing import Any, Final
 
 from mechocl.errors import MechoclError
-from mechocl.hugging_face import ADAPTER, tensor_names
+from mechocl.hugging_face import ADAPTER, PICKLE, json_object, tensor_names
 
 WEIGHTS: Final = "adapter_model.safetensors"
 
@@ -20,11 +20,7 @@ def base_of(folder: Path) -> str | Path:
     A relative path counts from the working directory, or else from the adapter's own folder. Raises MechoclError
     for a config that cannot be read, names no base, or is of another kind than LoRA.
     """
-    path = folder / ADAPTER
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise MechoclError(f"{path} is not JSON: {error}") from error
+    path, config = folder / ADAPTER, json_object(folder, ADAPTER)
     kind = config.get("peft_type")
     if kind != "LORA":
         raise MechoclError(f"{path} is a {kind} adapter; only LoRA adapters can be merged")
@@ -40,15 +36,17 @@ def attach(theirs: Any, folder: Path) -> Any:
 
     Raises MechoclError for a pickle, and for an adapter that does not fit the model, with the weight.
     """
-    from peft import PeftModel
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise MechoclError(
+            f"{folder} is an adapter, which needs peft: pip install 'mechocl[pythia]'"
+        ) from error
 
     if not (folder / WEIGHTS).is_file():
         pickled = folder / "adapter_model.bin"
         if pickled.is_file():
-            raise MechoclError(
-                f"{pickled} is a pickle, which can run any code when it is opened; only safetensors is read. "
-                f"If you trust it, convert it: {conversion_command(folder)}"
-            )
+            raise MechoclError(PICKLE.format(path=pickled, command=conversion_command(folder)))
         raise MechoclError(f"{folder} has no {WEIGHTS}")
     stored = tensor_names(folder / WEIGHTS)
     try:
@@ -73,10 +71,8 @@ def _refuse_odd_weights(model: Any, folder: Path, stored: set[str]) -> None:
 
 def conversion_command(folder: Path) -> str:
     """A shell command that writes safetensors beside an adapter's pickle."""
-    from shlex import quote
-
     return (
         'python -c "import sys, torch; from safetensors.torch import save_file; '
         "save_file(torch.load(sys.argv[1] + '/adapter_model.bin', weights_only=True), "
-        f"sys.argv[1] + '/{WEIGHTS}')\" {quote(str(folder))}"
+        f"sys.argv[1] + '/{WEIGHTS}')\" {shlex.quote(str(folder))}"
     )

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,11 @@ from mechocl.errors import MechoclError
 SINGLE: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
 ADAPTER: Final = "adapter_config.json"
+
+PICKLE: Final = (
+    "{path} is a pickle, which can run any code when it is opened; only safetensors is read. "
+    "If you trust it, convert it: {command}"
+)
 
 _TO_FETCH: Final = ["*.safetensors", "*.json", "*.txt", "*.model"]
 _PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -51,7 +57,7 @@ def _fetched(name: str, revision: str | None) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     try:
-        with _quiet():
+        with quiet():
             folder = snapshot_download(
                 name, revision=revision, allow_patterns=_TO_FETCH, ignore_patterns=["*/*", "consolidated*"]
             )
@@ -77,7 +83,7 @@ def read(folder: Path, *, dtype: torch.dtype) -> Any:
     architecture = _architecture(folder)
     files = weight_files(folder)
     try:
-        with _quiet():
+        with quiet():
             model, info = getattr(transformers, architecture).from_pretrained(
                 folder,
                 local_files_only=True,
@@ -91,15 +97,15 @@ def read(folder: Path, *, dtype: torch.dtype) -> Any:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise MechoclError(f"the model in {folder} cannot be read: {reason}") from error
     _refuse_odd_weights(folder, files, info)
-    for parameter in model.parameters():
-        if parameter.untyped_storage().nbytes() > parameter.nbytes:
-            # a view of the whole file, which would stay in memory for as long as any of its tensors
+    if _stored_as(files, dtype):
+        for parameter in model.parameters():
+            # nothing was converted, so it is a view of its file, which stays in memory whole for any tensor of it
             parameter.data = parameter.data.clone()
     return model.eval()
 
 
 def _architecture(folder: Path) -> str:
-    config = _json(folder, "config.json")
+    config = json_object(folder, "config.json")
     found = config.get("architectures") or ["no architecture"]
     if len(found) != 1 or found[0] not in FAMILIES:
         raise MechoclError(
@@ -113,7 +119,8 @@ def _architecture(folder: Path) -> str:
     return architecture
 
 
-def _json(folder: Path, name: str) -> dict[str, Any]:
+def json_object(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON file of a checkpoint. MechoclError where it is missing or holds anything but an object."""
     try:
         found = json.loads((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -133,41 +140,42 @@ def weight_files(folder: Path) -> dict[Path, set[str]]:
     if (folder / SINGLE).is_file():
         return {folder / SINGLE: tensor_names(folder / SINGLE)}
     if (folder / INDEX).is_file():
-        names = sorted(set(_json(folder, INDEX).get("weight_map", {}).values()))
+        names = sorted(set(json_object(folder, INDEX).get("weight_map", {}).values()))
         for name in names:
             if not (folder / name).is_file():
                 raise MechoclError(f"{folder / name} is missing, which {INDEX} names")
         return {folder / name: tensor_names(folder / name) for name in names}
     pickles = sorted(path for pattern in _PICKLES for path in folder.glob(pattern))
     if pickles:
-        raise MechoclError(
-            f"{pickles[0]} is a pickle, which can run any code when it is opened; only safetensors is read. "
-            f"If you trust it, convert it: {conversion_command(folder)}"
-        )
+        raise MechoclError(PICKLE.format(path=pickles[0], command=conversion_command(folder)))
     raise MechoclError(f"{folder} has no weights: neither {SINGLE} nor {INDEX}")
 
 
 def conversion_command(folder: Path) -> str:
     """A shell command that writes safetensors beside the pickle in a folder."""
-    path = str(folder)
     return (
-        'python -c "from transformers import AutoModelForCausalLM as M; import sys; '
-        f"M.from_pretrained(sys.argv[1], dtype='auto').save_pretrained(sys.argv[1])\" {quoted(path)}"
+        'python -c "import sys; from transformers import AutoModelForCausalLM as M; '
+        f"M.from_pretrained(sys.argv[1], dtype='auto').save_pretrained(sys.argv[1])\" {shlex.quote(str(folder))}"
     )
 
 
-def quoted(path: str) -> str:
-    import shlex
-
-    return shlex.quote(path)
-
-
 def tensor_names(path: Path) -> set[str]:
+    """Names of the tensors in a safetensors file; MechoclError when it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             return set(file.keys())
     except (SafetensorError, OSError) as error:
         raise MechoclError(f"{path} is damaged ({error}); copy or download it again") from error
+
+
+def _stored_as(files: dict[Path, set[str]], dtype: torch.dtype) -> bool:
+    """Whether any tensor is already stored in this precision."""
+    name = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}[dtype]
+    for path, names in files.items():
+        with safe_open(path, framework="pt") as file:
+            if any(file.get_slice(tensor).get_dtype() == name for tensor in names):
+                return True
+    return False
 
 
 def _refuse_odd_weights(folder: Path, files: dict[Path, set[str]], info: dict[str, Any]) -> None:
@@ -205,7 +213,7 @@ def tokenizer_of(folder: Path, *, d_vocab: int) -> Any | None:
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         return None
     try:
-        with _quiet():
+        with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -220,7 +228,7 @@ def tokenizer_of(folder: Path, *, d_vocab: int) -> Any | None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars, and no lines about what becomes an error here anyway."""
     from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,

@@ -135,10 +135,10 @@ def untrained_like(folder: Path, *, seed: int, device: str) -> Any:
     """A `HookedTransformer` of the shape of a local checkpoint, with random weights as that architecture begins."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    shape = AutoConfig.from_pretrained(folder, local_files_only=True)
+    architecture = AutoConfig.from_pretrained(folder, local_files_only=True)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        theirs = AutoModelForCausalLM.from_config(shape).float().eval()
-    config = conversion.config_of(theirs, n_ctx=None)
+        theirs = AutoModelForCausalLM.from_config(architecture).float().eval()
+    shape = conversion.shape_of(theirs, n_ctx=None)
     conversion.give_zero_biases(theirs)
-    return _settled(conversion.hooked(config, conversion.weights_of(theirs, config)), device, torch.float32)
+    return _settled(conversion.hooked([theirs], shape, fold=False, centre=False), device, torch.float32)
