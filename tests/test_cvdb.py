@@ -408,6 +408,21 @@ def test_blank_lines_line_ends_and_order_of_columns_do_not_matter(tmp_path: Path
     assert cvdb.load(path, CvdbConfig(entities=2)).entities == expected
 
 
+def test_spaces_around_values_do_not_matter(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", [[f" {value} " for value in row()], MAN])
+    assert by_name(cvdb.read(path, CvdbConfig(entities=2)))["Ada Lovelace"] == cvdb.Person(
+        name="Ada Lovelace",
+        birth=1815,
+        death=1852,
+        region="Europe",
+        occupation="mathematician",
+        nationalities=("United Kingdom",),
+        gender="female",
+        readers=100.0,
+        line=2,
+    )
+
+
 def test_a_file_in_utf8(tmp_path: Path) -> None:
     said = refused(write(tmp_path / "a.csv", [row("Zoë"), MAN], encoding="utf-8"))
     assert said.startswith(" is in UTF-8; the published file is in Latin-1")
