@@ -1,6 +1,7 @@
 """LoRA adapters: the model that one was trained on, and the adapter merged into its weights."""
 
 import shlex
+import warnings
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,7 +51,10 @@ def attach(theirs: Any, folder: Path) -> Any:
         raise MechoclError(f"{folder} has no {WEIGHTS}")
     stored = tensor_names(folder / WEIGHTS)
     try:
-        model = PeftModel.from_pretrained(theirs, str(folder), local_files_only=True)
+        with warnings.catch_warnings():
+            # peft asks transformers by an attribute's old name
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+            model = PeftModel.from_pretrained(theirs, str(folder), local_files_only=True)
     except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()
         raise MechoclError(

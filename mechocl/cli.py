@@ -102,7 +102,7 @@ def train(
     )
     printing.failures(run)
     if len(run.failures()) == len(run.seeds):
-        run.finishedseeds_from()  # says so
+        run.finished_seeds()  # says so
     print(f"run: {out}")
 
 

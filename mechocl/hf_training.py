@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.utils import logging
 
 from mechocl import files
+from mechocl.hugging_face import quiet
 
 Report = Callable[[str, float], None]
 
@@ -111,7 +111,6 @@ def train(
         warmup_steps=settings.warmup,
         max_grad_norm=settings.gradient_clip,
         bf16=settings.precision == "bf16",
-        gradient_checkpointing=settings.gradient_checkpointing,
         train_sampling_strategy="group_by_length" if settings.by_length else "random",
         seed=seed,
         data_seed=seed,
@@ -123,7 +122,9 @@ def train(
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
-    logging.set_verbosity_error()
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+        model.config.use_cache = False
     trainer = _Trainer(
         model=model,
         args=arguments,
@@ -132,7 +133,8 @@ def train(
     )
     trainer.add_callback(_Moments(trainer, at=at, then=then, save_every_s=save_every_s, report=report))
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=_last(folder))
+    with quiet():
+        trainer.train(resume_from_checkpoint=_last(folder))
 
 
 def _last(folder: Path) -> str | None:

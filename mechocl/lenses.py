@@ -67,7 +67,7 @@ def logit_lens(model: Transformer, task: Task, config: LensConfig) -> pd.DataFra
     not name the integer.
 
     In a text world the answer's first token stands for the integer, the first tokens of all answers to the question
-    for the integers, and `difference` is right − wrong answer; `contains` is always true.
+    for the integers, and `difference` is right − wrong answer; `contains` is always False.
 
     Raises MechoclError for a model that `take_apart` does not cover, and a task without questions about aliases.
     """

@@ -17,9 +17,9 @@ class PretrainingConfig:
     """Tokens of the byte-level BPE tokenizer."""
     context: int = 128
     """Longest text in tokens."""
-    epochs: int = 6
+    epochs: int = 4
     """Passes over the corpus."""
-    batch_size: int = 96
+    batch_size: int = 64
     """Texts of one update."""
     learning_rate: float = 3e-3
     """Peak learning rate of AdamW; falls to 0 as a cosine."""

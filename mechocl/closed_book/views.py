@@ -3,7 +3,8 @@
 In a text, what stands where differs from question to question, and what answers compete. So an analysis looks at one
 question at a time, as it looks at one kind of question in the integer-set task. The table's `entity` then is the
 answer that the alias's questions have, `defined_entity` the one that the defined entity has: numbers into
-`Vocabulary.answers`, the answers' first tokens. Two aliases "of the same integer" have the same answer.
+`Vocabulary.answers`, the answers' first tokens. Two aliases "of the same integer" have the same answer. `answer` is
+False: as in a list without the integer, the question does not name what it asks for.
 """
 
 from dataclasses import replace
@@ -51,7 +52,7 @@ def of_attribute(task: Task, attribute: str = "") -> Task:
         tokens=task.tokens[at],
         roles=task.roles[at],
         loss_mask=task.loss_mask[at],
-        table=table.assign(**numbered),
+        table=table.assign(answer=False, **numbered),
         vocabulary=replace(task.vocabulary, answers=tuple(classes)),
     )
 

@@ -12,6 +12,7 @@ from mechocl.closed_book.biographies import BiographiesConfig
 from mechocl.closed_book.stages import ClosedBookRecipe
 from mechocl.closed_book.world import World
 from mechocl.errors import MechoclError
+from mechocl.hugging_face import quiet
 
 RECORD: Final = "biographies.json"
 """What a model pretrained on the invented world keeps beside its weights: how that world was drawn."""
@@ -55,7 +56,8 @@ def tokenizer(model: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        found = AutoTokenizer.from_pretrained(model, local_files_only=Path(model).is_dir())
+        with quiet():
+            found = AutoTokenizer.from_pretrained(model, local_files_only=Path(model).is_dir())
     except (OSError, ValueError) as error:
         raise MechoclError(f"{model}: no tokenizer can be read there ({_line(error)}); {_ADVICE}") from None
     if not found.is_fast:
@@ -77,7 +79,8 @@ def trainable(source: Path | str, kind: str) -> Any:
                 f"use kind = {'causal' if kind == 'seq2seq' else 'seq2seq'!r}"
             )
         auto = AutoModelForSeq2SeqLM if kind == "seq2seq" else AutoModelForCausalLM
-        return auto.from_pretrained(source, **options)
+        with quiet():
+            return auto.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
         if isinstance(error, MechoclError):
             raise
