@@ -238,7 +238,9 @@ def tag_pairs(task: Task, *, clean: int, corrupted: int, n_pairs: int, seed: int
     tag_token = task.tokens[int(rows[corrupted][0])][is_tag[int(rows[corrupted][0])]]
     tokens = task.tokens[picked]
     if not bool((is_tag[picked].sum(1) == len(tag_token)).all()):
-        raise MechoclError(f"the definitions of tag {clean} and tag {corrupted} differ in length; tags cannot be exchanged")
+        raise MechoclError(
+            f"the definitions of tag {clean} and tag {corrupted} differ in length; tags cannot be exchanged"
+        )
     swapped = tokens.clone()
     swapped[is_tag[picked]] = tag_token.repeat(len(tokens))
     end = int(at.max())
@@ -410,7 +412,14 @@ def _names(task: Task, aliases: list[int]) -> Int[Tensor, "token"]:
 def _roles(layout: Int[Tensor, "pair pos"], *, is_text: bool) -> Int[Tensor, "pair pos"]:
     """Indices into `ROLE_NAMES`; list items are `others`."""
     roles = torch.full_like(layout, -1)
-    shown_as = {"tag": "tag", "alias": "alias", "separator": "%", "equals": "=", "list": "others", "word": "words"}
+    shown_as = {
+        "tag": "tag",
+        "alias": "alias",
+        "separator": "%",
+        "equals": "=",
+        "list": "others",
+        "word": "words",
+    }
     for role, name in shown_as.items():
         roles[layout == ROLE[role]] = ROLE_NAMES.index(name)
     if is_text:

@@ -1,6 +1,5 @@
 """Fine-tune a Hugging Face model on a text world, in stages; each ends with an ordinary Hugging Face folder."""
 
-import json
 import math
 import os
 import shutil
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pandas as pd
 import torch
 
 from mechocl import files, hf_training
@@ -51,7 +49,7 @@ def finetune(run: Run, seed: int, *, device: str, save_every_s: float, report: R
         task = _task(folder, recipe, tokenizer)
         work = [len(training_rows(task, stage)) * stage.epochs for stage in stages]
         source: Path | str = recipe.model
-        for number, stage in enumerate(stages, start=1):
+        for number in range(1, len(stages) + 1):
             if not folder.stage_finished(number):
 
                 def stage_report(text: str, share: float, number: int = number) -> None:
@@ -59,7 +57,9 @@ def finetune(run: Run, seed: int, *, device: str, save_every_s: float, report: R
                     report(f"stage {number}, {text}", done / sum(work))
 
                 try:
-                    _stage(folder, recipe, task, tokenizer, source, number, device, save_every_s, stage_report)
+                    _stage(
+                        folder, recipe, task, tokenizer, source, number, device, save_every_s, stage_report
+                    )
                 except _Diverged as error:
                     folder.fail(f"stage {number}: {error}")
                     return
@@ -112,7 +112,9 @@ def _stage(
     hf_training.train(
         model,
         Examples(task, rows),
-        Collator(pad=worlds.pad_id(tokenizer), eos=tokenizer.eos_token_id if training.kind == "seq2seq" else None),
+        Collator(
+            pad=worlds.pad_id(tokenizer), eos=tokenizer.eos_token_id if training.kind == "seq2seq" else None
+        ),
         hf_training.Settings(
             epochs=stage.epochs,
             batch_size=stage.batch_size,
@@ -161,7 +163,9 @@ def with_adapters(model: Any, config: Any) -> Any:
     return get_peft_model(model, LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets))
 
 
-def _keep(folder: TextSeedFolder, tokenizer: Any, moment: hf_training.Moment, stage: int, *, final: bool) -> None:
+def _keep(
+    folder: TextSeedFolder, tokenizer: Any, moment: hf_training.Moment, stage: int, *, final: bool
+) -> None:
     """Keep the model as a Hugging Face folder; adapters are merged into a copy of the weights first."""
 
     def write(path: Path) -> None:

@@ -208,7 +208,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
     _count = 0
 
     def training_step(self, *arguments: Any, **named: Any) -> Tensor:
-        loss = super().training_step(*arguments, **named)
+        loss: Tensor = super().training_step(*arguments, **named)
         own = loss.detach().double()
         self._sum = own if self._sum is None else self._sum + own
         self._count += 1
@@ -252,7 +252,9 @@ class _Trainer(Trainer):  # type: ignore[misc]
             state = _plain(self.optimizer.state_dict(), tensors, "optimizer")
             schedule = _plain(self.lr_scheduler.state_dict(), tensors, "schedule")
             files.write_tensors(
-                Path(output_dir) / _STATE, tensors, {"state": json.dumps({"optimizer": state, "schedule": schedule})}
+                Path(output_dir) / _STATE,
+                tensors,
+                {"state": json.dumps({"optimizer": state, "schedule": schedule})},
             )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

@@ -23,10 +23,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechocl.errors import MechoclError
 from mechocl.models import Transformer, logits_at
 from toy_models.subsets import SUBSETS
-from toy_models.task import Task
+from toy_models.task import ROLE, Task
 
 METRICS: Final = ("auc", "accuracy", "logit_difference", "recall")
 
@@ -106,38 +105,45 @@ def true_logit_difference(model: Transformer, task: Task, rows: np.ndarray) -> F
 
 
 def recalled(model: Transformer, task: Task, rows: np.ndarray) -> np.ndarray:
-    """Whether each of the given definitions' integers is the first choice among integers, just before it.
+    """Whether each of the given definitions' integers is the first choice among integers, just before it; in a text
+    world, whether the entity's first token is the first choice of all.
 
     Raises ValueError for definitions that begin with the integer.
     """
-    ids = torch.arange(*task.vocabulary.integers)
-    where = torch.from_numpy(task.position_of("entity", rows) - 1)
-    if (where < 0).any():
+    tokens = task.tokens[torch.from_numpy(rows)]
+    first = (task.roles[torch.from_numpy(rows)] == ROLE["entity"]).int().argmax(1)
+    if (first < 1).any():
         raise ValueError("definitions that begin with their integer have nothing to recall it from")
-    chosen = logits_at(model, task.tokens[torch.from_numpy(rows)], where, ids).argmax(1).numpy()
-    right: np.ndarray = chosen == task.table["defined_entity"].to_numpy()[rows]
+    vocabulary = task.vocabulary
+    ids = torch.arange(vocabulary.outputs) if vocabulary.is_text else vocabulary.entity_ids
+    chosen = ids[logits_at(model, tokens, first - 1, ids).argmax(1)]
+    right: np.ndarray = (chosen == tokens[torch.arange(len(tokens)), first]).numpy()
     return right
 
 
 def per_alias(model: Transformer, task: Task, *, aliases_per_subset: int | None = None) -> pd.DataFrame:
     """One row per alias: `alias`, `subset`, and the four quantities of this module.
 
-    Raises MechoclError for a text world, whose questions are not answered by true or false. `aliases_per_subset` limits how many aliases (the first ones) of each subset are measured.
+    Of a text world's questions about one attribute (`closed_book.views`): `auc` is the share of the other answers'
+    first tokens that are less likely than the right one's, `accuracy` whether none is likelier, `logit_difference` right
+    − wrong answer, `recall` whether the first token of the defined entity is the model's first choice. There .5 is no
+    floor, as common answers are likelier: compare with `no_data`. `aliases_per_subset` limits how many aliases (the first ones) of each subset are measured.
     """
-    if task.vocabulary.is_text:
-        raise MechoclError(
-            "this compares answers by true and false, and the run's questions are answered in words; use patch, lens, "
-            "attribution, circuit, probe or sae there"
-        )
     rows = task.rows(kind="question", split="test")
     if aliases_per_subset is not None:
         first = task.table.loc[rows, ["subset", "alias"]].drop_duplicates()
         first = first.groupby("subset", observed=True).head(aliases_per_subset)
         rows = rows[np.isin(task.table["alias"].to_numpy()[rows], first["alias"].to_numpy())]
     table = task.table.iloc[rows]
-    difference = true_logit_difference(model, task, rows)
-    answer = table["answer"].to_numpy()
     alias = table["alias"].to_numpy()
+    difference = true_logit_difference(model, task, rows)
+    if task.vocabulary.is_text:
+        frame = pd.DataFrame(
+            {"alias": alias, "subset": table["subset"].astype(str).to_numpy(), "logit_difference": difference}
+        )
+        frame = frame.assign(**_ranked(model, task, rows)).groupby(["alias", "subset"], as_index=False).mean()
+        return frame.merge(_recall(model, task, frame["alias"].to_numpy()), on="alias", how="left")
+    answer = table["answer"].to_numpy()
     sign = np.where(answer, 1.0, -1.0)
     frame = pd.DataFrame(
         {
@@ -150,6 +156,19 @@ def per_alias(model: Transformer, task: Task, *, aliases_per_subset: int | None 
     result = frame.groupby(["alias", "subset"], as_index=False).mean()
     result = result.merge(within_alias_auc(difference, answer, alias), left_on="alias", right_index=True)
     return result.merge(_recall(model, task, result["alias"].to_numpy()), on="alias", how="left")
+
+
+def _ranked(model: Transformer, task: Task, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """How the right answer's first token ranks among those of all answers: `auc` and `accuracy` of each question."""
+    where = torch.from_numpy(task.position_of("equals", rows))
+    ids = task.vocabulary.entity_ids
+    logits = logits_at(model, task.tokens[torch.from_numpy(rows)], where, ids)
+    own = logits.gather(1, torch.tensor(task.table["entity"].to_numpy()[rows])[:, None])
+    below, tied = (logits < own).sum(1).double(), (logits == own).sum(1).double() - 1
+    return {
+        "auc": ((below + tied / 2) / (len(ids) - 1)).numpy(),
+        "accuracy": (below == len(ids) - 1).double().numpy(),
+    }
 
 
 def _recall(model: Transformer, task: Task, aliases: np.ndarray) -> pd.DataFrame:

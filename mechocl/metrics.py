@@ -95,6 +95,16 @@ def _minus_kl(logits: Logits, pairs: Pairs, clean: Tensor) -> Values:
     return -(p.exp() * (p - q)).sum(-1)
 
 
+def of_answers(pairs: Pairs) -> str:
+    """The metric of how well questions are answered: the within-alias AUC, or where an alias's questions are all of one
+    kind (in a text world) the logit difference."""
+    return (
+        "within_alias_auc"
+        if bool(pairs.contains.any()) and not bool(pairs.contains.all())
+        else "logit_difference"
+    )
+
+
 def _mean(values: Values, pairs: Pairs) -> Tensor:
     return values.mean(-1)
 

@@ -24,6 +24,18 @@ REPORTED: Final = (
 )  # fmt: skip
 """Analyses that the report shows, with their default configs; those that compare stages need two of them."""
 
+REPORTED_OF_TEXT: Final = (
+    "evaluate",
+    "lens",
+    "tuned-lens",
+    "attribution",
+    "patch",
+    "circuit",
+    "probe",
+    "attention",
+)
+"""The same of a closed-book run."""
+
 _TRAINING_SHARE: Final = 0.85
 
 
@@ -240,6 +252,8 @@ def _sweep_jobs(
 
 def reported(recipe: AnyRecipe) -> tuple[tuple[str, Any], ...]:
     """The analyses of the report of a recipe, with their default configs."""
+    if not isinstance(recipe, Recipe):
+        return tuple((name, analyses.ANALYSES[name].config()) for name in REPORTED_OF_TEXT)
     need_two_stages = ("graft", "steering")
     return tuple(
         (name, analyses.ANALYSES[name].config())

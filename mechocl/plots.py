@@ -29,6 +29,8 @@ _TITLES: Final = {
     "accuracy": "accuracy",
     "logit_difference": "true-logit difference (nats)",
     "recall": "definition recall",
+    "exact_match": "exact match",
+    "log_probability": "log-probability of the answer (nats)",
 }
 
 

@@ -41,7 +41,9 @@ def pretrain(
     record = worlds.drawn(world, seed)
     state = out / "resume"
     if (out / worlds.RECORD).exists() and files.read_json(out / worlds.RECORD) != record:
-        raise MechoclError(f"{out} holds a model of another invented world; choose another --out, or delete it")
+        raise MechoclError(
+            f"{out} holds a model of another invented world; choose another --out, or delete it"
+        )
     if out.exists() and not (out / worlds.RECORD).exists() and any(p.name != "resume" for p in out.iterdir()):
         raise MechoclError(f"{out} exists and is not a pretrained model; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
@@ -101,7 +103,9 @@ def known_people(path: Path, world: BiographiesConfig, *, seed: int, device: str
     each = table.groupby("attribute", sort=False)
     means = each["exact_match"].mean()
     majority = each["answers"].agg(lambda a: a.value_counts(normalize=True).iloc[0])
-    result = pd.DataFrame({"attribute": means.index, "exact_match": means.to_numpy(), "majority": majority.to_numpy()})
+    result = pd.DataFrame(
+        {"attribute": means.index, "exact_match": means.to_numpy(), "majority": majority.to_numpy()}
+    )
     every = {"attribute": "all", "exact_match": table["exact_match"].mean(), "majority": majority.mean()}
     return pd.concat([result, pd.DataFrame([every])], ignore_index=True)
 
@@ -110,7 +114,9 @@ def asked(people: Any, tokenizer: Any, *, context: int) -> Task:
     """All questions of a world by the entities' own names, as a task."""
     import json
 
-    pieces = [question(people.entities[q.entity], "entity", q.template, q.answers[0]) for q in people.questions]
+    pieces = [
+        question(people.entities[q.entity], "entity", q.template, q.answers[0]) for q in people.questions
+    ]
     tokens, roles = examples.encoded(pieces, tokenizer, context=context)
     table = pd.DataFrame(
         {
@@ -173,7 +179,9 @@ class _Texts(torch.utils.data.Dataset[dict[str, Tensor]]):
         found = tokenizer(texts, add_special_tokens=False)["input_ids"]
         longest = max(map(len, found))
         if longest > context:
-            raise MechoclError(f"a biography has {longest} tokens and the model reads {context}; use a longer context")
+            raise MechoclError(
+                f"a biography has {longest} tokens and the model reads {context}; use a longer context"
+            )
         self.ids = [torch.tensor(ids) for ids in found]
 
     def __len__(self) -> int:

@@ -150,7 +150,9 @@ def _dataclasses_in(config: type, found: dict[str, type]) -> dict[str, type]:
     return found
 
 
-_CONFIGS: Final = [config for kind in (Recipe, ClosedBookRecipe) for config in _dataclasses_in(kind, {}).values()]
+_CONFIGS: Final = [
+    config for kind in (Recipe, ClosedBookRecipe) for config in _dataclasses_in(kind, {}).values()
+]
 for _config in _CONFIGS:
     strict(_config)
 _ADAPTERS: Final[dict[type, pydantic.TypeAdapter[Any]]] = {

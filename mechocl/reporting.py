@@ -13,24 +13,19 @@ from mechocl import (
     probe_sections,
     probe_summaries,
     summaries,
+    text_sections,
     toolbox_sections,
 )
 from mechocl.activations import position_labels
 from mechocl.features import sections as feature_sections
 from mechocl.probing import ProbingConfig
+from mechocl.recipes import Recipe, integer_set
 from mechocl.runs import Run
 from mechocl.sharing.attention import AttentionView
 from mechocl.sharing.page import Report, Section, SummaryRow, Table
 from mechocl.statistics import Estimate
 from toy_models.subsets import SUBSETS
 from toy_models.training import StageConfig
-
-_METRIC_COLUMNS: Final = {
-    "auc": "AUC",
-    "accuracy": "accuracy",
-    "logit_difference": "logit difference",
-    "recall": "recall",
-}
 
 
 def build(run: Run, rows: dict[str, pd.DataFrame], *, warning: str = "") -> Report:
@@ -52,14 +47,16 @@ def build(run: Run, rows: dict[str, pd.DataFrame], *, warning: str = "") -> Repo
         ),
         facts=_facts(run),
         sections=(
-            _training(history),
+            *([] if run.is_text else [_training(history)]),
+            *([text_sections.training(history)] if run.is_text else []),
             _internalization(answered),
-            _lens(rows),
-            _patching(rows["patch"]),
-            toolbox_sections.circuit(rows["circuit"]),
-            toolbox_sections.suppression(rows["suppression"]),
+            *([text_sections.other_tests(answered)] if run.is_text else []),
+            _lens(rows, text_sections.LENS if run.is_text else _LENS),
+            _patching(rows["patch"], text_sections.PATCHING if run.is_text else _PATCHING),
+            *([toolbox_sections.circuit(rows["circuit"])] if "circuit" in rows else []),
+            *([toolbox_sections.suppression(rows["suppression"])] if "suppression" in rows else []),
             *([toolbox_sections.weights(rows["graft"], rows["steering"])] if "graft" in rows else []),
-            toolbox_sections.subspaces(rows["subspace"]),
+            *([toolbox_sections.subspaces(rows["subspace"])] if "subspace" in rows else []),
             *_probes(run, rows["probe"]),
             *([features] if (features := feature_sections.section(run)) else []),
         ),
@@ -68,20 +65,10 @@ def build(run: Run, rows: dict[str, pd.DataFrame], *, warning: str = "") -> Repo
 
 
 def _facts(run: Run) -> dict[str, str]:
-    m, r = run.manifest, run.recipe
-    model = r.model.resolve()
-    stages = "; ".join(
-        f"data of stage {' and '.join(map(str, s.data))}: {s.epochs} epochs of {s.optimizer}, learning rate "
-        f"{s.learning_rate:g}{_embedding_rate(s)}, batch {s.batch_size}, trains {s.trains.replace('_', ' ')}"
-        for s in r.training.stages
-    )
-    git = m["git"]
+    m, git = run.manifest, run.manifest["git"]
     return {
         "Recipe": run.recipe_name,
-        "Task": f"{r.task.aliases} aliases of {r.task.integers} integers, lists of {r.task.list_length}, "
-        f"definitions in order {r.task.word_order}, tag reliability {r.task.tag_reliability:g}",
-        "Model": f"{model.n_layers} layer{'s' * (model.n_layers > 1)}, d_model {model.d_model}, {model.n_heads} heads, positions {model.positions}",
-        "Stages": stages,
+        **(text_sections.facts(run) if run.is_text else _integer_set(integer_set(run.recipe))),
         "Seeds": f"{', '.join(map(str, run.seeds))}; failed: {len(run.failures())}",
         "Time": "; ".join(f"{what}: {seconds:.0f} s" for what, seconds in m["seconds"].items()),
         "Machine": f"{m['machine']} ({m['device']}, {m['precision']}, threads per seed: {m['threads']})",
@@ -90,6 +77,21 @@ def _facts(run: Run) -> dict[str, str]:
         if git
         else "not a git checkout",
         "Created": m["created"],
+    }
+
+
+def _integer_set(r: Recipe) -> dict[str, str]:
+    model = r.model.resolve()
+    stages = "; ".join(
+        f"data of stage {' and '.join(map(str, s.data))}: {s.epochs} epochs of {s.optimizer}, learning rate "
+        f"{s.learning_rate:g}{_embedding_rate(s)}, batch {s.batch_size}, trains {s.trains.replace('_', ' ')}"
+        for s in r.training.stages
+    )
+    return {
+        "Task": f"{r.task.aliases} aliases of {r.task.integers} integers, lists of {r.task.list_length}, "
+        f"definitions in order {r.task.word_order}, tag reliability {r.task.tag_reliability:g}",
+        "Model": f"{model.n_layers} layer{'s' * (model.n_layers > 1)}, d_model {model.d_model}, {model.n_heads} heads, positions {model.positions}",
+        "Stages": stages,
     }
 
 
@@ -113,23 +115,23 @@ def _training(history: pd.DataFrame) -> Section:
 def _internalization(rows: pd.DataFrame) -> Section:
     estimates = summaries.subsets(rows)
     cells = {(e.subset, e.metric): e.estimate for e in estimates}
-    present = [s for s in SUBSETS if (s, "auc") in cells]
+    leading = summaries.leading(rows)
+    metrics = internalization.metrics_of(rows)
+    present = [s for s in SUBSETS if (s, leading[0]) in cells]
     unit = estimates[0].estimate.unit
     subset_table = Table(
         caption=f"Each subset after training: mean and 95 % interval over {'aliases' if unit == 'alias' else 'seeds'}",
-        columns=("subset", *_METRIC_COLUMNS.values()),
-        rows=tuple(
-            (plots.label(s), *(_interval(cells.get((s, m))) for m in _METRIC_COLUMNS)) for s in present
-        ),
+        columns=("subset", *(summaries.NAMES[m] for m in metrics)),
+        rows=tuple((plots.label(s), *(_interval(cells.get((s, m))) for m in metrics)) for s in present),
     )
     tables = [subset_table]
     meanings = {c.name: c.meaning for c in internalization.CONTRASTS}
-    for metric in ("auc", "accuracy"):
+    for metric in leading:
         found = summaries.contrasts(rows, metric)
         n_seeds = rows["seed"].nunique()
         tables.append(
             Table(
-                caption=f"Internalization in {_METRIC_COLUMNS[metric]}: "
+                caption=f"Internalization in {summaries.NAMES[metric]}: "
                 + (
                     "differences paired by seed"
                     if n_seeds > 1
@@ -154,25 +156,32 @@ def _internalization(rows: pd.DataFrame) -> Section:
         id="internalization",
         title="Internalization",
         how_to_read=(
-            "Every dot is one seed, every diamond the mean with its 95 % interval; .5 is a model that knows nothing of "
-            "the alias. Compare Ḋ₅ (tag 1) with D̄₆ (tag 2) and D̃₈ (the fresh tag): none of these aliases was ever asked "
+            "Every dot is one seed, every diamond the mean with its 95 % interval; "
+            + ("no_data" if leading[0] == "exact_match" else ".5")
+            + " is a model that knows nothing of the alias. Compare Ḋ₅ (tag 1) with D̄₆ (tag 2) and D̃₈ (the fresh tag): none of these aliases was ever asked "
             "about in training."
         ),
-        figures=(plots.subset_values(estimates, summaries.by_seed(rows)),),
+        figures=tuple(
+            plots.subset_values(estimates, summaries.by_seed(rows), metric=metric)
+            for metric in (leading if leading[0] == "exact_match" else leading[:1])
+        ),
         tables=tuple(tables),
     )
 
 
-def _lens(rows: dict[str, pd.DataFrame]) -> Section:
+_LENS: Final = (
+    "First figure: the residual stream, and what each head and MLP writes, go straight to the unembedding; the number "
+    "is the mean rank of the alias's integer among all integers (1 is the top) on questions whose list does not contain "
+    "it, so bright cells show where the integer is at hand. Second: the same through translators trained on the run's "
+    "own data (tuned lens). Third: what each component adds at = to the right answer's logit over the other's."
+)
+
+
+def _lens(rows: dict[str, pd.DataFrame], how_to_read: str) -> Section:
     return Section(
         id="lens",
         title="Lenses",
-        how_to_read=(
-            "First figure: the residual stream, and what each head and MLP writes, go straight to the unembedding; the number "
-            "is the mean rank of the alias's integer among all integers (1 is the top) on questions whose list does not contain "
-            "it, so bright cells show where the integer is at hand. Second: the same through translators trained on the run's "
-            "own data (tuned lens). Third: what each component adds at = to the right answer's logit over the other's."
-        ),
+        how_to_read=how_to_read,
         figures=(
             lens_plots.component_lens(rows["lens"], value="rank"),
             lens_plots.lenses_compared(rows["lens"], rows["tuned-lens"], value="rank"),
@@ -181,16 +190,19 @@ def _lens(rows: dict[str, pd.DataFrame]) -> Section:
     )
 
 
-def _patching(rows: pd.DataFrame) -> Section:
+_PATCHING: Final = (
+    "A question about a tag-2 alias is answered with one activation taken from the same list asked about a tag-1 "
+    "alias; the number says how far that moves the logit difference towards the tag-1 alias's right answer. "
+    "To another alias (of a different integer) it shows where the integer enters the answer; with the same integer, "
+    "whether being defined by tag 1 itself matters, and there clean − corrupted is the whole effect that can be had."
+)
+
+
+def _patching(rows: pd.DataFrame, how_to_read: str) -> Section:
     return Section(
         id="patching",
         title="Activation patching",
-        how_to_read=(
-            "A question about a tag-2 alias is answered with one activation taken from the same list asked about a tag-1 "
-            "alias; the number says how far that moves the logit difference towards the tag-1 alias's right answer. "
-            "To another alias (of a different integer) it shows where the integer enters the answer; with the same integer, "
-            "whether being defined by tag 1 itself matters, and there clean − corrupted is the whole effect that can be had."
-        ),
+        how_to_read=how_to_read,
         figures=(plots.patching(rows),),
     )
 
@@ -219,6 +231,11 @@ def attention_views(run: Run, rows: pd.DataFrame) -> tuple[AttentionView, ...]:
         length = len(position_labels(task, question)) - 1
         contains = "with" if row["answer"] else "without"
         difference = float(part["difference"].iloc[0])
+        if run.is_text:
+            views.append(
+                text_sections.attention_view(task, question, seed, difference, attention.as_array(part))
+            )
+            continue
         views.append(
             AttentionView(
                 title=f"{row['subset']}, list {contains} its integer",

@@ -117,7 +117,9 @@ class Run:
                 raise MechoclError(f"{path / 'manifest.json'} is damaged: no valid {key!r}; restore it")
         recipe = recipes.parse(manifest["recipe"], source=str(path / "manifest.json"))
         if attribute and not isinstance(recipe, ClosedBookRecipe):
-            raise MechoclError(f"--attribute {attribute}: {path} is a run of the integer-set task, which has none")
+            raise MechoclError(
+                f"--attribute {attribute}: {path} is a run of the integer-set task, which has none"
+            )
         return Run(path, recipe, manifest["recipe_name"], tuple(manifest["seeds"]), manifest, attribute)
 
     @property

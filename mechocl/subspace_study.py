@@ -29,7 +29,7 @@ from mechocl.components import Components, find_sites, sites_of, take_apart
 from mechocl.contrasts import Pairs, alias_pairs, subset_named
 from mechocl.erasure import fit_erasure, readout
 from mechocl.errors import MechoclError
-from mechocl.metrics import METRICS, SMALLEST_DIFFERENCE
+from mechocl.metrics import METRICS, SMALLEST_DIFFERENCE, of_answers
 from mechocl.models import Transformer
 from mechocl.subspaces import Interchange, Place, activation, difference_of_means, interchange, measured
 from probes.controls import shuffle_by_alias
@@ -295,7 +295,7 @@ def _rows(
     rows = []
     for name, (_, run) in judging.items():
         logits = run.logits(torch.stack([change for _, change in changes[name]]))
-        for metric in STUDY_METRICS:
+        for metric in STUDY_METRICS if of_answers(run.pairs) in STUDY_METRICS[1:] else STUDY_METRICS[:1]:
             for (keys, _), result in zip(changes[name], measured(run, logits, metric=metric), strict=True):
                 found = {
                     "layer": place.layer,

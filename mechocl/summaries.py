@@ -166,7 +166,10 @@ def answers(rows: pd.DataFrame) -> list[Answer]:
     result = []
     for question, name, claim in _QUESTIONS:
         if lead == "exact_match" and name == "ocl_d1":
-            name, claim = "d1_vs_no_data", "aliases only ever defined (tag 1) are answered better than undefined ones"
+            name, claim = (
+                "d1_vs_no_data",
+                "aliases only ever defined (tag 1) are answered better than undefined ones",
+            )
         if name not in found:
             result.append(Answer(question, "not asked", "the run has no aliases for this comparison"))
             continue
@@ -229,6 +232,12 @@ def described(row: Mapping[Any, Any]) -> str:
     """`+.108 [+.041, +.175]` of a row of `over_seeds`."""
     mean = signed(row["mean"])
     return mean if row["seeds"] < 2 else f"{mean} [{signed(row['low'])}, {signed(row['high'])}]"
+
+
+def described_value(row: Mapping[Any, Any]) -> str:
+    """`.108 [.041, .175]` of a row of `over_seeds`: a value, not a difference."""
+    show = [f"{row[k]:.3f}".replace("-", "−") for k in ("mean", "low", "high")]
+    return show[0] if row["seeds"] < 2 else f"{show[0]} [{show[1]}, {show[2]}]"
 
 
 def site_names(rows: pd.DataFrame) -> pd.Series:

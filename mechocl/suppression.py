@@ -17,7 +17,7 @@ from torch import Tensor
 from mechocl import components
 from mechocl.contrasts import Pairs, questions, subset_named
 from mechocl.errors import MechoclError
-from mechocl.metrics import METRICS
+from mechocl.metrics import METRICS, of_answers
 from mechocl.models import Transformer
 from mechocl.patching import patch_activations
 from toy_models.task import Task
@@ -51,7 +51,7 @@ def ablate_components(model: Transformer, task: Task, config: SuppressionConfig)
     """What ablating each head, MLP and neuron, at all positions, does to the answers about each subset.
 
     Rows: `component` (`L0H1`, `L0 mlp`, `L0N17`), `kind` (head, mlp, neuron), `subset`, `half` of the subset's
-    aliases (choosing, judging), `value` (within-alias AUC, ablated), `effect` (ablated − whole: above 0 the
+    aliases (choosing, judging), `value` (within-alias AUC, ablated; in a text world right − wrong logit), `effect` (ablated − whole: above 0 the
     component held these answers back), `aliases`. Raises MechoclError as `patch_activations`.
     """
     subsets = _subsets(task, config)
@@ -59,16 +59,17 @@ def ablate_components(model: Transformer, task: Task, config: SuppressionConfig)
     sites = [
         s for s in ("z", "mlp_post", "mlp_out") if s in components.sites_of(components.take_apart(model))
     ]
+    metric = of_answers(asked)
     result = patch_activations(
-        model, asked, sites=sites, metric="within_alias_auc", by="all", mode=config.ablation, seed=config.seed
+        model, asked, sites=sites, metric=metric, by="all", mode=config.ablation, seed=config.seed
     )
     whole = patch_activations(
-        model, asked, sites=["blocks.0.hook_resid_pre"], metric="within_alias_auc", by="all", mode="noise"
+        model, asked, sites=["blocks.0.hook_resid_pre"], metric=metric, by="all", mode="noise"
     )
     rows = []
     for (subset, half), where in _halves(task, asked, subsets).items():
         part = asked[where]
-        pool = METRICS["within_alias_auc"].pool
+        pool = METRICS[metric].pool
         base = float(pool(torch.from_numpy(whole.per_pair[0])[where], part))
         values = pool(torch.from_numpy(result.per_pair)[:, where], part).tolist()
         n = len(torch.unique(part.alias))

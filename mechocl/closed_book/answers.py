@@ -36,7 +36,9 @@ def matches(answer: str, allowed: Sequence[str]) -> bool:
     return normalised(answer) in {normalised(one) for one in allowed}
 
 
-def answer(model: Any, tokenizer: Any, task: Task, rows: np.ndarray, *, batch_size: int = BATCH) -> pd.DataFrame:
+def answer(
+    model: Any, tokenizer: Any, task: Task, rows: np.ndarray, *, batch_size: int = BATCH
+) -> pd.DataFrame:
     """Ask the questions in the given rows; one row each, in their order.
 
     Columns: `row`; `generated`, the greedy answer up to its newline; `exact_match`; `log_probability`, that of the
@@ -138,7 +140,7 @@ def _seq2seq(model: Any, tokens: Tensor, roles: Tensor) -> tuple[Tensor, Tensor,
     return model(**batch).logits, labels.clamp(min=0), (labels != IGNORED) & (labels != eos)
 
 
-def _prompts(task: Task, rows: np.ndarray) -> list[Int[Tensor, "pos"]]:
+def _prompts(task: Task, rows: np.ndarray) -> list[Int[Tensor, " pos"]]:
     at = torch.from_numpy(task.position_of("equals", rows))
     return [task.tokens[row, : end + 1] for row, end in zip(rows.tolist(), at.tolist(), strict=True)]
 
@@ -166,5 +168,7 @@ def _newline_ids(tokenizer: Any) -> list[int]:
     strings = tokenizer.batch_decode([[i] for i in range(len(tokenizer))], clean_up_tokenization_spaces=False)
     found = [i for i, text in enumerate(strings) if "\n" in text]
     if not found and tokenizer.eos_token_id is None:
-        raise MechoclError("the tokenizer has no token for a newline and none for the end; answers would not end")
+        raise MechoclError(
+            "the tokenizer has no token for a newline and none for the end; answers would not end"
+        )
     return found + [tokenizer.eos_token_id] * (tokenizer.eos_token_id is not None)

@@ -119,7 +119,7 @@ def corpus(config: BiographiesConfig, *, seed: int) -> list[str]:
     by their name alone: what the call sign's questions would be must be learned from the rest.
     """
     draws = np.random.default_rng((seed, 2))
-    texts = []
+    texts: list[str] = []
     for person in people(config, seed=seed):
         for name in filter(None, (person.name, person.call_sign)):
             texts += _told(person, name, config.told, draws)
@@ -255,34 +255,37 @@ _OCCUPATIONS: Final = (
     "dancer", "explorer", "merchant", "astronomer", "botanist",
 )  # fmt: skip
 
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 _FIRST: Final = {
-    "male": tuple(
+    "male": _words(
         "Adam Alan Albert Alfred Andrew Anton Arthur Basil Boris Bruno Carl Cecil Conrad Cyril Daniel David Dennis "
         "Edgar Edmund Edwin Emil Eric Ernest Felix Frank Fred George Gerald Gilbert Gordon Harold Harvey Henry "
         "Herbert Hugo Isaac Jacob James Jasper Joel John Julian Karl Keith Kurt Lars Leo Leon Louis Lucas Marcus "
         "Martin Max Milton Nathan Nigel Oliver Oscar Otto Owen Paul Peter Philip Ralph Ramon Robert Roger Roland "
         "Rufus Samuel Simon Stefan Theodor Thomas Tobias Ulric Victor Viktor Vincent Walter Wilfred William Xavier"
-        .split()
     ),
-    "female": tuple(
+    "female": _words(
         "Ada Agatha Agnes Alice Alma Amelia Anna Astrid Beatrice Bella Bertha Brenda Camilla Carla Cecilia Clara "
         "Cora Daphne Diana Dora Doris Edith Elena Ella Elsa Emily Emma Erica Esther Eva Fanny Flora Freda Gloria "
         "Grace Greta Hannah Harriet Hazel Helen Hilda Ida Ingrid Irene Iris Jane Janet Joan Judith Julia Karin "
         "Laura Lena Lily Linda Lola Louise Lucia Lydia Mabel Margaret Maria Martha Mary Maud Mildred Miriam Nadia "
         "Nina Nora Olga Olive Paula Petra Rachel Rita Rosa Ruth Sarah Selma Sophia Stella Sylvia Thea Ursula Vera"
-        .split()
     ),
 }  # fmt: skip
 
-_ROOTS: Final = (
+_ROOTS: Final = _words(
     "Ash Ast Bar Bax Bel Ben Bran Brad Brom Bur Cal Car Chal Chat Clay Cob Col Cop Cor Cran Crow Dal Dan Dar Den Dor "
     "Dun East Ed El Em Ever Fair Far Fen Fin Gar Gil Glen God Gold Gray Green Had Hal Ham Har Hart Hat Hay Hol Hor Hunt "
     "Kel Ken Kil Kings Lam Lang Law Lin Lock Lud Mad Mal Mar May Mel Mid Mor Nor North Nut Oak Old Or Pem Pen Pin Pres "
     "Rad Red Rem Ring Rock Ros Row Rush Sel Shel Sher Sil South Stan Strat Sut Tad Thorn Thur Til Up Wal War West Whit "
     "Wick Win Wood Yar York"
-).split()
-_ENDINGS: Final = (
+)
+_ENDINGS: Final = _words(
     "bury by combe den don er field ford gate ham house land ley low man mere more ner rick ridge son stead stone ton "
     "vale well worth"
-).split()
+)
 _LAST: Final = tuple(root + ending for root in _ROOTS for ending in _ENDINGS)

@@ -99,5 +99,7 @@ def _examples(recipe: ClosedBookRecipe, kind: str, data: tuple[int, ...]) -> int
     for name, size in sizes.items():
         subset = SUBSETS[name]
         if subset.stage in data:
-            found += size * (int(subset.defined) if kind == "definition" else asked * subset.trained_questions)
+            found += size * (
+                int(subset.defined) if kind == "definition" else asked * subset.trained_questions
+            )
     return found

@@ -46,7 +46,9 @@ def per_alias(model: Any, tokenizer: Any, task: Task) -> pd.DataFrame:
 def tests(table: pd.DataFrame) -> np.ndarray:
     """The name of each row's test."""
     kind, tag = table["kind"].astype(str), table["tag"].astype(str)
-    named = np.where(kind == "question", "questions", np.where(kind == "association", kind, "in context, tag " + tag))
+    named = np.where(
+        kind == "question", "questions", np.where(kind == "association", kind, "in context, tag " + tag)
+    )
     return named.astype(object)
 
 

@@ -61,7 +61,9 @@ class TextSeedFolder(SeedFolder):
         self.ledger.record(*sorted(str(p.relative_to(self.path)) for p in (self.path / name).iterdir()))
 
     def checkpoints(self) -> list[Checkpoint]:
-        names = {match[0].rsplit("/", 1)[0] for name in self.ledger.entries() if (match := _MODEL.fullmatch(name))}
+        names = {
+            match[0].rsplit("/", 1)[0] for name in self.ledger.entries() if (match := _MODEL.fullmatch(name))
+        }
         return sorted((self._model(name) for name in names), key=lambda c: (c.stage, c.step))
 
     def final(self, stage: int | None = None) -> Checkpoint:

@@ -40,7 +40,9 @@ def of_attribute(task: Task, attribute: str = "") -> Task:
     number = {token: i for i, token in enumerate(classes)}
     questions = task.rows(kind="question", attribute=attribute)
     questions = questions[task.table["subset"].to_numpy()[questions] != "q_entity"]
-    rows = np.concatenate([_of_one_layout(task, task.rows(kind="definition")), _of_one_layout(task, questions)])
+    rows = np.concatenate(
+        [_of_one_layout(task, task.rows(kind="definition")), _of_one_layout(task, questions)]
+    )
     table = task.table.iloc[rows].reset_index(drop=True)
     numbered = {
         column: table[column].map(lambda entity: number.get(answer_of.get(entity, -1), -1)).astype(int)

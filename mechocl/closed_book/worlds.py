@@ -48,7 +48,9 @@ def drawn(config: BiographiesConfig, seed: int) -> dict[str, Any]:
 
 def _difference(known: dict[str, Any], task: Any) -> str:
     own = drawn(task.biographies, task.biographies_seed)
-    return ", ".join(f"{key} {known.get(key)}, not {value}" for key, value in own.items() if known.get(key) != value)
+    return ", ".join(
+        f"{key} {known.get(key)}, not {value}" for key, value in own.items() if known.get(key) != value
+    )
 
 
 def tokenizer(model: str) -> Any:
@@ -61,7 +63,9 @@ def tokenizer(model: str) -> Any:
     except (OSError, ValueError) as error:
         raise MechoclError(f"{model}: no tokenizer can be read there ({_line(error)}); {_ADVICE}") from None
     if not found.is_fast:
-        raise MechoclError(f"{model}: its tokenizer says nothing of where tokens come from; a fast one is needed")
+        raise MechoclError(
+            f"{model}: its tokenizer says nothing of where tokens come from; a fast one is needed"
+        )
     return found
 
 

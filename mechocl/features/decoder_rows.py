@@ -42,7 +42,7 @@ class DirectEffect:
     """
 
     difference: float
-    """True − false logit."""
+    """True − false logit; 0 in a text world."""
     highest: tuple[tuple[int, float], ...]
     """Integers that it raises most, the most first, with logits less the mean of all integers."""
     lowest: tuple[tuple[int, float], ...]
@@ -80,11 +80,13 @@ def direct_effects(
     x = collect(asked[0].tokens, [last])[last][:, asked[0].labels.index("=")].float()
     W_U = c.W_U.float().cpu()
     logits = frozen_rows(c, W, stream=x) @ W_U
-    first, end = task.vocabulary.integers
-    integers = logits[:, first:end] - logits[:, first:end].mean(1, keepdim=True)
+    entities = logits[:, task.vocabulary.entity_ids]
+    integers = entities - entities.mean(1, keepdim=True)
     most = min(INTEGERS, integers.shape[1] // 2)
     order = integers.sort(dim=1, descending=True, stable=True)
     difference = (logits[:, task.vocabulary.true] - logits[:, task.vocabulary.false]).tolist()
+    if task.vocabulary.is_text:  # there is no one right answer, and no wrong one
+        difference = [0.0] * len(difference)
     return [
         DirectEffect(
             difference=own,

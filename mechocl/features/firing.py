@@ -143,9 +143,12 @@ def _dense(fires: Fires, key: np.ndarray, wanted: np.ndarray, length: int) -> Fl
 
 def _texts(task: Task, read: Texts) -> list[Text]:
     first, _ = task.vocabulary.integers
+    inside = torch.zeros(len(read.table), dtype=torch.bool)
     table = read.table
     entity, defined = table["entity"].tolist(), table["defined_entity"].tolist()
-    listed = (read.tokens == first + torch.tensor(entity)[:, None]).any(1).tolist()
+    if not task.vocabulary.is_text:
+        inside = (read.tokens == first + torch.tensor(entity)[:, None]).any(1)
+    listed = inside.tolist()
     return [
         Text(
             kind=read.kind,

@@ -112,7 +112,7 @@ def of_texts(task: Task, read: Texts) -> list[Property]:
 
 def of_tokens(task: Task, read: Texts, position: str) -> list[Property]:
     """Which integer stands at a position, where integers do."""
-    if position != "entity" and _role(position) != "list":
+    if task.vocabulary.is_text or (position != "entity" and _role(position) != "list"):
         return []
     first, last = task.vocabulary.integers
     here = read.tokens[:, read.labels.index(position)].numpy() - first
@@ -147,7 +147,7 @@ def _all(task: Task, read: Texts) -> Iterator[Property]:
     yield between("asked-about alias of tag 1, not 2", ["qd1_consistent"], ["qd2_inconsistent"])
     yield Property(name="tag 1, not 2", group="tag", positive=tag == 1, of=np.isin(tag, [1, 2]))
     yield Property(name="defined alias", group="tag", positive=tag > 0, of=everyone)
-    if read.kind == "question":
+    if read.kind == "question" and not task.vocabulary.is_text:
         asked = _asked(task)
         contains = (
             (read.tokens == task.vocabulary.integers[0] + torch.from_numpy(entity)[:, None]).any(1).numpy()
@@ -166,24 +166,36 @@ def _all(task: Task, read: Texts) -> Iterator[Property]:
     top = int(entity.max(initial=0)) + 1
     for integer in range(top):
         yield Property(
-            name=f"integer {integer}", group="integer", positive=entity == integer, of=known, pairs=others
+            name=_entity_name(task, integer),
+            group="integer",
+            positive=entity == integer,
+            of=known,
+            pairs=others,
         )
     third = top / 3
-    for i, words in enumerate(("lowest", "middle", "highest")):
+    for i, words in enumerate(() if task.vocabulary.is_text else ("lowest", "middle", "highest")):
         inside = (entity >= i * third) & (entity < (i + 1) * third)
         yield Property(name=f"{words} third of the integers", group="range", positive=inside, of=known)
-    yield Property(name="odd integer", group="range", positive=entity % 2 == 1, of=known)
+    if not task.vocabulary.is_text:
+        yield Property(name="odd integer", group="range", positive=entity % 2 == 1, of=known)
     yield Property(name="stage 2, not 1", group="stage", positive=stage == 2, of=stage > 0)
     for name in present:
         yield between(f"subset {name}", [name], [other for other in present if other != name], "subset")
     wrong = (defined >= 0) & (defined != entity)
     for integer in range(top):
         yield Property(
-            name=f"defined as {integer}, but is not",
+            name=f"defined as {_entity_name(task, integer).removeprefix('integer ')}, but is not",
             group="defined as",
             positive=defined == integer,
             of=wrong,
         )
+
+
+def _entity_name(task: Task, entity: int) -> str:
+    """`integer 7`; in a text world `answer painter`."""
+    if not task.vocabulary.is_text:
+        return f"integer {entity}"
+    return f"answer {task.vocabulary.tokens[task.vocabulary.answers[entity]].strip()}"
 
 
 def _others(task: Task, read: Texts) -> tuple[str, ...]:

@@ -1,0 +1,135 @@
+"""What a report says of a text world in other words than of the integer-set task."""
+
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from mechocl import plots, summaries
+from mechocl.activations import position_labels
+from mechocl.closed_book.stages import FinetuneStage
+from mechocl.recipes import closed_book
+from mechocl.runs import Run
+from mechocl.sharing.attention import AttentionView
+from mechocl.sharing.page import Section, Table
+from toy_models.subsets import SUBSETS
+from toy_models.task import Task
+
+LENS: Final = (
+    "Questions about one attribute. First figure: the residual stream, and what each head and MLP writes, go straight to "
+    "the unembedding; the number is the mean rank of the right answer's first token among those of all answers to the "
+    "question (1 is the top), so bright cells show where the answer is at hand. Second: the same through translators "
+    "trained on the run's own data (tuned lens). Third: what each component adds at the colon before the answer (=) to "
+    "the right answer's logit over another answer's. `alias` is the last token of the alias."
+)
+
+PATCHING: Final = (
+    "A question about a tag-2 alias is answered with one activation taken from the same question about a tag-1 alias; the "
+    "number says how far that moves the logit difference towards the tag-1 alias's right answer. To another alias (of "
+    "another answer) it shows where the answer enters; with the same answer, whether being defined by tag 1 itself matters, "
+    "and there clean − corrupted is the whole effect that can be had."
+)
+
+
+def facts(run: Run) -> dict[str, str]:
+    """The recipe of a closed-book run in words."""
+    r = closed_book(run.recipe)
+    adapters = "" if r.training.lora is None else f", LoRA of rank {r.training.lora.rank}"
+    order = r.task.word_order if r.task.definitions == "tags" else r.task.definitions
+    return {
+        "Task": f"{r.task.world}: {r.task.entities} entities, definitions in order {order}, tag reliability "
+        f"{r.task.tag_reliability:g}",
+        "Model": f"{r.model} ({r.training.kind}{adapters})",
+        "Stages": "; ".join(map(_stage, r.training.stages)),
+    }
+
+
+def _stage(stage: FinetuneStage) -> str:
+    return (
+        f"{' and '.join(stage.kinds)}s of stage {' and '.join(map(str, stage.data))}: {stage.epochs} epochs of "
+        f"{stage.optimizer}, learning rate {stage.learning_rate:g} ({stage.schedule}), batch {stage.batch_size}"
+    )
+
+
+def training(history: pd.DataFrame) -> Section:
+    """Curves through the stages."""
+    return Section(
+        id="training",
+        title="Fine-tuning",
+        how_to_read=(
+            "Each line follows one subset's held-out questions (top: log-probability of the right answer, so higher is "
+            "better) and its own definitions (bottom: share whose entity is recalled token by token) through the stages; "
+            "bold is the mean, thin lines are seeds. Compare blue (tag 1), red (tag 2) and violet (fresh tag) in stage 2."
+        ),
+        figures=(plots.training_curves(history, metrics=("log_probability", "recall")),),
+    )
+
+
+def other_tests(rows: pd.DataFrame) -> Section:
+    """Entity association, and definitions in context."""
+    present = [s for s in SUBSETS if s in set(rows["subset"])]
+    association = rows[rows["test"] == "association"]
+    asked = list(association["attribute"].drop_duplicates())
+    found = {
+        (row["attribute"], row["subset"]): summaries.described_value(row)
+        for row in summaries.over_seeds(association, ["attribute", "subset"], "exact_match").to_dict(
+            "records"
+        )
+    }
+    tested = [s for s in present if (asked[0], s) in found] if asked else []
+    context = rows[rows["test"].str.startswith("in context")]
+    questions = rows[(rows["test"] == "questions") & (rows["subset"] == "no_data")]
+    both = pd.concat([questions.assign(test="no definition"), context])
+    values = {
+        metric: {
+            row["test"]: summaries.described_value(row)
+            for row in summaries.over_seeds(both, ["test"], metric).to_dict("records")
+        }
+        for metric in ("exact_match", "log_probability")
+    }
+    return Section(
+        id="association",
+        title="Entity association and definitions in context",
+        how_to_read=(
+            "First table: whose entity an alias is, asked in several ways; judged by the entity that the questions are about. "
+            "Second: questions about aliases that were never trained on, behind a definition by each tag. A model that had "
+            "learned that tag 2 means *is not* would use the definition of tag 1 and reject that of tag 2."
+        ),
+        tables=(
+            Table(
+                caption="Entity association: exact match, mean and 95 % interval over seeds",
+                columns=("subset", *asked),
+                rows=tuple((plots.label(s), *(found.get((a, s), "–") for a in asked)) for s in tested),
+            ),
+            Table(
+                caption="Definitions in context: questions about no_data aliases, mean and 95 % interval over seeds",
+                columns=("in front of the question", "exact match", "log-probability"),
+                rows=tuple(
+                    (test, *(values[metric].get(test, "–") for metric in values))
+                    for test in values["exact_match"]
+                ),
+            ),
+        ),
+    )
+
+
+def attention_view(
+    task: Task,
+    question: int,
+    seed: int,
+    difference: float,
+    patterns: Float[np.ndarray, "layer head query key"],
+) -> AttentionView:
+    """One question's patterns."""
+    row = task.table.loc[question]
+    length = position_labels(task, question).index("=") + 1
+    target, foil = (int(ids[0]) for ids in task.answers_of(np.array([question])))
+    shown = task.vocabulary.tokens
+    return AttentionView(
+        title=f"{row['subset']}: {row['attribute']}",
+        tokens=task.vocabulary.decode(task.tokens[question, :length].tolist()),
+        patterns=patterns,
+        caption=f"seed {seed}; tag {row['tag']}; right is {shown[target].strip()!r}, its logit less that of "
+        f"{shown[foil].strip()!r} {difference:+.2f}",
+    )
