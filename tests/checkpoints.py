@@ -1,0 +1,119 @@
+"""Tiny random Hugging Face checkpoints, every weight of which matters."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from torch import nn
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+VOCABULARY = 40
+POSITIONS = 32
+
+LLAMA = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": POSITIONS,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+
+
+@torch.no_grad()
+def randomised(model: nn.Module, *, seed: int = 0) -> Any:
+    """Weights larger than an initialisation's; norms about 1, so that scale and shift show."""
+    draws = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        centre = 1.0 if "norm.weight" in name or "layernorm.weight" in name or ".ln_" in name else 0.0
+        parameter.copy_(centre + 0.2 * torch.randn(parameter.shape, generator=draws))
+    return model
+
+
+def neox(**changes: Any) -> GPTNeoXForCausalLM:
+    config = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "max_position_embeddings": POSITIONS,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    return randomised(GPTNeoXForCausalLM(GPTNeoXConfig(**config | changes)))
+
+
+def gpt2(**changes: Any) -> GPT2LMHeadModel:
+    config = {
+        "vocab_size": VOCABULARY,
+        "n_embd": 16,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_positions": POSITIONS,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    return randomised(GPT2LMHeadModel(GPT2Config(**config | changes)))
+
+
+def llama(**changes: Any) -> LlamaForCausalLM:
+    return randomised(LlamaForCausalLM(LlamaConfig(**LLAMA | changes)))
+
+
+def mistral(**changes: Any) -> MistralForCausalLM:
+    return randomised(MistralForCausalLM(MistralConfig(**LLAMA | changes)))
+
+
+def qwen2(**changes: Any) -> Qwen2ForCausalLM:
+    return randomised(Qwen2ForCausalLM(Qwen2Config(**LLAMA | changes)))
+
+
+def saved(model: Any, folder: Path, *, shards: bool = False) -> Path:
+    model.save_pretrained(folder, max_shard_size="4KB" if shards else "1GB")
+    return folder
+
+
+def with_tokenizer(folder: Path, *, ids: int) -> Path:
+    """Beside the weights a tokenizer of so many words."""
+    words = {"[unknown]": 0} | {f"w{i}": i for i in range(1, ids)}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="[unknown]"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[unknown]").save_pretrained(folder)
+    return folder
+
+
+def adapter(base: Path, folder: Path, *, seed: int = 1, **changes: Any) -> Path:
+    """A LoRA adapter on every linear layer of a GPT-NeoX's blocks, with random weights, saved in `folder`."""
+    from peft import LoraConfig, get_peft_model
+
+    targets = ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]
+    theirs = GPTNeoXForCausalLM.from_pretrained(base)
+    config = {"r": 2, "lora_alpha": 4, "target_modules": targets, "task_type": "CAUSAL_LM"}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        model = get_peft_model(theirs, LoraConfig(**config | changes))
+    draws = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=draws))
+    model.save_pretrained(folder)
+    return folder
