@@ -1,16 +1,23 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test studies results-doc benchmarks
+.PHONY: demo demo-pythia test studies results-doc benchmarks
 
 # Train the small integer-set recipe over eight seeds, analyse it, write runs/demo/report.html.
 demo:
 	@$(PYTHON) tools/install.py
 	@$(BIN)/mechocl demo --out runs/demo
 
+# Pretrain a small Pythia on an invented world, fine-tune it in two stages, open it, write runs/demo-pythia/report.html.
+demo-pythia:
+	@$(PYTHON) tools/install.py pythia
+	@$(BIN)/mechocl pretrain biographies --out runs/biographies
+	@$(BIN)/mechocl finetune closed-book/biographies --model runs/biographies --out runs/demo-pythia --seeds 2
+	@$(BIN)/mechocl report runs/demo-pythia
+
 # Every check: format, lint, types, import contracts, tests, notebooks.
 test:
-	@$(PYTHON) tools/install.py dev notebooks cluster
+	@$(PYTHON) tools/install.py dev notebooks cluster pythia
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mechocl.errors import MechoclError
-from mechocl.hugging_face import ADAPTER, PICKLE, json_object, tensor_names
+from mechocl.hugging_face import ADAPTER, PICKLE, json_object, reason, tensor_names
 
 WEIGHTS: Final = "adapter_model.safetensors"
 
@@ -54,11 +54,11 @@ def attach(theirs: Any, folder: Path) -> Any:
         with warnings.catch_warnings():
             # peft asks transformers by an attribute's old name
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error below
             model = PeftModel.from_pretrained(theirs, str(folder), local_files_only=True)
     except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()
         raise MechoclError(
-            f"the adapter in {folder} does not fit its base: {' '.join(reason[:2])}; is base= the right model?"
+            f"the adapter in {folder} does not fit its base (is it the right model?): {reason(error)}"
         ) from error
     _refuse_odd_weights(model, folder, stored)
     return model.eval()

@@ -35,6 +35,8 @@ class Where:
     """Where to compute; auto takes a GPU if there is one."""
     jobs: int = 0
     """Seeds at a time; 0: one per core."""
+    attribute: str = ""
+    """Of a closed-book run: which question is looked at, as birth; default: the one with the most even answers."""
 
 
 On = Annotated[Where, tyro.conf.OmitArgPrefixes]
@@ -355,7 +357,7 @@ def _analysed(on: Where, *wanted: tuple[str, Any]) -> "tuple[Run, list[pd.DataFr
     from mechocl import analyses, models, pipeline, printing
     from mechocl.runs import Run
 
-    run = Run.open(on.run)
+    run = Run.open(on.run, attribute=on.attribute)
     n_stages = len(run.recipe.training.stages)
     if on.stage is not None and not 1 <= on.stage <= n_stages:
         raise MechoclError(f"--stage {on.stage}: {on.run} has stages 1 to {n_stages}")

@@ -292,6 +292,8 @@ def given_pairs(
 def pairs_of_file(task: Task, path: Path) -> Pairs:
     """Pairs in a CSV: columns `clean`, `corrupted`, `target` and perhaps `foil`, tokens between spaces.
 
+    In a text world the cells are texts as they are, with `\\n` for a line break; of target and foil the first token counts.
+
     Raises MechoclError when the file or a column is missing, a token is not in the vocabulary, or lengths
     differ.
     """
@@ -309,10 +311,9 @@ def pairs_of_file(task: Task, path: Path) -> Pairs:
         )
     if not lines:
         raise MechoclError(f"{path} has no pairs")
-    ids = {token: i for i, token in enumerate(task.vocabulary.tokens)}
-    length = max(1, len(_split(lines[0][1]["clean"] or "", ids)))
+    length = max(1, len(_ids(task, path, *lines[0], "clean")))
     given = {"clean": length, "corrupted": length, "target": 1} | ({"foil": 1} if "foil" in columns else {})
-    found = {column: _encoded(ids, path, lines, column, n) for column, n in given.items()}
+    found = {column: _encoded(task, path, lines, column, n) for column, n in given.items()}
     return given_pairs(
         found["clean"],
         found["corrupted"],
@@ -323,24 +324,34 @@ def pairs_of_file(task: Task, path: Path) -> Pairs:
 
 
 def _encoded(
-    ids: Mapping[str, int], path: Path, lines: list[tuple[int, dict[str, str]]], column: str, length: int
+    task: Task, path: Path, lines: list[tuple[int, dict[str, str]]], column: str, length: int
 ) -> Int[Tensor, "pair pos"]:
     """Ids of a column's tokens, `length` in each line."""
     rows = []
     for number, cells in lines:
-        tokens = _split(cells[column] or "", ids)
-        unknown = [token for token in tokens if token not in ids]
-        if unknown:
+        ids = _ids(task, path, number, cells, column)
+        if len(ids) != length:
             raise MechoclError(
-                f"{path}, line {number}: {unknown[0]!r} is not a token of this run's vocabulary"
-            )
-        if len(tokens) != length:
-            raise MechoclError(
-                f"{path}, line {number}: {column} has {len(tokens)} tokens and needs {length}; all examples of a file "
+                f"{path}, line {number}: {column} has {len(ids)} tokens and needs {length}; all examples of a file "
                 "are of one length, target and foil are single tokens"
             )
-        rows.append([ids[token] for token in tokens])
+        rows.append(ids)
     return torch.tensor(rows)
+
+
+def _ids(task: Task, path: Path, number: int, cells: dict[str, str], column: str) -> list[int]:
+    """Token ids of one cell."""
+    cell = cells[column] or ""
+    if task.vocabulary.encode is not None:
+        if column in ("target", "foil"):  # an answer stands after a space
+            return task.vocabulary.encode(f" {cell.strip()}")[:1]
+        return task.vocabulary.encode(cell.replace("\\n", "\n"))
+    known = {token: i for i, token in enumerate(task.vocabulary.tokens)}
+    tokens = _split(cell, known)
+    unknown = [token for token in tokens if token not in known]
+    if unknown:
+        raise MechoclError(f"{path}, line {number}: {unknown[0]!r} is not a token of this run's vocabulary")
+    return [known[token] for token in tokens]
 
 
 def _split(text: str, ids: Mapping[str, int]) -> list[str]:

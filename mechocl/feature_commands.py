@@ -304,7 +304,7 @@ def _opened(on: WhereSeeds) -> "tuple[Run, tuple[int, ...], str]":
     from mechocl import models, printing
     from mechocl.runs import Run
 
-    run = Run.open(on.run)
+    run = Run.open(on.run, attribute=on.attribute)
     n_stages = len(run.recipe.training.stages)
     if on.stage is not None and not 1 <= on.stage <= n_stages:
         raise MechoclError(f"--stage {on.stage}: {on.run} has stages 1 to {n_stages}")

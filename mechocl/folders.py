@@ -62,6 +62,10 @@ class SeedFolder:
         """The task that analyses read: all of it, of a text world the questions about one attribute."""
         return self.load_task()
 
+    def streamed_task(self) -> Task:
+        """The task whose activations dictionaries are trained on: all definitions and questions."""
+        return self.load_task()
+
     def load_task(self) -> Task:
         tensors, _ = files.read_tensors(self.ledger.checked("task.safetensors"))
         return Task(

@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Final
 
 import torch
@@ -43,6 +44,8 @@ def locate(path_or_name: str | Path, *, revision: str | None = None) -> Path:
     """
     folder = Path(path_or_name).expanduser()
     if folder.is_dir():
+        if revision is not None:
+            raise MechoclError(f"{folder} is a local folder, which has no revisions; leave revision out")
         return folder
     if folder.exists():
         raise MechoclError(f"{folder} is a file; give the folder of a saved Hugging Face model")
@@ -67,6 +70,11 @@ def _fetched(name: str, revision: str | None) -> Path:
             f"{name}{of} cannot be fetched: there is no such folder here, and no network or no such model "
             f"({type(error).__name__}); download it elsewhere and give the folder"
         ) from error
+    if not any(Path(folder).glob("*.safetensors")):
+        raise MechoclError(
+            f"{name} has no safetensors on the hub, and a pickle is not read. If you trust it, convert it and give "
+            f"the folder: {conversion_command(name, 'FOLDER')}"
+        )
     return Path(folder)
 
 
@@ -94,8 +102,7 @@ def read(folder: Path, *, dtype: torch.dtype) -> Any:
                 output_loading_info=True,
             )
     except (OSError, RuntimeError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise MechoclError(f"the model in {folder} cannot be read: {reason}") from error
+        raise MechoclError(f"the model in {folder} cannot be read: {reason(error)}") from error
     _refuse_odd_weights(folder, files, info)
     if _stored_as(files, dtype):
         for parameter in model.parameters():
@@ -104,12 +111,17 @@ def read(folder: Path, *, dtype: torch.dtype) -> Any:
     return model.eval()
 
 
+def reason(error: Exception) -> str:
+    """A foreign error in one line of bearable length."""
+    return shorten(f"{type(error).__name__}: {error}", 300)
+
+
 def _architecture(folder: Path) -> str:
     config = json_object(folder, "config.json")
     found = config.get("architectures") or ["no architecture"]
-    if len(found) != 1 or found[0] not in FAMILIES:
+    if not isinstance(found, list) or len(found) != 1 or found[0] not in FAMILIES:
         raise MechoclError(
-            f"{folder} holds {', '.join(found)}; only causal language models can be loaded: {', '.join(FAMILIES)}"
+            f"{folder} holds {', '.join(map(str, found))}; only causal language models can be loaded: {', '.join(FAMILIES)}"
         )
     if config.get("quantization_config"):
         raise MechoclError(
@@ -141,21 +153,24 @@ def weight_files(folder: Path) -> dict[Path, set[str]]:
         return {folder / SINGLE: tensor_names(folder / SINGLE)}
     if (folder / INDEX).is_file():
         names = sorted(set(json_object(folder, INDEX).get("weight_map", {}).values()))
+        if not names:
+            raise MechoclError(f"{folder / INDEX} names no files")
         for name in names:
             if not (folder / name).is_file():
                 raise MechoclError(f"{folder / name} is missing, which {INDEX} names")
         return {folder / name: tensor_names(folder / name) for name in names}
     pickles = sorted(path for pattern in _PICKLES for path in folder.glob(pattern))
     if pickles:
-        raise MechoclError(PICKLE.format(path=pickles[0], command=conversion_command(folder)))
+        raise MechoclError(PICKLE.format(path=pickles[0], command=conversion_command(folder, folder)))
     raise MechoclError(f"{folder} has no weights: neither {SINGLE} nor {INDEX}")
 
 
-def conversion_command(folder: Path) -> str:
-    """A shell command that writes safetensors beside the pickle in a folder."""
+def conversion_command(source: str | Path, folder: str | Path) -> str:
+    """A shell command that writes the model in a folder or under a hub name to a folder, as safetensors."""
+    names = f"{shlex.quote(str(source))} {shlex.quote(str(folder))}"
     return (
         'python -c "import sys; from transformers import AutoModelForCausalLM as M; '
-        f"M.from_pretrained(sys.argv[1], dtype='auto').save_pretrained(sys.argv[1])\" {shlex.quote(str(folder))}"
+        f"M.from_pretrained(sys.argv[1], dtype='auto').save_pretrained(sys.argv[2])\" {names}"
     )
 
 
@@ -216,8 +231,7 @@ def tokenizer_of(folder: Path, *, d_vocab: int) -> Any | None:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise MechoclError(f"the tokenizer in {folder} cannot be read: {reason}") from error
+        raise MechoclError(f"the tokenizer in {folder} cannot be read: {reason(error)}") from error
     ids = max(tokenizer.get_vocab().values(), default=-1) + 1
     if ids > d_vocab:
         raise MechoclError(

@@ -140,7 +140,7 @@ def load(
     Args:
         path_or_name: folder with `config.json` and safetensors, as `save_pretrained` writes it, or with a LoRA
             adapter, which is merged; else the name of a model on the hub. A folder asks no hub for anything.
-        device: where torch shall hold it.
+        device: where torch shall hold it: cpu, cuda, or auto.
         bridge: give a `TransformerBridge` in compatibility mode, not a `HookedTransformer`.
         dtype: precision of the weights and of what the model computes: float32, bfloat16 or float16. Half
             precision halves the memory; its weights are widened, one module at a time, for the comparison.

@@ -11,6 +11,7 @@ from torch import Tensor
 from mechocl import adapters, conversion, hugging_face, parity
 from mechocl.errors import MechoclError
 from mechocl.files import write_json
+from mechocl.models import resolve_device
 from mechocl.parity import Parity
 
 DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16)
@@ -46,6 +47,7 @@ def load_with_parity(
     report: Path | None = None,
 ) -> Loaded:
     """As `models.load`, which describes the arguments, with the parity report and the tokenizer."""
+    device = _checked_device(device)
     _check_options(dtype=dtype, processed=fold or centre)
     source = hugging_face.locate(path_or_name, revision=revision)
     folder = _folder_of_weights(source, base)
@@ -83,6 +85,14 @@ def load_with_parity(
     if found.parts_at() is not None:
         raise MechoclError(f"the model loaded from {source} {found.complaint()}")
     return Loaded(_settled(model, device, dtype), found, tokenizer, source)
+
+
+def _checked_device(name: str) -> str:
+    try:
+        torch.device(resolve_device(name))
+    except RuntimeError as error:
+        raise MechoclError(f"device {name!r} is not known; use auto, cpu or cuda") from error
+    return resolve_device(name)
 
 
 def _check_options(*, dtype: torch.dtype, processed: bool) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from mechocl import plots, summaries
+from mechocl import files, plots, summaries
 from mechocl.activations import position_labels
 from mechocl.closed_book.stages import FinetuneStage
 from mechocl.recipes import closed_book
@@ -42,7 +42,21 @@ def facts(run: Run) -> dict[str, str]:
         f"{r.task.tag_reliability:g}",
         "Model": f"{r.model} ({r.training.kind}{adapters})",
         "Stages": "; ".join(map(_stage, r.training.stages)),
+        "Parity with Hugging Face": _parity(run),
     }
+
+
+def _parity(run: Run) -> str:
+    """The largest difference of any model that was opened, of those whose comparison is stored."""
+    found = [files.read_json(path) for path in sorted(run.path.glob("seed-*/parity/*.json"))]
+    if not found:
+        return "no model was opened yet"
+    worst = max(one["max_abs_logit_difference"] for one in found)
+    agreement = min(one["top1_agreement"] for one in found)
+    return (
+        f"{len(found)} model{'s' * (len(found) > 1)} opened; logits differ by {worst:.1e} nats at most, top-1 agreement "
+        f"{agreement:.3f} at least"
+    )
 
 
 def _stage(stage: FinetuneStage) -> str:

@@ -51,7 +51,7 @@ class Vocabulary:
         return self.true < 0
 
     @property
-    def entity_ids(self) -> Int[Tensor, "entity"]:
+    def entity_ids(self) -> Int[Tensor, " entity"]:
         """Token id of each value of the table's `entity`: the integers, or the answers of a text world."""
         return torch.tensor(self.answers) if self.is_text else torch.arange(*self.integers)
 
@@ -106,6 +106,18 @@ class Task:
             chosen &= (cells.isin(value) if isinstance(value, tuple) else cells == value).to_numpy()
         return np.flatnonzero(chosen)
 
+    def take(self, rows: np.ndarray) -> "Task":
+        """The task of these examples alone, in this order; its questions are a fixed set."""
+        at = torch.from_numpy(rows)
+        return replace(
+            self,
+            tokens=self.tokens[at],
+            roles=self.roles[at],
+            loss_mask=self.loss_mask[at],
+            table=self.table.iloc[rows].reset_index(drop=True),
+            fresh=None,
+        )
+
     def training_rows(self, stages: tuple[int, ...]) -> np.ndarray:
         """Indices of the training examples of the given stages of data."""
         return self.rows(split="train", stage=stages)
@@ -116,7 +128,9 @@ class Task:
         True and false; in a text world the answer's first token, and that of another answer to the same question.
         """
         if self.vocabulary.is_text:
-            return torch.tensor(self.table["target"].to_numpy()[rows]), torch.tensor(self.table["foil"].to_numpy()[rows])
+            return torch.tensor(self.table["target"].to_numpy()[rows]), torch.tensor(
+                self.table["foil"].to_numpy()[rows]
+            )
         answer = torch.tensor(self.table["answer"].to_numpy()[rows])
         true, false = self.vocabulary.true, self.vocabulary.false
         return torch.where(answer, true, false), torch.where(answer, false, true)

@@ -9,6 +9,7 @@ seed-0/
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,10 @@ class TextSeedFolder(SeedFolder):
     def analysed_task(self) -> Task:
         return views.of_attribute(self.load_task(), self.attribute)
 
+    def streamed_task(self) -> Task:
+        task = self.load_task()
+        return task.take(task.rows(kind=("definition", "question")))
+
     def load_task(self) -> Task:
         tensors, _ = files.read_tensors(self.ledger.checked("task.safetensors"))
         tokens = pd.read_parquet(self.ledger.checked("vocabulary.parquet"))["token"]
@@ -38,8 +43,16 @@ class TextSeedFolder(SeedFolder):
             roles=tensors["roles"].to(torch.int64),
             loss_mask=tensors["loss_mask"],
             table=pd.read_parquet(self.ledger.checked("task.parquet")),
-            vocabulary=examples.shown(tuple(tokens)),
+            vocabulary=replace(examples.shown(tuple(tokens)), encode=self._encode),
         )
+
+    def _encode(self, text: str) -> list[int]:
+        """Token ids of a text, by the tokenizer of the run's first model."""
+        from mechocl.closed_book import worlds
+
+        tokenizer = worlds.tokenizer(str(self.path / self.checkpoints()[0].name))
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
 
     def save_task(self, task: Task) -> None:
         files.write_table(

@@ -43,18 +43,14 @@ def of_attribute(task: Task, attribute: str = "") -> Task:
     rows = np.concatenate(
         [_of_one_layout(task, task.rows(kind="definition")), _of_one_layout(task, questions)]
     )
-    table = task.table.iloc[rows].reset_index(drop=True)
+    chosen = task.take(rows)
     numbered = {
-        column: table[column].map(lambda entity: number.get(answer_of.get(entity, -1), -1)).astype(int)
+        column: chosen.table[column].map(lambda entity: number.get(answer_of.get(entity, -1), -1)).astype(int)
         for column in ("entity", "defined_entity")
     }
-    at = torch.from_numpy(rows)
     return replace(
-        task,
-        tokens=task.tokens[at],
-        roles=task.roles[at],
-        loss_mask=task.loss_mask[at],
-        table=table.assign(answer=False, **numbered),
+        chosen,
+        table=chosen.table.assign(answer=False, **numbered),
         vocabulary=replace(task.vocabulary, answers=tuple(classes)),
     )
 

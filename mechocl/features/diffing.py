@@ -78,7 +78,7 @@ def do(job: Job, report: Report) -> None:
     folder = run.seed(job.seed)
     chosen = _checkpoints(folder, job.which)
     loaded = [models.at_checkpoint(folder, checkpoint, device=job.device) for checkpoint in chosen]
-    task = folder.load_task()
+    task = folder.analysed_task()
     path = dictionaries.path_of(run.path, name_of(job.config, job.which), job.seed)
     if not _trained(path, job.config, chosen):
         sae = crosscoders.train_crosscoder(

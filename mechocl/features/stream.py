@@ -66,14 +66,7 @@ def of_aliases(task: Task, chosen: Bool[np.ndarray, " alias"]) -> Task:
     rows = np.flatnonzero(chosen[task.table["alias"].to_numpy()])
     if len(rows) == 0:
         raise MechoclError("there is no example about the chosen aliases; use a larger share")
-    at = torch.from_numpy(rows)
-    return Task(
-        tokens=task.tokens[at],
-        roles=task.roles[at],
-        loss_mask=task.loss_mask[at],
-        table=task.table.iloc[rows].reset_index(drop=True),
-        vocabulary=task.vocabulary,
-    )
+    return task.take(rows)
 
 
 def weights(task: Task, mix: Mix, *, without: Bool[np.ndarray, " alias"]) -> Float[np.ndarray, " example"]:

@@ -80,7 +80,7 @@ def do(job: Job, report: Report) -> None:
     report("training", 0.0)
     saes = training.train(
         model,
-        folder.load_task(),
+        folder.streamed_task(),
         job.config,
         stage=job.stage,
         report=lambda done: report("training", 0.9 * done),
