@@ -67,8 +67,12 @@ def attach(theirs: Any, folder: Path) -> Any:
 def _refuse_odd_weights(model: Any, folder: Path, stored: set[str]) -> None:
     from peft import get_peft_model_state_dict
 
-    expected = set(get_peft_model_state_dict(model))
-    for odd, what in ((expected - stored, "missing"), (stored - expected, "unexpected")):
+    # embeddings may be stored beside the adapter; whether they must be, peft would ask the hub
+    needed, known = (
+        set(get_peft_model_state_dict(model, save_embedding_layers=embeddings))
+        for embeddings in (False, True)
+    )
+    for odd, what in ((needed - stored, "missing"), (stored - known, "unexpected")):
         if odd:
             raise MechoclError(f"{folder / WEIGHTS} does not fit its base: weight {min(odd)} is {what}")
 

@@ -100,8 +100,8 @@ def with_tokenizer(folder: Path, *, ids: int) -> Path:
     return folder
 
 
-def adapter(base: Path, folder: Path, *, seed: int = 1, **changes: Any) -> Path:
-    """A LoRA adapter on every linear layer of a GPT-NeoX's blocks, with random weights, saved in `folder`."""
+def with_adapter(base: Path, *, seed: int = 1, **changes: Any) -> Any:
+    """A GPT-NeoX in a folder with a LoRA adapter on every linear layer of its blocks; what trains is random."""
     from peft import LoraConfig, get_peft_model
 
     targets = ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]
@@ -112,8 +112,13 @@ def adapter(base: Path, folder: Path, *, seed: int = 1, **changes: Any) -> Path:
         model = get_peft_model(theirs, LoraConfig(**config | changes))
     draws = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:
-                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=draws))
-    model.save_pretrained(folder)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=draws).abs())
+    return model
+
+
+def adapter(base: Path, folder: Path) -> Path:
+    """The folder that the adapter of `with_adapter` is saved in."""
+    with_adapter(base).save_pretrained(folder)
     return folder
