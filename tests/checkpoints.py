@@ -100,7 +100,7 @@ def with_tokenizer(folder: Path, *, ids: int) -> Path:
     return folder
 
 
-def with_adapter(base: Path, *, seed: int = 1, **changes: Any) -> Any:
+def with_adapter(base: Path, *, std: float = 0.3, **changes: Any) -> Any:
     """A GPT-NeoX in a folder with a LoRA adapter on every linear layer of its blocks; what trains is random."""
     from peft import LoraConfig, get_peft_model
 
@@ -110,15 +110,15 @@ def with_adapter(base: Path, *, seed: int = 1, **changes: Any) -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
         model = get_peft_model(theirs, LoraConfig(**config | changes))
-    draws = torch.Generator().manual_seed(seed)
+    draws = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=draws).abs())
+                parameter.copy_(std * torch.randn(parameter.shape, generator=draws))
     return model
 
 
-def adapter(base: Path, folder: Path) -> Path:
+def adapter(base: Path, folder: Path, *, std: float = 0.3) -> Path:
     """The folder that the adapter of `with_adapter` is saved in."""
-    with_adapter(base).save_pretrained(folder)
+    with_adapter(base, std=std).save_pretrained(folder)
     return folder
