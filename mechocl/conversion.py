@@ -171,22 +171,8 @@ def shape_of(theirs: Any, *, n_ctx: int | None) -> dict[str, Any]:
     }
 
 
-def weights_of(theirs: Any, config: Any) -> dict[str, Tensor]:
-    """The weights under `HookedTransformer`'s names: views of the Hugging Face model's tensors where possible.
-
-    `config`: a `HookedTransformerConfig` of `shape_of`.
-    """
-    from transformer_lens.pretrained import weight_conversions
-
-    found: dict[str, Tensor] = getattr(weight_conversions, family_of(theirs).converter)(theirs, config)
-    found.setdefault("unembed.b_U", torch.zeros(config.d_vocab))
-    if config.positional_embedding_type == "standard":
-        found.setdefault("pos_embed.W_pos", torch.zeros(config.n_ctx, config.d_model))
-    return {name: weight.detach().to(theirs.dtype) for name, weight in found.items()}
-
-
 @torch.no_grad()
-def give_zero_biases(theirs: Any) -> None:
+def _give_zero_biases(theirs: Any) -> None:
     """A GPT-NeoX without attention biases gets zeros for them, which change nothing: converters expect biases."""
     for module in theirs.modules():
         if type(module).__name__ == "GPTNeoXAttention":
@@ -194,6 +180,21 @@ def give_zero_biases(theirs: Any) -> None:
                 if linear.bias is None:
                     zeros = torch.zeros(linear.out_features, dtype=linear.weight.dtype)
                     linear.bias = nn.Parameter(zeros.to(linear.weight.device))
+
+
+def weights_of(theirs: Any, config: Any) -> dict[str, Tensor]:
+    """The weights under `HookedTransformer`'s names: views of the Hugging Face model's tensors where possible.
+
+    `config`: a `HookedTransformerConfig` of `shape_of`.
+    """
+    from transformer_lens.pretrained import weight_conversions
+
+    _give_zero_biases(theirs)
+    found: dict[str, Tensor] = getattr(weight_conversions, family_of(theirs).converter)(theirs, config)
+    found.setdefault("unembed.b_U", torch.zeros(config.d_vocab))
+    if config.positional_embedding_type == "standard":
+        found.setdefault("pos_embed.W_pos", torch.zeros(config.n_ctx, config.d_model))
+    return {name: weight.detach().to(theirs.dtype) for name, weight in found.items()}
 
 
 def hooked(theirs: list[Any], shape: dict[str, Any], *, fold: bool, centre: bool) -> Any:
@@ -226,6 +227,7 @@ def bridged(theirs: Any, folder: Path, tokenizer: Any | None, *, fold: bool, cen
     """A `TransformerBridge` in compatibility mode around a float32 model, which becomes part of it."""
     from transformer_lens.model_bridge import TransformerBridge
 
+    _give_zero_biases(theirs)
     model = TransformerBridge.boot_transformers(
         str(folder),
         device=str(theirs.device),

@@ -135,7 +135,8 @@ def load(
     GPT-NeoX (Pythia, and what was fine-tuned from it), GPT-2, Llama, Mistral and Qwen2. The weights are as they
     were trained: layer norms are not folded, nothing is centred, unless asked for. Its forward pass is always
     compared with Hugging Face's, in float32 and on the CPU; a model that parts from it is not returned.
-    `pretrained.load_with_parity` gives the comparison and the tokenizer, too.
+    `pretrained.load_with_parity` gives the comparison and the tokenizer, too. On the way it takes at most about
+    twice the memory of the weights in float32 (three times for a bridge that is folded or centred).
 
     Args:
         path_or_name: folder with `config.json` and safetensors, as `save_pretrained` writes it, or with a LoRA
@@ -147,10 +148,11 @@ def load(
         fold: layer norms' weights become part of the weights that read from them. Residual streams stay.
         centre: weights that write to the residual stream write no mean, and logits have none over the
             vocabulary. Of models with layer norms that subtract the mean (GPT-NeoX, GPT-2).
-        n_ctx: longest example in tokens; by default what the model was made for, up to 8192.
+        n_ctx: longest example in tokens; by default what the model was made for, up to 8192. Of a
+            `HookedTransformer`; a bridge has the model's own.
         base: the folder or hub name under a LoRA adapter, in the place of the one its config names.
         revision: branch, tag or commit of a hub name.
-        tokens: what to compare on, in the place of random ids.
+        tokens: a few examples to compare on, in the place of random ids.
         tolerance: largest difference that counts as rounding; see `parity.Parity`.
         report: a JSON file to write the comparison to, also where it fails.
 

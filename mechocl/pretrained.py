@@ -48,43 +48,43 @@ def load_with_parity(
 ) -> Loaded:
     """As `models.load`, which describes the arguments, with the parity report and the tokenizer."""
     device = _checked_device(device)
-    _check_options(dtype=dtype, processed=fold or centre)
+    _check_options(dtype=dtype, processed=fold or centre, positions_of_a_bridge=n_ctx if bridge else None)
     source = hugging_face.locate(path_or_name, revision=revision)
     folder = _folder_of_weights(source, base)
-    theirs = hugging_face.read(folder, dtype=dtype)
-    try:
-        shape = conversion.shape_of(theirs, n_ctx=n_ctx)
-    except MechoclError as error:
-        raise MechoclError(f"{folder} {error}") from None
-    if centre and shape["normalization_type"] != "LN":
-        raise MechoclError(f"{folder} has norms that do not centre, so its weights cannot be centred either")
+    held = [hugging_face.read(folder, dtype=dtype)]  # the one place that holds it, so that it can be let go
+    shape = _shape(held[0], folder, n_ctx=n_ctx, centre=centre)
     tokenizer = _tokenizer(source, folder, d_vocab=shape["d_vocab"])
-    if tokens is None:
-        ids = shape["d_vocab"] if tokenizer is None else len(tokenizer)
-        batches = parity.random_batches(d_vocab=ids, n_ctx=shape["n_ctx"])
-    else:
-        batches = [_checked(tokens, shape)]
-
-    unmerged = adapters.attach(theirs, source) if source != folder else None
-    if unmerged is not None and dtype != torch.float32:
-        # rounding the merged weights is no error of the conversion, so it shall not count as one
-        theirs, unmerged = unmerged.merge_and_unload(), None
-    recorded = parity.record(theirs, conversion.layers_of(theirs), batches)
-    if unmerged is not None:
-        theirs, unmerged = unmerged.merge_and_unload(), None
-    conversion.give_zero_biases(theirs)
+    batches = _batches(tokens, tokenizer, shape)
+    recorded = _recorded(held, None if source == folder else source, batches)
     if bridge:
-        model = conversion.bridged(theirs.float(), folder, tokenizer, fold=fold, centre=centre)
+        model = conversion.bridged(held.pop().float(), folder, tokenizer, fold=fold, centre=centre)
     else:
-        given = [theirs]
-        del theirs
-        model = conversion.hooked(given, shape, fold=fold, centre=centre)
+        model = conversion.hooked(held, shape, fold=fold, centre=centre)
     found = parity.compare(model, recorded, centred=centre, tolerance=tolerance)
     if report is not None:
         write_json(report, {"source": str(source), "weights": str(dtype)} | found.as_json())
     if found.parts_at() is not None:
         raise MechoclError(f"the model loaded from {source} {found.complaint()}")
     return Loaded(_settled(model, device, dtype), found, tokenizer, source)
+
+
+def _recorded(held: list[Any], adapter: Path | None, batches: list[Tensor]) -> list[parity.Recorded]:
+    """What the held Hugging Face model computes; one with an adapter is recorded before that is merged."""
+    theirs = held.pop()
+    if adapter is None:
+        recorded = parity.record(theirs, conversion.layers_of(theirs), batches)
+    else:
+        layers, wide = conversion.layers_of(theirs), theirs.dtype == torch.float32
+        model = adapters.attach(theirs, adapter)
+        if wide:
+            recorded = parity.record(theirs, layers, batches)
+        theirs = model.merge_and_unload()
+        if (
+            not wide
+        ):  # rounding the merged weights is no error of the conversion, so it shall not count as one
+            recorded = parity.record(theirs, layers, batches)
+    held.append(theirs)
+    return recorded
 
 
 def _checked_device(name: str) -> str:
@@ -95,7 +95,9 @@ def _checked_device(name: str) -> str:
     return resolve_device(name)
 
 
-def _check_options(*, dtype: torch.dtype, processed: bool) -> None:
+def _check_options(*, dtype: torch.dtype, processed: bool, positions_of_a_bridge: int | None) -> None:
+    if positions_of_a_bridge is not None:
+        raise MechoclError("a bridge keeps the model's own positions; leave n_ctx out")
     if dtype not in DTYPES:
         raise MechoclError(f"weights cannot be held in {dtype}; choose from {', '.join(map(str, DTYPES))}")
     if processed and dtype != torch.float32:
@@ -124,15 +126,28 @@ def _tokenizer(source: Path, folder: Path, *, d_vocab: int) -> Any | None:
     return found
 
 
-def _checked(tokens: Tensor, shape: dict[str, Any]) -> Tensor:
-    length = tokens.shape[1]
-    if not 0 < length <= shape["n_ctx"] or len(tokens) == 0:
+def _shape(theirs: Any, folder: Path, *, n_ctx: int | None, centre: bool) -> dict[str, Any]:
+    try:
+        shape = conversion.shape_of(theirs, n_ctx=n_ctx)
+    except MechoclError as error:
+        raise MechoclError(f"{folder} {error}") from None
+    if centre and shape["normalization_type"] != "LN":
+        raise MechoclError(f"{folder} has norms that do not centre, so its weights cannot be centred either")
+    return shape
+
+
+def _batches(tokens: Tensor | None, tokenizer: Any | None, shape: dict[str, Any]) -> list[Tensor]:
+    """The caller's tokens, or random ones of the tokenizer: rows that pad a vocabulary are embeddings of nothing."""
+    if tokens is None:
+        ids = shape["d_vocab"] if tokenizer is None else len(tokenizer)
+        return parity.random_batches(d_vocab=ids, n_ctx=shape["n_ctx"])
+    if not 0 < tokens.shape[1] <= shape["n_ctx"] or len(tokens) == 0:
         raise MechoclError(
             f"tokens have shape {tuple(tokens.shape)}; the model has {shape['n_ctx']} positions"
         )
     if int(tokens.min()) < 0 or int(tokens.max()) >= shape["d_vocab"]:
         raise MechoclError(f"tokens hold ids outside the model's vocabulary, 0 to {shape['d_vocab'] - 1}")
-    return tokens
+    return [tokens]
 
 
 def _settled(model: Any, device: str, dtype: torch.dtype) -> Any:
@@ -150,5 +165,4 @@ def untrained_like(folder: Path, *, seed: int, device: str) -> Any:
         torch.manual_seed(seed)
         theirs = AutoModelForCausalLM.from_config(architecture).float().eval()
     shape = conversion.shape_of(theirs, n_ctx=None)
-    conversion.give_zero_biases(theirs)
     return _settled(conversion.hooked([theirs], shape, fold=False, centre=False), device, torch.float32)

@@ -496,6 +496,7 @@ def test_what_is_not_a_causal_language_model(tmp_path: Path) -> None:
             "folding and centring round torch.bfloat16 weights once more",
         ),
         ({"n_ctx": POSITIONS + 1}, f"has {POSITIONS} positions; n_ctx={POSITIONS + 1} must be between"),
+        ({"n_ctx": 8, "bridge": True}, "a bridge keeps the model's own positions"),
         ({"n_ctx": 0}, "n_ctx=0 must be between 1 and that"),
         ({"revision": "step1"}, "is a local folder, which has no revisions"),
         (
