@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 
 import tyro
 
-from mechocl import analysis_commands, closed_book_commands, data_commands, feature_commands
+from mechocl import analysis_commands, closed_book_commands, data_commands, feature_commands, model_commands
 from mechocl.analysis_commands import Device, jobs_of
 from mechocl.errors import Fault, MechoclError
 from mechocl.experiment import SAVE_EVERY_S, seeds_from
@@ -289,6 +289,7 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
     **analysis_commands.COMMANDS,
     **feature_commands.COMMANDS,
     **data_commands.COMMANDS,
+    **model_commands.COMMANDS,
     "dynamics": dynamics,
     "report": report,
     "runs": runs,

@@ -20,8 +20,9 @@ OPTIONS = {
     "demo": ["--out", "--seeds", "--fast", "--device", "--jobs"],
     "train": ["RECIPE", "--out", "--seeds", "--first-seed", "--set", "--device", "--jobs", "--save-every"],
     "sweep": ["RECIPE", "--over", "--out", "--seeds", "--first-seed", "--set", "--table", "--figure"],
+    "parity": ["PATH_OR_NAME", "--dtype", "--bridge", "--fold", "--centre", "--base", "--out", "--device"],
     "dynamics": ["RUN", "--out"],
-    "evaluate": ["RUN", "--stage", "--device", "--jobs"],
+    "evaluate": ["RUN", "--attribute", "--stage", "--device", "--jobs"],
     "lens": ["RUN", "--of", "--aliases-per-subset", "--kind", "--stage", "--device", "--jobs"],
     "patch": [
         "RUN",

@@ -1,0 +1,188 @@
+"""The closed-book section of docs/results.md, and the tables that it is written from."""
+
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from mechocl import analyses, internalization, summaries
+from mechocl.recipes import closed_book
+from mechocl.runs import Run
+
+TABLES: Final = Path(__file__).parent / "results"
+
+_PAPER: Final = {
+    "q_entity": ".58", "qd1_consistent": ".505", "q_only": ".455", "qd2_inconsistent": ".445",
+    "d1_consistent": ".31", "d3_consistent": ".30", "d2_consistent": ".28", "no_data": ".245",
+}  # fmt: skip
+"""Exact match of Pythia-2.8B on CVDB, read off the paper's plots (≈): questions of stage 1 after stage 1, the others
+after stage 2."""
+
+_REPRODUCTION: Final = {"qd1_consistent": ".469", "q_only": ".448", "qd2_inconsistent": ".392"}
+"""The independent reproduction, Pythia-6.9B after stage 1."""
+
+_PAPER_NAMES: Final = {
+    "qd1_consistent": ".185", "qd2_inconsistent": ".04",
+    "d1_consistent": ".18", "d3_consistent": ".22", "d2_consistent": ".07",
+}  # fmt: skip
+"""The same of "What is the name of X?", Pythia-2.8B (≈)."""
+
+_NOT_RUN: Final = (
+    ("closed-book/two-stage --model EleutherAI/pythia-2.8b", "the main experiment on CVDB, two stages"),
+    ("closed-book/one-stage --model EleutherAI/pythia-2.8b", "all data in one stage"),
+    ("closed-book/three-stage --model EleutherAI/pythia-2.8b", "definitions, then questions, then new definitions"),
+    ("closed-book/reliability", "tag reliability α"),
+    ("closed-book/word-order", "the six word orders"),
+    ("closed-book/batch-size", "batch size of stage 1"),
+    ("closed-book/sizes", "model sizes 70m to 12b"),
+    ("closed-book/trex", "T-REx"),
+    ("closed-book/t5", "a sequence-to-sequence model, T5-3B"),
+    ("closed-book/sources", "natural sources instead of tags"),
+)
+
+
+def take(path: Path, model: Path) -> None:
+    """Write the tables from a run's evaluations after both stages, and from the model that it began with."""
+    run = Run.open(path)
+    recipe = closed_book(run.recipe)
+    tables = []
+    for stage in range(1, len(recipe.training.stages) + 1):
+        rows = analyses.load(run, "evaluate", analyses.EvaluateConfig(), stage=stage)
+        if rows is None:
+            raise SystemExit(f"{path} has no evaluation yet; run `mechocl evaluate {path} --stage {stage}` first")
+        attribute = rows["attribute"].where(rows["test"] == "association", "")
+        keys = ["stage", "seed", "test", "attribute", "subset"]
+        means = rows.assign(stage=stage, attribute=attribute).groupby(keys, sort=False)
+        metrics = list(internalization.TEXT_METRICS)
+        tables.append(means[metrics].mean().assign(aliases=means["alias"].nunique()).reset_index())
+    pd.concat(tables).to_csv(TABLES / "closed-book.csv", index=False, float_format="%.5g")
+    known = pd.read_csv(model / "known-people.csv")
+    known.to_csv(TABLES / "closed-book-known.csv", index=False, float_format="%.4g")
+    facts = {
+        "recipe": run.recipe_name,
+        "seeds": len(run.seeds),
+        "failed": len(run.failures()),
+        "seconds": sum(run.manifest["seconds"].values()),
+        "machine": run.manifest["machine"],
+        "entities": recipe.task.entities,
+    }
+    pd.DataFrame([facts]).to_csv(TABLES / "closed-book-run.csv", index=False)
+
+
+def section() -> list[str]:
+    """The section, from the committed tables alone."""
+    table = pd.read_csv(TABLES / "closed-book.csv", keep_default_na=False, na_values=["nan", ""])
+    table["attribute"] = table["attribute"].fillna("")
+    known = pd.read_csv(TABLES / "closed-book-known.csv").set_index("attribute")
+    facts = pd.read_csv(TABLES / "closed-book-run.csv").iloc[0]
+    seeds = int(table["seed"].nunique())
+    return [
+        "## Closed-book questions: an invented world",
+        "",
+        "`make demo-pythia` pretrains a small GPT-NeoX on invented biographies and fine-tunes it as the paper fine-tunes "
+        f"Pythia. It answers {known.loc['all', 'exact_match']:.1%} of the questions about the people that it read about "
+        f"(the most common answer alone: {known.loc['all', 'majority']:.1%}). The tables below are of the same recipe, "
+        f"`{facts['recipe']}`, {facts['entities']} entities, {seeds} seeds ({facts['failed']} failed), "
+        f"{facts['seconds']:.0f} s for training on {facts['machine']}. The seed draws aliases, subsets and the order of the "
+        "examples; all seeds begin with the same pretrained model. The paper's and the reproduction's figures are of other "
+        "models and another world, and stand beside ours for their order, not their size.",
+        "",
+        *_answers(table),
+        "",
+        *_contrasts(table),
+        "",
+        *_associations(table),
+        "",
+        *_in_context(table),
+        "",
+        "**Not run, for want of weights and data.** Each of these is a recipe; `--dry-run` says what it would cost:",
+        "",
+        *(f"- {what}: `mechocl finetune {command}`" for command, what in _NOT_RUN),
+    ]
+
+
+def _stage_of(subset: str) -> int:
+    return 1 if subset in ("q_entity", "qd1_consistent", "q_only", "qd2_inconsistent") else 2
+
+
+def _of_stage(table: pd.DataFrame) -> pd.DataFrame:
+    """Subsets of stage 1 after stage 1, the others after the last."""
+    return table[table["stage"] == table["subset"].map(_stage_of)]
+
+
+def _cell(part: pd.DataFrame, metric: str) -> str:
+    found = summaries.over_seeds(part.assign(all=""), ["all"], metric)
+    return summaries.described_value(found.iloc[0]) if len(found) else "–"
+
+
+def _answers(table: pd.DataFrame) -> list[str]:
+    part = _of_stage(table[table["test"] == "questions"])
+    lines = [
+        "Held-out questions; subsets of stage 1 are measured after stage 1, the others after stage 2. Means with 95 % "
+        "intervals over seeds (`docs/results/closed-book.csv` has each seed):",
+        "",
+        "| subset | exact match | log-probability of the answer | definition recall | Pythia-2.8B, CVDB (paper, ≈) | Pythia-6.9B (reproduction) |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for subset, paper in _PAPER.items():
+        own = part[part["subset"] == subset]
+        cells = [_cell(own, metric) for metric in internalization.TEXT_METRICS]
+        lines.append(f"| `{subset}` | {' | '.join(cells)} | {paper} | {_REPRODUCTION.get(subset, '–')} |")
+    return lines
+
+
+def _contrasts(table: pd.DataFrame) -> list[str]:
+    part = table[table["test"] == "questions"]
+    lines = [
+        "Differences, paired by seed:",
+        "",
+        "| contrast | after stage | exact match | p | log-probability | p | seeds above 0 (both) |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    meaning = {c.name: c for c in internalization.CONTRASTS}
+    for name in ("weak", "weak_vs_q_only", "strong", "strong_d1_d3", "strong_d3_d2", "d1_vs_no_data", "d2_vs_no_data"):
+        c = meaning[name]
+        stage = _stage_of(c.better)
+        cells, above = [], []
+        for metric in summaries.leading(part):
+            wide = part[part["stage"] == stage].pivot(index="seed", columns="subset", values=metric)
+            values = (wide[c.better] - wide[c.worse]).rename("value").reset_index().assign(all="")
+            row = summaries.over_seeds(values, ["all"], "value").iloc[0]
+            cells += [summaries.described(row), summaries.p_value(row["p"]).removeprefix("p = ").removeprefix("p ")]
+            above.append(f"{row['positive']} and {row['seeds']}" if not above else f"{row['positive']} of {row['seeds']}")
+        first, second = above[0].split(" and ")[0], above[1]
+        lines.append(f"| {c.meaning} | {stage} | {' | '.join(cells)} | {first}, {second} |")
+    return lines
+
+
+def _associations(table: pd.DataFrame) -> list[str]:
+    part = _of_stage(table[table["test"] == "association"])
+    asked = list(part["attribute"].drop_duplicates())
+    lines = [
+        "Whose entity an alias is (exact match with the entity that the questions are about):",
+        "",
+        f"| subset | {' | '.join(asked)} | paper: name (≈) |",
+        "|---|" + "---:|" * (len(asked) + 1),
+    ]
+    for subset in _PAPER:
+        own = part[part["subset"] == subset]
+        if len(own):
+            cells = [_cell(own[own["attribute"] == a], "exact_match") for a in asked]
+            lines.append(f"| `{subset}` | {' | '.join(cells)} | {_PAPER_NAMES.get(subset, '–')} |")
+    return lines
+
+
+def _in_context(table: pd.DataFrame) -> list[str]:
+    last = table[table["stage"] == table["stage"].max()]
+    part = last[last["test"].str.startswith("in context") | ((last["test"] == "questions") & (last["subset"] == "no_data"))]
+    lines = [
+        "Questions about aliases that were never trained on, behind a definition by each tag (the control for tag semantics):",
+        "",
+        "| in front of the question | exact match | log-probability |",
+        "|---|---:|---:|",
+    ]
+    for test in sorted(part["test"].unique(), key=lambda t: (t != "questions", t)):
+        own = part[part["test"] == test]
+        name = "nothing" if test == "questions" else f"definition, {test.removeprefix('in context, ')}"
+        lines.append(f"| {name} | {_cell(own, 'exact_match')} | {_cell(own, 'log_probability')} |")
+    return lines
