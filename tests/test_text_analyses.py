@@ -1,0 +1,233 @@
+"""Analyses take a closed-book run as they take a run of the integer-set task."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mechocl import activations, analyses, contrasts, internalization, models, patching, pipeline, recipes
+from mechocl.closed_book import views
+from mechocl.errors import MechoclError
+from mechocl.features import work
+from mechocl.features.search import SearchConfig
+from mechocl.features.settings import QualityConfig, TrainingConfig
+from mechocl.lenses import LensConfig
+from mechocl.patching import PatchingConfig
+from mechocl.pretraining import pretrain
+from mechocl.pretraining_settings import PretrainingConfig
+from mechocl.probing import ProbingConfig
+from mechocl.runs import Run
+from toy_models.task import ROLE, Task
+
+PEOPLE = ("task.biographies.people=260", "task.biographies.told=1", "task.biographies.asked=1")
+TINY = (
+    *PEOPLE,
+    "task.entities=200",
+    "training.stages.0.epochs=1",
+    "training.stages.1.epochs=1",
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One seed of a tiny model that knows little; what is tested does not depend on that."""
+    folder = tmp_path_factory.mktemp("text")
+    config = PretrainingConfig(n_layers=2, d_model=32, n_heads=2, vocabulary=900, epochs=1)
+    recipe = recipes.load_closed_book("closed-book/biographies", (*TINY, f'model="{folder / "model"}"'))
+    pretrain(
+        folder / "model", recipe.task.biographies, config, seed=0, device="cpu", save_every_s=600, report=_silent
+    )
+    return pipeline.train(
+        folder / "run", recipe, recipe_name="closed-book/biographies", seeds=(0,), device="cpu", jobs=1
+    )
+
+
+def _silent(text: str, share: float) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def task(run: Run) -> Task:
+    return run.seed(0).analysed_task()
+
+
+def analysed(run: Run, name: str, config: object) -> pd.DataFrame:
+    return pipeline.analyse(run, name, config, stage=None, device="cpu", jobs=1)
+
+
+def test_a_view_holds_one_question_of_one_layout(run: Run, task: Task) -> None:
+    whole = run.seed(0).load_task()
+    asked = task.table[task.table["kind"] == "question"]
+    assert asked["attribute"].nunique() == 1
+    rows = task.rows(kind="question", split="test")
+    labels = activations.asked_positions(task, rows)
+    words = [i for i, label in enumerate(labels) if label != "alias" and not label.startswith("alias ")]
+    assert (task.tokens[torch.from_numpy(rows)][:, words] == task.tokens[int(rows[0]), words]).all()
+    assert labels.count("alias") == 1
+    assert labels[-1] == "="
+    assert "q_entity" not in set(asked["subset"])
+    # every alias of the question is there: names are equally long
+    of_whole = whole.table.loc[whole.rows(kind="question", attribute=asked["attribute"].iloc[0])]
+    assert set(asked["alias"]) == set(of_whole.loc[of_whole["subset"] != "q_entity", "alias"])
+
+
+def test_entities_of_a_view_are_answers(task: Task) -> None:
+    rows = task.rows(kind="question")
+    table = task.table.iloc[rows]
+    ids = task.vocabulary.entity_ids
+    assert (ids[torch.tensor(table["entity"].to_numpy())] == torch.tensor(table["target"].to_numpy())).all()
+    first = (task.roles[torch.from_numpy(rows)] == ROLE["answer"]).int().argmax(1)
+    tokens = task.tokens[torch.from_numpy(rows)][torch.arange(len(rows)), first]
+    assert (tokens == torch.tensor(table["target"].to_numpy())).all()
+    assert (table["foil"] != table["target"]).all()
+
+
+def test_what_a_definition_says_is_the_answer_of_its_entity(run: Run, task: Task) -> None:
+    whole = run.seed(0).load_task()
+    attribute = task.table.loc[task.rows(kind="question")[0], "attribute"]
+    asked = whole.table.loc[whole.rows(kind="question", attribute=attribute)]
+    answer_of = dict(zip(asked["entity"], asked["target"], strict=True))
+    definitions = whole.table[whole.table["kind"] == "definition"].set_index("alias")["defined_entity"]
+    viewed = task.table[task.table["defined_entity"] >= 0]
+    assert len(viewed) > 0
+    ids = task.vocabulary.answers
+    for alias, said in zip(viewed["alias"], viewed["defined_entity"], strict=True):
+        assert ids[said] == answer_of[definitions[alias]]
+
+
+def test_an_unknown_attribute_is_refused(run: Run) -> None:
+    with pytest.raises(MechoclError, match="no question is about 'size'; the task asks about birth"):
+        views.of_attribute(run.seed(0).load_task(), "size")
+    with pytest.raises(MechoclError, match="no question is about 'size'"):
+        Run.open(run.path, attribute="size").seed(0).analysed_task()
+
+
+def test_another_attribute_is_another_result(run: Run) -> None:
+    config = LensConfig(of=("stream",), aliases_per_subset=3)
+    other = Run.open(run.path, attribute="gender")
+    assert len(other.seed(0).analysed_task().vocabulary.answers) == 2
+    first, second = analysed(run, "lens", config), analysed(other, "lens", config)
+    assert first["rank"].max() > 2 >= second["rank"].max()
+
+
+def test_the_internalization_table(run: Run) -> None:
+    rows = analysed(run, "evaluate", analyses.EvaluateConfig())
+    assert set(rows["test"]) == {"questions", "association", *(f"in context, tag {i}" for i in (1, 2, 3))}
+    table = internalization.by_subset(rows[rows["test"] == "questions"])
+    assert {"exact_match", "log_probability", "recall", "aliases"} <= set(table.columns)
+    assert (table["log_probability"] < 0).all()
+    association = rows[rows["test"] == "association"]
+    assert set(association["attribute"]) == {"who", "mean", "stand for", "name", "letter", "completion"}
+
+
+def test_log_probability_is_that_of_the_opened_model(run: Run) -> None:
+    """Hugging Face's value in the table, against the hooked model's own logits."""
+    folder = run.seed(0)
+    whole = folder.load_task()
+    rows = whole.rows(kind="question", split="test")[:20]
+    model = models.at_checkpoint(folder, folder.final(), device="cpu")
+    tokens = whole.tokens[torch.from_numpy(rows)]
+    with torch.no_grad():
+        own = model(tokens).log_softmax(-1)[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0]
+    counts = whole.roles[torch.from_numpy(rows)][:, 1:] == ROLE["answer"]
+    found = analysed(run, "evaluate", analyses.EvaluateConfig())
+    found = found[found["test"] == "questions"].set_index(["alias", "attribute"])["log_probability"]
+    table = whole.table.iloc[rows]
+    for (alias, attribute), value in zip(
+        zip(table["alias"], table["attribute"], strict=True), (own * counts).sum(1).tolist(), strict=True
+    ):
+        assert found[alias, attribute] == pytest.approx(value, abs=1e-4)
+
+
+def test_contrasts_of_other_answers(task: Task) -> None:
+    pairs = contrasts.pairs_named(task, "d1-to-other-d2", n_pairs=30, seed=0)
+    assert (pairs.target != pairs.foil).all()
+    differs = (pairs.clean != pairs.corrupted).any(0)
+    assert {pairs.labels[i] for i in torch.nonzero(differs)[:, 0].tolist()} <= {
+        label for label in pairs.labels if label.split(" ")[0] == "alias"
+    }
+    # the foil is what is right after the corrupted alias
+    names = {tuple(row[differs].tolist()): i for i, row in enumerate(task.tokens[:, : len(pairs.labels)])}
+    table = task.table
+    for row, foil in zip(pairs.corrupted, pairs.foil.tolist(), strict=True):
+        example = names[tuple(row[differs].tolist())]
+        own = table.loc[(table["alias"] == table["alias"][example]) & (table["kind"] == "question"), "target"]
+        assert foil in set(own)
+    same = contrasts.pairs_named(task, "d1-to-d2", n_pairs=30, seed=0)
+    assert (same.target != same.foil).all()
+
+
+def test_contrasts_of_tags(task: Task) -> None:
+    pairs = contrasts.pairs_named(task, "tag1-to-tag2", n_pairs=10, seed=0)
+    changed = (pairs.clean != pairs.corrupted).any(0)
+    assert {pairs.labels[i].split(" ")[0] for i in torch.nonzero(changed)[:, 0].tolist()} == {"tag"}
+    with pytest.raises(MechoclError, match="for questions with a list"):
+        contrasts.pairs_named(task, "d1-with-to-without", n_pairs=10, seed=0)
+
+
+def test_pairs_of_a_file_are_texts(task: Task, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text('clean,corrupted,target,foil\n"Q: Was Ada male?\\nA:","Q: Was Ida male?\\nA:",female,male\n')
+    pairs = contrasts.pairs_named(task, str(path), n_pairs=5, seed=0)
+    shown = task.vocabulary.tokens
+    assert "".join(shown[i] for i in pairs.clean[0].tolist()) == "Q: Was Ada male?⏎A:"
+    assert shown[int(pairs.target[0])] == " female"
+
+
+def test_patching_everything_gives_the_clean_run(run: Run, task: Task) -> None:
+    model = models.at_checkpoint(run.seed(0), run.seed(0).final(), device="cpu")
+    pairs = contrasts.pairs_named(task, "d1-to-other-d2", n_pairs=10, seed=0)
+    result = patching.patch_activations(
+        model, pairs, sites=["resid_post"], metric="logit_difference", by="role", mode="denoise"
+    )
+    assert {"alias", "last alias token", "words", "="} <= set(result.rows["position"])
+    last = result.rows[(result.rows["layer"] == 1) & (result.rows["position"] == "=")]
+    assert float(last["normalised"].iloc[0]) == pytest.approx(1, abs=1e-4)
+
+
+def test_the_lens_ends_with_the_model(run: Run) -> None:
+    rows = analysed(run, "lens", LensConfig(of=("stream",), aliases_per_subset=10))
+    last = rows[rows["layer"] == "layer 1"]
+    assert last["kl"].abs().max() < 1e-5
+    assert (rows["rank"] >= 1).all()
+
+
+@pytest.mark.parametrize("name", ["tuned-lens", "attribution", "patch", "circuit", "suppression", "attention"])
+def test_analyses_run_with_their_defaults(run: Run, name: str) -> None:
+    quick = {
+        "patch": PatchingConfig(n_pairs=8),
+        "circuit": replace(analyses.ANALYSES["circuit"].config(), n_pairs=8),
+    }
+    rows = analysed(run, name, quick.get(name, analyses.ANALYSES[name].config()))
+    assert len(rows) > 0
+    numbers = rows.select_dtypes("number")
+    assert np.isfinite(numbers.dropna(axis=1).to_numpy()).all()
+
+
+def test_probes_read_tags_and_answers(run: Run) -> None:
+    config = ProbingConfig(permutations=0, controls=False, positions=("alias", "="))
+    gender = Run.open(run.path, attribute="gender")
+    rows = analysed(gender, "probe", config)
+    assert {"tag-stage-2", "defined-entity"} <= set(rows["probe"])
+    assert {"=", "alias"} <= set(rows["position"])
+
+
+def test_dictionaries_are_trained_and_searched(run: Run) -> None:
+    config = TrainingConfig(
+        site=("blocks.0.hook_resid_post",), width=(32,), k=4, activations=4000, batch_size=256, buffer=2000
+    )
+    work.train(run, config, seeds=(0,), stage=None, device="cpu", jobs=1)
+    (name,) = config.names(stage=None)
+    gender = Run.open(run.path, attribute="gender")
+    quality = analysed(gender, "sae-quality", QualityConfig(sae=name))
+    assert {"explained_variance", "auc_clean", "auc_spliced"} <= set(quality["measure"])
+    found = analysed(gender, "sae-search", SearchConfig(sae=name, group=("tag", "integer")))
+    assert any(str(p).startswith("answer ") for p in found["property"])
+
+
+def test_training_of_the_integer_set_task_refuses_the_recipe() -> None:
+    with pytest.raises(MechoclError, match="closed-book one; `mechocl finetune` trains those"):
+        recipes.load(str(recipes.named_closed_book()["closed-book/biographies"]))
