@@ -12,6 +12,9 @@ from mechocl.errors import MechoclError
 from mechocl.experiment import SAVE_EVERY_S
 from mechocl.pretraining_settings import PretrainingConfig
 
+_WORLD: Final = BiographiesConfig()
+_MODEL: Final = PretrainingConfig()
+
 Changes = Annotated[
     tuple[tuple[str, ...], ...],
     tyro.conf.arg(name="set", metavar="KEY=VALUE ..."),
@@ -22,8 +25,19 @@ Changes = Annotated[
 def pretrain(
     world: Annotated[Literal["biographies"], tyro.conf.Positional],
     out: Path,
-    biographies: Annotated[BiographiesConfig, tyro.conf.OmitArgPrefixes] = BiographiesConfig(),  # noqa: B008
-    config: Annotated[PretrainingConfig, tyro.conf.OmitArgPrefixes] = PretrainingConfig(),  # noqa: B008
+    people: int = _WORLD.people,
+    call_signs: float = _WORLD.call_signs,
+    told: int = _WORLD.told,
+    asked: int = _WORLD.asked,
+    letters: int = _WORLD.letters,
+    n_layers: int = _MODEL.n_layers,
+    d_model: int = _MODEL.d_model,
+    n_heads: int = _MODEL.n_heads,
+    vocabulary: int = _MODEL.vocabulary,
+    context: int = _MODEL.context,
+    epochs: int = _MODEL.epochs,
+    batch_tokens: int = _MODEL.batch_tokens,
+    learning_rate: float = _MODEL.learning_rate,
     seed: int = 0,
     device: Device = "auto",
     save_every: float = 60.0,
@@ -35,8 +49,19 @@ def pretrain(
     Args:
         world: The world that it reads about.
         out: Folder of the model, new or the same one's.
-        biographies: The world.
-        config: The model and its training.
+        people: People of the world.
+        call_signs: Share of the people with a call sign, a second name that the corpus uses.
+        told: Biographies of each person in the corpus, each in other words and another order.
+        asked: Times that the corpus asks each question about each person, each in other words.
+        letters: Letters of a call sign.
+        n_layers: Transformer blocks.
+        d_model: Width of the residual stream.
+        n_heads: Attention heads per block.
+        vocabulary: Tokens of the byte-level BPE tokenizer.
+        context: Longest text in tokens.
+        epochs: Passes over the corpus.
+        batch_tokens: Tokens of one update, in texts of like length.
+        learning_rate: Peak learning rate of AdamW; falls to 0 as a cosine.
         seed: Of the world, the weights and the order of the texts.
         device: Where to compute; auto takes a GPU if there is one.
         save_every: Seconds between resume points.
@@ -46,6 +71,22 @@ def pretrain(
     from mechocl import models, parallel, printing
     from mechocl.pretraining import pretrain as train
 
+    try:
+        biographies = BiographiesConfig(
+            people=people, call_signs=call_signs, told=told, asked=asked, letters=letters
+        )
+        config = PretrainingConfig(
+            n_layers=n_layers,
+            d_model=d_model,
+            n_heads=n_heads,
+            vocabulary=vocabulary,
+            context=context,
+            epochs=epochs,
+            batch_tokens=batch_tokens,
+            learning_rate=learning_rate,
+        )
+    except ValueError as error:
+        raise MechoclError(str(error)) from None
     torch.set_num_threads(parallel.cores())
     with parallel.Display(f"pretraining on {world}", ["model"]) as display:
         known = train(
@@ -96,11 +137,14 @@ def finetune(
     changes = tuple(change for group in set for change in group)
     resolved = recipes.load_closed_book(recipe, (*changes, *([f'model="{model}"'] if model else [])))
     wanted = seeds_from(seeds, first_seed)
-    print(cost.described(cost.of(resolved), seeds=len(wanted)))
+    first = finetuning.is_first()
+    if first:
+        print(cost.described(cost.of(resolved), seeds=len(wanted)))
     if dry_run:
         return
     if out is None:
         raise MechoclError("give --out DIR, the folder of the run; or --dry-run")
+    finetuning.refuse(resolved)
     processes = finetuning.processes()
     run = pipeline.train(
         out,
@@ -111,10 +155,12 @@ def finetune(
         jobs=1 if processes > 1 else jobs_of(jobs),
         save_every_s=_seconds(save_every),
     )
-    printing.failures(run)
+    if first:
+        printing.failures(run)
     if len(run.failures()) == len(run.seeds):
         run.finished_seeds()  # says so
-    print(f"run: {out}")
+    if first:
+        print(f"run: {out}")
 
 
 def _seconds(value: float) -> float:

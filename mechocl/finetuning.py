@@ -10,11 +10,11 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from mechocl import files, hf_training
+from mechocl import files, hf_training, hugging_face
 from mechocl.closed_book import evaluation, examples, worlds
 from mechocl.closed_book.batches import Collator, Examples
 from mechocl.closed_book.folders import TextSeedFolder
-from mechocl.closed_book.stages import ClosedBookRecipe, FinetuneStage
+from mechocl.closed_book.stages import ClosedBookRecipe, FinetuneStage, LoraConfig
 from mechocl.errors import MechoclError
 from mechocl.recipes import closed_book
 from mechocl.runs import Run
@@ -39,8 +39,7 @@ def finetune(run: Run, seed: int, *, device: str, save_every_s: float, report: R
     folder = run.seed(seed)
     assert isinstance(folder, TextSeedFolder)
     recipe = closed_book(run.recipe)
-    alone = int(os.environ.get("RANK", "0"))
-    with files.locked(folder.path / f"lock-{alone}", patience=_LOCK_PATIENCE_S):
+    with files.locked(folder.path / f"lock-{os.environ.get('RANK', '0')}", patience=_LOCK_PATIENCE_S):
         stages = recipe.training.stages
         if folder.failure() is not None or folder.finished():
             return
@@ -66,9 +65,20 @@ def finetune(run: Run, seed: int, *, device: str, save_every_s: float, report: R
             source = folder.path / folder.final(number).name
 
 
+def refuse(recipe: ClosedBookRecipe) -> None:
+    """MechoclError for a recipe whose database, tokenizer or model is not there, before a run is made of it."""
+    worlds.refuse_file(recipe.task)
+    worlds.refuse_tokenizer(worlds.tokenizer(recipe.model), recipe.model)
+
+
 def processes() -> int:
     """Processes that train together, as `accelerate launch` started them."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Whether this process is the one of them that prints and writes."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 class _Diverged(RuntimeError):
@@ -87,9 +97,19 @@ def _stage(
     report: Report,
 ) -> None:
     stage, training = recipe.training.stages[number - 1], recipe.training
-    model = worlds.trainable(source, training.kind)
-    if training.lora is not None:
-        model = with_adapters(model, training.lora)
+    seeds = generator(folder.seed, "fine-tuning", number)
+    order, adapters = (int(torch.randint(2**31, (), generator=seeds)) for _ in range(2))
+
+    def adapted() -> Any:
+        assert training.lora is not None
+        return with_adapters(worlds.trainable(source, training.kind), training.lora, seed=adapters)
+
+    def merged(weights: dict[str, torch.Tensor]) -> Any:
+        one = adapted()
+        one.load_state_dict(weights)
+        return one.merge_and_unload()
+
+    model = adapted() if training.lora else worlds.trainable(source, training.kind)
     rows = training_rows(task, stage)
     sample = evaluation.first_aliases(task, EVALUATED_ALIASES)
     history = _History(folder.path / f"stage-{number}" / "history.json")
@@ -107,7 +127,7 @@ def _stage(
             position = {"stage": number, "step": moment.step, "epoch": moment.epoch, "loss": moment.loss}
             history.add(moment.step, [position | row for row in found])
         if moment.step and moment.step in log_steps(moment.total, stage.checkpoints):
-            _keep(folder, tokenizer, moment, number, final=moment.step == moment.total)
+            _keep(folder, tokenizer, moment, number, merged if training.lora else None)
 
     hf_training.train(
         model,
@@ -129,14 +149,14 @@ def _stage(
             gradient_checkpointing=training.gradient_checkpointing,
         ),
         folder=state,
-        seed=generator(folder.seed, "fine-tuning", number).initial_seed() % 2**31,
+        seed=order,
         device=device,
         save_every_s=save_every_s,
         at=at,
         then=then,
         report=report,
     )
-    if int(os.environ.get("RANK", "0")) == 0:
+    if is_first():
         folder.finish_stage(number, history.rows)
         shutil.rmtree(state, ignore_errors=True)
         history.path.unlink(missing_ok=True)
@@ -155,43 +175,37 @@ def training_rows(task: Task, stage: FinetuneStage) -> np.ndarray:
     return rows
 
 
-def with_adapters(model: Any, config: Any) -> Any:
-    """The model with trainable low-rank adapters and everything else frozen."""
-    from peft import LoraConfig, get_peft_model
+def with_adapters(model: Any, config: LoraConfig, *, seed: int) -> Any:
+    """The model with trainable low-rank adapters and everything else frozen; MechoclError for layers it does not have."""
+    import peft
 
     targets = list(config.targets) or "all-linear"
-    return get_peft_model(model, LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets))
+    with torch.random.fork_rng(), hugging_face.quiet():
+        torch.manual_seed(seed)
+        try:
+            return peft.get_peft_model(
+                model, peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets)
+            )
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise MechoclError(f"training.lora.targets {list(config.targets)}: {reason}") from None
 
 
 def _keep(
-    folder: TextSeedFolder, tokenizer: Any, moment: hf_training.Moment, stage: int, *, final: bool
+    folder: TextSeedFolder, tokenizer: Any, moment: hf_training.Moment, stage: int, merged: Callable[..., Any] | None
 ) -> None:
-    """Keep the model as a Hugging Face folder; adapters are merged into a copy of the weights first."""
+    """Keep the model as a Hugging Face folder; adapters are merged into a fresh copy of the weights under them."""
+    weights = moment.state()  # all processes take part
 
     def write(path: Path) -> None:
-        if hasattr(moment.model, "peft_config"):
-            import copy
-
-            merged = copy.deepcopy(moment.model).merge_and_unload()
-            merged.save_pretrained(path)
+        if merged is None:
+            moment.save(path, weights)
         else:
-            moment.save(path)
+            merged(weights).save_pretrained(path)
         tokenizer.save_pretrained(path)
 
-    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        shared = folder.path / f"stage-{stage}" / ".gathered.tmp"
-        moment.save(shared)  # all processes take part
-        if moment.first:
-            tokenizer.save_pretrained(shared)
-
-            def move(path: Path) -> None:
-                shutil.copytree(shared, path, dirs_exist_ok=True)
-
-            folder.save_model(move, stage=stage, step=moment.step, final=final)
-            shutil.rmtree(shared)
-        torch.distributed.barrier()
-    elif moment.first:
-        folder.save_model(write, stage=stage, step=moment.step, final=final)
+    if moment.first:
+        folder.save_model(write, stage=stage, step=moment.step, final=moment.step == moment.total)
 
 
 class _History:
@@ -205,7 +219,7 @@ class _History:
 
     def add(self, step: int, rows: list[dict[str, Any]]) -> None:
         self.found[step] = rows
-        if int(os.environ.get("RANK", "0")) == 0:
+        if is_first():
             files.write_json(self.path, self.found)
 
     @property
@@ -221,12 +235,13 @@ def _task(folder: TextSeedFolder, recipe: ClosedBookRecipe, tokenizer: Any) -> T
     """The seed's task, drawn and saved where it is not yet."""
     if "task.parquet" in folder.ledger:
         return folder.load_task()
+    worlds.refuse_tokenizer(tokenizer, recipe.model)
     world = worlds.of(recipe)
     task = examples.build(
         recipe.task, world, tokenizer, seed=folder.seed, context=worlds.context(recipe.model)
     )
     for stage in recipe.training.stages:
         training_rows(task, stage)
-    if int(os.environ.get("RANK", "0")) == 0:
+    if is_first():
         folder.save_task(task)
     return task

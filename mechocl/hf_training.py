@@ -5,6 +5,7 @@ it is configured) are the Trainer's. Added here: a resume point is complete or n
 """
 
 import json
+import math
 import os
 import shutil
 import time
@@ -15,16 +16,27 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.tensor import DTensor, Replicate
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import Adafactor, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from mechocl import files
+from mechocl.errors import MechoclError
 from mechocl.hugging_face import quiet
 
 Report = Callable[[str, float], None]
 
 _STATE: Final = "state.safetensors"
+_WEIGHTS: Final = "weights.safetensors"
+_GATHERED: Final = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _COMPLETE: Final = "complete.json"
+_SCHEDULES: Final = {"constant": "constant_with_warmup", "stable": "warmup_stable_decay"}
 _OPTIMIZERS: Final = {"adafactor": "adafactor", "adamw": "adamw_torch"}
 
 
@@ -45,8 +57,6 @@ class Settings:
     gradient_clip: float = 1.0
     precision: str = "float32"
     gradient_checkpointing: bool = False
-    by_length: bool = False
-    """Batches of examples of like length: less padding, and less random."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +69,10 @@ class Moment:
     loss: float
     """Mean loss per token since the last such step, in nats; NaN before the first."""
     model: Any
-    save: Callable[[Path], None]
-    """Write the model into a folder; all processes must call it."""
+    state: Callable[[], dict[str, Tensor]]
+    """All weights by name, gathered where they are sharded; all processes must call it."""
+    save: Callable[[Path, dict[str, Tensor]], None]
+    """Write these weights of the model into a folder."""
     first: bool
     """Whether this process is the one that writes."""
 
@@ -94,24 +106,24 @@ def train(
         then: what is done there: evaluate, keep a checkpoint.
         report: progress.
 
-    On the CPU the result does not depend on where training was stopped, bit for bit with as many threads.
+    On the CPU the result does not depend on where training was stopped, bit for bit with as many threads. Raises
+    MechoclError for a batch that the processes cannot share equally.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    share = settings.batch_size // (settings.accumulation * processes)
+    steps = settings.epochs * math.ceil(len(examples) / settings.batch_size)  # type: ignore[arg-type]
     arguments = TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=max(1, share),
+        per_device_train_batch_size=_share(settings),
         gradient_accumulation_steps=settings.accumulation,
         num_train_epochs=settings.epochs,
         optim=_OPTIMIZERS[settings.optimizer],
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         adam_beta2=settings.beta2,
-        lr_scheduler_type=settings.schedule if settings.schedule != "constant" else "constant_with_warmup",
+        lr_scheduler_type=_SCHEDULES.get(settings.schedule, settings.schedule),
+        lr_scheduler_kwargs={"num_decay_steps": round(0.2 * steps)} if settings.schedule == "stable" else None,
         warmup_steps=settings.warmup,
         max_grad_norm=settings.gradient_clip,
         bf16=settings.precision == "bf16",
-        train_sampling_strategy="group_by_length" if settings.by_length else "random",
         seed=seed,
         data_seed=seed,
         use_cpu=device == "cpu",
@@ -119,12 +131,14 @@ def train(
         logging_strategy="no",
         report_to="none",
         disable_tqdm=True,
+        ddp_find_unused_parameters=False,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-        model.config.use_cache = False
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # several are used through `accelerate launch` alone, which keeps the batch's size
     trainer = _Trainer(
         model=model,
         args=arguments,
@@ -135,6 +149,18 @@ def train(
     trainer.remove_callback(PrinterCallback)
     with quiet():
         trainer.train(resume_from_checkpoint=_last(folder))
+
+
+def _share(settings: Settings) -> int:
+    """Examples that a process computes at a time."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    share, rest = divmod(settings.batch_size, settings.accumulation * processes)
+    if rest:
+        raise MechoclError(
+            f"batch_size {settings.batch_size} does not divide into {settings.accumulation} parts for each of "
+            f"{processes} processes; change batch_size or accumulation"
+        )
+    return share
 
 
 def _last(folder: Path) -> str | None:
@@ -172,6 +198,7 @@ class _Moments(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         step, total = state.global_step, state.max_steps
+        self.trainer.updates += 1
         self._call(state)
         due = time.monotonic() - self.saved >= self.save_every_s and step < total
         if args.world_size > 1:  # all save at the same step: the first one's clock decides
@@ -194,7 +221,8 @@ class _Moments(TrainerCallback):  # type: ignore[misc]
                 epoch=float(state.epoch or 0.0),
                 loss=trainer.mean_loss(),
                 model=trainer.model,
-                save=trainer.save_model,
+                state=trainer.weights,
+                save=lambda path, weights: trainer._save(str(path), weights),
                 first=trainer.is_world_process_zero(),
             )
         )
@@ -205,23 +233,31 @@ class _Trainer(Trainer):  # type: ignore[misc]
     """Adds up the loss, and keeps its state without pickles where that is not sharded."""
 
     _sum: Tensor | None = None
-    _count = 0
+    updates = 0
 
     def training_step(self, *arguments: Any, **named: Any) -> Tensor:
         loss: Tensor = super().training_step(*arguments, **named)
         own = loss.detach().double()
         self._sum = own if self._sum is None else self._sum + own
-        self._count += 1
         return loss
 
     def mean_loss(self) -> float:
-        """Mean loss since the last call, NaN where nothing was trained."""
+        """Mean loss of the updates since the last call, NaN where nothing was trained; the same in all processes."""
         if self._sum is None:
             return float("nan")
-        # the loss of a part of an accumulated batch is scaled by the number of parts
-        mean = float(self._sum) / self._count * int(self.args.gradient_accumulation_steps)
-        self._sum, self._count = None, 0
-        return mean
+        # the losses of the parts of an accumulated batch are scaled so that their sum is the batch's
+        mean = self._sum / self.updates
+        if self.args.world_size > 1:
+            torch.distributed.all_reduce(mean)
+            mean /= self.args.world_size
+        self._sum, self.updates = None, 0
+        return float(mean)
+
+    def weights(self) -> dict[str, Tensor]:
+        """All weights by name, gathered where they are sharded; all processes must call it."""
+        of = self.accelerator.get_state_dict if self.is_fsdp_enabled else type(self.model).state_dict
+        found: dict[str, Tensor] = of(self.model)
+        return found
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -231,7 +267,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
             torch.distributed.barrier()
         if self.is_world_process_zero():
             (here / "training_args.bin").unlink(missing_ok=True)
-            extra = {"loss": 0.0 if self._sum is None else float(self._sum), "count": self._count}
+            extra = {"loss": None if self._sum is None else float(self._sum), "updates": self.updates}
             files.write_json(here / _COMPLETE, extra)
             for other in folder.glob("checkpoint-*"):
                 if other != here:
@@ -244,31 +280,54 @@ class _Trainer(Trainer):  # type: ignore[misc]
 
     # ------------------------------------------------------------------------- state without pickles
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        weights = self.weights()
+        if self.args.should_save:
+            files.write_tensors(Path(output_dir or self.args.output_dir) / _WEIGHTS, weights, {})
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        weights, _ = files.read_tensors(Path(resume_from_checkpoint) / _WEIGHTS)
+        set_model_state_dict(self.model, dict(weights), options=_GATHERED)
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.is_fsdp_enabled:
-            super()._save_optimizer_and_scheduler(output_dir)
-        elif self.args.should_save:
+            optimizer = get_optimizer_state_dict(self.model, self.optimizer, options=_GATHERED)
+        else:
+            optimizer = self.optimizer.state_dict()
+        if self.args.should_save:
             tensors: dict[str, Tensor] = {}
-            state = _plain(self.optimizer.state_dict(), tensors, "optimizer")
+            state = _plain(optimizer, tensors, "optimizer")
             schedule = _plain(self.lr_scheduler.state_dict(), tensors, "schedule")
             files.write_tensors(
-                Path(output_dir) / _STATE,
-                tensors,
-                {"state": json.dumps({"optimizer": state, "schedule": schedule})},
+                Path(output_dir) / _STATE, tensors, {"state": json.dumps({"optimizer": state, "schedule": schedule})}
             )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
         record = files.read_json(Path(checkpoint) / _COMPLETE)
-        self._sum, self._count = torch.tensor(record["loss"]).double(), record["count"]
-        if self.is_fsdp_enabled:
-            super()._load_optimizer_and_scheduler(checkpoint)
-            return
+        if record["loss"] is not None:
+            self._sum, self.updates = torch.tensor(record["loss"], device=self.args.device).double(), record["updates"]
         tensors, metadata = files.read_tensors(Path(checkpoint) / _STATE)
         saved = json.loads(metadata["state"])
-        self.optimizer.load_state_dict(_rebuilt(saved["optimizer"], tensors))
+        optimizer = _rebuilt(saved["optimizer"], tensors)
+        if self.is_fsdp_enabled:
+            set_optimizer_state_dict(self.model, self.optimizer, optimizer, options=_GATHERED)
+        else:
+            self.optimizer.load_state_dict(optimizer)
         self.lr_scheduler.load_state_dict(_rebuilt(saved["schedule"], tensors))
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        optimizer = super().create_optimizer(model)
+        if self.is_fsdp_enabled and isinstance(optimizer, Adafactor):
+            optimizer.register_step_pre_hook(_shard_state)
+        return optimizer
 
     def _save_rng_state(self, output_dir: str) -> None:
         tensors = {"cpu": torch.random.get_rng_state()}
@@ -306,3 +365,23 @@ def _rebuilt(value: Any, tensors: dict[str, Tensor]) -> Any:
     if "items" in value:
         return {key: _rebuilt(v, tensors) for key, v in value["items"]}
     return [_rebuilt(v, tensors) for v in value["list"]]
+
+
+def _shard_state(optimizer: Any, *_: Any) -> None:
+    """Begin Adafactor's state of sharded weights with sharded zeros, where transformers would begin it with whole ones."""
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if isinstance(weight.grad, DTensor) and not optimizer.state[weight]:
+                zeros = torch.zeros_like(weight.grad)
+                means = {"exp_avg_sq": zeros}
+                if zeros.ndim >= 2:
+                    means = {"exp_avg_sq_row": zeros.mean(-1), "exp_avg_sq_col": zeros.mean(-2)}
+                optimizer.state[weight].update({name: _summed(mean) for name, mean in means.items()}, step=0, RMS=0)
+
+
+def _summed(tensor: Any) -> DTensor:
+    """A sharded tensor, of which each process may hold a part of the sum, as sums."""
+    whole: DTensor = tensor.redistribute(
+        placements=[Replicate() if p.is_partial() else p for p in tensor.placements]
+    )
+    return whole

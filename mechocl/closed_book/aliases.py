@@ -1,5 +1,6 @@
 """Random names for entities and define tags, of equal length in tokens."""
 
+import re
 import string
 from collections import Counter
 from typing import Any, Final
@@ -27,7 +28,7 @@ def random_names(
     Only names of the most common length are kept, both at the start of a text and after a space. Raises MechoclError
     where there are too few names, and for a tokenizer that makes nothing (or only its unknown token) of them.
     """
-    words = set(taken.lower().split())
+    words = set(re.findall(r"\w+", taken.lower())) | set(taken.split())
     found: dict[str, None] = {}
     length: tuple[int, int] | None = None
     for _ in range(_TRIES):

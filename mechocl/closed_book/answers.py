@@ -63,15 +63,15 @@ def generate(
     """Greedy answers to the prompts of the given rows, with the key-value cache, each up to its first newline.
 
     Prompts of one length, and of right answers of similar length, share a batch, so little is computed in vain: an
-    answer ends at a newline, or two tokens after the longest right answer of its batch. Raises MechoclError for a
-    tokenizer without a token for the newline.
+    answer ends at a newline, or two tokens after the longest of its right answers, and does not depend on what else
+    is asked. Raises MechoclError for a tokenizer without a token for the newline.
     """
-    prompts, longest = _prompts(task, rows), _answer_lengths(task, rows)
+    prompts, most = _prompts(task, rows), [n + 2 for n in _answer_lengths(task, tokenizer, rows)]
     ends = _newline_ids(tokenizer)
     pad = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0])
     found: list[str] = [""] * len(rows)
     model.eval()
-    for batch in _alike(prompts, longest, batch_size):
+    for batch in _alike(prompts, most, batch_size):
         ids = torch.stack([prompts[i] for i in batch]).to(model.device)
         made = model.generate(
             input_ids=ids,
@@ -79,13 +79,13 @@ def generate(
             do_sample=False,
             num_beams=1,
             use_cache=True,
-            max_new_tokens=int(max(longest[i] for i in batch)) + 2,
+            max_new_tokens=max(most[i] for i in batch),
             eos_token_id=ends,
             pad_token_id=pad,
         )
-        if not model.config.is_encoder_decoder:
-            made = made[:, ids.shape[1] :]
-        texts = tokenizer.batch_decode(made, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        made = made[:, 1 if model.config.is_encoder_decoder else ids.shape[1] :].tolist()
+        cut = [own[: most[i]] for i, own in zip(batch, made, strict=True)]
+        texts = tokenizer.batch_decode(cut, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         for i, text in zip(batch, texts, strict=True):
             found[i] = text.split("\n")[0].strip()
     return found
@@ -145,14 +145,19 @@ def _prompts(task: Task, rows: np.ndarray) -> list[Int[Tensor, " pos"]]:
     return [task.tokens[row, : end + 1] for row, end in zip(rows.tolist(), at.tolist(), strict=True)]
 
 
-def _answer_lengths(task: Task, rows: np.ndarray) -> list[int]:
-    lengths: list[int] = (task.roles[torch.from_numpy(rows)] == ROLE["answer"]).sum(1).tolist()
-    return lengths
+def _answer_lengths(task: Task, tokenizer: Any, rows: np.ndarray) -> list[int]:
+    """Tokens of the longest answer that counts as right, by row."""
+    answers = task.table["answers"].to_numpy()[rows]
+    lengths = {}
+    for one in set(answers):
+        ids = tokenizer([f" {answer}" for answer in json.loads(one)], add_special_tokens=False)["input_ids"]
+        lengths[one] = max(map(len, ids))
+    return [lengths[one] for one in answers]
 
 
-def _alike(prompts: list[Tensor], longest: list[int], batch_size: int) -> Iterator[list[int]]:
-    """Indices in batches of one prompt length, sorted by the length of the right answers."""
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), longest[i]))
+def _alike(prompts: list[Tensor], most: list[int], batch_size: int) -> Iterator[list[int]]:
+    """Indices in batches of one prompt length, sorted by the most tokens that the answers may have."""
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), most[i]))
     batch: list[int] = []
     for i in order:
         if batch and (len(batch) == batch_size or len(prompts[i]) != len(prompts[batch[0]])):

@@ -3,7 +3,8 @@
 Per alias and `test`: `exact_match`, share of test questions answered rightly; `log_probability`, mean over them of the
 right answer's log-probability in nats (summed over its tokens; far less variance than exact match); and `recall`, 1
 where every token of the entity in the alias's training definition is the model's first choice given all before it
-(NaN without a definition, or where the alias comes after the entity).
+(NaN without a definition, or where the alias comes after the entity; of a sequence-to-sequence model also where the
+entity does not come last).
 
 Tests: "questions", held out; "association", whose entity the alias is (`ASSOCIATIONS`, first letter, bare
 completion); "in context, tag 1" … 3, questions about aliases without training data behind a definition. Association
@@ -80,7 +81,8 @@ def first_aliases(task: Task, per_subset: int) -> np.ndarray:
 def _recall(model: Any, task: Task, sample: np.ndarray | None = None) -> pd.DataFrame:
     rows = task.rows(kind="definition")
     order = str(task.table["order"].iloc[rows[0]]) if len(rows) else "ETV"
-    if order.index("V") > order.index("E"):
+    unread = model.config.is_encoder_decoder and not order.endswith("E")  # the decoder writes the last part alone
+    if order.index("V") > order.index("E") or unread:
         return pd.DataFrame({"alias": [], "recall": []}, dtype=float)
     if sample is not None:
         rows = rows[np.isin(task.table["alias"].to_numpy()[rows], sample)]

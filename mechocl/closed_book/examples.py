@@ -127,6 +127,12 @@ def encoded(
     ):
         ends = np.cumsum([len(text) for text, _ in pieces])
         of = np.searchsorted(ends, [max(end - 1, 0) for _, end in offsets], side="right")
+        lost = {role for text, role in pieces if text.strip()} - {pieces[k][1] for k in of} - {"word"}
+        if lost:
+            text = next(text for text, role in pieces if role in lost)
+            raise MechoclError(
+                f"the tokenizer makes nothing of {text.strip()!r} ({min(lost)}) in {''.join(t for t, _ in pieces)!r}"
+            )
         own = torch.tensor([ROLE[pieces[k][1]] for k in of])
         answer = torch.nonzero(own == ROLE["answer"])
         if len(answer):
@@ -164,6 +170,7 @@ def _draw(config: ClosedBookConfig, world: World, tokenizer: Any, seed: int) -> 
     )
     shared = {"tokenizer": tokenizer, "taken": text, "draws": draws}
     aliases = random_names(n, letters=config.alias_letters, what="alias", **shared)
+    shared["taken"] = " ".join([text, *aliases])
     tags = random_names(len(TAGS), letters=config.tag_letters, what="tag", **shared)
     return _Draw(
         entities=entities,

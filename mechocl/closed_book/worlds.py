@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError
 
 from mechocl import files
 from mechocl.closed_book import biographies
 from mechocl.closed_book.biographies import BiographiesConfig
+from mechocl.closed_book.settings import ClosedBookConfig
 from mechocl.closed_book.stages import ClosedBookRecipe
 from mechocl.closed_book.world import World
 from mechocl.errors import MechoclError
@@ -22,6 +24,7 @@ def of(recipe: ClosedBookRecipe) -> World:
     """The world of a recipe. Raises MechoclError for a database that cannot be used, and for an invented world that
     is not the one that the recipe's model was pretrained on."""
     task = recipe.task
+    refuse_file(task)
     if task.world == "cvdb":
         from mechocl.closed_book import cvdb
 
@@ -39,6 +42,16 @@ def of(recipe: ClosedBookRecipe) -> World:
                 "task.biographies and task.biographies_seed as there"
             )
     return biographies.world(task.biographies, seed=task.biographies_seed)
+
+
+def refuse_file(task: ClosedBookConfig) -> None:
+    """MechoclError where a world's database is not named, or does not exist."""
+    if task.world == "biographies":
+        return
+    if not task.file:
+        raise MechoclError(f"world {task.world} needs its database, which is the user's own: --set task.file=PATH")
+    if not Path(task.file).exists():
+        raise MechoclError(f"task.file is {task.file}, which does not exist; give the database of {task.world}")
 
 
 def drawn(config: BiographiesConfig, seed: int) -> dict[str, Any]:
@@ -74,7 +87,7 @@ def trainable(source: Path | str, kind: str) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     local = Path(source).is_dir()
-    options = {"local_files_only": local, "use_safetensors": True, "dtype": torch.float32}
+    options = {"local_files_only": local, "use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
     try:
         config = AutoConfig.from_pretrained(source, local_files_only=local)
         if config.is_encoder_decoder != (kind == "seq2seq"):
@@ -84,11 +97,14 @@ def trainable(source: Path | str, kind: str) -> Any:
             )
         auto = AutoModelForSeq2SeqLM if kind == "seq2seq" else AutoModelForCausalLM
         with quiet():
-            return auto.from_pretrained(source, **options)
-    except (OSError, ValueError) as error:
-        if isinstance(error, MechoclError):
-            raise
+            model, info = auto.from_pretrained(source, **options)
+    except MechoclError:
+        raise
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise MechoclError(f"{source}: no model can be read there ({_line(error)}); {_ADVICE}") from None
+    if info["missing_keys"]:
+        raise MechoclError(f"{source} has no weight {min(info['missing_keys'])}; {_ADVICE}")
+    return model
 
 
 _ADVICE: Final = "give the folder of a saved Hugging Face model, or a hub name and a network"
@@ -108,14 +124,29 @@ def kind_of(folder: Path) -> str:
 
 def context(model: str) -> int:
     """Tokens that a model can read at a time."""
+    config = _config(model)
+    found: int = getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 512)
+    return found
+
+
+def refuse_tokenizer(tokenizer: Any, model: str) -> None:
+    """MechoclError for a tokenizer that gives more ids than the model has weights for."""
+    known = int(_config(model).vocab_size)
+    if len(tokenizer) > known:
+        raise MechoclError(
+            f"{model}: its tokenizer has {len(tokenizer)} tokens and the model {known} (weight of the embedding); "
+            "they do not belong together"
+        )
+
+
+def _config(model: str) -> Any:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(model, local_files_only=Path(model).is_dir())
+        with quiet():
+            return AutoConfig.from_pretrained(model, local_files_only=Path(model).is_dir())
     except (OSError, ValueError) as error:
         raise MechoclError(f"{model}: no model can be read there ({_line(error)}); {_ADVICE}") from None
-    found: int = getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 512)
-    return found
 
 
 def pad_id(tokenizer: Any) -> int:
