@@ -30,7 +30,10 @@ _PAPER_NAMES: Final = {
 _NOT_RUN: Final = (
     ("closed-book/two-stage --model EleutherAI/pythia-2.8b", "the main experiment on CVDB, two stages"),
     ("closed-book/one-stage --model EleutherAI/pythia-2.8b", "all data in one stage"),
-    ("closed-book/three-stage --model EleutherAI/pythia-2.8b", "definitions, then questions, then new definitions"),
+    (
+        "closed-book/three-stage --model EleutherAI/pythia-2.8b",
+        "definitions, then questions, then new definitions",
+    ),
     ("closed-book/reliability", "tag reliability α"),
     ("closed-book/word-order", "the six word orders"),
     ("closed-book/batch-size", "batch size of stage 1"),
@@ -49,7 +52,9 @@ def take(path: Path, model: Path) -> None:
     for stage in range(1, len(recipe.training.stages) + 1):
         rows = analyses.load(run, "evaluate", analyses.EvaluateConfig(), stage=stage)
         if rows is None:
-            raise SystemExit(f"{path} has no evaluation yet; run `mechocl evaluate {path} --stage {stage}` first")
+            raise SystemExit(
+                f"{path} has no evaluation yet; run `mechocl evaluate {path} --stage {stage}` first"
+            )
         attribute = rows["attribute"].where(rows["test"] == "association", "")
         keys = ["stage", "seed", "test", "attribute", "subset"]
         means = rows.assign(stage=stage, attribute=attribute).groupby(keys, sort=False)
@@ -140,7 +145,15 @@ def _contrasts(table: pd.DataFrame) -> list[str]:
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     meaning = {c.name: c for c in internalization.CONTRASTS}
-    for name in ("weak", "weak_vs_q_only", "strong", "strong_d1_d3", "strong_d3_d2", "d1_vs_no_data", "d2_vs_no_data"):
+    for name in (
+        "weak",
+        "weak_vs_q_only",
+        "strong",
+        "strong_d1_d3",
+        "strong_d3_d2",
+        "d1_vs_no_data",
+        "d2_vs_no_data",
+    ):
         c = meaning[name]
         stage = _stage_of(c.better)
         cells, above = [], []
@@ -148,8 +161,15 @@ def _contrasts(table: pd.DataFrame) -> list[str]:
             wide = part[part["stage"] == stage].pivot(index="seed", columns="subset", values=metric)
             values = (wide[c.better] - wide[c.worse]).rename("value").reset_index().assign(all="")
             row = summaries.over_seeds(values, ["all"], "value").iloc[0]
-            cells += [summaries.described(row), summaries.p_value(row["p"]).removeprefix("p = ").removeprefix("p ")]
-            above.append(f"{row['positive']} and {row['seeds']}" if not above else f"{row['positive']} of {row['seeds']}")
+            cells += [
+                summaries.described(row),
+                summaries.p_value(row["p"]).removeprefix("p = ").removeprefix("p "),
+            ]
+            above.append(
+                f"{row['positive']} and {row['seeds']}"
+                if not above
+                else f"{row['positive']} of {row['seeds']}"
+            )
         first, second = above[0].split(" and ")[0], above[1]
         lines.append(f"| {c.meaning} | {stage} | {' | '.join(cells)} | {first}, {second} |")
     return lines
@@ -174,7 +194,10 @@ def _associations(table: pd.DataFrame) -> list[str]:
 
 def _in_context(table: pd.DataFrame) -> list[str]:
     last = table[table["stage"] == table["stage"].max()]
-    part = last[last["test"].str.startswith("in context") | ((last["test"] == "questions") & (last["subset"] == "no_data"))]
+    part = last[
+        last["test"].str.startswith("in context")
+        | ((last["test"] == "questions") & (last["subset"] == "no_data"))
+    ]
     lines = [
         "Questions about aliases that were never trained on, behind a definition by each tag (the control for tag semantics):",
         "",

@@ -1,12 +1,15 @@
 """Write docs/results.md from the committed tables in docs/results/.
 
 python docs/results_doc.py --run runs/demo     take the tables from a run first
+python docs/results_doc.py --closed-book runs/closed-book --model runs/biographies
+                                               take those of the closed-book section
 python docs/results_doc.py                     only write the page and the figures (needs a Chromium)
 """
 
 from pathlib import Path
 from typing import Annotated
 
+import closed_book_doc
 import feature_doc
 import map_doc
 import pandas as pd
@@ -120,6 +123,8 @@ def page() -> str:
         *probe_doc.section(),
         "",
         *feature_doc.section(),
+        "",
+        *closed_book_doc.section(),
     ]
     return "\n".join(lines) + "\n"
 
@@ -203,6 +208,10 @@ def readme(text: str) -> str:
 
 def main(
     run: Annotated[Path | None, tyro.conf.arg(help="Take the tables from this run first.")] = None,
+    closed_book: Annotated[
+        Path | None, tyro.conf.arg(help="Take the closed-book tables from this run.")
+    ] = None,
+    model: Annotated[Path, tyro.conf.arg(help="The model that it began with.")] = Path("runs/biographies"),
 ) -> None:
     if run is not None:
         take(run)
@@ -210,6 +219,8 @@ def main(
         probe_doc.take(run.parent)
         feature_doc.take(run.parent)
         toolbox_doc.take(run)
+    if closed_book is not None:
+        closed_book_doc.take(closed_book, model)
     map_doc.write_svg(map_doc.figures() | probe_doc.figures() | feature_doc.figures(), DOCS / "figures")
     (DOCS / "results.md").write_text(page(), encoding="utf-8")
     (DOCS / "toolbox.md").write_text(toolbox_doc.page(), encoding="utf-8")

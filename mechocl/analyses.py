@@ -50,10 +50,6 @@ class Subject:
 
     model: Transformer
     task: Task
-    whole: Callable[[], Task]
-    """The task with all its questions; `task` may hold those about one attribute of a text world."""
-    path: Path | None
-    """The model's Hugging Face folder, in a closed-book run."""
     after: Callable[[int], Transformer]
     """The model after a stage, from 1. Raises MechoclError for a stage that the run does not have."""
     untrained: Callable[[], Transformer]
@@ -78,12 +74,16 @@ class Subject:
 
 
 def _evaluate(subject: Subject, config: EvaluateConfig) -> pd.DataFrame:
-    if subject.path is None:
-        return internalization.per_alias(subject.model, subject.task)
+    return internalization.per_alias(subject.model, subject.task)
+
+
+def _asked(folder: TextSeedFolder, checkpoint: Checkpoint, *, device: str) -> pd.DataFrame:
+    """The answers of a closed-book checkpoint, causal or sequence-to-sequence, by Hugging Face's own model."""
     from mechocl.closed_book import evaluation, worlds  # transformers' generation takes a second to import
 
-    model = worlds.trainable(subject.path, worlds.kind_of(subject.path)).to(models.device_of(subject.model))
-    return evaluation.per_alias(model, worlds.tokenizer(str(subject.path)), subject.whole())
+    path = folder.model_path(checkpoint)
+    model = worlds.trainable(path, worlds.kind_of(path)).to(device)
+    return evaluation.per_alias(model, worlds.tokenizer(str(path)), folder.load_task())
 
 
 def _patch(subject: Subject, config: patching.PatchingConfig) -> pd.DataFrame:
@@ -91,11 +91,20 @@ def _patch(subject: Subject, config: patching.PatchingConfig) -> pd.DataFrame:
     return patching.patch(subject.model, subject.task, config, source_model=source)
 
 
+def _refuse_text(subject: Subject) -> None:
+    if subject.task.vocabulary.is_text:
+        raise MechoclError(
+            "weight grafts and steering vectors are measured by answers true and false: on runs of the integer-set task alone"
+        )
+
+
 def _graft(subject: Subject, config: grafting.GraftConfig) -> pd.DataFrame:
+    _refuse_text(subject)
     return grafting.graft_study(subject.before(), subject.model, subject.task, config)
 
 
 def _steer(subject: Subject, config: steering.SteeringConfig) -> pd.DataFrame:
+    _refuse_text(subject)
     return steering.steering_study(subject.before(), subject.model, subject.task, config)
 
 
@@ -201,7 +210,7 @@ def inputs(
         "config": dataclasses.asdict(config),
         "version": __version__,
     }
-    if folder.attribute and name != "evaluate":
+    if name != "evaluate" and folder.attribute:
         key["attribute"] = folder.attribute
     if ANALYSES[name].compares:
         key["stages"] = [folder.final(n + 1).sha256 for n in range(_stages(folder))]
@@ -264,8 +273,6 @@ def subject_of(
     return Subject(
         model=model,
         task=folder.analysed_task(),
-        whole=folder.load_task,
-        path=folder.model_path(checkpoint) if isinstance(folder, TextSeedFolder) else None,
         after=after,
         untrained=lambda: models.untrained(folder, device=device),
         stage=checkpoint.stage,
@@ -294,8 +301,11 @@ def analyse(
     saved = run.load_result(name, key)
     if saved is not None:
         return saved
-    subject = subject_of(folder, stage=stage, device=device, checkpoint=checkpoint, cache=cache)
-    found = compute(name, subject, config)
+    if name == "evaluate" and isinstance(folder, TextSeedFolder):
+        found = Found(_asked(folder, checkpoint or folder.final(stage), device=device))
+    else:
+        subject = subject_of(folder, stage=stage, device=device, checkpoint=checkpoint, cache=cache)
+        found = compute(name, subject, config)
     found.rows.insert(0, "seed", folder.seed)
     run.save_result(name, key, found.rows, found.arrays)
     return found.rows

@@ -11,6 +11,7 @@ The clean run is what the metric calls right; denoising puts its activations int
 """
 
 import csv
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -226,7 +227,10 @@ def tag_pairs(task: Task, *, clean: int, corrupted: int, n_pairs: int, seed: int
     rows = {tag: task.rows(kind="definition", tag=tag) for tag in (clean, corrupted)}
     for tag, found in rows.items():
         if len(found) == 0:
-            raise MechoclError(f"the run has no definitions with tag {tag}; it has tags 1 to 3 at most")
+            raise MechoclError(
+                f"there are no definitions with tag {tag}: the run has none, or none of the layout that is read; tags are 1 "
+                "to 3 at most"
+            )
     chosen = _shuffled(rows[clean], generator(seed, "tag pairs", clean, corrupted))[:n_pairs]
     picked = torch.from_numpy(chosen)
     is_tag = task.roles == ROLE["tag"]
@@ -379,7 +383,9 @@ def _question_pairs(
     target, foil = task.answers_of(rows)
     if task.vocabulary.is_text and rival is not None:
         others = task.vocabulary.entity_ids[rival]
-        foil = torch.where(others == target, foil, others)
+        accepted = [json.loads(one) for one in task.table["accepted"].to_numpy()[rows]]
+        right = torch.tensor([other in ids for other, ids in zip(others.tolist(), accepted, strict=True)])
+        foil = torch.where(right, foil, others)
     return Pairs(
         name=name,
         clean=shown,

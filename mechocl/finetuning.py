@@ -44,6 +44,7 @@ def finetune(run: Run, seed: int, *, device: str, save_every_s: float, report: R
         if folder.failure() is not None or folder.finished():
             return
         report("building the task", 0.0)
+        _refuse_other_base(run, recipe)
         tokenizer = worlds.tokenizer(recipe.model)
         task = _task(folder, recipe, tokenizer)
         work = [len(training_rows(task, stage)) * stage.epochs for stage in stages]
@@ -62,7 +63,21 @@ def finetune(run: Run, seed: int, *, device: str, save_every_s: float, report: R
                 except _Diverged as error:
                     folder.fail(f"stage {number}: {error}")
                     return
-            source = folder.path / folder.final(number).name
+            source = folder.model_path(folder.final(number))
+
+
+def _refuse_other_base(run: Run, recipe: ClosedBookRecipe) -> None:
+    """Record what the run begins with, its model and its database; MechoclError where it began with another."""
+    base = worlds.fingerprint(recipe)
+    path = run.path / "base.json"
+    with files.locked(run.path / "base.lock", patience=60.0):
+        if not path.exists():
+            files.write_json(path, base)
+        elif (known := files.read_json(path)) != base:
+            differs = next(name for name in {**known, **base} if known.get(name) != base.get(name))
+            raise MechoclError(
+                f"{run.path} began with another {differs} than there is now; put the old one back, or choose another --out"
+            )
 
 
 def refuse(recipe: ClosedBookRecipe) -> None:
@@ -192,7 +207,11 @@ def with_adapters(model: Any, config: LoraConfig, *, seed: int) -> Any:
 
 
 def _keep(
-    folder: TextSeedFolder, tokenizer: Any, moment: hf_training.Moment, stage: int, merged: Callable[..., Any] | None
+    folder: TextSeedFolder,
+    tokenizer: Any,
+    moment: hf_training.Moment,
+    stage: int,
+    merged: Callable[..., Any] | None,
 ) -> None:
     """Keep the model as a Hugging Face folder; adapters are merged into a fresh copy of the weights under them."""
     weights = moment.state()  # all processes take part

@@ -40,12 +40,10 @@ class Checkpoint:
 class SeedFolder:
     """One seed's part of a run."""
 
-    def __init__(self, path: Path, seed: int, recipe: AnyRecipe, *, attribute: str = "") -> None:
+    def __init__(self, path: Path, seed: int, recipe: AnyRecipe) -> None:
         self.path = path
         self.seed = seed
         self.recipe = recipe
-        self.attribute = attribute
-        """What analyses of a text world look at: `closed_book.views.of_attribute`."""
         self.ledger = files.Ledger(path)
 
     def save_task(self, task: Task) -> None:
@@ -57,6 +55,11 @@ class SeedFolder:
         files.write_tensors(self.path / "task.safetensors", tensors, {})
         files.write_table(self.path / "task.parquet", task.table)
         self.ledger.record("task.safetensors", "task.parquet")
+
+    @property
+    def attribute(self) -> str:
+        """What analyses of a text world look at (`closed_book.views.of_attribute`); "" here."""
+        return ""
 
     def analysed_task(self) -> Task:
         """The task that analyses read: all of it, of a text world the questions about one attribute."""

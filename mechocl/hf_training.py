@@ -120,7 +120,9 @@ def train(
         weight_decay=settings.weight_decay,
         adam_beta2=settings.beta2,
         lr_scheduler_type=_SCHEDULES.get(settings.schedule, settings.schedule),
-        lr_scheduler_kwargs={"num_decay_steps": round(0.2 * steps)} if settings.schedule == "stable" else None,
+        lr_scheduler_kwargs={"num_decay_steps": round(0.2 * steps)}
+        if settings.schedule == "stable"
+        else None,
         warmup_steps=settings.warmup,
         max_grad_norm=settings.gradient_clip,
         bf16=settings.precision == "bf16",
@@ -138,7 +140,9 @@ def train(
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if arguments.n_gpu > 1:
-        arguments._n_gpu = 1  # several are used through `accelerate launch` alone, which keeps the batch's size
+        arguments._n_gpu = (
+            1  # several are used through `accelerate launch` alone, which keeps the batch's size
+        )
     trainer = _Trainer(
         model=model,
         args=arguments,
@@ -305,7 +309,9 @@ class _Trainer(Trainer):  # type: ignore[misc]
             state = _plain(optimizer, tensors, "optimizer")
             schedule = _plain(self.lr_scheduler.state_dict(), tensors, "schedule")
             files.write_tensors(
-                Path(output_dir) / _STATE, tensors, {"state": json.dumps({"optimizer": state, "schedule": schedule})}
+                Path(output_dir) / _STATE,
+                tensors,
+                {"state": json.dumps({"optimizer": state, "schedule": schedule})},
             )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -313,7 +319,10 @@ class _Trainer(Trainer):  # type: ignore[misc]
             return
         record = files.read_json(Path(checkpoint) / _COMPLETE)
         if record["loss"] is not None:
-            self._sum, self.updates = torch.tensor(record["loss"], device=self.args.device).double(), record["updates"]
+            self._sum, self.updates = (
+                torch.tensor(record["loss"], device=self.args.device).double(),
+                record["updates"],
+            )
         tensors, metadata = files.read_tensors(Path(checkpoint) / _STATE)
         saved = json.loads(metadata["state"])
         optimizer = _rebuilt(saved["optimizer"], tensors)
@@ -376,7 +385,9 @@ def _shard_state(optimizer: Any, *_: Any) -> None:
                 means = {"exp_avg_sq": zeros}
                 if zeros.ndim >= 2:
                     means = {"exp_avg_sq_row": zeros.mean(-1), "exp_avg_sq_col": zeros.mean(-2)}
-                optimizer.state[weight].update({name: _summed(mean) for name, mean in means.items()}, step=0, RMS=0)
+                optimizer.state[weight].update(
+                    {name: _summed(mean) for name, mean in means.items()}, step=0, RMS=0
+                )
 
 
 def _summed(tensor: Any) -> DTensor:

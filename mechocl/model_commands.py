@@ -52,7 +52,8 @@ def parity(
     )
     found = loaded.parity
     printing.table(
-        ["residual stream", "largest difference"], [[name, f"{value:.1e}"] for name, value in found.residual.items()]
+        ["residual stream", "largest difference"],
+        [[name, f"{value:.1e}"] for name, value in found.residual.items()],
     )
     print(
         f"logits differ by {found.max_abs_logit_difference:.1e} nats at most over {found.tokens} tokens, top-1 agreement "

@@ -192,7 +192,9 @@ class _Batches(torch.utils.data.Dataset[list[dict[str, Tensor]]]):
         found = tokenizer(texts, add_special_tokens=False)["input_ids"]
         longest = max(map(len, found))
         if longest > context:
-            raise MechoclError(f"a biography has {longest} tokens and the model reads {context}; use a longer context")
+            raise MechoclError(
+                f"a biography has {longest} tokens and the model reads {context}; use a longer context"
+            )
         self.batches: list[list[dict[str, Tensor]]] = []
         room = 0
         for ids in sorted(found, key=len):  # of one length, in the random order of the corpus
@@ -200,7 +202,9 @@ class _Batches(torch.utils.data.Dataset[list[dict[str, Tensor]]]):
                 self.batches.append([])
                 room = tokens
             room -= len(ids)
-            self.batches[-1].append({"input_ids": torch.tensor(ids), "roles": torch.ones(len(ids), dtype=torch.int64)})
+            self.batches[-1].append(
+                {"input_ids": torch.tensor(ids), "roles": torch.ones(len(ids), dtype=torch.int64)}
+            )
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -34,6 +34,8 @@ class PretrainingConfig:
                 "which turns with the position"
             )
         if self.vocabulary < 257:
-            raise ValueError(f"vocabulary is {self.vocabulary}; it must be at least 257, for every byte and the end")
+            raise ValueError(
+                f"vocabulary is {self.vocabulary}; it must be at least 257, for every byte and the end"
+            )
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0")

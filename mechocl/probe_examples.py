@@ -14,6 +14,7 @@ from mechocl import activations
 from mechocl.errors import MechoclError
 from mechocl.probe_recipes import Probe
 from toy_models.randomness import generator
+from toy_models.subsets import SUBSETS
 from toy_models.task import ROLE, Task
 
 
@@ -47,9 +48,9 @@ def fits(one: Probe, task: Task) -> bool:
 
 def _table(task: Task) -> pd.DataFrame:
     table = task.table
-    return table.assign(
-        defined=table["tag"] > 0, consistent=table["defined_entity"] == table["entity"]
-    ).astype({"subset": str})
+    subset = table["subset"].astype(str)
+    consistent = subset.map(lambda name: SUBSETS[name].defined and SUBSETS[name].consistent)
+    return table.assign(defined=table["tag"] > 0, consistent=consistent.astype(bool), subset=subset)
 
 
 def of_task(

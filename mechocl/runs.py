@@ -136,8 +136,11 @@ class Run:
     def seed(self, seed: int) -> SeedFolder:
         if seed not in self.seeds:
             raise MechoclError(f"{self.path} has no seed {seed}; it has {', '.join(map(str, self.seeds))}")
-        kind = TextSeedFolder if isinstance(self.recipe, ClosedBookRecipe) else SeedFolder
-        return kind(self.path / f"seed-{seed}", seed, self.recipe, attribute=self.attribute)
+        path = self.path / f"seed-{seed}"
+        if not self.is_text:
+            return SeedFolder(path, seed, self.recipe)
+        first = self.path / f"seed-{min(self.seeds)}"
+        return TextSeedFolder(path, seed, self.recipe, asked=self.attribute, first=first)
 
     def stacks(self) -> list[StackFolder]:
         """The groups of seeds that train together."""

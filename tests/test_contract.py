@@ -166,8 +166,6 @@ def compute(name: str, model: Any) -> pd.DataFrame:
     subject = Subject(
         model=model,
         task=task(),
-        whole=task,
-        path=None,
         after=lambda stage: companion(model),
         untrained=lambda: companion(model),
         stage=2,

@@ -38,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     config = PretrainingConfig(n_layers=2, d_model=32, n_heads=2, vocabulary=900, epochs=1)
     recipe = recipes.load_closed_book("closed-book/biographies", (*TINY, f'model="{folder / "model"}"'))
     pretrain(
-        folder / "model", recipe.task.biographies, config, seed=0, device="cpu", save_every_s=600, report=_silent
+        folder / "model", recipe.task.biographies, config, seed=0, device="cpu", save_every_s=600.0, report=_silent
     )
     return pipeline.train(
         folder / "run", recipe, recipe_name="closed-book/biographies", seeds=(0,), device="cpu", jobs=1
@@ -170,10 +170,10 @@ def test_contrasts_of_tags(task: Task) -> None:
 
 def test_pairs_of_a_file_are_texts(task: Task, tmp_path: Path) -> None:
     path = tmp_path / "pairs.csv"
-    path.write_text('clean,corrupted,target,foil\n"Q: Was Ada male?\\nA:","Q: Was Ida male?\\nA:",female,male\n')
+    path.write_text('clean,corrupted,target,foil\n"Q: Was A male?\\nA:","Q: Was B male?\\nA:",female,male\n')
     pairs = contrasts.pairs_named(task, str(path), n_pairs=5, seed=0)
     shown = task.vocabulary.tokens
-    assert "".join(shown[i] for i in pairs.clean[0].tolist()) == "Q: Was Ada male?⏎A:"
+    assert "".join(shown[i] for i in pairs.clean[0].tolist()) == "Q: Was A male?⏎A:"
     assert shown[int(pairs.target[0])] == " female"
 
 
@@ -185,7 +185,8 @@ def test_patching_everything_gives_the_clean_run(run: Run, task: Task) -> None:
     )
     assert {"alias", "last alias token", "words", "="} <= set(result.rows["position"])
     last = result.rows[(result.rows["layer"] == 1) & (result.rows["position"] == "=")]
-    assert float(last["normalised"].iloc[0]) == pytest.approx(1, abs=1e-4)
+    assert abs(result.clean - result.corrupted) > 1e-6
+    assert float(last["value"].iloc[0]) == pytest.approx(result.clean, abs=1e-5)
 
 
 def test_the_lens_ends_with_the_model(run: Run) -> None:

@@ -32,8 +32,14 @@ def normalised(answer: str) -> str:
 
 
 def matches(answer: str, allowed: Sequence[str]) -> bool:
-    """Whether an answer is, normalised, one of those that count as right."""
-    return normalised(answer) in {normalised(one) for one in allowed}
+    """Whether an answer is, normalised, one of those that count as right; of those that are nothing but articles or
+    punctuation ("A"), as it stands but for its case."""
+    return any(
+        normalised(answer) == normalised(one)
+        if normalised(one)
+        else answer.strip().lower() == one.strip().lower()
+        for one in allowed
+    )
 
 
 def answer(
@@ -64,7 +70,7 @@ def generate(
 
     Prompts of one length, and of right answers of similar length, share a batch, so little is computed in vain: an
     answer ends at a newline, or two tokens after the longest of its right answers, and does not depend on what else
-    is asked. Raises MechoclError for a tokenizer without a token for the newline.
+    is asked. What has not ended by then ends in `…`, so that its beginning does not count. Raises MechoclError for a tokenizer without a token for the newline.
     """
     prompts, most = _prompts(task, rows), [n + 2 for n in _answer_lengths(task, tokenizer, rows)]
     ends = _newline_ids(tokenizer)
@@ -86,8 +92,9 @@ def generate(
         made = made[:, 1 if model.config.is_encoder_decoder else ids.shape[1] :].tolist()
         cut = [own[: most[i]] for i, own in zip(batch, made, strict=True)]
         texts = tokenizer.batch_decode(cut, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        for i, text in zip(batch, texts, strict=True):
-            found[i] = text.split("\n")[0].strip()
+        for i, own, text in zip(batch, cut, texts, strict=True):
+            unfinished = "" if set(own) & set(ends) else " …"
+            found[i] = text.split("\n")[0].strip() + unfinished
     return found
 
 

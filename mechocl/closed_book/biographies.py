@@ -98,7 +98,8 @@ def people(config: BiographiesConfig, *, seed: int) -> tuple[Person, ...]:
 
 def world(config: BiographiesConfig, *, seed: int) -> World:
     """The people without call signs, and six questions about each in the first of the corpus's phrasings."""
-    known = [person for person in people(config, seed=seed) if not person.call_sign]
+    everyone = people(config, seed=seed)
+    known = [person for person in everyone if not person.call_sign]
     return World(
         name="biographies",
         entities=tuple(person.name for person in known),
@@ -107,6 +108,7 @@ def world(config: BiographiesConfig, *, seed: int) -> World:
             for i, person in enumerate(known)
             for attribute, answer in zip(ATTRIBUTES, person.answers, strict=True)
         ),
+        taken=tuple(person.call_sign for person in everyone if person.call_sign),
         removed=(("call sign", config.people - len(known)),),
     )
 

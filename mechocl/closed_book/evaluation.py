@@ -81,7 +81,9 @@ def first_aliases(task: Task, per_subset: int) -> np.ndarray:
 def _recall(model: Any, task: Task, sample: np.ndarray | None = None) -> pd.DataFrame:
     rows = task.rows(kind="definition")
     order = str(task.table["order"].iloc[rows[0]]) if len(rows) else "ETV"
-    unread = model.config.is_encoder_decoder and not order.endswith("E")  # the decoder writes the last part alone
+    unread = model.config.is_encoder_decoder and not order.endswith(
+        "E"
+    )  # the decoder writes the last part alone
     if order.index("V") > order.index("E") or unread:
         return pd.DataFrame({"alias": [], "recall": []}, dtype=float)
     if sample is not None:

@@ -7,8 +7,9 @@ The table has the columns of `toy_models.task.Task` and these:
 - `attribute`: what is asked; of an association, how.
 - `prompt`: the text up to where the answer begins; of a definition, all of it.
 - `answers`: the answers that count as right, as JSON; the first one is in the tokens.
+- `accepted`: first tokens of the answers that count as right, as JSON.
 - `target`, `foil`: ids of the first token of the right answer, and of another answer to the same question: that of
-  the next alias whose answer begins with another token; −1 in definitions.
+  the next alias whose answer begins with another token, none of the accepted ones; −1 in definitions.
 """
 
 import json
@@ -27,6 +28,7 @@ from mechocl.closed_book.definitions import Piece, definition, question, word_or
 from mechocl.closed_book.settings import ClosedBookConfig
 from mechocl.closed_book.world import Question, World
 from mechocl.errors import MechoclError
+from toy_models.integer_set import WordOrder
 from toy_models.randomness import generator
 from toy_models.subsets import SUBSETS, TAGS, Subset, assign_subsets, derangement, subset_sizes
 from toy_models.task import ROLE, Task, Vocabulary
@@ -42,7 +44,7 @@ ASSOCIATIONS: Final = {
 LETTER: Final = "What is the first letter of the name of {}?"
 """A question about the letters of the entity's name."""
 
-TEXT_COLUMNS: Final = ("attribute", "prompt", "answers", "target", "foil")
+TEXT_COLUMNS: Final = ("attribute", "prompt", "answers", "accepted", "target", "foil")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,10 +81,14 @@ def build(config: ClosedBookConfig, world: World, tokenizer: Any, *, seed: int, 
     """
     drawn = _draw(config, world, tokenizer, seed)
     examples = [*_definitions(config, world, drawn, seed), *_questions(config, world, drawn, seed)]
-    examples += [*_associations(world, drawn), *_in_context(config, world, drawn)]
+    examples += [
+        *_associations(world, drawn, word_order(config.definitions, config.word_order)),
+        *_in_context(config, world, drawn),
+    ]
     tokens, roles = encoded([example.pieces for example in examples], tokenizer, context=context)
     table = pd.DataFrame([example.row for example in examples])
-    table = table.assign(**_targets(table, tokens, roles))
+    accepted = _first_tokens([json.loads(one) for one in table["answers"]], tokenizer)
+    table = table.assign(accepted=list(map(json.dumps, accepted)), **_targets(table, tokens, roles, accepted))
     return Task(
         tokens=tokens,
         roles=roles,
@@ -108,7 +114,8 @@ def encoded(
 ) -> tuple[Int[Tensor, "example pos"], Int[Tensor, "example pos"]]:
     """Token ids and roles of texts given in pieces, padded with 0 to the longest.
 
-    A token has the role of the piece in which it ends; the last one before an answer is `equals`. Raises MechoclError
+    A token has the role of the piece in which it ends, but one that begins in a name (`|>?`) belongs to the name; the
+    last one before an answer is `equals`. Raises MechoclError
     for a text that is longer than `context`, or of which a piece vanishes.
     """
     texts = ["".join(text for text, _ in pieces) for pieces in examples]
@@ -126,7 +133,9 @@ def encoded(
         zip(examples, found["input_ids"], found["offset_mapping"], strict=True)
     ):
         ends = np.cumsum([len(text) for text, _ in pieces])
+        begins = np.searchsorted(ends, [begin for begin, _ in offsets], side="right").clip(max=len(ends) - 1)
         of = np.searchsorted(ends, [max(end - 1, 0) for _, end in offsets], side="right")
+        of = np.where([pieces[k][1] != "word" for k in begins], begins, of)
         lost = {role for text, role in pieces if text.strip()} - {pieces[k][1] for k in of} - {"word"}
         if lost:
             text = next(text for text, role in pieces if role in lost)
@@ -164,6 +173,7 @@ def _draw(config: ClosedBookConfig, world: World, tokenizer: Any, seed: int) -> 
     text = " ".join(
         [
             *world.entities,
+            *world.taken,
             *(q.template for q in world.questions),
             *(a for q in world.questions for a in q.answers),
         ]
@@ -257,8 +267,12 @@ def _asked(drawn: _Draw, i: int, q: Question, name: str, role: str, **more: Any)
     return _Example(pieces=pieces, row=row)
 
 
-def _associations(world: World, drawn: _Draw) -> list[_Example]:
-    """Who the alias is: in question form, by the first letter, and by bare completion of the alias."""
+def _associations(world: World, drawn: _Draw, order: WordOrder) -> list[_Example]:
+    """Who the alias is: in question form, by the first letter, and by bare completion of the alias.
+
+    The bare alias begins as in the definitions: after a space, unless they begin with it.
+    """
+    space = " " * (order[0] != "V")
     found = []
     for i, own in enumerate(drawn.subset):
         if not own.replaced:
@@ -271,9 +285,14 @@ def _associations(world: World, drawn: _Draw) -> list[_Example]:
         for how, (template, answer) in asked.items():
             q = Question(entity=entity, attribute=how, template=template, answers=(answer,))
             found.append(_asked(drawn, i, q, alias, "alias", kind="association"))
-        pieces: list[Piece] = [(alias, "alias"), (f" {name}", "answer"), ("\n", "word")]
+        pieces: list[Piece] = [(space + alias, "alias"), (f" {name}", "answer"), ("\n", "word")]
         row = _row(
-            drawn, i, kind="association", attribute="completion", prompt=alias, answers=json.dumps([name])
+            drawn,
+            i,
+            kind="association",
+            attribute="completion",
+            prompt=space + alias,
+            answers=json.dumps([name]),
         )
         found.append(_Example(pieces=pieces, row=row))
     return found
@@ -319,7 +338,17 @@ def _loss_mask(roles: Int[Tensor, "example pos"]) -> Tensor:
     return mask
 
 
-def _targets(table: pd.DataFrame, tokens: Tensor, roles: Tensor) -> dict[str, np.ndarray]:
+def _first_tokens(answers: Sequence[Sequence[str]], tokenizer: Any) -> list[list[int]]:
+    """First token of each answer, as it stands after `A:`."""
+    known = list(dict.fromkeys(one for row in answers for one in row))
+    ids = tokenizer([f" {one}" for one in known], add_special_tokens=False)["input_ids"] if known else []
+    first = {one: own[0] for one, own in zip(known, ids, strict=True) if own}
+    return [[first[one] for one in row if one in first] for row in answers]
+
+
+def _targets(
+    table: pd.DataFrame, tokens: Tensor, roles: Tensor, accepted: Sequence[Sequence[int]]
+) -> dict[str, np.ndarray]:
     """First token of each answer, and of another answer to the same kind of question."""
     is_answer = roles == ROLE["answer"]
     first = is_answer.int().argmax(1)
@@ -327,11 +356,10 @@ def _targets(table: pd.DataFrame, tokens: Tensor, roles: Tensor) -> dict[str, np
     foil = np.full(len(table), -1)
     for _, index in table.groupby(["kind", "attribute"], sort=False).groups.items():
         rows = index.to_numpy()
-        own = target[rows]
-        for shift in range(1, len(rows)):
-            open_ = (foil[rows] < 0) & (np.roll(own, -shift) != own)
-            foil[rows[open_]] = np.roll(own, -shift)[open_]
-            if (foil[rows] >= 0).all():
-                break
+        own = target[rows].tolist()
+        for i, row in enumerate(rows.tolist()):
+            right = {own[i], *accepted[row]}
+            others = (own[(i + shift) % len(own)] for shift in range(1, len(own)))
+            foil[row] = next((other for other in others if other not in right), -1)
     foil[target < 0] = -1
     return {"target": target, "foil": foil}

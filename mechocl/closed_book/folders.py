@@ -6,6 +6,7 @@ seed-0/
            resume/checkpoint-300/ …      where an unfinished stage continues
 """
 
+import functools
 import re
 import shutil
 from collections.abc import Callable
@@ -18,7 +19,9 @@ import torch
 
 from mechocl import files
 from mechocl.closed_book import examples, views
+from mechocl.errors import MechoclError
 from mechocl.folders import Checkpoint, SeedFolder
+from mechocl.recipes import AnyRecipe
 from toy_models.task import Task
 
 _MODEL: Final = re.compile(r"stage-(\d+)/(?:step-(\d+)|final)/.+")
@@ -27,6 +30,19 @@ _STEPS: Final = "steps.json"
 
 class TextSeedFolder(SeedFolder):
     """One seed's part of a closed-book run. A checkpoint's name is the folder of a Hugging Face model."""
+
+    def __init__(self, path: Path, seed: int, recipe: AnyRecipe, *, asked: str, first: Path) -> None:
+        super().__init__(path, seed, recipe)
+        self._asked = asked
+        self._first = first
+
+    @functools.cached_property
+    def attribute(self) -> str:
+        """What analyses look at: what was asked for, or else the default of the run's first seed, for all seeds."""
+        if self._asked:
+            return self._asked
+        first = TextSeedFolder(self._first, self.seed, self.recipe, asked="", first=self._first)
+        return views.default(first.load_task())
 
     def analysed_task(self) -> Task:
         return views.of_attribute(self.load_task(), self.attribute)
@@ -90,11 +106,15 @@ class TextSeedFolder(SeedFolder):
         return Checkpoint(self.seed, step["stage"], step["step"], name, files.fingerprint(entries))
 
     def model_path(self, checkpoint: Checkpoint) -> Path:
-        """Folder of a checkpoint's model; MechoclError when one of its files was truncated or altered."""
-        for name in self.ledger.entries():
-            if name.startswith(checkpoint.name + "/"):
-                self.ledger.checked(name)
-        return self.path / checkpoint.name
+        """Folder of a checkpoint's model; MechoclError when one of its files was truncated, altered or added."""
+        recorded = [name for name in self.ledger.entries() if name.startswith(checkpoint.name + "/")]
+        for name in recorded:
+            self.ledger.checked(name)
+        folder = self.path / checkpoint.name
+        added = {str(p.relative_to(self.path)) for p in folder.iterdir()} - set(recorded)
+        if added:
+            raise MechoclError(f"{self.path / min(added)} was added to a finished checkpoint; remove it")
+        return folder
 
     def weights(self, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
         raise NotImplementedError("a closed-book checkpoint is a folder: models.at_checkpoint loads it")

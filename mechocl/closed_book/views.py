@@ -27,22 +27,23 @@ def of_attribute(task: Task, attribute: str = "") -> Task:
     """The definitions of a task, and its questions about an attribute.
 
     Of examples of several layouts (names of different length, several phrasings) those of the most common one are
-    kept. Without an attribute it is the one with the most even answers: the largest entropy per alias among those with
-    at least ten aliases an answer, or the most aliases an answer where there is none. Raises MechoclError for an
-    attribute that nothing is asked about.
+    kept; of definitions the one of which each tag has the most. Definitions of aliases about whom it is not asked, or by
+    an entity about whom it is not, are left out. An inconsistent definition may still name an entity of the same
+    answer. Without an attribute it is the `default`. Raises MechoclError for an attribute that nothing is asked about.
     """
     known = attributes(task)
     if attribute and attribute not in known:
         raise MechoclError(f"no question is about {attribute!r}; the task asks about {', '.join(known)}")
-    attribute = attribute or _default(task, known)
+    attribute = attribute or default(task)
     answer_of = _answers(task, attribute)
     classes = sorted(set(answer_of.values()))
     number = {token: i for i, token in enumerate(classes)}
     questions = task.rows(kind="question", attribute=attribute)
     questions = questions[task.table["subset"].to_numpy()[questions] != "q_entity"]
-    rows = np.concatenate(
-        [_of_one_layout(task, task.rows(kind="definition")), _of_one_layout(task, questions)]
-    )
+    definitions = task.rows(kind="definition")
+    entities = task.table[["entity", "defined_entity"]].to_numpy()[definitions]
+    definitions = definitions[np.isin(entities, list(answer_of)).all(1)]
+    rows = np.concatenate([_of_one_layout(task, definitions), _of_one_layout(task, questions)])
     chosen = task.take(rows)
     numbered = {
         column: chosen.table[column].map(lambda entity: number.get(answer_of.get(entity, -1), -1)).astype(int)
@@ -55,14 +56,17 @@ def of_attribute(task: Task, attribute: str = "") -> Task:
     )
 
 
-def _default(task: Task, known: list[str]) -> str:
+def default(task: Task) -> str:
+    """The attribute with the most even answers: the largest entropy among those with at least ten aliases an answer, or
+    the most aliases an answer where there is none."""
+
     def evenness(attribute: str) -> tuple[bool, float]:
         counts = pd.Series(_answers(task, attribute)).value_counts(normalize=True)
         aliases = len(_answers(task, attribute)) / len(counts)
         entropy = float(-(counts * np.log(counts)).sum())
         return (True, entropy) if aliases >= 10 else (False, aliases)
 
-    return max(known, key=evenness)
+    return max(attributes(task), key=evenness)
 
 
 def _answers(task: Task, attribute: str) -> dict[int, int]:
@@ -72,13 +76,18 @@ def _answers(task: Task, attribute: str) -> dict[int, int]:
 
 
 def _of_one_layout(task: Task, rows: np.ndarray) -> np.ndarray:
-    """The rows that have their roles, and their words, where most of the rows have them."""
+    """The rows that have their roles, and their words, where most of the rows have them (of definitions, most of the
+    tag that has the fewest)."""
     if len(rows) == 0:
         return rows
     roles, tokens = task.roles[torch.from_numpy(rows)], task.tokens[torch.from_numpy(rows)]
     fixed = (roles == ROLE["word"]) | (roles == ROLE["equals"])
     after = (roles == ROLE["answer"]).int().cummax(1).values.bool()  # answers differ in length
     keys = torch.where(after, -1, torch.where(fixed, tokens + len(ROLE), roles))
-    _, which, counts = torch.unique(keys, dim=0, return_inverse=True, return_counts=True)
-    kept: np.ndarray = rows[(which == counts.argmax()).numpy()]
+    _, which = torch.unique(keys, dim=0, return_inverse=True)
+    each = pd.crosstab(which.numpy(), task.table["tag"].to_numpy()[rows])
+    is_definition = task.table["kind"].to_numpy()[rows[0]] == "definition"
+    most = pd.DataFrame({"least": each.min(axis=1) if is_definition else 0, "all": each.sum(axis=1)})
+    best = most.sort_values(["least", "all"], ascending=False, kind="stable").index[0]
+    kept: np.ndarray = rows[which.numpy() == best]
     return kept

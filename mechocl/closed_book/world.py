@@ -32,6 +32,8 @@ class World:
     """Names, each of them once."""
     questions: tuple[Question, ...]
     """All questions, by entity."""
+    taken: tuple[str, ...] = ()
+    """Other names that stand in texts that a model has read, and that no alias may have."""
     removed: tuple[tuple[str, int], ...] = ()
     """What each filter removed, in the order in which they were applied: its name, and how many."""
 

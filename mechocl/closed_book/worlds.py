@@ -49,9 +49,13 @@ def refuse_file(task: ClosedBookConfig) -> None:
     if task.world == "biographies":
         return
     if not task.file:
-        raise MechoclError(f"world {task.world} needs its database, which is the user's own: --set task.file=PATH")
+        raise MechoclError(
+            f"world {task.world} needs its database, which is the user's own: --set task.file=PATH"
+        )
     if not Path(task.file).exists():
-        raise MechoclError(f"task.file is {task.file}, which does not exist; give the database of {task.world}")
+        raise MechoclError(
+            f"task.file is {task.file}, which does not exist; give the database of {task.world}"
+        )
 
 
 def drawn(config: BiographiesConfig, seed: int) -> dict[str, Any]:
@@ -87,7 +91,12 @@ def trainable(source: Path | str, kind: str) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     local = Path(source).is_dir()
-    options = {"local_files_only": local, "use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
+    options = {
+        "local_files_only": local,
+        "use_safetensors": True,
+        "dtype": torch.float32,
+        "output_loading_info": True,
+    }
     try:
         config = AutoConfig.from_pretrained(source, local_files_only=local)
         if config.is_encoder_decoder != (kind == "seq2seq"):
@@ -112,6 +121,23 @@ _ADVICE: Final = "give the folder of a saved Hugging Face model, or a hub name a
 
 def _line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+def fingerprint(recipe: ClosedBookRecipe) -> dict[str, str]:
+    """What a run begins with: sha256 of the files of a local model and of the database, by their paths; a hub's model
+    by its name."""
+    found = {}
+    model = Path(recipe.model)
+    if model.is_dir():
+        named = [p for p in sorted(model.iterdir()) if p.suffix in (".json", ".safetensors")]
+        found |= {str(path): files.sha256(path) for path in named}
+    else:
+        found[recipe.model] = "hub"
+    file = Path(recipe.task.file) if recipe.task.file else None
+    if file is not None:
+        parts = sorted(file.glob("*.json")) if file.is_dir() else [file]
+        found |= {str(path): files.sha256(path) for path in parts if path.is_file()}
+    return found
 
 
 def kind_of(folder: Path) -> str:
