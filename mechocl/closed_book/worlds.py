@@ -126,7 +126,7 @@ def _line(error: Exception) -> str:
 def fingerprint(recipe: ClosedBookRecipe) -> dict[str, str]:
     """What a run begins with: sha256 of the files of a local model and of the database, by their paths; a hub's model
     by its name."""
-    found = {}
+    found: dict[str, str] = {}
     model = Path(recipe.model)
     if model.is_dir():
         named = [p for p in sorted(model.iterdir()) if p.suffix in (".json", ".safetensors")]
