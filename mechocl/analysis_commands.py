@@ -113,10 +113,19 @@ def lens(
         .mean()
         .unstack(["layer", "position"])
     )
-    print("mean rank of the alias's integer (1 = top), lists without it")
+    print(
+        f"mean rank of the right answer's first token among those of all answers (1 = top), questions about {_asked(opened)}"
+        if opened.is_text
+        else "mean rank of the alias's integer (1 = top), lists without it"
+    )
     cells.columns = cells.columns.map(", ".join)
     printing.grid(cells, ".1f", corner="subset")
     _say_where(opened, name)
+
+
+def _asked(run: "Run") -> str:
+    """The attribute that analyses of a closed-book run look at."""
+    return run.seed(run.seeds[0]).attribute
 
 
 def patch(
@@ -164,7 +173,7 @@ def circuit(
         for raised, spared in ((search.raised, search.spared), (search.spared, search.raised)):
             print(
                 f"the component whose ablation raises {raised} most and changes {spared} least, "
-                f"chosen on half of the aliases: effect on the AUC of the other half"
+                f"chosen on half of the aliases: effect on the {'right − wrong logit' if opened.is_text else 'AUC'} of the other half"
             )
             best = candidates(found, raised=raised, spared=spared)
             printing.over_seeds(best, ["subset"], "effect")

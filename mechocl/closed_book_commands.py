@@ -61,7 +61,7 @@ def pretrain(
         context: Longest text in tokens.
         epochs: Passes over the corpus.
         batch_tokens: Tokens of one update, in texts of like length.
-        learning_rate: Peak learning rate of AdamW; falls to 0 as a cosine.
+        learning_rate: Peak learning rate of AdamW; falls to 0 in the last fifth.
         seed: Of the world, the weights and the order of the texts.
         device: Where to compute; auto takes a GPU if there is one.
         save_every: Seconds between resume points.
