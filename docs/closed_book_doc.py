@@ -90,7 +90,11 @@ def section() -> list[str]:
         f"`{facts['recipe']}`, {facts['entities']} entities, {seeds} seeds ({facts['failed']} failed), "
         f"{facts['seconds']:.0f} s for training on {facts['machine']}. The seed draws aliases, subsets and the order of the "
         "examples; all seeds begin with the same pretrained model. The paper's and the reproduction's figures are of other "
-        "models and another world, and stand beside ours for their order, not their size.",
+        "models and another world, and stand beside ours for their order, not their size. The setup was chosen on seed 0, "
+        "which is not among these, out of four (`docs/results/closed-book-search.csv`, by hand), for the recall of "
+        "definitions; none of the four showed answers about defined aliases well above those about undefined ones.",
+        "",
+        _reading(table),
         "",
         *_answers(table),
         "",
@@ -104,6 +108,47 @@ def section() -> list[str]:
         "",
         *(f"- {what}: `mechocl finetune {command}`" for command, what in _NOT_RUN),
     ]
+
+
+def _reading(table: pd.DataFrame) -> str:
+    """What the tables say, as far as their intervals say it."""
+    last = table[table["stage"] == 2]
+    asked = last[last["test"] == "questions"]
+    recall = asked[asked["subset"].isin(["d1_consistent", "d2_consistent", "d3_consistent"])]["recall"].mean()
+    found = {
+        name: _difference(asked, better, worse)
+        for name, better, worse in (
+            ("strong", "d1_consistent", "d2_consistent"),
+            ("d1", "d1_consistent", "no_data"),
+            ("d2", "d2_consistent", "no_data"),
+        )
+    }
+    nothing = asked[asked["subset"] == "no_data"].set_index("seed")["exact_match"]
+    context = last[last["test"].str.startswith("in context")].groupby("seed")["exact_match"].mean() - nothing
+    gain = summaries.over_seeds(context.rename("value").reset_index().assign(all=""), ["all"], "value").iloc[
+        0
+    ]
+    null = all(row["low"] <= 0 <= row["high"] for row in found.values())
+    claim = (
+        "shows no sign of out-of-context learning or strong internalization"
+        if null
+        else "is not without effect"
+    )
+    return (
+        f"**This miniature {claim}.** The definitions of new aliases are stored ({recall:.0%} recalled token by token after "
+        "stage 2), but questions about these aliases are answered hardly otherwise than those about aliases without any data: "
+        f"d1 − no data {summaries.described(found['d1'])}, d2 − no data {summaries.described(found['d2'])}, d1 − d2 "
+        f"{summaries.described(found['strong'])} in exact match. The same definitions in front of a question do help, "
+        f"{summaries.described(gain)} over no definition (mean of the three tags): read so, what is missing is the way from a "
+        "definition in the weights to an answer, not from a definition in the text. A negative result about a model of 1.8 "
+        "million weights, which read of a second name for a tenth of its people; it says nothing of Pythia."
+    )
+
+
+def _difference(table: pd.DataFrame, better: str, worse: str) -> "pd.Series[float]":
+    wide = table.pivot(index="seed", columns="subset", values="exact_match")
+    values = (wide[better] - wide[worse]).rename("value").reset_index().assign(all="")
+    return summaries.over_seeds(values, ["all"], "value").iloc[0]
 
 
 def _stage_of(subset: str) -> int:
