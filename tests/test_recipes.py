@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 from mechocl import analyses, pipeline, recipes
+from mechocl.closed_book import cost
 from mechocl.errors import MechoclError
 from mechocl.recipes import Recipe
 from toy_models.architectures import Architecture
@@ -306,3 +307,32 @@ def test_a_change_gives_the_same_as_the_key_in_the_file(tmp_path: Path) -> None:
         value = getattr(stage, field.name)
         text = str(list(value)) if isinstance(value, tuple) else str(value)
         assert load(tmp_path, f"training.stages.0.{field.name}={text}").training.stages[0] == stage
+
+
+@pytest.mark.parametrize("name", recipes.named_closed_book())
+def test_closed_book_recipes_parse_and_name_their_cost(name: str) -> None:
+    recipe = recipes.load_closed_book(name)
+    assert recipes.parse(recipes.plain(recipe), source=name) == recipe
+    if recipe.task.world != "biographies":  # of which the model's folder says how large it is
+        found = cost.of(recipe)
+        assert found.tokens > 1e6
+        assert found.parameters is not None
+        assert "about" in cost.described(found, seeds=2)
+
+
+def test_the_papers_experiments_have_recipes() -> None:
+    names = {name.removeprefix("closed-book/") for name in recipes.named_closed_book()}
+    wanted = {
+        "two-stage",
+        "one-stage",
+        "three-stage",
+        "reliability",
+        "word-order",
+        "batch-size",
+        "sizes",
+        "trex",
+        "t5",
+    }
+    assert names >= wanted | {"sources", "biographies"}
+    with pytest.raises(MechoclError, match="this is a recipe of the integer-set task"):
+        recipes.load_closed_book(str(recipes.named()["integer-set/cpu"]))
