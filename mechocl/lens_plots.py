@@ -43,9 +43,10 @@ def attribution(rows: pd.DataFrame, *, quantity: Quantity, position: str = "=") 
     """
     rows = rows[rows["position"] == position]
     components, subsets = list(rows["component"].drop_duplicates()), _subsets(rows)
-    figure = make_subplots(rows=len(_KINDS), cols=1, subplot_titles=list(_KINDS), vertical_spacing=0.09)
+    panels = _kinds(rows)
+    figure = make_subplots(rows=len(panels), cols=1, subplot_titles=list(panels), vertical_spacing=0.09)
     width = 0.8 / len(subsets)
-    for panel, kinds in enumerate(_KINDS.values(), start=1):
+    for panel, kinds in enumerate(panels.values(), start=1):
         for i, subset in enumerate(subsets):
             seeds = _by_seed(rows[(rows["subset"] == subset) & rows["contains"].isin(kinds)], quantity)
             x = np.arange(len(components)) + (i - (len(subsets) - 1) / 2) * width
@@ -54,11 +55,18 @@ def attribution(rows: pd.DataFrame, *, quantity: Quantity, position: str = "=") 
             figure.add_trace(dots, row=panel, col=1)
     figure.update_xaxes(tickvals=list(range(len(components))), ticktext=components)
     figure.update_yaxes(zerolinecolor="#777", matches="y")
-    figure.update_yaxes(title=f"contribution {_ATTRIBUTED[quantity]}", row=2, col=1)
+    figure.update_yaxes(title=f"contribution {_ATTRIBUTED[quantity]}", row=min(2, len(panels)), col=1)
     figure.update_layout(
-        height=820, barmode="overlay", legend={"orientation": "h", "y": 1.05, "yanchor": "bottom"}
+        height=160 + 220 * len(panels),
+        barmode="overlay",
+        legend={"orientation": "h", "y": 1.05, "yanchor": "bottom"},
     )
     return styled(figure)
+
+
+def _kinds(rows: pd.DataFrame) -> dict[str, tuple[bool, ...]]:
+    """Panels: by what the list contains, where there are lists."""
+    return _KINDS if bool(rows["contains"].any()) else {"": (False,)}
 
 
 def attribution_heatmap(rows: pd.DataFrame, *, quantity: Quantity, position: str = "=") -> go.Figure:
@@ -69,7 +77,7 @@ def attribution_heatmap(rows: pd.DataFrame, *, quantity: Quantity, position: str
     rows = rows[rows["position"] == position]
     components, subsets = list(rows["component"].drop_duplicates()), _subsets(rows)
     panels = []
-    for title, kinds in _KINDS.items():
+    for title, kinds in _kinds(rows).items():
         part = rows[rows["contains"].isin(kinds)]
         grid = part.groupby(["component", "subset"])[quantity].mean().unstack()
         named = grid.loc[components[::-1], subsets]

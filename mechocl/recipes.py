@@ -150,10 +150,8 @@ def _dataclasses_in(config: type, found: dict[str, type]) -> dict[str, type]:
     return found
 
 
-_CONFIGS: Final = [
-    config for kind in (Recipe, ClosedBookRecipe) for config in _dataclasses_in(kind, {}).values()
-]
-for _config in _CONFIGS:
+_CONFIGS: Final = _dataclasses_in(Recipe, {}) | _dataclasses_in(ClosedBookRecipe, {})
+for _config in _CONFIGS.values():
     strict(_config)
 _ADAPTERS: Final[dict[type, pydantic.TypeAdapter[Any]]] = {
     kind: pydantic.TypeAdapter(kind) for kind in (Recipe, ClosedBookRecipe)
@@ -164,7 +162,7 @@ def _explain(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"])
     key = str(error["loc"][-1]) if error["loc"] else ""
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = [f.name for config in _CONFIGS for f in dataclasses.fields(config)]
+        known = [f.name for config in _CONFIGS.values() for f in dataclasses.fields(config)]
         close = difflib.get_close_matches(key, known, n=1)
         return f"unknown key {where!r}" + (f"; did you mean {close[0]!r}?" if close else "")
     if error["type"] in ("missing", "missing_argument"):

@@ -68,6 +68,12 @@ def test_all_configs_of_recipes_are_looked_at() -> None:
         "ModelConfig",
         "TrainingConfig",
         "StageConfig",
+        "ClosedBookRecipe",
+        "ClosedBookConfig",
+        "BiographiesConfig",
+        "FinetuningConfig",
+        "FinetuneStage",
+        "LoraConfig",
     }
 
 

@@ -136,7 +136,10 @@ def encoded(
         begins = np.searchsorted(ends, [begin for begin, _ in offsets], side="right").clip(max=len(ends) - 1)
         of = np.searchsorted(ends, [max(end - 1, 0) for _, end in offsets], side="right")
         of = np.where([pieces[k][1] != "word" for k in begins], begins, of)
-        lost = {role for text, role in pieces if text.strip()} - {pieces[k][1] for k in of} - {"word"}
+        lost = {role for text, role in pieces if text.strip()} - {"word"}
+        lost -= {
+            pieces[k][1] for k, (start, end) in zip(of, offsets, strict=True) if texts[i][start:end].strip()
+        }
         if lost:
             text = next(text for text, role in pieces if role in lost)
             raise MechoclError(
