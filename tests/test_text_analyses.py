@@ -38,7 +38,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     config = PretrainingConfig(n_layers=2, d_model=32, n_heads=2, vocabulary=900, epochs=1)
     recipe = recipes.load_closed_book("closed-book/biographies", (*TINY, f'model="{folder / "model"}"'))
     pretrain(
-        folder / "model", recipe.task.biographies, config, seed=0, device="cpu", save_every_s=600.0, report=_silent
+        folder / "model",
+        recipe.task.biographies,
+        config,
+        seed=0,
+        device="cpu",
+        save_every_s=600.0,
+        report=_silent,
     )
     return pipeline.train(
         folder / "run", recipe, recipe_name="closed-book/biographies", seeds=(0,), device="cpu", jobs=1
@@ -196,7 +202,9 @@ def test_the_lens_ends_with_the_model(run: Run) -> None:
     assert (rows["rank"] >= 1).all()
 
 
-@pytest.mark.parametrize("name", ["tuned-lens", "attribution", "patch", "circuit", "suppression", "attention"])
+@pytest.mark.parametrize(
+    "name", ["tuned-lens", "attribution", "patch", "circuit", "suppression", "attention"]
+)
 def test_analyses_run_with_their_defaults(run: Run, name: str) -> None:
     quick = {
         "patch": PatchingConfig(n_pairs=8),
