@@ -9,7 +9,8 @@ The table has the columns of `toy_models.task.Task` and these:
 - `answers`: the answers that count as right, as JSON; the first one is in the tokens.
 - `accepted`: first tokens of the answers that count as right, as JSON.
 - `target`, `foil`: ids of the first token of the right answer, and of another answer to the same question: that of
-  the next alias whose answer begins with another token, none of the accepted ones; −1 in definitions.
+  the next alias whose answer begins with another token, none of the accepted ones; −1 in definitions, and where
+  there is none.
 """
 
 import json
