@@ -153,7 +153,7 @@ class Ledger:
         recorded = self.entries().get(name)
         if recorded is None or not path.exists():
             raise MechoclError(
-                f"{path} is missing or unfinished; run the command that made it again to complete it"
+                f"{path} is missing or unfinished; run the same `mechocl train` (or finetune) again to complete it"
             )
         if sha256(path) != recorded:
             raise MechoclError(

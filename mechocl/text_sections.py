@@ -88,7 +88,7 @@ def other_tests(rows: pd.DataFrame) -> Section:
     association = rows[rows["test"] == "association"]
     asked = list(association["attribute"].drop_duplicates())
     found = {
-        (row["attribute"], row["subset"]): summaries.described_value(row)
+        (row["attribute"], row["subset"]): f"{row['mean']:.3f}"
         for row in summaries.over_seeds(association, ["attribute", "subset"], "exact_match").to_dict(
             "records"
         )
@@ -110,11 +110,11 @@ def other_tests(rows: pd.DataFrame) -> Section:
         how_to_read=(
             "First table: whose entity an alias is, asked in several ways; judged by the entity that the questions are about. "
             "Second: questions about aliases that were never trained on, behind a definition by each tag. A model that had "
-            "learned that tag 2 means *is not* would use the definition of tag 1 and reject that of tag 2."
+            "learned that tag 2 means “is not” would use the definition of tag 1 and reject that of tag 2."
         ),
         tables=(
             Table(
-                caption="Entity association: exact match, mean and 95 % interval over seeds",
+                caption="Entity association: exact match, mean over seeds",
                 columns=("subset", *asked),
                 rows=tuple((plots.label(s), *(found.get((a, s), "–") for a in asked)) for s in tested),
             ),

@@ -276,7 +276,7 @@ def test_an_altered_checkpoint_is_named_and_the_others_are_read(tmp_path: Path) 
     with pytest.raises(MechoclError, match=r"stage-1/final\.safetensors is damaged"):
         folder.checkpoints()
     path.unlink()
-    with pytest.raises(MechoclError, match="missing or unfinished; run the command that made it again"):
+    with pytest.raises(MechoclError, match="missing or unfinished; run the same `mechocl train`"):
         folder.final(1)
 
 
