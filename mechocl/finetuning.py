@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -195,7 +196,10 @@ def with_adapters(model: Any, config: LoraConfig, *, seed: int) -> Any:
     import peft
 
     targets = list(config.targets) or "all-linear"
-    with torch.random.fork_rng(), hugging_face.quiet():
+    with torch.random.fork_rng(), hugging_face.quiet(), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="`is_gradient_checkpointing`", category=FutureWarning
+        )  # peft asks
         torch.manual_seed(seed)
         try:
             return peft.get_peft_model(

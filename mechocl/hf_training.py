@@ -35,6 +35,7 @@ Report = Callable[[str, float], None]
 _STATE: Final = "state.safetensors"
 _WEIGHTS: Final = "weights.safetensors"
 _GATHERED: Final = StateDictOptions(full_state_dict=True, cpu_offload=True)
+_GATHERED_PART: Final = StateDictOptions(full_state_dict=True, strict=False)
 _COMPLETE: Final = "complete.json"
 _SCHEDULES: Final = {"constant": "constant_with_warmup", "stable": "warmup_stable_decay"}
 _OPTIMIZERS: Final = {"adafactor": "adafactor", "adamw": "adamw_torch"}
@@ -138,7 +139,11 @@ def train(
         dataloader_pin_memory=False,
     )
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        # the name is of transformers 5.17 and later
+        enable = (
+            getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        )
+        enable()
     if arguments.n_gpu > 1:
         arguments._n_gpu = (
             1  # several are used through `accelerate launch` alone, which keeps the batch's size
@@ -284,20 +289,26 @@ class _Trainer(Trainer):  # type: ignore[misc]
 
     # ------------------------------------------------------------------------- state without pickles
 
+    # Trainer's own resume points hold what save_pretrained writes, and it reads them without the names that
+    # save_pretrained changes: of a GPT-NeoX (transformers 5) it would leave out the unembedding.
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        if not self.is_fsdp_enabled:
-            super().save_model(output_dir, _internal_call)
-            return
         weights = self.weights()
         if self.args.should_save:
-            files.write_tensors(Path(output_dir or self.args.output_dir) / _WEIGHTS, weights, {})
+            trained = {name: weights[name] for name in self._trained()}
+            files.write_tensors(Path(output_dir or self.args.output_dir) / _WEIGHTS, trained, {})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if not self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
         weights, _ = files.read_tensors(Path(resume_from_checkpoint) / _WEIGHTS)
-        set_model_state_dict(self.model, dict(weights), options=_GATHERED)
+        assert weights.keys() == self._trained()
+        if self.is_fsdp_enabled:
+            set_model_state_dict(self.model, dict(weights), options=_GATHERED_PART)
+        else:
+            self.model.load_state_dict(weights, strict=False)
+
+    def _trained(self) -> set[str]:
+        """Names of the weights that are trained, of tied ones the first."""
+        return {name for name, weight in self.model.named_parameters() if weight.requires_grad}
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.is_fsdp_enabled:
@@ -320,7 +331,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
         record = files.read_json(Path(checkpoint) / _COMPLETE)
         if record["loss"] is not None:
             self._sum, self.updates = (
-                torch.tensor(record["loss"], device=self.args.device).double(),
+                torch.tensor(record["loss"], dtype=torch.float64, device=self.args.device),
                 record["updates"],
             )
         tensors, metadata = files.read_tensors(Path(checkpoint) / _STATE)

@@ -1,7 +1,6 @@
 """Fine-tuning: against a loop by hand, stopped and continued bit for bit, adapters, precision, T5, and what fails."""
 
 import itertools
-import itertools
 import math
 import re
 import shutil

@@ -1,6 +1,7 @@
 """A recipe's world, and the Hugging Face model and tokenizer that it is about."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, Final
 
@@ -187,12 +188,11 @@ def parameters(folder: Path) -> int:
 
     found = 0
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                size = 1
-                for n in file.get_slice(name).get_shape():
-                    size *= n
-                found += size
+        try:
+            with safe_open(path, framework="pt") as file:
+                found += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+        except SafetensorError as error:
+            raise MechoclError(f"{path} is damaged ({error}); restore it, or fetch it again") from None
     if not found:
         raise MechoclError(f"{folder} has no weights in safetensors; {_ADVICE}")
     return found
