@@ -1,7 +1,7 @@
 """The closed-book section of docs/results.md, and the tables that it is written from."""
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 
@@ -125,9 +125,9 @@ def _reading(table: pd.DataFrame) -> str:
     }
     nothing = asked[asked["subset"] == "no_data"].set_index("seed")["exact_match"]
     context = last[last["test"].str.startswith("in context")].groupby("seed")["exact_match"].mean() - nothing
-    gain = summaries.over_seeds(context.rename("value").reset_index().assign(all=""), ["all"], "value").iloc[
-        0
-    ]
+    gain = summaries.over_seeds(
+        context.rename("value").reset_index().assign(all=""), ["all"], "value"
+    ).to_dict("records")[0]
     null = all(row["low"] <= 0 <= row["high"] for row in found.values())
     claim = (
         "shows no sign of out-of-context learning or strong internalization"
@@ -145,10 +145,10 @@ def _reading(table: pd.DataFrame) -> str:
     )
 
 
-def _difference(table: pd.DataFrame, better: str, worse: str) -> "pd.Series[float]":
+def _difference(table: pd.DataFrame, better: str, worse: str) -> dict[Any, Any]:
     wide = table.pivot(index="seed", columns="subset", values="exact_match")
     values = (wide[better] - wide[worse]).rename("value").reset_index().assign(all="")
-    return summaries.over_seeds(values, ["all"], "value").iloc[0]
+    return summaries.over_seeds(values, ["all"], "value").to_dict("records")[0]
 
 
 def _stage_of(subset: str) -> int:
@@ -162,7 +162,7 @@ def _of_stage(table: pd.DataFrame) -> pd.DataFrame:
 
 def _cell(part: pd.DataFrame, metric: str) -> str:
     found = summaries.over_seeds(part.assign(all=""), ["all"], metric)
-    return summaries.described_value(found.iloc[0]) if len(found) else "–"
+    return summaries.described_value(found.to_dict("records")[0]) if len(found) else "–"
 
 
 def _answers(table: pd.DataFrame) -> list[str]:
@@ -205,7 +205,7 @@ def _contrasts(table: pd.DataFrame) -> list[str]:
         for metric in summaries.leading(part):
             wide = part[part["stage"] == stage].pivot(index="seed", columns="subset", values=metric)
             values = (wide[c.better] - wide[c.worse]).rename("value").reset_index().assign(all="")
-            row = summaries.over_seeds(values, ["all"], "value").iloc[0]
+            row = summaries.over_seeds(values, ["all"], "value").to_dict("records")[0]
             cells += [
                 summaries.described(row),
                 summaries.p_value(row["p"]).removeprefix("p = ").removeprefix("p "),
