@@ -1,13 +1,18 @@
 """What a fine-tuning costs, before it is started: tokens, memory, time on one GPU.
 
 A forward and a backward pass take 6 floating-point operations per weight and token (Kaplan et al., arXiv 2001.08361),
-8 with gradient checkpointing. Memory is that of weights, gradients and optimiser, without activations.
+with gradient checkpointing 8; where only adapters are trained 4 and 6, since no other weight has a gradient. Memory
+is that of the weights (with their copies in bf16), gradients, optimiser, and of the activations of one part of a batch:
+34 numbers per layer, unit of the width and token in bytes of bf16 (Korthikanti et al., arXiv 2205.05198), and the
+logits. All of it is estimated, from the sizes alone: neither a hub nor a database is asked.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from mechocl import hugging_face
 from mechocl.closed_book import worlds
 from mechocl.closed_book.stages import ClosedBookRecipe
 from toy_models.subsets import SUBSETS, subset_sizes
@@ -16,13 +21,43 @@ GPU_FLOPS: Final = 3.5e14
 """Assumed floating-point operations per second of fine-tuning on one H200-class GPU in bf16: 35 % of its 989 TFLOP/s.
 Not measured."""
 
-PARAMETERS: Final = {
-    "70m": 70_426_624, "160m": 162_322_944, "410m": 405_334_016, "1b": 1_011_781_632, "1.4b": 1_414_647_808,
-    "2.8b": 2_775_208_960, "6.9b": 6_857_302_016, "12b": 11_846_072_320,
-}  # fmt: skip
-"""Weights of EleutherAI's Pythia models, by the end of their names."""
 
-_OTHER_PARAMETERS: Final = {"google-t5/t5-3b": 2_851_598_336, "google-t5/t5-base": 222_903_552}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """Of a model."""
+
+    parameters: int
+    """Weights."""
+    layers: int
+    """Transformer blocks, of encoder and decoder together."""
+    vocabulary: int
+    """Logits of a position."""
+
+    @property
+    def width(self) -> float:
+        """Width of the residual stream if each block had 12 weights per square of it, and there were no others but
+        embedding and unembedding; of Pythia exact to a few per cent."""
+        # 12 L d² + 2 V d = n
+        a, b = 12 * self.layers, 2 * self.vocabulary
+        return (math.sqrt(b * b + 4 * a * self.parameters) - b) / (2 * a)
+
+
+PYTHIA: Final = {
+    "70m": Size(parameters=70_426_624, layers=6, vocabulary=50_304),
+    "160m": Size(parameters=162_322_944, layers=12, vocabulary=50_304),
+    "410m": Size(parameters=405_334_016, layers=24, vocabulary=50_304),
+    "1b": Size(parameters=1_011_781_632, layers=16, vocabulary=50_304),
+    "1.4b": Size(parameters=1_414_647_808, layers=24, vocabulary=50_304),
+    "2.8b": Size(parameters=2_775_208_960, layers=32, vocabulary=50_304),
+    "6.9b": Size(parameters=6_857_302_016, layers=32, vocabulary=50_432),
+    "12b": Size(parameters=11_846_072_320, layers=36, vocabulary=50_688),
+}
+"""EleutherAI's Pythia models, by the end of their names."""
+
+_OTHERS: Final = {
+    "google-t5/t5-3b": Size(parameters=2_851_598_336, layers=48, vocabulary=32_128),
+    "google-t5/t5-base": Size(parameters=222_903_552, layers=24, vocabulary=32_128),
+}
 _TOKENS: Final = {"definition": 22, "question": 26}
 """Tokens of an example where no tokenizer is at hand to count them: Pythia's, of CVDB."""
 _QUESTIONS: Final = {"cvdb": 6, "trex": 6, "biographies": 6}
@@ -39,29 +74,33 @@ class Cost:
     tokens: int
     """Tokens of all stages and epochs."""
     gibibytes: float | None
-    """Weights, gradients, optimiser state."""
+    """Weights, gradients, optimiser state, activations, over all GPUs."""
     gpu_hours: float | None
 
 
 def of(recipe: ClosedBookRecipe) -> Cost:
     """The cost of one seed. Raises MechoclError for a local model that cannot be read."""
+    training = recipe.training
     tokens = sum(
         stage.epochs * sum(_examples(recipe, kind, stage.data) * _TOKENS[kind] for kind in stage.kinds)
-        for stage in recipe.training.stages
+        for stage in training.stages
     )
-    n = parameters(recipe.model)
-    if n is None:
+    size = size_of(recipe.model)
+    if size is None:
         return Cost(model=recipe.model, parameters=None, tokens=tokens, gibibytes=None, gpu_hours=None)
-    training = recipe.training
-    trained = n if training.lora is None else 0.01 * n
+    n, trained, each = size.parameters, size.parameters, 6
+    if training.lora is not None:
+        # of rank r, all linear layers of a block (d to 3d, d to d, d to 4d, 4d to d) have adapters of 16 r d weights
+        trained, each = round(16 * training.lora.rank * size.width * size.layers), 4
+    each += 2 * training.gradient_checkpointing
     state = max({"adamw": 8.0, "adafactor": 0.1}[stage.optimizer] for stage in training.stages)
-    operations = (8 if training.gradient_checkpointing else 6) * n * tokens
+    copies = 2 if training.precision == "bf16" else 0
     return Cost(
         model=recipe.model,
         parameters=n,
         tokens=tokens,
-        gibibytes=(4 * n + (4 + state) * trained) / 2**30,
-        gpu_hours=operations / GPU_FLOPS / 3600,
+        gibibytes=((4 + copies) * n + (4 + state) * trained + _activations(recipe, size)) / 2**30,
+        gpu_hours=each * n * tokens / GPU_FLOPS / 3600,
     )
 
 
@@ -73,20 +112,37 @@ def described(cost: Cost, *, seeds: int) -> str:
     hours = cost.gpu_hours
     time = f"{hours:.1f} h" if hours >= 1 else f"{max(1, round(hours * 60))} min"
     return (
-        f"cost: {cost.model}, {cost.parameters / 1e6:.1f} M weights; {known}, {seeds} seed{'s' * (seeds > 1)}; "
-        f"{cost.gibibytes:.1f} GiB for weights, gradients and optimiser; about {time} a seed on one H200-class GPU in bf16 "
-        "(estimated, not measured)"
+        f"cost: {cost.model}, {cost.parameters / 1e6:.1f} M weights; {known}, {seeds} seed{'s' * (seeds > 1)}; about "
+        f"{cost.gibibytes:.1f} GiB of GPU memory; about {time} a seed on one H200-class GPU in bf16 (estimated, not "
+        "measured)"
     )
 
 
-def parameters(model: str) -> int | None:
-    """Weights of a model: a local folder's own, or those that its name on the hub is known for."""
-    if Path(model).is_dir():
-        return worlds.parameters(Path(model))
-    if model in _OTHER_PARAMETERS:
-        return _OTHER_PARAMETERS[model]
-    size = model.removesuffix("-deduped").rsplit("pythia-", 1)
-    return PARAMETERS.get(size[-1]) if len(size) == 2 else None
+def size_of(model: str) -> Size | None:
+    """Of a local folder its own size, or the one that a name on the hub is known for; None where it is not."""
+    folder = Path(model)
+    if not folder.is_dir():
+        size = model.removesuffix("-deduped").rsplit("pythia-", 1)
+        return _OTHERS.get(model) or (PYTHIA.get(size[-1]) if len(size) == 2 else None)
+    found = hugging_face.json_object(folder, "config.json")
+    layers = next((found[key] for key in ("num_hidden_layers", "n_layer", "num_layers") if key in found), 1)
+    return Size(
+        parameters=worlds.parameters(folder),
+        layers=layers * (2 if found.get("is_encoder_decoder") else 1),
+        vocabulary=found.get("vocab_size", 1),
+    )
+
+
+def _activations(recipe: ClosedBookRecipe, size: Size) -> float:
+    """Bytes that the backward pass needs of what the forward pass computed, for the largest part of a batch."""
+    training = recipe.training
+    most = max(stage.batch_size // stage.accumulation for stage in training.stages)
+    wide = 1 if training.precision == "bf16" else 2
+    of_blocks = 34 * size.layers
+    if training.gradient_checkpointing:
+        of_blocks = 34 + 2 * size.layers  # what enters each block, and one block at a time
+    # logits in float32 and their gradient, and the half-precision ones that they are made of
+    return most * max(_TOKENS.values()) * (of_blocks * size.width * wide + 10 * size.vocabulary)
 
 
 def _examples(recipe: ClosedBookRecipe, kind: str, data: tuple[int, ...]) -> int:
