@@ -228,8 +228,8 @@ def tag_pairs(task: Task, *, clean: int, corrupted: int, n_pairs: int, seed: int
     for tag, found in rows.items():
         if len(found) == 0:
             raise MechoclError(
-                f"there are no definitions with tag {tag}: the run has none, or none of the layout that is read; tags are 1 "
-                "to 3 at most"
+                f"the run has no definitions with tag {tag}; it has tags 1 to 3 at most, in a text world those of the layout "
+                "that is read"
             )
     chosen = _shuffled(rows[clean], generator(seed, "tag pairs", clean, corrupted))[:n_pairs]
     picked = torch.from_numpy(chosen)
