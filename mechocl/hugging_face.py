@@ -244,6 +244,7 @@ def tokenizer_of(folder: Path, *, d_vocab: int) -> Any | None:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """No progress bars, and no lines about what becomes an error here anyway."""
+    from huggingface_hub.utils import logging as hub_logging
     from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
         disable_progress_bars,
@@ -256,13 +257,16 @@ def quiet() -> Iterator[None]:
         not are_progress_bars_disabled(),
         logging.get_verbosity(),
     )
+    hub_verbosity = hub_logging.get_verbosity()
     logging.disable_progress_bar()
     disable_progress_bars()
     logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()  # it tells of each try to reach the hub
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
+        hub_logging.set_verbosity(hub_verbosity)
         if bars:
             logging.enable_progress_bar()
         if hub_bars:
