@@ -261,7 +261,7 @@ def quiet() -> Iterator[None]:
     logging.disable_progress_bar()
     disable_progress_bars()
     logging.set_verbosity_error()
-    hub_logging.set_verbosity_error()  # it tells of each try to reach the hub
+    hub_logging.set_verbosity(logging.ERROR)  # it tells of each try to reach the hub
     try:
         yield
     finally:
