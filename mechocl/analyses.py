@@ -91,20 +91,11 @@ def _patch(subject: Subject, config: patching.PatchingConfig) -> pd.DataFrame:
     return patching.patch(subject.model, subject.task, config, source_model=source)
 
 
-def _refuse_text(subject: Subject) -> None:
-    if subject.task.vocabulary.is_text:
-        raise MechoclError(
-            "weight grafts and steering vectors are measured by answers true and false: on runs of the integer-set task alone"
-        )
-
-
 def _graft(subject: Subject, config: grafting.GraftConfig) -> pd.DataFrame:
-    _refuse_text(subject)
     return grafting.graft_study(subject.before(), subject.model, subject.task, config)
 
 
 def _steer(subject: Subject, config: steering.SteeringConfig) -> pd.DataFrame:
-    _refuse_text(subject)
     return steering.steering_study(subject.before(), subject.model, subject.task, config)
 
 

@@ -241,6 +241,7 @@ def probe(
     config: Annotated[ProbingConfig, tyro.conf.OmitArgPrefixes] = ProbingConfig(),  # noqa: B008
     checkpoints: Literal["final", "stages", "all"] = "final",
     seeds: str = "all",
+    attribute: str = "",
     out: Path | None = None,
     table: Path | None = None,
     cache_gb: float = 4.0,
@@ -261,6 +262,7 @@ def probe(
         config: Which probes, where, and their controls.
         checkpoints: Those to probe: the last one, the last of each stage, or all that training kept.
         seeds: Seeds, as 0,1,2; default: all.
+        attribute: Of closed-book runs: which question is probed, as birth; default: the one with the most even answers.
         out: Folder of the table and the page; default: probes/<recipe> in the first run.
         table: Probe nothing; print and draw what this table, or the folder that holds it, has.
         cache_gb: GB of activations that each run may keep on the disk, to be used again; 0: none.
@@ -300,8 +302,10 @@ def probe(
             device=where,
             cache_gb=cache_gb,
             dtype=cache_dtype,
+            attribute=attribute,
         )
-        out = out or runs[0] / "probes" / "-".join(Path(recipe).stem for recipe in recipes)
+        parts = [*(Path(recipe).stem for recipe in recipes), *([attribute] if attribute else [])]
+        out = out or runs[0] / "probes" / "-".join(parts)
         rows = probe_sweep.run(units, out=out, jobs=jobs_of(jobs), cluster=ray)
         source = out / "table.parquet"
         gaps = pipeline.gaps(runs, device=where, jobs=jobs_of(jobs)) if len(runs) > 1 else None

@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechocl.models import Transformer, logits_at
@@ -121,54 +121,62 @@ def recalled(model: Transformer, task: Task, rows: np.ndarray) -> np.ndarray:
     return right
 
 
+def candidates(task: Task) -> Int[Tensor, " candidate"]:
+    """Tokens among which an answer is judged: true and false, or the first tokens of all answers of a text world."""
+    vocabulary = task.vocabulary
+    return vocabulary.entity_ids if vocabulary.is_text else torch.tensor([vocabulary.true, vocabulary.false])
+
+
+def judged(task: Task, rows: np.ndarray, logits: Float[Tensor, "question candidate"]) -> pd.DataFrame:
+    """One row per alias: `alias`, `subset`, and `accuracy` and `auc` as in `per_alias`, from the logits of `candidates`
+    at `=` of the given questions."""
+    table = task.table.iloc[rows]
+    each = {"alias": table["alias"].to_numpy(), "subset": table["subset"].astype(str).to_numpy()}
+    if task.vocabulary.is_text:
+        own = logits.gather(1, torch.tensor(table["entity"].to_numpy())[:, None])
+        below, tied = (logits < own).sum(1).double(), (logits == own).sum(1).double() - 1
+        others = logits.shape[1] - 1
+        measures = {
+            "accuracy": (below == others).double().numpy(),
+            "auc": ((below + tied / 2) / others).numpy(),
+        }
+        return pd.DataFrame(each | measures).groupby(["alias", "subset"], as_index=False).mean()
+    difference, answer = _true_minus_false(logits), table["answer"].to_numpy()
+    frame = pd.DataFrame(each | {"accuracy": (difference > 0) == answer})
+    result = frame.groupby(["alias", "subset"], as_index=False).mean()
+    auc = within_alias_auc(difference, answer, each["alias"])
+    return result.merge(auc, left_on="alias", right_index=True)
+
+
+def _true_minus_false(logits: Float[Tensor, "question two"]) -> Float[np.ndarray, "question"]:
+    difference: np.ndarray = (logits[:, 0] - logits[:, 1]).double().numpy()
+    return difference
+
+
 def per_alias(model: Transformer, task: Task, *, aliases_per_subset: int | None = None) -> pd.DataFrame:
     """One row per alias: `alias`, `subset`, and the four quantities of this module.
 
     Of a text world's questions about one attribute (`closed_book.views`): `auc` is the share of the other answers'
     first tokens that are less likely than the right one's, `accuracy` whether none is likelier, `logit_difference` right
     − wrong answer, `recall` whether the first token of the defined entity is the model's first choice. There .5 is no
-    floor, as common answers are likelier: compare with `no_data`. `aliases_per_subset` limits how many aliases (the first ones) of each subset are measured.
+    floor, as common answers are likelier: compare with `no_data`. `aliases_per_subset` limits how many aliases (the
+    first ones) of each subset are measured.
     """
     rows = task.rows(kind="question", split="test")
     if aliases_per_subset is not None:
         first = task.table.loc[rows, ["subset", "alias"]].drop_duplicates()
         first = first.groupby("subset", observed=True).head(aliases_per_subset)
         rows = rows[np.isin(task.table["alias"].to_numpy()[rows], first["alias"].to_numpy())]
-    table = task.table.iloc[rows]
-    alias = table["alias"].to_numpy()
-    difference = true_logit_difference(model, task, rows)
-    if task.vocabulary.is_text:
-        frame = pd.DataFrame(
-            {"alias": alias, "subset": table["subset"].astype(str).to_numpy(), "logit_difference": difference}
-        )
-        frame = frame.assign(**_ranked(model, task, rows)).groupby(["alias", "subset"], as_index=False).mean()
-        return frame.merge(_recall(model, task, frame["alias"].to_numpy()), on="alias", how="left")
-    answer = table["answer"].to_numpy()
-    sign = np.where(answer, 1.0, -1.0)
-    frame = pd.DataFrame(
-        {
-            "alias": alias,
-            "subset": table["subset"].astype(str).to_numpy(),
-            "accuracy": (difference > 0) == answer,
-            "logit_difference": difference * sign,
-        }
-    )
-    result = frame.groupby(["alias", "subset"], as_index=False).mean()
-    result = result.merge(within_alias_auc(difference, answer, alias), left_on="alias", right_index=True)
-    return result.merge(_recall(model, task, result["alias"].to_numpy()), on="alias", how="left")
-
-
-def _ranked(model: Transformer, task: Task, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """How the right answer's first token ranks among those of all answers: `auc` and `accuracy` of each question."""
     where = torch.from_numpy(task.position_of("equals", rows))
-    ids = task.vocabulary.entity_ids
-    logits = logits_at(model, task.tokens[torch.from_numpy(rows)], where, ids)
-    own = logits.gather(1, torch.tensor(task.table["entity"].to_numpy()[rows])[:, None])
-    below, tied = (logits < own).sum(1).double(), (logits == own).sum(1).double() - 1
-    return {
-        "auc": ((below + tied / 2) / (len(ids) - 1)).numpy(),
-        "accuracy": (below == len(ids) - 1).double().numpy(),
-    }
+    logits = logits_at(model, task.tokens[torch.from_numpy(rows)], where, candidates(task))
+    if task.vocabulary.is_text:
+        right = true_logit_difference(model, task, rows)
+    else:
+        right = _true_minus_false(logits) * np.where(task.table["answer"].to_numpy()[rows], 1.0, -1.0)
+    alias = task.table["alias"].to_numpy()[rows]
+    result = judged(task, rows, logits)
+    result.insert(3, "logit_difference", result["alias"].map(pd.Series(right).groupby(alias).mean()))
+    return result.merge(_recall(model, task, result["alias"].to_numpy()), on="alias", how="left")
 
 
 def _recall(model: Transformer, task: Task, aliases: np.ndarray) -> pd.DataFrame:

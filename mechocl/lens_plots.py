@@ -28,10 +28,15 @@ _TITLES: Final = {
     "difference": "true − false<br>(nats)",
     "kl": "KL from the<br>output (nats)",
 }
+_TEXT_TITLES: Final = _TITLES | {"rank": "mean rank<br>(answers)", "difference": "right − wrong<br>(nats)"}
 
 _ATTRIBUTED: Final = {
     "difference": "to true − false, right is positive (nats)",
     "integer": "to the alias's integer − mean integer (nats)",
+}
+_TEXT_ATTRIBUTED: Final = {
+    "difference": "to right − wrong answer (nats)",
+    "integer": "to the right answer − mean answer (nats)",
 }
 
 
@@ -55,7 +60,8 @@ def attribution(rows: pd.DataFrame, *, quantity: Quantity, position: str = "=") 
             figure.add_trace(dots, row=panel, col=1)
     figure.update_xaxes(tickvals=list(range(len(components))), ticktext=components)
     figure.update_yaxes(zerolinecolor="#777", matches="y")
-    figure.update_yaxes(title=f"contribution {_ATTRIBUTED[quantity]}", row=min(2, len(panels)), col=1)
+    what = (_ATTRIBUTED if _of_lists(rows) else _TEXT_ATTRIBUTED)[quantity]
+    figure.update_yaxes(title=f"contribution {what}", row=min(2, len(panels)), col=1)
     figure.update_layout(
         height=160 + 220 * len(panels),
         barmode="overlay",
@@ -66,7 +72,12 @@ def attribution(rows: pd.DataFrame, *, quantity: Quantity, position: str = "=") 
 
 def _kinds(rows: pd.DataFrame) -> dict[str, tuple[bool, ...]]:
     """Panels: by what the list contains, where there are lists."""
-    return _KINDS if bool(rows["contains"].any()) else {"": (False,)}
+    return _KINDS if _of_lists(rows) else {"": (False,)}
+
+
+def _of_lists(rows: pd.DataFrame) -> bool:
+    """Whether the questions ask about lists (the integer-set task), some of which contain the integer."""
+    return bool(rows["contains"].any())
 
 
 def attribution_heatmap(rows: pd.DataFrame, *, quantity: Quantity, position: str = "=") -> go.Figure:
@@ -101,7 +112,7 @@ def lenses_compared(
                 (rows["subset"] == subset) & (rows["contains"] == contains) & (rows["component"] == "stream")
             )
             panels.append((f"{name}, {label(subset)}", layer_by_position(rows[kept], value)))
-    return _lens_panels(panels, value)
+    return _lens_panels(panels, value, _of_lists(logit))
 
 
 def component_lens(rows: pd.DataFrame, *, value: LensValue, contains: bool = False) -> go.Figure:
@@ -109,19 +120,21 @@ def component_lens(rows: pd.DataFrame, *, value: LensValue, contains: bool = Fal
 
     `rows` as from `lenses.logit_lens`. Rows from bottom to top as the table has them.
     """
+    of_lists = _of_lists(rows)
     rows = rows[rows["contains"] == contains].dropna(subset=[value])
     stream = rows["component"] == "stream"
     rows = rows.assign(layer=rows["component"].where(~stream, "stream, " + rows["layer"]))
     panels = [(label(s), layer_by_position(rows[rows["subset"] == s], value)) for s in _subsets(rows)]
-    return _lens_panels(panels, value)
+    return _lens_panels(panels, value, of_lists)
 
 
-def _lens_panels(panels: list[tuple[str, pd.DataFrame]], value: LensValue) -> go.Figure:
+def _lens_panels(panels: list[tuple[str, pd.DataFrame]], value: LensValue, of_lists: bool) -> go.Figure:
     highest = max(float(np.nanmax(np.abs(grid.to_numpy()))) for _, grid in panels)
+    title = (_TITLES if of_lists else _TEXT_TITLES)[value]
     if value == "difference":
-        return heatmaps(panels, scale="RdBu", low=-highest, high=highest, title=_TITLES[value], digits=1)
+        return heatmaps(panels, scale="RdBu", low=-highest, high=highest, title=title, digits=1)
     low, digits = (0.0, 2) if value == "kl" else (1.0, 1)
-    return heatmaps(panels, scale="Viridis_r", low=low, high=highest, title=_TITLES[value], digits=digits)
+    return heatmaps(panels, scale="Viridis_r", low=low, high=highest, title=title, digits=digits)
 
 
 def _subsets(rows: pd.DataFrame) -> list[str]:

@@ -169,9 +169,9 @@ def dynamics(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def gaps(runs: Sequence[Path], *, device: str, jobs: int | None) -> pd.DataFrame:
-    """The IML gap, d1 − d2 in AUC, of each seed of some runs: `run`, `seed`, `gap`. Runs without both have no rows.
+    """The IML gap, d1 − d2, of each seed: `run`, `seed`, `gap`, `metric` (AUC; of closed-book runs exact match).
 
-    Seeds that failed to learn their definitions are left out.
+    Runs without both have no rows. Seeds that failed to learn their definitions are left out.
     """
     from mechocl import summaries
 
@@ -179,13 +179,15 @@ def gaps(runs: Sequence[Path], *, device: str, jobs: int | None) -> pd.DataFrame
     for path in runs:
         run = Run.open(path)
         rows = analyse(run, "evaluate", analyses.EvaluateConfig(), stage=None, device=device, jobs=jobs)
+        metric = summaries.leading(rows)[0]
         each = summaries.by_seed(summaries.trained(rows)[0]).pivot(
-            index="seed", columns="subset", values="auc"
+            index="seed", columns="subset", values=metric
         )
         if {"d1_consistent", "d2_consistent"} <= set(each.columns):
             gap = (each["d1_consistent"] - each["d2_consistent"]).rename("gap").reset_index()
-            found.append(gap.assign(run=path.name))
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["run", "seed", "gap"])
+            found.append(gap.assign(run=path.name, metric=summaries.NAMES[metric]))
+    columns = ["run", "seed", "gap", "metric"]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
 
 
 def sweep(

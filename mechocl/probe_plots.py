@@ -134,7 +134,7 @@ def emergence(rows: pd.DataFrame) -> go.Figure:
 def word_orders(rows: pd.DataFrame, gaps: pd.DataFrame | None = None) -> go.Figure:
     """One probe at its landmarks, run beside run: a dot a seed, the mean with its 95 % interval.
 
-    `rows`: several runs, one checkpoint each. `gaps`: `run`, `seed`, `gap` (the IML gap in AUC), drawn below.
+    `rows`: several runs, one checkpoint each. `gaps`: as from `pipeline.gaps`, drawn below.
     """
     value = probe_summaries.statistic(rows)
     own = rows[(rows["control"] == "none") & (rows["subset"] == "all") & rows["chosen"]]
@@ -157,9 +157,10 @@ def word_orders(rows: pd.DataFrame, gaps: pd.DataFrame | None = None) -> go.Figu
         _dots(figure, groups, shift=(j - (len(landmarks) - 1) / 2) * 0.14, name=name, color=color, row=1)
     if gaps is not None:
         groups = [gaps.loc[gaps["run"] == r, "gap"].to_numpy(dtype=float) for r in runs["run"]]
-        _dots(figure, groups, shift=0.0, name="IML gap (AUC)", color="#444", row=2)
+        metric = " or ".join(gaps["metric"].unique())
+        _dots(figure, groups, shift=0.0, name=f"IML gap ({metric})", color="#444", row=2)
         figure.add_hline(y=0, line={"dash": "dot", "color": "#999", "width": 1}, row=2, col=1)
-        figure.update_yaxes(title="AUC", row=2, col=1)
+        figure.update_yaxes(title=metric, row=2, col=1)
     figure.add_hline(
         y=probe_summaries.chance(own), line={"dash": "dot", "color": "#999", "width": 1}, row=1, col=1
     )

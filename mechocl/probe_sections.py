@@ -27,7 +27,7 @@ def sections(
 ) -> tuple[Section, ...]:
     """A section for each probe of a sweep's table.
 
-    `grids`: of `probe_summaries.grids(rows)`. `gaps`: `run`, `seed`, `gap`, the IML gap of the runs, beside the
+    `grids`: of `probe_summaries.grids(rows)`. `gaps`: as from `pipeline.gaps`, beside the
     comparison of word orders.
     """
     found = []

@@ -39,6 +39,12 @@ class Unit:
     device: str
     cache_gb: float
     dtype: Precision
+    attribute: str = ""
+    """Of a closed-book run: which question is probed; "": the default."""
+
+    def opened(self) -> Run:
+        """The run, looking at the unit's question."""
+        return Run.open(Path(self.run), attribute=self.attribute)
 
     @property
     def name(self) -> str:
@@ -48,7 +54,7 @@ class Unit:
 
 def do(unit: Unit, report: parallel.Report) -> None:
     """Compute a unit where it is missing. It is saved in the run; a second try finds it there."""
-    run = Run.open(Path(unit.run))
+    run = unit.opened()
     report("probing", 0.0)
     analyses.analyse(
         run,
@@ -73,10 +79,13 @@ def units(
     device: str,
     cache_gb: float,
     dtype: Precision,
+    attribute: str = "",
 ) -> list[Unit]:
-    """Everything that a sweep computes, in order. `seeds`: None for all that were trained to the end.
+    """Everything that a sweep computes, in order. `seeds`: None for all that were trained to the end; `attribute`:
+    of closed-book runs, which question is probed, "" for each run's default.
 
-    Raises MechoclError for a run or a seed that is not there, two runs of one name, and a negative limit.
+    Raises MechoclError for a run or a seed that is not there, two runs of one name, a negative limit, and an
+    attribute for a run that has none.
     """
     if not cache_gb >= 0:
         raise MechoclError(f"--cache-gb {cache_gb:g}: give GB, 0 or more (0: keep nothing)")
@@ -86,7 +95,7 @@ def units(
         )
     found = []
     for path in runs:
-        run = Run.open(path)
+        run = Run.open(path, attribute=attribute)
         folders = run.finished_seeds()
         if seeds is not None:
             absent = set(seeds) - {folder.seed for folder in folders}
@@ -99,7 +108,8 @@ def units(
             own = replace(config, recipe=recipe)
             for folder in folders:
                 for checkpoint in chosen(folder, checkpoints):
-                    found.append(Unit(str(path.absolute()), checkpoint, own, device, cache_gb, dtype))
+                    where = (device, cache_gb, dtype, attribute)
+                    found.append(Unit(str(path.absolute()), checkpoint, own, *where))
     return found
 
 
@@ -117,7 +127,7 @@ def run(wanted: Sequence[Unit], *, out: Path, jobs: int | None, cluster: "Ray | 
     """Compute the units that are missing and write `out/table.parquet`, again and again while they come.
 
     A sweep that was killed goes on with what is missing. Returns the table: a row of `probing.probe` each, with
-    the columns of `WHERE` in front.
+    the columns of `WHERE` in front, and of closed-book runs the `attribute`.
     """
     missing = [unit for unit in wanted if not _saved(unit)]
     last = time.monotonic()
@@ -131,7 +141,7 @@ def run(wanted: Sequence[Unit], *, out: Path, jobs: int | None, cluster: "Ray | 
     if missing:
         jobs = jobs or pipeline.default_jobs(len(missing), missing[0].device)
         jobs = min(jobs, len(missing))
-        recipe = Run.open(Path(missing[0].run)).recipe
+        recipe = missing[0].opened().recipe
         parallel.run(
             do,
             missing,
@@ -151,7 +161,7 @@ def table(wanted: Sequence[Unit]) -> pd.DataFrame:
     """The rows of the units that are finished; each unit once."""
     parts = []
     for unit in dict.fromkeys(wanted):
-        opened = Run.open(Path(unit.run))
+        opened = unit.opened()
         rows = opened.load_result("probe", _key(opened, unit))
         if rows is not None:
             c = unit.checkpoint
@@ -164,6 +174,8 @@ def table(wanted: Sequence[Unit]) -> pd.DataFrame:
                 "step": c.step,
                 "epoch": _epoch(opened, c),
             }
+            if opened.is_text:
+                where["attribute"] = opened.seed(c.seed).attribute
             parts.append(rows.drop(columns="seed").assign(**where))
     if not parts:
         return pd.DataFrame(columns=[*WHERE])
@@ -173,7 +185,7 @@ def table(wanted: Sequence[Unit]) -> pd.DataFrame:
 
 def directions(unit: Unit) -> dict[str, Tensor]:
     """The probe directions of a finished unit (`probing.probe`)."""
-    opened = Run.open(Path(unit.run))
+    opened = unit.opened()
     return opened.load_arrays("probe", _key(opened, unit))
 
 
@@ -200,7 +212,7 @@ def _key(opened: Run, unit: Unit) -> dict[str, Any]:
 
 
 def _saved(unit: Unit) -> bool:
-    opened = Run.open(Path(unit.run))
+    opened = unit.opened()
     return opened.load_result("probe", _key(opened, unit)) is not None
 
 

@@ -22,8 +22,8 @@ from mechocl.activations import asked_positions, residual_sites
 from mechocl.components import Components, run, run_block, take_apart
 from mechocl.errors import MechoclError
 from mechocl.grafting import check_alike, compared
-from mechocl.internalization import true_logit_difference, within_alias_auc
-from mechocl.models import Transformer
+from mechocl.internalization import candidates, judged
+from mechocl.models import Transformer, logits_at
 from toy_models.randomness import generator
 from toy_models.subsets import SUBSETS
 from toy_models.task import Task
@@ -109,8 +109,7 @@ def best_vector(model: Transformer, task: Task, rows: np.ndarray, config: Steeri
     Raises MechoclError as `components.take_apart`, and for questions of different layouts.
     """
     c, labels = take_apart(model), asked_positions(task, rows)
-    answer = torch.from_numpy(task.table["answer"].to_numpy()[rows])
-    target = torch.where(answer, task.vocabulary.true, task.vocabulary.false).to(c.device)
+    target = task.answers_of(rows)[0].to(c.device)
     places = _places(c, task, rows)
     names = list(residual_sites(c.n_layers))
     found = []
@@ -130,7 +129,7 @@ def best_vector(model: Transformer, task: Task, rows: np.ndarray, config: Steeri
     return max(found, key=lambda one: one.training_log_probability)
 
 
-def steered_difference(
+def steered_logits(
     model: Transformer,
     task: Task,
     rows: np.ndarray,
@@ -138,16 +137,14 @@ def steered_difference(
     vectors: Float[Tensor, "vector d_model"],
     layer: int,
     position: int,
-) -> Float[np.ndarray, "question vector"]:
-    """True logit − false logit at `=` of the given questions with each vector added at one site, in nats."""
+) -> Float[Tensor, "question vector candidate"]:
+    """Logits of `internalization.candidates` at `=` of the given questions with each vector added at one site."""
     c = take_apart(model)
     place = replace(_places(c, task, rows)[layer], positions=[position] * len(vectors))
-    ids = torch.tensor([task.vocabulary.true, task.vocabulary.false], device=c.device)
+    ids = candidates(task).to(c.device)
     with torch.no_grad():
         outputs = [place.outputs(vectors.to(c.device), part) for part in _batches(len(rows))]
-        both = c.logits(torch.cat(outputs), ids).cpu().double()
-    difference: np.ndarray = (both[..., 0] - both[..., 1]).numpy()
-    return difference
+        return c.logits(torch.cat(outputs), ids).cpu()
 
 
 def steering_study(
@@ -169,11 +166,12 @@ def steering_study(
     random = torch.randn(config.random_vectors, len(best.vector), generator=draws)
     random = best.vector.norm().cpu() * random / random.norm(dim=-1, keepdim=True)
     both = torch.cat([best.vector.cpu()[None], random])
-    steered = steered_difference(
-        before, task, held_out, vectors=both, layer=best.layer, position=best.position
-    )
+    steered = steered_logits(before, task, held_out, vectors=both, layer=best.layer, position=best.position)
+    tokens, where = task.tokens[torch.from_numpy(held_out)], task.position_of("equals", held_out)
     none, all_ = (
-        _by_subset(task, held_out, true_logit_difference(model, task, held_out)[:, None])
+        _by_subset(
+            task, held_out, logits_at(model, tokens, torch.from_numpy(where), candidates(task))[:, None]
+        )
         for model in (before, after)
     )
     site = " ".join(best.labels)
@@ -269,26 +267,11 @@ def _train(
     return [(vectors * scale).detach() for vectors, scale in zip(scaled, scales, strict=True)]
 
 
-def _answers(task: Task, rows: np.ndarray, difference: Float[np.ndarray, "question"]) -> pd.DataFrame:
-    """Accuracy and within-alias AUC of each alias, with its subset."""
-    table = task.table.iloc[rows]
-    answer, alias = table["answer"].to_numpy(), table["alias"].to_numpy()
-    frame = pd.DataFrame(
-        {
-            "alias": alias,
-            "subset": table["subset"].astype(str).to_numpy(),
-            "accuracy": (difference > 0) == answer,
-        }
-    )
-    result = frame.groupby(["alias", "subset"], as_index=False).mean()
-    return result.merge(within_alias_auc(difference, answer, alias), left_on="alias", right_index=True)
-
-
 def _by_subset(
-    task: Task, rows: np.ndarray, differences: Float[np.ndarray, "question vector"]
+    task: Task, rows: np.ndarray, logits: Float[Tensor, "question vector candidate"]
 ) -> pd.DataFrame:
     """Mean over aliases and vectors, one row a subset."""
-    each = pd.concat([_answers(task, rows, difference) for difference in differences.T])
+    each = pd.concat([judged(task, rows, one) for one in logits.unbind(1)])
     means = each.groupby("subset")[["auc", "accuracy"]].mean()
     means["aliases"] = each.groupby("subset")["alias"].nunique()
     return means.loc[[name for name in NEW if name in means.index]].reset_index()

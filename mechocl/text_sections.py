@@ -17,8 +17,7 @@ from toy_models.subsets import SUBSETS
 from toy_models.task import Task
 
 LENS: Final = (
-    "Questions about one attribute; where a figure says integer, read: the first token of the answer, and where it says "
-    "true − false: right − wrong answer. First figure: the residual stream, and what each head and MLP writes, go straight to "
+    "Questions about one attribute. First figure: the residual stream, and what each head and MLP writes, go straight to "
     "the unembedding; the number is the mean rank of the right answer's first token among those of all answers to the "
     "question (1 is the top), so bright cells show where the answer is at hand. Second: the same through translators "
     "trained on the run's own data (tuned lens). Third: what each component adds at the colon before the answer (=) to "

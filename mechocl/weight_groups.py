@@ -59,8 +59,8 @@ class Group:
 def groups(model: Transformer, task: Task) -> dict[str, Group]:
     """Groups of weights by name. Every number of every parameter is in exactly one.
 
-    "alias embeddings" (rows of `W_E` of the aliases' names), "tag embeddings", "other embeddings" (integers,
-    `%`, `=`, answers, pad), "position embeddings", "layer 0 attention", "layer 0 MLP", …, "layer norms" (with
+    "alias embeddings" (rows of `W_E` of the aliases' names; in a text, of every token of an alias, whatever else is
+    written with it), "tag embeddings", "other embeddings" (integers, `%`, `=`, answers, pad, words), "position embeddings", "layer 0 attention", "layer 0 MLP", …, "layer norms" (with
     the final one), "unembedding" (`W_U` and `b_U`). Those that a model lacks are left out.
 
     Where the unembedding is tied, `W_U` is a second copy of `W_E` that changes with it: each column goes with its
@@ -68,7 +68,8 @@ def groups(model: Transformer, task: Task) -> dict[str, Group]:
 
     Raises MechoclError for a model that is not the task's, or with a parameter of no known kind.
     """
-    tokens = {name: ids.to(models.device_of(model)) for name, ids in _token_groups(task).items()}
+    device, rows = models.device_of(model), model.cfg.d_vocab
+    tokens = {name: ids.to(device) for name, ids in _token_groups(task, rows).items()}
     tied = bool(getattr(model.cfg, "tie_word_embeddings", False))
     found: dict[str, list[Part]] = {}
     for name, weight in parameters(model).items():
@@ -100,11 +101,6 @@ def _parts_of(name: str, weight: Tensor, tokens: Mapping[str, Tensor], tied: boo
     if kind in ("attention", "MLP"):
         return [(f"layer {_layer_of(name)} {kind}", Part(name))]
     if kind == "embeddings":
-        n_tokens = sum(map(len, tokens.values()))
-        if len(weight) != n_tokens:
-            raise MechoclError(
-                f"the model embeds {len(weight)} tokens, the task has {n_tokens}; give the model of this task"
-            )
         return [(group, Part(name, ids)) for group, ids in tokens.items() if len(ids)]
     if name == "unembed.W_U" and tied:
         has_logit = {group: ids[ids < weight.shape[1]] for group, ids in tokens.items()}
@@ -112,9 +108,14 @@ def _parts_of(name: str, weight: Tensor, tokens: Mapping[str, Tensor], tied: boo
     return [(kind, Part(name))]
 
 
-def _token_groups(task: Task) -> dict[str, Tensor]:
-    """Token ids of each group of embeddings: all of the vocabulary."""
-    kind = torch.full((len(task.vocabulary),), 2)
+def _token_groups(task: Task, rows: int) -> dict[str, Tensor]:
+    """Token ids of each group of embeddings: all of the vocabulary, and the rows that pad it in a text model."""
+    known = len(task.vocabulary)
+    if rows < known or (rows > known and not task.vocabulary.is_text):
+        raise MechoclError(
+            f"the model embeds {rows} tokens, the task has {known}; give the model of this task"
+        )
+    kind = torch.full((rows,), 2)
     kind[task.tokens[task.roles == ROLE["tag"]]] = 1
     names = task.tokens[task.roles == ROLE["alias"]]
     kind[names[names >= task.vocabulary.integers[1]]] = 0  # an integer may stand in an alias's place

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -286,6 +287,29 @@ def test_a_finished_run_is_left_as_it_is(whole: TextSeedFolder, base: Path) -> N
     before = whole.ledger.entries()
     train(Run.open(whole.path.parent), report=killer(""))
     assert whole.ledger.entries() == before
+
+
+def test_a_run_goes_on_with_the_model_that_it_began_with(base: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(base, model)
+    run = start(tmp_path, model, "training.stages.0.epochs=1", "training.stages.1.epochs=1")
+    train(run)
+    text_worlds.neox(seed=1).save_pretrained(model)
+    with pytest.raises(MechoclError) as caught:
+        train(Run.open(run.path))
+    assert str(caught.value) == (
+        f"{run.path} began with another {model / 'model.safetensors'} than there is now; put the old one back, or choose "
+        "another --out"
+    )
+
+
+def test_a_model_of_the_hub_is_known_by_its_commit(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = text_worlds.recipe(tmp_path, base, 'model="someone/model"')
+    for known, expected in ({"_commit_hash": "abc"}, "abc"), ({}, "hub"):
+        monkeypatch.setattr(worlds, "_config", lambda name, known=known: SimpleNamespace(**known))
+        assert worlds.fingerprint(recipe) == {"someone/model": expected}
 
 
 def test_checkpoints_on_request(base: Path, tmp_path: Path) -> None:

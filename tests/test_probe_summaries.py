@@ -178,7 +178,7 @@ def test_runs_stand_beside_each_other() -> None:
     rows = pd.concat([table(), table().assign(run="other", word_order="VTE", auc=0.7)])
     gaps = pd.DataFrame(
         {"run": ["demo", "demo", "other", "other"], "seed": [0, 1, 0, 1], "gap": [0.1, 0.2, 0.0, 0.1]}
-    )
+    ).assign(metric="AUC")
     figure = probe_plots.word_orders(rows, gaps)
     means = {trace.name: list(trace.y) for trace in figure.data if trace.name}
     assert means["alias, embedding"] == pytest.approx([0.95, 0.7])

@@ -19,7 +19,7 @@ from mechocl.steering import (
     SteeringConfig,
     best_vector,
     split_aliases,
-    steered_difference,
+    steered_logits,
     steering_study,
 )
 from mechocl.weight_groups import parameters
@@ -98,6 +98,12 @@ def test_a_constant_can_shift_a_threshold() -> None:
     assert rows.loc[(STEERING, "auc"), "share"].isna().all()  # nothing to gain
     # a random direction of the same norm does not
     assert (rows.loc[(RANDOM, "accuracy"), "share"] < 0.7).all()
+
+
+def steered_difference(model: Any, task: Task, rows: np.ndarray, **where: Any) -> np.ndarray:
+    """True − false with each vector added."""
+    true, false = steered_logits(model, task, rows, **where).unbind(-1)
+    return (true - false).numpy()
 
 
 def test_after_the_last_layer_a_constant_adds_a_constant() -> None:

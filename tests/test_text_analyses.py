@@ -1,5 +1,6 @@
 """Analyses take a closed-book run as they take a run of the integer-set task."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,13 +8,30 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import rankdata
 
-from mechocl import activations, analyses, contrasts, internalization, models, patching, pipeline, recipes
+from mechocl import (
+    activations,
+    analyses,
+    cli,
+    contrasts,
+    internalization,
+    lens_plots,
+    models,
+    patching,
+    pipeline,
+    probe_sweep,
+    recipes,
+    steering,
+    weight_groups,
+)
+from mechocl.attribution import AttributionConfig
 from mechocl.closed_book import views
 from mechocl.errors import MechoclError
 from mechocl.features import work
 from mechocl.features.search import SearchConfig
 from mechocl.features.settings import QualityConfig, TrainingConfig
+from mechocl.grafting import GraftConfig
 from mechocl.lenses import LensConfig
 from mechocl.patching import PatchingConfig
 from mechocl.pretraining import pretrain
@@ -203,11 +221,12 @@ def test_the_lens_ends_with_the_model(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["tuned-lens", "attribution", "patch", "circuit", "suppression", "attention"]
+    "name", ["tuned-lens", "attribution", "patch", "circuit", "suppression", "steering", "attention"]
 )
 def test_analyses_run_with_their_defaults(run: Run, name: str) -> None:
     quick = {
         "patch": PatchingConfig(n_pairs=8),
+        "steering": steering.SteeringConfig(steps=3, random_vectors=1),
         "circuit": replace(analyses.ANALYSES["circuit"].config(), n_pairs=8),
     }
     rows = analysed(run, name, quick.get(name, analyses.ANALYSES[name].config()))
@@ -222,6 +241,80 @@ def test_probes_read_tags_and_answers(run: Run) -> None:
     rows = analysed(gender, "probe", config)
     assert {"tag-stage-2", "defined-entity"} <= set(rows["probe"])
     assert {"=", "alias"} <= set(rows["position"])
+
+
+def test_a_sweep_of_probes_asks_one_question(run: Run, tmp_path: Path) -> None:
+    """Two closed-book runs beside each other, about another attribute than the default."""
+    other = tmp_path / "other"
+    shutil.copytree(run.path, other)
+    options = [
+        "--positions",
+        "alias",
+        "--permutations",
+        "0",
+        "--n-pairs",
+        "0",
+        "--no-controls",
+        "--cache-gb",
+        "0",
+    ]
+    options += ["--attribute", "gender", "--device", "cpu", "--jobs", "1"]
+    assert cli.main(["probe", str(run.path), str(other), *options]) == 0
+    out = run.path / "probes" / "definition-retrieval-gender"
+    rows = probe_sweep.read_table(out)
+    assert set(rows["attribute"]) == {"gender"}
+    assert set(rows["run"]) == {"run", "other"}
+    gaps = pipeline.gaps([run.path, other], device="cpu", jobs=1)
+    assert set(gaps["metric"]) == {"exact match"}
+    assert "IML gap (exact match)" in (out / "probes.html").read_text()
+
+
+def test_grafts_lie_between_the_two_models(run: Run, task: Task) -> None:
+    """All weights are the model after stage 2, none of them the one before; embeddings and layers are all there is."""
+    rows = analysed(run, "graft", GraftConfig())
+    folder = run.seed(0)
+    for group, stage in (("none", 1), ("all", 2)):
+        model = models.at_checkpoint(folder, folder.final(stage), device="cpu")
+        expected = internalization.by_subset(internalization.per_alias(model, task)).set_index("subset")
+        own = rows[rows["group"] == group].pivot(index="subset", columns="metric", values="value")
+        for metric in ("auc", "accuracy", "recall"):
+            np.testing.assert_allclose(own[metric], expected[metric].loc[own.index], atol=1e-9)
+    groups = weight_groups.groups(model, task)
+    assert {"alias embeddings", "tag embeddings", "layer 1 MLP", "unembedding"} <= set(groups)
+    rows_of = [
+        part.tokens for group in groups.values() for part in group.parts if part.parameter == "embed.W_E"
+    ]
+    assert sorted(torch.cat(rows_of).tolist()) == list(range(model.cfg.d_vocab))
+
+
+def test_a_steered_model_is_the_model_where_nothing_is_added(run: Run, task: Task) -> None:
+    """Also: judged among the first tokens of all answers, by SciPy."""
+    folder = run.seed(0)
+    model = models.at_checkpoint(folder, folder.final(), device="cpu")
+    rows = task.rows(kind="question", split="test", subset=steering.NEW)
+    vectors = torch.stack([torch.zeros(model.cfg.d_model), torch.linspace(-1, 1, model.cfg.d_model)])
+    found = steering.steered_logits(model, task, rows, vectors=vectors, layer=1, position=2)
+    where = torch.from_numpy(task.position_of("equals", rows))
+    tokens = task.tokens[torch.from_numpy(rows)]
+    expected = models.logits_at(model, tokens, where, internalization.candidates(task))
+    torch.testing.assert_close(found[:, 0], expected, atol=1e-4, rtol=0.0)
+    assert not torch.allclose(found[:, 1], expected, atol=1e-3)
+    entity = task.table["entity"].to_numpy()[rows]
+    ranks = rankdata(expected.numpy(), axis=1)[range(len(rows)), entity]
+    frame = task.table.iloc[rows].assign(auc=(ranks - 1) / (expected.shape[1] - 1))
+    means = frame.groupby("alias")["auc"].mean()
+    judged = internalization.judged(task, rows, expected).set_index("alias")["auc"]
+    np.testing.assert_allclose(judged, means.loc[judged.index], atol=1e-9)
+
+
+def test_lenses_of_text_speak_of_answers(run: Run) -> None:
+    rows = analysed(run, "lens", LensConfig())
+    figure = lens_plots.component_lens(rows, value="rank")
+    assert figure.layout.coloraxis.colorbar.title.text == "mean rank<br>(answers)"
+    signed = lens_plots.component_lens(rows, value="difference")
+    assert signed.layout.coloraxis.colorbar.title.text == "right − wrong<br>(nats)"
+    bars = lens_plots.attribution(analysed(run, "attribution", AttributionConfig()), quantity="integer")
+    assert "the right answer" in str(bars.layout.yaxis.title.text)
 
 
 def test_dictionaries_are_trained_and_searched(run: Run) -> None:

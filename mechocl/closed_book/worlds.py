@@ -125,15 +125,15 @@ def _line(error: Exception) -> str:
 
 
 def fingerprint(recipe: ClosedBookRecipe) -> dict[str, str]:
-    """What a run begins with: sha256 of the files of a local model and of the database, by their paths; a hub's model
-    by its name."""
+    """What a run begins with: sha256 of the files of a local model and of the database, by their paths; the commit of a
+    hub's model, by its name."""
     found: dict[str, str] = {}
     model = Path(recipe.model)
     if model.is_dir():
         named = [p for p in sorted(model.iterdir()) if p.suffix in (".json", ".safetensors")]
         found |= {str(path): files.sha256(path) for path in named}
     else:
-        found[recipe.model] = "hub"
+        found[recipe.model] = getattr(_config(recipe.model), "_commit_hash", None) or "hub"
     file = Path(recipe.task.file) if recipe.task.file else None
     if file is not None:
         parts = sorted(file.glob("*.json")) if file.is_dir() else [file]
