@@ -100,7 +100,8 @@ def split_aliases(task: Task, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def best_vector(model: Transformer, task: Task, rows: np.ndarray, config: SteeringConfig) -> SteeringVector:
-    """The steering vector that was best on these questions, over all layers and positions.
+    """The steering vector that was best on these questions, over all layers and positions (of a text: the alias's last
+    token and `=`).
 
     At every site a vector is trained, from 0, to maximise the mean log-probability of the right answer, by
     which the site is chosen too: an unlocked answer counts, and so does a threshold that is put right. The
@@ -221,7 +222,8 @@ class _Place:
 
 @torch.no_grad()
 def _places(c: Components, task: Task, rows: np.ndarray) -> list[_Place]:
-    """Before each layer and after the last: at all positions, and at the one that is read."""
+    """Before each layer at all positions (of a text, the alias's last and the one that is read); after the last layer at
+    the one that is read."""
     n_pos = len(asked_positions(task, rows))
     found: list[list[Tensor]] = [[] for _ in range(c.n_layers + 1)]
     for batch in torch.split(task.tokens[torch.from_numpy(rows)][:, :n_pos], _BATCH):
@@ -232,7 +234,9 @@ def _places(c: Components, task: Task, rows: np.ndarray) -> list[_Place]:
             return x
 
         found[-1].append(run(c, batch, tap=keep))
-    positions = [list(range(n_pos))] * c.n_layers + [[n_pos - 1]]
+    text = [int(task.position_of("alias", rows[:1])[0]), n_pos - 1]
+    tried = text if task.vocabulary.is_text else list(range(n_pos))
+    positions = [tried] * c.n_layers + [[n_pos - 1]]
     return [_Place(c, i, torch.cat(found[i]), at) for i, at in enumerate(positions)]
 
 
@@ -257,12 +261,11 @@ def _train(
     for step in range(config.steps):
         optimizer.param_groups[0]["lr"] = config.learning_rate * (1 - step / config.steps)
         batch = torch.randint(len(target), (config.batch_size,), generator=draws).to(device)
-        # a sum over sites: their vectors do not meet, so each is trained as if alone
-        loss = torch.zeros((), device=device)
-        for place, vectors, scale in zip(places, scaled, scales, strict=True):
-            loss = loss - place.log_probability(vectors * scale, target, batch).mean(0).sum()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        for place, vectors, scale in zip(places, scaled, scales, strict=True):
+            # a sum over positions: their vectors do not meet, so each is trained as if alone
+            loss = -place.log_probability(vectors * scale, target, batch).mean(0).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return [(vectors * scale).detach() for vectors, scale in zip(scaled, scales, strict=True)]
 
