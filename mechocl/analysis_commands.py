@@ -44,11 +44,17 @@ On = Annotated[Where, tyro.conf.OmitArgPrefixes]
 
 def evaluate(on: On) -> None:
     """Answers on every test question: each subset, and weak and strong internalization with intervals."""
-    from mechocl import printing, summaries
+    from mechocl import models, pipeline, printing, summaries
     from mechocl.analyses import EvaluateConfig
     from mechocl.internalization import metrics_of
 
+    if on.attribute:
+        raise MechoclError("evaluate asks about every attribute; leave out --attribute")
     opened, (rows,) = _analysed(on, ("evaluate", EvaluateConfig()))
+    if opened.is_text and on.stage is None:
+        device = models.resolve_device(on.device)
+        rows = pipeline.evaluated(opened, device=device, jobs=jobs_of(on.jobs))
+        print("each subset after the last stage that trains on its data; --stage N: all after that stage")
     if on.stage in (None, len(opened.recipe.training.stages)):
         rows = printing.learned(rows)
     cells = {(e.subset, e.metric): e.estimate for e in summaries.subsets(rows)}

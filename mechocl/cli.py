@@ -208,6 +208,11 @@ def dynamics(run: PositionalRun, out: Path | None = None) -> None:
     from mechocl.sharing import page
 
     opened = Run.open(run)
+    if opened.is_text:
+        raise MechoclError(
+            f"{run} is a closed-book run, whose curves are in its report (mechocl report {run}); dynamics is about the AUC "
+            "of the integer-set task"
+        )
     curves, onsets = pipeline.dynamics(opened)
     printing.failures(opened)
     body = []
@@ -234,19 +239,26 @@ def dynamics(run: PositionalRun, out: Path | None = None) -> None:
     print(f"curves: {figure}; tables: {folder}")
 
 
-def report(run: PositionalRun, out: Path | None = None, device: Device = "auto", jobs: int = 0) -> None:
+def report(
+    run: PositionalRun,
+    out: Path | None = None,
+    attribute: str = "",
+    device: Device = "auto",
+    jobs: int = 0,
+) -> None:
     """Write the report of a run, computing the analyses that it lacks.
 
     Args:
         run: Folder of a run.
         out: The HTML file; default: report.html in the run.
+        attribute: Of a closed-book run: which question is looked at, as birth; default: the one with the most even answers.
         device: Where to compute; auto takes a GPU if there is one.
         jobs: Seeds at a time; 0: one per core.
     """
     from mechocl import printing
     from mechocl.runs import Run
 
-    opened = Run.open(run)
+    opened = Run.open(run, attribute=attribute)
     printing.failures(opened)
     _write_report(opened, out or run / "report.html", device=device, jobs=jobs)
 
@@ -364,11 +376,15 @@ def _write_report(run: Any, path: Path, *, device: Device, jobs: int) -> None:
     if path.is_dir():
         raise MechoclError(f"{path} is a folder; give the HTML file, for example {path / 'report.html'}")
     wanted = pipeline.reported(run.recipe)
+    if run.is_text and not pipeline.can_be_taken_apart(run):
+        wanted = tuple(one for one in wanted if one[0] == "evaluate")
     pipeline.complete(run, wanted, stage=None, device=models.resolve_device(device), jobs=jobs_of(jobs))
     path.parent.mkdir(parents=True, exist_ok=True)
     found = {name: analyses.load(run, name, config) for name, config in wanted}
     rows = {name: table for name, table in found.items() if table is not None}
     assert rows.keys() == found.keys()
+    if run.is_text:
+        rows["evaluate"] = pipeline.evaluated(run, device=models.resolve_device(device), jobs=jobs_of(jobs))
     smoke = "smoke test" in run.recipe_name
     warning = (
         "Smoke test: one seed of a small task. It shows that everything runs, not what a model does."

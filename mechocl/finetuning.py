@@ -72,7 +72,7 @@ def _refuse_other_base(run: Run, recipe: ClosedBookRecipe) -> None:
     base = worlds.fingerprint(recipe)
     path = run.path / "base.json"
     with files.locked(run.path / "base.lock", patience=60.0):
-        if not path.exists():
+        if not any(run.path.glob("seed-*/checksums.json")):  # nothing was made of another one
             files.write_json(path, base)
         elif (known := files.read_json(path)) != base:
             differs = next(name for name in {**known, **base} if known.get(name) != base.get(name))

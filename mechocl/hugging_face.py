@@ -30,7 +30,7 @@ PICKLE: Final = (
 
 _TO_FETCH: Final = ["*.safetensors", "*.json", "*.txt", "*.model"]
 _PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 _OLD_BUFFERS: Final = re.compile(r"(\.(attention|attn)\.(masked_)?bias|\.rotary_emb\.inv_freq)$")
 """Causal masks and rotary frequencies, which older checkpoints store beside the weights."""
@@ -103,7 +103,7 @@ def read(folder: Path, *, dtype: torch.dtype) -> Any:
             )
     except (OSError, RuntimeError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise MechoclError(f"the model in {folder} cannot be read: {reason(error)}") from error
-    _refuse_odd_weights(folder, files, info)
+    refuse_odd_weights(folder / INDEX, files, info)
     if _stored_as(files, dtype):
         for parameter in model.parameters():
             # nothing was converted, so it is a view of its file, which stays in memory whole for any tensor of it
@@ -193,8 +193,10 @@ def _stored_as(files: dict[Path, set[str]], dtype: torch.dtype) -> bool:
     return False
 
 
-def _refuse_odd_weights(folder: Path, files: dict[Path, set[str]], info: dict[str, Any]) -> None:
-    where = next(iter(files)) if len(files) == 1 else folder / INDEX
+def refuse_odd_weights(source: Path | str, files: dict[Path, set[str]], info: dict[str, Any]) -> None:
+    """MechoclError for weights that are missing, of another shape or unexpected, from the loading info of a model that
+    was read with `ignore_mismatched_sizes`. `source`: what is named where that is not one of the files."""
+    where = next(iter(files)) if len(files) == 1 else source
     missing = sorted(info["missing_keys"])
     if missing:
         raise MechoclError(f"{where} is incomplete: weight {missing[0]} is missing{_more(missing)}")
@@ -225,7 +227,7 @@ def tokenizer_of(folder: Path, *, d_vocab: int) -> Any | None:
     """
     from transformers import AutoTokenizer
 
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return None
     try:
         with quiet():

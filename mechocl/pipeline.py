@@ -10,13 +10,14 @@ from typing import Any, Final
 
 import pandas as pd
 
-from mechocl import analyses, parallel, recipes, sweeps
+from mechocl import analyses, files, parallel, recipes, sweeps
 from mechocl import dynamics as learning
 from mechocl.cluster import Ray, joined
 from mechocl.experiment import SAVE_EVERY_S, Report, train_stack
 from mechocl.parallel import cores
 from mechocl.recipes import AnyRecipe, Recipe
 from mechocl.runs import Run
+from toy_models.subsets import SUBSETS
 
 REPORTED: Final = (
     "evaluate", "lens", "tuned-lens", "attribution", "patch", "circuit", "suppression", "graft", "steering", "subspace",
@@ -131,6 +132,24 @@ def analyse(
     rows = analyses.load(run, name, config, stage=stage)
     assert rows is not None
     return rows
+
+
+def evaluated(run: Run, *, device: str, jobs: int | None) -> pd.DataFrame:
+    """Rows of the evaluate analysis. Of a closed-book run each subset is judged after the last stage that trains on its
+    data, as in the paper: what stage 1 taught is partly gone after stage 2. Otherwise all after the last stage.
+    """
+    config = analyses.EvaluateConfig()
+    last = analyse(run, "evaluate", config, stage=None, device=device, jobs=jobs)
+    if not run.is_text:
+        return last
+    stages = recipes.closed_book(run.recipe).training.stages
+    number = max((n for n, stage in enumerate(stages, start=1) if 1 in stage.data), default=len(stages))
+    if number == len(stages):
+        return last
+    first = analyse(run, "evaluate", config, stage=number, device=device, jobs=jobs)
+    early = [name for name, subset in SUBSETS.items() if subset.stage == 1]
+    kept = (first[first["subset"].isin(early)], last[~last["subset"].isin(early)])
+    return pd.concat(kept, ignore_index=True)
 
 
 def complete(
@@ -262,6 +281,15 @@ def reported(recipe: AnyRecipe) -> tuple[tuple[str, Any], ...]:
         for name in REPORTED
         if len(recipe.training.stages) > 1 or name not in need_two_stages
     )
+
+
+def can_be_taken_apart(run: Run) -> bool:
+    """Whether the analyses of the inside know the family of a closed-book run's models."""
+    finished = [folder for folder in run.finished_seeds() if folder.failure() is None]
+    if not finished:
+        return True
+    config = files.read_json(finished[0].path / finished[0].final().name / "config.json")
+    return config.get("model_type") in ("gpt_neox", "gpt2")
 
 
 def default_threads(recipe: AnyRecipe, jobs: int) -> int:

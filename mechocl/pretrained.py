@@ -160,7 +160,7 @@ def untrained_like(folder: Path, *, seed: int, device: str) -> Any:
     """A `HookedTransformer` of the shape of a local checkpoint, with random weights as that architecture begins."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    architecture = AutoConfig.from_pretrained(folder, local_files_only=True)
+    architecture = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         theirs = AutoModelForCausalLM.from_config(architecture).float().eval()

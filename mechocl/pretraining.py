@@ -54,15 +54,16 @@ def pretrain(
         )
     if out.exists() and not (out / worlds.RECORD).exists() and any(p.name != "resume" for p in out.iterdir()):
         raise MechoclError(f"{out} exists and is not a pretrained model; choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    files.write_json(out / worlds.RECORD, record)
-    files.write_json(out / SETTINGS, settings)
     if not (out / "known-people.csv").exists():
         report("building the corpus", 0.0)
         texts = biographies.corpus(world, seed=seed)
         tokenizer = train_tokenizer(texts, vocabulary=config.vocabulary)
         model = untrained(config, vocabulary=len(tokenizer), seed=seed)
         collate = Collator(pad=worlds.pad_id(tokenizer), eos=None)
+        batches = _Batches(texts, tokenizer, tokens=config.batch_tokens, context=config.context)
+        out.mkdir(parents=True, exist_ok=True)
+        files.write_json(out / worlds.RECORD, record)
+        files.write_json(out / SETTINGS, settings)
 
         def then(moment: hf_training.Moment) -> None:
             if moment.step == moment.total:
@@ -70,8 +71,8 @@ def pretrain(
 
         hf_training.train(
             model,
-            _Batches(texts, tokenizer, tokens=config.batch_tokens, context=config.context),
-            lambda batches: collate(batches[0]),
+            batches,
+            lambda chosen: collate(chosen[0]),
             hf_training.Settings(
                 epochs=config.epochs,
                 batch_size=1,

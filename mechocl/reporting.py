@@ -35,6 +35,9 @@ def build(run: Run, rows: dict[str, pd.DataFrame], *, warning: str = "") -> Repo
     if failures:
         diverged = f"Training diverged in {len(failures)} of {len(run.seeds)} seeds, which are left out of everything below."
         warning = f"{warning} {diverged}".strip()
+    if "lens" not in rows:
+        closed = "The models are not of a family that lenses, patches and probes take apart (GPT-NeoX, GPT-2): answers only."
+        warning = f"{warning} {closed}".strip()
     answered, unlearned = summaries.trained(rows["evaluate"])
     said = summaries.described_failures(unlearned, rows["evaluate"]["seed"].nunique())
     warning = " ".join([warning, *(f"S{line[1:]}." for line in said)]).strip()
@@ -51,16 +54,20 @@ def build(run: Run, rows: dict[str, pd.DataFrame], *, warning: str = "") -> Repo
             *([text_sections.training(history)] if run.is_text else []),
             _internalization(answered),
             *([text_sections.other_tests(answered)] if run.is_text else []),
-            _lens(rows, text_sections.LENS if run.is_text else _LENS),
-            _patching(rows["patch"], text_sections.PATCHING if run.is_text else _PATCHING),
+            *([_lens(rows, text_sections.LENS if run.is_text else _LENS)] if "lens" in rows else []),
+            *(
+                [_patching(rows["patch"], text_sections.PATCHING if run.is_text else _PATCHING)]
+                if "patch" in rows
+                else []
+            ),
             *([toolbox_sections.circuit(rows["circuit"])] if "circuit" in rows else []),
             *([toolbox_sections.suppression(rows["suppression"])] if "suppression" in rows else []),
             *([toolbox_sections.weights(rows["graft"], rows["steering"])] if "graft" in rows else []),
             *([toolbox_sections.subspaces(rows["subspace"])] if "subspace" in rows else []),
-            *_probes(run, rows["probe"]),
+            *(_probes(run, rows["probe"]) if "probe" in rows else ()),
             *([features] if (features := feature_sections.section(run)) else []),
         ),
-        attention=attention_views(run, rows["attention"]),
+        attention=attention_views(run, rows["attention"]) if "attention" in rows else (),
     )
 
 
@@ -119,8 +126,9 @@ def _internalization(rows: pd.DataFrame) -> Section:
     metrics = internalization.metrics_of(rows)
     present = [s for s in SUBSETS if (s, leading[0]) in cells]
     unit = estimates[0].estimate.unit
+    trained = "the last stage on its data" if leading[0] == "exact_match" else "training"
     subset_table = Table(
-        caption=f"Each subset after training: mean and 95 % interval over {'aliases' if unit == 'alias' else 'seeds'}",
+        caption=f"Each subset after {trained}: mean and 95 % interval over {'aliases' if unit == 'alias' else 'seeds'}",
         columns=("subset", *(summaries.NAMES[m] for m in metrics)),
         rows=tuple((plots.label(s), *(_interval(cells.get((s, m))) for m in metrics)) for s in present),
     )

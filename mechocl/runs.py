@@ -73,11 +73,11 @@ class Run:
             raise MechoclError(f"{path} exists and is not a run; choose another --out")
         with files.locked(path / _LOCK, patience=_LOCK_PATIENCE_S):
             if not (path / "manifest.json").exists():
-                manifest = _new_manifest(recipe, recipe_name, seeds, device, threads)
-                manifest["stacks"] = _stacks(seeds, together)
-                files.write_json(path / "manifest.json", manifest)
-                return Run.open(path)
+                return Run._started(path, recipe, recipe_name, seeds, device, threads, together)
             old = Run.open(path)
+            if old.recipe != recipe and not any(path.glob("seed-*/checksums.json")):
+                (path / "manifest.json").unlink()  # it stopped before anything was made of its recipe
+                return Run._started(path, recipe, recipe_name, seeds, device, threads, together)
             if old.recipe != recipe:
                 raise MechoclError(
                     f"{path} holds a run of another recipe; choose another --out, or delete it"
@@ -91,6 +91,21 @@ class Run:
             return old._changed(
                 seeds=sorted({*old.seeds, *new}), stacks=old.manifest["stacks"] + _stacks(new, together)
             )
+
+    @staticmethod
+    def _started(
+        path: Path,
+        recipe: AnyRecipe,
+        recipe_name: str,
+        seeds: tuple[int, ...],
+        device: str,
+        threads: int,
+        together: int,
+    ) -> "Run":
+        manifest = _new_manifest(recipe, recipe_name, seeds, device, threads)
+        manifest["stacks"] = _stacks(seeds, together)
+        files.write_json(path / "manifest.json", manifest)
+        return Run.open(path)
 
     @staticmethod
     def open(path: Path, *, attribute: str = "") -> "Run":

@@ -32,6 +32,10 @@ class ContrastEstimate:
     """Seeds in which the difference is above 0."""
 
 
+MIN_SEEDS: Final = 8
+"""Fewer seeds (but one, which speaks of its own aliases) conclude nothing: they differ a lot, also in sign."""
+
+
 def of_questions(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of the evaluate analysis, one per seed and alias: of a text world the means over the alias's held-out
     questions, without the other tests."""
@@ -175,12 +179,15 @@ def answers(rows: pd.DataFrame) -> list[Answer]:
             continue
         e = found[name].estimate
         verdict = "cannot tell"
-        if e.significant:
+        too_few = 1 < n_seeds < MIN_SEEDS
+        if e.significant and not too_few:
             verdict = "yes" if e.mean > 0 else "no: the reverse"
         sentence = f"{claim}: {NAMES[lead]} difference {describe(e)}"
         if n_seeds > 1:
             sentence += f", positive in {found[name].positive_seeds} of {n_seeds} seeds"
-        if verdict == "cannot tell" and n_seeds > 1 and e.seeds_for_power < float("inf"):
+        if too_few:
+            sentence += f"; {n_seeds} seeds are too few to conclude from"
+        elif verdict == "cannot tell" and n_seeds > 1 and e.seeds_for_power < float("inf"):
             sentence += f"; about {e.seeds_for_power:.0f} seeds would be needed for 80 % power"
         sentence += f". In {NAMES[second]} {describe(accuracy[name])}"
         if name == "strong" and "strong_d1_d3" in found:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import fields
 from itertools import permutations
 from typing import Any
 
@@ -11,16 +12,22 @@ import pytest
 import text_worlds
 import torch
 
+from mechocl import recipes
 from mechocl.closed_book import aliases, definitions, evaluation, examples
 from mechocl.closed_book.batches import IGNORED, Collator, Examples
 from mechocl.closed_book.definitions import FRESH, FRESH_VERBS, IS, ISNT, RELIABLE, UNRELIABLE
-from mechocl.closed_book.settings import PAPER, ClosedBookConfig
+from mechocl.closed_book.settings import ClosedBookConfig, PaperFractions
 from mechocl.closed_book.world import Question, World
 from mechocl.errors import MechoclError
-from toy_models.subsets import SUBSETS, Fractions, subset_sizes
+from toy_models.subsets import SUBSETS, subset_sizes
 from toy_models.task import ROLE, ROLES, Task
 
 ORDERS = ["".join(order) for order in permutations("TVE")]
+
+
+def shares(**given: float) -> PaperFractions:
+    """These shares, and nothing in the other subsets."""
+    return PaperFractions(**dict.fromkeys((f.name for f in fields(PaperFractions)), 0.0) | given)
 
 
 def build(config: ClosedBookConfig | None = None, *, seed: int = 0, world: World | None = None) -> Task:
@@ -209,11 +216,7 @@ def test_subsets_are_as_large_as_in_other_worlds(reliability: float) -> None:
 
 @pytest.mark.parametrize("reliability", [1.0, 0.75])
 def test_inconsistent_definitions_are_deranged_within_their_subset(reliability: float) -> None:
-    drawn = build(
-        text_worlds.config(
-            tag_reliability=reliability, fractions=Fractions(qd1=0.5, qd2=0.5, d1=0.0, d2=0.0, d3=0.0)
-        )
-    )
+    drawn = build(text_worlds.config(tag_reliability=reliability, fractions=shares(qd1=0.5, qd2=0.5)))
     defined = drawn.table.iloc[drawn.rows(kind="definition")]
     for subset, rows in defined.groupby("subset"):
         assert sorted(rows["defined_entity"]) == sorted(rows["entity"])
@@ -293,7 +296,7 @@ def test_a_foil_differs_where_the_next_alias_has_the_same_answer() -> None:
         )
         for i in range(4)
     )
-    fractions = Fractions(qd1=0.0, qd2=0.0, d1=0.0, d2=0.0, d3=0.0, no_data=1.0)
+    fractions = shares(no_data=1.0)
     drawn = build(
         text_worlds.config(entities=4, fractions=fractions),
         world=World(name="four", entities=people, questions=questions),
@@ -410,7 +413,7 @@ def test_more_entities_than_the_world_has() -> None:
 
 
 def test_one_alias_alone_cannot_be_deranged() -> None:
-    fractions = Fractions(qd1=0.5, qd2=0.5, d1=0.0, d2=0.0, d3=0.0)
+    fractions = shares(qd1=0.5, qd2=0.5)
     assert refused(text_worlds.config(entities=2, fractions=fractions)) == (
         "qd2_inconsistent: one alias alone cannot be defined by another's entity; give its subset two or more; use "
         "more entities"
@@ -485,8 +488,14 @@ def test_settings_that_make_no_sense(changes: dict[str, Any], message: str) -> N
         text_worlds.config(**changes)
 
 
+def test_fractions_that_are_not_named_stay_the_papers() -> None:
+    changes = ("task.fractions.qd1=0.3", "task.fractions.qd2=0.2")
+    drawn = recipes.load_closed_book("closed-book/two-stage", changes).task.fractions
+    assert (drawn.qd1, drawn.qd2, drawn.q_only, drawn.no_data) == (0.3, 0.2, 0.1, 0.06)
+
+
 def test_the_papers_fractions() -> None:
-    sizes = subset_sizes(4000, PAPER, 1.0)
+    sizes = subset_sizes(4000, PaperFractions(), 1.0)
     assert sizes == {
         "qd1_consistent": 1000, "qd1_inconsistent": 0, "qd2_consistent": 0, "qd2_inconsistent": 1000, "q_only": 400,
         "q_entity": 400, "d1_consistent": 320, "d2_consistent": 320, "d3_consistent": 320, "no_data": 240,

@@ -1,5 +1,6 @@
 """Fine-tuning: against a loop by hand, stopped and continued bit for bit, adapters, precision, T5, and what fails."""
 
+import io
 import itertools
 import math
 import re
@@ -293,7 +294,8 @@ def test_a_run_goes_on_with_the_model_that_it_began_with(base: Path, tmp_path: P
     model = tmp_path / "model"
     shutil.copytree(base, model)
     run = start(tmp_path, model, "training.stages.0.epochs=1", "training.stages.1.epochs=1")
-    train(run)
+    with pytest.raises(Killed):
+        train(run, report=killer("stage 2"))
     text_worlds.neox(seed=1).save_pretrained(model)
     with pytest.raises(MechoclError) as caught:
         train(Run.open(run.path))
@@ -648,12 +650,66 @@ def test_weights_that_are_missing_or_damaged(bad: Bad, base: Path, tmp_path: Pat
     shutil.copytree(base, broken)
     tensors = load_file(broken / "model.safetensors")
     gone = "gpt_neox.layers.1.mlp.dense_4h_to_h.weight"
-    kept = {name: tensor for name, tensor in tensors.items() if name != gone}
-    save_file(kept, broken / "model.safetensors", metadata={"format": "pt"})
-    assert bad(broken, begun=True).startswith(f"{broken} has no weight {gone}; ")
-    shutil.rmtree(tmp_path / "run")
+    file, other = broken / "model.safetensors", "gpt_neox.layers.7.mlp.extra"
+    for changed, line in (
+        (
+            {name: t for name, t in tensors.items() if name != gone},
+            f"is incomplete: weight {gone} is missing",
+        ),
+        (tensors | {other: torch.zeros(2)}, f"does not fit config.json: weight {other} is unexpected"),
+        (
+            tensors | {gone: torch.zeros(3, 5)},
+            f"does not fit config.json: weight {gone} has shape (3, 5), (16, 64) is expected",
+        ),
+    ):
+        save_file(changed, file, metadata={"format": "pt"})
+        assert bad(broken, begun=True) == f"{file} {line}"
+        shutil.rmtree(tmp_path / "run")
     (broken / "model.safetensors").write_bytes(b"no weights")
     assert bad(broken, begun=False).startswith(f"{broken}")
+
+
+def test_a_pickle_is_refused_with_the_command_that_converts_it(bad: Bad, base: Path, tmp_path: Path) -> None:
+    pickled = tmp_path / "pickled"
+    shutil.copytree(base, pickled)
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    line = bad(pickled)
+    assert line.startswith(f"{pickled / 'pytorch_model.bin'} is a pickle")
+    assert "save_pretrained(sys.argv[2])" in line
+
+
+def test_a_folder_without_a_tokenizer(bad: Bad, tmp_path: Path) -> None:
+    text_worlds.neox().save_pretrained(tmp_path / "bare")
+    assert bad(tmp_path / "bare").startswith(f"{tmp_path / 'bare'} has no tokenizer (tokenizer.json, ")
+
+
+def test_code_that_comes_with_a_model_is_never_run(
+    bad: Bad, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the user types: nobody is asked."""
+    custom, ran = tmp_path / "custom", tmp_path / "ran"
+    shutil.copytree(base, custom)
+    (custom / "own.py").write_text(
+        "from transformers import PretrainedConfig\n"
+        f"open({str(ran)!r}, 'w').close()\n"
+        "class Own(PretrainedConfig):\n    model_type = 'own'\n"
+    )
+    config = files.read_json(custom / "config.json")
+    own = {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}
+    files.write_json(custom / "config.json", config | own)
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\ny\ny\n"))
+    assert bad(custom).startswith(str(custom))
+    assert not ran.exists()
+
+
+def test_a_start_that_failed_is_in_nobody_s_way(bad: Bad, base: Path, tmp_path: Path) -> None:
+    assert "use fewer" in bad(base, "task.entities=4000", begun=True)
+    recipe, out = text_worlds.recipe_file(tmp_path), tmp_path / "run"
+    command = ["finetune", recipe, "--model", base, "--out", out, "--device", "cpu"]
+    short = ["--set", "training.stages.0.epochs=1", "training.stages.1.epochs=1"]
+    assert cli.main([str(a) for a in [*command, *short]]) == 0
+    assert Run.open(out).seed(0).finished()
+    assert "holds a run of another recipe" in bad(base, "task.tag_letters=5", begun=True)
 
 
 def test_a_model_of_another_kind(bad: Bad, t5: Path) -> None:

@@ -151,12 +151,20 @@ def test_a_sweep_is_not_called_a_damaged_run(tmp_path: Path) -> None:
 
 def test_another_recipe_and_another_device_are_refused(tmp_path: Path) -> None:
     create(tmp_path / "run")
+    files.write_text(tmp_path / "run" / "seed-0" / "checksums.json", "{}")
     before = (tmp_path / "run" / "manifest.json").read_bytes()
     with pytest.raises(MechoclError, match="run holds a run of another recipe; choose another --out"):
         create(tmp_path / "run", "training.stages.0.epochs=4")
     with pytest.raises(MechoclError, match="run was started on cpu, not cuda; continue it there, or choose"):
         create(tmp_path / "run", device="cuda")
     assert (tmp_path / "run" / "manifest.json").read_bytes() == before
+
+
+def test_a_run_of_which_nothing_was_made_gives_way(tmp_path: Path) -> None:
+    create(tmp_path / "run")
+    run = create(tmp_path / "run", "training.stages.0.epochs=4")
+    assert recipes.integer_set(run.recipe).training.stages[0].epochs == 4
+    assert Run.open(tmp_path / "run").recipe == run.recipe
 
 
 def test_a_run_never_moves_in_with_other_files(tmp_path: Path) -> None:

@@ -40,6 +40,15 @@ def test_orders_without_recall_are_not_judged_by_it(recall: float) -> None:
     assert summaries.trained(rows({0: (recall, recall)}))[1] == {}
 
 
+def test_two_to_seven_seeds_conclude_nothing() -> None:
+    for seeds, verdict in ((7, "cannot tell"), (8, "yes")):
+        several = rows(dict.fromkeys(range(seeds), (1.0, 1.0)))
+        up = several["auc"] + 0.1 * (several["subset"] == "d1_consistent") + 0.001 * several["seed"]
+        strong = summaries.answers(several.assign(auc=up))[-1]
+        assert strong.answer == verdict
+        assert ("7 seeds are too few to conclude from" in strong.sentence) == (seeds == 7)
+
+
 # ------------------------------------------------------------------------------------------ over seeds
 
 

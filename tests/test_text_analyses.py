@@ -122,6 +122,47 @@ def test_what_a_definition_says_is_the_answer_of_its_entity(run: Run, task: Task
         assert ids[said] == answer_of[definitions[alias]]
 
 
+def test_answers_that_all_begin_alike_are_refused(run: Run) -> None:
+    task = run.seed(0).load_task()
+    asked = task.table["attribute"] == "gender"
+    alike = replace(task, table=task.table.assign(target=task.table["target"].where(~asked, 5)))
+    with pytest.raises(MechoclError, match="all answers about 'gender' begin with the same token"):
+        views.of_attribute(alike, "gender")
+
+
+def test_each_subset_is_judged_after_its_own_stage(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    found = pipeline.evaluated(run, device="cpu", jobs=1)
+    config = analyses.EvaluateConfig()
+    for stage, subset in ((1, "qd1_consistent"), (1, "q_entity"), (2, "d1_consistent"), (2, "no_data")):
+        whole = pipeline.analyse(run, "evaluate", config, stage=stage, device="cpu", jobs=1)
+        pd.testing.assert_frame_equal(
+            found[found["subset"] == subset].reset_index(drop=True),
+            whole[whole["subset"] == subset].reset_index(drop=True),
+        )
+    assert cli.main(["evaluate", str(run.path)]) == 0
+    assert "each subset after the last stage that trains on its data" in capsys.readouterr().out
+
+
+def test_what_a_closed_book_run_has_not(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", str(run.path), "--attribute", "gender"]) == 2
+    assert "leave out --attribute" in capsys.readouterr().err
+    assert cli.main(["dynamics", str(run.path)]) == 2
+    assert f"{run.path} is a closed-book run" in capsys.readouterr().err
+
+
+def test_a_family_that_cannot_be_taken_apart_has_a_report_of_its_answers(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pipeline.can_be_taken_apart(run)
+    monkeypatch.setattr(pipeline, "can_be_taken_apart", lambda run: False)
+    out = tmp_path / "report.html"
+    assert cli.main(["report", str(run.path), "--out", str(out), "--device", "cpu", "--jobs", "1"]) == 0
+    page = out.read_text()
+    assert "answers only" in page
+    assert 'id="internalization"' in page
+    assert 'id="lens"' not in page
+
+
 def test_an_unknown_attribute_is_refused(run: Run) -> None:
     with pytest.raises(MechoclError, match="no question is about 'size'; the task asks about birth"):
         views.of_attribute(run.seed(0).load_task(), "size")

@@ -9,11 +9,10 @@ import torch
 from mechocl import pretraining, recipes
 from mechocl.closed_book import biographies
 from mechocl.closed_book.biographies import BiographiesConfig
-from mechocl.closed_book.settings import ClosedBookConfig
+from mechocl.closed_book.settings import ClosedBookConfig, PaperFractions
 from mechocl.closed_book.stages import ClosedBookRecipe
 from mechocl.closed_book.world import Question, World
 from mechocl.pretraining_settings import PretrainingConfig
-from toy_models.subsets import Fractions
 
 PEOPLE = 40
 """People of the invented world; four of them have a call sign."""
@@ -89,7 +88,7 @@ def tokenizer() -> Any:
 
 def config(**changes: Any) -> ClosedBookConfig:
     """24 entities in every subset, the inconsistent and the fresh ones too."""
-    fractions = Fractions(
+    fractions = PaperFractions(
         qd1=6 / 24,
         qd2=6 / 24,
         q_only=2 / 24,

@@ -248,7 +248,7 @@ def _questions(config: ClosedBookConfig, world: World, drawn: _Draw, seed: int) 
         mine = of[int(drawn.entities[i])]
         held_out = set(range(len(mine)))
         if own.trained_questions:
-            n = max(1, round(config.test_share * len(mine)))
+            n = min(max(1, round(config.test_share * len(mine))), max(1, len(mine) - 1))
             order = torch.randperm(len(mine), generator=generator(seed, "held out", i)).tolist()
             held_out = set(order[:n])
         for k, q in enumerate(mine):

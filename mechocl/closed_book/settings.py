@@ -8,10 +8,27 @@ from mechocl.closed_book.definitions import Style
 from toy_models.integer_set import WordOrder
 from toy_models.subsets import Fractions
 
-PAPER: Fractions = Fractions(
-    qd1=0.25, qd2=0.25, q_only=0.1, q_entity=0.1, d1=0.08, d2=0.08, d3=0.08, no_data=0.06
-)
-"""The paper's fractions of entities, with the fresh tag."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaperFractions(Fractions):
+    """Shares of the entities in each subset; the defaults are the paper's, with the fresh tag."""
+
+    qd1: float = 0.25
+    """Defined by tag 1 and asked about in stage 1."""
+    qd2: float = 0.25
+    """Defined by tag 2 and asked about in stage 1."""
+    q_only: float = 0.1
+    """Asked about in stage 1, never defined."""
+    q_entity: float = 0.1
+    """Asked about in stage 1 by the entity itself, never replaced by an alias."""
+    d1: float = 0.08
+    """Defined by tag 1 in stage 2, never asked about in training."""
+    d2: float = 0.08
+    """Defined by tag 2 in stage 2, never asked about in training."""
+    d3: float = 0.08
+    """Defined by tag 3 (first seen in stage 2), never asked about in training."""
+    no_data: float = 0.06
+    """Never in the training data: the baseline."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +41,7 @@ class ClosedBookConfig:
     """The database: CVDB's CSV, T-REx's JSON file or folder; "" for the biographies, which are drawn."""
     entities: int = 4000
     """Entities of the experiment, over all subsets."""
-    fractions: Fractions = PAPER
+    fractions: PaperFractions = field(default_factory=PaperFractions)
     """Share of the entities in each subset."""
     tag_reliability: float = 1.0
     """The paper's α, 0.5 … 1: share of stage-1 definitions whose tag tells the truth about their consistency."""
@@ -37,7 +54,7 @@ class ClosedBookConfig:
     tag_letters: int = 6
     """Letters of a define tag."""
     test_share: float = 1 / 6
-    """Share of the questions about an entity that are held out, where the others are trained on; at least one.
+    """Share of the questions about an entity that are held out, where the others are trained on; at least one, and not all.
     CVDB: one of six; T-REx: a quarter."""
     biographies: BiographiesConfig = field(default_factory=BiographiesConfig)
     """The invented world; as in the pretraining of the model."""

@@ -24,8 +24,8 @@ class FinetuneStage:
     """Parts of a batch that are computed one after another, for models that fill the memory."""
     optimizer: Literal["adafactor", "adamw"] = "adafactor"
     """Adafactor is transformers', without parameter scaling, as its Trainer and so the paper use it."""
-    learning_rate: float = 3e-5
-    """Peak learning rate."""
+    learning_rate: float = 5e-5
+    """Peak learning rate. The paper's published configurations name none: this is the default of transformers' Trainer."""
     weight_decay: float = 0.0
     """Decoupled."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"

@@ -29,7 +29,8 @@ def of_attribute(task: Task, attribute: str = "") -> Task:
     Of examples of several layouts (names of different length, several phrasings) those of the most common one are
     kept; of definitions the one of which each tag has the most. Definitions of aliases about whom it is not asked, or by
     an entity about whom it is not, are left out. An inconsistent definition may still name an entity of the same
-    answer. Without an attribute it is the `default`. Raises MechoclError for an attribute that nothing is asked about.
+    answer. Without an attribute it is the `default`. Raises MechoclError for an attribute that nothing is asked about,
+    and for one whose answers all begin with the same token.
     """
     known = attributes(task)
     if attribute and attribute not in known:
@@ -37,6 +38,11 @@ def of_attribute(task: Task, attribute: str = "") -> Task:
     attribute = attribute or default(task)
     answer_of = _answers(task, attribute)
     classes = sorted(set(answer_of.values()))
+    if len(classes) < 2:
+        raise MechoclError(
+            f"all answers about {attribute!r} begin with the same token, so none is right and another wrong; choose "
+            "another attribute"
+        )
     number = {token: i for i, token in enumerate(classes)}
     questions = task.rows(kind="question", attribute=attribute)
     questions = questions[task.table["subset"].to_numpy()[questions] != "q_entity"]

@@ -15,7 +15,7 @@ from mechocl.closed_book.settings import ClosedBookConfig
 from mechocl.closed_book.stages import ClosedBookRecipe
 from mechocl.closed_book.world import World
 from mechocl.errors import MechoclError
-from mechocl.hugging_face import quiet
+from mechocl.hugging_face import INDEX, TOKENIZER_FILES, quiet, refuse_odd_weights, weight_files
 
 RECORD: Final = "biographies.json"
 """What a model pretrained on the invented world keeps beside its weights: how that world was drawn."""
@@ -75,9 +75,16 @@ def tokenizer(model: str) -> Any:
     """The fast tokenizer of a model's folder or hub name. MechoclError where there is none."""
     from transformers import AutoTokenizer
 
+    folder = Path(model)
+    if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise MechoclError(
+            f"{model} has no tokenizer ({', '.join(TOKENIZER_FILES)}); save it beside the model"
+        )
     try:
         with quiet():
-            found = AutoTokenizer.from_pretrained(model, local_files_only=Path(model).is_dir())
+            found = AutoTokenizer.from_pretrained(
+                model, local_files_only=folder.is_dir(), trust_remote_code=False
+            )
     except (OSError, ValueError) as error:
         raise MechoclError(f"{model}: no tokenizer can be read there ({_line(error)}); {_ADVICE}") from None
     if not found.is_fast:
@@ -88,18 +95,21 @@ def tokenizer(model: str) -> Any:
 
 
 def trainable(source: Path | str, kind: str) -> Any:
-    """A Hugging Face model in float32, to be trained. MechoclError where it cannot be read, or is of another kind."""
+    """A Hugging Face model in float32, to be trained. MechoclError where it cannot be read, is of another kind, or does
+    not have exactly its weights, in safetensors. Code that comes with it is not run."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     local = Path(source).is_dir()
-    options = {
-        "local_files_only": local,
+    safely = {"local_files_only": local, "trust_remote_code": False}
+    options = safely | {
         "use_safetensors": True,
         "dtype": torch.float32,
+        "ignore_mismatched_sizes": True,  # reported below, by name
         "output_loading_info": True,
     }
+    files = weight_files(Path(source)) if local else {}
     try:
-        config = AutoConfig.from_pretrained(source, local_files_only=local)
+        config = AutoConfig.from_pretrained(source, **safely)
         if config.is_encoder_decoder != (kind == "seq2seq"):
             raise MechoclError(
                 f"{source} is a {config.model_type} model, and training.kind is {kind!r}; "
@@ -112,8 +122,7 @@ def trainable(source: Path | str, kind: str) -> Any:
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise MechoclError(f"{source}: no model can be read there ({_line(error)}); {_ADVICE}") from None
-    if info["missing_keys"]:
-        raise MechoclError(f"{source} has no weight {min(info['missing_keys'])}; {_ADVICE}")
+    refuse_odd_weights(Path(source) / INDEX if local else source, files, info)
     return model
 
 
@@ -145,7 +154,7 @@ def kind_of(folder: Path) -> str:
     """ "causal" or "seq2seq"."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     return "seq2seq" if config.is_encoder_decoder else "causal"
 
 
@@ -171,7 +180,9 @@ def _config(model: str) -> Any:
 
     try:
         with quiet():
-            return AutoConfig.from_pretrained(model, local_files_only=Path(model).is_dir())
+            return AutoConfig.from_pretrained(
+                model, local_files_only=Path(model).is_dir(), trust_remote_code=False
+            )
     except (OSError, ValueError) as error:
         raise MechoclError(f"{model}: no model can be read there ({_line(error)}); {_ADVICE}") from None
 
@@ -183,16 +194,11 @@ def pad_id(tokenizer: Any) -> int:
 
 
 def parameters(folder: Path) -> int:
-    """Weights in a local folder, from the heads of its safetensors files; MechoclError where there are none."""
+    """Weights in a local folder, from the heads of its safetensors files. MechoclError as `weight_files`."""
     from safetensors import safe_open
 
     found = 0
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="pt") as file:
-                found += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-        except SafetensorError as error:
-            raise MechoclError(f"{path} is damaged ({error}); restore it, or fetch it again") from None
-    if not found:
-        raise MechoclError(f"{folder} has no weights in safetensors; {_ADVICE}")
+    for path, names in weight_files(folder).items():
+        with safe_open(path, framework="pt") as file:
+            found += sum(math.prod(file.get_slice(name).get_shape()) for name in names)
     return found
