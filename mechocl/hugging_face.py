@@ -168,8 +168,10 @@ def weight_files(folder: Path) -> dict[Path, set[str]]:
 def conversion_command(source: str | Path, folder: str | Path) -> str:
     """A shell command that writes the model in a folder or under a hub name to a folder, as safetensors."""
     names = f"{shlex.quote(str(source))} {shlex.quote(str(folder))}"
+    config = Path(source) / "config.json"
+    seq2seq = config.is_file() and json_object(Path(source), "config.json").get("is_encoder_decoder")
     return (
-        'python -c "import sys; from transformers import AutoModelForCausalLM as M; '
+        f'python -c "import sys; from transformers import AutoModelFor{"Seq2Seq" if seq2seq else "Causal"}LM as M; '
         f"M.from_pretrained(sys.argv[1], dtype='auto').save_pretrained(sys.argv[2])\" {names}"
     )
 

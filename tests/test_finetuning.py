@@ -675,7 +675,15 @@ def test_a_pickle_is_refused_with_the_command_that_converts_it(bad: Bad, base: P
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     line = bad(pickled)
     assert line.startswith(f"{pickled / 'pytorch_model.bin'} is a pickle")
+    assert "AutoModelForCausalLM as M" in line
     assert "save_pretrained(sys.argv[2])" in line
+
+
+def test_a_pickled_t5_is_converted_as_one(bad: Bad, t5: Path, tmp_path: Path) -> None:
+    pickled = tmp_path / "pickled"
+    shutil.copytree(t5, pickled)
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    assert "AutoModelForSeq2SeqLM as M" in bad(pickled, "training.kind=seq2seq")
 
 
 def test_a_folder_without_a_tokenizer(bad: Bad, tmp_path: Path) -> None:

@@ -135,12 +135,13 @@ def test_contrasts_are_paired_by_seed(evaluated: pd.DataFrame) -> None:
 def test_answers_follow_the_interval(evaluated: pd.DataFrame) -> None:
     by_question = {a.question: a for a in summaries.answers(evaluated)}
     assert by_question["Weak internalization"].answer == "not asked"
-    assert by_question["Strong internalization (IML)"].answer == "cannot tell"  # p = .074
+    assert by_question["Strong internalization (IML)"].answer == "cannot tell"
     assert "3 of 3 seeds" in by_question["Strong internalization (IML)"].sentence
-    reversed_ = evaluated.assign(
-        auc=evaluated["auc"].where(evaluated["subset"] != "d2_consistent", 0.95 + 0.01 * evaluated["seed"])
-    )
-    assert {a.answer for a in summaries.answers(reversed_)} >= {"no: the reverse"}
+    nine = pd.concat([evaluated.assign(seed=evaluated["seed"] + 3 * i) for i in range(3)])
+    for d2, answer in ((0.5, "yes"), (0.7, "cannot tell"), (0.95, "no: the reverse")):
+        auc = nine["auc"].where(nine["subset"] != "d2_consistent", d2 + 0.01 * nine["seed"])
+        strong = summaries.answers(nine.assign(auc=auc))[-1]
+        assert (strong.question, strong.answer) == ("Strong internalization (IML)", answer)
 
 
 def test_a_single_seed_is_labelled_so(evaluated: pd.DataFrame) -> None:
