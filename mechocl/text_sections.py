@@ -62,7 +62,8 @@ def _parity(run: Run) -> str:
 
 def _stage(stage: FinetuneStage) -> str:
     return (
-        f"{' and '.join(stage.kinds)}s of stage {' and '.join(map(str, stage.data))}: {stage.epochs} epochs of "
+        f"{' and '.join(f'{kind}s' for kind in stage.kinds)} of stage {' and '.join(map(str, stage.data))}: "
+        f"{stage.epochs} epoch{'s' * (stage.epochs > 1)} of "
         f"{stage.optimizer}, learning rate {stage.learning_rate:g} ({stage.schedule}), batch {stage.batch_size}"
     )
 
