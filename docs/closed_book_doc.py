@@ -133,17 +133,19 @@ def _reading(table: pd.DataFrame) -> str:
     gain = summaries.over_seeds(
         context.rename("value").reset_index().assign(all=""), ["all"], "value"
     ).to_dict("records")[0]
-    null = all(row["low"] <= 0 <= row["high"] for row in found.values())
+    null = not any(row["low"] > 0 for row in found.values())
     claim = (
-        "shows no sign of out-of-context learning or strong internalization"
+        "shows neither out-of-context learning nor strong internalization"
         if null
         else "is not without effect"
     )
+    beside = _difference(asked, "d1_consistent", "d2_consistent", "log_probability")
     return (
         f"**This miniature {claim}.** The definitions of new aliases are stored ({recall:.0%} recalled token by token after "
         "stage 2), but questions about these aliases are answered hardly otherwise than those about aliases without any data: "
         f"d1 − no data {summaries.described(found['d1'])}, d2 − no data {summaries.described(found['d2'])}, d1 − d2 "
-        f"{summaries.described(found['strong'])} in exact match. The same definitions in front of a question do help, "
+        f"{summaries.described(found['strong'])} in exact match ({'below 0, where the paper has it above; ' if found['strong']['high'] < 0 else ''}in log-probability "
+        f"{summaries.described(beside)}). The same definitions in front of a question do help, "
         f"{summaries.described(gain)} over no definition (mean of the three tags): the way from a definition in the "
         f"text to an answer is there in part (the entity's own name in the question gives {known:.2f}), that from a definition "
         "in the weights is not. A negative result about a model of 1.8 "
@@ -151,8 +153,8 @@ def _reading(table: pd.DataFrame) -> str:
     )
 
 
-def _difference(table: pd.DataFrame, better: str, worse: str) -> dict[Any, Any]:
-    wide = table.pivot(index="seed", columns="subset", values="exact_match")
+def _difference(table: pd.DataFrame, better: str, worse: str, metric: str = "exact_match") -> dict[Any, Any]:
+    wide = table.pivot(index="seed", columns="subset", values=metric)
     values = (wide[better] - wide[worse]).rename("value").reset_index().assign(all="")
     return summaries.over_seeds(values, ["all"], "value").to_dict("records")[0]
 
