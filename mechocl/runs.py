@@ -72,12 +72,15 @@ class Run:
         if path.exists() and not _may_hold_a_run(path):
             raise MechoclError(f"{path} exists and is not a run; choose another --out")
         with files.locked(path / _LOCK, patience=_LOCK_PATIENCE_S):
-            if not (path / "manifest.json").exists():
-                return Run._started(path, recipe, recipe_name, seeds, device, threads, together)
-            old = Run.open(path)
-            if old.recipe != recipe and not any(path.glob("seed-*/checksums.json")):
-                (path / "manifest.json").unlink()  # it stopped before anything was made of its recipe
-                return Run._started(path, recipe, recipe_name, seeds, device, threads, together)
+            made = any(
+                path.glob("seed-*/checksums.json")
+            )  # else it stopped before anything was made of its recipe
+            old = Run.open(path) if (path / "manifest.json").exists() else None
+            if old is None or (old.recipe != recipe and not made):
+                manifest = _new_manifest(recipe, recipe_name, seeds, device, threads)
+                manifest["stacks"] = _stacks(seeds, together)
+                files.write_json(path / "manifest.json", manifest)
+                return Run.open(path)
             if old.recipe != recipe:
                 raise MechoclError(
                     f"{path} holds a run of another recipe; choose another --out, or delete it"
@@ -91,21 +94,6 @@ class Run:
             return old._changed(
                 seeds=sorted({*old.seeds, *new}), stacks=old.manifest["stacks"] + _stacks(new, together)
             )
-
-    @staticmethod
-    def _started(
-        path: Path,
-        recipe: AnyRecipe,
-        recipe_name: str,
-        seeds: tuple[int, ...],
-        device: str,
-        threads: int,
-        together: int,
-    ) -> "Run":
-        manifest = _new_manifest(recipe, recipe_name, seeds, device, threads)
-        manifest["stacks"] = _stacks(seeds, together)
-        files.write_json(path / "manifest.json", manifest)
-        return Run.open(path)
 
     @staticmethod
     def open(path: Path, *, attribute: str = "") -> "Run":
