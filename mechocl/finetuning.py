@@ -72,7 +72,8 @@ def _refuse_other_base(run: Run, recipe: ClosedBookRecipe) -> None:
     base = worlds.fingerprint(recipe)
     path = run.path / "base.json"
     with files.locked(run.path / "base.lock", patience=60.0):
-        if not any(run.path.glob("seed-*/checksums.json")):  # nothing was made of another one
+        made = any(run.path.glob("seed-*/checksums.json"))
+        if not made or not path.exists():
             files.write_json(path, base)
         elif (known := files.read_json(path)) != base:
             differs = next(name for name in {**known, **base} if known.get(name) != base.get(name))

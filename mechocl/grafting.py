@@ -17,9 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mechocl import models
 from mechocl.errors import MechoclError
-from mechocl.folders import SeedFolder
 from mechocl.internalization import by_subset, per_alias
 from mechocl.models import Transformer
 from mechocl.statistics import Estimate, estimate
@@ -61,23 +59,6 @@ class GraftConfig:
             raise MechoclError(
                 f"aliases_per_subset is {self.aliases_per_subset}; use at least 1, or none for all"
             )
-
-
-def load_before_and_after(folder: SeedFolder, *, device: str) -> tuple[Any, Any]:
-    """A seed's models before and after its last stage.
-
-    Raises MechoclError for a run of one stage, and as `models.at_checkpoint`.
-    """
-    stages = len(folder.recipe.training.stages)
-    if stages < 2:
-        raise MechoclError(
-            f"{folder.path} was trained in one stage, so there is no model before stage 2 to graft onto; "
-            "use a run of two stages, such as integer-set/cpu"
-        )
-    before, after = folder.final(stages - 1), folder.final(stages)
-    return models.at_checkpoint(folder, before, device=device), models.at_checkpoint(
-        folder, after, device=device
-    )
 
 
 def graft(before: Transformer, after: Transformer, task: Task, *, groups: Collection[str]) -> Any:

@@ -4,7 +4,6 @@ import copy
 import itertools
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import Mechanism, planted_model, small_task, subspaces
-from tiny import recipe
 from torch import Tensor
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
@@ -28,7 +26,6 @@ from mechocl.grafting import (
     estimates,
     graft,
     graft_study,
-    load_before_and_after,
 )
 from mechocl.internalization import by_subset, per_alias
 from mechocl.weight_groups import groups, layer_groups, parameters
@@ -344,16 +341,6 @@ def test_other_mistakes_are_refused(tmp_path: Path) -> None:
     strange.register_parameter("experts", torch.nn.Parameter(torch.zeros(2)))
     with pytest.raises(MechoclError, match="does not know what the model's parameter experts is"):
         groups(strange, task())
-
-
-def test_a_one_stage_run_is_refused(tmp_path: Path) -> None:
-    two_stages = recipe(tmp_path)
-    stages = SimpleNamespace(training=SimpleNamespace(stages=two_stages.training.stages[:1]))
-    folder: Any = SimpleNamespace(recipe=stages, path=Path("runs/one/seed-0"))
-    with pytest.raises(
-        MechoclError, match="seed-0 was trained in one stage, so there is no model before stage 2"
-    ):
-        getattr(load_before_and_after, "__wrapped__", load_before_and_after)(folder, device="cpu")
 
 
 # ------------------------------------------------------------------------------------------ estimates, figure
