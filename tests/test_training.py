@@ -162,12 +162,7 @@ def plain_loop(
             optimizer.zero_grad()
             loss.backward()
             if stage.gradient_clip:
-                norm = (
-                    torch.stack([p.grad.square().sum() for p in trained if p.grad is not None]).sum().sqrt()
-                )
-                for p in trained:
-                    if p.grad is not None and norm > stage.gradient_clip:
-                        p.grad *= stage.gradient_clip / norm
+                torch.nn.utils.clip_grad_norm_(trained, stage.gradient_clip, foreach=False)
             optimizer.step()
             found.append(loss.item())
             if len(found) == steps:
@@ -181,20 +176,23 @@ def plain_loop(
 )
 @pytest.mark.parametrize("loss", ["every", "answers"])
 def test_three_steps_equal_a_plain_loop(optimizer: Any, regularised: dict[str, Any], loss: str) -> None:
+    """In float64: an optimiser that divides by a gradient's own size magnifies rounding, in float32 beyond any bound that
+    would still find an error."""
     task = make_task(loss=loss)
     stage = dataclasses.replace(STAGE, optimizer=optimizer, **regularised)
-    ours, theirs = make_model(task), make_model(task)
+    ours, theirs = (make_model(task).to(torch.float64, print_details=False) for _ in range(2))
     start = weights_of(ours)
     stage = dataclasses.replace(stage, evaluations=10_000)  # a loss at every step
     moments = train_stage([ours], [task], stage, seeds=[4], precision="float32")
     our_losses = [loss for _ in range(4) for loss in next(moments).losses]
     their_losses = plain_loop(theirs, task, stage, 3, seed=4)
-    assert our_losses == pytest.approx(their_losses, abs=1e-5)
+    assert our_losses == pytest.approx(their_losses, abs=1e-10)
     for name, value in weights_of(theirs).items():
+        assert value.dtype == torch.float64, name
         # where a gradient is zero but for rounding, normalising optimisers turn its sign into a step: keys'
         # biases move no softmax
         if not name.endswith("b_K"):
-            torch.testing.assert_close(weights_of(ours)[name], value, atol=1e-5, rtol=0)
+            torch.testing.assert_close(weights_of(ours)[name], value, atol=1e-10, rtol=0)
             assert not torch.equal(value, start[name]), name
 
 

@@ -367,7 +367,8 @@ def token_losses(
         x = x.gather(2, where[..., None].expand(-1, -1, -1, x.shape[3]))
         targets, weights = targets.gather(2, where), loss_mask.gather(2, where)
     targets = targets.masked_fill(~weights, 0)  # there may be no logit for what is not predicted
-    logits = lean.logits(parameters, x.flatten(1, 2)).float()
+    logits = lean.logits(parameters, x.flatten(1, 2))
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     each = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(len(x), -1)
     weights = weights.flatten(1)
     return (each * weights).sum(1) / weights.sum(1)
