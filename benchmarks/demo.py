@@ -18,8 +18,8 @@ from typing import Any, Final
 
 import measuring
 
-from mechocl import models
 from mechocl.errors import MechoclError
+from mechocl.models import seam
 
 SAMPLE_EVERY_S: Final = 0.5
 
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
     options = parser.parse_args(argv)
     try:
-        device = models.resolve_device(options.device)
+        device = seam.resolve_device(options.device)
         line, within = measure(fast=options.fast, seeds=options.seeds, device=device)
     except MechoclError as error:
         print(error, file=sys.stderr)

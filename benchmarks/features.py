@@ -31,10 +31,11 @@ import measuring
 import numpy as np
 import torch
 
-from mechocl import activations, models, recipes
 from mechocl.features.dictionaries import flat
 from mechocl.features.settings import TrainingConfig
 from mechocl.features.stream import held_out, of_aliases, read_tokens, weights
+from mechocl.models import activations, seam
+from mechocl.runs import recipes
 from toy_models.integer_set import build
 from toy_models.task import ROLE, Task
 
@@ -72,7 +73,7 @@ def config_of(size: Size) -> TrainingConfig:
 def subject(size: Size) -> tuple[Any, Task]:
     """An untrained model of the recipe, and its task."""
     recipe = recipes.load(RECIPE, (f"task.aliases={size.aliases}",))
-    return models.build(recipe, seed=0, device="cpu"), build(recipe.task, seed=0)
+    return seam.build(recipe, seed=0, device="cpu"), build(recipe.task, seed=0)
 
 
 def ours(model: Any, config: TrainingConfig, task: Task) -> Any:

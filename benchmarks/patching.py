@@ -1,6 +1,6 @@
 """Activation patching, side by side with transformer_lens.patching on the same model and the same pairs.
 
-ours     mechocl.patching.patch_activations
+ours     mechocl.interventions.patching.patch_activations
 theirs   transformer_lens.patching.get_act_patch_resid_pre and …_attn_head_out_by_pos, all pairs in one batch,
          without progress bars; the clean run is cached at the patched hook points alone
 
@@ -31,11 +31,11 @@ from patching_subject import FAST, FULL, GRIDS, Size, subject
 from torch import Tensor
 from transformer_lens import patching as theirs
 
-from mechocl.contrasts import Pairs
-from mechocl.edge_attribution import attribute_edges
-from mechocl.edges import graph_of, patch_paths
-from mechocl.models import Transformer
-from mechocl.patching import patch_activations
+from mechocl.interventions.edge_attribution import attribute_edges
+from mechocl.interventions.edges import graph_of, patch_paths
+from mechocl.interventions.pairs import Pairs
+from mechocl.interventions.patching import patch_activations
+from mechocl.models.seam import Transformer
 
 BATCH_SIZE: Final = 1024
 """Examples in one forward pass of ours."""

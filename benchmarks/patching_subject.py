@@ -6,9 +6,9 @@ from typing import Final
 
 import torch
 
-from mechocl import recipes
-from mechocl.contrasts import Pairs, given_pairs, pairs_named
-from mechocl.models import Transformer
+from mechocl.interventions.pairs import Pairs, given_pairs, pairs_named
+from mechocl.models.seam import Transformer
+from mechocl.runs import recipes
 from toy_models import architectures, integer_set
 
 RECIPE: Final = "integer-set/paper"

@@ -1,6 +1,6 @@
 """A layer × token grid of linear probes, side by side with the procedure of the reference code, written plainly.
 
-ours     mechocl.probing.probe: questions in batches, one site's activations kept, all probes solved together
+ours     mechocl.probing.probe.probe: questions in batches, one site's activations kept, all probes solved together
 theirs   one question at a time through run_with_cache with everything cached (and kept: a loop that dropped what
          it does not need would take less memory and the same time), then scikit-learn's LogisticRegression
          (C = 0.01, features scaled) in a 5-fold cross-validation for each layer and token
@@ -26,10 +26,11 @@ import measuring
 import numpy as np
 import torch
 
-from mechocl import probe_examples, probing
-from mechocl.models import Transformer
-from mechocl.probe_recipes import Probe
-from mechocl.probing import ProbingConfig
+from mechocl.models.seam import Transformer
+from mechocl.probing import probe as probe_
+from mechocl.probing.examples import of_task
+from mechocl.probing.probe import ProbingConfig
+from mechocl.probing.recipe import Probe
 from probes.splits import alias_folds
 from toy_models import architectures
 from toy_models.integer_set import IntegerSetConfig, build
@@ -108,7 +109,7 @@ def ours(model: Transformer, task: Task) -> np.ndarray:
     config = ProbingConfig(
         sites=("resid_post",), permutations=0, controls=False, n_pairs=0, aliases_per_subset=len(task)
     )
-    rows, _ = probing.probe(model, model, task, config, collect=probing.directly(model), probes=[PROBE])
+    rows, _ = probe_.probe(model, model, task, config, collect=probe_.directly(model), probes=[PROBE])
     rows = rows[(rows["subset"] == "all") & (rows["site"] == "resid_post")]
     grid: np.ndarray = rows["accuracy"].to_numpy(dtype=float).reshape(model.cfg.n_layers, -1)
     return grid
@@ -121,7 +122,7 @@ def theirs(model: Any, task: Task) -> np.ndarray:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    examples = probe_examples.of_task(
+    examples = of_task(
         task, "question", aliases_per_subset=len(task), positions=(), seed=ProbingConfig().seed
     )
     tag, alias = (examples.table[name].to_numpy() for name in ("tag", "alias"))

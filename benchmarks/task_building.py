@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mechocl import recipes
+from mechocl.runs import recipes
 from toy_models import integer_set
 from toy_models.integer_set import IntegerSetConfig
 from toy_models.subsets import SUBSETS, subset_sizes

@@ -35,8 +35,9 @@ import training_whole
 import training_work
 from training_sides import Job, Side, SideEnded, build_ours
 
-from mechocl import models, recipes
 from mechocl.errors import MechoclError
+from mechocl.models import seam
+from mechocl.runs import recipes
 from toy_models import integer_set, lean
 from toy_models.task import Task
 from toy_models.training import StageConfig, token_losses
@@ -260,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     others.add_argument("--whole", action="store_true", help="whole recipes on a GPU, instead")
     options = parser.parse_args(argv)
     try:
-        device = models.resolve_device(options.device)
+        device = seam.resolve_device(options.device)
     except MechoclError as error:
         print(error, file=sys.stderr)
         return 2

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from training_sides import build_ours
 
-from mechocl import recipes
+from mechocl.runs import recipes
 from toy_models import integer_set
 from toy_models.training import Moment, train_stage
 

@@ -15,8 +15,8 @@ import hugging_face
 import measuring
 import torch
 
-from mechocl import recipes
-from mechocl.recipes import Recipe
+from mechocl.runs import recipes
+from mechocl.runs.recipes import Recipe
 from toy_models import architectures, integer_set
 from toy_models.task import Task
 from toy_models.training import StageConfig, train_stage

@@ -13,7 +13,7 @@ import measuring
 import torch
 from training_sides import build_ours
 
-from mechocl import recipes
+from mechocl.runs import recipes
 from toy_models import integer_set
 from toy_models.training import train_stage
 

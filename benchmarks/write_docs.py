@@ -103,7 +103,7 @@ SECTIONS: Final = (
         benchmark="patching",
         title="Activation patching",
         text=(
-            "`mechocl.patching.patch_activations` against `transformer_lens.patching`, on the same model (six "
+            "`mechocl.interventions.patching.patch_activations` against `transformer_lens.patching`, on the same model (six "
             "layers, shaped like `integer-set/paper`'s, not trained) and the same 256 pairs: the residual stream "
             "by layer × position, and heads × positions. Both fill the whole grid, and all values agree within "
             "1e-5. Ours begins each forward pass where the patch is and skips a patch that puts in what is "
@@ -127,7 +127,7 @@ SECTIONS: Final = (
         benchmark="probing",
         title="Linear probes",
         text=(
-            "`mechocl.probing.probe` against the procedure of the earlier tag probe, written plainly: one question at a "
+            "`mechocl.probing.probe.probe` against the procedure of the earlier tag probe, written plainly: one question at a "
             "time through `run_with_cache` with everything cached, then scikit-learn's logistic regression with a 5-fold "
             "cross-validation for each layer and token. The same 800 questions and folds, every layer and token of an "
             "untrained model with a direction put into its alias embeddings; no balanced accuracy may differ by more than "

@@ -5,9 +5,10 @@ from typing import Any, Final
 
 import pandas as pd
 
-from mechocl import analyses, internalization, summaries
-from mechocl.recipes import closed_book
-from mechocl.runs import Run
+from mechocl.analyses import registry
+from mechocl.behaviour import internalization, over_seeds
+from mechocl.runs.recipes import closed_book
+from mechocl.runs.run import Run
 
 TABLES: Final = Path(__file__).parent / "results"
 
@@ -53,7 +54,7 @@ def take(path: Path, model: Path) -> None:
     recipe = closed_book(run.recipe)
     tables = []
     for stage in range(1, len(recipe.training.stages) + 1):
-        rows = analyses.load(run, "evaluate", analyses.EvaluateConfig(), stage=stage)
+        rows = registry.load(run, "evaluate", registry.EvaluateConfig(), stage=stage)
         if rows is None:
             raise SystemExit(
                 f"{path} has no evaluation yet; run `mechocl evaluate {path} --stage {stage}` first"
@@ -130,7 +131,7 @@ def _reading(table: pd.DataFrame) -> str:
     known = asked[asked["subset"] == "q_entity"]["exact_match"].mean()
     nothing = asked[asked["subset"] == "no_data"].set_index("seed")["exact_match"]
     context = last[last["test"].str.startswith("in context")].groupby("seed")["exact_match"].mean() - nothing
-    gain = summaries.over_seeds(
+    gain = over_seeds.over_seeds(
         context.rename("value").reset_index().assign(all=""), ["all"], "value"
     ).to_dict("records")[0]
     null = not any(row["low"] > 0 for row in found.values())
@@ -143,10 +144,10 @@ def _reading(table: pd.DataFrame) -> str:
     return (
         f"**This miniature {claim}.** The definitions of new aliases are stored ({recall:.0%} recalled token by token after "
         "stage 2), but questions about these aliases are answered hardly otherwise than those about aliases without any data: "
-        f"d1 − no data {summaries.described(found['d1'])}, d2 − no data {summaries.described(found['d2'])}, d1 − d2 "
-        f"{summaries.described(found['strong'])} in exact match ({'below 0, where the paper has it above; ' if found['strong']['high'] < 0 else ''}in log-probability "
-        f"{summaries.described(beside)}). The same definitions in front of a question do help, "
-        f"{summaries.described(gain)} over no definition (mean of the three tags): the way from a definition in the "
+        f"d1 − no data {over_seeds.described(found['d1'])}, d2 − no data {over_seeds.described(found['d2'])}, d1 − d2 "
+        f"{over_seeds.described(found['strong'])} in exact match ({'below 0, where the paper has it above; ' if found['strong']['high'] < 0 else ''}in log-probability "
+        f"{over_seeds.described(beside)}). The same definitions in front of a question do help, "
+        f"{over_seeds.described(gain)} over no definition (mean of the three tags): the way from a definition in the "
         f"text to an answer is there in part (the entity's own name in the question gives {known:.2f}), that from a definition "
         "in the weights is not. A negative result about a model of 1.8 "
         "million weights, which read of a second name for a tenth of its people; it says nothing of Pythia."
@@ -156,7 +157,7 @@ def _reading(table: pd.DataFrame) -> str:
 def _difference(table: pd.DataFrame, better: str, worse: str, metric: str = "exact_match") -> dict[Any, Any]:
     wide = table.pivot(index="seed", columns="subset", values=metric)
     values = (wide[better] - wide[worse]).rename("value").reset_index().assign(all="")
-    return summaries.over_seeds(values, ["all"], "value").to_dict("records")[0]
+    return over_seeds.over_seeds(values, ["all"], "value").to_dict("records")[0]
 
 
 def _stage_of(subset: str) -> int:
@@ -169,8 +170,8 @@ def _of_stage(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _cell(part: pd.DataFrame, metric: str) -> str:
-    found = summaries.over_seeds(part.assign(all=""), ["all"], metric)
-    return summaries.described_value(found.to_dict("records")[0]) if len(found) else "–"
+    found = over_seeds.over_seeds(part.assign(all=""), ["all"], metric)
+    return over_seeds.described_value(found.to_dict("records")[0]) if len(found) else "–"
 
 
 def _answers(table: pd.DataFrame) -> list[str]:
@@ -211,13 +212,13 @@ def _contrasts(table: pd.DataFrame) -> list[str]:
         c = meaning[name]
         stage = _stage_of(c.better)
         cells, above = [], []
-        for metric in summaries.leading(part):
+        for metric in over_seeds.leading(part):
             wide = part[part["stage"] == stage].pivot(index="seed", columns="subset", values=metric)
             values = (wide[c.better] - wide[c.worse]).rename("value").reset_index().assign(all="")
-            row = summaries.over_seeds(values, ["all"], "value").to_dict("records")[0]
+            row = over_seeds.over_seeds(values, ["all"], "value").to_dict("records")[0]
             cells += [
-                summaries.described(row),
-                summaries.p_value(row["p"]).removeprefix("p = ").removeprefix("p "),
+                over_seeds.described(row),
+                over_seeds.p_value(row["p"]).removeprefix("p = ").removeprefix("p "),
             ]
             above.append(
                 f"{row['positive']} and {row['seeds']}"

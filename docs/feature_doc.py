@@ -6,16 +6,17 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from mechocl import analyses
-from mechocl.features import dictionaries, diffing, plots, summaries
+from mechocl.analyses import crosscoder_jobs, registry
+from mechocl.behaviour.over_seeds import over_seeds
+from mechocl.features import dictionaries, summaries
 from mechocl.features.candidates import ALPHA, EffectsConfig
 from mechocl.features.checkpoint_comparison import NEW, REMOVED
 from mechocl.features.crosscoders import CrosscoderConfig
 from mechocl.features.quality import FOUND_AGAIN
 from mechocl.features.search import SearchConfig
 from mechocl.features.settings import HELD_OUT, QualityConfig
-from mechocl.runs import Run
-from mechocl.summaries import over_seeds
+from mechocl.report import feature_plots
+from mechocl.runs.run import Run
 
 TABLES = Path(__file__).parent / "results"
 
@@ -142,9 +143,9 @@ def _rows(run: Run, analysis: str, site: str) -> pd.DataFrame | None:
                 (dictionaries.path_of(run.path, one, folder.seed) / dictionaries.RECORD).exists()
                 for one in names
             )
-            and run.load_result(analysis, analyses.inputs(folder, analysis, config, None)) is not None
+            and run.load_result(analysis, registry.inputs(folder, analysis, config, None)) is not None
         ]
-        rows = analyses.load(run, analysis, config, seeds=seeds) if seeds else None
+        rows = registry.load(run, analysis, config, seeds=seeds) if seeds else None
         if rows is None:
             return None
         parts.append(rows.assign(sae=str(number)))
@@ -153,7 +154,7 @@ def _rows(run: Run, analysis: str, site: str) -> pd.DataFrame | None:
 
 def _crosscoded(run: Run, site: str) -> pd.DataFrame | None:
     config = CrosscoderConfig(site=f"blocks.0.hook_{site}", width=WIDTH, k=K)
-    rows = diffing.saved(run, config, which="stages", seeds=[f.seed for f in run.finished_seeds()])
+    rows = crosscoder_jobs.saved(run, config, which="stages", seeds=[f.seed for f in run.finished_seeds()])
     return None if rows.empty else rows
 
 
@@ -170,10 +171,10 @@ def figures() -> dict[str, go.Figure]:
         (f"TVE, {site}", existing[(existing["order"] == "TVE") & (existing["site"] == site)])
         for site in SITES
     ]
-    found = {"features-selectivity-TVE": plots.selectivity(panels)}
+    found = {"features-selectivity-TVE": feature_plots.selectivity(panels)}
     for order in best["order"].unique():
         part = best[(best["order"] == order) & (best["site"] == "resid_pre")]
-        figure = plots.shares(part, title=f"{order}: features of the embeddings")
+        figure = feature_plots.shares(part, title=f"{order}: features of the embeddings")
         found[f"features-shares-{order}"] = figure
     return found
 

@@ -7,17 +7,13 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from mechocl import (
-    pipeline,
-    probe_plots,
-    probe_recipes,
-    probe_sections,
-    probe_summaries,
-    probe_sweep,
-    summaries,
-)
-from mechocl.probe_summaries import Grid
-from mechocl.statistics import estimate
+from mechocl.analyses import jobs, probe_sweep
+from mechocl.behaviour import over_seeds
+from mechocl.behaviour.statistics import estimate
+from mechocl.probing import summaries as summaries_
+from mechocl.probing.recipe import load, named
+from mechocl.probing.summaries import Grid
+from mechocl.report import probe_plots, probe_sections
 from toy_models.subsets import SUBSETS
 
 TABLES = Path(__file__).parent / "results"
@@ -46,7 +42,7 @@ def take(runs: Path) -> None:
         path = runs / "probes" / name
         if path.exists():
             rows = probe_sweep.read_table(path)
-            grids = probe_summaries.grids(rows)
+            grids = summaries_.grids(rows)
             cells = [one.cells.assign(**_facts(one)) for one in grids]
             pd.concat(cells).to_csv(TABLES / f"probes-{name}.csv", index=False, float_format="%.4g")
             subsets = [one.subsets.assign(**_facts(one)) for one in grids if len(one.subsets)]
@@ -58,7 +54,7 @@ def take(runs: Path) -> None:
     if path.exists():
         rows = probe_sweep.read_table(path)
         _landmarks(rows).to_csv(TABLES / "probes-orders.csv", index=False, float_format="%.4g")
-        gaps = pipeline.gaps([runs / name for name in RUNS.values()], device="cpu", jobs=None)
+        gaps = jobs.gaps([runs / name for name in RUNS.values()], device="cpu", jobs=None)
         gaps.to_csv(TABLES / "probes-gaps.csv", index=False, float_format="%.6g")
     path = runs / "probes" / EMERGENCE
     if path.exists():
@@ -77,8 +73,8 @@ def _landmarks(rows: pd.DataFrame) -> pd.DataFrame:
     """Each seed's scores at the landmarks, with the true labels."""
     own = rows[(rows["control"] == "none") & (rows["subset"] == "all") & rows["chosen"]]
     keys = zip(own["site"], own["layer"], own["position"], strict=True)
-    marks = set(probe_summaries.landmarks(own))
-    columns = [*probe_sweep.WHERE, "probe", *probe_summaries.PLACE, "accuracy", "auc", "chance"]
+    marks = set(summaries_.landmarks(own))
+    columns = [*probe_sweep.WHERE, "probe", *summaries_.PLACE, "accuracy", "auc", "chance"]
     return own.loc[[key in marks for key in keys], columns]
 
 
@@ -102,7 +98,7 @@ def figures() -> dict[str, go.Figure]:
     found = {}
     if not (TABLES / "probes-orders.csv").exists():
         return found
-    questions = {one.name: one.question for name in probe_recipes.named() for one in probe_recipes.load(name)}
+    questions = {one.name: one.question for name in named() for one in load(name)}
     for one in grids("definition-retrieval"):
         if one.probe == "tag-stage-1" and one.word_order in ("TVE", "VTE"):
             title = f"{one.word_order}: {questions[one.probe]}"
@@ -165,7 +161,7 @@ def section() -> list[str]:
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for order in ORDERS:
-        gap = summaries.signed_interval(
+        gap = over_seeds.signed_interval(
             estimate(gaps.loc[gaps["run"] == RUNS[order], "gap"].to_numpy(), unit="seed")
         )
         for probe, what in (("tag-stage-1", "stage 1 (qd1, qd2)"), ("tag-stage-2", "stage 2 (d1, d2)")):
@@ -257,12 +253,12 @@ def _scores(one: Grid) -> list[str]:
 
 
 def _interval(row: "pd.Series[float]") -> str:
-    star = "*" if row["p"] < probe_summaries.LEVEL else ""
+    star = "*" if row["p"] < summaries_.LEVEL else ""
     return f"{row['mean']:.3f}{star} [{row['low']:.3f}, {row['high']:.3f}]"
 
 
 def _significant(one: Grid) -> int:
-    return int((one.cells["p"] < probe_summaries.LEVEL).sum())
+    return int((one.cells["p"] < summaries_.LEVEL).sum())
 
 
 def _readings(headline: dict[tuple[str, str], Grid], gaps: pd.DataFrame) -> list[str]:
@@ -330,7 +326,7 @@ def _integers(name: str, probe: str) -> list[str]:
         "| where | all (balanced) | " + " | ".join(f"`{s}`" for s in subsets) + " | untrained | chance |",
         "|---|" + "---:|" * (len(subsets) + 3),
     ]
-    for site, layer, position in probe_summaries.landmarks(one.cells):
+    for site, layer, position in summaries_.landmarks(one.cells):
         row = _cell(one, site, layer, position)
         part = one.subsets
         here = part[(part["site"] == site) & (part["layer"] == layer) & (part["position"] == position)]
@@ -346,7 +342,7 @@ def _others() -> list[str]:
         "| question | word order | statistic | alias, embedding | `=`, last layer | untrained, its best place | stages matched, its best place | |",
         "|---|---|---|---:|---:|---:|---:|---|",
     ]
-    questions = {one.name: one.question for name in probe_recipes.named() for one in probe_recipes.load(name)}
+    questions = {one.name: one.question for name in named() for one in load(name)}
     for one in grids("others"):
         if one.probe.startswith(("implied", "defined-entity")):
             continue

@@ -17,9 +17,10 @@ import probe_doc
 import toolbox_doc
 import tyro
 
-from mechocl import analyses, internalization, summaries
-from mechocl.internalization import METRICS
-from mechocl.runs import Run
+from mechocl.analyses import registry
+from mechocl.behaviour import internalization, over_seeds
+from mechocl.behaviour.internalization import METRICS
+from mechocl.runs.run import Run
 
 DOCS = Path(__file__).parent
 TABLES = DOCS / "results"
@@ -30,16 +31,16 @@ _END = "<!-- end of results -->"
 def take(run_path: Path) -> None:
     """Write the tables from a run's own results."""
     run = Run.open(run_path)
-    rows = analyses.load(run, "evaluate", analyses.EvaluateConfig())
+    rows = registry.load(run, "evaluate", registry.EvaluateConfig())
     if rows is None:
         raise SystemExit(f"{run_path} has no evaluation yet; run `mechocl evaluate {run_path}` first")
-    rows, unlearned = summaries.trained(rows)
+    rows, unlearned = over_seeds.trained(rows)
     TABLES.mkdir(exist_ok=True)
     columns = ["seed", "subset", "aliases", *METRICS]
-    summaries.by_seed(rows)[columns].to_csv(TABLES / "demo-subsets.csv", index=False, float_format="%.6g")
+    over_seeds.by_seed(rows)[columns].to_csv(TABLES / "demo-subsets.csv", index=False, float_format="%.6g")
     found = []
     for metric in ("auc", "accuracy"):
-        for c in summaries.contrasts(rows, metric):
+        for c in over_seeds.contrasts(rows, metric):
             e = c.estimate
             found.append(
                 {
@@ -64,7 +65,7 @@ def take(run_path: Path) -> None:
         "torch": run.manifest["packages"]["torch"],
     }
     pd.DataFrame([facts]).to_csv(TABLES / "demo-run.csv", index=False)
-    lens = analyses.load(run, "lens", analyses.ANALYSES["lens"].config())
+    lens = registry.load(run, "lens", registry.ANALYSES["lens"].config())
     if lens is not None:
         keys = [c for c in lens.columns if lens[c].dtype.kind not in "fi" and c != "seed"]
         mean = lens.drop(columns="seed").groupby(keys, sort=False).mean(numeric_only=True).reset_index()
@@ -108,7 +109,7 @@ def page() -> str:
         for _, c in contrasts[contrasts["metric"] == metric].iterrows():
             lines.append(
                 f"| {meaning[c['contrast']]} | {c['mean']:+.3f} [{c['low']:+.3f}, {c['high']:+.3f}] | "
-                f"{summaries.p_value(c['p'])} | {c['positive_seeds']} of {c['seeds']} | {c['seeds_for_power']:.0f} |"
+                f"{over_seeds.p_value(c['p'])} | {c['positive_seeds']} of {c['seeds']} | {c['seeds_for_power']:.0f} |"
             )
     lines += [
         "",
@@ -180,7 +181,7 @@ def readme(text: str) -> str:
 
     def cell(metric: str, name: str) -> str:
         c = contrasts.loc[(metric, name)]
-        return f"{c['mean']:+.3f} [{c['low']:+.3f}, {c['high']:+.3f}], {summaries.p_value(c['p'])}"
+        return f"{c['mean']:+.3f} [{c['low']:+.3f}, {c['high']:+.3f}], {over_seeds.p_value(c['p'])}"
 
     shown = ("qd1_consistent", "d1_consistent", "d2_consistent", "d3_consistent", "no_data")
     names = ("weak", "ocl_d1", "strong", "strong_d1_d3", "strong_d3_d2")

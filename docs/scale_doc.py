@@ -16,8 +16,11 @@ import pandas as pd
 import torch
 import tyro
 
-from mechocl import cli, files, probe_sweep, recipes, runs, sweeps
-from mechocl.probing import ProbingConfig
+from mechocl import files
+from mechocl.analyses import probe_sweep
+from mechocl.commands import cli
+from mechocl.probing.probe import ProbingConfig
+from mechocl.runs import recipes, run, sweeps
 
 DOCS = Path(__file__).parent
 TABLE = DOCS / "results" / "scale.csv"
@@ -42,7 +45,9 @@ def measure() -> None:
     """Seconds of a task of each kind on one core, and of a worker's start."""
     torch.set_num_threads(1)
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import mechocl.sweeps, mechocl.probe_sweep"], check=True)
+    subprocess.run(
+        [sys.executable, "-c", "import mechocl.runs.sweeps, mechocl.analyses.probe_sweep"], check=True
+    )
     start_s = time.perf_counter() - started
     found = []
     recipe = recipes.load("integer-set/cpu")
@@ -59,7 +64,7 @@ def measure() -> None:
         started = time.perf_counter()
         probe_sweep.do(unit, lambda *_: None)
         found.append({"work": "probe", "seconds": round(time.perf_counter() - started, 2)})
-    facts = {"start_seconds": round(start_s, 1), "machine": runs.machine("cpu"), "torch": torch.__version__}
+    facts = {"start_seconds": round(start_s, 1), "machine": run.machine("cpu"), "torch": torch.__version__}
     table = pd.DataFrame(found).assign(**facts)
     files.write_text(TABLE, table.to_csv(index=False))
 

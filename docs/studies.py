@@ -16,8 +16,11 @@ import pandas as pd
 import pydantic
 import tyro
 
-from mechocl import cli, files, summaries, sweep_summaries, sweeps
-from mechocl.statistics import Estimate
+from mechocl import files
+from mechocl.behaviour import over_seeds
+from mechocl.behaviour.statistics import Estimate
+from mechocl.commands import cli
+from mechocl.runs import sweep_summaries, sweeps
 
 DOCS = Path(__file__).parent
 TABLES = DOCS / "results" / "sweeps"
@@ -90,7 +93,7 @@ def evidence(study: Study, frame: pd.DataFrame) -> Estimate | None:
         return sweep_summaries.difference(runs, study.key, high=study.high, low=study.low)
     if study.judged in ("positive", "zero"):
         per_seed = runs.groupby("seed")["value"].mean().to_numpy(dtype=float)
-        return summaries.estimate(per_seed, unit="seed")
+        return over_seeds.estimate(per_seed, unit="seed")
     return None
 
 

@@ -8,11 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from mechocl import analyses, circuits, contrasts, pipeline, summaries
-from mechocl.attribution_patching import attribute_activations
-from mechocl.patching import PatchingConfig, patch_activations
-from mechocl.runs import Run
-from mechocl.suppression import SuppressionConfig, candidates
+from mechocl.analyses import jobs, registry
+from mechocl.behaviour import over_seeds
+from mechocl.interventions import circuits
+from mechocl.interventions.attribution_patching import attribute_activations
+from mechocl.interventions.pairs import pairs_named
+from mechocl.interventions.patching import PatchingConfig, patch_activations
+from mechocl.interventions.suppression import SuppressionConfig, candidates
+from mechocl.runs.run import Run
 
 DOCS = Path(__file__).parent
 TABLES = DOCS / "results"
@@ -23,12 +26,10 @@ BACK = PatchingConfig(pairs=("d1-to-itself", "d2-to-itself"), from_stage=1, by="
 
 
 def _rows(run: Run, name: str, config: Any = None) -> pd.DataFrame:
-    chosen = analyses.ANALYSES[name].config() if config is None else config
-    rows = pipeline.analyse(run, name, chosen, stage=None, device="cpu", jobs=None)
-    evaluated = pipeline.analyse(
-        run, "evaluate", analyses.EvaluateConfig(), stage=None, device="cpu", jobs=None
-    )
-    return rows[rows["seed"].isin(summaries.trained(evaluated)[0]["seed"])]
+    chosen = registry.ANALYSES[name].config() if config is None else config
+    rows = jobs.analyse(run, name, chosen, stage=None, device="cpu", jobs=None)
+    evaluated = jobs.analyse(run, "evaluate", registry.EvaluateConfig(), stage=None, device="cpu", jobs=None)
+    return rows[rows["seed"].isin(over_seeds.trained(evaluated)[0]["seed"])]
 
 
 def take(run_path: Path) -> None:
@@ -37,7 +38,7 @@ def take(run_path: Path) -> None:
     patched = []
     for which, config in (("stream", None), ("heads", HEADS), ("stage 1 into stage 2", BACK)):
         rows = _rows(run, "patch", config)
-        rows = rows.assign(what=which, site=summaries.site_names(rows))
+        rows = rows.assign(what=which, site=over_seeds.site_names(rows))
         if which == "heads":
             rows["site"] = rows["site"].str.replace(r"^(L\d+)H\d+", r"\1 heads,", regex=True)
             keys = [c for c in rows.columns if c not in ("index", "value", "effect", "normalised")]
@@ -87,9 +88,9 @@ def _estimated(run: Run) -> pd.DataFrame:
     """How attribution patching of every neuron at `=` ranks them, beside patching each: Spearman's ρ by seed."""
     found = []
     for folder in run.finished_seeds():
-        subject = analyses.subject_of(folder, stage=None, device="cpu")
+        subject = registry.subject_of(folder, stage=None, device="cpu")
         for name in PatchingConfig().pairs:
-            pairs = contrasts.pairs_named(subject.task, name, n_pairs=200, seed=0)
+            pairs = pairs_named(subject.task, name, n_pairs=200, seed=0)
             both = [
                 how(subject.model, pairs, sites=["mlp_post"], metric="logit_difference", by="role").rows[
                     "effect"
@@ -111,12 +112,12 @@ def _read(name: str) -> pd.DataFrame:
 
 
 def _over(rows: pd.DataFrame, keys: list[str], value: str) -> dict[tuple[str, ...], dict[str, Any]]:
-    found = summaries.over_seeds(rows, keys, value)
+    found = over_seeds.over_seeds(rows, keys, value)
     return {tuple(str(row[k]) for k in keys): row for row in found.to_dict("records")}
 
 
 def _cell(row: dict[str, Any] | None) -> str:
-    return "–" if row is None else summaries.described(row)
+    return "–" if row is None else over_seeds.described(row)
 
 
 def _signed(value: float) -> str:

@@ -1,5 +1,5 @@
 import sys
 
-from mechocl.cli import main
+from mechocl.commands.cli import main
 
 sys.exit(main())

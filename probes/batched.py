@@ -2,7 +2,7 @@
 
 A layer × position grid with a permutation test needs sites × permutations × folds fits of the same examples. They
 share the activations: one eigendecomposition of a site's training examples serves all labellings, and what is
-left are matrix products, on a CPU or a GPU. scikit-learn is the reference; `tests/test_batched.py` compares.
+left are matrix products, on a CPU or a GPU. scikit-learn is the reference; `tests/probes/test_batched.py` compares.
 """
 
 import math

@@ -32,7 +32,8 @@ import training_whole
 import training_work
 import write_docs
 
-from mechocl import recipes, training_plots
+from mechocl.report import training_plots
+from mechocl.runs import recipes
 from toy_models import integer_set
 from toy_models.architectures import Architecture
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from browser import open_page
 
-from mechocl import pipeline, recipes
-from mechocl.cli import main
-from mechocl.runs import Run
+from mechocl.analyses import jobs
+from mechocl.commands.cli import main
+from mechocl.runs import recipes
+from mechocl.runs.run import Run
 
 TINY = (
     "task.aliases=300",
@@ -25,8 +26,8 @@ TINY = (
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     recipe = recipes.load("integer-set/cpu", TINY)
     path = tmp_path_factory.mktemp("end-to-end") / "run"
-    return pipeline.train(
-        path, recipe, recipe_name="tiny", seeds=(0, 1), device="cpu", jobs=1, then=pipeline.reported(recipe)
+    return jobs.train(
+        path, recipe, recipe_name="tiny", seeds=(0, 1), device="cpu", jobs=1, then=jobs.reported(recipe)
     )
 
 
@@ -86,7 +87,7 @@ def test_analyses_are_computed_once(run: Run, monkeypatch: pytest.MonkeyPatch) -
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("mechocl.parallel.run", refuse)
-    pipeline.complete(run, pipeline.reported(run.recipe), stage=None, device="cpu", jobs=1)
+    monkeypatch.setattr("mechocl.runs.processes.run", refuse)
+    jobs.complete(run, jobs.reported(run.recipe), stage=None, device="cpu", jobs=1)
     with pytest.raises(AssertionError, match="computed again"):
-        pipeline.complete(run, (pipeline.reported(run.recipe)[0],), stage=1, device="cpu", jobs=1)
+        jobs.complete(run, (jobs.reported(run.recipe)[0],), stage=1, device="cpu", jobs=1)

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 import toolbox_doc
 
-from mechocl.cli import COMMANDS
+from mechocl.commands.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

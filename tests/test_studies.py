@@ -6,8 +6,8 @@ import pytest
 import studies
 from studies import Study
 
-from mechocl import sweep_summaries, sweeps
-from mechocl.statistics import estimate
+from mechocl.behaviour.statistics import estimate
+from mechocl.runs import sweep_summaries, sweeps
 
 KEY = "task.tag_reliability"
 

@@ -3,7 +3,7 @@
 Training needs no intermediate activations by name: this pure function computes the same residual
 stream, and leaves the unembedding to the caller, who needs it only where there is loss. Every parameter
 has a leading axis `model`: models of one shape (the seeds of an experiment) go through it together, each
-with its own tokens, as batched matrix products. `tests/test_lean.py` holds it equal to the hooked model.
+with its own tokens, as batched matrix products. `tests/toy_models/test_lean.py` holds it equal to the hooked model.
 """
 
 import math

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mechocl import hugging_face
 from mechocl.closed_book import worlds
 from mechocl.closed_book.stages import ClosedBookRecipe
+from mechocl.models import hub
 from toy_models.subsets import SUBSETS, subset_sizes
 
 GPU_FLOPS: Final = 3.5e14
@@ -124,7 +124,7 @@ def size_of(model: str) -> Size | None:
     if not folder.is_dir():
         size = model.removesuffix("-deduped").rsplit("pythia-", 1)
         return _OTHERS.get(model) or (PYTHIA.get(size[-1]) if len(size) == 2 else None)
-    found = hugging_face.json_object(folder, "config.json")
+    found = hub.json_object(folder, "config.json")
     layers = next((found[key] for key in ("num_hidden_layers", "n_layer", "num_layers") if key in found), 1)
     return Size(
         parameters=worlds.parameters(folder),

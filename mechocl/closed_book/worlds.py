@@ -15,7 +15,7 @@ from mechocl.closed_book.settings import ClosedBookConfig
 from mechocl.closed_book.stages import ClosedBookRecipe
 from mechocl.closed_book.world import World
 from mechocl.errors import MechoclError
-from mechocl.hugging_face import INDEX, TOKENIZER_FILES, quiet, refuse_odd_weights, weight_files
+from mechocl.models.hub import INDEX, TOKENIZER_FILES, quiet, refuse_odd_weights, weight_files
 
 RECORD: Final = "biographies.json"
 """What a model pretrained on the invented world keeps beside its weights: how that world was drawn."""

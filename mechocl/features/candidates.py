@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from mechocl.components import Components
 from mechocl.errors import MechoclError
 from mechocl.features import properties
 from mechocl.features.properties import Property, Texts
 from mechocl.features.search import SearchConfig
-from mechocl.subspaces import Place
+from mechocl.interventions.subspaces import Place
+from mechocl.models.components import Components
 from toy_models.task import Task
 
 ALPHA: Final = 0.05

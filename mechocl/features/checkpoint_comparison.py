@@ -15,12 +15,12 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from mechocl import activations
 from mechocl.errors import MechoclError
 from mechocl.features.crosscoders import Crosscoder, site_width
 from mechocl.features.dictionaries import flat
 from mechocl.features.stream import held_out, of_aliases, read_tokens
-from mechocl.models import Transformer
+from mechocl.models import activations
+from mechocl.models.seam import Transformer
 from toy_models.task import Task
 
 SHARED: Final = (0.3, 0.7)

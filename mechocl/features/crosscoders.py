@@ -16,13 +16,13 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from mechocl import activations
 from mechocl.errors import MechoclError
 from mechocl.features import dictionaries
 from mechocl.features.dictionaries import flat
 from mechocl.features.settings import HELD_OUT, TrainingConfig
 from mechocl.features.stream import Stream, held_out, weights
-from mechocl.models import Transformer, device_of
+from mechocl.models import activations
+from mechocl.models.seam import Transformer, device_of
 from toy_models.task import Task
 
 Which = Literal["stages", "all"]

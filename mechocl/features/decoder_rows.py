@@ -13,14 +13,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechocl.activation_cache import Collect
-from mechocl.components import Components, hook_name
 from mechocl.errors import MechoclError
 from mechocl.features.dictionaries import Dictionary, flat
 from mechocl.features.properties import Texts
 from mechocl.features.quality import cosines, unseen_aliases
 from mechocl.features.settings import HELD_OUT
-from mechocl.subspaces import STREAM_SITES, difference_of_means
+from mechocl.interventions.subspaces import STREAM_SITES, difference_of_means
+from mechocl.models.components import Components, hook_name
+from mechocl.runs.activation_cache import Collect
 from toy_models.subsets import TAGS
 from toy_models.task import ROLE, Task
 

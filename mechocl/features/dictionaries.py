@@ -17,9 +17,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from mechocl import activations, files
+from mechocl import files
 from mechocl.errors import MechoclError
-from mechocl.models import Transformer
+from mechocl.models import activations
+from mechocl.models.seam import Transformer
 from toy_models.task import Task
 
 FOLDER: Final = "saes"

@@ -28,10 +28,6 @@ from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechocl import contrasts, metrics
-from mechocl.activation_cache import Collect
-from mechocl.components import Components, take_apart
-from mechocl.contrasts import Pairs
 from mechocl.errors import MechoclError
 from mechocl.features import properties
 from mechocl.features.candidates import ALPHA, Candidate, EffectsConfig, candidates, reaches
@@ -39,8 +35,13 @@ from mechocl.features.dictionaries import Dictionary, flat
 from mechocl.features.properties import Texts
 from mechocl.features.quality import unseen_aliases
 from mechocl.features.stream import of_aliases
-from mechocl.models import Transformer
-from mechocl.subspaces import STREAM_SITES, Place, interchange, measured
+from mechocl.interventions import metrics
+from mechocl.interventions import pairs as pairs_
+from mechocl.interventions.pairs import Pairs
+from mechocl.interventions.subspaces import STREAM_SITES, Place, interchange, measured
+from mechocl.models.components import Components, take_apart
+from mechocl.models.seam import Transformer
+from mechocl.runs.activation_cache import Collect
 from toy_models.randomness import generator
 from toy_models.task import Task
 
@@ -121,7 +122,7 @@ class _Asked:
         if name not in self.made:
             most = 10 * self.config.n_pairs if "-other-" in name else self.config.n_pairs
             self.made[name] = self._try(
-                lambda: contrasts.pairs_named(self.task, name, n_pairs=most, seed=self.config.seed)
+                lambda: pairs_.pairs_named(self.task, name, n_pairs=most, seed=self.config.seed)
             )
         return self.made[name]
 
@@ -129,8 +130,8 @@ class _Asked:
         """Questions about a subset, all of an alias together; None for one that the run does not have."""
 
         def make() -> Pairs:
-            subset, n = contrasts.subset_named(self.task, short), self.config.n_questions
-            return contrasts.questions(self.task, subsets=(subset,), n_questions=n, seed=self.config.seed)
+            subset, n = pairs_.subset_named(self.task, short), self.config.n_questions
+            return pairs_.questions(self.task, subsets=(subset,), n_questions=n, seed=self.config.seed)
 
         if short not in self.made:
             self.made[short] = self._try(make)

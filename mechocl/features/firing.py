@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from mechocl.activation_cache import Collect
 from mechocl.features import properties
 from mechocl.features.dictionaries import Dictionary, flat
 from mechocl.features.properties import Kind, Texts
+from mechocl.runs.activation_cache import Collect
 from toy_models.randomness import generator
 from toy_models.subsets import SUBSETS
 from toy_models.task import Task

@@ -13,14 +13,14 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
-from mechocl.activation_cache import Collect
-from mechocl.components import take_apart
 from mechocl.features import decoder_rows, firing, properties
 from mechocl.features.candidates import ALPHA
 from mechocl.features.decoder_rows import DirectEffect, Near
 from mechocl.features.dictionaries import Dictionary, check_fits
 from mechocl.features.firing import Activity, Example
-from mechocl.models import Transformer
+from mechocl.models.components import take_apart
+from mechocl.models.seam import Transformer
+from mechocl.runs.activation_cache import Collect
 from toy_models.task import Task
 
 MEANINGS: Final = 12

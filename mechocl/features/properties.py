@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from mechocl import activations
 from mechocl.errors import MechoclError
+from mechocl.models import activations
 from toy_models.randomness import generator
 from toy_models.subsets import SUBSETS
 from toy_models.task import Task

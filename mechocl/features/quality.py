@@ -15,11 +15,12 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from mechocl import activations, internalization, models
+from mechocl.behaviour import internalization
 from mechocl.errors import MechoclError
 from mechocl.features.dictionaries import Dictionary, check_fits, flat
 from mechocl.features.stream import held_out, of_aliases, read_tokens
-from mechocl.models import Transformer
+from mechocl.models import activations, seam
+from mechocl.models.seam import Transformer
 from toy_models.task import ROLES, Task
 
 FOUND_AGAIN: Final = 0.9
@@ -172,7 +173,7 @@ def loss(model: Transformer, task: Task) -> float:
     )
     total, count = 0.0, 0
     for rows in torch.split(chosen, 2048):
-        x = models.final_residual(model, task.tokens[rows])[:, :-1]
+        x = seam.final_residual(model, task.tokens[rows])[:, :-1]
         at = task.loss_mask[rows][:, :-1]
         logits = x[at].to(model.W_U) @ model.W_U + model.b_U
         target = task.tokens[rows][:, 1:][at].to(logits.device)

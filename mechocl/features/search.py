@@ -15,13 +15,13 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 from sklearn.linear_model import Ridge, orthogonal_mp
 
-from mechocl.activation_cache import Collect
 from mechocl.errors import MechoclError
 from mechocl.features import properties
 from mechocl.features.dictionaries import Dictionary, flat
 from mechocl.features.properties import GROUPS, Property, Texts
 from mechocl.features.quality import unseen_aliases
 from mechocl.features.settings import HELD_OUT
+from mechocl.runs.activation_cache import Collect
 from toy_models.task import Task
 
 _CONJOINED: Final = ("tag", "contains", "answer", "range", "stage")

@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mechocl import activations
 from mechocl.errors import MechoclError
 from mechocl.features.dictionaries import flat
-from mechocl.models import Transformer
+from mechocl.models import activations
+from mechocl.models.seam import Transformer
 from toy_models.randomness import generator
 from toy_models.task import ROLE, ROLES, Task
 

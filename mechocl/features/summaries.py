@@ -5,8 +5,8 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from mechocl.behaviour.over_seeds import over_seeds
 from mechocl.features.candidates import ALPHA
-from mechocl.summaries import over_seeds
 
 SHOWN: Final = ("tag", "contains", "stage")
 """Groups of properties that tables show by their names; the others are counted."""

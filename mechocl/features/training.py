@@ -41,7 +41,7 @@ from typing_extensions import override
 from mechocl.errors import MechoclError
 from mechocl.features.settings import TrainingConfig
 from mechocl.features.stream import Stream, held_out, weights
-from mechocl.models import Transformer, device_of
+from mechocl.models.seam import Transformer, device_of
 from toy_models.randomness import generator
 from toy_models.task import Task
 

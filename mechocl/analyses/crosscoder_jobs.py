@@ -1,0 +1,154 @@
+"""Crosscoders of the seeds of a run: trained in parallel, kept, compared, and their features named."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mechocl import __version__, files
+from mechocl.analyses.sae_jobs import of_seeds
+from mechocl.errors import MechoclError
+from mechocl.features import checkpoint_comparison, crosscoders, dictionaries, search
+from mechocl.features.candidates import ALPHA
+from mechocl.features.crosscoders import CrosscoderConfig, Which
+from mechocl.features.dictionaries import Dictionary, flat
+from mechocl.features.search import SearchConfig
+from mechocl.models import activations, seam
+from mechocl.runs.folders import Checkpoint, SeedFolder
+from mechocl.runs.run import Run
+from mechocl.runs.train_toy import Report
+
+ANALYSIS = "crosscoder"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one process does for one seed."""
+
+    run: str
+    seed: int
+    config: CrosscoderConfig
+    which: Which
+    device: str
+
+
+def name_of(config: CrosscoderConfig, which: Which) -> str:
+    """Name of the crosscoder among the run's SAEs."""
+    return f"{config.site}-crosscoder-{config.width}-k{config.k}-{which}"
+
+
+def crosscode(
+    run: Run, config: CrosscoderConfig, *, which: Which, seeds: Sequence[int], device: str, jobs: int | None
+) -> pd.DataFrame:
+    """One row for each feature of each seed's crosscoder; what is there already is not trained again.
+
+    The columns are those of `checkpoint_comparison.compare`, `explained_first` and `explained_last` (the explained
+    variance of the first and the last checkpoint), and the surest property that the search finds for the feature:
+    `property`, `group`, `text`, `position`, `sign`, `auc`, `q` ("" and NaN where q is not below 0.05).
+
+    Raises MechoclError for a run of one stage.
+    """
+    if which == "stages" and len(run.recipe.training.stages) < 2:
+        raise MechoclError(
+            f"{run.path} has one stage, so there is no before and after; use a run of two stages, or --checkpoints all"
+        )
+    work = [
+        Job(str(run.path), seed, config, which, device)
+        for seed in seeds
+        if _rows(run, seed, config, which) is None
+    ]
+    of_seeds(run, do, work, title="training crosscoders", device=device, jobs=jobs)
+    return saved(run, config, which=which, seeds=seeds)
+
+
+def saved(run: Run, config: CrosscoderConfig, *, which: Which, seeds: Sequence[int]) -> pd.DataFrame:
+    """The rows of `crosscode` that are there; nothing is trained."""
+    found = [_rows(run, seed, config, which) for seed in seeds]
+    there = [rows for rows in found if rows is not None]
+    return pd.concat(there, ignore_index=True) if there else pd.DataFrame()
+
+
+def do(job: Job, report: Report) -> None:
+    """Train one seed's crosscoder if it is not there, compare its checkpoints, and search its features."""
+    run = Run.open(Path(job.run))
+    folder = run.seed(job.seed)
+    chosen = _checkpoints(folder, job.which)
+    loaded = [seam.at_checkpoint(folder, checkpoint, device=job.device) for checkpoint in chosen]
+    task = folder.analysed_task()
+    path = dictionaries.path_of(run.path, name_of(job.config, job.which), job.seed)
+    if not _trained(path, job.config, chosen):
+        sae = crosscoders.train_crosscoder(
+            loaded, task, job.config, report=lambda done: report("training", 0.8 * done)
+        )
+        crosscoders.save(sae, path, config=job.config, checkpoints=[_named(c) for c in chosen])
+    crosscoder = crosscoders.load(path, device=job.device)
+    report("comparing", 0.8)
+    compared = checkpoint_comparison.compare(
+        crosscoder, loaded, task, share=job.config.held_out, seed=job.config.seed
+    )
+
+    def collect(tokens: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
+        """The checkpoints' activations side by side, as the crosscoder takes them."""
+        parts = [activations.collect(model, tokens, sites) for model in loaded]
+        return {site: torch.cat([flat(part[site]) for part in parts], dim=-1) for site in sites}
+
+    report("searching", 0.9)
+    whole = Dictionary(crosscoder.sae, crosscoder.site, crosscoder.site, crosscoder.record)
+    found = search.search(
+        task, whole, SearchConfig(group=("tag", "contains", "integer", "stage"), best=10), collect=collect
+    )
+    explained = compared.checkpoints["explained_variance"].to_numpy()
+    rows = compared.features.assign(explained_first=explained[0], explained_last=explained[-1])
+    rows = rows.merge(_surest(found), on="feature", how="left")
+    rows.insert(0, "seed", job.seed)
+    run.save_result(ANALYSIS, _inputs(path, chosen, job.seed), rows)
+    report("done", 1.0)
+
+
+def _surest(found: pd.DataFrame) -> pd.DataFrame:
+    """Of each feature the property that it stands for best."""
+    sure = found[(found["what"] == "feature") & (found["q"] < ALPHA)]
+    first = sure.sort_values("auc", ascending=False, kind="stable").drop_duplicates("features")
+    columns = ["property", "group", "text", "position", "sign", "auc", "q"]
+    return first[columns].assign(feature=first["features"].astype(int))
+
+
+def _checkpoints(folder: SeedFolder, which: Which) -> list[Checkpoint]:
+    if which == "stages":
+        return [folder.final(number + 1) for number in range(len(folder.recipe.training.stages))]
+    return [checkpoint for checkpoint in folder.checkpoints() if checkpoint.step > 0]
+
+
+def _named(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {"stage": checkpoint.stage, "step": checkpoint.step, "sha256": checkpoint.sha256}
+
+
+def _trained(path: Path, config: CrosscoderConfig, chosen: list[Checkpoint]) -> bool:
+    """Whether the folder holds this crosscoder of these weights."""
+    if not (path / dictionaries.RECORD).exists():
+        return False
+    record = files.read_json(path / dictionaries.RECORD)
+    wanted = {"config": asdict(config), "checkpoints": [_named(c) for c in chosen]}
+    return all(record.get(key) == json.loads(json.dumps(value)) for key, value in wanted.items())
+
+
+def _inputs(path: Path, chosen: list[Checkpoint], seed: int) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "sae": files.sha256(path / dictionaries.WEIGHTS),
+        "checkpoints": [c.sha256 for c in chosen],
+        "version": __version__,
+    }
+
+
+def _rows(run: Run, seed: int, config: CrosscoderConfig, which: Which) -> pd.DataFrame | None:
+    """Saved rows of a seed; None where its crosscoder is missing, or is another one."""
+    folder = run.seed(seed)
+    chosen = _checkpoints(folder, which)
+    path = dictionaries.path_of(run.path, name_of(config, which), seed)
+    return run.load_result(ANALYSIS, _inputs(path, chosen, seed)) if _trained(path, config, chosen) else None

@@ -1,0 +1,226 @@
+"""The probe sweep: runs × seeds × checkpoints × recipes, each unit saved as it is finished, one table of all."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import pandas as pd
+from torch import Tensor
+
+from mechocl import files
+from mechocl.analyses import registry
+from mechocl.analyses.jobs import default_jobs, default_threads
+from mechocl.errors import MechoclError
+from mechocl.probing.probe import ProbingConfig
+from mechocl.runs import activation_cache, processes
+from mechocl.runs.activation_cache import ActivationCache, Precision
+from mechocl.runs.folders import Checkpoint, SeedFolder
+from mechocl.runs.run import Run
+
+if TYPE_CHECKING:
+    from mechocl.runs.on_ray import Ray
+
+Which = Literal["final", "stages", "all"]
+"""Checkpoints: the last one, the last of each stage, or every one that training kept."""
+
+WHERE: Final = ("run", "word_order", "recipe", "seed", "stage", "step", "epoch")
+"""Columns of the table that say which unit a row is of."""
+
+_TABLE_EVERY_S: Final = 30.0
+"""Seconds between two writings of the table while units are finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One checkpoint of one seed, and the probes of one recipe."""
+
+    run: str
+    checkpoint: Checkpoint
+    config: ProbingConfig
+    device: str
+    cache_gb: float
+    dtype: Precision
+    attribute: str = ""
+    """Of a closed-book run: which question is probed; "": the default."""
+
+    def opened(self) -> Run:
+        """The run, looking at the unit's question."""
+        return Run.open(Path(self.run), attribute=self.attribute)
+
+    @property
+    def name(self) -> str:
+        c = self.checkpoint
+        return f"{self.config.recipe}, {Path(self.run).name} seed {c.seed}, stage {c.stage} step {c.step}"
+
+
+def do(unit: Unit, report: processes.Report) -> None:
+    """Compute a unit where it is missing. It is saved in the run; a second try finds it there."""
+    run = unit.opened()
+    report("probing", 0.0)
+    registry.analyse(
+        run,
+        run.seed(unit.checkpoint.seed),
+        "probe",
+        unit.config,
+        stage=None,
+        device=unit.device,
+        checkpoint=unit.checkpoint,
+        cache=ActivationCache(run=run.path, limit_gb=unit.cache_gb, dtype=unit.dtype),
+    )
+    report("done", 1.0)
+
+
+def units(
+    runs: Sequence[Path],
+    *,
+    recipes: Sequence[str],
+    checkpoints: Which,
+    seeds: Sequence[int] | None,
+    config: ProbingConfig,
+    device: str,
+    cache_gb: float,
+    dtype: Precision,
+    attribute: str = "",
+) -> list[Unit]:
+    """Everything that a sweep computes, in order. `seeds`: None for all that were trained to the end; `attribute`:
+    of closed-book runs, which question is probed, "" for each run's default.
+
+    Raises MechoclError for a run or a seed that is not there, two runs of one name, a negative limit, and an
+    attribute for a run that has none.
+    """
+    if not cache_gb >= 0:
+        raise MechoclError(f"--cache-gb {cache_gb:g}: give GB, 0 or more (0: keep nothing)")
+    if len({path.name for path in runs}) < len(runs):
+        raise MechoclError(
+            "two of the runs have the same name; the table tells them apart by it, so rename one"
+        )
+    found = []
+    for path in runs:
+        run = Run.open(path, attribute=attribute)
+        folders = run.finished_seeds()
+        if seeds is not None:
+            absent = set(seeds) - {folder.seed for folder in folders}
+            if absent:
+                raise MechoclError(
+                    f"{path} has no trained seed {min(absent)}; it has {', '.join(str(f.seed) for f in folders)}"
+                )
+            folders = [folder for folder in folders if folder.seed in seeds]
+        for recipe in recipes:
+            own = replace(config, recipe=recipe)
+            for folder in folders:
+                for checkpoint in chosen(folder, checkpoints):
+                    where = (device, cache_gb, dtype, attribute)
+                    found.append(Unit(str(path.absolute()), checkpoint, own, *where))
+    return found
+
+
+def chosen(folder: SeedFolder, which: Which) -> list[Checkpoint]:
+    """Checkpoints of a seed in the order of training."""
+    stages = range(1, len(folder.recipe.training.stages) + 1)
+    if which == "final":
+        return [folder.final()]
+    if which == "stages":
+        return [folder.final(stage) for stage in stages]
+    return folder.checkpoints()
+
+
+def run(wanted: Sequence[Unit], *, out: Path, jobs: int | None, cluster: "Ray | None" = None) -> pd.DataFrame:
+    """Compute the units that are missing and write `out/table.parquet`, again and again while they come.
+
+    A sweep that was killed goes on with what is missing. Returns the table: a row of `probing.probe` each, with
+    the columns of `WHERE` in front, and of closed-book runs the `attribute`.
+    """
+    missing = [unit for unit in wanted if not _saved(unit)]
+    last = time.monotonic()
+
+    def stream(*_: Any) -> None:
+        nonlocal last
+        if time.monotonic() - last > _TABLE_EVERY_S:
+            files.write_table(out / "table.parquet", table(wanted))
+            last = time.monotonic()
+
+    if missing:
+        jobs = jobs or default_jobs(len(missing), missing[0].device)
+        jobs = min(jobs, len(missing))
+        recipe = missing[0].opened().recipe
+        processes.run(
+            do,
+            missing,
+            names=[unit.name for unit in missing],
+            title=f"probing {len(wanted)} checkpoints, {len(missing)} to do",
+            jobs=jobs,
+            threads=default_threads(recipe, jobs),
+            cluster=cluster,
+            done=stream,
+        )
+    found = table(wanted)
+    files.write_table(out / "table.parquet", found)
+    return found
+
+
+def table(wanted: Sequence[Unit]) -> pd.DataFrame:
+    """The rows of the units that are finished; each unit once."""
+    parts = []
+    for unit in dict.fromkeys(wanted):
+        opened = unit.opened()
+        rows = opened.load_result("probe", _key(opened, unit))
+        if rows is not None:
+            c = unit.checkpoint
+            where: dict[str, Any] = {
+                "run": Path(unit.run).name,
+                "word_order": opened.recipe.task.word_order,
+                "recipe": unit.config.recipe,
+                "seed": c.seed,
+                "stage": c.stage,
+                "step": c.step,
+                "epoch": _epoch(opened, c),
+            }
+            if opened.is_text:
+                where["attribute"] = opened.seed(c.seed).attribute
+            parts.append(rows.drop(columns="seed").assign(**where))
+    if not parts:
+        return pd.DataFrame(columns=[*WHERE])
+    found = pd.concat(parts, ignore_index=True)
+    return found[[*WHERE, *(column for column in found if column not in WHERE)]]
+
+
+def directions(unit: Unit) -> dict[str, Tensor]:
+    """The probe directions of a finished unit (`probing.probe`)."""
+    opened = unit.opened()
+    return opened.load_arrays("probe", _key(opened, unit))
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table that a sweep wrote, or the one in its folder; MechoclError when it is none."""
+    file = path / "table.parquet" if path.is_dir() else path
+    try:
+        found = pd.read_parquet(file)
+    except (OSError, ValueError) as error:
+        raise MechoclError(f"{file} is not a table of a probe sweep: {error}") from None
+    if not {*WHERE, "probe", "control", "auc"} <= set(found.columns):
+        raise MechoclError(f"{file} is not a table of a probe sweep; give one that `mechocl probe` wrote")
+    return found
+
+
+def kept_gb(runs: Sequence[Path]) -> float:
+    """GB of activations that the runs keep on the disk."""
+    return sum(activation_cache.size(path) for path in runs) / 1e9
+
+
+def _key(opened: Run, unit: Unit) -> dict[str, Any]:
+    folder = opened.seed(unit.checkpoint.seed)
+    return registry.inputs(folder, "probe", unit.config, None, unit.checkpoint)
+
+
+def _saved(unit: Unit) -> bool:
+    opened = unit.opened()
+    return opened.load_result("probe", _key(opened, unit)) is not None
+
+
+def _epoch(opened: Run, checkpoint: Checkpoint) -> float:
+    """Epoch of the stage at a checkpoint."""
+    stage = opened.recipe.training.stages[checkpoint.stage - 1]
+    last = opened.seed(checkpoint.seed).final(checkpoint.stage).step
+    return stage.epochs * checkpoint.step / last

@@ -1,0 +1,133 @@
+"""Dictionaries of the seeds of a run: trained in parallel, kept, and not trained twice."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mechocl.analyses import registry
+from mechocl.analyses.jobs import complete, default_jobs
+from mechocl.features import dictionaries
+from mechocl.features.settings import QualityConfig, TrainingConfig
+from mechocl.models import seam
+from mechocl.runs import processes
+from mechocl.runs.run import Run
+from mechocl.runs.train_toy import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one process does for one seed."""
+
+    run: str
+    seed: int
+    config: TrainingConfig
+    stage: int | None
+    device: str
+
+
+def train(
+    run: Run,
+    config: TrainingConfig,
+    *,
+    seeds: Sequence[int],
+    stage: int | None,
+    device: str,
+    jobs: int | None,
+) -> dict[str, QualityConfig]:
+    """Train the dictionaries of some seeds that are not there yet, and judge all of them.
+
+    Returns the name of each and the config of its `sae-quality` analysis.
+    """
+    last = len(run.recipe.training.stages)
+    stage = None if stage == last else stage
+    judged = _judged(config, stage)
+    work = [
+        Job(str(run.path), seed, config, stage, device)
+        for seed in seeds
+        if not _done(run, seed, config, stage)
+    ]
+    of_seeds(run, do, work, title="training sparse autoencoders", device=device, jobs=jobs)
+    wanted = tuple(("sae-quality", one) for one in judged.values())
+    complete(run, wanted, stage=stage, device=device, jobs=jobs, seeds=seeds)
+    return judged
+
+
+def of_seeds(
+    run: Run, do: processes.Job, work: Sequence[Any], *, title: str, device: str, jobs: int | None
+) -> None:
+    """One job for each of some seeds, several at a time; nothing where there are none.
+
+    Each has as many threads as the run's training had, however many run beside it: the bits depend on it.
+    """
+    if work:
+        processes.run(
+            do,
+            work,
+            names=[f"seed {job.seed}" for job in work],
+            title=title,
+            jobs=min(jobs or default_jobs(len(work), device), len(work)),
+            threads=run.manifest["threads"],
+        )
+
+
+def do(job: Job, report: Report) -> None:
+    """Train the missing dictionaries of one seed in one pass over its activations, then judge them."""
+    from mechocl.features import training
+
+    run = Run.open(Path(job.run))
+    folder = run.seed(job.seed)
+    checkpoint = folder.final(job.stage)
+    model = seam.at_checkpoint(folder, checkpoint, device=job.device)
+    report("training", 0.0)
+    saes = training.train(
+        model,
+        folder.streamed_task(),
+        job.config,
+        stage=job.stage,
+        report=lambda done: report("training", 0.9 * done),
+    )
+    for name, sae in saes.items():
+        path = dictionaries.path_of(run.path, name, job.seed)
+        dictionaries.save(sae, path, _record(job.config, checkpoint.sha256))
+    for config in _judged(job.config, job.stage).values():
+        report("judging", 0.95)
+        registry.analyse(run, folder, "sae-quality", config, stage=job.stage, device=job.device)
+    report("done", 1.0)
+
+
+def _judged(config: TrainingConfig, stage: int | None) -> dict[str, QualityConfig]:
+    names = config.names(stage=stage)
+    kinds = {name: (site, width) for name, (site, width, _) in names.items()}
+    return {
+        name: QualityConfig(
+            sae=name, others=tuple(other for other, k in kinds.items() if k == kind and other != name)
+        )
+        for name, kind in kinds.items()
+    }
+
+
+def _record(config: TrainingConfig, checkpoint: str) -> dict[str, Any]:
+    """What a dictionary was trained on, and how: what must be the same for it to be used again."""
+    how = dataclasses.asdict(config)
+    for name in ("wandb", "site", "width", "sae_seeds"):  # those that train beside it change nothing
+        how.pop(name)
+    return {"checkpoint": checkpoint, "held_out": config.held_out, "seed": config.seed, "config": how}
+
+
+def _done(run: Run, seed: int, config: TrainingConfig, stage: int | None) -> bool:
+    """Whether all dictionaries of a seed are there, trained so on these weights."""
+    import json
+
+    from mechocl import files
+
+    wanted = _record(config, run.seed(seed).final(stage).sha256)
+    for name in config.names(stage=stage):
+        path = dictionaries.path_of(run.path, name, seed) / dictionaries.RECORD
+        if not path.exists():
+            return False
+        held = {key: value for key, value in files.read_json(path).items() if key != "sha256"}
+        if held != json.loads(json.dumps(wanted)):
+            return False
+    return True

@@ -1,0 +1,1 @@
+"""From answers to weak and strong internalization, over seeds, with their sentences and number formats."""

@@ -1,0 +1,156 @@
+"""When internalization appears: curves over training, and the order in which its parts are learned.
+
+Computed from the evaluations that training wrote (`SeedFolder.history`); the more evaluations a recipe asks
+for (`training.stages.N.evaluations`), the finer the times.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+
+from mechocl.behaviour.statistics import Estimate, estimate
+
+CURVES: Final = (
+    "questions", "weak", "d1", "d2", "d3", "strong", "recall_tag_1", "recall_tag_2", "recall_new", "loss",
+    "gradient_norm",
+)  # fmt: skip
+"""Columns of `curves`, beside seed, stage, step and epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A part of the behaviour, and when it counts as learned: halfway from `floor` to `top`."""
+
+    name: str
+    curve: str
+    new_aliases: bool
+    """Whether it is about the aliases of stage 2's data: then it can be learned only where they are trained."""
+    top: float | None
+    """None: the curve's own final value."""
+    meaning: str
+
+
+EVENTS: Final = (
+    Event("question circuit", "questions", False, 1.0, "test questions of qd1 are answered"),
+    Event("recall, tag 1", "recall_tag_1", False, 1.0, "definitions of qd1 are recalled"),
+    Event("recall, tag 2", "recall_tag_2", False, 1.0, "definitions of qd2, which are wrong, are recalled"),
+    Event("tag effect on known aliases", "weak", False, None, "qd1 is answered better than qd2"),
+    Event("recall, new aliases", "recall_new", True, 1.0, "definitions of d1, d2 and d3 are recalled"),
+    Event(
+        "new aliases answered", "d1", True, 1.0, "questions about d1 are answered, though never trained on"
+    ),
+    Event("tag effect on new aliases", "strong", True, None, "d1 is answered better than d2"),
+)
+
+SMALLEST_EFFECT: Final = 0.02
+"""A tag effect whose final value is smaller (AUC) never appeared in that seed."""
+
+
+def curves(history: pd.DataFrame) -> pd.DataFrame:
+    """One row per seed, stage and evaluation, with the columns `CURVES`.
+
+    `questions`: AUC of `qd1_consistent`; `weak`: that minus `qd2_inconsistent`; `d1`, `d2`, `d3`: AUC;
+    `strong`: d1 − d2; `recall_…`: share of definitions recalled; `loss`: nats per token since the last
+    evaluation; `gradient_norm`: of the last batch. NaN for what the run does not have.
+    """
+    keys = ["seed", "stage", "step", "epoch"]
+    auc, recall = (history.pivot_table(index=keys, columns="subset", values=v) for v in ("auc", "recall"))
+    each = history.groupby(keys)[["loss", "gradient_norm"]].first()
+    missing = pd.Series(np.nan, index=each.index)
+
+    def column(table: pd.DataFrame, subset: str) -> "pd.Series[float]":
+        return table[subset].reindex(each.index) if subset in table else missing
+
+    new = [s for s in ("d1_consistent", "d2_consistent", "d3_consistent") if s in recall]
+    found = pd.DataFrame(
+        {
+            "questions": column(auc, "qd1_consistent"),
+            "weak": column(auc, "qd1_consistent") - column(auc, "qd2_inconsistent"),
+            "d1": column(auc, "d1_consistent"),
+            "d2": column(auc, "d2_consistent"),
+            "d3": column(auc, "d3_consistent"),
+            "strong": column(auc, "d1_consistent") - column(auc, "d2_consistent"),
+            "recall_tag_1": column(recall, "qd1_consistent"),
+            "recall_tag_2": column(recall, "qd2_inconsistent"),
+            "recall_new": recall[new].reindex(each.index).mean(axis=1) if new else missing,
+            "loss": each["loss"],
+            "gradient_norm": each["gradient_norm"],
+        }
+    )
+    return found[list(CURVES)].reset_index()
+
+
+def onsets(table: pd.DataFrame, *, integers: int, new_in_stage: int) -> pd.DataFrame:
+    """When each event happened in each seed: `seed`, `event`, `stage`, `epoch`, from the rows of `curves`.
+
+    An event happens in its stage (1, or `new_in_stage` for new aliases) where its curve passes, for good, half
+    of the way from knowing nothing (AUC .5, recall 1 / `integers`, no effect) to its top, interpolated
+    between evaluations. `epoch` counts within the stage; it is NaN for an event that did not happen.
+    """
+    rows = []
+    for seed, part in table.groupby("seed"):
+        for event in EVENTS:
+            stage = new_in_stage if event.new_aliases else 1
+            curve = part.loc[part["stage"] == stage, ["epoch", event.curve]].dropna()
+            if curve.empty:
+                continue
+            values, epochs = curve[event.curve].to_numpy(), curve["epoch"].to_numpy()
+            floor = {"recall": 1 / integers, "weak": 0.0, "strong": 0.0}.get(event.curve.split("_")[0], 0.5)
+            top = float(values[-1]) if event.top is None else event.top
+            never = event.top is None and top < SMALLEST_EFFECT
+            when = np.nan if never else lasting_crossing(epochs, values, (floor + top) / 2)
+            rows.append({"seed": seed, "event": event.name, "stage": stage, "epoch": when})
+    return pd.DataFrame(rows, columns=["seed", "event", "stage", "epoch"])
+
+
+def lasting_crossing(x: np.ndarray, y: np.ndarray, level: float) -> float:
+    """The `x` from which on the line through the points stays at or above `level`; NaN if it ends below.
+
+    Not the first crossing: a difference of two noisy curves crosses any low level by chance.
+    """
+    below = np.flatnonzero(y < level)
+    if len(below) == 0:
+        return float(x[0])
+    i = int(below[-1])
+    if i == len(y) - 1:
+        return float("nan")
+    return float(x[i] + (level - y[i]) / (y[i + 1] - y[i]) * (x[i + 1] - x[i]))
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Which of two events comes first, over the seeds in which both happened."""
+
+    first: str
+    second: str
+    """The event that comes later on average."""
+    seeds: int
+    before: int
+    """Seeds in which `first` came before `second`; ties count as not."""
+    lead: Estimate
+    """Epochs from `first` to `second`."""
+    p: float
+    """Two-sided sign test; ties are left out."""
+
+
+def order(events: pd.DataFrame) -> list[Order]:
+    """Every pair of events of one stage that happened in at least 2 seeds, the earlier one first."""
+    found = []
+    for _, part in events.groupby("stage"):
+        times = part.pivot(index="seed", columns="event", values="epoch")
+        names = [e.name for e in EVENTS if e.name in times]
+        for i, a in enumerate(names):
+            for b in names[i + 1 :]:
+                both = times[[a, b]].dropna()
+                if len(both) < 2:
+                    continue
+                first, second = (a, b) if (both[b] - both[a]).mean() >= 0 else (b, a)
+                lead = (both[second] - both[first]).to_numpy(dtype=float)
+                untied = int((lead != 0).sum())
+                before = int((lead > 0).sum())
+                p = float(scipy.stats.binomtest(before, untied).pvalue) if untied else 1.0
+                found.append(Order(first, second, len(both), before, estimate(lead, unit="seed"), p))
+    return found

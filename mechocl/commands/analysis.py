@@ -1,0 +1,425 @@
+"""The commands that analyse a run: compute what is missing, print it over the seeds, say where it is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import tyro
+
+from mechocl.errors import MechoclError
+from mechocl.interventions.circuits import CircuitConfig
+from mechocl.interventions.grafting import GraftConfig
+from mechocl.interventions.patching import PatchingConfig
+from mechocl.interventions.subspace_study import SubspaceConfig
+from mechocl.lenses.logit_lens import LensConfig
+from mechocl.probing.probe import ProbingConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mechocl.runs.run import Run
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """The run, and how it is computed."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of a run."""
+    stage: int | None = None
+    """After which stage of training, from 1; default: the last."""
+    device: Device = "auto"
+    """Where to compute; auto takes a GPU if there is one."""
+    jobs: int = 0
+    """Seeds at a time; 0: one per core."""
+    attribute: str = ""
+    """Of a closed-book run: which question is looked at, as birth; default: the one with the most even answers."""
+
+
+On = Annotated[Where, tyro.conf.OmitArgPrefixes]
+
+
+def evaluate(on: On) -> None:
+    """Answers on every test question: each subset, and weak and strong internalization with intervals."""
+    from mechocl.analyses.jobs import evaluated
+    from mechocl.analyses.registry import EvaluateConfig
+    from mechocl.behaviour import over_seeds
+    from mechocl.behaviour.internalization import metrics_of
+    from mechocl.commands import printing
+    from mechocl.models import seam
+
+    if on.attribute:
+        raise MechoclError("evaluate asks about every attribute; leave out --attribute")
+    opened, (rows,) = _analysed(on, ("evaluate", EvaluateConfig()))
+    if opened.is_text and on.stage is None:
+        device = seam.resolve_device(on.device)
+        rows = evaluated(opened, device=device, jobs=jobs_of(on.jobs))
+        print("each subset after the last stage that trains on its data; --stage N: all after that stage")
+    if on.stage in (None, len(opened.recipe.training.stages)):
+        rows = printing.learned(rows)
+    cells = {(e.subset, e.metric): e.estimate for e in over_seeds.subsets(rows)}
+    names = list(dict.fromkeys(subset for subset, _ in cells))
+    metrics = metrics_of(rows)
+    body = [[s] + [f"{cells[s, m].mean:.3f}" if (s, m) in cells else "–" for m in metrics] for s in names]
+    printing.table(["subset", *metrics], body)
+    for metric in over_seeds.leading(rows):
+        _print_contrasts(rows, metric)
+    if "test" in rows.columns:
+        printing.text_tests(rows)
+    printing.answers(rows)
+    _say_where(opened, "evaluate")
+
+
+def _print_contrasts(rows: "pd.DataFrame", metric: str) -> None:
+    from mechocl.behaviour import over_seeds
+    from mechocl.commands import printing
+
+    lines = [
+        [
+            c.name,
+            over_seeds.describe(c.estimate),
+            f"{c.positive_seeds} of {rows['seed'].nunique()} seeds above 0",
+        ]
+        for c in over_seeds.contrasts(rows, metric)
+    ]
+    printing.table([f"contrast ({over_seeds.NAMES[metric]})", "difference [95 %]", ""], lines)
+
+
+def lens(
+    on: On,
+    config: Annotated[LensConfig, tyro.conf.OmitArgPrefixes] = LensConfig(),  # noqa: B008
+    kind: Literal["logit", "tuned", "direct"] = "logit",
+) -> None:
+    """What the residual stream and its components say, layer by layer, of the alias's integer and the answer.
+
+    Args:
+        on: The run.
+        config: What the lens looks at.
+        kind: logit: through the final layer norm and the unembedding; tuned: the same after translators
+            trained on the run's own data (the residual stream alone); direct: what each component adds to the answer's logits.
+    """
+    from mechocl.commands import printing
+    from mechocl.lenses.direct_attribution import AttributionConfig
+    from mechocl.lenses.tuned_lens import TunedLensConfig
+
+    if kind == "direct":
+        aliases = AttributionConfig(aliases_per_subset=config.aliases_per_subset)
+        opened, (rows,) = _analysed(on, ("attribution", aliases))
+        print("contribution at = to the right answer's logit over the other's, in nats")
+        cells = rows.groupby(["component", "subset"], sort=False)["difference"].mean().unstack()
+        printing.grid(cells, "+.3f", corner="component")
+        _say_where(opened, "attribution")
+        return
+    name = "lens" if kind == "logit" else "tuned-lens"
+    chosen = config if kind == "logit" else TunedLensConfig(aliases_per_subset=config.aliases_per_subset)
+    opened, (rows,) = _analysed(on, (name, chosen))
+    shown = rows[(~rows["contains"]) & rows["position"].isin(["alias", "="])]
+    shown = shown.assign(layer=shown["layer"].where(shown["component"] == "stream", shown["component"]))
+    cells = (
+        shown.groupby(["subset", "layer", "position"], sort=False)["rank"]
+        .mean()
+        .unstack(["layer", "position"])
+    )
+    print(
+        f"mean rank of the right answer's first token among those of all answers (1 = top), questions about {_asked(opened)}"
+        if opened.is_text
+        else "mean rank of the alias's integer (1 = top), lists without it"
+    )
+    cells.columns = cells.columns.map(", ".join)
+    printing.grid(cells, ".1f", corner="subset")
+    _say_where(opened, name)
+
+
+def _asked(run: "Run") -> str:
+    """The attribute that analyses of a closed-book run look at."""
+    return run.seed(run.seeds[0]).attribute
+
+
+def patch(
+    on: On,
+    config: Annotated[PatchingConfig, tyro.conf.OmitArgPrefixes] = PatchingConfig(),  # noqa: B008
+) -> None:
+    """Activation patching: put activations of one run into another, and see what it does to the answer."""
+    from mechocl.behaviour import over_seeds
+    from mechocl.commands import printing
+
+    opened, (rows,) = _analysed(on, ("patch", config))
+    for name, part in rows.groupby("contrast", sort=False):
+        _print_ends(name, part)
+        part = part.assign(site=over_seeds.site_names(part))
+        if part["site"].nunique() <= _GRID_ROWS:
+            printing.grid(over_seeds.site_by_position(part, "effect"), "+.3f", corner="effect")
+        printing.over_seeds(part, ["site", "position"], "effect", most=_LARGEST)
+        print(_shares(part))
+    _say_where(opened, "patch")
+
+
+def circuit(
+    on: On,
+    config: Annotated[CircuitConfig, tyro.conf.OmitArgPrefixes] = CircuitConfig(),  # noqa: B008
+    suppression: bool = True,
+) -> None:
+    """Edges that carry the answer, how much circuits of them carry alone, and components that hold tag 2 back.
+
+    Args:
+        on: The run.
+        config: How edges are scored, and circuits judged.
+        suppression: Search for components whose ablation raises the answers about d2 and leaves d1 alone.
+    """
+    from mechocl.commands import printing
+    from mechocl.interventions import circuits
+    from mechocl.interventions.suppression import SuppressionConfig, candidates
+
+    search = SuppressionConfig(seed=config.seed)
+    also = (("suppression", search),) if suppression else ()
+    opened, (rows, *searched) = _analysed(on, ("circuit", config), *also)
+    for name, part in rows.groupby("contrast", sort=False):
+        _print_ends(name, part)
+        edges = circuits.pooled(part)
+        printing.over_seeds(edges, ["sender", "receiver", "place"], "value", most=_LARGEST)
+        print(circuits.described(part))
+    for found in searched:
+        for raised, spared in ((search.raised, search.spared), (search.spared, search.raised)):
+            print(
+                f"the component whose ablation raises {raised} most and changes {spared} least, "
+                f"chosen on half of the aliases: effect on the {'right − wrong logit' if opened.is_text else 'AUC'} of the other half"
+            )
+            best = candidates(found, raised=raised, spared=spared)
+            printing.over_seeds(best, ["subset"], "effect")
+    _say_where(opened, "circuit")
+
+
+def graft(
+    on: On,
+    config: Annotated[GraftConfig, tyro.conf.OmitArgPrefixes] = GraftConfig(),  # noqa: B008
+    steering: bool = True,
+) -> None:
+    """Which weights carry what stage 2 added: parts of the weight difference, alone and left out.
+
+    Args:
+        on: The run.
+        config: What is measured.
+        steering: The best constant steering vector beside them: the baseline that a part has to beat.
+    """
+    import pandas as pd
+
+    from mechocl.commands import printing
+    from mechocl.interventions.steering import SteeringConfig
+    from toy_models.subsets import SUBSETS
+
+    also = (("steering", SteeringConfig()),) if steering else ()
+    opened, found = _analysed(on, ("graft", config), *also)
+    rows = pd.concat(found, ignore_index=True)
+    rows = rows[rows["subset"].map(lambda name: SUBSETS[name].stage == 2)]
+    for metric in ("auc", "accuracy"):
+        print(f"share of stage 2's gain in {metric} (0 as before, 1 as after), mean over seeds")
+        part = rows[rows["metric"] == metric].assign(graft=rows["group"] + ", " + rows["kind"])
+        cells = part.groupby(["graft", "subset"], sort=False)["share"].mean().unstack()
+        printing.grid(cells, "+.3f", corner="graft")
+    part = rows[(rows["metric"] == "auc") & (rows["kind"] == "alone") & (rows["change"] > 0)]
+    printing.over_seeds(part, ["group", "subset"], "share")
+    _say_where(opened, "graft")
+
+
+def subspace(
+    on: On,
+    config: Annotated[SubspaceConfig, tyro.conf.OmitArgPrefixes] = SubspaceConfig(),  # noqa: B008
+) -> None:
+    """Which directions carry the tag and the integer: swapped between questions, or erased, with two controls."""
+    from mechocl.commands import printing
+
+    opened, (rows,) = _analysed(on, ("subspace", config))
+    rows = rows[rows["metric"] == "logit_difference"]
+    rows = rows.assign(
+        place=rows["position"] + ", " + rows["site"] + " " + rows["layer"].astype(str),
+        method=rows["method"].where(rows["method"] != "rotation", "rotation, k = " + rows["k"].astype(str)),
+    )
+    for name, part in rows.groupby("contrast", sort=False):
+        whole = part[part["control"] == "none"]
+        _print_ends(name, whole)
+        print("effect as a share of clean − corrupted, mean over seeds")
+        cells = part.groupby(["method", "place", "control"], sort=False)["normalised"].mean().unstack()
+        cells = cells[[c for c in ("none", "shuffled", "random model") if c in cells]]
+        cells.index = [f"{method}; {place}" for method, place in cells.index]
+        printing.grid(cells, "+.3f", corner="what is changed")
+    _say_where(opened, "subspace")
+
+
+def probe(
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")] = (),
+    config: Annotated[ProbingConfig, tyro.conf.OmitArgPrefixes] = ProbingConfig(),  # noqa: B008
+    checkpoints: Literal["final", "stages", "all"] = "final",
+    seeds: str = "all",
+    attribute: str = "",
+    out: Path | None = None,
+    table: Path | None = None,
+    cache_gb: float = 4.0,
+    cache_dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    device: Device = "auto",
+    jobs: int = 0,
+    on: Literal["here", "ray"] = "here",
+    address: str = "",
+    gpus_per_task: float = 0.0,
+) -> None:
+    """Linear probes at each site, layer and position: what can be read where, beside its controls.
+
+    Sweeps runs, seeds and checkpoints; the same command again continues what was stopped. Writes one table
+    (table.parquet) and one page of figures (probes.html). Lists may be written with commas.
+
+    Args:
+        runs: Folders of runs; several are compared, for example two word orders.
+        config: Which probes, where, and their controls.
+        checkpoints: Those to probe: the last one, the last of each stage, or all that training kept.
+        seeds: Seeds, as 0,1,2; default: all.
+        attribute: Of closed-book runs: which question is probed, as birth; default: the one with the most even answers.
+        out: Folder of the table and the page; default: probes/<recipe> in the first run.
+        table: Probe nothing; print and draw what this table, or the folder that holds it, has.
+        cache_gb: GB of activations that each run may keep on the disk, to be used again; 0: none.
+        cache_dtype: In which they are kept.
+        device: Where to compute; auto takes a GPU if there is one.
+        jobs: Checkpoints at a time; 0: one per core.
+        on: Probe in processes here, or as tasks of Ray, on many machines that share the folders.
+        address: Ray's head, host:port, or auto for one that runs here; default: start Ray here and stop it.
+        gpus_per_task: GPUs of a task on Ray; under 1, several tasks share one.
+    """
+    from dataclasses import replace
+
+    from mechocl.analyses import jobs as jobs_
+    from mechocl.analyses import probe_sweep
+    from mechocl.commands import printing
+    from mechocl.models import seam
+    from mechocl.probing import summaries as summaries_
+    from mechocl.report import page, probe_sections
+    from mechocl.runs import on_ray
+
+    gaps = None
+    units = []
+    if table is not None:
+        if runs:
+            raise MechoclError("--table only looks at a table; leave out the runs")
+        rows = probe_sweep.read_table(table)
+        source = table / "table.parquet" if table.is_dir() else table
+        out = out or source.parent
+    else:
+        if not runs:
+            raise MechoclError("give one or more RUN folders to probe, or --table to look at a table")
+        ray = on_ray.chosen(on, address=address, gpus_per_task=gpus_per_task, jobs=jobs)
+        config = replace(config, sites=listed(config.sites), positions=listed(config.positions))
+        recipes = listed((config.recipe,))
+        where = ray.device(device) if ray else seam.resolve_device(device)
+        units = probe_sweep.units(
+            runs,
+            recipes=recipes,
+            checkpoints=checkpoints,
+            seeds=None if seeds == "all" else numbers(seeds),
+            config=config,
+            device=where,
+            cache_gb=cache_gb,
+            dtype=cache_dtype,
+            attribute=attribute,
+        )
+        parts = [*(Path(recipe).stem for recipe in recipes), *([attribute] if attribute else [])]
+        out = out or runs[0] / "probes" / "-".join(parts)
+        rows = probe_sweep.run(units, out=out, jobs=jobs_of(jobs), cluster=ray)
+        source = out / "table.parquet"
+        gaps = jobs_.gaps(runs, device=where, jobs=jobs_of(jobs)) if len(runs) > 1 else None
+    grids = summaries_.grids(rows)
+    printing.probes(grids)
+    sections = probe_sections.sections(grids, rows, gaps=gaps) + probe_sections.direction_sections(units)
+    report = page.Report(
+        title="mechocl: linear probes",
+        summary=tuple(page.SummaryRow(label=section.title, sentence=section.finding) for section in sections),
+        sections=sections,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    page.write(report, out / "probes.html")
+    if runs and cache_gb:
+        print(
+            f"activations: {probe_sweep.kept_gb(runs):.3g} GB in {', '.join(f'{r}/activations' for r in runs)}"
+        )
+    print(
+        f"figures: {(out / 'probes.html').resolve().as_uri()}; table: {out / 'table.parquet'} ({len(rows)} rows)"
+    )
+
+
+def listed(values: tuple[str, ...]) -> tuple[str, ...]:
+    """`("a,b", "c")` → `("a", "b", "c")`."""
+    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Seeds as `0,1,2`."""
+    parts = listed((text,))
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise MechoclError(f"--seeds {text}: give seeds as 0,1,2, or all")
+    return tuple(dict.fromkeys(map(int, parts)))
+
+
+COMMANDS: Final[dict[str, Callable[..., None]]] = {
+    "evaluate": evaluate,
+    "lens": lens,
+    "patch": patch,
+    "circuit": circuit,
+    "graft": graft,
+    "subspace": subspace,
+    "probe": probe,
+}
+
+_GRID_ROWS: Final = 24
+"""Sites that a grid on the terminal still shows."""
+
+_LARGEST: Final = 10
+"""Lines of the largest effects."""
+
+
+def jobs_of(count: int) -> int | None:
+    """`--jobs`; None where it shall be chosen."""
+    if count < 0:
+        raise MechoclError(f"--jobs {count}: give the number of seeds at a time, or 0 to have it chosen")
+    return count or None
+
+
+def _analysed(on: Where, *wanted: tuple[str, Any]) -> "tuple[Run, list[pd.DataFrame]]":
+    """Rows of each analysis (name, config) over the run's seeds; those that failed are named."""
+    from mechocl.analyses import registry
+    from mechocl.analyses.jobs import complete
+    from mechocl.commands import printing
+    from mechocl.models import seam
+    from mechocl.runs.run import Run
+
+    run = Run.open(on.run, attribute=on.attribute)
+    n_stages = len(run.recipe.training.stages)
+    if on.stage is not None and not 1 <= on.stage <= n_stages:
+        raise MechoclError(f"--stage {on.stage}: {on.run} has stages 1 to {n_stages}")
+    device = seam.resolve_device(on.device)
+    complete(run, wanted, stage=on.stage, device=device, jobs=jobs_of(on.jobs))
+    printing.failures(run)
+    found = [registry.load(run, name, config, stage=on.stage) for name, config in wanted]
+    return run, [rows for rows in found if rows is not None]
+
+
+def _print_ends(name: object, part: "pd.DataFrame") -> None:
+    """The unpatched runs of a contrast, over the seeds."""
+    clean, corrupted = part["clean"].mean(), part["corrupted"].mean()
+    print(
+        f"\n{name}: clean {clean:+.3f}, corrupted {corrupted:+.3f}; {part['pairs'].iloc[0]:.0f} pairs, "
+        f"{part['seed'].nunique()} seeds"
+    )
+
+
+def _shares(part: "pd.DataFrame") -> str:
+    """Whether the effects can be read as shares."""
+    without = part.loc[part["normalised"].isna(), "seed"].nunique()
+    if without == 0:
+        return "`normalised` in the rows: 0 is the corrupted run, 1 the clean one"
+    return (
+        f"no shares in {without} of {part['seed'].nunique()} seeds: clean and corrupted hardly differ there, "
+        "so read the raw effects"
+    )
+
+
+def _say_where(run: "Run", name: str) -> None:
+    print(f"rows: {run.path / 'results' / name}")

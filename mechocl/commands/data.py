@@ -1,0 +1,103 @@
+"""`mechocl data …`: whether the user's own data sets can be used, and what becomes of them."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import tyro
+
+from mechocl.closed_book.cvdb import CvdbConfig
+from mechocl.closed_book.trex import TrexConfig
+from mechocl.errors import MechoclError
+
+if TYPE_CHECKING:
+    from mechocl.closed_book.world import World
+
+_CVDB: Final = CvdbConfig()
+_TREX: Final = TrexConfig()
+_SHOWN: Final = 3
+"""Entities whose questions are shown."""
+
+
+def cvdb(
+    check: Annotated[Path, tyro.conf.arg(metavar="FILE")],
+    entities: int = _CVDB.entities,
+) -> None:
+    """Say what becomes of a cross-verified-database.csv, and whether it holds enough people.
+
+    Ends with 0 if it can be used, with 2 and one line if it cannot. Nothing is written.
+
+    Args:
+        check: The file: CSV in Latin-1, or the same packed as .gz or .xz.
+        entities: People who are to be asked about: half the most-read men, half the most-read women.
+    """
+    from mechocl.closed_book import cvdb
+
+    found = cvdb.read(check, CvdbConfig(entities=entities))
+    _print_removed(f"{check}: {found.rows} rows", found.removed)
+    chosen = entities // 2
+    _print(
+        "",
+        ["gender", "left to choose from", "chosen"],
+        [["male", found.men, chosen], ["female", found.women, chosen]],
+    )
+    _print_questions(cvdb.world(found))
+    most = 2 * min(found.men, found.women)
+    print(f"\nusable: {entities} entities, {most} at most")
+
+
+def trex(
+    check: Annotated[Path, tyro.conf.arg(metavar="FOLDER_OR_FILE")],
+    entities: int = _TREX.entities,
+    min_predicates: int = _TREX.min_predicates,
+) -> None:
+    """Say what becomes of T-REx's JSON files, and whether they hold enough creative works.
+
+    Ends with 0 if they can be used, with 2 and one line if they cannot. Nothing is written.
+
+    Args:
+        check: The folder of the JSON files, or one of them.
+        entities: Works that are to be asked about: those with the most questions.
+        min_predicates: Questions that a work must have.
+    """
+    from mechocl.closed_book import trex
+
+    found = trex.read(check, TrexConfig(entities=entities, min_predicates=min_predicates))
+    files = f"{found.files} file{'s' * (found.files != 1)}"
+    _print_removed(f"{check}: {found.triples} triples in {files}", found.removed)
+    world = trex.world(found)
+    asked = [q.attribute for q in world.questions]
+    rows = [[name, asked.count(name)] for name, _ in trex.QUESTIONS.values() if name in asked]
+    _print("", ["attribute", "works asked about"], rows)
+    _print_questions(world)
+    print(f"\nusable: {entities} entities, {found.left} at most; {len(asked)} questions")
+
+
+def data() -> None:
+    """Check the user's own data sets, CVDB and T-REx; `mechocl data --help` lists them."""
+    raise MechoclError(
+        f"say which data: mechocl data {'|'.join(DATA_COMMANDS)}; `mechocl data --help` explains them"
+    )
+
+
+COMMANDS: Final[dict[str, Callable[..., None]]] = {"data": data}
+
+DATA_COMMANDS: Final[dict[str, Callable[..., None]]] = {"cvdb": cvdb, "trex": trex}
+
+
+def _print_removed(title: str, removed: tuple[tuple[str, int], ...]) -> None:
+    _print(title, ["filter", "removed"], removed)
+
+
+def _print_questions(world: "World") -> None:
+    rows = [
+        [q.ask(world.entities[q.entity]), " / ".join(q.answers)] for q in world.questions if q.entity < _SHOWN
+    ]
+    _print(f"the first questions of {len(world.questions)}", ["question", "answers"], rows)
+
+
+def _print(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    from mechocl.commands import printing
+
+    print(f"\n{title}" if title else "")
+    printing.table(columns, [[str(cell) for cell in row] for row in rows])

@@ -1,0 +1,354 @@
+"""`mechocl sae …` and `mechocl crosscoder`: train dictionaries, search them, test what they hold, share them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import tyro
+
+from mechocl.commands.analysis import Where, jobs_of, listed, numbers
+from mechocl.errors import MechoclError
+from mechocl.features.candidates import EffectsConfig
+from mechocl.features.crosscoders import CrosscoderConfig, Which
+from mechocl.features.search import SearchConfig
+from mechocl.features.settings import QualityConfig, TrainingConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from mechocl.features.dictionaries import Dictionary
+    from mechocl.runs.folders import SeedFolder
+    from mechocl.runs.run import Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WhereSeeds(Where):
+    """The run, and how it is computed."""
+
+    seeds: str = "all"
+    """Seeds of the run, as 0,1,2."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WhereSae(WhereSeeds):
+    """The run and one of its sparse autoencoders, and how it is computed."""
+
+    sae: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SAE")]
+    """Name of an SAE of the run, or an SAE folder of SAELens's."""
+
+
+On = Annotated[WhereSeeds, tyro.conf.OmitArgPrefixes]
+OnSae = Annotated[WhereSae, tyro.conf.OmitArgPrefixes]
+
+
+def train(
+    on: On,
+    config: Annotated[TrainingConfig, tyro.conf.OmitArgPrefixes] = TrainingConfig(),  # noqa: B008
+) -> None:
+    """Train sparse autoencoders with SAELens on the run's own activations, and judge them on unseen aliases.
+
+    Several sites, widths and initial weights are trained in one pass over the activations. What is there already is
+    not trained again. Each lies in RUN/saes/NAME/seed-K, as sae_lens.SAE.load_from_disk opens it.
+
+    Args:
+        on: The run.
+        config: Which dictionaries, and on what.
+    """
+    from dataclasses import replace
+
+    from mechocl.analyses import sae_jobs
+
+    config = replace(
+        config, site=listed(config.site), subsets=listed(config.subsets), roles=listed(config.roles)
+    )
+    run, seeds, device = _opened(on)
+    judged = sae_jobs.train(run, config, seeds=seeds, stage=on.stage, device=device, jobs=jobs_of(on.jobs))
+    for name, quality in judged.items():
+        _print_quality(name, _rows(run, "sae-quality", quality, on, seeds))
+    for name in judged:
+        print(f"search it: mechocl sae search {on.run} {name}")
+    print(f"sparse autoencoders: {run.path / 'saes'}")
+
+
+def search(
+    on: OnSae,
+    config: Annotated[SearchConfig, tyro.conf.OmitArgPrefixes] = SearchConfig(),  # noqa: B008
+) -> None:
+    """Search the features of a sparse autoencoder for every property of the task, judged on held-out aliases.
+
+    Args:
+        on: The run and the SAE.
+        config: What is searched.
+    """
+    from dataclasses import replace
+
+    from mechocl.commands import printing
+    from mechocl.features import summaries
+
+    config = replace(config, sae=on.sae, group=listed(config.group))
+    run, seeds, _ = _computed(on, "sae-search", config)
+    rows = _rows(run, "sae-search", config, on, seeds)
+    printing.frame(
+        "AUC on held-out aliases, in questions: of the best feature, of k features, of all, of the activations themselves",
+        summaries.existing(rows),
+    )
+    printing.frame(
+        "properties of a group that a feature stands for (q < 0.05), mean over the seeds",
+        summaries.counted(rows),
+    )
+    print(f"test them: mechocl sae test {on.run} {on.sae}")
+    _say_where(run, "sae-search")
+
+
+def causal_test(
+    on: OnSae,
+    config: Annotated[EffectsConfig, tyro.conf.OmitArgPrefixes] = EffectsConfig(),  # noqa: B008
+) -> None:
+    """Patch, ablate and clamp the features that a search has found, beside random features of equal rate and norm.
+
+    Args:
+        on: The run and the SAE.
+        config: Which features, and beside how many others.
+    """
+    from dataclasses import replace
+
+    from mechocl.commands import printing
+    from mechocl.features import summaries
+
+    config = replace(config, sae=on.sae)
+    run, seeds, _ = _computed(on, "sae-test", config)
+    rows = _rows(run, "sae-test", config, on, seeds)
+    if rows.empty:
+        raise MechoclError(
+            f"there is nothing to test in {on.sae}: no feature is selective for a property that pairs of questions differ "
+            "in; name features with --features, --property and --position"
+        )
+    printing.frame(
+        "share of the answers' gap that patching moves (the surest feature, and sets), and the 95th percentile of the controls",
+        summaries.causal(rows),
+    )
+    for metric, unit in (
+        ("logit_difference", "nats, right − wrong"),
+        ("within_alias_auc", "within-alias AUC"),
+    ):
+        printing.frame(
+            f"effect of ablating and clamping the surest feature, in {unit}, and of the controls",
+            summaries.on_subsets(rows, metric),
+        )
+    passed = rows[rows["retrieval"]]
+    tested = len(summaries.patches(rows))
+    print(
+        f"retrieval features (selective on held-out aliases, and moving the answer more than 95 % of controls): "
+        f"{len(passed)} of {tested} tested, in {passed['seed'].nunique()} of {len(seeds)} seeds; about {0.05 * tested:.0f} "
+        "would be by chance"
+    )
+    _say_where(run, "sae-test")
+
+
+def dashboard(on: OnSae, site: str = "", out: Path | None = None) -> None:
+    """Write one self-contained HTML page of a sparse autoencoder: a table of its features, and a page of each.
+
+    Searches the features where that has not been done; what `mechocl sae test` has found is shown where it has.
+
+    Args:
+        on: The run and the SAE; of several seeds the page is of the first one.
+        site: Hook point of an SAE that does not name its own.
+        out: The page; default: RUN/saes/SAE/seed-K.html.
+    """
+    from mechocl import __version__
+    from mechocl.analyses import registry
+    from mechocl.features import pages
+    from mechocl.report import dashboard as html
+
+    config = SearchConfig(sae=on.sae, site=site)
+    run, seeds, device = _computed(on, "sae-search", config, first=True)
+    seed = seeds[0]
+    folder = run.seed(seed)
+    subject = registry.subject_of(folder, stage=on.stage, device=device)
+    dictionary = subject.dictionary(on.sae, site)
+    effects = EffectsConfig(sae=on.sae, site=site)
+    tested = run.load_result("sae-test", registry.inputs(folder, "sae-test", effects, on.stage))
+    quality = subject.rows("sae-quality", QualityConfig(sae=on.sae, site=site))
+    value = {
+        (str(measure), str(part)): float(number)
+        for measure, part, number in zip(quality["measure"], quality["part"], quality["value"], strict=True)
+    }
+    facts = {
+        "Run": str(run.path),
+        "Seed": str(seed),
+        "SAE": on.sae,
+        "Site": dictionary.read
+        if dictionary.read == dictionary.write
+        else f"{dictionary.read} → {dictionary.write}",
+        "Features": str(dictionary.width),
+        "Active features on a token": f"{value['l0', 'all']:.1f}",
+        "Explained variance": f"{value['explained_variance', 'all']:.3f}",
+        "Loss recovered": f"{value['loss', 'recovered']:.3f}",
+        "Within-alias AUC recovered": ", ".join(
+            f"{part} {v:.2f}"
+            for (measure, part), v in value.items()
+            if measure == "auc_recovered" and part != "no_data"
+        ),
+        "Dead on all texts": f"{value['dead', 'all']:.0%}",
+        "Held-out aliases": (
+            f"AUC, q and effects are of aliases that the SAE has not seen ({dictionary.record['held_out']:.0%} of each subset)"
+            if dictionary.record
+            else "the SAE does not say which aliases it has seen: AUC, q and effects are of a random third of them"
+        ),
+        "Version": f"mechocl {__version__}",
+    }
+    found = pages.pages(
+        subject.model,
+        subject.task,
+        dictionary,
+        found=subject.rows("sae-search", config),
+        tested=tested,
+        collect=subject.collect,
+        seed=config.seed,
+        probes=_probes(run, folder, dictionary, on.stage),
+    )
+    out = out or run.path / "saes" / Path(on.sae).name / f"seed-{seed}.html"
+    if out.is_dir():
+        raise MechoclError(f"{out} is a folder; give the HTML file, for example {out / 'features.html'}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    warning = (
+        "" if tested is not None else f"The features have not been tested: mechocl sae test {on.run} {on.sae}"
+    )
+    size = html.write(
+        found, out, width=dictionary.width, title=f"Features of {on.sae}", facts=facts, warning=warning
+    )
+    print(f"dashboard ({size / 1e6:.1f} MB): {out.resolve().as_uri()}")
+
+
+def _probes(
+    run: "Run", folder: "SeedFolder", dictionary: "Dictionary", stage: int | None
+) -> "dict[str, Tensor]":
+    """Directions of the run's default probes at the SAE's site: probe and position → unit vector; none without probes."""
+    from mechocl.analyses import registry
+    from mechocl.models.components import hook_name
+    from mechocl.probing.probe import ProbingConfig
+
+    inputs = registry.inputs(folder, "probe", ProbingConfig(), stage)
+    rows, arrays = run.load_result("probe", inputs), run.load_arrays("probe", inputs)
+    found: dict[str, Tensor] = {}
+    for key, directions in arrays.items():
+        probe, site, layer = key.split("/")
+        if rows is None or hook_name(site, int(layer)) != dictionary.write or directions.shape[-1] > 1:
+            continue
+        at = rows[(rows["probe"] == probe) & (rows["site"] == site) & (rows["layer"] == int(layer))]
+        for position, draws in zip(at["position"].drop_duplicates(), directions, strict=True):
+            if bool(draws[0].any()):
+                found[f"{probe} at {position}"] = draws[0, :, 0]
+    return found
+
+
+def crosscoder(
+    on: On,
+    config: Annotated[CrosscoderConfig, tyro.conf.OmitArgPrefixes] = CrosscoderConfig(),  # noqa: B008
+    checkpoints: Which = "stages",
+) -> None:
+    """One dictionary of a site in several checkpoints: which features training shares, removes and makes.
+
+    Each lies in RUN/saes, as an SAE of the checkpoints' activations side by side.
+
+    Args:
+        on: The run.
+        config: The crosscoder, and what it is trained on.
+        checkpoints: stages: the last of each stage, before and after stage 2; all: every one that training kept.
+    """
+    from dataclasses import replace
+
+    from mechocl.analyses import crosscoder_jobs
+    from mechocl.commands import printing
+    from mechocl.features import summaries
+
+    if on.stage is not None:
+        raise MechoclError("a crosscoder compares stages; leave out --stage")
+    config = replace(config, subsets=listed(config.subsets), roles=listed(config.roles))
+    run, seeds, device = _opened(on)
+    rows = crosscoder_jobs.crosscode(
+        run, config, which=checkpoints, seeds=seeds, device=device, jobs=jobs_of(on.jobs)
+    )
+    first, last = rows.groupby("seed")[["explained_first", "explained_last"]].first().mean()
+    print(
+        f"explained variance on unseen aliases: {first:.3f} of the first checkpoint, {last:.3f} of the last"
+    )
+    printing.frame("features by what training did to them, mean over the seeds", summaries.verdicts(rows))
+    printing.frame(
+        "properties that they stand for (q < 0.05): features of a seed, mean over the seeds",
+        summaries.properties_of_verdicts(rows),
+    )
+    print(f"crosscoders: {run.path / 'saes' / crosscoder_jobs.name_of(config, checkpoints)}")
+    _say_where(run, crosscoder_jobs.ANALYSIS)
+
+
+def sae() -> None:
+    """Sparse autoencoders: train, search, test, share; `mechocl sae --help` lists them."""
+    raise MechoclError(
+        f"say what to do: mechocl sae {'|'.join(SAE_COMMANDS)}; `mechocl sae --help` explains them"
+    )
+
+
+COMMANDS: Final[dict[str, Callable[..., None]]] = {"sae": sae, "crosscoder": crosscoder}
+
+SAE_COMMANDS: Final[dict[str, Callable[..., None]]] = {
+    "train": train,
+    "search": search,
+    "test": causal_test,
+    "dashboard": dashboard,
+}
+
+
+def _opened(on: WhereSeeds) -> "tuple[Run, tuple[int, ...], str]":
+    """The run, the seeds that are asked for, and the device."""
+    from mechocl.commands import printing
+    from mechocl.models import seam
+    from mechocl.runs.run import Run
+
+    run = Run.open(on.run, attribute=on.attribute)
+    n_stages = len(run.recipe.training.stages)
+    if on.stage is not None and not 1 <= on.stage <= n_stages:
+        raise MechoclError(f"--stage {on.stage}: {on.run} has stages 1 to {n_stages}")
+    there = tuple(folder.seed for folder in run.finished_seeds())
+    seeds = there if on.seeds == "all" else numbers(on.seeds)
+    if missing := set(seeds) - set(there):
+        raise MechoclError(f"--seeds {on.seeds}: {on.run} has no trained seed {min(missing)}")
+    printing.failures(run)
+    return run, seeds, seam.resolve_device(on.device)
+
+
+def _computed(
+    on: WhereSeeds, name: str, config: Any, *, first: bool = False
+) -> "tuple[Run, tuple[int, ...], str]":
+    """The run with the rows of an analysis, over its seeds or of the first of them."""
+    from mechocl.analyses import jobs
+
+    run, seeds, device = _opened(on)
+    seeds = seeds[:1] if first else seeds
+    jobs.complete(run, ((name, config),), stage=on.stage, device=device, jobs=jobs_of(on.jobs), seeds=seeds)
+    return run, seeds, device
+
+
+def _rows(run: "Run", name: str, config: Any, on: WhereSeeds, seeds: tuple[int, ...]) -> "pd.DataFrame":
+    from mechocl.analyses import registry
+
+    rows = registry.load(run, name, config, stage=on.stage, seeds=seeds)
+    assert rows is not None
+    return rows
+
+
+def _print_quality(name: str, rows: "pd.DataFrame") -> None:
+    from mechocl.behaviour import over_seeds
+    from mechocl.commands import printing
+    from mechocl.features import summaries as features
+
+    found = features.quality(rows)
+    body = [[r["measure"], r["part"], over_seeds.described(r)] for r in found.to_dict("records")]
+    print(f"\n{name}: on aliases that it has not seen")
+    printing.table(["measure", "of", "mean [95 %]"], body)
+
+
+def _say_where(run: "Run", name: str) -> None:
+    print(f"rows: {run.path / 'results' / name}")

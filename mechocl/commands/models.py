@@ -1,0 +1,66 @@
+"""`mechocl parity`: whether a Hugging Face model can be opened, and how equal the opened one is."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import tyro
+
+from mechocl.commands.analysis import Device
+from mechocl.errors import MechoclError
+
+
+def parity(
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH_OR_NAME")],
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    bridge: bool = False,
+    fold: bool = False,
+    centre: bool = False,
+    base: str = "",
+    out: Path | None = None,
+    device: Device = "auto",
+) -> None:
+    """Open a Hugging Face model in TransformerLens, and compare the two forward passes layer by layer.
+
+    Ends with 0 where they are the same within rounding, with 2 and one line that names the layer where they part.
+
+    Args:
+        model: Folder of a saved model or of a LoRA adapter, or a name on the hub.
+        dtype: Precision of the weights; bfloat16 takes half the memory.
+        bridge: Open a TransformerBridge, not a HookedTransformer.
+        fold: Fold the layer norms' weights into those that read from them.
+        centre: Centre the weights that write to the residual stream, and the unembedding.
+        base: Folder or name of the model under an adapter, instead of the one that it names.
+        out: Write the comparison here, too (JSON).
+        device: Where the opened model is put; auto takes a GPU if there is one.
+    """
+    import torch
+
+    from mechocl.commands import printing
+    from mechocl.models import load, seam
+
+    if out is not None and out.is_dir():
+        raise MechoclError(f"{out} is a folder; give the JSON file")
+    loaded = load.load_with_parity(
+        model,
+        device=seam.resolve_device(device),
+        dtype=getattr(torch, dtype),
+        bridge=bridge,
+        fold=fold,
+        centre=centre,
+        base=base or None,
+        report=out,
+    )
+    found = loaded.parity
+    printing.table(
+        ["residual stream", "largest difference"],
+        [[name, f"{value:.1e}"] for name, value in found.residual.items()],
+    )
+    print(
+        f"logits differ by {found.max_abs_logit_difference:.1e} nats at most over {found.tokens} tokens, top-1 agreement "
+        f"{found.top1_agreement:.3f}; tolerance {found.tolerance:g}"
+    )
+    print(f"opened: {loaded.source}")
+
+
+COMMANDS: Final[dict[str, Callable[..., None]]] = {"parity": parity}

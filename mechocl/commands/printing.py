@@ -1,0 +1,115 @@
+"""What commands print: tables, grids, answers, and who failed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from mechocl.behaviour import over_seeds as over_seeds_
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(c), *(len(r[i]) for r in rows), 0) if rows else len(c) for i, c in enumerate(columns)]
+    for line in [list(columns), *map(list, rows)]:
+        print("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip())
+
+
+def grid(cells: pd.DataFrame, digits: str, *, corner: str = "layer") -> None:
+    """A table of numbers with named rows and columns."""
+    body = [
+        [str(i), *(format(v, digits) for v in row)]
+        for i, row in zip(cells.index, cells.to_numpy(), strict=True)
+    ]
+    table([corner, *map(str, cells.columns)], body)
+
+
+def frame(title: str, rows: pd.DataFrame) -> None:
+    """A title and a table as it is, without its index; numbers with three digits, missing ones as –."""
+    print(f"\n{title}")
+    table(
+        [str(name) for name in rows.columns],
+        [[_cell(v) for v in row] for row in rows.itertuples(index=False)],
+    )
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "–" if value != value else f"{value:.3f}"
+    return str(value)
+
+
+def over_seeds(rows: pd.DataFrame, keys: list[str], value: str, *, most: int | None = None) -> None:
+    """The mean of a value over seeds with its interval, one line for each combination of the keys.
+
+    `most`: only so many lines, the largest means in size first.
+    """
+    found = over_seeds_.over_seeds(rows, keys, value)
+    if most is not None:
+        found = found.loc[found["mean"].abs().sort_values(ascending=False, kind="stable").index].head(most)
+    body = []
+    for row in found.to_dict("records"):
+        above = f"{row['positive']} of {row['seeds']}"
+        body.append([*(str(row[k]) for k in keys), over_seeds_.described(row), above])
+    table([*keys, f"{value} [95 %]", "seeds above 0"], body)
+
+
+def failures(run: Any) -> None:
+    failed = run.failures()
+    for seed, reason in failed.items():
+        print(f"seed {seed} failed and is left out ({len(failed)} of {len(run.seeds)} failed): {reason}")
+
+
+def learned(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the seeds that learned their definitions; the others are named."""
+    kept, failed = over_seeds_.trained(rows)
+    for line in over_seeds_.described_failures(failed, rows["seed"].nunique()):
+        print(line)
+    return kept
+
+
+def answers(rows: pd.DataFrame) -> None:
+    for a in over_seeds_.answers(rows):
+        print(f"{a.question}: {a.answer}. {a.sentence}")
+
+
+def text_tests(rows: pd.DataFrame) -> None:
+    """The other tests of a text world: entity association by question, definitions in context."""
+    other = rows[rows["test"] != "questions"]
+    print("\nwhose entity an alias is (exact match), and definitions in context")
+    keys = ["test", "attribute", "subset"]
+    association = other[other["test"] == "association"]
+    wide = association.groupby(["attribute", "subset"], sort=False)["exact_match"].mean().unstack()
+    grid(wide, ".3f", corner="association")
+    context = other[other["test"] != "association"]
+    for metric in ("exact_match", "log_probability"):
+        over_seeds(context, keys[:1], metric)
+
+
+def probes(grids: Sequence[Any]) -> None:
+    """What a probe sweep found at each run's last checkpoint: a grid for each probe, and what its controls say.
+
+    `grids`: of `probe_summaries.grids`.
+    """
+    from mechocl.probing import summaries as summaries_
+    from mechocl.report import probe_plots, probe_sections
+
+    for one in grids:
+        found = one.cells
+        print(
+            f"\n{one.probe}, {one.run} ({one.word_order}): {probe_plots.TITLES[one.statistic]}, mean over "
+            f"{one.seeds} seed{'s' * (one.seeds > 1)}, chance {one.chance:.3f}; * significant in the whole grid"
+        )
+        text = [
+            f"{m:.3f}{'*' * (p < summaries_.LEVEL)}" for m, p in zip(found["mean"], found["p"], strict=True)
+        ]
+        shown = found.assign(text=text, token=found["position"])
+        grid(summaries_.grid(shown, "text"), "", corner="site")
+        controls = [
+            f"{control} {found[control].max():.3f}"
+            for control in summaries_.CONTROLS
+            if control in found and found[control].notna().any()
+        ]
+        alone = one.token_embedding
+        controls += [f"token embedding {alone:.3f}"] if alone == alone else []
+        print(f"controls, their best place: {', '.join(controls) or 'none'}")
+        print(probe_sections.described(one))

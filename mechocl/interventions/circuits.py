@@ -1,0 +1,242 @@
+"""Circuits: a few edges that carry an answer, and how much of it they carry.
+
+Edges are ranked by the size of their score. A *circuit* of k edges is the clean run in which every other edge
+carries the corrupted run's value; its **faithfulness** is the metric it reaches, normalised (0 corrupted, 1
+clean). **Completeness** asks the reverse: the same edges corrupted and all others kept should leave nothing
+(Wang et al. 2022, arXiv 2211.00593; curves as in Hanna et al. 2024, 2403.17806). Beside both: random circuits
+of the same size, drawn from the same edges.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from mechocl.errors import MechoclError
+from mechocl.interventions.edge_attribution import attribute_edges
+from mechocl.interventions.edges import Along, EdgeScores, graph_of, patch_edges, run_with_edges
+from mechocl.interventions.metrics import metric_named, normalised
+from mechocl.interventions.pairs import Pairs, pairs_named
+from mechocl.models.seam import Transformer
+from toy_models.randomness import generator
+from toy_models.task import Task
+
+Method = Literal["patching", "eap-ig", "eap"]
+
+ENOUGH: Final = 0.9
+"""Faithfulness at which a circuit is said to carry the answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitConfig:
+    """How edges are scored, and circuits judged."""
+
+    pairs: tuple[str, ...] = ("d1-to-other-d2", "d1-to-d2")
+    """Clean/corrupted pairs, by name (`contrasts`)."""
+    n_pairs: int = 100
+    """Pairs that score the edges; as many others judge the circuits."""
+    method: Method = "patching"
+    """`patching`: every edge patched for itself; `eap-ig`, `eap`: by gradients, for larger models."""
+    steps: int = 8
+    """Gradient steps of EAP-IG, which is computed beside `patching` too."""
+    along: Along = "role"
+    """Whether edges are told apart by the role of their position, or by the position."""
+    metric: str = "logit_difference"
+    """Name of a metric (`metrics`)."""
+    random_circuits: int = 10
+    """Random circuits of each size."""
+    seed: int = 0
+    """Draws the pairs and the random circuits."""
+
+    def __post_init__(self) -> None:
+        if not self.pairs:
+            raise MechoclError("pairs is empty; name at least one contrast")
+        for name, known in (("method", Method), ("along", Along)):
+            if getattr(self, name) not in get_args(known):
+                raise MechoclError(
+                    f"{name} is {getattr(self, name)!r}; use one of {', '.join(get_args(known))}"
+                )
+        metric_named(self.metric)
+        for name, least in (("n_pairs", 2), ("steps", 1), ("random_circuits", 0)):
+            if getattr(self, name) < least:
+                raise MechoclError(f"{name} is {getattr(self, name)}; use at least {least}")
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitResult:
+    """Edges by score, and how circuits of the largest ones do."""
+
+    scores: EdgeScores
+    curve: pd.DataFrame
+    """`edges`, `kind` ("circuit": kept alone; "without": all but them; "random": as many others kept alone),
+    `draw`, `value` (the metric), `normalised` (NaN where clean and corrupted hardly differ)."""
+    clean: float
+    """The metric of the pairs that judge."""
+    corrupted: float
+
+    def needed(self, share: float = ENOUGH) -> int | None:
+        """Edges of the smallest circuit from which on faithfulness stays at `share` or above; None if none is."""
+        return _needed(self.curve[self.curve["kind"] == "circuit"], share)
+
+
+def _needed(curve: pd.DataFrame, share: float) -> int | None:
+    below = curve.loc[~(curve["normalised"] >= share), "edges"]
+    enough = curve[curve["edges"] > (below.max() if len(below) else -1)]
+    return int(enough["edges"].min()) if len(enough) else None
+
+
+def score_edges(model: Transformer, pairs: Pairs, config: CircuitConfig) -> EdgeScores:
+    """Scores by the config's method."""
+    if config.method == "patching":
+        return patch_edges(model, pairs, metric=config.metric, along=config.along)
+    steps = config.steps if config.method == "eap-ig" else 0
+    return attribute_edges(model, pairs, metric=config.metric, along=config.along, steps=steps)
+
+
+def find_circuit(
+    model: Transformer, scoring: Pairs, judging: Pairs, *, config: CircuitConfig
+) -> CircuitResult:
+    """Rank the edges on one set of pairs; keep the top ones, ablate the rest, and judge that on another set.
+
+    Raises MechoclError where a role or position, and so its edges, is in one of the two sets alone.
+    """
+    scores = score_edges(model, scoring, config)
+    graph = graph_of(model, judging, along=config.along)
+    if graph.places != scores.graph.places or not torch.equal(graph.possible, scores.graph.possible):
+        raise MechoclError(
+            f"the pairs that score and those that judge have different edges (at {', '.join(scores.graph.places)}; "
+            f"at {', '.join(graph.places)}); use more pairs"
+        )
+    sizes = _sizes(int(scores.graph.possible.sum()))
+    order = _ranked(scores)
+    labels: list[tuple[int, str, int]] = []
+    corrupted_edges: list[Bool[Tensor, "sender receiver place"]] = []
+    draws = generator(config.seed, "random circuits")
+    for size in sizes:
+        kept = _top(order, size, scores)
+        labels += [(size, "circuit", 0), (size, "without", 0)]
+        corrupted_edges += [scores.graph.possible & ~kept, kept]
+        for draw in range(config.random_circuits):
+            shuffled = order[torch.randperm(len(order), generator=draws)]
+            labels.append((size, "random", draw))
+            corrupted_edges.append(scores.graph.possible & ~_top(shuffled, size, scores))
+    values = run_with_edges(
+        model, judging, torch.stack(corrupted_edges), metric=config.metric, along=config.along, base="clean"
+    ).tolist()
+    curve = pd.DataFrame(labels, columns=["edges", "kind", "draw"]).assign(value=values)
+    whole = curve[curve["kind"] == "circuit"].set_index("edges")["value"]
+    clean, corrupted = float(whole[sizes[-1]]), float(whole[0])
+    curve["normalised"] = _normalised(curve["value"], clean, corrupted)
+    return CircuitResult(scores, curve, clean, corrupted)
+
+
+def _normalised(values: pd.Series, clean: float, corrupted: float) -> list[float]:
+    try:
+        return [normalised(float(v), clean=clean, corrupted=corrupted) for v in values]
+    except MechoclError:
+        return [float("nan")] * len(values)
+
+
+def circuit_above(scores: EdgeScores, threshold: float) -> Bool[Tensor, "sender receiver place"]:
+    """The edges whose score is larger than `threshold` in size, in the metric's unit."""
+    return scores.scores.abs() > threshold
+
+
+def _ranked(scores: EdgeScores) -> Tensor:
+    """Flat indices of the possible edges, the largest score in size first."""
+    possible = scores.graph.possible.flatten().nonzero()[:, 0]
+    order: Tensor = possible[scores.scores.flatten()[possible].abs().argsort(descending=True, stable=True)]
+    return order
+
+
+def _top(order: Tensor, size: int, scores: EdgeScores) -> Bool[Tensor, "sender receiver place"]:
+    kept = torch.zeros(scores.scores.numel(), dtype=torch.bool)
+    kept[order[:size]] = True
+    return kept.view(scores.scores.shape)
+
+
+def _sizes(n_edges: int) -> list[int]:
+    """0, 1, 2, 3, … then about 25 % more each time, up to all edges."""
+    sizes = {0, n_edges} | set(range(1, min(n_edges, 11)))
+    size = 10.0
+    while size < n_edges:
+        sizes.add(round(size))
+        size *= 1.25
+    return sorted(sizes)
+
+
+def circuits(model: Transformer, task: Task, config: CircuitConfig) -> pd.DataFrame:
+    """Edges and curves of each contrast as one table.
+
+    Rows of edges: `contrast`, `kind` = "edge", `sender`, `receiver`, `place`, `value` (the score), `attributed`
+    (EAP-IG's score, or NaN where that is the score). Rows of curves: `kind` as in `CircuitResult.curve`, `edges`,
+    `draw`, `value`, `normalised`. All carry the judging pairs' `clean` and `corrupted` and their number.
+    """
+    tables = []
+    for name in config.pairs:
+        both = pairs_named(task, name, n_pairs=2 * config.n_pairs, seed=config.seed)
+        half = len(both) // 2
+        if half == 0:
+            raise MechoclError(f"{name}: a single pair cannot both score and judge; use more aliases")
+        scoring, judging = both[:half], both[half:]
+        found = find_circuit(model, scoring, judging, config=config)
+        edges = found.scores.rows().rename(columns={"score": "value"}).assign(kind="edge")
+        edges["attributed"] = np.nan
+        if config.method == "patching" and config.metric != "within_alias_auc":
+            edges = edges.drop(columns="attributed").merge(_attributed(model, scoring, config))
+        rows = pd.concat([edges, found.curve], ignore_index=True)
+        tables.append(
+            rows.assign(contrast=name, clean=found.clean, corrupted=found.corrupted, pairs=len(judging))
+        )
+    table = pd.concat(tables, ignore_index=True)
+    columns: list[Any] = ["contrast", "kind", "sender", "receiver", "place", "value", "attributed"]
+    return table[[*columns, "edges", "draw", "normalised", "clean", "corrupted", "pairs"]].astype(
+        {"edges": float, "draw": float}
+    )
+
+
+def _attributed(model: Transformer, pairs: Pairs, config: CircuitConfig) -> pd.DataFrame:
+    found = attribute_edges(model, pairs, metric=config.metric, along=config.along, steps=config.steps)
+    return found.rows().rename(columns={"score": "attributed"})
+
+
+def pooled(rows: pd.DataFrame) -> pd.DataFrame:
+    """Edges of one contrast over all heads of a layer: seeds number their heads differently.
+
+    Rows as of `circuits`, with a seed column. Scores of the same sender, receiver and place are summed over heads.
+    """
+    edges = rows[rows["kind"] == "edge"].copy()
+    for column in ("sender", "receiver"):
+        edges[column] = edges[column].str.replace(r"^(L\d+)H\d+", r"\1 heads", regex=True)
+    keys = ["seed", "sender", "receiver", "place"]
+    return edges.groupby(keys, sort=False)["value"].sum().reset_index()
+
+
+def sizes_needed(rows: pd.DataFrame, share: float = ENOUGH) -> dict[int, int | None]:
+    """For each seed, edges of the smallest circuit from which on faithfulness stays at `share` or above."""
+    curves = rows[rows["kind"] == "circuit"]
+    return {seed: _needed(curves[curves["seed"] == seed], share) for seed in curves["seed"].unique().tolist()}
+
+
+def described(rows: pd.DataFrame) -> str:
+    """A sentence on the circuits of one contrast."""
+    needed = sizes_needed(rows)
+    edges = rows[rows["kind"] == "edge"].groupby("seed").size().median()
+    reached = [n for n in needed.values() if n is not None]
+    if not reached:
+        return f"no circuit reaches {ENOUGH:.0%} of clean − corrupted"
+    size = int(np.median(reached))
+    random = rows[(rows["kind"] == "random") & (rows["edges"] >= size)]
+    beside = ""
+    if len(random):
+        nearest = random["edges"].min()
+        share = max(0.0, random.loc[random["edges"] == nearest, "normalised"].mean())
+        beside = f"; random circuits of {nearest:.0f} edges reach {share:.0%}"
+    return (
+        f"{size} of {edges:.0f} edges (median over {len(reached)} of {len(needed)} seeds; {min(reached)} to "
+        f"{max(reached)}) reach {ENOUGH:.0%} of clean − corrupted on other pairs{beside}"
+    )

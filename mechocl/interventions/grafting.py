@@ -1,0 +1,193 @@
+"""Weight grafting across checkpoints: which weights carry what stage 2 added?
+
+The weights of the model after stage 2 are put, group by group, into the model before it (grafted *alone*), or
+all of them but one group (*all but*), and each graft is asked the test questions. Grafting follows the
+extractive structures of arXiv 2412.04614. A group that is enough has a share near 1 alone; one that is needed
+has a share near 0 where all but it are grafted. Both at once: it carries the gain. Neither: others do. Enough
+but not needed: the gain is there twice. Needed but not enough: it works with others.
+"""
+
+import copy
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mechocl.behaviour.internalization import by_subset, per_alias
+from mechocl.behaviour.statistics import Estimate, estimate
+from mechocl.errors import MechoclError
+from mechocl.interventions.weight_groups import Group, Part, layer_groups, parameters
+from mechocl.interventions.weight_groups import groups as groups_of
+from mechocl.models.seam import Transformer
+from toy_models import architectures
+from toy_models.task import Task
+
+METRICS: Final = ("auc", "accuracy", "recall")
+
+SMALLEST_GAIN: Final = 0.01
+"""A gain of stage 2 below this has no shares."""
+
+ALONE: Final = "alone"
+ALL_BUT: Final = "all but"
+
+
+@dataclass(frozen=True, slots=True)
+class GraftEstimate:
+    """What a graft did to one subset, over seeds."""
+
+    group: str
+    kind: str
+    subset: str
+    estimate: Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraftConfig:
+    """What the graft study measures."""
+
+    aliases_per_subset: int | None = None
+    """Aliases of each subset, the first ones; None: all."""
+    by_layer: bool = True
+    """Graft whole layers too, where there are several: attention, MLP and layer norms together."""
+
+    def __post_init__(self) -> None:
+        if self.aliases_per_subset is not None and self.aliases_per_subset < 1:
+            raise MechoclError(
+                f"aliases_per_subset is {self.aliases_per_subset}; use at least 1, or none for all"
+            )
+
+
+def graft(before: Transformer, after: Transformer, task: Task, *, groups: Collection[str]) -> Any:
+    """A new model: `before` with the weight difference (after − before) of the chosen groups.
+
+    The groups' weights are copied from `after`, which is the sum without its rounding: all groups give exactly
+    `after`, none `before`. `groups`: names of `weight_groups.groups` or `layer_groups`; their order does not matter.
+
+    Raises MechoclError for an unknown name, and for models of different shapes.
+    """
+    check_alike(before, after)
+    known = _all_groups(before, task)
+    for name in groups:
+        if name not in known:
+            raise MechoclError(f"the model has no group of weights {name!r}; it has {', '.join(known)}")
+    return _grafted(before, after, [part for name in groups for part in known[name].parts])
+
+
+def check_alike(before: Transformer, after: Transformer) -> None:
+    """MechoclError where two models are not of one shape, with the first tensor that differs."""
+    ours, theirs = parameters(before), parameters(after)
+    for name in [*ours, *theirs]:
+        shapes = [str(tuple(p[name].shape)) if name in p else "not there" for p in (ours, theirs)]
+        if shapes[0] != shapes[1]:
+            raise MechoclError(
+                f"the two models differ in shape: {name} is {shapes[0]} before and {shapes[1]} after; give two "
+                "checkpoints of one run"
+            )
+
+
+def _all_groups(model: Transformer, task: Task) -> dict[str, Group]:
+    return groups_of(model, task) | layer_groups(model, task)
+
+
+@torch.no_grad()
+def _grafted(before: Transformer, after: Transformer, parts: Collection[Part]) -> Any:
+    with architectures.hooked_transformer_allowed():
+        model = copy.deepcopy(before)
+    target, source = parameters(model), parameters(after)
+    for part in parts:
+        value = part.of(source[part.parameter])
+        part.write(target[part.parameter], value.to(target[part.parameter].device))
+    return model
+
+
+# ------------------------------------------------------------------------------------------ the study
+
+
+def graft_study(before: Transformer, after: Transformer, task: Task, config: GraftConfig) -> pd.DataFrame:
+    """What each group of stage 2's weight difference does, alone and left out, to every subset.
+
+    Rows: `group` ("none": the model before stage 2; "all": the one after it), `kind` ("alone" | "all but"),
+    `site` (empty; steering vectors have one), `subset`, `metric` ("auc" | "accuracy" | "recall", as in
+    `internalization`), `value`, `effect` (value − none, the metric's unit; positive: better than before stage
+    2), `share` (effect / (all − none): 0 as before stage 2, 1 as after it; NaN where all − none is under .01,
+    so also where stage 2 made a subset worse), `change` (Euclidean norm of the group's weight difference),
+    `aliases`. A group that stage 2 did not change has exactly effect 0 alone.
+
+    Raises MechoclError for models of different shapes, or that are not the task's.
+    """
+    check_alike(before, after)
+    parts = groups_of(before, task)
+    chosen = parts | (layer_groups(before, task) if config.by_layer and before.cfg.n_layers > 1 else {})
+    changes = {name: _change(before, after, group.parts) for name, group in chosen.items()}
+    everything = [part for group in parts.values() for part in group.parts]
+    none, all_ = (_measured(model, task, config) for model in (before, after))
+    tables = [compared(v, none, all_, group=name) for name, v in (("none", none), ("all", all_))]
+    for name, group in chosen.items():
+        alone, all_but = none, all_
+        if changes[name] > 0:
+            alone = _measured(_grafted(before, after, group.parts), task, config)
+            # undoing one group of the model after is grafting all others
+            all_but = _measured(_grafted(after, before, group.parts), task, config)
+        for kind, values in ((ALONE, alone), (ALL_BUT, all_but)):
+            tables.append(compared(values, none, all_, group=name, kind=kind))
+    total = _change(before, after, everything)
+    changes |= {"none": 0.0, "all": total}
+    rows = pd.concat(tables, ignore_index=True)
+    return rows.assign(change=rows["group"].map(changes))
+
+
+def compared(
+    values: pd.DataFrame,
+    none: pd.DataFrame,
+    all_: pd.DataFrame,
+    *,
+    group: str,
+    kind: str = ALONE,
+    site: str = "",
+) -> pd.DataFrame:
+    """Rows of `graft_study`'s form (without `change`) from three tables of one row a subset.
+
+    Each table has the columns `subset`, `aliases` and some of `METRICS`: of an intervention, of the model before
+    stage 2, and of the one after it.
+    """
+    tables = []
+    for metric in [m for m in METRICS if m in values.columns]:
+        value, low, high = (t[metric].to_numpy(dtype=float) for t in (values, none, all_))
+        gain = np.where(high - low >= SMALLEST_GAIN, high - low, np.nan)
+        columns = {"value": value, "effect": value - low, "share": (value - low) / gain}
+        labels = {"group": group, "kind": kind, "site": site, "subset": values["subset"], "metric": metric}
+        tables.append(pd.DataFrame(labels | columns | {"aliases": values["aliases"]}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def estimates(
+    rows: pd.DataFrame, *, metric: str = "auc", column: Literal["value", "effect", "share"] = "share"
+) -> list[GraftEstimate]:
+    """Mean over seeds with its 95 % interval, by group, kind and subset, in the order of the rows.
+
+    `rows`: of `graft_study` and `steering.steering_study`, with a `seed` column. Seeds whose share is not defined
+    are left out, and `n` says how many are in.
+    """
+    chosen = rows[rows["metric"] == metric].dropna(subset=[column])
+    found = []
+    for (group, kind, subset), part in chosen.groupby(["group", "kind", "subset"], sort=False):
+        summary = estimate(part[column].to_numpy(dtype=float), unit="seed")
+        found.append(GraftEstimate(str(group), str(kind), str(subset), summary))
+    return found
+
+
+def _measured(model: Transformer, task: Task, config: GraftConfig) -> pd.DataFrame:
+    return by_subset(per_alias(model, task, aliases_per_subset=config.aliases_per_subset))
+
+
+def _change(before: Transformer, after: Transformer, parts: Collection[Part]) -> float:
+    ours, theirs = parameters(before), parameters(after)
+    squares = [
+        float((part.of(theirs[part.parameter]) - part.of(ours[part.parameter])).double().square().sum())
+        for part in parts
+    ]
+    return math.sqrt(sum(squares))

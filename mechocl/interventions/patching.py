@@ -1,0 +1,245 @@
+"""Activation patching: put an activation of one run into another, and see what it does to the answer.
+
+Meng et al. 2022 (arXiv 2202.05262); conventions of Heimersheim & Nanda (arXiv 2404.15255). One mechanism
+serves denoising, noising and ablations, at every site of `components.SITES`, between two examples or between
+two models. A patch costs only what it changes: the forward pass begins at the patched layer and position, on
+the cached run, many patches at once, and logits are computed where the metric looks. In the first layer that
+reads the patch, the rows behind it keep their queries (and their MLPs, where these read beside attention); in
+the last layer only the rows are computed that an answer is read from.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mechocl.errors import MechoclError
+from mechocl.interventions.metrics import Metric, metric_named, normalised
+from mechocl.interventions.pairs import ROLE_NAMES, Pairs, pairs_named
+from mechocl.interventions.patched_runs import Mode, PatchedRuns, SiteKey
+from mechocl.models import components
+from mechocl.models.components import take_apart
+from mechocl.models.seam import Transformer
+from toy_models.task import Task
+
+By = Literal["position", "role", "all"]
+"""What is patched at once: one position; all positions of one role; the whole site."""
+
+
+@dataclass(frozen=True, slots=True)
+class PatchingResult:
+    """Effects of patches, one row each."""
+
+    rows: pd.DataFrame
+    """`layer`, `site`, `index` (of the head or neuron; −1: all), `position` (label, role or "all"), `value` (the metric
+    of the patched run), `effect` (value − base)."""
+    per_pair: Float[np.ndarray, "patch pair"]
+    """The metric's value of each pair (before pooling), in the order of the rows."""
+    clean: float
+    """The metric of the clean run."""
+    corrupted: float
+    """The metric of the corrupted run."""
+    metric: str
+    unit: str
+    """The metric's unit."""
+    pairs: str
+    n_pairs: int
+    mode: str
+
+    def normalised(self) -> pd.DataFrame:
+        """`rows` with `normalised`: 0 is the corrupted run, 1 the clean one.
+
+        Raises MechoclError where the two hardly differ.
+        """
+        ends = {"clean": self.clean, "corrupted": self.corrupted}
+        return self.rows.assign(normalised=[normalised(float(v), **ends) for v in self.rows["value"]])
+
+    def table(self) -> pd.DataFrame:
+        """`rows` with the unpatched runs beside them; `normalised` is NaN where clean and corrupted hardly differ."""
+        try:
+            rows = self.normalised()
+        except MechoclError:
+            rows = self.rows.assign(normalised=float("nan"))
+        return rows.assign(
+            clean=self.clean, corrupted=self.corrupted, metric=self.metric, unit=self.unit,
+            contrast=self.pairs, mode=self.mode, pairs=self.n_pairs,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchingConfig:
+    """What is patched into what."""
+
+    pairs: tuple[str, ...] = ("d1-to-d2", "d1-to-other-d2")
+    """Clean/corrupted pairs, by name (`contrasts`), or a CSV file."""
+    n_pairs: int = 200
+    """Pairs of each name."""
+    site: tuple[str, ...] = ()
+    """Sites (in every layer) or hook points; none: the residual stream, and what attention and MLPs write."""
+    by: By = "position"
+    """What is patched at once: one position, all positions of a role, or the whole site."""
+    mode: Mode = "denoise"
+    """denoise: clean into corrupted; noise: corrupted into clean; zero, mean, resample: into clean."""
+    metric: str = "logit_difference"
+    """Name of a metric (`metrics`)."""
+    each_unit: bool = True
+    """Patch heads and neurons one at a time, or all of a site together."""
+    from_stage: int | None = None
+    """Take the activations from the model after this stage of training, on the same examples."""
+    seed: int = 0
+    """Draws the pairs."""
+
+    def __post_init__(self) -> None:
+        if not self.pairs:
+            raise MechoclError("pairs is empty; name at least one contrast")
+        if self.n_pairs < 1:
+            raise MechoclError(f"n_pairs is {self.n_pairs}; use at least 1")
+        metric_named(self.metric)
+
+
+def patch(
+    model: Transformer, task: Task, config: PatchingConfig, *, source_model: Transformer | None = None
+) -> pd.DataFrame:
+    """`PatchingResult.table` of each of the config's contrasts."""
+    sites = config.site or _stream_sites(model)
+    return pd.concat(
+        [
+            patch_activations(
+                model,
+                pairs_named(task, name, n_pairs=config.n_pairs, seed=config.seed),
+                sites=sites,
+                metric=config.metric,
+                by=config.by,
+                mode=config.mode,
+                each_unit=config.each_unit,
+                source_model=source_model,
+                seed=config.seed,
+            ).table()
+            for name in config.pairs
+        ],
+        ignore_index=True,
+    )
+
+
+def _stream_sites(model: Transformer) -> list[str]:
+    """The residual stream without repetitions, and what is written into it."""
+    present = components.sites_of(take_apart(model))
+    wanted = ("attn_out", "resid_mid", "mlp_out", "resid_post")
+    return [components.hook_name("resid_pre", 0), *(site for site in wanted if site in present)]
+
+
+@torch.no_grad()
+def patch_activations(
+    model: Transformer,
+    pairs: Pairs,
+    *,
+    sites: Sequence[str],
+    metric: str = "logit_difference",
+    by: By = "position",
+    mode: Mode = "denoise",
+    each_unit: bool = True,
+    source_model: Transformer | None = None,
+    batch_size: int = 1024,
+    seed: int = 0,
+) -> PatchingResult:
+    """Patch every layer, position (or role) and head (or neuron) of the given sites, one at a time.
+
+    Args:
+        model: the model whose answers are looked at.
+        pairs: clean and corrupted examples.
+        sites: names from `components.SITES` (in every layer), or hook points (`blocks.1.attn.hook_z`).
+        metric: name from `metrics.METRICS`.
+        by: what is patched at once. A pair that lacks a role counts with an effect of 0.
+        mode: what is put where.
+        each_unit: patch the heads and neurons of a site one at a time, or all together.
+        source_model: takes the activations from this model instead, on the same examples: another checkpoint.
+            "Clean" and "corrupted" are then this model's run on the examples that the activations come from,
+            and `model`'s on those that they go to (the other way round in `noise`).
+        batch_size: examples in one forward pass; bounds the memory whatever the grid.
+        seed: draws the partners of `resample`.
+
+    Effects are patched − base, in the metric's unit: base is the corrupted run in `denoise`, else the clean
+    one; so what carries the answer is positive in `denoise`, negative elsewhere. Raises MechoclError for an
+    unknown site, layer, metric or mode, a metric that looks at a token without a logit, and activations that
+    are not finite.
+    """
+    _check_choices(mode, by, batch_size)
+    chosen = metric_named(metric)
+    into = take_apart(model)
+    origin = into if source_model is None else take_apart(source_model)
+    chosen.check(pairs, into.W_U.shape[1])
+    keys = components.find_sites(into, sites)
+    if not keys:
+        raise MechoclError(f"no site is named; the model has {', '.join(components.sites_of(into))}")
+    components.find_sites(origin, sites)
+    groups = place_masks(pairs, by)
+    grid = [(key, name) for key in keys for name in groups]
+    work = PatchedRuns(into, origin, pairs, chosen, mode, frozenset(keys), batch_size, seed)
+    parts: dict[tuple[SiteKey, str], list[Tensor]] = {cell: [] for cell in grid}
+    ends: list[tuple[Tensor, Tensor]] = []
+    for chunk in work.chunks():
+        ends.append((chunk.clean, chunk.corrupted))
+        for key, name in grid:
+            where = groups[name][chunk.rows]
+            parts[key, name].append(chunk.patched(key, where, each_unit))
+    clean, corrupted = (float(chosen.pool(torch.cat(values), pairs)) for values in zip(*ends, strict=True))
+    values = {cell: torch.cat(found, 1) for cell, found in parts.items()}
+    return result_of(values, chosen, pairs, mode, clean, corrupted)
+
+
+def result_of(
+    values: dict[tuple[SiteKey, str], Float[Tensor, "unit pair"]],
+    metric: Metric,
+    pairs: Pairs,
+    mode: str,
+    clean: float,
+    corrupted: float,
+) -> PatchingResult:
+    """The result from the metric's values of every pair, by site and place."""
+    base = corrupted if mode == "denoise" else clean
+    if not all(bool(found.isfinite().all()) for found in values.values()):
+        raise MechoclError(f"{metric.name} of {pairs.name} is not finite: the model has diverged")
+    rows = []
+    for ((layer, site), name), found in values.items():
+        for unit, value in enumerate(metric.pool(found, pairs).tolist()):
+            rows.append((layer, site, unit if len(found) > 1 else -1, name, value, value - base))
+    return PatchingResult(
+        rows=pd.DataFrame(rows, columns=["layer", "site", "index", "position", "value", "effect"]),
+        per_pair=torch.cat(list(values.values())).numpy(),
+        clean=clean,
+        corrupted=corrupted,
+        metric=metric.name,
+        unit=metric.unit,
+        pairs=pairs.name,
+        n_pairs=len(pairs),
+        mode=mode,
+    )
+
+
+def _check_choices(mode: str, by: str, batch_size: int) -> None:
+    for what, value, known in (("mode", mode, get_args(Mode)), ("by", by, get_args(By))):
+        if value not in known:
+            raise MechoclError(f"{what} is {value!r}; use one of {', '.join(known)}")
+    if batch_size < 1:
+        raise MechoclError(f"batch_size is {batch_size}; use at least 1")
+
+
+def place_masks(pairs: Pairs, by: By) -> dict[str, Bool[Tensor, "pair pos"]]:
+    """Where each patch goes: position, role or all → the positions of every pair."""
+    shape = pairs.clean.shape
+    if by == "all":
+        return {"all": torch.ones(shape, dtype=torch.bool)}
+    if by == "position":
+        return {
+            label: (torch.arange(shape[1]) == i).expand(shape).clone() for i, label in enumerate(pairs.labels)
+        }
+    found = {name: pairs.roles == i for i, name in enumerate(ROLE_NAMES)}
+    found = {name: where for name, where in found.items() if bool(where.any())}
+    if not found:
+        raise MechoclError(f"{pairs.name} has no roles; patch by position")
+    return found

@@ -1,0 +1,280 @@
+"""The best constant steering vector: what a graft or a circuit has to beat.
+
+One vector, the same for every question, is added to the residual stream of the model before stage 2 at one
+layer and position, and trained to make it answer rightly about half of the stage-2 aliases. How far it gets
+with the other half is what a mere shift of the model's state explains (arXiv 2507.08218 found such a vector
+behind out-of-context reasoning). Being constant it knows no alias; a within-alias AUC above that before stage 2
+means that the model already held the answers and had them unlocked.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechocl.behaviour.internalization import candidates, judged
+from mechocl.errors import MechoclError
+from mechocl.interventions.grafting import check_alike, compared
+from mechocl.models.activations import asked_positions, residual_sites
+from mechocl.models.components import Components, run, run_block, take_apart
+from mechocl.models.seam import Transformer, logits_at
+from toy_models.randomness import generator
+from toy_models.subsets import SUBSETS
+from toy_models.task import Task
+
+STEERING: Final = "steering vector"
+RANDOM: Final = "random vector"
+
+_BATCH: Final = 1024
+"""Questions at once."""
+
+NEW: Final = tuple(name for name, subset in SUBSETS.items() if subset.stage == 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SteeringConfig:
+    """How the steering vector is trained."""
+
+    steps: int = 100
+    """Adam steps."""
+    batch_size: int = 128
+    """Questions a step."""
+    learning_rate: float = 0.5
+    """Adam's at the start, as a share of the root mean square of the residual stream at the site; falls to 0."""
+    random_vectors: int = 5
+    """Random directions of the same norm at the same site, whose mean is the control."""
+    seed: int = 0
+    """Splits the aliases, and draws the batches and the random directions."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "random_vectors"):
+            if getattr(self, name) < 1:
+                raise MechoclError(f"{name} is {getattr(self, name)}; use at least 1")
+        if not self.learning_rate > 0:
+            raise MechoclError(f"learning_rate is {self.learning_rate}; it must be above 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SteeringVector:
+    """A constant that is added to the residual stream at one site of every question."""
+
+    vector: Float[Tensor, "d_model"]
+    layer: int
+    """Added to the residual stream that this layer reads; the number of layers: after the last."""
+    position: int
+    labels: tuple[str, str]
+    """The site in words: `("embed", "alias")`, `("layer 0", "=")`."""
+    training_log_probability: float
+    """Of the right answers about the aliases that it was trained on (mean, nats): the site has the highest."""
+
+
+def split_aliases(task: Task, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Test questions about one half of the aliases of each stage-2 subset, and about the other half.
+
+    Raises MechoclError when the task has no stage-2 aliases, or a subset has only one.
+    """
+    halves: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    table = task.table
+    for subset in NEW:
+        rows = task.rows(kind="question", split="test", subset=subset)
+        aliases = np.unique(table["alias"].to_numpy()[rows])
+        if len(aliases) == 0:
+            continue
+        if len(aliases) < 2:
+            raise MechoclError(f"{subset} has one alias, which cannot be split; use more aliases")
+        order = torch.randperm(len(aliases), generator=generator(seed, "steering split", subset)).numpy()
+        first = np.isin(table["alias"].to_numpy()[rows], aliases[order[: len(aliases) // 2]])
+        halves[0].append(rows[first])
+        halves[1].append(rows[~first])
+    if not halves[0]:
+        raise MechoclError(
+            "the task has no aliases that are first defined in stage 2; use a task with d1, d2 or d3"
+        )
+    return np.concatenate(halves[0]), np.concatenate(halves[1])
+
+
+def best_vector(model: Transformer, task: Task, rows: np.ndarray, config: SteeringConfig) -> SteeringVector:
+    """The steering vector that was best on these questions, over all layers and positions (of a text: the alias's last
+    token and `=`).
+
+    At every site a vector is trained, from 0, to maximise the mean log-probability of the right answer, by
+    which the site is chosen too: an unlocked answer counts, and so does a threshold that is put right. The
+    model stays as it is.
+
+    Raises MechoclError as `components.take_apart`, and for questions of different layouts.
+    """
+    c, labels = take_apart(model), asked_positions(task, rows)
+    target = task.answers_of(rows)[0].to(c.device)
+    places = _places(c, task, rows)
+    names = list(residual_sites(c.n_layers))
+    found = []
+    for place, vectors in zip(places, _train(places, target, config), strict=True):
+        with torch.no_grad():
+            reached = [place.log_probability(vectors, target, part) for part in _batches(len(rows))]
+        for vector, position, value in zip(vectors, place.positions, torch.cat(reached).mean(0), strict=True):
+            found.append(
+                SteeringVector(
+                    vector=vector.clone(),
+                    layer=place.layer,
+                    position=position,
+                    labels=(names[place.layer], labels[position]),
+                    training_log_probability=float(value),
+                )
+            )
+    return max(found, key=lambda one: one.training_log_probability)
+
+
+def steered_logits(
+    model: Transformer,
+    task: Task,
+    rows: np.ndarray,
+    *,
+    vectors: Float[Tensor, "vector d_model"],
+    layer: int,
+    position: int,
+) -> Float[Tensor, "question vector candidate"]:
+    """Logits of `internalization.candidates` at `=` of the given questions with each vector added at one site."""
+    c = take_apart(model)
+    place = replace(_places(c, task, rows)[layer], positions=[position] * len(vectors))
+    ids = candidates(task).to(c.device)
+    with torch.no_grad():
+        outputs = [place.outputs(vectors.to(c.device), part) for part in _batches(len(rows))]
+        return c.logits(torch.cat(outputs), ids).cpu()
+
+
+def steering_study(
+    before: Transformer, after: Transformer, task: Task, config: SteeringConfig
+) -> pd.DataFrame:
+    """The best constant steering vector of the model before stage 2, beside random ones of its norm.
+
+    Trained on one half of the stage-2 aliases, which also chooses the site; all values are of the other half.
+    Rows as of `grafting.graft_study`: `group` is "steering vector" or "random vector", `site` where it is
+    added, `metric` "auc" or "accuracy" (there is no such site in definitions, so no recall), `share` of what
+    stage 2 gained on the same aliases, `change` the vector's norm.
+
+    Raises MechoclError for models of different shapes, as `best_vector`, and as `split_aliases`.
+    """
+    check_alike(before, after)
+    training, held_out = split_aliases(task, seed=config.seed)
+    best = best_vector(before, task, training, config)
+    draws = generator(config.seed, "random steering vectors")
+    random = torch.randn(config.random_vectors, len(best.vector), generator=draws)
+    random = best.vector.norm().cpu() * random / random.norm(dim=-1, keepdim=True)
+    both = torch.cat([best.vector.cpu()[None], random])
+    steered = steered_logits(before, task, held_out, vectors=both, layer=best.layer, position=best.position)
+    tokens, where = task.tokens[torch.from_numpy(held_out)], task.position_of("equals", held_out)
+    none, all_ = (
+        _by_subset(
+            task, held_out, logits_at(model, tokens, torch.from_numpy(where), candidates(task))[:, None]
+        )
+        for model in (before, after)
+    )
+    site = " ".join(best.labels)
+    tables = [
+        compared(_by_subset(task, held_out, found), none, all_, group=group, site=site)
+        for group, found in ((STEERING, steered[:, :1]), (RANDOM, steered[:, 1:]))
+    ]
+    return pd.concat(tables, ignore_index=True).assign(change=float(best.vector.norm()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Questions on their way through the model: the residual stream that a layer reads, to be steered."""
+
+    c: Components
+    layer: int
+    """The number of layers: after the last."""
+    stream: Float[Tensor, "question pos d_model"]
+    positions: list[int]
+    """Where each of the vectors is added."""
+
+    def outputs(
+        self, vectors: Float[Tensor, "vector d_model"], chosen: slice | Int[Tensor, "question"]
+    ) -> Float[Tensor, "question vector d_model"]:
+        """The residual stream after the last layer at the last position, with each vector added at its own."""
+        c, stream = self.c, self.stream[chosen]
+        where = F.one_hot(torch.tensor(self.positions, device=stream.device), stream.shape[1]).to(stream)
+        x = stream[:, None] + where[..., None] * vectors[:, None]
+        x = rearrange(x, "question vector pos d_model -> (question vector) pos d_model")
+        for number in range(self.layer, c.n_layers):
+            last = number == c.n_layers - 1
+            x = run_block(c, number, x, rows=slice(-1, None) if last else slice(None))
+        out: Tensor = rearrange(x[:, -1], "(question vector) d -> question vector d", vector=len(vectors))
+        return out
+
+    def log_probability(
+        self,
+        vectors: Float[Tensor, "vector d_model"],
+        target: Int[Tensor, "all_questions"],
+        chosen: slice | Int[Tensor, "question"],
+    ) -> Float[Tensor, "question vector"]:
+        """Of the right answers to the chosen questions."""
+        log_p = self.c.logits(self.outputs(vectors, chosen)).log_softmax(-1)
+        right = target[chosen][:, None, None].expand(-1, len(vectors), 1)
+        return log_p.gather(-1, right)[..., 0]
+
+
+@torch.no_grad()
+def _places(c: Components, task: Task, rows: np.ndarray) -> list[_Place]:
+    """Before each layer at all positions (of a text, the alias's last and the one that is read); after the last layer at
+    the one that is read."""
+    n_pos = len(asked_positions(task, rows))
+    found: list[list[Tensor]] = [[] for _ in range(c.n_layers + 1)]
+    for batch in torch.split(task.tokens[torch.from_numpy(rows)][:, :n_pos], _BATCH):
+
+        def keep(layer: int, site: str, x: Tensor) -> Tensor:
+            if site == "resid_pre":
+                found[layer].append(x)
+            return x
+
+        found[-1].append(run(c, batch, tap=keep))
+    text = [int(task.position_of("alias", rows[:1])[0]), n_pos - 1]
+    tried = text if task.vocabulary.is_text else list(range(n_pos))
+    positions = [tried] * c.n_layers + [[n_pos - 1]]
+    return [_Place(c, i, torch.cat(found[i]), at) for i, at in enumerate(positions)]
+
+
+def _batches(n: int) -> list[slice]:
+    return [slice(start, start + _BATCH) for start in range(0, n, _BATCH)]
+
+
+@torch.enable_grad()
+def _train(
+    places: list[_Place], target: Int[Tensor, "question"], config: SteeringConfig
+) -> list[Float[Tensor, "vector d_model"]]:
+    """For each place, a trained vector of every position."""
+    # Adam's steps have the size of its rate, so vectors are learned in units of the stream at their site
+    scales = [
+        place.stream[:, place.positions].square().mean((0, 2)).sqrt().clamp(min=1e-6)[:, None]
+        for place in places
+    ]
+    d_model, device = places[0].stream.shape[-1], target.device
+    scaled = [torch.zeros(len(scale), d_model, device=device, requires_grad=True) for scale in scales]
+    optimizer = torch.optim.Adam(scaled, lr=config.learning_rate)
+    draws = generator(config.seed, "steering batches")
+    for step in range(config.steps):
+        optimizer.param_groups[0]["lr"] = config.learning_rate * (1 - step / config.steps)
+        batch = torch.randint(len(target), (config.batch_size,), generator=draws).to(device)
+        optimizer.zero_grad()
+        for place, vectors, scale in zip(places, scaled, scales, strict=True):
+            # a sum over positions: their vectors do not meet, so each is trained as if alone
+            loss = -place.log_probability(vectors * scale, target, batch).mean(0).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return [(vectors * scale).detach() for vectors, scale in zip(scaled, scales, strict=True)]
+
+
+def _by_subset(
+    task: Task, rows: np.ndarray, logits: Float[Tensor, "question vector candidate"]
+) -> pd.DataFrame:
+    """Mean over aliases and vectors, one row a subset."""
+    each = pd.concat([judged(task, rows, one) for one in logits.unbind(1)])
+    means = each.groupby("subset")[["auc", "accuracy"]].mean()
+    means["aliases"] = each.groupby("subset")["alias"].nunique()
+    return means.loc[[name for name in NEW if name in means.index]].reset_index()

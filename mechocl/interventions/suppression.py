@@ -1,0 +1,133 @@
+"""Components that hold tag 2 back: those whose ablation raises the answers about `d2` and leaves `d1` alone.
+
+Selective retrieval predicts them (Krasheninnikov et al. speculate about a suppressing circuit). Among many
+components some look so by chance, so the best one is chosen on one half of each subset's aliases and judged
+on the other half; and the same search with the roles of `d1` and `d2` exchanged says how much of an effect
+the search finds where none is expected.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import pandas as pd
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from mechocl.errors import MechoclError
+from mechocl.interventions.metrics import METRICS, of_answers
+from mechocl.interventions.pairs import Pairs, questions, subset_named
+from mechocl.interventions.patching import patch_activations
+from mechocl.models import components
+from mechocl.models.seam import Transformer
+from toy_models.task import Task
+
+HALVES: Final = ("choosing", "judging")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuppressionConfig:
+    """How components are ablated."""
+
+    raised: str = "d2"
+    """Subset whose answers shall rise."""
+    spared: str = "d1"
+    """Subset whose answers shall stay."""
+    watched: tuple[str, ...] = ("d3",)
+    """Subsets that are looked at beside them, where the run has them."""
+    ablation: Literal["mean", "zero", "resample"] = "mean"
+    """What is put in a component's place."""
+    n_questions: int = 3000
+    """Questions at most, over all subsets."""
+    seed: int = 0
+    """Draws the questions, and the partners of `resample`."""
+
+    def __post_init__(self) -> None:
+        if self.n_questions < 8:
+            raise MechoclError(f"n_questions is {self.n_questions}; use at least 8")
+
+
+def ablate_components(model: Transformer, task: Task, config: SuppressionConfig) -> pd.DataFrame:
+    """What ablating each head, MLP and neuron, at all positions, does to the answers about each subset.
+
+    Rows: `component` (`L0H1`, `L0 mlp`, `L0N17`), `kind` (head, mlp, neuron), `subset`, `half` of the subset's
+    aliases (choosing, judging), `value` (within-alias AUC, ablated; in a text world right − wrong logit), `effect` (ablated − whole: above 0 the
+    component held these answers back), `aliases`. Raises MechoclError as `patch_activations`.
+    """
+    subsets = _subsets(task, config)
+    asked = questions(task, subsets=subsets, n_questions=config.n_questions, seed=config.seed)
+    sites = [
+        s for s in ("z", "mlp_post", "mlp_out") if s in components.sites_of(components.take_apart(model))
+    ]
+    metric = of_answers(asked)
+    result = patch_activations(
+        model, asked, sites=sites, metric=metric, by="all", mode=config.ablation, seed=config.seed
+    )
+    whole = patch_activations(
+        model, asked, sites=["blocks.0.hook_resid_pre"], metric=metric, by="all", mode="noise"
+    )
+    rows = []
+    for (subset, half), where in _halves(task, asked, subsets).items():
+        part = asked[where]
+        pool = METRICS[metric].pool
+        base = float(pool(torch.from_numpy(whole.per_pair[0])[where], part))
+        values = pool(torch.from_numpy(result.per_pair)[:, where], part).tolist()
+        n = len(torch.unique(part.alias))
+        for (layer, site, unit), value in zip(
+            result.rows[["layer", "site", "index"]].itertuples(index=False), values, strict=True
+        ):
+            kind = {"z": "head", "mlp_post": "neuron", "mlp_out": "mlp"}[site]
+            name = (
+                f"L{layer} mlp"
+                if kind == "mlp"
+                else f"L{layer}{'H' if kind == 'head' else 'N'}{max(unit, 0)}"
+            )
+            rows.append((name, kind, subset, half, value, value - base, n))
+    return pd.DataFrame(rows, columns=["component", "kind", "subset", "half", "value", "effect", "aliases"])
+
+
+def candidates(rows: pd.DataFrame, *, raised: str, spared: str) -> pd.DataFrame:
+    """The component of each seed that raises one subset most and another least, and what it does elsewhere.
+
+    Chosen by effect(raised) − |effect(spared)| on the choosing half. Rows: `seed`, `component`, and the
+    `effect` on the judging half of each `subset`.
+    """
+    raised, spared = (_whole_name(rows, name) for name in (raised, spared))
+    found = []
+    for seed, part in rows.groupby("seed"):
+        chosen = part[part["half"] == "choosing"].pivot(index="component", columns="subset", values="effect")
+        best = (chosen[raised] - chosen[spared].abs()).idxmax()
+        judged = part[(part["half"] == "judging") & (part["component"] == best)]
+        found.append(judged[["component", "subset", "effect"]].assign(seed=seed))
+    return pd.concat(found, ignore_index=True)
+
+
+def _whole_name(rows: pd.DataFrame, short: str) -> str:
+    names: list[str] = rows["subset"].unique().tolist()
+    found = [name for name in names if name == short or name.startswith(f"{short}_")]
+    if not found:
+        raise MechoclError(f"{short!r} names no subset that was ablated; there are {', '.join(names)}")
+    return found[0]
+
+
+def _subsets(task: Task, config: SuppressionConfig) -> list[str]:
+    named = [subset_named(task, config.raised), subset_named(task, config.spared)]
+    present = set(task.table["subset"].unique())
+    watched = [name for name in present for short in config.watched if name.startswith(f"{short}_")]
+    return list(dict.fromkeys([*named, *sorted(watched)]))
+
+
+def _halves(task: Task, asked: Pairs, subsets: list[str]) -> dict[tuple[str, str], Bool[Tensor, "question"]]:
+    """Questions of each half of each subset's aliases. MechoclError where a half is empty."""
+    found = {}
+    for subset in subsets:
+        members = task.table.loc[task.rows(subset=subset), "alias"].unique()
+        own = torch.isin(asked.alias, torch.from_numpy(members))
+        aliases = torch.unique(asked.alias[own])
+        if len(aliases) < 2:
+            raise MechoclError(
+                f"{subset} has too few aliases among the questions ({len(aliases)}) for two halves; raise n_questions"
+            )
+        for half, name in enumerate(HALVES):
+            found[subset, name] = own & torch.isin(asked.alias, aliases[half::2])
+    return found

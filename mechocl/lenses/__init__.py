@@ -1,0 +1,1 @@
+"""What can be read off the residual stream and the attention: lenses, direct attribution, patterns."""

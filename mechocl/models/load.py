@@ -1,0 +1,166 @@
+"""A Hugging Face checkpoint as a model that analyses can open, with the report that it is the same model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mechocl.errors import MechoclError
+from mechocl.files import write_json
+from mechocl.models import convert, hub, lora, parity
+from mechocl.models.parity import Parity
+from mechocl.models.seam import resolve_device
+
+DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model with what was learned about it on the way."""
+
+    model: Any
+    """`HookedTransformer`, or `TransformerBridge` in compatibility mode; in evaluation mode."""
+    parity: Parity
+    """How far its forward pass is from Hugging Face's."""
+    tokenizer: Any | None
+    """Hugging Face's tokenizer, None where the folder has none."""
+    source: Path
+    """The folder that was read: the given one, or the hub's cache of a name. Of an adapter, its own."""
+
+
+def load_with_parity(
+    path_or_name: str | Path,
+    *,
+    device: str = "cpu",
+    bridge: bool = False,
+    dtype: torch.dtype = torch.float32,
+    fold: bool = False,
+    centre: bool = False,
+    n_ctx: int | None = None,
+    base: str | Path | None = None,
+    revision: str | None = None,
+    tokens: Int[Tensor, "example pos"] | None = None,
+    tolerance: float = parity.TOLERANCE,
+    report: Path | None = None,
+) -> Loaded:
+    """As `models.load`, which describes the arguments, with the parity report and the tokenizer."""
+    device = _checked_device(device)
+    _check_options(dtype=dtype, processed=fold or centre, positions_of_a_bridge=n_ctx if bridge else None)
+    source = hub.locate(path_or_name, revision=revision)
+    folder = _folder_of_weights(source, base)
+    held = [hub.read(folder, dtype=dtype)]  # the one place that holds it, so that it can be let go
+    shape = _shape(held[0], folder, n_ctx=n_ctx, centre=centre)
+    tokenizer = _tokenizer(source, folder, d_vocab=shape["d_vocab"])
+    batches = _batches(tokens, tokenizer, shape)
+    recorded = _recorded(held, None if source == folder else source, batches)
+    if bridge:
+        model = convert.bridged(held.pop().float(), folder, tokenizer, fold=fold, centre=centre)
+    else:
+        model = convert.hooked(held, shape, fold=fold, centre=centre)
+    found = parity.compare(model, recorded, centred=centre, tolerance=tolerance)
+    if report is not None:
+        write_json(report, {"source": str(source), "weights": str(dtype)} | found.as_json())
+    if found.parts_at() is not None:
+        raise MechoclError(f"the model loaded from {source} {found.complaint()}")
+    return Loaded(_settled(model, device, dtype), found, tokenizer, source)
+
+
+def _recorded(held: list[Any], adapter: Path | None, batches: list[Tensor]) -> list[parity.Recorded]:
+    """What the held Hugging Face model computes; one with an adapter is recorded before that is merged."""
+    theirs = held.pop()
+    if adapter is None:
+        recorded = parity.record(theirs, convert.layers_of(theirs), batches)
+    else:
+        layers, wide = convert.layers_of(theirs), theirs.dtype == torch.float32
+        model = lora.attach(theirs, adapter)
+        if wide:
+            recorded = parity.record(theirs, layers, batches)
+        theirs = model.merge_and_unload()
+        if (
+            not wide
+        ):  # rounding the merged weights is no error of the conversion, so it shall not count as one
+            recorded = parity.record(theirs, layers, batches)
+    held.append(theirs)
+    return recorded
+
+
+def _checked_device(name: str) -> str:
+    try:
+        torch.device(resolve_device(name))
+    except RuntimeError as error:
+        raise MechoclError(f"device {name!r} is not known; use auto, cpu or cuda") from error
+    return resolve_device(name)
+
+
+def _check_options(*, dtype: torch.dtype, processed: bool, positions_of_a_bridge: int | None) -> None:
+    if positions_of_a_bridge is not None:
+        raise MechoclError("a bridge keeps the model's own positions; leave n_ctx out")
+    if dtype not in DTYPES:
+        raise MechoclError(f"weights cannot be held in {dtype}; choose from {', '.join(map(str, DTYPES))}")
+    if processed and dtype != torch.float32:
+        raise MechoclError(f"folding and centring round {dtype} weights once more; use float32 for them")
+
+
+def _folder_of_weights(source: Path, base: str | Path | None) -> Path:
+    """The folder itself, or that of an adapter's base."""
+    if not lora.is_adapter(source):
+        if base is not None:
+            raise MechoclError(f"{source} is no adapter (it has no {hub.ADAPTER}), so it takes no base")
+        return source
+    found = hub.locate(lora.base_of(source) if base is None else base)
+    if lora.is_adapter(found):
+        raise MechoclError(f"{found}, the base of {source}, is an adapter itself; merge and save it first")
+    return found
+
+
+def _tokenizer(source: Path, folder: Path, *, d_vocab: int) -> Any | None:
+    """An adapter's own tokenizer, or else its base's."""
+    found = hub.tokenizer_of(source, d_vocab=d_vocab)
+    if found is None and source != folder:
+        found = hub.tokenizer_of(folder, d_vocab=d_vocab)
+    return found
+
+
+def _shape(theirs: Any, folder: Path, *, n_ctx: int | None, centre: bool) -> dict[str, Any]:
+    try:
+        shape = convert.shape_of(theirs, n_ctx=n_ctx)
+    except MechoclError as error:
+        raise MechoclError(f"{folder} {error}") from None
+    if centre and shape["normalization_type"] != "LN":
+        raise MechoclError(f"{folder} has norms that do not centre, so its weights cannot be centred either")
+    return shape
+
+
+def _batches(tokens: Tensor | None, tokenizer: Any | None, shape: dict[str, Any]) -> list[Tensor]:
+    """The caller's tokens, or random ones of the tokenizer: rows that pad a vocabulary are embeddings of nothing."""
+    if tokens is None:
+        ids = shape["d_vocab"] if tokenizer is None else len(tokenizer)
+        return parity.random_batches(d_vocab=ids, n_ctx=shape["n_ctx"])
+    if not 0 < tokens.shape[1] <= shape["n_ctx"] or len(tokens) == 0:
+        raise MechoclError(
+            f"tokens have shape {tuple(tokens.shape)}; the model has {shape['n_ctx']} positions"
+        )
+    if int(tokens.min()) < 0 or int(tokens.max()) >= shape["d_vocab"]:
+        raise MechoclError(f"tokens hold ids outside the model's vocabulary, 0 to {shape['d_vocab'] - 1}")
+    return [tokens]
+
+
+def _settled(model: Any, device: str, dtype: torch.dtype) -> Any:
+    """On its device, and computing in its weights' precision."""
+    model = model.to(device, print_details=False)
+    return model if dtype == torch.float32 else model.to(dtype, print_details=False)
+
+
+def untrained_like(folder: Path, *, seed: int, device: str) -> Any:
+    """A `HookedTransformer` of the shape of a local checkpoint, with random weights as that architecture begins."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    architecture = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        theirs = AutoModelForCausalLM.from_config(architecture).float().eval()
+    shape = convert.shape_of(theirs, n_ctx=None)
+    return _settled(convert.hooked([theirs], shape, fold=False, centre=False), device, torch.float32)

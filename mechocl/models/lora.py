@@ -1,0 +1,86 @@
+"""LoRA adapters: the model that one was trained on, and the adapter merged into its weights."""
+
+import shlex
+import warnings
+from pathlib import Path
+from typing import Any, Final
+
+from mechocl.errors import MechoclError
+from mechocl.models.hub import ADAPTER, PICKLE, json_object, reason, tensor_names
+
+WEIGHTS: Final = "adapter_model.safetensors"
+
+
+def is_adapter(folder: Path) -> bool:
+    return (folder / ADAPTER).is_file()
+
+
+def base_of(folder: Path) -> str | Path:
+    """The folder or hub name of the model that an adapter was trained on, as its config names it.
+
+    A relative path counts from the working directory, or else from the adapter's own folder. Raises MechoclError
+    for a config that cannot be read, names no base, or is of another kind than LoRA.
+    """
+    path, config = folder / ADAPTER, json_object(folder, ADAPTER)
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise MechoclError(f"{path} is a {kind} adapter; only LoRA adapters can be merged")
+    base: str | None = config.get("base_model_name_or_path")
+    if not base:
+        raise MechoclError(f"{path} does not name the model that it was trained on; give it as base=")
+    beside = folder / base
+    return beside if not Path(base).is_dir() and beside.is_dir() else base
+
+
+def attach(theirs: Any, folder: Path) -> Any:
+    """The model with an adapter's layers beside its own, a peft model in evaluation mode.
+
+    Raises MechoclError for a pickle, and for an adapter that does not fit the model, with the weight.
+    """
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise MechoclError(
+            f"{folder} is an adapter, which needs peft: pip install 'mechocl[pythia]'"
+        ) from error
+
+    if not (folder / WEIGHTS).is_file():
+        pickled = folder / "adapter_model.bin"
+        if pickled.is_file():
+            raise MechoclError(PICKLE.format(path=pickled, command=conversion_command(folder)))
+        raise MechoclError(f"{folder} has no {WEIGHTS}")
+    stored = tensor_names(folder / WEIGHTS)
+    try:
+        with warnings.catch_warnings():
+            # peft asks transformers by an attribute's old name
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error below
+            model = PeftModel.from_pretrained(theirs, str(folder), local_files_only=True)
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise MechoclError(
+            f"the adapter in {folder} does not fit its base (is it the right model?): {reason(error)}"
+        ) from error
+    _refuse_odd_weights(model, folder, stored)
+    return model.eval()
+
+
+def _refuse_odd_weights(model: Any, folder: Path, stored: set[str]) -> None:
+    from peft import get_peft_model_state_dict
+
+    # embeddings may be stored beside the adapter; whether they must be, peft would ask the hub
+    needed, known = (
+        set(get_peft_model_state_dict(model, save_embedding_layers=embeddings))
+        for embeddings in (False, True)
+    )
+    for odd, what in ((needed - stored, "missing"), (stored - known, "unexpected")):
+        if odd:
+            raise MechoclError(f"{folder / WEIGHTS} does not fit its base: weight {min(odd)} is {what}")
+
+
+def conversion_command(folder: Path) -> str:
+    """A shell command that writes safetensors beside an adapter's pickle."""
+    return (
+        'python -c "import sys, torch; from safetensors.torch import save_file; '
+        "save_file(torch.load(sys.argv[1] + '/adapter_model.bin', weights_only=True), "
+        f"sys.argv[1] + '/{WEIGHTS}')\" {shlex.quote(str(folder))}"
+    )

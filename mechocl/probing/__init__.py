@@ -1,0 +1,1 @@
+"""Linear probes of a run's activations, beside their controls."""

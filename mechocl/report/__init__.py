@@ -1,0 +1,1 @@
+"""From results to figures, and from figures to self-contained pages."""

@@ -1,0 +1,236 @@
+"""Figures of circuits: the drawing, the curves, and the search for components that hold tag 2 back."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from mechocl.behaviour.over_seeds import over_seeds
+from mechocl.errors import MechoclError
+from mechocl.interventions.pairs import ROLE_NAMES
+from mechocl.report.plots import COLORS, label, styled
+
+_FOR: Final = "#1f78c8"
+_AGAINST: Final = "#c2255c"
+_CURVES: Final = {
+    "circuit": ("these edges alone", _FOR),
+    "without": ("all edges but these", _AGAINST),
+    "random": ("as many random edges alone", "#8a8f98"),
+}
+
+_SYMBOLS: Final = {"neuron": "circle", "head": "square", "mlp": "diamond"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """An edge as it is drawn."""
+
+    start: tuple[str, str]
+    """Component and place."""
+    end: tuple[str, str]
+    letter: str
+    """q, k or v of a head's inputs."""
+    hover: str
+    value: float
+
+
+def circuit(rows: pd.DataFrame, *, contrast: str, seed: int, edges: int = 12) -> go.Figure:
+    """One seed's circuit: places across, layers upward, thickness the size of an edge's score.
+
+    `rows` as of `circuits.circuits`, with a seed column. Blue edges speak for the clean answer, red ones against
+    it. An edge into a head's keys or values runs from the place that is read to the places where the head
+    writes. Raises MechoclError when no edge has a score.
+    """
+    own = rows[(rows["seed"] == seed) & (rows["contrast"] == contrast) & (rows["kind"] == "edge")]
+    chosen = own[own["value"].abs() > 1e-6].head(edges)
+    if chosen.empty:
+        raise MechoclError(f"{contrast}: no edge of seed {seed} has a score, so there is no circuit to draw")
+    lines = _lines(chosen)
+    nodes = list(dict.fromkeys(node for line in lines for node in (line.start, line.end)))
+    places = sorted({place for _, place in nodes}, key=_place_order)
+    at = {node: (places.index(node[1]) + _aside(node, nodes), _level(node[0], nodes)) for node in nodes}
+    largest = max(abs(line.value) for line in lines)
+    figure = go.Figure()
+    for line in sorted(lines, key=lambda line: abs(line.value)):
+        (x0, y0), (x1, y1) = at[line.start], at[line.end]
+        along = np.linspace(0, 1, 15)  # points to hover over
+        color = _FOR if line.value > 0 else _AGAINST
+        figure.add_trace(
+            go.Scatter(
+                x=x0 + along * (x1 - x0),
+                y=y0 + along * (y1 - y0),
+                mode="lines",
+                opacity=0.75,
+                line={"color": color, "width": 1 + 11 * abs(line.value) / largest},
+                text=[line.hover] * len(along),
+                hovertemplate="%{text}<extra></extra>",
+                showlegend=False,
+            )
+        )
+        if line.letter:
+            x, y = x0 + 0.55 * (x1 - x0), y0 + 0.55 * (y1 - y0)
+            figure.add_annotation(x=x, y=y, text=line.letter, showarrow=False, bgcolor="#fff", borderpad=1)
+    figure.add_trace(
+        go.Scatter(
+            x=[x for x, _ in at.values()],
+            y=[y for _, y in at.values()],
+            text=[name for name, _ in at],
+            mode="markers",
+            marker={"size": 15, "color": "#fff", "line": {"color": "#1b2230", "width": 1.5}},
+            hovertemplate="%{text}<extra></extra>",
+            showlegend=False,
+        )
+    )
+    for (name, _), (x, y) in at.items():
+        aside = {"yshift": -18} if name == "embed" else {"xanchor": "left", "xshift": 12}
+        figure.add_annotation(x=x, y=y, text=name, showarrow=False, bgcolor="rgba(255,255,255,.85)", **aside)
+    top = max(y for _, y in at.values())
+    figure.update_xaxes(
+        tickvals=list(range(len(places))), ticktext=places, range=[-0.6, len(places) - 0.4], zeroline=False
+    )
+    figure.update_yaxes(visible=False, range=[-0.4, top + 0.5])
+    figure.update_layout(
+        title={
+            "text": f"{contrast}, seed {seed}: its {len(chosen)} largest edges",
+            "x": 0,
+            "font": {"size": 14},
+        },
+        height=int(150 + 85 * top),
+        width=380 + 170 * len(places),
+        margin={"t": 50, "b": 40, "l": 30, "r": 30},
+    )
+    return styled(figure)
+
+
+def _lines(chosen: pd.DataFrame) -> list[_Line]:
+    """The edges, those into keys and values once for every place at which their head writes."""
+    edges = [{k: str(v) for k, v in row.items()} for row in chosen.to_dict("records")]
+    writes: dict[str, list[str]] = {}
+    for edge in edges:
+        writes.setdefault(edge["sender"], []).append(edge["place"])
+        if edge["receiver"].endswith(" q"):
+            writes.setdefault(edge["receiver"].removesuffix(" q"), []).append(edge["place"])
+    lines = []
+    for edge in edges:
+        receiver, place, value = edge["receiver"], edge["place"], float(edge["value"])
+        found = re.fullmatch(r"(L\d+H\d+) ([qkv])", receiver)
+        node, letter = (found[1], found[2]) if found else (receiver, "")
+        ends = list(dict.fromkeys(writes.get(node, [place]))) if letter in ("k", "v") else [place]
+        hover = f"{edge['sender']} → {receiver} at {place}: {value:+.3f}"
+        lines += [_Line((edge["sender"], place), (node, end), letter, hover, value) for end in ends]
+    return lines
+
+
+def _place_order(place: str) -> tuple[int, str]:
+    """Roles in the order of a question, then positions by their number."""
+    number = re.search(r"\d+", place)
+    known = ROLE_NAMES.index(place) if place in ROLE_NAMES else 3 if number else len(ROLE_NAMES)
+    return known, number[0].zfill(6) if number else place
+
+
+def _level(name: str, nodes: list[tuple[str, str]]) -> float:
+    """From bottom to top: the embedding, heads and MLP of each layer, the logits."""
+    found = re.fullmatch(r"L(\d+)(H\d+| mlp)", name)
+    if found:
+        return 1.2 + 2.4 * int(found[1]) + (1.2 if name.endswith("mlp") else 0.0)
+    if name == "embed":
+        return 0.0
+    return 1.2 + max(_level(other, nodes) for other, _ in nodes if other != "logits")
+
+
+def _aside(node: tuple[str, str], nodes: list[tuple[str, str]]) -> float:
+    """Heads of one layer at one place stand beside each other."""
+    name, place = node
+    if "H" not in name:
+        return 0.0
+    beside = sorted(n for n, p in nodes if p == place and n.startswith(name[: name.index("H") + 1]))
+    spread = min(0.45, 0.9 / len(beside))
+    return (beside.index(name) - (len(beside) - 1) / 2) * spread
+
+
+def curves(rows: pd.DataFrame) -> go.Figure:
+    """Faithfulness and completeness against the number of edges, one panel per contrast, over the seeds.
+
+    `rows` as of `circuits.circuits`, with a seed column. Means over seeds in bold, seeds thin; random circuits are
+    averaged over draws in each seed.
+    """
+    contrasts = list(rows["contrast"].drop_duplicates())
+    figure = make_subplots(
+        rows=1, cols=len(contrasts), subplot_titles=contrasts, shared_yaxes=True, horizontal_spacing=0.06
+    )
+    for column, contrast in enumerate(contrasts, start=1):
+        for kind, (name, color) in _CURVES.items():
+            part = rows[(rows["contrast"] == contrast) & (rows["kind"] == kind)].dropna(subset=["normalised"])
+            each = part.groupby(["seed", "edges"])["normalised"].mean().unstack("seed")
+            for seed in each.columns:
+                thin = {"color": color, "width": 1}
+                figure.add_trace(
+                    go.Scatter(
+                        x=each.index, y=each[seed], mode="lines", line=thin, opacity=0.25, showlegend=False,
+                        hoverinfo="skip", legendgroup=kind,
+                    ),
+                    row=1, col=column,
+                )  # fmt: skip
+            mean = over_seeds(part, ["edges"], "normalised").sort_values("edges")
+            figure.add_trace(
+                go.Scatter(
+                    x=mean["edges"], y=mean["mean"], mode="lines+markers", marker={"size": 5}, name=name,
+                    line={"color": color, "width": 2.5}, legendgroup=kind, showlegend=column == 1,
+                    customdata=mean[["low", "high", "seeds"]],
+                    hovertemplate="%{x} edges: %{y:.2f} [%{customdata[0]:.2f}, %{customdata[1]:.2f}], %{customdata[2]} seeds<extra></extra>",
+                ),
+                row=1, col=column,
+            )  # fmt: skip
+        figure.update_xaxes(title="edges", row=1, col=column)
+    figure.update_yaxes(title="0 corrupted … 1 clean", row=1, col=1)
+    figure.update_layout(
+        height=400,
+        legend={"orientation": "h", "y": 1.25, "x": 0},
+        margin={"t": 100, "b": 50, "l": 70, "r": 30},
+    )
+    return styled(figure)
+
+
+def suppression(rows: pd.DataFrame, *, raised: str, spared: str) -> go.Figure:
+    """What ablating each component does to the answers about two subsets, on the judging half of their aliases.
+
+    `rows` as of `suppression.ablate_components`, with a seed column; a dot for each component of each seed. What holds
+    `raised` back alone lies above 0 and near the vertical line.
+    """
+    judged = rows[rows["half"] == "judging"]
+    wide = judged.pivot_table(
+        index=["seed", "kind", "component"], columns="subset", values="effect"
+    ).reset_index()
+    figure = make_subplots(
+        rows=1, cols=2, subplot_titles=["all components", "neurons"], horizontal_spacing=0.12
+    )
+    for column, kinds in enumerate((("neuron", "head", "mlp"), ("neuron",)), start=1):
+        for kind in kinds:
+            part = wide[wide["kind"] == kind]
+            marker = {"symbol": _SYMBOLS[kind], "size": 6 if kind == "neuron" else 10, "opacity": 0.5}
+            figure.add_trace(
+                go.Scatter(
+                    x=part[spared],
+                    y=part[raised],
+                    mode="markers",
+                    name=kind,
+                    legendgroup=kind,
+                    showlegend=column == 1 and len(part) > 0,
+                    marker=marker | {"color": COLORS[raised]},
+                    text=[f"seed {s}, {c}" for s, c in zip(part["seed"], part["component"], strict=True)],
+                    hovertemplate="%{text}<br>"
+                    + f"{spared} %{{x:+.3f}}, {raised} %{{y:+.3f}}<extra></extra>",
+                ),
+                row=1,
+                col=column,
+            )
+        figure.update_xaxes(title=f"effect on {label(spared)} (AUC)", row=1, col=column)
+    figure.add_hline(y=0, line={"color": "#999", "width": 1})
+    figure.add_vline(x=0, line={"color": "#999", "width": 1})
+    figure.update_yaxes(title=f"effect on {label(raised)} (AUC)", row=1, col=1)
+    figure.update_layout(height=430, legend={"orientation": "h", "y": 1.2, "x": 0}, margin={"t": 90, "b": 60})
+    return styled(figure)

@@ -1,0 +1,151 @@
+"""The report's section on sparse autoencoders: of those that the run has trained, searched and tested."""
+
+from collections.abc import Callable
+from typing import Final
+
+import pandas as pd
+
+from mechocl.analyses import registry
+from mechocl.behaviour.over_seeds import described, signed
+from mechocl.features import dictionaries, summaries
+from mechocl.features.candidates import EffectsConfig
+from mechocl.features.search import SearchConfig
+from mechocl.features.settings import QualityConfig
+from mechocl.report import feature_plots
+from mechocl.report.page import Section, Table
+from mechocl.runs.run import Run
+
+_PANELS: Final = 4
+"""Kinds of dictionaries that are drawn beside each other."""
+
+_LINES: Final = 10
+"""Lines of the table of what exists."""
+
+_QUALITY: Final = (
+    ("explained_variance", "all"),
+    ("l0", "all"),
+    ("dead", "all"),
+    ("loss", "recovered"),
+    ("auc_recovered", "d1_consistent"),
+    ("auc_recovered", "d2_consistent"),
+    ("found_again", "all"),
+)
+
+
+def section(run: Run) -> Section | None:
+    """What the saved searches and tests of the run's dictionaries say; None where there are none.
+
+    Dictionaries that differ in their initial weights alone are shown together.
+    """
+    names = [name for name in dictionaries.names(run.path) if "-crosscoder-" not in name]
+    searched = _together(run, names, "sae-search", lambda name: SearchConfig(sae=name))
+    if not searched:
+        return None
+    tested = _together(run, names, "sae-test", lambda name: EffectsConfig(sae=name))
+    tables, findings = [_quality(run, names)], []
+    figures = [
+        feature_plots.selectivity(
+            [(kind, summaries.existing(rows)) for kind, rows in list(searched.items())[:_PANELS]]
+        )
+    ]
+    for kind, rows in searched.items():
+        found = summaries.existing(rows).head(_LINES)
+        tables.append(_frame(f"{kind}: AUC on held-out aliases in questions, by position", found))
+    for kind, rows in tested.items():
+        shares = summaries.causal(rows)
+        tables.append(_frame(f"{kind}: share of the answers' gap that patching moves", shares))
+        figures.append(feature_plots.shares(rows, title=kind))
+        patched = summaries.patches(rows)
+        seeds = patched[patched["retrieval"]]["seed"].nunique()
+        findings.append(
+            f"{kind}: {int(patched['retrieval'].sum())} of {len(patched)} tested features are retrieval features, "
+            f"in {seeds} of {rows['seed'].nunique()} seeds."
+        )
+    return Section(
+        id="features",
+        title="Sparse autoencoders",
+        how_to_read=(
+            "A feature stands for a property if it is active on one kind of alias and not on the other, among aliases that "
+            "neither the dictionary nor the choice has seen (AUC 1 or 0; .5 is chance). It is a retrieval feature if, besides, "
+            "exchanging its activation between two questions moves the answer more than exchanging 95 % of features of "
+            "equal firing rate and norm does (diamonds above the grey ticks). `mechocl sae dashboard` shows every feature."
+        ),
+        finding=" ".join(findings),
+        figures=tuple(figures),
+        tables=tuple(tables),
+    )
+
+
+def _kind(name: str) -> str:
+    """A dictionary's name without the number of its initial weights."""
+    return name.rsplit("-s", 1)[0]
+
+
+def _together(
+    run: Run, names: list[str], analysis: str, config: Callable[[str], object]
+) -> dict[str, pd.DataFrame]:
+    """Saved rows by kind of dictionary; column `sae` tells those of one kind apart."""
+    found: dict[str, list[pd.DataFrame]] = {}
+    for name in names:
+        rows = _saved(run, analysis, config(name))
+        if rows is not None:
+            found.setdefault(_kind(name), []).append(rows.assign(sae=name))
+    return {kind: pd.concat(parts, ignore_index=True) for kind, parts in found.items()}
+
+
+def _saved(run: Run, analysis: str, config: object) -> pd.DataFrame | None:
+    """Rows over the seeds that have them."""
+    name = str(getattr(config, "sae", ""))
+    there = [
+        folder
+        for folder in run.finished_seeds()
+        if (dictionaries.path_of(run.path, name, folder.seed) / dictionaries.RECORD).exists()
+    ]
+    seeds = [
+        folder.seed
+        for folder in there
+        if run.load_result(analysis, registry.inputs(folder, analysis, config, None)) is not None
+    ]
+    return registry.load(run, analysis, config, seeds=seeds) if seeds else None
+
+
+def _quality(run: Run, names: list[str]) -> Table:
+    """One line for each dictionary, with those of other initial weights as they were judged."""
+    lines = []
+    for name in names:
+        others = tuple(other for other in names if other != name and _kind(other) == _kind(name))
+        rows = _saved(run, "sae-quality", QualityConfig(sae=name, others=others))
+        if rows is None:
+            continue
+        found = {
+            (r["measure"], r["part"]): described(r).lstrip("+")
+            for r in summaries.quality(rows).to_dict("records")
+        }
+        lines.append((name, *(found.get(key, "–") for key in _QUALITY)))
+    return Table(
+        caption="Quality on aliases that the dictionary has not seen, over the seeds",
+        columns=(
+            "dictionary",
+            "explained variance",
+            "active features",
+            "dead",
+            "loss recovered",
+            "d1's AUC recovered",
+            "d2's AUC recovered",
+            "found again",
+        ),
+        rows=tuple(lines),
+    )
+
+
+def _frame(caption: str, table: pd.DataFrame) -> Table:
+    def cell(value: object) -> str:
+        if isinstance(value, float):
+            return "–" if value != value else signed(value).lstrip("+")
+        return str(value)
+
+    return Table(
+        caption=caption,
+        columns=tuple(map(str, table.columns)),
+        rows=tuple(tuple(cell(value) for value in row) for row in table.itertuples(index=False)),
+    )

@@ -1,0 +1,177 @@
+"""Lenses and direct logit attribution → plotly figure.
+
+Heads have no identity over seeds: `L0H1` of one seed is no relative of `L0H1` of another. So a mean over
+seeds is drawn with every seed's own dot beside it wherever there is room.
+"""
+
+from typing import Final, Literal
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from mechocl.behaviour.over_seeds import layer_by_position
+from mechocl.behaviour.statistics import estimate
+from mechocl.lenses.direct_attribution import TOTAL
+from mechocl.report.plots import COLORS, heatmaps, label, styled
+from toy_models.subsets import SUBSETS
+
+LensValue = Literal["rank", "vocabulary_rank", "difference", "kl"]
+Quantity = Literal["difference", "integer"]
+
+_KINDS: Final = {"list with the integer": (True,), "list without it": (False,), "mean of both": (True, False)}
+
+_TITLES: Final = {
+    "rank": "mean rank<br>(integers)",
+    "vocabulary_rank": "mean rank<br>(vocabulary)",
+    "difference": "true − false<br>(nats)",
+    "kl": "KL from the<br>output (nats)",
+}
+_TEXT_TITLES: Final = _TITLES | {"rank": "mean rank<br>(answers)", "difference": "right − wrong<br>(nats)"}
+
+_ATTRIBUTED: Final = {
+    "difference": "to true − false, right is positive (nats)",
+    "integer": "to the alias's integer − mean integer (nats)",
+}
+_TEXT_ATTRIBUTED: Final = {
+    "difference": "to right − wrong answer (nats)",
+    "integer": "to the right answer − mean answer (nats)",
+}
+
+
+def attribution(rows: pd.DataFrame, *, quantity: Quantity, position: str = "=") -> go.Figure:
+    """Direct logit attribution: a bar for each component and subset, with a dot per seed and the 95 % interval.
+
+    `rows` as from `attribution.attribute`, with a seed column. Panels: lists with the alias's integer, lists
+    without, and the mean of both, in which what pushes towards false whatever the list cancels out.
+    """
+    rows = rows[rows["position"] == position]
+    components, subsets = list(rows["component"].drop_duplicates()), _subsets(rows)
+    panels = _kinds(rows)
+    figure = make_subplots(rows=len(panels), cols=1, subplot_titles=list(panels), vertical_spacing=0.09)
+    width = 0.8 / len(subsets)
+    for panel, kinds in enumerate(panels.values(), start=1):
+        for i, subset in enumerate(subsets):
+            seeds = _by_seed(rows[(rows["subset"] == subset) & rows["contains"].isin(kinds)], quantity)
+            x = np.arange(len(components)) + (i - (len(subsets) - 1) / 2) * width
+            bars, dots = _bars(seeds[components], x, subset, width)
+            figure.add_trace(bars.update(showlegend=panel == 1), row=panel, col=1)
+            figure.add_trace(dots, row=panel, col=1)
+    figure.update_xaxes(tickvals=list(range(len(components))), ticktext=components)
+    figure.update_yaxes(zerolinecolor="#777", matches="y")
+    what = (_ATTRIBUTED if _of_lists(rows) else _TEXT_ATTRIBUTED)[quantity]
+    figure.update_yaxes(title=f"contribution {what}", row=min(2, len(panels)), col=1)
+    figure.update_layout(
+        height=160 + 220 * len(panels),
+        barmode="overlay",
+        legend={"orientation": "h", "y": 1.05, "yanchor": "bottom"},
+    )
+    return styled(figure)
+
+
+def _kinds(rows: pd.DataFrame) -> dict[str, tuple[bool, ...]]:
+    """Panels: by what the list contains, where there are lists."""
+    return _KINDS if _of_lists(rows) else {"": (False,)}
+
+
+def _of_lists(rows: pd.DataFrame) -> bool:
+    """Whether the questions ask about lists (the integer-set task), some of which contain the integer."""
+    return bool(rows["contains"].any())
+
+
+def attribution_heatmap(rows: pd.DataFrame, *, quantity: Quantity, position: str = "=") -> go.Figure:
+    """Direct logit attribution, component × subset, mean over seeds: for models of more than a few heads.
+
+    `rows` as from `attribution.attribute`, of one seed or several. Panels as in `attribution`.
+    """
+    rows = rows[rows["position"] == position]
+    components, subsets = list(rows["component"].drop_duplicates()), _subsets(rows)
+    panels = []
+    for title, kinds in _kinds(rows).items():
+        part = rows[rows["contains"].isin(kinds)]
+        grid = part.groupby(["component", "subset"])[quantity].mean().unstack()
+        named = grid.loc[components[::-1], subsets]
+        panels.append((title, named.rename(columns=lambda subset: subset.replace("_", "<br>", 1))))
+    limit = max(float(np.abs(grid.to_numpy()).max()) for _, grid in panels)
+    figure = heatmaps(panels, scale="RdBu", low=-limit, high=limit, title="contribution<br>(nats)", digits=2)
+    return figure.update_xaxes(tickfont_size=10)
+
+
+def lenses_compared(
+    logit: pd.DataFrame, tuned: pd.DataFrame, *, value: LensValue, contains: bool = False
+) -> go.Figure:
+    """Logit lens (left) and tuned lens (right), layer × position, a row of panels per subset, over all seeds.
+
+    `logit` and `tuned` as from `lenses.logit_lens` and `tuned_lens.tuned_lens`.
+    """
+    panels = []
+    for subset in _subsets(logit):
+        for name, rows in (("logit lens", logit), ("tuned lens", tuned)):
+            kept = (
+                (rows["subset"] == subset) & (rows["contains"] == contains) & (rows["component"] == "stream")
+            )
+            panels.append((f"{name}, {label(subset)}", layer_by_position(rows[kept], value)))
+    return _lens_panels(panels, value, _of_lists(logit))
+
+
+def component_lens(rows: pd.DataFrame, *, value: LensValue, contains: bool = False) -> go.Figure:
+    """Logit lens of the stream, the heads and the MLPs × position, one panel per subset, over all seeds.
+
+    `rows` as from `lenses.logit_lens`. Rows from bottom to top as the table has them.
+    """
+    of_lists = _of_lists(rows)
+    rows = rows[rows["contains"] == contains].dropna(subset=[value])
+    stream = rows["component"] == "stream"
+    rows = rows.assign(layer=rows["component"].where(~stream, "stream, " + rows["layer"]))
+    panels = [(label(s), layer_by_position(rows[rows["subset"] == s], value)) for s in _subsets(rows)]
+    return _lens_panels(panels, value, of_lists)
+
+
+def _lens_panels(panels: list[tuple[str, pd.DataFrame]], value: LensValue, of_lists: bool) -> go.Figure:
+    highest = max(float(np.nanmax(np.abs(grid.to_numpy()))) for _, grid in panels)
+    title = (_TITLES if of_lists else _TEXT_TITLES)[value]
+    if value == "difference":
+        return heatmaps(panels, scale="RdBu", low=-highest, high=highest, title=title, digits=1)
+    low, digits = (0.0, 2) if value == "kl" else (1.0, 1)
+    return heatmaps(panels, scale="Viridis_r", low=low, high=highest, title=title, digits=digits)
+
+
+def _subsets(rows: pd.DataFrame) -> list[str]:
+    return [subset for subset in SUBSETS if subset in set(rows["subset"])]
+
+
+def _by_seed(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
+    """One row per seed, one column per component; the two kinds of list count alike."""
+    return rows.groupby(["seed", "component"])[quantity].mean().unstack()
+
+
+def _bars(seeds: pd.DataFrame, x: np.ndarray, subset: str, width: float) -> tuple[go.Bar, go.Scatter]:
+    estimates = [estimate(seeds[component].to_numpy(), unit="seed") for component in seeds]
+    mean = np.array([e.mean for e in estimates])
+    half = np.array([e.high for e in estimates]) - mean
+    names = [TOTAL + " (the model's own)" if c == TOTAL else c for c in seeds]
+    bars = go.Bar(
+        x=x,
+        y=mean,
+        width=width * 0.9,
+        marker={"color": COLORS[subset], "opacity": 0.75},
+        error_y={"array": half, "thickness": 1.2, "width": 2, "color": "#333"}
+        if np.isfinite(half).all()
+        else None,
+        name=label(subset),
+        legendgroup=subset,
+        customdata=names,
+        hovertemplate=f"{subset}<br>%{{customdata}}: %{{y:.3f}}, mean of {len(seeds)} seeds<extra></extra>",
+    )
+    dots = go.Scatter(
+        x=np.repeat(x[None], len(seeds), 0).ravel(),
+        y=seeds.to_numpy().ravel(),
+        mode="markers",
+        marker={"color": COLORS[subset], "size": 4, "line": {"color": "#fff", "width": 0.5}},
+        text=np.repeat([f"seed {s}" for s in seeds.index], len(x)),
+        hovertemplate="%{text}: %{y:.3f}<extra></extra>",
+        legendgroup=subset,
+        showlegend=False,
+    )
+    return bars, dots

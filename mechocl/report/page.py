@@ -1,0 +1,185 @@
+"""One self-contained HTML report: verdicts first, then sections of figures and tables, then attention.
+
+The page needs no network and its Content-Security-Policy forbids any: plotly's and CircuitsVis's scripts,
+the data and the style are all inside the one file.
+"""
+
+import errno
+import json
+import re
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from plotly.graph_objects import Figure
+from plotly.offline import get_plotlyjs
+
+from mechocl.files import write_text
+from mechocl.report.attention_explorer import (
+    AttentionView,
+    attention_explorer_html,
+    circuitsvis_bundle,
+    javascript_for_script,
+    json_for_script,
+)
+
+SIZE_LIMIT = 8_000_000
+"""Bytes: a report that mail and chat still carry. The two scripts alone take 6.1 million."""
+
+DEFAULT_HEIGHT = 420
+"""Pixels, for a figure that names no height."""
+
+COMPACT_MARGIN = {"t": 60, "b": 60, "l": 70, "r": 30}
+"""Pixels, for a figure that names no margin; plotly's own leave much of a report empty."""
+
+_SECTION_ID = re.compile(r"[a-z][a-z0-9-]*")
+_RESERVED_IDS = frozenset({"summary", "trained", "attention"})
+_NUMBER = re.compile(r"[\s\d.,:;+\-−–±×*/%()\[\]e^<>≤≥=~]*\d[\s\d.,:;+\-−–±×*/%()\[\]e^<>≤≥=~]*")
+_NO_NUMBER = frozenset({"", "-", "–", "—", "n/a", "nan"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table of strings that are ready to show. `ValueError` if a row has not one cell per column."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"table {self.caption!r}: {len(self.columns)} columns, but the row {row!r}")
+
+    @property
+    def numeric(self) -> tuple[bool, ...]:
+        """For each column, whether its cells are numbers: with intervals, signs or %, and not all empty."""
+        return tuple(_is_numeric([row[i] for row in self.rows]) for i in range(len(self.columns)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One question and its evidence. `ValueError` if `id` cannot be the target of a link."""
+
+    id: str
+    """Lower-case letters, digits and hyphens; not `summary`, `trained` or `attention`."""
+    title: str
+    how_to_read: str
+    """Two sentences: what is drawn, and what to look for."""
+    figures: tuple[Figure, ...] = ()
+    """Drawn one below the other at the page's width; a figure's own width is kept as its greatest width."""
+    tables: tuple[Table, ...] = ()
+    html: str = ""
+    """More HTML, trusted and inserted as it is."""
+    finding: str = ""
+    """What was found, as a plain sentence, shown in bold at the top."""
+
+    def __post_init__(self) -> None:
+        if not _SECTION_ID.fullmatch(self.id) or self.id in _RESERVED_IDS:
+            raise ValueError(
+                f"section id {self.id!r}: expected lower-case letters, digits and hyphens, "
+                f"and none of {', '.join(sorted(_RESERVED_IDS))}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryRow:
+    """One line of the summary, such as "Strong internalization", "yes", "d1 above d2 by 0.21 ± 0.06"."""
+
+    label: str
+    sentence: str
+    answer: str = ""
+    """A word or two; "yes" and "no" get a colour of their own, any other a neutral one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything on the page. `ValueError` if two sections have the same id."""
+
+    title: str
+    summary: tuple[SummaryRow, ...]
+    """What a reader with one minute should know."""
+    facts: dict[str, str] = field(default_factory=dict)
+    """What was trained: recipe, seeds, time, versions."""
+    sections: tuple[Section, ...] = ()
+    attention: tuple[AttentionView, ...] = ()
+    """Questions of the attention explorer; none, and the page has no explorer."""
+    warning: str = ""
+    """A reason for caution that no reader may miss, such as "smoke test: one seed, small task"."""
+
+    def __post_init__(self) -> None:
+        ids = [section.id for section in self.sections]
+        repeated = sorted({name for name in ids if ids.count(name) > 1})
+        if repeated:
+            raise ValueError(f"section ids must differ, but these repeat: {', '.join(repeated)}")
+
+
+def render(report: Report) -> str:
+    """The report as one HTML page, the same text for the same report."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(files("mechocl.report").joinpath("report.html.j2").read_text("utf-8"))
+    plots = {
+        section.id: [_plot(section, i) for i in range(len(section.figures))] for section in report.sections
+    }
+    return template.render(
+        report=report,
+        plots=plots,
+        plotly=javascript_for_script(get_plotlyjs()) if any(plots.values()) else "",
+        circuitsvis=circuitsvis_bundle() if report.attention else "",
+        explorer=attention_explorer_html(report.attention) if report.attention else "",
+    )
+
+
+def write(report: Report, path: Path) -> int:
+    """Render `report` into the file `path`, atomically, and return its size in bytes.
+
+    `FileNotFoundError` if the folder is missing; `ValueError` if the page would be over `SIZE_LIMIT`. In both
+    cases nothing is written.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            errno.ENOENT, "cannot write the report: make this folder first", str(path.parent)
+        )
+    page = render(report)
+    size = len(page.encode("utf-8"))
+    if size > SIZE_LIMIT:
+        views = len(attention_explorer_html(report.attention).encode("utf-8")) if report.attention else 0
+        raise ValueError(
+            f"the report would take {size:,} bytes, over the limit of {SIZE_LIMIT:,}; "
+            f"the {len(report.attention)} attention views take {views:,} of them: "
+            "show fewer or shorter questions, or smaller figures"
+        )
+    write_text(path, page)
+    return size
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a plotly figure as one HTML file that works without a network. Raises OSError as `write`."""
+    write_text(path, figure.to_html(include_plotlyjs=True))
+
+
+def _plot(section: Section, index: int) -> dict[str, Any]:
+    """What the template needs of one figure: its name, its size, and its JSON without a fixed width."""
+    figure = json.loads(section.figures[index].to_json())
+    layout = figure["layout"]
+    width = layout.pop("width", None)
+    layout["autosize"] = True
+    if "margin" not in layout and "margin" not in layout.get("template", {}).get("layout", {}):
+        layout["margin"] = COMPACT_MARGIN
+    title = layout.get("title", {}).get("text") or f"{section.title}, figure {index + 1}"
+    return {
+        "id": f"plot-{section.id}-{index}",
+        "label": re.sub(r"<[^>]*>", " ", title),
+        "width": f"{width}px" if width else "none",
+        "height": f"{layout.setdefault('height', DEFAULT_HEIGHT)}px",
+        "json": json_for_script(json.dumps(figure, separators=(",", ":"))),
+    }
+
+
+def _is_numeric(cells: list[str]) -> bool:
+    shown = [cell.strip() for cell in cells if cell.strip().lower() not in _NO_NUMBER]
+    return bool(shown) and all(_NUMBER.fullmatch(cell) for cell in shown)

@@ -1,0 +1,237 @@
+"""Result → plotly figure. Nothing here computes a result, shows, saves or touches a model."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from mechocl.behaviour.over_seeds import SubsetEstimate, over_seeds, site_by_position, site_names
+from toy_models.subsets import SUBSETS
+
+COLORS: Final = {
+    "qd1_consistent": "#0b6e4f",
+    "qd1_inconsistent": "#73bfa0",
+    "qd2_consistent": "#e7a977",
+    "qd2_inconsistent": "#b5460f",
+    "q_only": "#6c6c6c",
+    "q_entity": "#9b9b9b",
+    "d1_consistent": "#1f78c8",
+    "d2_consistent": "#c2255c",
+    "d3_consistent": "#7048a8",
+    "no_data": "#adadad",
+}
+
+_TITLES: Final = {
+    "auc": "within-alias AUC",
+    "accuracy": "accuracy",
+    "logit_difference": "true-logit difference (nats)",
+    "recall": "definition recall",
+    "exact_match": "exact match",
+    "log_probability": "log-probability of the answer (nats)",
+}
+
+
+def label(subset: str) -> str:
+    """The paper's notation and our name: `Ḋ₅ᶜᵒⁿˢ d1_consistent`."""
+    return f"{SUBSETS[subset].notation} {subset}"
+
+
+def training_curves(history: pd.DataFrame, *, metrics: Sequence[str] = ("auc", "recall")) -> go.Figure:
+    """Evaluations during training by subset: mean over seeds in bold, single seeds thin.
+
+    `history`: columns seed, stage, epoch, subset and the metrics.
+    """
+    stages = sorted(history["stage"].unique())
+    figure = make_subplots(
+        rows=len(metrics),
+        cols=len(stages),
+        shared_yaxes=True,
+        vertical_spacing=0.14,
+        horizontal_spacing=0.05,
+        subplot_titles=[f"stage {s}" for s in stages] + [""] * len(stages) * (len(metrics) - 1),
+    )
+    present = [s for s in SUBSETS if s in set(history["subset"])]
+    for r, metric in enumerate(metrics, start=1):
+        for c, stage in enumerate(stages, start=1):
+            for subset in present:
+                part = history[(history["stage"] == stage) & (history["subset"] == subset)]
+                part = part.dropna(subset=[metric])
+                if part.empty:
+                    continue
+                line = {"color": COLORS[subset]}
+                for _, seed in part.groupby("seed"):
+                    thin = {"line": line | {"width": 1}, "opacity": 0.25, "hoverinfo": "skip"}
+                    trace = go.Scatter(
+                        x=seed["epoch"],
+                        y=seed[metric],
+                        mode="lines",
+                        showlegend=False,
+                        legendgroup=subset,
+                        **thin,
+                    )
+                    figure.add_trace(trace, row=r, col=c)
+                mean = part.groupby("epoch")[metric].mean()
+                trace = go.Scatter(
+                    x=mean.index,
+                    y=mean,
+                    mode="lines+markers",
+                    marker={"size": 4},
+                    line=line | {"width": 2.5},
+                    name=label(subset),
+                    legendgroup=subset,
+                    showlegend=bool(r == 1 and c == 1),
+                    hovertemplate=f"{subset}<br>epoch %{{x:.3g}}: %{{y:.3f}}<extra></extra>",
+                )
+                figure.add_trace(trace, row=r, col=c)
+            if metric in ("auc", "accuracy"):
+                figure.add_hline(y=0.5, line={"dash": "dot", "color": "#999", "width": 1}, row=r, col=c)
+            if r == len(metrics):
+                figure.update_xaxes(title="epoch of the stage", row=r, col=c)
+        figure.update_yaxes(title=_TITLES[metric], row=r, col=1)
+    figure.update_layout(height=280 * len(metrics) + 120, legend=_legend_above(len(metrics)))
+    return styled(figure)
+
+
+def subset_values(
+    estimates: list[SubsetEstimate], per_seed: pd.DataFrame, *, metric: str = "auc"
+) -> go.Figure:
+    """Each subset's value: one dot per seed, the mean with its 95 % interval beside them."""
+    chosen = [e for e in estimates if e.metric == metric]
+    figure = go.Figure()
+    for i, e in enumerate(chosen):
+        seeds = per_seed[per_seed["subset"] == e.subset]
+        figure.add_trace(
+            go.Scatter(
+                x=np.full(len(seeds), i - 0.12),
+                y=seeds[metric],
+                mode="markers",
+                marker={"color": COLORS[e.subset], "size": 7, "opacity": 0.5},
+                text=[f"seed {s}" for s in seeds["seed"]],
+                hovertemplate="%{text}: %{y:.3f}<extra></extra>",
+                showlegend=False,
+            )
+        )
+        half = {"array": [e.estimate.high - e.estimate.mean], "thickness": 2, "width": 6}
+        figure.add_trace(
+            go.Scatter(
+                x=[i + 0.12],
+                y=[e.estimate.mean],
+                mode="markers",
+                marker={"color": COLORS[e.subset], "size": 11, "symbol": "diamond"},
+                error_y=half if np.isfinite(e.estimate.high) else None,
+                hovertemplate=f"{e.subset}<br>mean %{{y:.3f}} over {e.estimate.n} {'aliases' if e.estimate.unit == 'alias' else 'seeds'}<extra></extra>",
+                showlegend=False,
+            )
+        )
+    if metric in ("auc", "accuracy"):
+        figure.add_hline(y=0.5, line={"dash": "dot", "color": "#999", "width": 1}, annotation_text="chance")
+    ticks = {
+        "tickvals": list(range(len(chosen))),
+        "ticktext": [f"{SUBSETS[e.subset].notation}<br>{e.subset}" for e in chosen],
+    }
+    figure.update_layout(xaxis=ticks, yaxis={"title": _TITLES[metric]}, height=400)
+    return styled(figure)
+
+
+def patching(rows: pd.DataFrame, *, value: str = "effect", most: int = 40) -> go.Figure:
+    """Mean effect of patching each site, site × position, one panel per contrast, over all seeds.
+
+    `rows` as of `patching.patch`, with a seed column. `value`: `effect` (the metric's unit) or `normalised`. `most`:
+    of more sites (neurons) only those with the largest effects are drawn. The interval and every seed's value
+    are in the cells' hover text.
+    """
+    panels, hovers = [], []
+    for name, part in rows.groupby("contrast", sort=False):
+        part = part.assign(site=site_names(part))
+        largest = part.groupby("site", sort=False)[value].agg(lambda x: x.abs().max()).nlargest(most).index
+        part = part[part["site"].isin(largest)]
+        ends = f"clean {part['clean'].mean():+.2f}, corrupted {part['corrupted'].mean():+.2f}"
+        grid = site_by_position(part, value)
+        panels.append((f"{name}<br>{ends}", grid))
+        hovers.append(_seed_values(part, value, grid))
+    limit = max(float(np.nanmax(np.abs(grid.to_numpy()))) for _, grid in panels)
+    unit = str(rows["unit"].iloc[0]) if value == "effect" else "share"
+    return heatmaps(
+        panels, scale="RdBu", low=-limit, high=limit, title=f"{value} ({unit})", digits=2, hovers=hovers
+    )
+
+
+def _seed_values(part: pd.DataFrame, value: str, grid: pd.DataFrame) -> pd.DataFrame:
+    """For each cell its interval and its values by seed, as text."""
+    found = over_seeds(part, ["site", "position"], value).set_index(["site", "position"])
+    seeds = part.groupby(["site", "position"])[value].agg(lambda x: ", ".join(f"{v:+.2f}" for v in x))
+    text = grid.astype(object)
+    for site in grid.index:
+        for position in grid.columns:
+            row = found.loc[(site, position)] if (site, position) in found.index else None
+            interval = "" if row is None or row["seeds"] < 2 else f" [{row['low']:+.2f}, {row['high']:+.2f}]"
+            text.loc[site, position] = f"{interval}<br>seeds: {seeds[site, position]}"
+    return text
+
+
+def attention(pattern: np.ndarray, tokens: Sequence[str], *, layer: int) -> go.Figure:
+    """Attention probabilities of the heads of one layer: query rows, key columns.
+
+    `pattern`: shape (layer, head, query, key).
+    """
+    names = [f"{i}: {t}" for i, t in enumerate(tokens)]
+    panels = [
+        (f"L{layer}H{h}", pd.DataFrame(pattern[layer, h], index=names, columns=names))
+        for h in range(pattern.shape[1])
+    ]
+    return heatmaps(panels, scale="Blues", low=0.0, high=1.0, title="attention", digits=None, bottom_up=False)
+
+
+def heatmaps(
+    panels: list[tuple[str, pd.DataFrame]],
+    *,
+    scale: str,
+    low: float,
+    high: float,
+    title: str,
+    digits: int | None,
+    bottom_up: bool = True,
+    hovers: list[pd.DataFrame] | None = None,
+) -> go.Figure:
+    """Tables of numbers as heatmaps on one colour scale, two beside each other. `hovers`: more text for each cell."""
+    columns = min(2, len(panels))
+    n_rows = -(-len(panels) // columns)
+    per_row = 70 + 34 * max(len(grid) for _, grid in panels)
+    figure = make_subplots(
+        rows=n_rows,
+        cols=columns,
+        subplot_titles=[name for name, _ in panels],
+        horizontal_spacing=0.12,
+        vertical_spacing=min(0.3, 75 / (n_rows * per_row + 100)),
+    )
+    for i, (name, grid) in enumerate(panels):
+        row, col = divmod(i, columns)
+        heatmap = go.Heatmap(
+            z=grid.to_numpy(),
+            x=[str(c) for c in grid.columns],
+            y=[str(r) for r in grid.index],
+            coloraxis="coloraxis",
+            texttemplate="" if digits is None else f"%{{z:.{digits}f}}",
+            customdata=hovers[i].to_numpy() if hovers else None,
+            hovertemplate=f"{name}<br>%{{y}}, %{{x}}: %{{z:.3f}}{'%{customdata}' if hovers else ''}<extra></extra>",
+        )
+        figure.add_trace(heatmap, row=row + 1, col=col + 1)
+        if not bottom_up:
+            figure.update_yaxes(autorange="reversed", row=row + 1, col=col + 1)
+    figure.update_layout(
+        height=n_rows * per_row + 110,
+        coloraxis={"colorscale": scale, "cmin": low, "cmax": high, "colorbar": {"title": title}},
+    )
+    figure.update_annotations(font_size=13)
+    return styled(figure)
+
+
+def _legend_above(rows: int) -> dict[str, object]:
+    return {"orientation": "h", "yanchor": "bottom", "y": 1 + 0.16 / rows, "x": 0}
+
+
+def styled(figure: go.Figure) -> go.Figure:
+    return figure.update_layout(template="plotly_white", font={"size": 12})

@@ -1,0 +1,225 @@
+"""Figures of probes: the layer × token grid with its controls, emergence over training, word orders compared."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from mechocl.behaviour.statistics import estimate
+from mechocl.probing import summaries
+from mechocl.probing.summaries import Grid
+from mechocl.report.plots import styled
+
+_PANELS: Final = (
+    ("mean", "the probe (* p < .05, corrected for the grid)"),
+    ("shuffled", "labels shuffled"),
+    ("untrained", "untrained model"),
+    ("matched recency", "stages matched"),
+    ("question split", "split by question: an alias on both sides"),
+    ("control task", "control task: random labels, split so too"),
+)
+
+_COLORS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+TITLES: Final = {"auc": "AUC", "accuracy": "balanced accuracy"}
+
+
+def grid(one: Grid) -> go.Figure:
+    """Layer × token heatmaps of a probe, its mean over seeds, beside its controls; sites from the bottom up."""
+    found, value, floor = one.cells, one.statistic, one.chance
+    panels = [(name, title) for name, title in _PANELS if name in found]
+    columns = min(2, len(panels))
+    n_rows = -(-len(panels) // columns)
+    height = 66 + 26 * found[["site", "layer"]].drop_duplicates().shape[0]
+    figure = make_subplots(
+        rows=n_rows,
+        cols=columns,
+        subplot_titles=[title for _, title in panels],
+        shared_yaxes=True,
+        horizontal_spacing=0.03,
+        vertical_spacing=min(0.3, 84 / (n_rows * height + 100)),
+    )
+    for i, (name, title) in enumerate(panels):
+        cells = summaries.grid(found, name)
+        numbers = cells.to_numpy(dtype=float)
+        text = [[f"{v:.2f}".removeprefix("0") if np.isfinite(v) else "" for v in line] for line in numbers]
+        hover = [[f"{v:.3f}" for v in line] for line in numbers]
+        if name == "mean":
+            p = summaries.grid(found, "p").to_numpy(dtype=float)
+            ends = [summaries.grid(found, end).to_numpy(dtype=float) for end in ("low", "high")]
+            for r, c in np.ndindex(p.shape):
+                text[r][c] += "*" if p[r, c] < summaries.LEVEL else ""
+                hover[r][c] += f" [{ends[0][r, c]:.3f}, {ends[1][r, c]:.3f}]<br>corrected p = {p[r, c]:.3f}"
+        figure.add_trace(
+            go.Heatmap(
+                z=numbers,
+                x=list(cells.columns),
+                y=list(cells.index),
+                text=text,
+                customdata=hover,
+                texttemplate="%{text}",
+                coloraxis="coloraxis",
+                hovertemplate=f"{title}<br>%{{y}}, %{{x}}: %{{customdata}}<extra></extra>",
+            ),
+            row=i // columns + 1,
+            col=i % columns + 1,
+        )
+    figure.update_xaxes(tickangle=0, tickfont={"size": 10})
+    figure.update_layout(
+        height=n_rows * height + 120,
+        coloraxis={
+            "colorscale": "Viridis",
+            "cmin": min(floor, 0.4) if value == "auc" else floor,
+            "cmax": 1.0,
+            "colorbar": {"title": TITLES[value]},
+        },
+    )
+    figure.update_annotations(font_size=12)
+    return styled(figure)
+
+
+def emergence(rows: pd.DataFrame) -> go.Figure:
+    """A probe's statistic at its landmarks over the checkpoints of one run: mean and 95 % interval over seeds.
+
+    Dotted: what a place must exceed to be significant in the whole grid; dashed lines part the stages.
+    """
+    value = summaries.statistic(rows)
+    own = rows[(rows["control"] == "none") & (rows["subset"] == "all") & rows["chosen"]]
+    when = own[["stage", "step", "epoch"]].groupby(["stage", "step"])["epoch"].mean().reset_index()
+    labels = [f"stage {r.stage}<br>{float(f'{r.epoch:.2g}'):g}" for r in when.itertuples()]
+    figure = go.Figure()
+    for (site, layer, position), color in zip(summaries.landmarks(rows), _COLORS, strict=False):
+        part = own[(own["site"] == site) & (own["layer"] == layer) & (own["position"] == position)]
+        by = [part[(part["stage"] == r.stage) & (part["step"] == r.step)][value] for r in when.itertuples()]
+        e = [estimate(v.to_numpy(dtype=float), unit="seed") for v in by]
+        name = f"{position}, {'embedding' if (site, layer) == ('resid_pre', 0) else f'L{layer} {site}'}"
+        figure.add_trace(
+            go.Scatter(
+                x=labels,
+                y=[one.mean for one in e],
+                error_y={"array": [one.high - one.mean for one in e], "thickness": 1.2, "width": 3},
+                mode="lines+markers",
+                name=name,
+                line={"color": color},
+                hovertemplate=f"{name}<br>%{{x}}: %{{y:.3f}}<extra></extra>",
+            )
+        )
+    limits = [
+        summaries.threshold(rows[(rows["stage"] == r.stage) & (rows["step"] == r.step)])
+        for r in when.itertuples()
+    ]
+    if np.isfinite(limits).any():
+        figure.add_trace(
+            go.Scatter(
+                x=labels,
+                y=limits,
+                mode="lines",
+                name="significant above",
+                line={"color": "#999", "dash": "dot"},
+            )
+        )
+    for i in range(1, len(when)):
+        if when["stage"].iloc[i] != when["stage"].iloc[i - 1]:
+            figure.add_vline(x=i - 0.5, line={"dash": "dash", "color": "#bbb", "width": 1})
+    figure.update_layout(
+        height=420,
+        yaxis={"title": TITLES[value]},
+        xaxis={"title": "stage, and its epoch", "type": "category", "tickangle": 0},
+    )
+    return styled(figure)
+
+
+def word_orders(rows: pd.DataFrame, gaps: pd.DataFrame | None = None) -> go.Figure:
+    """One probe at its landmarks, run beside run: a dot a seed, the mean with its 95 % interval.
+
+    `rows`: several runs, one checkpoint each. `gaps`: as from `pipeline.gaps`, drawn below.
+    """
+    value = summaries.statistic(rows)
+    own = rows[(rows["control"] == "none") & (rows["subset"] == "all") & rows["chosen"]]
+    runs = own[["run", "word_order"]].drop_duplicates()
+    twice = runs["word_order"].duplicated(keep=False).any()
+    names = [f"{r.word_order}<br>{r.run}" if twice else str(r.word_order) for r in runs.itertuples()]
+    figure = make_subplots(
+        rows=1 if gaps is None else 2,
+        cols=1,
+        shared_xaxes=True,
+        vertical_spacing=0.12,
+        subplot_titles=["what the probe reads"]
+        + ([] if gaps is None else ["implicit meta-learning, d1 − d2"]),
+    )
+    landmarks = summaries.landmarks(own)
+    for j, ((site, layer, position), color) in enumerate(zip(landmarks, _COLORS, strict=False)):
+        part = own[(own["site"] == site) & (own["layer"] == layer) & (own["position"] == position)]
+        name = f"{position}, {'embedding' if (site, layer) == ('resid_pre', 0) else f'L{layer} {site}'}"
+        groups = [part.loc[part["run"] == r, value].to_numpy(dtype=float) for r in runs["run"]]
+        _dots(figure, groups, shift=(j - (len(landmarks) - 1) / 2) * 0.14, name=name, color=color, row=1)
+    if gaps is not None:
+        groups = [gaps.loc[gaps["run"] == r, "gap"].to_numpy(dtype=float) for r in runs["run"]]
+        metric = " or ".join(gaps["metric"].unique())
+        _dots(figure, groups, shift=0.0, name=f"IML gap ({metric})", color="#444", row=2)
+        figure.add_hline(y=0, line={"dash": "dot", "color": "#999", "width": 1}, row=2, col=1)
+        figure.update_yaxes(title=metric, row=2, col=1)
+    figure.add_hline(y=summaries.chance(own), line={"dash": "dot", "color": "#999", "width": 1}, row=1, col=1)
+    figure.update_yaxes(title=TITLES[value], row=1, col=1)
+    figure.update_xaxes(tickvals=list(range(len(names))), ticktext=names, range=[-0.5, len(names) - 0.5])
+    figure.update_layout(height=400 if gaps is None else 620)
+    return styled(figure)
+
+
+def _dots(
+    figure: go.Figure, groups: Sequence[np.ndarray], *, shift: float, name: str, color: str, row: int
+) -> None:
+    """Seeds of each group as dots, their mean with its interval beside them."""
+    x = np.concatenate([np.full(len(g), i + shift - 0.03) for i, g in enumerate(groups)])
+    figure.add_trace(
+        go.Scatter(
+            x=x, y=np.concatenate(groups), mode="markers", showlegend=False, legendgroup=name,
+            marker={"color": color, "size": 5, "opacity": 0.4}, hovertemplate=f"{name}: %{{y:.3f}}<extra></extra>",
+        ),
+        row=row,
+        col=1,
+    )  # fmt: skip
+    e = [estimate(g, unit="seed") for g in groups]
+    figure.add_trace(
+        go.Scatter(
+            x=np.arange(len(groups)) + shift + 0.03, y=[one.mean for one in e], mode="markers", name=name,
+            legendgroup=name, marker={"color": color, "size": 9, "symbol": "diamond"},
+            error_y={"array": [one.high - one.mean for one in e], "thickness": 1.5, "width": 4},
+            hovertemplate=f"{name}<br>mean %{{y:.3f}}<extra></extra>",
+        ),
+        row=row,
+        col=1,
+    )  # fmt: skip
+
+
+def cosines(found: pd.DataFrame) -> go.Figure:
+    """How alike probe directions are between places, checkpoints and seeds (`probe_directions.compare`).
+
+    One dot a pair; a bar is what 95 % of the pairs with shuffled labels stay below.
+    """
+    figure = go.Figure()
+    kinds = list(dict.fromkeys(found["compared"]))
+    for i, kind in enumerate(kinds):
+        part = found[found["compared"] == kind]
+        spread = np.linspace(-0.3, 0.3, len(part)) if len(part) > 1 else np.zeros(1)
+        figure.add_trace(
+            go.Scatter(
+                x=i + spread, y=part["cosine"].abs(), mode="markers", name=kind, text=part["first"] + " – " + part["second"],
+                marker={"color": _COLORS[i], "size": 5, "opacity": 0.5},
+                hovertemplate="%{text}: %{y:.3f}<extra></extra>",
+            )
+        )  # fmt: skip
+        figure.add_trace(
+            go.Scatter(
+                x=[i - 0.35, i + 0.35], y=[part["null"].mean()] * 2, mode="lines", line={"color": "#444", "dash": "dot"},
+                name="95 % of shuffled", showlegend=i == 0, hovertemplate="shuffled, 95 %%: %{y:.3f}<extra></extra>",
+            )
+        )  # fmt: skip
+    figure.update_layout(
+        height=380,
+        xaxis={"tickvals": list(range(len(kinds))), "ticktext": kinds},
+        yaxis={"title": "|cosine|", "range": [0, 1.02]},
+    )
+    return styled(figure)

@@ -1,0 +1,1 @@
+"""Recipes, the run directory, training and fine-tuning, and where jobs run."""

@@ -1,0 +1,93 @@
+"""Activations on disk: computed once per checkpoint, reused only for the very same one.
+
+RUN/activations/seed-K/<stage-2-final>/<examples>-<dtype>-<hook point>.safetensors
+
+A file's name has a hash of the examples' tokens, its metadata the sha256 of the checkpoint that it was made from.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mechocl import files
+from mechocl.errors import MechoclError
+from mechocl.runs.folders import Checkpoint
+
+Collect = Callable[[Int[Tensor, "example pos"], Sequence[str]], dict[str, Tensor]]
+"""Activations of examples at hook points: hook point → tensor with `example` as its first axis."""
+
+Precision = Literal["float32", "float16", "bfloat16"]
+
+FOLDER: Final = "activations"
+"""Folder of a run that holds them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivationCache:
+    """The activations of one run on disk."""
+
+    run: Path
+    """Folder of the run."""
+    limit_gb: float
+    """Most that the run's activations may take, in GB (10⁹ bytes). 0: nothing is kept."""
+    dtype: Precision
+    """In which they are kept; they come back in float32."""
+
+    def collect(self, checkpoint: Checkpoint, compute: Collect) -> Collect:
+        """`compute` for the model of a checkpoint, that looks on the disk first and keeps what it computed.
+
+        Raises MechoclError when a file is of another checkpoint or damaged, and when the limit would be passed.
+        """
+        if self.limit_gb == 0:
+            return compute
+        folder = self.run / FOLDER / f"seed-{checkpoint.seed}" / checkpoint.name.removesuffix(".safetensors")
+
+        def cached(tokens: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
+            content = str(tuple(tokens.shape)).encode() + tokens.cpu().to(torch.int64).numpy().tobytes()
+            examples = hashlib.sha256(content).hexdigest()[:12]
+            paths = {site: folder / f"{examples}-{self.dtype}-{site}.safetensors" for site in sites}
+            missing = [site for site, path in paths.items() if not path.exists()]
+            found = {}
+            if missing:
+                found = {
+                    site: x.to(getattr(torch, self.dtype)) for site, x in compute(tokens, missing).items()
+                }
+                self._make_room(sum(x.nbytes for x in found.values()))
+            for site, x in found.items():
+                files.write_tensors(paths[site], {"x": x}, {"checkpoint": checkpoint.sha256})
+            for site, path in paths.items():
+                if site not in found:
+                    found[site] = _read(path, checkpoint)
+            return {site: found[site].float() for site in sites}
+
+        return cached
+
+    def _make_room(self, more: int) -> None:
+        """Raise a MechoclError where the limit does not allow so many bytes more."""
+        there = size(self.run)
+        if there + more > self.limit_gb * 1e9:
+            raise MechoclError(
+                f"{self.run / FOLDER}: {there / 1e9:.3g} GB are there and {more / 1e9:.3g} more are needed, over the "
+                f"limit of {self.limit_gb:g}; raise --cache-gb, delete the folder, or keep nothing with --cache-gb 0"
+            )
+
+
+def size(run: Path) -> int:
+    """Bytes that the activations of a run take on the disk."""
+    return sum(path.stat().st_size for path in (run / FOLDER).rglob("*.safetensors"))
+
+
+def _read(path: Path, checkpoint: Checkpoint) -> Tensor:
+    tensors, meta = files.read_tensors(path)
+    if meta.get("checkpoint") != checkpoint.sha256:
+        raise MechoclError(
+            f"{path} holds activations of another checkpoint than {checkpoint.name} of seed {checkpoint.seed}; "
+            "delete it, and it is computed again"
+        )
+    return tensors["x"]

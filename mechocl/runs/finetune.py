@@ -1,0 +1,273 @@
+"""Fine-tune a Hugging Face model on a text world, in stages; each ends with an ordinary Hugging Face folder."""
+
+import math
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from mechocl import files
+from mechocl.closed_book import evaluation, examples, worlds
+from mechocl.closed_book.batches import Collator, Examples
+from mechocl.closed_book.stages import ClosedBookRecipe, FinetuneStage, LoraConfig
+from mechocl.errors import MechoclError
+from mechocl.models import hub
+from mechocl.runs import trainer
+from mechocl.runs.recipes import closed_book
+from mechocl.runs.run import Run
+from mechocl.runs.text_folders import TextSeedFolder
+from toy_models.randomness import generator
+from toy_models.task import Task
+from toy_models.training import log_steps
+
+Report = Callable[[str, float], None]
+
+EVALUATED_ALIASES: Final = 40
+"""Aliases of each subset that evaluations during training look at."""
+
+_LOCK_PATIENCE_S: Final = 2.0
+
+
+def finetune(run: Run, seed: int, *, device: str, save_every_s: float, report: Report) -> None:
+    """Fine-tune one seed of a run to the end, or continue where an earlier call was stopped.
+
+    On the CPU the result does not depend on where it was stopped. A loss that is not finite is recorded as the seed's
+    failure. Raises MechoclError for a model or a world that does not fit the recipe.
+    """
+    folder = run.seed(seed)
+    assert isinstance(folder, TextSeedFolder)
+    recipe = closed_book(run.recipe)
+    with files.locked(folder.path / f"lock-{os.environ.get('RANK', '0')}", patience=_LOCK_PATIENCE_S):
+        stages = recipe.training.stages
+        if folder.failure() is not None or folder.finished():
+            return
+        report("building the task", 0.0)
+        _refuse_other_base(run, recipe)
+        tokenizer = worlds.tokenizer(recipe.model)
+        task = _task(folder, recipe, tokenizer)
+        work = [len(training_rows(task, stage)) * stage.epochs for stage in stages]
+        source: Path | str = recipe.model
+        for number in range(1, len(stages) + 1):
+            if not folder.stage_finished(number):
+
+                def stage_report(text: str, share: float, number: int = number) -> None:
+                    done = sum(work[: number - 1]) + share * work[number - 1]
+                    report(f"stage {number}, {text}", done / sum(work))
+
+                try:
+                    _stage(
+                        folder, recipe, task, tokenizer, source, number, device, save_every_s, stage_report
+                    )
+                except _Diverged as error:
+                    folder.fail(f"stage {number}: {error}")
+                    return
+            source = folder.model_path(folder.final(number))
+
+
+def _refuse_other_base(run: Run, recipe: ClosedBookRecipe) -> None:
+    """Record what the run begins with, its model and its database; MechoclError where it began with another."""
+    base = worlds.fingerprint(recipe)
+    path = run.path / "base.json"
+    with files.locked(run.path / "base.lock", patience=60.0):
+        made = any(run.path.glob("seed-*/checksums.json"))
+        if not made or not path.exists():
+            files.write_json(path, base)
+        elif (known := files.read_json(path)) != base:
+            differs = next(name for name in {**known, **base} if known.get(name) != base.get(name))
+            raise MechoclError(
+                f"{run.path} began with another {differs} than there is now; put the old one back, or choose another --out"
+            )
+
+
+def refuse(recipe: ClosedBookRecipe) -> None:
+    """MechoclError for a recipe whose database, tokenizer or model is not there, before a run is made of it."""
+    worlds.refuse_file(recipe.task)
+    worlds.refuse_tokenizer(worlds.tokenizer(recipe.model), recipe.model)
+
+
+def processes() -> int:
+    """Processes that train together, as `accelerate launch` started them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Whether this process is the one of them that prints and writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+class _Diverged(RuntimeError):
+    pass
+
+
+def _stage(
+    folder: TextSeedFolder,
+    recipe: ClosedBookRecipe,
+    task: Task,
+    tokenizer: Any,
+    source: Path | str,
+    number: int,
+    device: str,
+    save_every_s: float,
+    report: Report,
+) -> None:
+    stage, training = recipe.training.stages[number - 1], recipe.training
+    seeds = generator(folder.seed, "fine-tuning", number)
+    order, adapters = (int(torch.randint(2**31, (), generator=seeds)) for _ in range(2))
+
+    def adapted() -> Any:
+        assert training.lora is not None
+        return with_adapters(worlds.trainable(source, training.kind), training.lora, seed=adapters)
+
+    def merged(weights: dict[str, torch.Tensor]) -> Any:
+        one = adapted()
+        one.load_state_dict(weights)
+        return one.merge_and_unload()
+
+    model = adapted() if training.lora else worlds.trainable(source, training.kind)
+    rows = training_rows(task, stage)
+    sample = evaluation.first_aliases(task, EVALUATED_ALIASES)
+    history = _History(folder.path / f"stage-{number}" / "history.json")
+    state = folder.resume_folder(number)
+
+    def at(total: int) -> list[int]:
+        return sorted({*_evenly(total, stage.evaluations), *log_steps(total, stage.checkpoints)} | {0})
+
+    def then(moment: trainer.Moment) -> None:
+        where = f"at step {moment.step} of {moment.total}"
+        if moment.step and not math.isfinite(moment.loss):
+            raise _Diverged(f"the training loss is {moment.loss} {where}")
+        if moment.step in {0, *_evenly(moment.total, stage.evaluations)}:
+            found = evaluation.forced(moment.model, task, sample)
+            position = {"stage": number, "step": moment.step, "epoch": moment.epoch, "loss": moment.loss}
+            history.add(moment.step, [position | row for row in found])
+        if moment.step and moment.step in log_steps(moment.total, stage.checkpoints):
+            _keep(folder, tokenizer, moment, number, merged if training.lora else None)
+
+    trainer.train(
+        model,
+        Examples(task, rows),
+        Collator(
+            pad=worlds.pad_id(tokenizer), eos=tokenizer.eos_token_id if training.kind == "seq2seq" else None
+        ),
+        trainer.Settings(
+            epochs=stage.epochs,
+            batch_size=stage.batch_size,
+            accumulation=stage.accumulation,
+            optimizer=stage.optimizer,
+            learning_rate=stage.learning_rate,
+            weight_decay=stage.weight_decay,
+            schedule=stage.schedule,
+            warmup=stage.warmup,
+            gradient_clip=stage.gradient_clip,
+            precision=training.precision,
+            gradient_checkpointing=training.gradient_checkpointing,
+        ),
+        folder=state,
+        seed=order,
+        device=device,
+        save_every_s=save_every_s,
+        at=at,
+        then=then,
+        report=report,
+    )
+    if is_first():
+        folder.finish_stage(number, history.rows)
+        shutil.rmtree(state, ignore_errors=True)
+        history.path.unlink(missing_ok=True)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def training_rows(task: Task, stage: FinetuneStage) -> np.ndarray:
+    """Rows that a stage trains on; MechoclError when there are none."""
+    rows = task.rows(split="train", stage=stage.data, kind=stage.kinds)
+    if len(rows) == 0:
+        raise MechoclError(
+            f"a stage of data {list(stage.data)} and kinds {list(stage.kinds)} has nothing to train on; change "
+            "task.fractions or the stage"
+        )
+    return rows
+
+
+def with_adapters(model: Any, config: LoraConfig, *, seed: int) -> Any:
+    """The model with trainable low-rank adapters and everything else frozen; MechoclError for layers it does not have."""
+    import peft
+
+    targets = list(config.targets) or "all-linear"
+    with torch.random.fork_rng(), hub.quiet(), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="`is_gradient_checkpointing`", category=FutureWarning
+        )  # peft asks
+        torch.manual_seed(seed)
+        try:
+            return peft.get_peft_model(
+                model, peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets)
+            )
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise MechoclError(f"training.lora.targets {list(config.targets)}: {reason}") from None
+
+
+def _keep(
+    folder: TextSeedFolder,
+    tokenizer: Any,
+    moment: trainer.Moment,
+    stage: int,
+    merged: Callable[..., Any] | None,
+) -> None:
+    """Keep the model as a Hugging Face folder; adapters are merged into a fresh copy of the weights under them."""
+    weights = moment.state()  # all processes take part
+
+    def write(path: Path) -> None:
+        if merged is None:
+            moment.save(path, weights)
+        else:
+            merged(weights).save_pretrained(path)
+        tokenizer.save_pretrained(path)
+
+    if moment.first:
+        folder.save_model(write, stage=stage, step=moment.step, final=moment.step == moment.total)
+
+
+class _History:
+    """Evaluations of an unfinished stage; those after a resume point are made again and replace the old ones."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.found: dict[int, list[dict[str, Any]]] = {}
+        if path.exists():
+            self.found = {int(k): v for k, v in files.read_json(path).items()}
+
+    def add(self, step: int, rows: list[dict[str, Any]]) -> None:
+        self.found[step] = rows
+        if is_first():
+            files.write_json(self.path, self.found)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [row for step in sorted(self.found) for row in self.found[step]]
+
+
+def _evenly(total: int, count: int) -> list[int]:
+    return sorted({round(total * (i + 1) / count) for i in range(count)})
+
+
+def _task(folder: TextSeedFolder, recipe: ClosedBookRecipe, tokenizer: Any) -> Task:
+    """The seed's task, drawn and saved where it is not yet."""
+    if "task.parquet" in folder.ledger:
+        return folder.load_task()
+    worlds.refuse_tokenizer(tokenizer, recipe.model)
+    world = worlds.of(recipe)
+    task = examples.build(
+        recipe.task, world, tokenizer, seed=folder.seed, context=worlds.context(recipe.model)
+    )
+    for stage in recipe.training.stages:
+        training_rows(task, stage)
+    if is_first():
+        folder.save_task(task)
+    return task

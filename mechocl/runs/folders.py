@@ -1,0 +1,189 @@
+"""The folders that one process writes at a time: one for each seed, one for each stack of seeds.
+
+A *stack* is a group of seeds that one process trains together; where it was stopped, it continues from
+its resume point.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+import torch
+
+from mechocl import files
+from mechocl.runs.recipes import AnyRecipe, integer_set
+from toy_models import integer_set as integers
+from toy_models.task import Task
+from toy_models.training import TrainingState
+
+_CHECKPOINT: Final = re.compile(r"stage-(\d+)/(?:step-(\d+)|final)\.safetensors")
+_STATE: Final = re.compile(r"state-(\d+)-(\d+)\.safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Weights of one seed at one step of one stage."""
+
+    seed: int
+    stage: int
+    """Stage of training, from 1."""
+    step: int
+    """Step within the stage; 0: before its first step."""
+    name: str
+    """Path within the seed's folder."""
+    sha256: str
+
+
+class SeedFolder:
+    """One seed's part of a run."""
+
+    def __init__(self, path: Path, seed: int, recipe: AnyRecipe) -> None:
+        self.path = path
+        self.seed = seed
+        self.recipe = recipe
+        self.ledger = files.Ledger(path)
+
+    def save_task(self, task: Task) -> None:
+        tensors = {
+            "tokens": task.tokens.to(torch.int32),
+            "roles": task.roles.to(torch.int8),
+            "loss_mask": task.loss_mask,
+        }
+        files.write_tensors(self.path / "task.safetensors", tensors, {})
+        files.write_table(self.path / "task.parquet", task.table)
+        self.ledger.record("task.safetensors", "task.parquet")
+
+    @property
+    def attribute(self) -> str:
+        """What analyses of a text world look at (`closed_book.views.of_attribute`); "" here."""
+        return ""
+
+    def analysed_task(self) -> Task:
+        """The task that analyses read: all of it, of a text world the questions about one attribute."""
+        return self.load_task()
+
+    def streamed_task(self) -> Task:
+        """The task whose activations dictionaries are trained on: all definitions and questions."""
+        return self.load_task()
+
+    def load_task(self) -> Task:
+        tensors, _ = files.read_tensors(self.ledger.checked("task.safetensors"))
+        return Task(
+            tokens=tensors["tokens"].to(torch.int64),
+            roles=tensors["roles"].to(torch.int64),
+            loss_mask=tensors["loss_mask"],
+            table=pd.read_parquet(self.ledger.checked("task.parquet")),
+            vocabulary=integers.vocabulary(integer_set(self.recipe).task),
+        )
+
+    def save_checkpoint(
+        self, weights: dict[str, torch.Tensor], *, stage: int, step: int, final: bool
+    ) -> None:
+        name = f"stage-{stage}/" + ("final" if final else f"step-{step:06d}") + ".safetensors"
+        files.write_tensors(self.path / name, weights, {"step": str(step)})
+        self.ledger.record(name)
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Finished checkpoints in the order of training."""
+        found = [
+            self._checkpoint(match, digest)
+            for name, digest in self.ledger.entries().items()
+            if (match := _CHECKPOINT.fullmatch(name))
+        ]
+        return sorted(found, key=lambda c: (c.stage, c.step))
+
+    def _checkpoint(self, name: "re.Match[str]", digest: str) -> Checkpoint:
+        step = name[2] or files.read_metadata(self.path / name[0])["step"]
+        return Checkpoint(self.seed, int(name[1]), int(step), name[0], digest)
+
+    def weights(self, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+        """The checkpoint's tensors; MechoclError when the file was truncated or altered."""
+        return files.read_tensors(self.ledger.checked(checkpoint.name))[0]
+
+    def final(self, stage: int | None = None) -> Checkpoint:
+        """The last checkpoint of a stage (default: of training)."""
+        number = len(self.recipe.training.stages) if stage is None else stage
+        name = f"stage-{number}/final.safetensors"
+        self.ledger.checked(name)
+        match = _CHECKPOINT.fullmatch(name)
+        assert match
+        return self._checkpoint(match, self.ledger.entries()[name])
+
+    def finish_stage(self, stage: int, history: list[dict[str, Any]]) -> None:
+        """Write the stage's history; from now on the stage counts as done."""
+        name = f"stage-{stage}/history.parquet"
+        files.write_table(self.path / name, pd.DataFrame(history))
+        self.ledger.record(name)
+
+    def stage_finished(self, stage: int) -> bool:
+        return f"stage-{stage}/history.parquet" in self.ledger
+
+    def finished(self) -> bool:
+        return all(self.stage_finished(i + 1) for i in range(len(self.recipe.training.stages)))
+
+    def history(self) -> pd.DataFrame:
+        """Evaluations during training: one row per stage, step and subset."""
+        tables = [
+            pd.read_parquet(self.ledger.checked(f"stage-{i + 1}/history.parquet"))
+            for i in range(len(self.recipe.training.stages))
+        ]
+        return pd.concat(tables, ignore_index=True)
+
+    def fail(self, reason: str) -> None:
+        """Record that training this seed ended early, and why."""
+        files.write_json(self.path / "failed.json", {"reason": reason})
+        self.ledger.record("failed.json")
+
+    def failure(self) -> str | None:
+        """Why training this seed failed (it diverged); None if it did not."""
+        if "failed.json" not in self.ledger:
+            return None
+        return str(files.read_json(self.ledger.checked("failed.json"))["reason"])
+
+
+class StackFolder:
+    """Resume points of the seeds that train together; `histories` and tensors hold one entry a seed."""
+
+    def __init__(self, path: Path, seeds: tuple[int, ...]) -> None:
+        self.path = path
+        self.seeds = seeds
+        self.ledger = files.Ledger(path)
+
+    def save_state(self, state: TrainingState, *, stage: int, histories: list[list[dict[str, Any]]]) -> None:
+        """Replace the resume point: the new file is recorded before the old one goes."""
+        old = self._states()
+        name = f"state-{stage}-{state.step:06d}.safetensors"
+        extra = {"step": state.step, "scalars": state.scalars, "histories": histories}
+        files.write_tensors(self.path / name, state.tensors, {"state": json.dumps(extra)})
+        self.ledger.record(name)
+        for other in old:
+            if other != name:
+                self.ledger.forget(other)
+
+    def load_state(self, stage: int) -> tuple[TrainingState, list[list[dict[str, Any]]]] | None:
+        """The latest resume point of a stage and the histories up to it; None if there is none."""
+        steps = {step: name for name, (of, step) in self._states().items() if of == stage}
+        if not steps:
+            return None
+        tensors, meta = files.read_tensors(self.ledger.checked(steps[max(steps)]))
+        extra = json.loads(meta["state"])
+        return TrainingState(tensors, extra["step"], extra["scalars"]), extra["histories"]
+
+    def remove_leftovers(self, *, finished_stages: int) -> None:
+        """Remove what a killed process left: temporary files, and resume points that nothing will read."""
+        files.remove_temporary(self.path)
+        for name, (stage, _) in self._states().items():
+            if stage <= finished_stages:
+                self.ledger.forget(name)
+        states = self._states()
+        for path in self.path.glob("state-*.safetensors"):
+            if path.name not in states:
+                path.unlink()
+
+    def _states(self) -> dict[str, tuple[int, int]]:
+        """Recorded resume points: stage and step of each file."""
+        matches = {name: _STATE.fullmatch(name) for name in self.ledger.entries()}
+        return {name: (int(m[1]), int(m[2])) for name, m in matches.items() if m}

@@ -1,0 +1,335 @@
+"""The run directory: recipe, seeds, checkpoints and results; atomic, checked, resumable.
+
+runs/<name>/
+  manifest.json                      schema, recipe, seeds, stacks, versions, git commit, device
+  seed-0/
+    checksums.json                   sha256 of every finished file of this seed
+    failed.json                      why training ended early, if it did
+    task.safetensors  task.parquet
+    stage-1/ step-000400.safetensors …  final.safetensors  history.parquet
+  stacks/0-3/ state-….safetensors    where an unfinished stage of seeds 0 … 3, trained together, continues
+  results/<analysis>/<key>/ result.json  rows.parquet  arrays.safetensors (where there are any)
+"""
+
+import contextlib
+import datetime
+import json
+import math
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mechocl import __version__, files
+from mechocl.closed_book.stages import ClosedBookRecipe
+from mechocl.errors import MechoclError
+from mechocl.runs import recipes
+from mechocl.runs.folders import SeedFolder, StackFolder
+from mechocl.runs.recipes import AnyRecipe
+from mechocl.runs.text_folders import TextSeedFolder
+
+SCHEMA: Final = 2
+_PACKAGES: Final = ("torch", "transformer-lens", "transformers", "numpy", "pandas", "scikit-learn")
+_LOCK: Final = ".lock"
+_LOCK_PATIENCE_S: Final = 10.0
+"""Seconds to wait for another process that is writing the manifest: it takes milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run directory that exists."""
+
+    path: Path
+    recipe: AnyRecipe
+    recipe_name: str
+    seeds: tuple[int, ...]
+    manifest: dict[str, Any]
+    attribute: str = ""
+    """Attribute that analyses of a text world look at; "": the one that `closed_book.views` chooses."""
+
+    @staticmethod
+    def create(
+        path: Path,
+        recipe: AnyRecipe,
+        *,
+        recipe_name: str,
+        seeds: tuple[int, ...],
+        device: str,
+        threads: int,
+        together: int,
+    ) -> "Run":
+        """Start a run in an empty or new folder, or continue the same one.
+
+        Continuing keeps the number of threads, the device and the stacks of seeds that train together, on
+        which the last bits of the weights depend; more seeds may be added, `together` to a stack. Raises MechoclError when the folder holds something else.
+        """
+        if path.exists() and not _may_hold_a_run(path):
+            raise MechoclError(f"{path} exists and is not a run; choose another --out")
+        with files.locked(path / _LOCK, patience=_LOCK_PATIENCE_S):
+            made = any(
+                path.glob("seed-*/checksums.json")
+            )  # else it stopped before anything was made of its recipe
+            old = Run.open(path) if (path / "manifest.json").exists() else None
+            if old is None or (old.recipe != recipe and not made):
+                manifest = _new_manifest(recipe, recipe_name, seeds, device, threads)
+                manifest["stacks"] = _stacks(seeds, together)
+                files.write_json(path / "manifest.json", manifest)
+                return Run.open(path)
+            if old.recipe != recipe:
+                raise MechoclError(
+                    f"{path} holds a run of another recipe; choose another --out, or delete it"
+                )
+            if old.manifest["device"] != device:
+                raise MechoclError(
+                    f"{path} was started on {old.manifest['device']}, not {device}; continue it there, "
+                    "or choose another --out"
+                )
+            new = tuple(seed for seed in seeds if seed not in old.seeds)
+            return old._changed(
+                seeds=sorted({*old.seeds, *new}), stacks=old.manifest["stacks"] + _stacks(new, together)
+            )
+
+    @staticmethod
+    def open(path: Path, *, attribute: str = "") -> "Run":
+        """An existing run, and what analyses of a text world look at; MechoclError when it does not exist, or a newer version wrote it."""
+        if not path.exists():
+            raise MechoclError(f"{path} does not exist; `mechocl runs` lists the runs of a folder")
+        if not (path / "manifest.json").exists():
+            raise MechoclError(f"{path} is not a run: it has no manifest.json")
+        manifest = files.read_json(path / "manifest.json")
+        schema = manifest.get("schema") if isinstance(manifest, dict) else None
+        if not isinstance(schema, int):
+            raise MechoclError(f"{path / 'manifest.json'} is damaged: it has no schema number; restore it")
+        if schema > SCHEMA:
+            raise MechoclError(
+                f"{path} was written by a newer version (schema {schema}, this one reads {SCHEMA}); "
+                "upgrade mechocl"
+            )
+        if manifest.get("kind") == "sweep":
+            raise MechoclError(f"{path} is a sweep, not a run; `mechocl sweep --table {path}` shows it")
+        if schema == 1 and isinstance(manifest.get("seeds"), list):  # every seed trained alone
+            manifest |= {"schema": SCHEMA, "stacks": [[seed] for seed in manifest["seeds"]]}
+        for key, kind in _MANIFEST.items():
+            if not isinstance(manifest.get(key), kind):
+                raise MechoclError(f"{path / 'manifest.json'} is damaged: no valid {key!r}; restore it")
+        recipe = recipes.parse(manifest["recipe"], source=str(path / "manifest.json"))
+        if attribute and not isinstance(recipe, ClosedBookRecipe):
+            raise MechoclError(
+                f"--attribute {attribute}: {path} is a run of the integer-set task, which has none"
+            )
+        return Run(path, recipe, manifest["recipe_name"], tuple(manifest["seeds"]), manifest, attribute)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a closed-book run: of a text world, and a fine-tuned Hugging Face model."""
+        return isinstance(self.recipe, ClosedBookRecipe)
+
+    def _changed(self, **changes: Any) -> "Run":
+        """Write the manifest with changes; the run's lock must be held."""
+        if any(self.manifest[key] != value for key, value in changes.items()):
+            files.write_json(self.path / "manifest.json", self.manifest | changes)
+        return Run.open(self.path)
+
+    def seed(self, seed: int) -> SeedFolder:
+        if seed not in self.seeds:
+            raise MechoclError(f"{self.path} has no seed {seed}; it has {', '.join(map(str, self.seeds))}")
+        path = self.path / f"seed-{seed}"
+        if not self.is_text:
+            return SeedFolder(path, seed, self.recipe)
+        first = self.path / f"seed-{min(self.seeds)}"
+        return TextSeedFolder(path, seed, self.recipe, asked=self.attribute, first=first)
+
+    def stacks(self) -> list[StackFolder]:
+        """The groups of seeds that train together."""
+        return [
+            StackFolder(
+                self.path / "stacks" / "-".join(map(str, sorted({stack[0], stack[-1]}))), tuple(stack)
+            )
+            for stack in self.manifest["stacks"]
+        ]
+
+    def finished_seeds(self) -> list[SeedFolder]:
+        """The seeds whose training is complete; MechoclError when none is, or when some are not yet.
+
+        Diverged seeds are left out: see `failures`.
+        """
+        folders = [self.seed(s) for s in self.seeds]
+        failed = self.failures()
+        missing = [f.seed for f in folders if f.seed not in failed and not f.finished()]
+        if missing:
+            raise MechoclError(
+                f"{self.path} is incomplete: seed {', '.join(map(str, missing))} is not trained to the end; "
+                f"run `mechocl {'finetune' if self.is_text else 'train'}` again with --out {self.path}"
+            )
+        if len(failed) == len(folders):
+            raise MechoclError(
+                f"{self.path}: training diverged in every seed ({next(iter(failed.values()))}); change the "
+                "recipe, for example to a lower learning_rate, and train with another --out"
+            )
+        return [f for f in folders if f.seed not in failed]
+
+    def failures(self) -> dict[int, str]:
+        """Seeds whose training diverged, with the reason."""
+        reasons = {s: self.seed(s).failure() for s in self.seeds}
+        return {s: r for s, r in reasons.items() if r is not None}
+
+    def note_seconds(self, what: str, seconds: float) -> "Run":
+        """Add wall-clock seconds to what the manifest says of an activity ("training", "analyses")."""
+        with files.locked(self.path / _LOCK, patience=_LOCK_PATIENCE_S):
+            now = Run.open(self.path)  # another process may have added seeds
+            spent = now.manifest["seconds"]
+            return now._changed(seconds=spent | {what: round(spent.get(what, 0.0) + seconds, 1)})
+
+    # results ------------------------------------------------------------------------------------
+
+    def save_result(
+        self,
+        analysis: str,
+        inputs: dict[str, Any],
+        rows: pd.DataFrame,
+        arrays: dict[str, torch.Tensor] | None = None,
+    ) -> Path:
+        """Save a tidy table, and arrays that belong to it, with the inputs that they were computed from."""
+        folder = self.result_folder(analysis, inputs)
+        files.write_table(folder / "rows.parquet", rows)
+        record = {"analysis": analysis, "inputs": inputs, "sha256": files.sha256(folder / "rows.parquet")}
+        if arrays:
+            files.write_tensors(folder / "arrays.safetensors", arrays, {})
+            record["arrays_sha256"] = files.sha256(folder / "arrays.safetensors")
+        files.write_json(folder / "result.json", record)
+        return folder
+
+    def load_result(self, analysis: str, inputs: dict[str, Any]) -> pd.DataFrame | None:
+        """The saved table for exactly these inputs; None if there is none.
+
+        Raises MechoclError when the saved inputs differ or the table was altered.
+        """
+        folder = self.result_folder(analysis, inputs)
+        saved = self._record(folder, inputs)
+        if saved is None:
+            return None
+        return pd.read_parquet(_unaltered(folder / "rows.parquet", saved.get("sha256")))
+
+    def load_arrays(self, analysis: str, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """The arrays saved beside a table; none where there is no result, or it has none. Raises as `load_result`."""
+        folder = self.result_folder(analysis, inputs)
+        saved = self._record(folder, inputs)
+        if saved is None or "arrays_sha256" not in saved:
+            return {}
+        return files.read_tensors(_unaltered(folder / "arrays.safetensors", saved["arrays_sha256"]))[0]
+
+    def _record(self, folder: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
+        """What `result.json` says; None where there is none."""
+        if not (folder / "result.json").exists():
+            return None
+        saved = files.read_json(folder / "result.json")
+        if not isinstance(saved, dict) or saved.get("inputs") != json.loads(json.dumps(inputs)):
+            raise MechoclError(f"{folder} holds a result of other inputs; delete it and run again")
+        return saved
+
+    def result_folder(self, analysis: str, inputs: dict[str, Any]) -> Path:
+        return self.path / "results" / analysis / files.fingerprint(inputs)
+
+
+def _unaltered(path: Path, sha256: object) -> Path:
+    """The path of a result's file whose content is as recorded; MechoclError otherwise."""
+    if not path.exists() or files.sha256(path) != sha256:
+        raise MechoclError(f"{path} does not match its checksum; delete {path.parent} and run again")
+    return path
+
+
+_MANIFEST: Final = {
+    "recipe_name": str,
+    "recipe": dict,
+    "seeds": list,
+    "stacks": list,
+    "device": str,
+    "machine": str,
+    "threads": int,
+    "precision": str,
+    "packages": dict,
+    "created": str,
+    "seconds": dict,
+}
+"""Keys that a manifest must have, and the types of their values."""
+
+
+def _new_manifest(
+    recipe: AnyRecipe, recipe_name: str, seeds: tuple[int, ...], device: str, threads: int
+) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "recipe_name": recipe_name,
+        "recipe": recipes.plain(recipe),
+        "seeds": sorted(seeds),
+        "device": device,
+        "machine": machine(device),
+        "threads": threads,
+        "precision": recipe.training.precision,
+        "python": platform.python_version(),
+        "packages": {"mechocl": __version__} | {name: metadata.version(name) for name in _PACKAGES},
+        "git": git_state(),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": {},
+    }
+
+
+def _stacks(seeds: tuple[int, ...], together: int) -> list[list[int]]:
+    """The seeds in groups of at most `together`, as equal as can be."""
+    if not seeds:
+        return []
+    groups = np.array_split(sorted(seeds), math.ceil(len(seeds) / together))
+    return [group.tolist() for group in groups]
+
+
+def _may_hold_a_run(path: Path) -> bool:
+    """Whether a path is a run, an empty folder, or what a run leaves that was killed as it started."""
+    if not path.is_dir():
+        return False
+    others = [p for p in path.iterdir() if p.name != _LOCK and not files.is_temporary(p)]
+    return not others or (path / "manifest.json").exists()
+
+
+def find(folder: Path) -> list[Path]:
+    """The folders of runs directly inside a folder (or the folder itself), sorted by name."""
+    if (folder / "manifest.json").exists():
+        return [folder]
+    if not folder.is_dir():
+        raise MechoclError(f"{folder} is not a folder; give one that holds runs")
+    return [path.parent for path in sorted(folder.glob("*/manifest.json"))]
+
+
+def machine(device: str) -> str:
+    """Name of the device for the record: the GPU's, or the processor's with its cores."""
+    if device.startswith("cuda"):
+        return str(torch.cuda.get_device_name(device))
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(
+            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model
+        )
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def git_state() -> dict[str, str] | None:
+    """Commit of the source tree and a hash of its uncommitted changes; None outside a checkout."""
+    here = Path(__file__)
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, check=True).stdout.decode(errors="replace")
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # installed inside another project's checkout
+        commit, changes = git("rev-parse", "HEAD").strip(), git("diff", "HEAD")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": commit, "dirty": files.fingerprint(changes) if changes else ""}

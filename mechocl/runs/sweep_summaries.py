@@ -1,0 +1,119 @@
+"""What a sweep says: one summary a setting, and comparisons between settings, paired by seed."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mechocl.behaviour import internalization
+from mechocl.behaviour.over_seeds import describe
+from mechocl.behaviour.statistics import Estimate, estimate
+from mechocl.runs.sweeps import axes
+from toy_models.subsets import SUBSETS
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One setting: its runs, and the estimates over those that did not fail."""
+
+    setting: dict[str, Any]
+    runs: int
+    failed: int
+    auc: dict[str, Estimate]
+    """AUC of each subset after the last stage."""
+    before: float
+    """Mean AUC of `qd1_consistent` after stage 1, before the later stages; NaN in a one-stage recipe."""
+    contrasts: dict[str, Estimate]
+    """Each contrast of `internalization.CONTRASTS` in AUC."""
+    accuracy: dict[str, Estimate]
+    """The same in accuracy."""
+    seconds: float
+    """Mean wall-clock seconds of a run."""
+
+
+def summaries(frame: pd.DataFrame) -> list[Summary]:
+    """One summary a setting, in the table's order. Failed runs are counted and left out of every mean."""
+    keys = axes(frame)
+    groups = frame.groupby(keys, sort=False, dropna=False) if keys else [((), frame)]
+    found = []
+    for values, part in groups:
+        setting = dict(zip(keys, values if isinstance(values, tuple) else (values,), strict=True))
+        good = part[part["failed"] == ""].dropna(axis=1, how="all")
+        last = _last_stage(good)
+        auc = {
+            s: estimate(good[f"{last}.auc.{s}"].to_numpy(dtype=float), unit="seed")
+            for s in _subsets(good, last)
+        }
+        first = good.get("stage1.auc.qd1_consistent")
+        before = first.mean() if last == "stage2" and first is not None else math.nan
+        found.append(
+            Summary(
+                setting=setting,
+                runs=len(part),
+                failed=int((part["failed"] != "").sum()),
+                auc=auc,
+                before=float(before),
+                contrasts=_contrasts(good, last, "auc"),
+                accuracy=_contrasts(good, last, "accuracy"),
+                seconds=float(part["seconds"].mean()) if "seconds" in part else math.nan,
+            )
+        )
+    return found
+
+
+def _last_stage(frame: pd.DataFrame) -> str:
+    stages = {str(c).split(".")[0] for c in frame.columns if str(c).startswith("stage")}
+    return max(stages, default="stage1")
+
+
+def _subsets(frame: pd.DataFrame, stage: str) -> list[str]:
+    return [s for s in SUBSETS if f"{stage}.auc.{s}" in frame.columns]
+
+
+def _contrasts(frame: pd.DataFrame, stage: str, metric: str) -> dict[str, Estimate]:
+    prefix = f"{stage}.{metric}."
+    values = frame[[c for c in frame.columns if str(c).startswith(prefix)]]
+    values = values.rename(columns=lambda c: str(c).removeprefix(prefix))
+    per_run = pd.DataFrame([internalization.contrasts(row.dropna(), metric) for _, row in values.iterrows()])
+    return {
+        str(name): estimate(per_run[name].dropna().to_numpy(dtype=float), unit="seed")
+        for name in per_run.columns
+    }
+
+
+def described(e: Estimate | None) -> str:
+    """`+.108 [+.041, +.175], p = .004`; a dash where there is nothing to say."""
+    return "–" if e is None or e.n == 0 else describe(e)
+
+
+# comparisons between the settings of one field, paired by seed -----------------------------------
+
+
+def by_run(frame: pd.DataFrame, contrast: str, metric: str = "auc") -> pd.DataFrame:
+    """One row per run that did not fail: the swept fields, `seed`, and `value`, a contrast of its last stage."""
+    good = frame[frame["failed"] == ""].dropna(axis=1, how="all")
+    prefix = f"{_last_stage(good)}.{metric}."
+    columns = {c: str(c).removeprefix(prefix) for c in good.columns if str(c).startswith(prefix)}
+    values = [
+        internalization.contrasts(row.dropna(), metric).get(contrast, math.nan)
+        for _, row in good[list(columns)].rename(columns=columns).iterrows()
+    ]
+    return good[[*axes(good), "seed"]].assign(value=values)
+
+
+def trend(runs: pd.DataFrame, key: str) -> Estimate:
+    """Slope of `value` from one value of the field to the next (in its order), over seeds that have them all."""
+    table = runs.pivot(index="seed", columns=key, values="value").dropna()
+    steps = np.arange(table.shape[1])
+    slopes = [float(np.polyfit(steps, row, 1)[0]) for row in table.to_numpy()]
+    return estimate(np.array(slopes), unit="seed")
+
+
+def difference(runs: pd.DataFrame, key: str, *, high: Sequence[Any], low: Sequence[Any]) -> Estimate:
+    """Mean `value` at the settings `high` minus that at `low`, over seeds that have them all."""
+    table = runs.pivot(index="seed", columns=key, values="value")[[*high, *low]].dropna()
+    values = table[list(high)].mean(axis=1) - table[list(low)].mean(axis=1)
+    return estimate(values.to_numpy(dtype=float), unit="seed")

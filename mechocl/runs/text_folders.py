@@ -1,0 +1,124 @@
+"""One seed's part of a closed-book run: its task, and its models as ordinary Hugging Face folders.
+
+seed-0/
+  checksums.json   task.safetensors  task.parquet
+  stage-1/ step-000400/ config.json model.safetensors tokenizer.json …   final/ …   history.parquet
+           resume/checkpoint-300/ …      where an unfinished stage continues
+"""
+
+import functools
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+import torch
+
+from mechocl import files
+from mechocl.closed_book import examples, views
+from mechocl.errors import MechoclError
+from mechocl.runs.folders import Checkpoint, SeedFolder
+from mechocl.runs.recipes import AnyRecipe
+from toy_models.task import Task
+
+_MODEL: Final = re.compile(r"stage-(\d+)/(?:step-(\d+)|final)/.+")
+_STEPS: Final = "steps.json"
+
+
+class TextSeedFolder(SeedFolder):
+    """One seed's part of a closed-book run. A checkpoint's name is the folder of a Hugging Face model."""
+
+    def __init__(self, path: Path, seed: int, recipe: AnyRecipe, *, asked: str, first: Path) -> None:
+        super().__init__(path, seed, recipe)
+        self._asked = asked
+        self._first = first
+
+    @functools.cached_property
+    def attribute(self) -> str:
+        """What analyses look at: what was asked for, or else the default of the run's first seed, for all seeds."""
+        if self._asked:
+            return self._asked
+        first = TextSeedFolder(self._first, self.seed, self.recipe, asked="", first=self._first)
+        return views.default(first.load_task())
+
+    def analysed_task(self) -> Task:
+        return views.of_attribute(self.load_task(), self.attribute)
+
+    def streamed_task(self) -> Task:
+        task = self.load_task()
+        return task.take(task.rows(kind=("definition", "question")))
+
+    def load_task(self) -> Task:
+        tensors, _ = files.read_tensors(self.ledger.checked("task.safetensors"))
+        tokens = pd.read_parquet(self.ledger.checked("vocabulary.parquet"))["token"]
+        return Task(
+            tokens=tensors["tokens"].to(torch.int64),
+            roles=tensors["roles"].to(torch.int64),
+            loss_mask=tensors["loss_mask"],
+            table=pd.read_parquet(self.ledger.checked("task.parquet")),
+            vocabulary=replace(examples.shown(tuple(tokens)), encode=self._encode),
+        )
+
+    def _encode(self, text: str) -> list[int]:
+        """Token ids of a text, by the tokenizer of the run's first model."""
+        from mechocl.closed_book import worlds
+
+        tokenizer = worlds.tokenizer(str(self.path / self.checkpoints()[0].name))
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def save_task(self, task: Task) -> None:
+        files.write_table(
+            self.path / "vocabulary.parquet", pd.DataFrame({"token": list(task.vocabulary.tokens)})
+        )
+        self.ledger.record("vocabulary.parquet")
+        super().save_task(task)
+
+    def save_model(self, write: Callable[[Path], None], *, stage: int, step: int, final: bool) -> None:
+        """Keep a model: `write` fills an empty folder, which is then renamed into place and recorded."""
+        name = f"stage-{stage}/" + ("final" if final else f"step-{step:06d}")
+        temporary = self.path / f"stage-{stage}" / ".model.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(self.path / name, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        write(temporary)
+        files.write_json(temporary / _STEPS, {"stage": stage, "step": step})
+        temporary.rename(self.path / name)
+        self.ledger.record(*sorted(str(p.relative_to(self.path)) for p in (self.path / name).iterdir()))
+
+    def checkpoints(self) -> list[Checkpoint]:
+        names = {
+            match[0].rsplit("/", 1)[0] for name in self.ledger.entries() if (match := _MODEL.fullmatch(name))
+        }
+        return sorted((self._model(name) for name in names), key=lambda c: (c.stage, c.step))
+
+    def final(self, stage: int | None = None) -> Checkpoint:
+        number = len(self.recipe.training.stages) if stage is None else stage
+        self.ledger.checked(f"stage-{number}/final/{_STEPS}")
+        return self._model(f"stage-{number}/final")
+
+    def _model(self, name: str) -> Checkpoint:
+        entries = {k: v for k, v in self.ledger.entries().items() if k.startswith(name + "/")}
+        step = files.read_json(self.path / name / _STEPS)
+        return Checkpoint(self.seed, step["stage"], step["step"], name, files.fingerprint(entries))
+
+    def model_path(self, checkpoint: Checkpoint) -> Path:
+        """Folder of a checkpoint's model; MechoclError when one of its files was truncated, altered or added."""
+        recorded = [name for name in self.ledger.entries() if name.startswith(checkpoint.name + "/")]
+        for name in recorded:
+            self.ledger.checked(name)
+        folder = self.path / checkpoint.name
+        added = {str(p.relative_to(self.path)) for p in folder.iterdir()} - set(recorded)
+        if added:
+            raise MechoclError(f"{self.path / min(added)} was added to a finished checkpoint; remove it")
+        return folder
+
+    def weights(self, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+        raise NotImplementedError("a closed-book checkpoint is a folder: models.at_checkpoint loads it")
+
+    def resume_folder(self, stage: int) -> Path:
+        """Where the unfinished stage keeps its resume points."""
+        return self.path / f"stage-{stage}" / "resume"

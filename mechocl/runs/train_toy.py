@@ -1,0 +1,192 @@
+"""Train the seeds of a run, evaluating and saving as they go."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+
+from mechocl import files
+from mechocl.behaviour import internalization
+from mechocl.errors import MechoclError
+from mechocl.models import seam
+from mechocl.runs import recipes
+from mechocl.runs.folders import SeedFolder, StackFolder
+from mechocl.runs.recipes import Recipe
+from mechocl.runs.run import Run
+from toy_models import integer_set
+from toy_models.task import Task
+from toy_models.training import Moment, train_stage
+
+Report = Callable[[str, float], None]
+"""Called with what is being done and the share of it that is done, 0 … 1."""
+
+SAVE_EVERY_S: Final = 20.0
+"""Seconds between resume points: the training that a kill can cost."""
+
+_LOCK_PATIENCE_S: Final = 2.0
+"""Seconds in which the processes of a run that was just killed are gone."""
+
+
+def seeds_from(count: int, first: int) -> tuple[int, ...]:
+    """So many seeds, from the first one up; MechoclError where there would be none."""
+    if count < 1 or first < 0:
+        raise MechoclError(
+            f"--seeds {count} --first-seed {first}: there must be at least one seed, counted from 0 up"
+        )
+    return tuple(range(first, first + count))
+
+
+class Diverged(RuntimeError):
+    """A seed's loss or answers became infinite or NaN."""
+
+
+EVALUATED_ALIASES: Final = 100
+"""Aliases of each subset that evaluations during training look at."""
+
+
+def train_stack(run: Run, stack: StackFolder, *, device: str, save_every_s: float, report: Report) -> None:
+    """Train the seeds of a stack together to the end, or continue where an earlier call was stopped.
+
+    The result does not depend on where it was stopped (bit for bit on one machine with the same number of
+    threads). A loss that is not finite is recorded as its seed's failure; the others go on. Raises
+    MechoclError when the recipe's task cannot be drawn or gives a stage nothing to train on, and when
+    another process trains the same seeds.
+    """
+    folders = [run.seed(seed) for seed in stack.seeds]
+    with files.locked(stack.path / "lock", patience=_LOCK_PATIENCE_S):
+        stages = run.recipe.training.stages
+        finished = _finished_stages(folders, len(stages))
+        stack.remove_leftovers(finished_stages=finished)
+        for folder in folders:
+            files.remove_temporary(folder.path)
+        if finished == len(stages):
+            return
+        report("building the task", 0.0)
+        tasks = [_task(folder) for folder in folders]
+        recipe = recipes.integer_set(run.recipe)
+        trained = [seam.build(recipe, seed=folder.seed, device=device) for folder in folders]
+        work = [len(tasks[0].training_rows(s.data)) * s.epochs for s in stages]
+        for number in range(1, len(stages) + 1):
+            if number <= finished:
+                for model, folder in zip(trained, folders, strict=True):
+                    if folder.failure() is None:
+                        seam.fill(model, folder.weights(folder.final(number)))
+                continue
+
+            def stage_report(text: str, share: float, number: int = number) -> None:
+                report(text, (sum(work[: number - 1]) + share * work[number - 1]) / sum(work))
+
+            _train_stage(
+                run, stack, folders, tasks, trained, number,
+                save_every_s=save_every_s, report=stage_report,
+            )  # fmt: skip
+        stack.remove_leftovers(finished_stages=len(stages))
+
+
+def _train_stage(
+    run: Run,
+    stack: StackFolder,
+    folders: list[SeedFolder],
+    tasks: list[Task],
+    trained: list[Any],
+    number: int,
+    *,
+    save_every_s: float,
+    report: Report,
+) -> None:
+    """One stage of a stack: evaluate, keep checkpoints and resume points, note failures."""
+    saved = stack.load_state(number)
+    state, histories = saved if saved else (None, [[] for _ in folders])
+    failed = {index for index, folder in enumerate(folders) if folder.failure() is not None}
+    last_saved = time.monotonic()
+    for moment in train_stage(
+        trained,
+        tasks,
+        recipes.integer_set(run.recipe).training.stages[number - 1],
+        seeds=stack.seeds,
+        precision=run.recipe.training.precision,
+        state=state,
+    ):
+        for index, (folder, task, model) in enumerate(zip(folders, tasks, trained, strict=True)):
+            if index in failed:
+                continue
+            try:
+                if moment.evaluate:
+                    histories[index] += _evaluate(model, task, number, moment, index)
+            except Diverged as error:
+                folder.fail(f"stage {number}: {error}")
+                failed.add(index)
+                continue
+            if moment.checkpoint:
+                weights = {k: v.detach() for k, v in model.named_parameters()}
+                final = moment.step == moment.total_steps
+                folder.save_checkpoint(weights, stage=number, step=moment.step, final=final)
+        if len(failed) == len(folders):
+            return
+        # not at step 0: the stage begins there anyway, and its first evaluation would count twice
+        if 0 < moment.step < moment.total_steps and time.monotonic() - last_saved >= save_every_s:
+            stack.save_state(moment.capture(), stage=number, histories=histories)
+            last_saved = time.monotonic()
+        report(
+            f"stage {number}, step {moment.step} of {moment.total_steps}", moment.step / moment.total_steps
+        )
+    for index, folder in enumerate(folders):
+        if index not in failed:
+            folder.finish_stage(number, histories[index])
+
+
+def _finished_stages(folders: list[SeedFolder], stages: int) -> int:
+    """How many stages every seed that has not failed has finished."""
+    alive = [folder for folder in folders if folder.failure() is None]
+    return min((sum(folder.stage_finished(n + 1) for n in range(stages)) for folder in alive), default=stages)
+
+
+def draw(recipe: Recipe, *, seed: int) -> Task:
+    """A recipe's task; MechoclError when it cannot be drawn, or gives a stage nothing to train on."""
+    try:
+        task = integer_set.build(recipe.task, seed=seed)
+    except ValueError as error:
+        raise MechoclError(f"the recipe's task cannot be drawn: {error}") from None
+    for number, stage in enumerate(recipe.training.stages):
+        if len(task.training_rows(stage.data)) == 0:
+            raise MechoclError(
+                f"training.stages.{number} has nothing to train on: no alias is in the data of stage "
+                f"{' or '.join(map(str, stage.data))}; change task.fractions or the stage's data"
+            )
+    return task
+
+
+def _task(folder: SeedFolder) -> Task:
+    """The seed's task, saved where it is not yet; MechoclError as `draw`, and where another was saved."""
+    task = draw(recipes.integer_set(folder.recipe), seed=folder.seed)
+    if "task.parquet" not in folder.ledger:
+        folder.save_task(task)
+        return task
+    saved = folder.load_task()
+    if not (torch.equal(saved.tokens, task.tokens) and torch.equal(saved.loss_mask, task.loss_mask)):
+        raise MechoclError(
+            f"{folder.path} was started on another task by another version of the code; "
+            "choose another --out, or delete it"
+        )
+    return task
+
+
+def _evaluate(model: Any, task: Task, stage: int, moment: Moment, index: int) -> list[dict[str, Any]]:
+    """Rows of one seed's history. Raises Diverged when its loss or its answers are not finite."""
+    where = f"at step {moment.step} of {moment.total_steps}"
+    loss = moment.losses[index] if moment.losses else math.nan
+    norm = moment.gradient_norms[index] if moment.gradient_norms else math.nan
+    if moment.losses and not math.isfinite(loss):
+        raise Diverged(f"the training loss is {loss} {where}")
+    try:
+        with torch.no_grad():
+            aliases = internalization.per_alias(model, task, aliases_per_subset=EVALUATED_ALIASES)
+    except ValueError as error:  # the loss was finite, and the last update spoiled the weights
+        raise Diverged(f"{error} ({where})") from None
+    table = internalization.by_subset(aliases)
+    position = {
+        "stage": stage, "step": moment.step, "epoch": moment.epoch, "loss": loss, "gradient_norm": norm,
+    }  # fmt: skip
+    return [position | {str(k): v for k, v in row.items()} for row in table.to_dict("records")]

@@ -1,0 +1,368 @@
+"""Analyses take a closed-book run as they take a run of the integer-set task."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import rankdata
+
+from mechocl.analyses import jobs, probe_sweep, registry, sae_jobs
+from mechocl.behaviour import internalization
+from mechocl.closed_book import views
+from mechocl.commands import cli
+from mechocl.errors import MechoclError
+from mechocl.features.search import SearchConfig
+from mechocl.features.settings import QualityConfig, TrainingConfig
+from mechocl.interventions import patching, steering, weight_groups
+from mechocl.interventions.grafting import GraftConfig
+from mechocl.interventions.pairs import pairs_named
+from mechocl.interventions.patching import PatchingConfig
+from mechocl.lenses.direct_attribution import AttributionConfig
+from mechocl.lenses.logit_lens import LensConfig
+from mechocl.models import activations, seam
+from mechocl.probing.probe import ProbingConfig
+from mechocl.report import lens_plots
+from mechocl.runs import recipes
+from mechocl.runs.pretraining import pretrain
+from mechocl.runs.pretraining_settings import PretrainingConfig
+from mechocl.runs.run import Run
+from toy_models.task import ROLE, Task
+
+PEOPLE = ("task.biographies.people=260", "task.biographies.told=1", "task.biographies.asked=1")
+TINY = (
+    *PEOPLE,
+    "task.entities=200",
+    "training.stages.0.epochs=1",
+    "training.stages.1.epochs=1",
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One seed of a tiny model that knows little; what is tested does not depend on that."""
+    folder = tmp_path_factory.mktemp("text")
+    config = PretrainingConfig(n_layers=2, d_model=32, n_heads=2, vocabulary=900, epochs=1)
+    recipe = recipes.load_closed_book("closed-book/biographies", (*TINY, f'model="{folder / "model"}"'))
+    pretrain(
+        folder / "model",
+        recipe.task.biographies,
+        config,
+        seed=0,
+        device="cpu",
+        save_every_s=600.0,
+        report=_silent,
+    )
+    return jobs.train(
+        folder / "run", recipe, recipe_name="closed-book/biographies", seeds=(0,), device="cpu", jobs=1
+    )
+
+
+def _silent(text: str, share: float) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def task(run: Run) -> Task:
+    return run.seed(0).analysed_task()
+
+
+def analysed(run: Run, name: str, config: object) -> pd.DataFrame:
+    return jobs.analyse(run, name, config, stage=None, device="cpu", jobs=1)
+
+
+def test_a_view_holds_one_question_of_one_layout(run: Run, task: Task) -> None:
+    whole = run.seed(0).load_task()
+    asked = task.table[task.table["kind"] == "question"]
+    assert asked["attribute"].nunique() == 1
+    rows = task.rows(kind="question", split="test")
+    labels = activations.asked_positions(task, rows)
+    words = [i for i, label in enumerate(labels) if label != "alias" and not label.startswith("alias ")]
+    assert (task.tokens[torch.from_numpy(rows)][:, words] == task.tokens[int(rows[0]), words]).all()
+    assert labels.count("alias") == 1
+    assert labels[-1] == "="
+    assert "q_entity" not in set(asked["subset"])
+    # every alias of the question is there: names are equally long
+    of_whole = whole.table.loc[whole.rows(kind="question", attribute=asked["attribute"].iloc[0])]
+    assert set(asked["alias"]) == set(of_whole.loc[of_whole["subset"] != "q_entity", "alias"])
+
+
+def test_entities_of_a_view_are_answers(task: Task) -> None:
+    rows = task.rows(kind="question")
+    table = task.table.iloc[rows]
+    ids = task.vocabulary.entity_ids
+    assert (ids[torch.tensor(table["entity"].to_numpy())] == torch.tensor(table["target"].to_numpy())).all()
+    first = (task.roles[torch.from_numpy(rows)] == ROLE["answer"]).int().argmax(1)
+    tokens = task.tokens[torch.from_numpy(rows)][torch.arange(len(rows)), first]
+    assert (tokens == torch.tensor(table["target"].to_numpy())).all()
+    assert (table["foil"] != table["target"]).all()
+
+
+def test_what_a_definition_says_is_the_answer_of_its_entity(run: Run, task: Task) -> None:
+    whole = run.seed(0).load_task()
+    attribute = task.table.loc[task.rows(kind="question")[0], "attribute"]
+    asked = whole.table.loc[whole.rows(kind="question", attribute=attribute)]
+    answer_of = dict(zip(asked["entity"], asked["target"], strict=True))
+    definitions = whole.table[whole.table["kind"] == "definition"].set_index("alias")["defined_entity"]
+    viewed = task.table[task.table["defined_entity"] >= 0]
+    assert len(viewed) > 0
+    ids = task.vocabulary.answers
+    for alias, said in zip(viewed["alias"], viewed["defined_entity"], strict=True):
+        assert ids[said] == answer_of[definitions[alias]]
+
+
+def test_answers_that_all_begin_alike_are_refused(run: Run) -> None:
+    task = run.seed(0).load_task()
+    asked = task.table["attribute"] == "gender"
+    alike = replace(task, table=task.table.assign(target=task.table["target"].where(~asked, 5)))
+    with pytest.raises(MechoclError, match="all answers about 'gender' begin with the same token"):
+        views.of_attribute(alike, "gender")
+
+
+def test_each_subset_is_judged_after_its_own_stage(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    found = jobs.evaluated(run, device="cpu", jobs=1)
+    config = registry.EvaluateConfig()
+    for stage, subset in ((1, "qd1_consistent"), (1, "q_entity"), (2, "d1_consistent"), (2, "no_data")):
+        whole = jobs.analyse(run, "evaluate", config, stage=stage, device="cpu", jobs=1)
+        pd.testing.assert_frame_equal(
+            found[found["subset"] == subset].reset_index(drop=True),
+            whole[whole["subset"] == subset].reset_index(drop=True),
+        )
+    assert cli.main(["evaluate", str(run.path)]) == 0
+    assert "each subset after the last stage that trains on its data" in capsys.readouterr().out
+
+
+def test_what_a_closed_book_run_has_not(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", str(run.path), "--attribute", "gender"]) == 2
+    assert "leave out --attribute" in capsys.readouterr().err
+    assert cli.main(["dynamics", str(run.path)]) == 2
+    assert f"{run.path} is a closed-book run" in capsys.readouterr().err
+
+
+def test_a_family_that_cannot_be_taken_apart_has_a_report_of_its_answers(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert jobs.can_be_taken_apart(run)
+    monkeypatch.setattr(jobs, "can_be_taken_apart", lambda run: False)
+    out = tmp_path / "report.html"
+    assert cli.main(["report", str(run.path), "--out", str(out), "--device", "cpu", "--jobs", "1"]) == 0
+    page = out.read_text()
+    assert "answers only" in page
+    assert 'id="internalization"' in page
+    assert 'id="lens"' not in page
+
+
+def test_an_unknown_attribute_is_refused(run: Run) -> None:
+    with pytest.raises(MechoclError, match="no question is about 'size'; the task asks about birth"):
+        views.of_attribute(run.seed(0).load_task(), "size")
+    with pytest.raises(MechoclError, match="no question is about 'size'"):
+        Run.open(run.path, attribute="size").seed(0).analysed_task()
+
+
+def test_another_attribute_is_another_result(run: Run) -> None:
+    config = LensConfig(of=("stream",), aliases_per_subset=3)
+    other = Run.open(run.path, attribute="gender")
+    assert len(other.seed(0).analysed_task().vocabulary.answers) == 2
+    first, second = analysed(run, "lens", config), analysed(other, "lens", config)
+    assert first["rank"].max() > 2 >= second["rank"].max()
+
+
+def test_the_internalization_table(run: Run) -> None:
+    rows = analysed(run, "evaluate", registry.EvaluateConfig())
+    assert set(rows["test"]) == {"questions", "association", *(f"in context, tag {i}" for i in (1, 2, 3))}
+    table = internalization.by_subset(rows[rows["test"] == "questions"])
+    assert {"exact_match", "log_probability", "recall", "aliases"} <= set(table.columns)
+    assert (table["log_probability"] < 0).all()
+    association = rows[rows["test"] == "association"]
+    assert set(association["attribute"]) == {"who", "mean", "stand for", "name", "letter", "completion"}
+
+
+def test_log_probability_is_that_of_the_opened_model(run: Run) -> None:
+    """Hugging Face's value in the table, against the hooked model's own logits."""
+    folder = run.seed(0)
+    whole = folder.load_task()
+    rows = whole.rows(kind="question", split="test")[:20]
+    model = seam.at_checkpoint(folder, folder.final(), device="cpu")
+    tokens = whole.tokens[torch.from_numpy(rows)]
+    with torch.no_grad():
+        own = model(tokens).log_softmax(-1)[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0]
+    counts = whole.roles[torch.from_numpy(rows)][:, 1:] == ROLE["answer"]
+    found = analysed(run, "evaluate", registry.EvaluateConfig())
+    found = found[found["test"] == "questions"].set_index(["alias", "attribute"])["log_probability"]
+    table = whole.table.iloc[rows]
+    for (alias, attribute), value in zip(
+        zip(table["alias"], table["attribute"], strict=True), (own * counts).sum(1).tolist(), strict=True
+    ):
+        assert found[alias, attribute] == pytest.approx(value, abs=1e-4)
+
+
+def test_contrasts_of_other_answers(task: Task) -> None:
+    pairs = pairs_named(task, "d1-to-other-d2", n_pairs=30, seed=0)
+    assert (pairs.target != pairs.foil).all()
+    differs = (pairs.clean != pairs.corrupted).any(0)
+    assert {pairs.labels[i] for i in torch.nonzero(differs)[:, 0].tolist()} <= {
+        label for label in pairs.labels if label.split(" ")[0] == "alias"
+    }
+    # the foil is what is right after the corrupted alias
+    names = {tuple(row[differs].tolist()): i for i, row in enumerate(task.tokens[:, : len(pairs.labels)])}
+    table = task.table
+    for row, foil in zip(pairs.corrupted, pairs.foil.tolist(), strict=True):
+        example = names[tuple(row[differs].tolist())]
+        own = table.loc[(table["alias"] == table["alias"][example]) & (table["kind"] == "question"), "target"]
+        assert foil in set(own)
+    same = pairs_named(task, "d1-to-d2", n_pairs=30, seed=0)
+    assert (same.target != same.foil).all()
+
+
+def test_contrasts_of_tags(task: Task) -> None:
+    pairs = pairs_named(task, "tag1-to-tag2", n_pairs=10, seed=0)
+    changed = (pairs.clean != pairs.corrupted).any(0)
+    assert {pairs.labels[i].split(" ")[0] for i in torch.nonzero(changed)[:, 0].tolist()} == {"tag"}
+    with pytest.raises(MechoclError, match="for questions with a list"):
+        pairs_named(task, "d1-with-to-without", n_pairs=10, seed=0)
+
+
+def test_pairs_of_a_file_are_texts(task: Task, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text('clean,corrupted,target,foil\n"Q: Was A male?\\nA:","Q: Was B male?\\nA:",female,male\n')
+    pairs = pairs_named(task, str(path), n_pairs=5, seed=0)
+    shown = task.vocabulary.tokens
+    assert "".join(shown[i] for i in pairs.clean[0].tolist()) == "Q: Was A male?⏎A:"
+    assert shown[int(pairs.target[0])] == " female"
+
+
+def test_patching_everything_gives_the_clean_run(run: Run, task: Task) -> None:
+    model = seam.at_checkpoint(run.seed(0), run.seed(0).final(), device="cpu")
+    pairs = pairs_named(task, "d1-to-other-d2", n_pairs=10, seed=0)
+    result = patching.patch_activations(
+        model, pairs, sites=["resid_post"], metric="logit_difference", by="role", mode="denoise"
+    )
+    assert {"alias", "last alias token", "words", "="} <= set(result.rows["position"])
+    last = result.rows[(result.rows["layer"] == 1) & (result.rows["position"] == "=")]
+    assert abs(result.clean - result.corrupted) > 1e-6
+    assert float(last["value"].iloc[0]) == pytest.approx(result.clean, abs=1e-5)
+
+
+def test_the_lens_ends_with_the_model(run: Run) -> None:
+    rows = analysed(run, "lens", LensConfig(of=("stream",), aliases_per_subset=10))
+    last = rows[rows["layer"] == "layer 1"]
+    assert last["kl"].abs().max() < 1e-5
+    assert (rows["rank"] >= 1).all()
+
+
+@pytest.mark.parametrize(
+    "name", ["tuned-lens", "attribution", "patch", "circuit", "suppression", "steering", "attention"]
+)
+def test_analyses_run_with_their_defaults(run: Run, name: str) -> None:
+    quick = {
+        "patch": PatchingConfig(n_pairs=8),
+        "steering": steering.SteeringConfig(steps=3, random_vectors=1),
+        "circuit": replace(registry.ANALYSES["circuit"].config(), n_pairs=8),
+    }
+    rows = analysed(run, name, quick.get(name, registry.ANALYSES[name].config()))
+    assert len(rows) > 0
+    numbers = rows.select_dtypes("number")
+    assert np.isfinite(numbers.dropna(axis=1).to_numpy()).all()
+
+
+def test_probes_read_tags_and_answers(run: Run) -> None:
+    config = ProbingConfig(permutations=0, controls=False, positions=("alias", "="))
+    gender = Run.open(run.path, attribute="gender")
+    rows = analysed(gender, "probe", config)
+    assert {"tag-stage-2", "defined-entity"} <= set(rows["probe"])
+    assert {"=", "alias"} <= set(rows["position"])
+
+
+def test_a_sweep_of_probes_asks_one_question(run: Run, tmp_path: Path) -> None:
+    """Two closed-book runs beside each other, about another attribute than the default."""
+    other = tmp_path / "other"
+    shutil.copytree(run.path, other)
+    options = [
+        "--positions",
+        "alias",
+        "--permutations",
+        "0",
+        "--n-pairs",
+        "0",
+        "--no-controls",
+        "--cache-gb",
+        "0",
+    ]
+    options += ["--attribute", "gender", "--device", "cpu", "--jobs", "1"]
+    assert cli.main(["probe", str(run.path), str(other), *options]) == 0
+    out = run.path / "probes" / "definition-retrieval-gender"
+    rows = probe_sweep.read_table(out)
+    assert set(rows["attribute"]) == {"gender"}
+    assert set(rows["run"]) == {"run", "other"}
+    gaps = jobs.gaps([run.path, other], device="cpu", jobs=1)
+    assert set(gaps["metric"]) == {"exact match"}
+    assert "IML gap (exact match)" in (out / "probes.html").read_text()
+
+
+def test_grafts_lie_between_the_two_models(run: Run, task: Task) -> None:
+    """All weights are the model after stage 2, none of them the one before; embeddings and layers are all there is."""
+    rows = analysed(run, "graft", GraftConfig())
+    folder = run.seed(0)
+    for group, stage in (("none", 1), ("all", 2)):
+        model = seam.at_checkpoint(folder, folder.final(stage), device="cpu")
+        expected = internalization.by_subset(internalization.per_alias(model, task)).set_index("subset")
+        own = rows[rows["group"] == group].pivot(index="subset", columns="metric", values="value")
+        for metric in ("auc", "accuracy", "recall"):
+            np.testing.assert_allclose(own[metric], expected[metric].loc[own.index], atol=1e-9)
+    groups = weight_groups.groups(model, task)
+    assert {"alias embeddings", "tag embeddings", "layer 1 MLP", "unembedding"} <= set(groups)
+    rows_of = [
+        part.tokens for group in groups.values() for part in group.parts if part.parameter == "embed.W_E"
+    ]
+    assert sorted(torch.cat(rows_of).tolist()) == list(range(model.cfg.d_vocab))
+
+
+def test_a_steered_model_is_the_model_where_nothing_is_added(run: Run, task: Task) -> None:
+    """Also: judged among the first tokens of all answers, by SciPy."""
+    folder = run.seed(0)
+    model = seam.at_checkpoint(folder, folder.final(), device="cpu")
+    rows = task.rows(kind="question", split="test", subset=steering.NEW)
+    vectors = torch.stack([torch.zeros(model.cfg.d_model), torch.linspace(-1, 1, model.cfg.d_model)])
+    found = steering.steered_logits(model, task, rows, vectors=vectors, layer=1, position=2)
+    where = torch.from_numpy(task.position_of("equals", rows))
+    tokens = task.tokens[torch.from_numpy(rows)]
+    expected = seam.logits_at(model, tokens, where, internalization.candidates(task))
+    torch.testing.assert_close(found[:, 0], expected, atol=1e-4, rtol=0.0)
+    assert not torch.allclose(found[:, 1], expected, atol=1e-3)
+    entity = task.table["entity"].to_numpy()[rows]
+    ranks = rankdata(expected.numpy(), axis=1)[range(len(rows)), entity]
+    frame = task.table.iloc[rows].assign(auc=(ranks - 1) / (expected.shape[1] - 1))
+    means = frame.groupby("alias")["auc"].mean()
+    judged = internalization.judged(task, rows, expected).set_index("alias")["auc"]
+    np.testing.assert_allclose(judged, means.loc[judged.index], atol=1e-9)
+
+
+def test_lenses_of_text_speak_of_answers(run: Run) -> None:
+    rows = analysed(run, "lens", LensConfig())
+    figure = lens_plots.component_lens(rows, value="rank")
+    assert figure.layout.coloraxis.colorbar.title.text == "mean rank<br>(answers)"
+    signed = lens_plots.component_lens(rows, value="difference")
+    assert signed.layout.coloraxis.colorbar.title.text == "right − wrong<br>(nats)"
+    bars = lens_plots.attribution(analysed(run, "attribution", AttributionConfig()), quantity="integer")
+    assert "the right answer" in str(bars.layout.yaxis.title.text)
+
+
+def test_dictionaries_are_trained_and_searched(run: Run) -> None:
+    config = TrainingConfig(
+        site=("blocks.0.hook_resid_post",), width=(32,), k=4, activations=4000, batch_size=256, buffer=2000
+    )
+    sae_jobs.train(run, config, seeds=(0,), stage=None, device="cpu", jobs=1)
+    (name,) = config.names(stage=None)
+    gender = Run.open(run.path, attribute="gender")
+    quality = analysed(gender, "sae-quality", QualityConfig(sae=name))
+    assert {"explained_variance", "auc_clean", "auc_spliced"} <= set(quality["measure"])
+    found = analysed(gender, "sae-search", SearchConfig(sae=name, group=("tag", "integer")))
+    assert any(str(p).startswith("answer ") for p in found["property"])
+
+
+def test_training_of_the_integer_set_task_refuses_the_recipe() -> None:
+    with pytest.raises(MechoclError, match="closed-book one; `mechocl finetune` trains those"):
+        recipes.load(str(recipes.named_closed_book()["closed-book/biographies"]))

@@ -1,0 +1,240 @@
+"""`mechocl sae …` and `mechocl crosscoder` on a tiny run, from the command line to the page."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import tiny
+import torch
+from sae_lens import SAE, StandardSAE, StandardSAEConfig
+
+from mechocl.analyses import jobs, registry
+from mechocl.commands import cli
+from mechocl.errors import MechoclError
+from mechocl.features import dictionaries
+from mechocl.features.search import SearchConfig
+from mechocl.report import feature_sections
+from mechocl.runs.run import Run
+
+CPU = ("--device", "cpu")
+SMALL = ("--width", "32", "--k", "4", "--activations", "4096", "--batch-size", "256", "--buffer", "2048")
+SITE = "blocks.0.hook_resid_pre"
+PROGRESS = ("training sparse autoencoders: ", "analysing: ")
+NAME = f"{SITE}-topk-32-k4-s0"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_core() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, "cores", lambda: 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(one_core: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two seeds with dictionaries of its embeddings, made by the command line."""
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = tiny.recipe_file(folder)
+    assert cli.main(["train", str(recipe), "--out", str(folder / "run"), "--seeds", "2", *CPU]) == 0
+    assert cli.main(["sae", "train", str(folder / "run"), *SMALL, "--sae-seeds", "2", *CPU]) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "run"
+    shutil.copytree(trained, path)
+    return path
+
+
+Fails = Callable[..., str]
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]) -> Fails:
+    """The one line of a command that must end with code 2; lines of progress are not counted."""
+
+    def check(*arguments: object) -> str:
+        capsys.readouterr()
+        assert cli.main([str(a) for a in arguments]) == 2
+        captured = capsys.readouterr()
+        lines = [line for line in captured.err.splitlines() if not line.startswith(PROGRESS)]
+        assert len(lines) == 1, captured.err
+        return lines[0].removeprefix("mechocl: ")
+
+    return check
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    capsys.readouterr()
+    assert cli.main([str(a) for a in arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_train_search_test_and_report(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (0, 1):
+        for number in (0, 1):
+            sae = SAE.load_from_disk(run / "saes" / f"{SITE}-topk-32-k4-s{number}" / f"seed-{seed}")
+            assert (sae.cfg.d_sae, sae.cfg.k, sae.cfg.metadata.hook_name) == (32, 4, SITE)
+    again = said(capsys, "sae", "train", run, *SMALL, "--sae-seeds", "2", *CPU)
+    assert "training sparse autoencoders" not in again
+    assert "explained_variance" in again
+    assert "found_again" in again
+    found = said(capsys, "sae", "search", run, NAME, *CPU)
+    assert "AUC on held-out aliases" in found
+    assert f"mechocl sae test {run} {NAME}" in found
+    tested = said(
+        capsys, "sae", "test", run, NAME, "--features", "1", "2,3", "--property", "new alias of tag 1, not 2",
+        "--position", "alias", "--controls", "5", "--n-pairs", "20", "--n-questions", "20", *CPU,
+    )  # fmt: skip
+    assert "retrieval features (selective on held-out aliases" in tested
+    assert "of 4 tested" in tested
+    said(capsys, "sae", "search", run, NAME, "--group", "integer", *CPU)
+    rows = registry.load(Run.open(run), "sae-search", SearchConfig(sae=NAME))
+    assert rows is not None
+    assert set(rows["seed"]) == {0, 1}
+    shown = said(capsys, "sae", "dashboard", run, NAME, "--out", run / "page.html", *CPU)
+    assert "page.html" in shown.splitlines()[-1]
+    assert "The features have not been tested" in (run / "page.html").read_text()  # but for the named ones
+    section = feature_sections.section(Run.open(run))
+    assert section is not None
+    assert section.id == "features"
+    assert len(section.figures) == 1
+    assert len(section.tables[0].rows) == 2  # quality of the two dictionaries
+
+
+def test_a_run_without_dictionaries_has_no_section(run: Path) -> None:
+    shutil.rmtree(run / "saes")
+    assert feature_sections.section(Run.open(run)) is None
+
+
+def test_one_seed_and_another_stage(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said(
+        capsys,
+        "sae",
+        "train",
+        run,
+        *SMALL,
+        "--seeds",
+        "1",
+        "--stage",
+        "1",
+        "--site",
+        "blocks.0.hook_resid_post",
+        *CPU,
+    )
+    name = "blocks.0.hook_resid_post-topk-32-k4-stage1-s0"
+    assert set(dictionaries.names(run)) == {f"{SITE}-topk-32-k4-s0", f"{SITE}-topk-32-k4-s1", name}
+    assert [p.name for p in (run / "saes" / name).iterdir()] == ["seed-1"]
+    record = dictionaries.load(run / "saes" / name / "seed-1", device="cpu").record
+    assert record["checkpoint"] == Run.open(run).seed(1).final(1).sha256
+    said(capsys, "sae", "search", run, name, "--seeds", "1", "--stage", "1", "--group", "tag", *CPU)
+
+
+def test_a_foreign_sae_can_be_used(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    sae = StandardSAE(StandardSAEConfig(d_in=16, d_sae=24))
+    sae.save_model(tmp_path / "mine")  # by SAELens alone: it does not say of which hook point
+    shown = said(
+        capsys,
+        "sae",
+        "search",
+        run,
+        tmp_path / "mine",
+        "--site",
+        SITE,
+        "--seeds",
+        "0",
+        "--group",
+        "tag",
+        "integer",
+        *CPU,
+    )
+    assert "AUC on held-out aliases" in shown
+    page = tmp_path / "page.html"
+    said(
+        capsys,
+        "sae",
+        "dashboard",
+        run,
+        tmp_path / "mine",
+        "--site",
+        SITE,
+        "--seeds",
+        "0",
+        "--out",
+        page,
+        *CPU,
+    )
+    assert "the SAE does not say which aliases it has seen" in page.read_text()
+
+
+def test_a_crosscoder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("crosscoder", run, *SMALL, "--seeds", "0", "--site", SITE, *CPU)
+    shown = said(capsys, *arguments)
+    assert "features by what training did to them" in shown
+    assert "shared" in shown
+    sae = SAE.load_from_disk(run / "saes" / f"{SITE}-crosscoder-32-k4-stages" / "seed-0")
+    assert sae.cfg.d_in == 32
+    assert "training crosscoders" not in said(capsys, *arguments)
+    subject = registry.subject_of(Run.open(run).seed(0), stage=None, device="cpu")
+    found = subject.dictionary(f"{SITE}-crosscoder-32-k4-stages", "")
+    with pytest.raises(MechoclError, match="is a crosscoder, of several checkpoints"):
+        dictionaries.check_fits(found, subject.model, subject.task)
+    (result,) = (run / "results" / "crosscoder").glob("*/rows.parquet")
+    rows = pd.read_parquet(result)
+    assert len(rows) == 32
+    assert {"norm_0", "norm_1", "verdict", "property", "explained_last"} <= set(rows.columns)
+    assert "features by what" in said(capsys, *arguments, "--checkpoints", "all")
+    tables = [pd.read_parquet(p) for p in (run / "results" / "crosscoder").glob("*/rows.parquet")]
+    assert any("norm_5" in table for table in tables)  # three checkpoints of each stage
+
+
+# ------------------------------------------------------------------------------------------ bad input
+
+
+def test_what_is_asked_of_the_wrong_run(run: Path, tmp_path: Path, fails: Fails) -> None:
+    assert "nothing does not exist" in fails("sae", "search", tmp_path / "nothing", NAME)
+    assert "has no SAE 'other' for seed 0" in fails("sae", "search", run, "other")
+    assert f"it has {SITE}" in fails("sae", "test", run, "other")
+    assert "has no SAE '' for seed 0" in fails("sae", "search", run, "")
+    assert "has no trained seed 7" in fails("sae", "train", run, "--seeds", "7")
+    assert "has stages 1 to 2" in fails("sae", "train", run, "--stage", "3")
+    assert "say what to do: mechocl sae train|search|test|dashboard" in _why(run)
+
+
+def _why(run: Path) -> str:
+    from mechocl.commands import features
+
+    with pytest.raises(MechoclError) as error:
+        features.sae()
+    return str(error.value)
+
+
+def test_a_site_that_is_not_there(run: Path, fails: Fails) -> None:
+    line = fails("sae", "train", run, *SMALL, "--seeds", "0", "--site", "blocks.7.hook_resid_post", *CPU)
+    assert "the model has no hook point 'blocks.7.hook_resid_post'" in line
+
+
+def test_damaged_dictionaries(run: Path, fails: Fails) -> None:
+    path = run / "saes" / NAME / "seed-0"
+    assert "was trained on blocks.0.hook_resid_pre, not on blocks.0.hook_resid_mid" in fails(
+        "sae", "search", run, NAME, "--site", "blocks.0.hook_resid_mid", *CPU
+    )
+    (path / dictionaries.CONFIG).unlink()
+    assert "cfg.json is missing" in fails("sae", "search", run, NAME, *CPU)
+    torch.save({}, path / "sae.pt")
+    (path / dictionaries.WEIGHTS).unlink()
+    assert "sae.pt is a pickle" in fails("sae", "search", run, NAME, *CPU)
+
+
+def test_a_crosscoder_needs_two_stages(tmp_path: Path, fails: Fails) -> None:
+    recipe = tmp_path / "one.toml"
+    recipe.write_text(
+        tiny.TOML[: tiny.TOML.rindex("[[training.stages]]")].replace("data = [1]", "data = [1, 2]")
+    )
+    assert cli.main(["train", str(recipe), "--out", str(tmp_path / "one"), "--seeds", "1", *CPU]) == 0
+    assert "has one stage, so there is no before and after" in fails("crosscoder", tmp_path / "one", *CPU)
+    assert "leave out --stage" in fails("crosscoder", tmp_path / "one", "--stage", "1", *CPU)
