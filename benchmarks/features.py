@@ -33,9 +33,9 @@ import torch
 
 from mechocl.features.dictionaries import flat
 from mechocl.features.settings import TrainingConfig
-from mechocl.features.stream import held_out, of_aliases, read_tokens, weights
-from mechocl.models import activations, seam
-from mechocl.runs import recipes
+from mechocl.features.stream import about_aliases, held_out, read_tokens, weights
+from mechocl.models import activations
+from mechocl.runs import checkpoints, recipes
 from toy_models.integer_set import build
 from toy_models.task import ROLE, Task
 
@@ -73,7 +73,7 @@ def config_of(size: Size) -> TrainingConfig:
 def subject(size: Size) -> tuple[Any, Task]:
     """An untrained model of the recipe, and its task."""
     recipe = recipes.load(RECIPE, (f"task.aliases={size.aliases}",))
-    return seam.build(recipe, seed=0, device="cpu"), build(recipe.task, seed=0)
+    return checkpoints.build_model(recipe, seed=0, device="cpu"), build(recipe.task, seed=0)
 
 
 def ours(model: Any, config: TrainingConfig, task: Task) -> Any:
@@ -139,7 +139,7 @@ def theirs(model: Any, config: TrainingConfig, task: Task, texts: Any, *, prompt
 
 def explained(model: Any, task: Task, sae: Any, config: TrainingConfig) -> float:
     """1 − Σ‖x − x̂‖² / Σ‖x − mean‖² over the tokens about aliases that were not seen."""
-    unseen = of_aliases(task, held_out(task, config.held_out, seed=config.seed))
+    unseen = about_aliases(task, held_out(task, config.held_out, seed=config.seed))
     x = flat(activations.collect(model, unseen.tokens, [SITE])[SITE])[read_tokens(unseen, ())][:20_000]
     with torch.no_grad():
         off = (sae(x) - x).square().sum()

@@ -32,7 +32,8 @@ from torch import Tensor
 from transformer_lens import patching as theirs
 
 from mechocl.interventions.edge_attribution import attribute_edges
-from mechocl.interventions.edges import graph_of, patch_paths
+from mechocl.interventions.edge_graph import graph_of
+from mechocl.interventions.edges import patch_paths
 from mechocl.interventions.pairs import Pairs
 from mechocl.interventions.patching import patch_activations
 from mechocl.models.seam import Transformer

@@ -15,7 +15,7 @@ import measuring
 from patching_subject import FAST, FULL, Size, subject
 
 from mechocl.interventions.patching import patch_activations
-from mechocl.models.components import hook_name
+from mechocl.models.sites import hook_name
 
 
 def memory_of_grids(size: Size, *, batch_size: int) -> list[dict[str, Any]]:

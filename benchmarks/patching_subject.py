@@ -6,7 +6,8 @@ from typing import Final
 
 import torch
 
-from mechocl.interventions.pairs import Pairs, given_pairs, pairs_named
+from mechocl.interventions.named_pairs import pairs_named
+from mechocl.interventions.pairs import Pairs, given_pairs
 from mechocl.models.seam import Transformer
 from mechocl.runs import recipes
 from toy_models import architectures, integer_set

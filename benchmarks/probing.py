@@ -28,9 +28,9 @@ import torch
 
 from mechocl.models.seam import Transformer
 from mechocl.probing import probe as probe_
-from mechocl.probing.examples import of_task
-from mechocl.probing.probe import ProbingConfig
+from mechocl.probing.examples import draw_examples
 from mechocl.probing.recipe import Probe
+from mechocl.probing.scoring import ProbingConfig
 from probes.splits import alias_folds
 from toy_models import architectures
 from toy_models.integer_set import IntegerSetConfig, build
@@ -122,7 +122,7 @@ def theirs(model: Any, task: Task) -> np.ndarray:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    examples = of_task(
+    examples = draw_examples(
         task, "question", aliases_per_subset=len(task), positions=(), seed=ProbingConfig().seed
     )
     tag, alias = (examples.table[name].to_numpy() for name in ("tag", "alias"))

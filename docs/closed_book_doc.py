@@ -6,7 +6,7 @@ from typing import Any, Final
 import pandas as pd
 
 from mechocl.analyses import registry
-from mechocl.behaviour import internalization, over_seeds
+from mechocl.behaviour import formats, internalization, over_seeds
 from mechocl.runs.recipes import closed_book
 from mechocl.runs.run import Run
 
@@ -54,7 +54,7 @@ def take(path: Path, model: Path) -> None:
     recipe = closed_book(run.recipe)
     tables = []
     for stage in range(1, len(recipe.training.stages) + 1):
-        rows = registry.load(run, "evaluate", registry.EvaluateConfig(), stage=stage)
+        rows = registry.load_rows(run, "evaluate", registry.EvaluateConfig(), stage=stage)
         if rows is None:
             raise SystemExit(
                 f"{path} has no evaluation yet; run `mechocl evaluate {path} --stage {stage}` first"
@@ -144,10 +144,10 @@ def _reading(table: pd.DataFrame) -> str:
     return (
         f"**This miniature {claim}.** The definitions of new aliases are stored ({recall:.0%} recalled token by token after "
         "stage 2), but questions about these aliases are answered hardly otherwise than those about aliases without any data: "
-        f"d1 − no data {over_seeds.described(found['d1'])}, d2 − no data {over_seeds.described(found['d2'])}, d1 − d2 "
-        f"{over_seeds.described(found['strong'])} in exact match ({'below 0, where the paper has it above; ' if found['strong']['high'] < 0 else ''}in log-probability "
-        f"{over_seeds.described(beside)}). The same definitions in front of a question do help, "
-        f"{over_seeds.described(gain)} over no definition (mean of the three tags): the way from a definition in the "
+        f"d1 − no data {formats.mean_in_words(found['d1'])}, d2 − no data {formats.mean_in_words(found['d2'])}, d1 − d2 "
+        f"{formats.mean_in_words(found['strong'])} in exact match ({'below 0, where the paper has it above; ' if found['strong']['high'] < 0 else ''}in log-probability "
+        f"{formats.mean_in_words(beside)}). The same definitions in front of a question do help, "
+        f"{formats.mean_in_words(gain)} over no definition (mean of the three tags): the way from a definition in the "
         f"text to an answer is there in part (the entity's own name in the question gives {known:.2f}), that from a definition "
         "in the weights is not. A negative result about a model of 1.8 "
         "million weights, which read of a second name for a tenth of its people; it says nothing of Pythia."
@@ -171,7 +171,7 @@ def _of_stage(table: pd.DataFrame) -> pd.DataFrame:
 
 def _cell(part: pd.DataFrame, metric: str) -> str:
     found = over_seeds.over_seeds(part.assign(all=""), ["all"], metric)
-    return over_seeds.described_value(found.to_dict("records")[0]) if len(found) else "–"
+    return formats.value_in_words(found.to_dict("records")[0]) if len(found) else "–"
 
 
 def _answers(table: pd.DataFrame) -> list[str]:
@@ -217,8 +217,8 @@ def _contrasts(table: pd.DataFrame) -> list[str]:
             values = (wide[c.better] - wide[c.worse]).rename("value").reset_index().assign(all="")
             row = over_seeds.over_seeds(values, ["all"], "value").to_dict("records")[0]
             cells += [
-                over_seeds.described(row),
-                over_seeds.p_value(row["p"]).removeprefix("p = ").removeprefix("p "),
+                formats.mean_in_words(row),
+                formats.p_value(row["p"]).removeprefix("p = ").removeprefix("p "),
             ]
             above.append(
                 f"{row['positive']} and {row['seeds']}"

@@ -143,9 +143,9 @@ def _rows(run: Run, analysis: str, site: str) -> pd.DataFrame | None:
                 (dictionaries.path_of(run.path, one, folder.seed) / dictionaries.RECORD).exists()
                 for one in names
             )
-            and run.load_result(analysis, registry.inputs(folder, analysis, config, None)) is not None
+            and run.load_result(analysis, registry.result_key(folder, analysis, config, None)) is not None
         ]
-        rows = registry.load(run, analysis, config, seeds=seeds) if seeds else None
+        rows = registry.load_rows(run, analysis, config, seeds=seeds) if seeds else None
         if rows is None:
             return None
         parts.append(rows.assign(sae=str(number)))
@@ -154,7 +154,9 @@ def _rows(run: Run, analysis: str, site: str) -> pd.DataFrame | None:
 
 def _crosscoded(run: Run, site: str) -> pd.DataFrame | None:
     config = CrosscoderConfig(site=f"blocks.0.hook_{site}", width=WIDTH, k=K)
-    rows = crosscoder_jobs.saved(run, config, which="stages", seeds=[f.seed for f in run.finished_seeds()])
+    rows = crosscoder_jobs.saved_rows(
+        run, config, which="stages", seeds=[f.seed for f in run.finished_seeds()]
+    )
     return None if rows.empty else rows
 
 

@@ -11,9 +11,9 @@ import studies
 
 from mechocl import files
 from mechocl.analyses import jobs
-from mechocl.behaviour import dynamics, internalization, over_seeds
+from mechocl.behaviour import dynamics, formats, internalization
 from mechocl.report import training_plots
-from mechocl.runs import sweep_summaries, sweeps
+from mechocl.runs import sweep_folder, sweep_summaries
 from mechocl.runs.run import Run
 
 TABLES = Path(__file__).parent / "results"
@@ -37,7 +37,7 @@ def take_dynamics(runs: Path) -> None:
     """Write the curves and onsets of the runs in `DYNAMICS`, where they are in a folder."""
     for name in DYNAMICS:
         if (runs / name).exists():
-            curves, onsets = jobs.dynamics(Run.open(runs / name))
+            curves, onsets = jobs.measure_dynamics(Run.open(runs / name))
             files.write_table(TABLES / f"{name}-curves.parquet", curves)
             files.write_table(TABLES / f"{name}-onsets.parquet", onsets)
 
@@ -81,7 +81,7 @@ def the_dynamics() -> list[str]:
         for o in dynamics.order(onsets):
             gap = f"{o.lead.mean:.1f} [{o.lead.low:.1f}, {o.lead.high:.1f}]"
             lines.append(
-                f"| {o.first} | {o.second} | {o.before} of {o.seeds} | {gap} | {over_seeds.p_value(o.p)} |"
+                f"| {o.first} | {o.second} | {o.before} of {o.seeds} | {gap} | {formats.p_value(o.p)} |"
             )
         lines += ["", f"![{title}](figures/{name}.svg)"]
     return lines
@@ -107,7 +107,7 @@ def the_map() -> list[str]:
         here = studies.verdict(study, e)
         by = "–"
         if e is not None and e.n:
-            by = f"{meaning[study.contrast]}; {studies.QUANTITY[study.judged]}: {over_seeds.describe(e)}"
+            by = f"{meaning[study.contrast]}; {studies.QUANTITY[study.judged]}: {formats.describe(e)}"
         where = next(s.title for s, _ in done if s.name == (study.of or study.name))
         lines.append(f"| [{study.title}](#{_anchor(where)}) | {study.paper} | {here} | {by} |")
     for study, table in done:
@@ -136,7 +136,7 @@ def confirmed() -> list[str]:
         (one,) = sweep_summaries.summaries(table)
         e = one.contrasts["strong"]
         lines.append(
-            f"- `{study.recipe}`: {over_seeds.describe(e)}, {e.n} seeds ({one.failed} failed); d1 {one.auc['d1_consistent'].mean:.3f}, "
+            f"- `{study.recipe}`: {formats.describe(e)}, {e.n} seeds ({one.failed} failed); d1 {one.auc['d1_consistent'].mean:.3f}, "
             f"d2 {one.auc['d2_consistent'].mean:.3f}, d3 {one.auc['d3_consistent'].mean:.3f}"
         )
     return lines
@@ -149,7 +149,7 @@ def _anchor(title: str) -> str:
 
 def _settings_table(table: pd.DataFrame) -> list[str]:
     found = sweep_summaries.summaries(table)
-    keys = sweeps.axes(table)
+    keys = sweep_folder.axes(table)
     two_stages = any(one.before == one.before for one in found)
     subsets = ("qd1_consistent", "qd2_inconsistent", "d1_consistent", "d2_consistent", "d3_consistent")
     head = [k.split(".")[-1] for k in keys] + ["runs (failed)"]
@@ -216,7 +216,7 @@ def write_svg(figures: dict[str, go.Figure], folder: Path) -> None:
 
 def _range(table: pd.DataFrame) -> str:
     gaps = table["gap"].astype(float)
-    return f"{over_seeds.signed(gaps.min())} to {over_seeds.signed(gaps.max())} ({len(table)} trainings)"
+    return f"{formats.signed(gaps.min())} to {formats.signed(gaps.max())} ({len(table)} trainings)"
 
 
 def the_search() -> list[str]:

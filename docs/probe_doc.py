@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from mechocl.analyses import jobs, probe_sweep
-from mechocl.behaviour import over_seeds
+from mechocl.behaviour import formats
 from mechocl.behaviour.statistics import estimate
 from mechocl.probing import summaries as summaries_
 from mechocl.probing.recipe import load, named
@@ -42,7 +42,7 @@ def take(runs: Path) -> None:
         path = runs / "probes" / name
         if path.exists():
             rows = probe_sweep.read_table(path)
-            grids = summaries_.grids(rows)
+            grids = summaries_.probe_grids(rows)
             cells = [one.cells.assign(**_facts(one)) for one in grids]
             pd.concat(cells).to_csv(TABLES / f"probes-{name}.csv", index=False, float_format="%.4g")
             subsets = [one.subsets.assign(**_facts(one)) for one in grids if len(one.subsets)]
@@ -54,7 +54,7 @@ def take(runs: Path) -> None:
     if path.exists():
         rows = probe_sweep.read_table(path)
         _landmarks(rows).to_csv(TABLES / "probes-orders.csv", index=False, float_format="%.4g")
-        gaps = jobs.gaps([runs / name for name in RUNS.values()], device="cpu", jobs=None)
+        gaps = jobs.iml_gaps([runs / name for name in RUNS.values()], device="cpu", jobs=None)
         gaps.to_csv(TABLES / "probes-gaps.csv", index=False, float_format="%.6g")
     path = runs / "probes" / EMERGENCE
     if path.exists():
@@ -161,7 +161,7 @@ def section() -> list[str]:
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for order in ORDERS:
-        gap = over_seeds.signed_interval(
+        gap = formats.signed_interval(
             estimate(gaps.loc[gaps["run"] == RUNS[order], "gap"].to_numpy(), unit="seed")
         )
         for probe, what in (("tag-stage-1", "stage 1 (qd1, qd2)"), ("tag-stage-2", "stage 2 (d1, d2)")):

@@ -18,7 +18,7 @@ import toolbox_doc
 import tyro
 
 from mechocl.analyses import registry
-from mechocl.behaviour import internalization, over_seeds
+from mechocl.behaviour import formats, internalization, over_seeds
 from mechocl.behaviour.internalization import METRICS
 from mechocl.runs.run import Run
 
@@ -31,10 +31,10 @@ _END = "<!-- end of results -->"
 def take(run_path: Path) -> None:
     """Write the tables from a run's own results."""
     run = Run.open(run_path)
-    rows = registry.load(run, "evaluate", registry.EvaluateConfig())
+    rows = registry.load_rows(run, "evaluate", registry.EvaluateConfig())
     if rows is None:
         raise SystemExit(f"{run_path} has no evaluation yet; run `mechocl evaluate {run_path}` first")
-    rows, unlearned = over_seeds.trained(rows)
+    rows, unlearned = over_seeds.without_failed(rows)
     TABLES.mkdir(exist_ok=True)
     columns = ["seed", "subset", "aliases", *METRICS]
     over_seeds.by_seed(rows)[columns].to_csv(TABLES / "demo-subsets.csv", index=False, float_format="%.6g")
@@ -65,7 +65,7 @@ def take(run_path: Path) -> None:
         "torch": run.manifest["packages"]["torch"],
     }
     pd.DataFrame([facts]).to_csv(TABLES / "demo-run.csv", index=False)
-    lens = registry.load(run, "lens", registry.ANALYSES["lens"].config())
+    lens = registry.load_rows(run, "lens", registry.ANALYSES["lens"].config())
     if lens is not None:
         keys = [c for c in lens.columns if lens[c].dtype.kind not in "fi" and c != "seed"]
         mean = lens.drop(columns="seed").groupby(keys, sort=False).mean(numeric_only=True).reset_index()
@@ -109,7 +109,7 @@ def page() -> str:
         for _, c in contrasts[contrasts["metric"] == metric].iterrows():
             lines.append(
                 f"| {meaning[c['contrast']]} | {c['mean']:+.3f} [{c['low']:+.3f}, {c['high']:+.3f}] | "
-                f"{over_seeds.p_value(c['p'])} | {c['positive_seeds']} of {c['seeds']} | {c['seeds_for_power']:.0f} |"
+                f"{formats.p_value(c['p'])} | {c['positive_seeds']} of {c['seeds']} | {c['seeds_for_power']:.0f} |"
             )
     lines += [
         "",
@@ -181,7 +181,7 @@ def readme(text: str) -> str:
 
     def cell(metric: str, name: str) -> str:
         c = contrasts.loc[(metric, name)]
-        return f"{c['mean']:+.3f} [{c['low']:+.3f}, {c['high']:+.3f}], {over_seeds.p_value(c['p'])}"
+        return f"{c['mean']:+.3f} [{c['low']:+.3f}, {c['high']:+.3f}], {formats.p_value(c['p'])}"
 
     shown = ("qd1_consistent", "d1_consistent", "d2_consistent", "d3_consistent", "no_data")
     names = ("weak", "ocl_d1", "strong", "strong_d1_d3", "strong_d3_d2")

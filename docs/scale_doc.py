@@ -19,8 +19,8 @@ import tyro
 from mechocl import files
 from mechocl.analyses import probe_sweep
 from mechocl.commands import cli
-from mechocl.probing.probe import ProbingConfig
-from mechocl.runs import recipes, run, sweeps
+from mechocl.probing.scoring import ProbingConfig
+from mechocl.runs import recipes, run, sweep_folder, sweeps
 
 DOCS = Path(__file__).parent
 TABLE = DOCS / "results" / "scale.csv"
@@ -51,18 +51,20 @@ def measure() -> None:
     start_s = time.perf_counter() - started
     found = []
     recipe = recipes.load("integer-set/cpu")
-    outcome = sweeps.train([sweeps.SweepRun({}, recipe, 0)], device="cpu", report=lambda *_: None)[0]
+    outcome = sweeps.train_together(
+        [sweep_folder.SweepRun({}, recipe, 0)], device="cpu", progress=lambda *_: None
+    )[0]
     found.append({"work": "sweep", "seconds": outcome["seconds"]})
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         if cli.main(["train", "integer-set/cpu", "--seeds", "1", "--out", str(out), "--device", "cpu"]):
             raise SystemExit("the run to be probed could not be trained")
-        (unit,) = probe_sweep.units(
+        (unit,) = probe_sweep.list_units(
             [out], recipes=["definition-retrieval"], checkpoints="final", seeds=None, config=ProbingConfig(),
             device="cpu", cache_gb=1.0, dtype="float32",
         )  # fmt: skip
         started = time.perf_counter()
-        probe_sweep.do(unit, lambda *_: None)
+        probe_sweep.probe_unit(unit, lambda *_: None)
         found.append({"work": "probe", "seconds": round(time.perf_counter() - started, 2)})
     facts = {"start_seconds": round(start_s, 1), "machine": run.machine("cpu"), "torch": torch.__version__}
     table = pd.DataFrame(found).assign(**facts)

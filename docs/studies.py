@@ -20,7 +20,7 @@ from mechocl import files
 from mechocl.behaviour import over_seeds
 from mechocl.behaviour.statistics import Estimate
 from mechocl.commands import cli
-from mechocl.runs import sweep_summaries, sweeps
+from mechocl.runs import sweep_folder, sweep_summaries
 
 DOCS = Path(__file__).parent
 TABLES = DOCS / "results" / "sweeps"
@@ -75,7 +75,7 @@ class Study:
 
     def table(self) -> pd.DataFrame | None:
         path = TABLES / f"{self.of or self.name}.parquet"
-        return sweeps.table(path) if path.exists() else None
+        return sweep_folder.read_sweep(path) if path.exists() else None
 
 
 def read(path: Path = DOCS / "studies.toml") -> list[Study]:
@@ -136,7 +136,7 @@ def run(*names: str) -> None:
         code = cli.main(study.arguments)
         if code:
             sys.exit(code)
-        files.write_table(TABLES / f"{study.name}.parquet", sweeps.table(RUNS / study.name))
+        files.write_table(TABLES / f"{study.name}.parquet", sweep_folder.read_sweep(RUNS / study.name))
 
 
 def main(what: Literal["list", "run"], names: tyro.conf.Positional[tuple[str, ...]] = ()) -> None:

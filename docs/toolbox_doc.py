@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 
 from mechocl.analyses import jobs, registry
-from mechocl.behaviour import over_seeds
+from mechocl.behaviour import formats, over_seeds
 from mechocl.interventions import circuits
 from mechocl.interventions.attribution_patching import attribute_activations
-from mechocl.interventions.pairs import pairs_named
+from mechocl.interventions.named_pairs import pairs_named
 from mechocl.interventions.patching import PatchingConfig, patch_activations
 from mechocl.interventions.suppression import SuppressionConfig, candidates
 from mechocl.runs.run import Run
@@ -27,9 +27,11 @@ BACK = PatchingConfig(pairs=("d1-to-itself", "d2-to-itself"), from_stage=1, by="
 
 def _rows(run: Run, name: str, config: Any = None) -> pd.DataFrame:
     chosen = registry.ANALYSES[name].config() if config is None else config
-    rows = jobs.analyse(run, name, chosen, stage=None, device="cpu", jobs=None)
-    evaluated = jobs.analyse(run, "evaluate", registry.EvaluateConfig(), stage=None, device="cpu", jobs=None)
-    return rows[rows["seed"].isin(over_seeds.trained(evaluated)[0]["seed"])]
+    rows = jobs.analyse_run(run, name, chosen, stage=None, device="cpu", jobs=None)
+    evaluated = jobs.analyse_run(
+        run, "evaluate", registry.EvaluateConfig(), stage=None, device="cpu", jobs=None
+    )
+    return rows[rows["seed"].isin(over_seeds.without_failed(evaluated)[0]["seed"])]
 
 
 def take(run_path: Path) -> None:
@@ -49,7 +51,8 @@ def take(run_path: Path) -> None:
     _write(table[table["effect"].abs() > 1e-6], "patch")
     found = _rows(run, "circuit")
     edges = [
-        circuits.pooled(part).assign(contrast=name) for name, part in found.groupby("contrast", sort=False)
+        circuits.pool_heads(part).assign(contrast=name)
+        for name, part in found.groupby("contrast", sort=False)
     ]
     _write(pd.concat(edges, ignore_index=True).query("abs(value) > 1e-6"), "edges")
     each = found[found["kind"] == "edge"]
@@ -88,7 +91,7 @@ def _estimated(run: Run) -> pd.DataFrame:
     """How attribution patching of every neuron at `=` ranks them, beside patching each: Spearman's ρ by seed."""
     found = []
     for folder in run.finished_seeds():
-        subject = registry.subject_of(folder, stage=None, device="cpu")
+        subject = registry.open_subject(folder, stage=None, device="cpu")
         for name in PatchingConfig().pairs:
             pairs = pairs_named(subject.task, name, n_pairs=200, seed=0)
             both = [
@@ -117,7 +120,7 @@ def _over(rows: pd.DataFrame, keys: list[str], value: str) -> dict[tuple[str, ..
 
 
 def _cell(row: dict[str, Any] | None) -> str:
-    return "–" if row is None else over_seeds.described(row)
+    return "–" if row is None else formats.mean_in_words(row)
 
 
 def _signed(value: float) -> str:

@@ -26,8 +26,14 @@ TINY = (
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     recipe = recipes.load("integer-set/cpu", TINY)
     path = tmp_path_factory.mktemp("end-to-end") / "run"
-    return jobs.train(
-        path, recipe, recipe_name="tiny", seeds=(0, 1), device="cpu", jobs=1, then=jobs.reported(recipe)
+    return jobs.train_run(
+        path,
+        recipe,
+        recipe_name="tiny",
+        seeds=(0, 1),
+        device="cpu",
+        jobs=1,
+        then=jobs.reported_analyses(recipe),
     )
 
 
@@ -87,7 +93,7 @@ def test_analyses_are_computed_once(run: Run, monkeypatch: pytest.MonkeyPatch) -
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("mechocl.runs.processes.run", refuse)
-    jobs.complete(run, jobs.reported(run.recipe), stage=None, device="cpu", jobs=1)
+    monkeypatch.setattr("mechocl.runs.processes.map_jobs", refuse)
+    jobs.complete_run(run, jobs.reported_analyses(run.recipe), stage=None, device="cpu", jobs=1)
     with pytest.raises(AssertionError, match="computed again"):
-        jobs.complete(run, (jobs.reported(run.recipe)[0],), stage=1, device="cpu", jobs=1)
+        jobs.complete_run(run, (jobs.reported_analyses(run.recipe)[0],), stage=1, device="cpu", jobs=1)

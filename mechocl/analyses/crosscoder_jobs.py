@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 
 from mechocl import __version__, files
-from mechocl.analyses.sae_jobs import of_seeds
+from mechocl.analyses.sae_jobs import map_seeds
 from mechocl.errors import MechoclError
 from mechocl.features import checkpoint_comparison, crosscoders, dictionaries, search
 from mechocl.features.candidates import ALPHA
 from mechocl.features.crosscoders import CrosscoderConfig, Which
 from mechocl.features.dictionaries import Dictionary, flat
 from mechocl.features.search import SearchConfig
-from mechocl.models import activations, seam
+from mechocl.models import activations
+from mechocl.runs import checkpoints
 from mechocl.runs.folders import Checkpoint, SeedFolder
+from mechocl.runs.progress import Progress
 from mechocl.runs.run import Run
-from mechocl.runs.train_toy import Report
 
 ANALYSIS = "crosscoder"
 
@@ -37,7 +38,7 @@ class Job:
     device: str
 
 
-def name_of(config: CrosscoderConfig, which: Which) -> str:
+def crosscoder_name(config: CrosscoderConfig, which: Which) -> str:
     """Name of the crosscoder among the run's SAEs."""
     return f"{config.site}-crosscoder-{config.width}-k{config.k}-{which}"
 
@@ -62,32 +63,32 @@ def crosscode(
         for seed in seeds
         if _rows(run, seed, config, which) is None
     ]
-    of_seeds(run, do, work, title="training crosscoders", device=device, jobs=jobs)
-    return saved(run, config, which=which, seeds=seeds)
+    map_seeds(run, crosscode_seed, work, title="training crosscoders", device=device, jobs=jobs)
+    return saved_rows(run, config, which=which, seeds=seeds)
 
 
-def saved(run: Run, config: CrosscoderConfig, *, which: Which, seeds: Sequence[int]) -> pd.DataFrame:
+def saved_rows(run: Run, config: CrosscoderConfig, *, which: Which, seeds: Sequence[int]) -> pd.DataFrame:
     """The rows of `crosscode` that are there; nothing is trained."""
     found = [_rows(run, seed, config, which) for seed in seeds]
     there = [rows for rows in found if rows is not None]
     return pd.concat(there, ignore_index=True) if there else pd.DataFrame()
 
 
-def do(job: Job, report: Report) -> None:
+def crosscode_seed(job: Job, progress: Progress) -> None:
     """Train one seed's crosscoder if it is not there, compare its checkpoints, and search its features."""
     run = Run.open(Path(job.run))
     folder = run.seed(job.seed)
     chosen = _checkpoints(folder, job.which)
-    loaded = [seam.at_checkpoint(folder, checkpoint, device=job.device) for checkpoint in chosen]
+    loaded = [checkpoints.model_at(folder, checkpoint, device=job.device) for checkpoint in chosen]
     task = folder.analysed_task()
-    path = dictionaries.path_of(run.path, name_of(job.config, job.which), job.seed)
+    path = dictionaries.path_of(run.path, crosscoder_name(job.config, job.which), job.seed)
     if not _trained(path, job.config, chosen):
         sae = crosscoders.train_crosscoder(
-            loaded, task, job.config, report=lambda done: report("training", 0.8 * done)
+            loaded, task, job.config, progress=lambda done: progress("training", 0.8 * done)
         )
         crosscoders.save(sae, path, config=job.config, checkpoints=[_named(c) for c in chosen])
     crosscoder = crosscoders.load(path, device=job.device)
-    report("comparing", 0.8)
+    progress("comparing", 0.8)
     compared = checkpoint_comparison.compare(
         crosscoder, loaded, task, share=job.config.held_out, seed=job.config.seed
     )
@@ -97,7 +98,7 @@ def do(job: Job, report: Report) -> None:
         parts = [activations.collect(model, tokens, sites) for model in loaded]
         return {site: torch.cat([flat(part[site]) for part in parts], dim=-1) for site in sites}
 
-    report("searching", 0.9)
+    progress("searching", 0.9)
     whole = Dictionary(crosscoder.sae, crosscoder.site, crosscoder.site, crosscoder.record)
     found = search.search(
         task, whole, SearchConfig(group=("tag", "contains", "integer", "stage"), best=10), collect=collect
@@ -107,7 +108,7 @@ def do(job: Job, report: Report) -> None:
     rows = rows.merge(_surest(found), on="feature", how="left")
     rows.insert(0, "seed", job.seed)
     run.save_result(ANALYSIS, _inputs(path, chosen, job.seed), rows)
-    report("done", 1.0)
+    progress("done", 1.0)
 
 
 def _surest(found: pd.DataFrame) -> pd.DataFrame:
@@ -150,5 +151,5 @@ def _rows(run: Run, seed: int, config: CrosscoderConfig, which: Which) -> pd.Dat
     """Saved rows of a seed; None where its crosscoder is missing, or is another one."""
     folder = run.seed(seed)
     chosen = _checkpoints(folder, which)
-    path = dictionaries.path_of(run.path, name_of(config, which), seed)
+    path = dictionaries.path_of(run.path, crosscoder_name(config, which), seed)
     return run.load_result(ANALYSIS, _inputs(path, chosen, seed)) if _trained(path, config, chosen) else None

@@ -1,7 +1,5 @@
 """What the commands do: train and analyse the seeds of a run in parallel, then report."""
 
-import contextlib
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +11,12 @@ import pandas as pd
 from mechocl import files
 from mechocl.analyses import registry
 from mechocl.behaviour import dynamics as learning
-from mechocl.runs import processes, recipes, sweeps
-from mechocl.runs.on_ray import Ray, joined
-from mechocl.runs.processes import cores
+from mechocl.runs import recipes
+from mechocl.runs.processes import default_jobs, default_threads, default_together, map_jobs
+from mechocl.runs.progress import Progress, seeds_in_words
 from mechocl.runs.recipes import AnyRecipe, Recipe
 from mechocl.runs.run import Run
-from mechocl.runs.train_toy import SAVE_EVERY_S, Report, train_stack
+from mechocl.runs.train_toy import SAVE_EVERY_S, train_stack
 from toy_models.subsets import SUBSETS
 
 REPORTED: Final = (
@@ -58,7 +56,7 @@ class Job:
     save_every_s: float = SAVE_EVERY_S
 
 
-def do(job: Job, report: Report) -> None:
+def train_and_analyse(job: Job, progress: Progress) -> None:
     """Train seeds if asked to, then compute the analyses that are not there yet."""
     run = Run.open(Path(job.run), attribute=job.attribute)
     share = (_TRAINING_SHARE if job.analyses else 1.0) if job.train else 0.0
@@ -71,7 +69,7 @@ def do(job: Job, report: Report) -> None:
                 seed,
                 device=job.device,
                 save_every_s=job.save_every_s,
-                report=lambda text, done: report(text, share * done),
+                progress=lambda text, done: progress(text, share * done),
             )
     elif job.train:
         stack = next(stack for stack in run.stacks() if stack.seeds == job.seeds)
@@ -80,17 +78,17 @@ def do(job: Job, report: Report) -> None:
             stack,
             device=job.device,
             save_every_s=job.save_every_s,
-            report=lambda text, done: report(text, share * done),
+            progress=lambda text, done: progress(text, share * done),
         )
     folders = [run.seed(seed) for seed in job.seeds]
     todo = [(f, name, config) for f in folders if f.failure() is None for name, config in job.analyses]
     for i, (folder, name, config) in enumerate(todo):
-        report(f"seed {folder.seed}: {name}", share + (1 - share) * i / len(todo))
-        registry.analyse(run, folder, name, config, stage=job.stage, device=job.device)
-    report("done", 1.0)
+        progress(f"seed {folder.seed}: {name}", share + (1 - share) * i / len(todo))
+        registry.analyse_seed(run, folder, name, config, stage=job.stage, device=job.device)
+    progress("done", 1.0)
 
 
-def train(
+def train_run(
     path: Path,
     recipe: AnyRecipe,
     *,
@@ -126,35 +124,35 @@ def train(
     return run
 
 
-def analyse(
+def analyse_run(
     run: Run, name: str, config: Any, *, stage: int | None, device: str, jobs: int | None
 ) -> pd.DataFrame:
     """Rows of one analysis over all finished seeds, computed where they are missing."""
-    complete(run, ((name, config),), stage=stage, device=device, jobs=jobs)
-    rows = registry.load(run, name, config, stage=stage)
+    complete_run(run, ((name, config),), stage=stage, device=device, jobs=jobs)
+    rows = registry.load_rows(run, name, config, stage=stage)
     assert rows is not None
     return rows
 
 
-def evaluated(run: Run, *, device: str, jobs: int | None) -> pd.DataFrame:
+def evaluate_run(run: Run, *, device: str, jobs: int | None) -> pd.DataFrame:
     """Rows of the evaluate analysis. Of a closed-book run each subset is judged after the last stage that trains on its
     data, as in the paper: what stage 1 taught is partly gone after stage 2. Otherwise all after the last stage.
     """
     config = registry.EvaluateConfig()
-    last = analyse(run, "evaluate", config, stage=None, device=device, jobs=jobs)
+    last = analyse_run(run, "evaluate", config, stage=None, device=device, jobs=jobs)
     if not run.is_text:
         return last
     stages = recipes.closed_book(run.recipe).training.stages
     number = max((n for n, stage in enumerate(stages, start=1) if 1 in stage.data), default=len(stages))
     if number == len(stages):
         return last
-    first = analyse(run, "evaluate", config, stage=number, device=device, jobs=jobs)
+    first = analyse_run(run, "evaluate", config, stage=number, device=device, jobs=jobs)
     early = [name for name, subset in SUBSETS.items() if subset.stage == 1]
     kept = (first[first["subset"].isin(early)], last[~last["subset"].isin(early)])
     return pd.concat(kept, ignore_index=True)
 
 
-def complete(
+def complete_run(
     run: Run,
     wanted: tuple[tuple[str, Any], ...],
     *,
@@ -169,7 +167,7 @@ def complete(
         todo = tuple(
             (name, config)
             for name, config in wanted
-            if run.load_result(name, registry.inputs(folder, name, config, stage)) is None
+            if run.load_result(name, registry.result_key(folder, name, config, stage)) is None
         )
         if todo:
             missing.append(Job(str(run.path), (folder.seed,), device, False, todo, stage, run.attribute))
@@ -178,7 +176,7 @@ def complete(
         _run(missing, "analysing", jobs, run.manifest["threads"])
 
 
-def dynamics(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+def measure_dynamics(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The curves of a run's finished seeds over training, and when each event happened (`mechocl.behaviour.dynamics`)."""
     folders = run.finished_seeds()
     history = pd.concat([f.history().assign(seed=f.seed) for f in folders], ignore_index=True)
@@ -189,91 +187,29 @@ def dynamics(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     return curves, learning.onsets(curves, integers=recipe.task.integers, new_in_stage=new_in_stage)
 
 
-def gaps(runs: Sequence[Path], *, device: str, jobs: int | None) -> pd.DataFrame:
+def iml_gaps(runs: Sequence[Path], *, device: str, jobs: int | None) -> pd.DataFrame:
     """The IML gap, d1 − d2, of each seed: `run`, `seed`, `gap`, `metric` (AUC; of closed-book runs exact match).
 
     Runs without both have no rows. Seeds that failed to learn their definitions are left out.
     """
-    from mechocl.behaviour import over_seeds
+    from mechocl.behaviour import formats, over_seeds
 
     found = []
     for path in runs:
         run = Run.open(path)
-        rows = analyse(run, "evaluate", registry.EvaluateConfig(), stage=None, device=device, jobs=jobs)
+        rows = analyse_run(run, "evaluate", registry.EvaluateConfig(), stage=None, device=device, jobs=jobs)
         metric = over_seeds.leading(rows)[0]
-        each = over_seeds.by_seed(over_seeds.trained(rows)[0]).pivot(
+        each = over_seeds.by_seed(over_seeds.without_failed(rows)[0]).pivot(
             index="seed", columns="subset", values=metric
         )
         if {"d1_consistent", "d2_consistent"} <= set(each.columns):
             gap = (each["d1_consistent"] - each["d2_consistent"]).rename("gap").reset_index()
-            found.append(gap.assign(run=path.name, metric=over_seeds.NAMES[metric]))
+            found.append(gap.assign(run=path.name, metric=formats.NAMES[metric]))
     columns = ["run", "seed", "gap", "metric"]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
 
 
-def sweep(
-    path: Path,
-    *,
-    recipe_name: str,
-    changes: tuple[str, ...],
-    over: tuple[str, ...],
-    seeds: tuple[int, ...],
-    device: str,
-    jobs: int | None,
-    cluster: Ray | None = None,
-) -> pd.DataFrame:
-    """Train every setting of the axes `over` with every seed; what has a row in `path` is not trained again.
-
-    With a `cluster`, `path` lies on storage that its machines share, and `jobs` is not used. Returns the
-    table of all runs in `path`. Runs that another process is training are left to it.
-    """
-    allowed, refused = sweeps.settings(recipe_name, changes, over)
-    base = recipes.load(recipe_name, changes)
-    wanted = [sweeps.SweepRun(s, recipe, seed) for s, recipe in allowed for seed in seeds]
-    missing = [run for run in wanted if not sweeps.row_path(path, run).exists()]
-    with joined(cluster) if cluster and missing else contextlib.nullcontext() as nodes:
-        machine = nodes.machine if nodes else None
-        sweeps.start(path, base, recipe_name=recipe_name, device=device, machine=machine)
-        with sweeps.table_kept(path) as new_rows:
-            for setting, why in refused:
-                for seed in seeds:
-                    sweeps.write_refused(path, setting, seed, why)
-            if missing:
-                jobs = nodes.slots if nodes else jobs or default_jobs(len(missing), device)
-                work = _sweep_jobs(path, base, missing, jobs, device=device, shared=nodes is not None)
-                found = processes.run(
-                    sweeps.do,
-                    work,
-                    names=[seeds_in_words(tuple(run.seed for run in job.runs)) for job in work],
-                    title=f"sweep of {len(wanted)} runs, {len(missing)} to train",
-                    jobs=min(jobs, len(work)),
-                    threads=cluster.threads if cluster else default_threads(base, jobs),
-                    cluster=cluster,
-                    done=lambda *_: new_rows(),
-                )
-                sweeps.await_rows(path, [name for names in found for name in names])
-    return sweeps.table(path)
-
-
-def _sweep_jobs(
-    path: Path, base: Recipe, missing: list[sweeps.SweepRun], jobs: int, *, device: str, shared: bool
-) -> list[sweeps.Job]:
-    """Stacks of runs for `jobs` workers; with a `shared` path, for workers of other machines too."""
-    together = default_together(base, len(missing), jobs, device)
-    if shared:  # on a GPU, too, an even share for each
-        together = min(together, math.ceil(len(missing) / jobs))
-    return [
-        sweeps.Job(
-            str(path.absolute() if shared else path),
-            stack,
-            device,
-            patience_s=sweeps.RETRY_PATIENCE_S if shared else 0.0,
-        )
-        for stack in sweeps.stacks(missing, together=together)
-    ]
-
-
-def reported(recipe: AnyRecipe) -> tuple[tuple[str, Any], ...]:
+def reported_analyses(recipe: AnyRecipe) -> tuple[tuple[str, Any], ...]:
     """The analyses of the report of a recipe, with their default configs."""
     if not isinstance(recipe, Recipe):
         return tuple((name, registry.ANALYSES[name].config()) for name in REPORTED_OF_TEXT)
@@ -294,41 +230,6 @@ def can_be_taken_apart(run: Run) -> bool:
     return config.get("model_type") in ("gpt_neox", "gpt2")
 
 
-def default_threads(recipe: AnyRecipe, jobs: int) -> int:
-    """Torch threads of one seed: its share of the cores, or one for a small model.
-
-    Small matrix products gain nothing from a second thread, and on a busy machine threads that wait for
-    each other cost a lot.
-    """
-    small = isinstance(recipe, Recipe) and recipe.model.resolve().d_model < 256
-    return 1 if small else max(1, cores() // jobs)
-
-
-def default_jobs(n_seeds: int, device: str) -> int:
-    """One process a core on the CPU, as long as there are seeds for them; one on a GPU."""
-    return 1 if device.startswith("cuda") else max(1, min(cores(), n_seeds))
-
-
-def default_together(recipe: AnyRecipe, n_seeds: int, jobs: int, device: str) -> int:
-    """Seeds in a stack: all there are on a GPU; on a CPU an even share for each process.
-
-    On a CPU many small models fill the processor better than one (`benchmarks/training.py`); more than
-    eight gain nothing, and a model that is large by itself gains nothing at all.
-    """
-    if not isinstance(recipe, Recipe):
-        return 1
-    if device.startswith("cuda"):
-        return min(n_seeds, 32)
-    if recipe.model.resolve().d_model >= 256:
-        return 1
-    return max(1, min(8, math.ceil(n_seeds / jobs)))
-
-
 def _run(work: list[Job], title: str, jobs: int, threads: int) -> None:
     names = [seeds_in_words(job.seeds) for job in work]
-    processes.run(do, work, names=names, title=title, jobs=min(jobs, len(work)), threads=threads)
-
-
-def seeds_in_words(seeds: tuple[int, ...]) -> str:
-    """`seed 3`, or `seeds 0–3`."""
-    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]}–{seeds[-1]}"
+    map_jobs(train_and_analyse, work, names=names, title=title, jobs=min(jobs, len(work)), threads=threads)

@@ -4,23 +4,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import pandas as pd
 from torch import Tensor
 
 from mechocl import files
 from mechocl.analyses import registry
-from mechocl.analyses.jobs import default_jobs, default_threads
 from mechocl.errors import MechoclError
-from mechocl.probing.probe import ProbingConfig
-from mechocl.runs import activation_cache, processes
+from mechocl.probing.scoring import ProbingConfig
+from mechocl.runs import activation_cache
 from mechocl.runs.activation_cache import ActivationCache, Precision
 from mechocl.runs.folders import Checkpoint, SeedFolder
+from mechocl.runs.processes import default_threads
+from mechocl.runs.progress import Executor, Progress
 from mechocl.runs.run import Run
-
-if TYPE_CHECKING:
-    from mechocl.runs.on_ray import Ray
 
 Which = Literal["final", "stages", "all"]
 """Checkpoints: the last one, the last of each stage, or every one that training kept."""
@@ -55,11 +53,11 @@ class Unit:
         return f"{self.config.recipe}, {Path(self.run).name} seed {c.seed}, stage {c.stage} step {c.step}"
 
 
-def do(unit: Unit, report: processes.Report) -> None:
+def probe_unit(unit: Unit, progress: Progress) -> None:
     """Compute a unit where it is missing. It is saved in the run; a second try finds it there."""
     run = unit.opened()
-    report("probing", 0.0)
-    registry.analyse(
+    progress("probing", 0.0)
+    registry.analyse_seed(
         run,
         run.seed(unit.checkpoint.seed),
         "probe",
@@ -69,10 +67,10 @@ def do(unit: Unit, report: processes.Report) -> None:
         checkpoint=unit.checkpoint,
         cache=ActivationCache(run=run.path, limit_gb=unit.cache_gb, dtype=unit.dtype),
     )
-    report("done", 1.0)
+    progress("done", 1.0)
 
 
-def units(
+def list_units(
     runs: Sequence[Path],
     *,
     recipes: Sequence[str],
@@ -110,13 +108,13 @@ def units(
         for recipe in recipes:
             own = replace(config, recipe=recipe)
             for folder in folders:
-                for checkpoint in chosen(folder, checkpoints):
+                for checkpoint in chosen_checkpoints(folder, checkpoints):
                     where = (device, cache_gb, dtype, attribute)
                     found.append(Unit(str(path.absolute()), checkpoint, own, *where))
     return found
 
 
-def chosen(folder: SeedFolder, which: Which) -> list[Checkpoint]:
+def chosen_checkpoints(folder: SeedFolder, which: Which) -> list[Checkpoint]:
     """Checkpoints of a seed in the order of training."""
     stages = range(1, len(folder.recipe.training.stages) + 1)
     if which == "final":
@@ -126,10 +124,10 @@ def chosen(folder: SeedFolder, which: Which) -> list[Checkpoint]:
     return folder.checkpoints()
 
 
-def run(wanted: Sequence[Unit], *, out: Path, jobs: int | None, cluster: "Ray | None" = None) -> pd.DataFrame:
+def sweep_probes(wanted: Sequence[Unit], *, out: Path, executor: Executor) -> pd.DataFrame:
     """Compute the units that are missing and write `out/table.parquet`, again and again while they come.
 
-    A sweep that was killed goes on with what is missing. Returns the table: a row of `probing.probe` each, with
+    A sweep that was killed goes on with what is missing. Returns the table: a row of `probing.probe.probe` each, with
     the columns of `WHERE` in front, and of closed-book runs the `attribute`.
     """
     missing = [unit for unit in wanted if not _saved(unit)]
@@ -138,29 +136,25 @@ def run(wanted: Sequence[Unit], *, out: Path, jobs: int | None, cluster: "Ray | 
     def stream(*_: Any) -> None:
         nonlocal last
         if time.monotonic() - last > _TABLE_EVERY_S:
-            files.write_table(out / "table.parquet", table(wanted))
+            files.write_table(out / "table.parquet", sweep_table(wanted))
             last = time.monotonic()
 
     if missing:
-        jobs = jobs or default_jobs(len(missing), missing[0].device)
-        jobs = min(jobs, len(missing))
-        recipe = missing[0].opened().recipe
-        processes.run(
-            do,
-            missing,
-            names=[unit.name for unit in missing],
-            title=f"probing {len(wanted)} checkpoints, {len(missing)} to do",
-            jobs=jobs,
-            threads=default_threads(recipe, jobs),
-            cluster=cluster,
-            done=stream,
-        )
-    found = table(wanted)
+        with executor.workers(len(missing), device=missing[0].device) as workers:
+            workers.map(
+                probe_unit,
+                missing,
+                names=[unit.name for unit in missing],
+                title=f"probing {len(wanted)} checkpoints, {len(missing)} to do",
+                threads=workers.threads or default_threads(missing[0].opened().recipe, workers.slots),
+                done=stream,
+            )
+    found = sweep_table(wanted)
     files.write_table(out / "table.parquet", found)
     return found
 
 
-def table(wanted: Sequence[Unit]) -> pd.DataFrame:
+def sweep_table(wanted: Sequence[Unit]) -> pd.DataFrame:
     """The rows of the units that are finished; each unit once."""
     parts = []
     for unit in dict.fromkeys(wanted):
@@ -186,7 +180,7 @@ def table(wanted: Sequence[Unit]) -> pd.DataFrame:
     return found[[*WHERE, *(column for column in found if column not in WHERE)]]
 
 
-def directions(unit: Unit) -> dict[str, Tensor]:
+def probe_directions(unit: Unit) -> dict[str, Tensor]:
     """The probe directions of a finished unit (`probing.probe`)."""
     opened = unit.opened()
     return opened.load_arrays("probe", _key(opened, unit))
@@ -211,7 +205,7 @@ def kept_gb(runs: Sequence[Path]) -> float:
 
 def _key(opened: Run, unit: Unit) -> dict[str, Any]:
     folder = opened.seed(unit.checkpoint.seed)
-    return registry.inputs(folder, "probe", unit.config, None, unit.checkpoint)
+    return registry.result_key(folder, "probe", unit.config, None, unit.checkpoint)
 
 
 def _saved(unit: Unit) -> bool:

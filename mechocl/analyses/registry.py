@@ -19,9 +19,9 @@ from mechocl.features.dictionaries import Dictionary
 from mechocl.features.settings import HELD_OUT, QualityConfig
 from mechocl.interventions import circuits, grafting, patching, steering, subspace_study, suppression
 from mechocl.lenses import attention, direct_attribution, logit_lens, tuned_lens
-from mechocl.models import seam
 from mechocl.models.seam import Transformer
-from mechocl.probing import probe
+from mechocl.probing import probe, scoring
+from mechocl.runs import checkpoints
 from mechocl.runs.activation_cache import ActivationCache, Collect
 from mechocl.runs.folders import Checkpoint, SeedFolder
 from mechocl.runs.run import Run
@@ -93,11 +93,11 @@ def _subspaces(subject: Subject, config: subspace_study.SubspaceConfig) -> pd.Da
     return subspace_study.subspace_study(subject.model, subject.untrained(), subject.task, config)
 
 
-def _probe(subject: Subject, config: probe.ProbingConfig) -> "Found":
+def _probe(subject: Subject, config: scoring.ProbingConfig) -> "Result":
     rows, arrays = probe.probe(
         subject.model, subject.untrained(), subject.task, config, collect=subject.collect
     )
-    return Found(rows, arrays)
+    return Result(rows, arrays)
 
 
 def _sae_quality(subject: Subject, config: QualityConfig) -> pd.DataFrame:
@@ -126,7 +126,7 @@ def _sae_test(subject: Subject, config: EffectsConfig) -> pd.DataFrame:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Result:
     """Tidy rows of an analysis, and arrays that belong to them."""
 
     rows: pd.DataFrame
@@ -142,9 +142,9 @@ def _alone(
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """A function from (subject, config) to rows (with arrays: `Found`), and its config class."""
+    """A function from (subject, config) to rows (with arrays: `Result`), and its config class."""
 
-    compute: Callable[[Subject, Any], "pd.DataFrame | Found"]
+    compute: Callable[[Subject, Any], "pd.DataFrame | Result"]
     config: type
     compares: bool = False
     """Whether it looks at the models after other stages."""
@@ -156,12 +156,12 @@ ANALYSES: Final[dict[str, Analysis]] = {
     "tuned-lens": Analysis(_alone(tuned_lens.tuned_lens), tuned_lens.TunedLensConfig),
     "attribution": Analysis(_alone(direct_attribution.attribute), direct_attribution.AttributionConfig),
     "patch": Analysis(_patch, patching.PatchingConfig, compares=True),
-    "circuit": Analysis(_alone(circuits.circuits), circuits.CircuitConfig),
+    "circuit": Analysis(_alone(circuits.circuit_study), circuits.CircuitConfig),
     "suppression": Analysis(_alone(suppression.ablate_components), suppression.SuppressionConfig),
     "graft": Analysis(_graft, grafting.GraftConfig, compares=True),
     "steering": Analysis(_steer, steering.SteeringConfig, compares=True),
     "subspace": Analysis(_subspaces, subspace_study.SubspaceConfig),
-    "probe": Analysis(_probe, probe.ProbingConfig),
+    "probe": Analysis(_probe, scoring.ProbingConfig),
     "sae-quality": Analysis(_sae_quality, QualityConfig),
     "sae-search": Analysis(_sae_search, search.SearchConfig),
     "sae-test": Analysis(_sae_test, EffectsConfig),
@@ -169,13 +169,13 @@ ANALYSES: Final[dict[str, Analysis]] = {
 }
 
 
-def compute(name: str, subject: Subject, config: Any) -> Found:
+def compute(name: str, subject: Subject, config: Any) -> Result:
     """What an analysis finds; nothing is saved."""
     found = ANALYSES[name].compute(subject, config)
-    return Found(found) if isinstance(found, pd.DataFrame) else found
+    return Result(found) if isinstance(found, pd.DataFrame) else found
 
 
-def inputs(
+def result_key(
     folder: SeedFolder,
     name: str,
     config: Any,
@@ -215,7 +215,7 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def subject_of(
+def open_subject(
     folder: SeedFolder,
     *,
     stage: int | None,
@@ -228,13 +228,13 @@ def subject_of(
     def after(number: int) -> Transformer:
         if not 1 <= number <= _stages(folder):
             raise MechoclError(f"stage {number}: the run has stages 1 to {_stages(folder)}")
-        model: Transformer = seam.at_checkpoint(folder, folder.final(number), device=device)
+        model: Transformer = checkpoints.model_at(folder, folder.final(number), device=device)
         return model
 
     run = folder.path.parent
 
     def rows(name: str, config: Any) -> pd.DataFrame:
-        return analyse(
+        return analyse_seed(
             Run.open(run, attribute=folder.attribute),
             folder,
             name,
@@ -249,13 +249,13 @@ def subject_of(
         return dictionaries.load(dictionaries.find(run, name, folder.seed), device=device, site=site or None)
 
     checkpoint = checkpoint or folder.final(stage)
-    model: Transformer = seam.at_checkpoint(folder, checkpoint, device=device)
+    model: Transformer = checkpoints.model_at(folder, checkpoint, device=device)
     collect = probe.directly(model)
     return Subject(
         model=model,
         task=folder.analysed_task(),
         after=after,
-        untrained=lambda: seam.untrained(folder, device=device),
+        untrained=lambda: checkpoints.untrained_model(folder, device=device),
         stage=checkpoint.stage,
         collect=cache.collect(checkpoint, collect) if cache else collect,
         dictionary=dictionary,
@@ -263,7 +263,7 @@ def subject_of(
     )
 
 
-def analyse(
+def analyse_seed(
     run: Run,
     folder: SeedFolder,
     name: str,
@@ -278,26 +278,26 @@ def analyse(
 
     Computed once and then read from the run.
     """
-    key = inputs(folder, name, config, stage, checkpoint)
+    key = result_key(folder, name, config, stage, checkpoint)
     saved = run.load_result(name, key)
     if saved is not None:
         return saved
     if name == "evaluate" and isinstance(folder, TextSeedFolder):
-        found = Found(_asked(folder, checkpoint or folder.final(stage), device=device))
+        found = Result(_asked(folder, checkpoint or folder.final(stage), device=device))
     else:
-        subject = subject_of(folder, stage=stage, device=device, checkpoint=checkpoint, cache=cache)
+        subject = open_subject(folder, stage=stage, device=device, checkpoint=checkpoint, cache=cache)
         found = compute(name, subject, config)
     found.rows.insert(0, "seed", folder.seed)
     run.save_result(name, key, found.rows, found.arrays)
     return found.rows
 
 
-def load(
+def load_rows(
     run: Run, name: str, config: Any, *, stage: int | None = None, seeds: Sequence[int] | None = None
 ) -> pd.DataFrame | None:
     """Saved rows of an analysis over the finished seeds, or some of them; None when one of them is missing."""
     folders = [f for f in run.finished_seeds() if seeds is None or f.seed in seeds]
-    tables = [run.load_result(name, inputs(f, name, config, stage)) for f in folders]
+    tables = [run.load_result(name, result_key(f, name, config, stage)) for f in folders]
     if any(t is None for t in tables):
         return None
     return pd.concat(tables, ignore_index=True)

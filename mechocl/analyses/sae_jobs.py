@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from mechocl.analyses import registry
-from mechocl.analyses.jobs import complete, default_jobs
+from mechocl.analyses.jobs import complete_run
 from mechocl.features import dictionaries
 from mechocl.features.settings import QualityConfig, TrainingConfig
-from mechocl.models import seam
-from mechocl.runs import processes
+from mechocl.runs import checkpoints, processes
+from mechocl.runs import progress as progress_
+from mechocl.runs.processes import default_jobs
+from mechocl.runs.progress import Progress
 from mechocl.runs.run import Run
-from mechocl.runs.train_toy import Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Job:
     device: str
 
 
-def train(
+def train_dictionaries(
     run: Run,
     config: TrainingConfig,
     *,
@@ -48,21 +49,21 @@ def train(
         for seed in seeds
         if not _done(run, seed, config, stage)
     ]
-    of_seeds(run, do, work, title="training sparse autoencoders", device=device, jobs=jobs)
+    map_seeds(run, train_seed, work, title="training sparse autoencoders", device=device, jobs=jobs)
     wanted = tuple(("sae-quality", one) for one in judged.values())
-    complete(run, wanted, stage=stage, device=device, jobs=jobs, seeds=seeds)
+    complete_run(run, wanted, stage=stage, device=device, jobs=jobs, seeds=seeds)
     return judged
 
 
-def of_seeds(
-    run: Run, do: processes.Job, work: Sequence[Any], *, title: str, device: str, jobs: int | None
+def map_seeds(
+    run: Run, do: progress_.Job, work: Sequence[Any], *, title: str, device: str, jobs: int | None
 ) -> None:
     """One job for each of some seeds, several at a time; nothing where there are none.
 
     Each has as many threads as the run's training had, however many run beside it: the bits depend on it.
     """
     if work:
-        processes.run(
+        processes.map_jobs(
             do,
             work,
             names=[f"seed {job.seed}" for job in work],
@@ -72,29 +73,29 @@ def of_seeds(
         )
 
 
-def do(job: Job, report: Report) -> None:
+def train_seed(job: Job, progress: Progress) -> None:
     """Train the missing dictionaries of one seed in one pass over its activations, then judge them."""
     from mechocl.features import training
 
     run = Run.open(Path(job.run))
     folder = run.seed(job.seed)
     checkpoint = folder.final(job.stage)
-    model = seam.at_checkpoint(folder, checkpoint, device=job.device)
-    report("training", 0.0)
+    model = checkpoints.model_at(folder, checkpoint, device=job.device)
+    progress("training", 0.0)
     saes = training.train(
         model,
         folder.streamed_task(),
         job.config,
         stage=job.stage,
-        report=lambda done: report("training", 0.9 * done),
+        progress=lambda done: progress("training", 0.9 * done),
     )
     for name, sae in saes.items():
         path = dictionaries.path_of(run.path, name, job.seed)
         dictionaries.save(sae, path, _record(job.config, checkpoint.sha256))
     for config in _judged(job.config, job.stage).values():
-        report("judging", 0.95)
-        registry.analyse(run, folder, "sae-quality", config, stage=job.stage, device=job.device)
-    report("done", 1.0)
+        progress("judging", 0.95)
+        registry.analyse_seed(run, folder, "sae-quality", config, stage=job.stage, device=job.device)
+    progress("done", 1.0)
 
 
 def _judged(config: TrainingConfig, stage: int | None) -> dict[str, QualityConfig]:

@@ -121,14 +121,14 @@ def recalled(model: Transformer, task: Task, rows: np.ndarray) -> np.ndarray:
     return right
 
 
-def candidates(task: Task) -> Int[Tensor, " candidate"]:
+def answer_candidates(task: Task) -> Int[Tensor, " candidate"]:
     """Tokens among which an answer is judged: true and false, or the first tokens of all answers of a text world."""
     vocabulary = task.vocabulary
     return vocabulary.entity_ids if vocabulary.is_text else torch.tensor([vocabulary.true, vocabulary.false])
 
 
-def judged(task: Task, rows: np.ndarray, logits: Float[Tensor, "question candidate"]) -> pd.DataFrame:
-    """One row per alias: `alias`, `subset`, and `accuracy` and `auc` as in `per_alias`, from the logits of `candidates`
+def judge_answers(task: Task, rows: np.ndarray, logits: Float[Tensor, "question candidate"]) -> pd.DataFrame:
+    """One row per alias: `alias`, `subset`, and `accuracy` and `auc` as in `per_alias`, from the logits of `answer_candidates`
     at `=` of the given questions."""
     table = task.table.iloc[rows]
     each = {"alias": table["alias"].to_numpy(), "subset": table["subset"].astype(str).to_numpy()}
@@ -168,13 +168,13 @@ def per_alias(model: Transformer, task: Task, *, aliases_per_subset: int | None 
         first = first.groupby("subset", observed=True).head(aliases_per_subset)
         rows = rows[np.isin(task.table["alias"].to_numpy()[rows], first["alias"].to_numpy())]
     where = torch.from_numpy(task.position_of("equals", rows))
-    logits = logits_at(model, task.tokens[torch.from_numpy(rows)], where, candidates(task))
+    logits = logits_at(model, task.tokens[torch.from_numpy(rows)], where, answer_candidates(task))
     if task.vocabulary.is_text:
         right = true_logit_difference(model, task, rows)
     else:
         right = _true_minus_false(logits) * np.where(task.table["answer"].to_numpy()[rows], 1.0, -1.0)
     alias = task.table["alias"].to_numpy()[rows]
-    result = judged(task, rows, logits)
+    result = judge_answers(task, rows, logits)
     result.insert(3, "logit_difference", result["alias"].map(pd.Series(right).groupby(alias).mean()))
     return result.merge(_recall(model, task, result["alias"].to_numpy()), on="alias", how="left")
 
@@ -203,7 +203,7 @@ def by_subset(aliases: pd.DataFrame) -> pd.DataFrame:
     return means.loc[present].reset_index()
 
 
-def untrained(subsets: pd.DataFrame) -> str:
+def failure(subsets: pd.DataFrame) -> str:
     """Why a finished training counts as failed, from its table by subset; "" if it does not.
 
     Large models store only part of the definitions in a few epochs, so no training on a text world is judged so. Word orders in which the alias comes last have no recall, and are not judged by it.

@@ -78,7 +78,7 @@ class Cost:
     gpu_hours: float | None
 
 
-def of(recipe: ClosedBookRecipe) -> Cost:
+def estimate_cost(recipe: ClosedBookRecipe) -> Cost:
     """The cost of one seed. Raises MechoclError for a local model that cannot be read."""
     training = recipe.training
     tokens = sum(
@@ -104,7 +104,7 @@ def of(recipe: ClosedBookRecipe) -> Cost:
     )
 
 
-def described(cost: Cost, *, seeds: int) -> str:
+def cost_in_words(cost: Cost, *, seeds: int) -> str:
     """One line for people."""
     known = f"{cost.tokens / 1e6:.1f} M tokens a seed"
     if cost.parameters is None or cost.gibibytes is None or cost.gpu_hours is None:

@@ -23,19 +23,19 @@ def attributes(task: Task) -> list[str]:
     return list(asked.loc[asked["subset"] != "q_entity", "attribute"].drop_duplicates())
 
 
-def of_attribute(task: Task, attribute: str = "") -> Task:
+def view_attribute(task: Task, attribute: str = "") -> Task:
     """The definitions of a task, and its questions about an attribute.
 
     Of examples of several layouts (names of different length, several phrasings) those of the most common one are
     kept; of definitions the one of which each tag has the most. Definitions of aliases about whom it is not asked, or by
     an entity about whom it is not, are left out. An inconsistent definition may still name an entity of the same
-    answer. Without an attribute it is the `default`. Raises MechoclError for an attribute that nothing is asked about,
+    answer. Without an attribute it is the `default_attribute`. Raises MechoclError for an attribute that nothing is asked about,
     and for one whose answers all begin with the same token.
     """
     known = attributes(task)
     if attribute and attribute not in known:
         raise MechoclError(f"no question is about {attribute!r}; the task asks about {', '.join(known)}")
-    attribute = attribute or default(task)
+    attribute = attribute or default_attribute(task)
     answer_of = _answers(task, attribute)
     classes = sorted(set(answer_of.values()))
     if len(classes) < 2:
@@ -62,7 +62,7 @@ def of_attribute(task: Task, attribute: str = "") -> Task:
     )
 
 
-def default(task: Task) -> str:
+def default_attribute(task: Task) -> str:
     """The attribute with the most even answers: the largest entropy among those with at least ten aliases an answer, or
     the most aliases an answer where there is none."""
 

@@ -21,7 +21,7 @@ RECORD: Final = "biographies.json"
 """What a model pretrained on the invented world keeps beside its weights: how that world was drawn."""
 
 
-def of(recipe: ClosedBookRecipe) -> World:
+def build_world(recipe: ClosedBookRecipe) -> World:
     """The world of a recipe. Raises MechoclError for a database that cannot be used, and for an invented world that
     is not the one that the recipe's model was pretrained on."""
     task = recipe.task
@@ -37,7 +37,7 @@ def of(recipe: ClosedBookRecipe) -> World:
     path = Path(recipe.model) / RECORD
     if path.exists():
         known = files.read_json(path)
-        if known != drawn(task.biographies, task.biographies_seed):
+        if known != drawing_record(task.biographies, task.biographies_seed):
             raise MechoclError(
                 f"{path} says that the model knows another invented world ({_difference(known, task)}); set "
                 "task.biographies and task.biographies_seed as there"
@@ -59,13 +59,13 @@ def refuse_file(task: ClosedBookConfig) -> None:
         )
 
 
-def drawn(config: BiographiesConfig, seed: int) -> dict[str, Any]:
+def drawing_record(config: BiographiesConfig, seed: int) -> dict[str, Any]:
     """What `RECORD` holds."""
     return dataclasses.asdict(config) | {"seed": seed}
 
 
 def _difference(known: dict[str, Any], task: Any) -> str:
-    own = drawn(task.biographies, task.biographies_seed)
+    own = drawing_record(task.biographies, task.biographies_seed)
     return ", ".join(
         f"{key} {known.get(key)}, not {value}" for key, value in own.items() if known.get(key) != value
     )

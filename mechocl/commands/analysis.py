@@ -13,7 +13,7 @@ from mechocl.interventions.grafting import GraftConfig
 from mechocl.interventions.patching import PatchingConfig
 from mechocl.interventions.subspace_study import SubspaceConfig
 from mechocl.lenses.logit_lens import LensConfig
-from mechocl.probing.probe import ProbingConfig
+from mechocl.probing.scoring import ProbingConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +44,7 @@ On = Annotated[Where, tyro.conf.OmitArgPrefixes]
 
 def evaluate(on: On) -> None:
     """Answers on every test question: each subset, and weak and strong internalization with intervals."""
-    from mechocl.analyses.jobs import evaluated
+    from mechocl.analyses.jobs import evaluate_run
     from mechocl.analyses.registry import EvaluateConfig
     from mechocl.behaviour import over_seeds
     from mechocl.behaviour.internalization import metrics_of
@@ -56,7 +56,7 @@ def evaluate(on: On) -> None:
     opened, (rows,) = _analysed(on, ("evaluate", EvaluateConfig()))
     if opened.is_text and on.stage is None:
         device = seam.resolve_device(on.device)
-        rows = evaluated(opened, device=device, jobs=jobs_of(on.jobs))
+        rows = evaluate_run(opened, device=device, jobs=jobs_of(on.jobs))
         print("each subset after the last stage that trains on its data; --stage N: all after that stage")
     if on.stage in (None, len(opened.recipe.training.stages)):
         rows = printing.learned(rows)
@@ -74,18 +74,18 @@ def evaluate(on: On) -> None:
 
 
 def _print_contrasts(rows: "pd.DataFrame", metric: str) -> None:
-    from mechocl.behaviour import over_seeds
+    from mechocl.behaviour import formats, over_seeds
     from mechocl.commands import printing
 
     lines = [
         [
             c.name,
-            over_seeds.describe(c.estimate),
+            formats.describe(c.estimate),
             f"{c.positive_seeds} of {rows['seed'].nunique()} seeds above 0",
         ]
         for c in over_seeds.contrasts(rows, metric)
     ]
-    printing.table([f"contrast ({over_seeds.NAMES[metric]})", "difference [95 %]", ""], lines)
+    printing.table([f"contrast ({formats.NAMES[metric]})", "difference [95 %]", ""], lines)
 
 
 def lens(
@@ -178,9 +178,9 @@ def circuit(
     opened, (rows, *searched) = _analysed(on, ("circuit", config), *also)
     for name, part in rows.groupby("contrast", sort=False):
         _print_ends(name, part)
-        edges = circuits.pooled(part)
+        edges = circuits.pool_heads(part)
         printing.over_seeds(edges, ["sender", "receiver", "place"], "value", most=_LARGEST)
-        print(circuits.described(part))
+        print(circuits.circuit_in_words(part))
     for found in searched:
         for raised, spared in ((search.raised, search.spared), (search.spared, search.raised)):
             print(
@@ -290,7 +290,6 @@ def probe(
     from mechocl.analyses import jobs as jobs_
     from mechocl.analyses import probe_sweep
     from mechocl.commands import printing
-    from mechocl.models import seam
     from mechocl.probing import summaries as summaries_
     from mechocl.report import page, probe_sections
     from mechocl.runs import on_ray
@@ -306,11 +305,11 @@ def probe(
     else:
         if not runs:
             raise MechoclError("give one or more RUN folders to probe, or --table to look at a table")
-        ray = on_ray.chosen(on, address=address, gpus_per_task=gpus_per_task, jobs=jobs)
+        executor = on_ray.executor_named(on, address=address, gpus_per_task=gpus_per_task, jobs=jobs_of(jobs))
         config = replace(config, sites=listed(config.sites), positions=listed(config.positions))
         recipes = listed((config.recipe,))
-        where = ray.device(device) if ray else seam.resolve_device(device)
-        units = probe_sweep.units(
+        where = executor.device(device)
+        units = probe_sweep.list_units(
             runs,
             recipes=recipes,
             checkpoints=checkpoints,
@@ -323,10 +322,10 @@ def probe(
         )
         parts = [*(Path(recipe).stem for recipe in recipes), *([attribute] if attribute else [])]
         out = out or runs[0] / "probes" / "-".join(parts)
-        rows = probe_sweep.run(units, out=out, jobs=jobs_of(jobs), cluster=ray)
+        rows = probe_sweep.sweep_probes(units, out=out, executor=executor)
         source = out / "table.parquet"
-        gaps = jobs_.gaps(runs, device=where, jobs=jobs_of(jobs)) if len(runs) > 1 else None
-    grids = summaries_.grids(rows)
+        gaps = jobs_.iml_gaps(runs, device=where, jobs=jobs_of(jobs)) if len(runs) > 1 else None
+    grids = summaries_.probe_grids(rows)
     printing.probes(grids)
     sections = probe_sections.sections(grids, rows, gaps=gaps) + probe_sections.direction_sections(units)
     report = page.Report(
@@ -385,7 +384,7 @@ def jobs_of(count: int) -> int | None:
 def _analysed(on: Where, *wanted: tuple[str, Any]) -> "tuple[Run, list[pd.DataFrame]]":
     """Rows of each analysis (name, config) over the run's seeds; those that failed are named."""
     from mechocl.analyses import registry
-    from mechocl.analyses.jobs import complete
+    from mechocl.analyses.jobs import complete_run
     from mechocl.commands import printing
     from mechocl.models import seam
     from mechocl.runs.run import Run
@@ -395,9 +394,9 @@ def _analysed(on: Where, *wanted: tuple[str, Any]) -> "tuple[Run, list[pd.DataFr
     if on.stage is not None and not 1 <= on.stage <= n_stages:
         raise MechoclError(f"--stage {on.stage}: {on.run} has stages 1 to {n_stages}")
     device = seam.resolve_device(on.device)
-    complete(run, wanted, stage=on.stage, device=device, jobs=jobs_of(on.jobs))
+    complete_run(run, wanted, stage=on.stage, device=device, jobs=jobs_of(on.jobs))
     printing.failures(run)
-    found = [registry.load(run, name, config, stage=on.stage) for name, config in wanted]
+    found = [registry.load_rows(run, name, config, stage=on.stage) for name, config in wanted]
     return run, [rows for rows in found if rows is not None]
 
 

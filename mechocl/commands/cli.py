@@ -52,17 +52,17 @@ def demo(
 
     name = "integer-set/cpu"
     recipe = recipes.load(name, _FAST if fast else ())
-    run = jobs_.train(
+    run = jobs_.train_run(
         out,
         recipe,
         recipe_name=f"{name} (smoke test)" if fast else name,
         seeds=seeds_from(1 if fast else seeds, 0),
         device=seam.resolve_device(device),
         jobs=jobs_of(jobs),
-        then=jobs_.reported(recipe),
+        then=jobs_.reported_analyses(recipe),
     )
     printing.failures(run)
-    answers = registry.load(run, "evaluate", registry.EvaluateConfig())
+    answers = registry.load_rows(run, "evaluate", registry.EvaluateConfig())
     assert answers is not None
     printing.answers(printing.learned(answers))
     _write_report(run, out / "report.html", device="cpu", jobs=jobs)
@@ -99,7 +99,7 @@ def train(
     if not save_every >= 0:
         raise MechoclError(f"--save-every {save_every}: give seconds, 0 or more")
     resolved = recipes.load(recipe, tuple(change for group in set for change in group))
-    run = jobs_.train(
+    run = jobs_.train_run(
         out,
         resolved,
         recipe_name=recipe,
@@ -151,32 +151,30 @@ def sweep(
         address: Ray's head, host:port, or auto for one that runs here; default: start Ray here and stop it.
         gpus_per_task: GPUs of a task on Ray; under 1, several tasks share one.
     """
-    from mechocl.analyses import jobs as jobs_
     from mechocl.commands import printing
-    from mechocl.models import seam
     from mechocl.report import page, plots, training_plots
-    from mechocl.runs import on_ray, sweep_summaries, sweeps
+    from mechocl.runs import on_ray, sweep_folder, sweep_summaries
+    from mechocl.runs.sweeps import run_sweep
 
     if table is None:
         if not recipe or out is None:
             raise MechoclError("give a RECIPE and --out DIR to train, or --table DIR to look at a sweep")
-        ray = on_ray.chosen(on, address=address, gpus_per_task=gpus_per_task, jobs=jobs)
-        frame = jobs_.sweep(
+        executor = on_ray.executor_named(on, address=address, gpus_per_task=gpus_per_task, jobs=jobs_of(jobs))
+        frame = run_sweep(
             out,
             recipe_name=recipe,
             changes=tuple(change for group in set for change in group),
             over=tuple(axis for group in over for axis in group),
             seeds=seeds_from(seeds, first_seed),
-            device=ray.device(device) if ray else seam.resolve_device(device),
-            jobs=jobs_of(jobs),
-            cluster=ray,
+            device=executor.device(device),
+            executor=executor,
         )
     else:
         if recipe or over:
             raise MechoclError("--table only looks at a sweep; leave out the recipe and --over")
-        frame = sweeps.table(table)
+        frame = sweep_folder.read_sweep(table)
     found = sweep_summaries.summaries(frame)
-    keys = sweeps.axes(frame)
+    keys = sweep_folder.axes(frame)
     names = ("weak", "strong", "strong_d1_d3")
     subsets = [s for s in plots.COLORS if any(s in summary.auc for summary in found)]
     columns = [
@@ -216,7 +214,7 @@ def dynamics(run: PositionalRun, out: Path | None = None) -> None:
     from mechocl import files
     from mechocl.analyses import jobs as jobs_
     from mechocl.behaviour import dynamics as learning
-    from mechocl.behaviour import over_seeds
+    from mechocl.behaviour import formats
     from mechocl.commands import printing
     from mechocl.report import page, training_plots
     from mechocl.runs.run import Run
@@ -227,7 +225,7 @@ def dynamics(run: PositionalRun, out: Path | None = None) -> None:
             f"{run} is a closed-book run, whose curves are in its report (mechocl report {run}); dynamics is about the AUC "
             "of the integer-set task"
         )
-    curves, onsets = jobs_.dynamics(opened)
+    curves, onsets = jobs_.measure_dynamics(opened)
     printing.failures(opened)
     body = []
     for event in learning.EVENTS:
@@ -241,7 +239,7 @@ def dynamics(run: PositionalRun, out: Path | None = None) -> None:
     printing.table(["event", "stage", "epoch: median (range)", "seeds", "halfway to: meaning"], body)
     print()
     lines = [
-        [o.first, o.second, f"{o.before} of {o.seeds}", f"{o.lead.mean:.1f}", over_seeds.p_value(o.p)]
+        [o.first, o.second, f"{o.before} of {o.seeds}", f"{o.lead.mean:.1f}", formats.p_value(o.p)]
         for o in learning.order(onsets)
     ]
     printing.table(["first", "then", "seeds in this order", "epochs between", "sign test"], lines)
@@ -385,22 +383,22 @@ def _fail(message: str, code: int) -> int:
 
 def _write_report(run: Any, path: Path, *, device: Device, jobs: int) -> None:
     from mechocl.analyses import registry
-    from mechocl.analyses.jobs import can_be_taken_apart, complete, evaluated, reported
+    from mechocl.analyses.jobs import can_be_taken_apart, complete_run, evaluate_run, reported_analyses
     from mechocl.models import seam
     from mechocl.report import page, run_report
 
     if path.is_dir():
         raise MechoclError(f"{path} is a folder; give the HTML file, for example {path / 'report.html'}")
-    wanted = reported(run.recipe)
+    wanted = reported_analyses(run.recipe)
     if run.is_text and not can_be_taken_apart(run):
         wanted = tuple(one for one in wanted if one[0] == "evaluate")
-    complete(run, wanted, stage=None, device=seam.resolve_device(device), jobs=jobs_of(jobs))
+    complete_run(run, wanted, stage=None, device=seam.resolve_device(device), jobs=jobs_of(jobs))
     path.parent.mkdir(parents=True, exist_ok=True)
-    found = {name: registry.load(run, name, config) for name, config in wanted}
+    found = {name: registry.load_rows(run, name, config) for name, config in wanted}
     rows = {name: table for name, table in found.items() if table is not None}
     assert rows.keys() == found.keys()
     if run.is_text:
-        rows["evaluate"] = evaluated(run, device=seam.resolve_device(device), jobs=jobs_of(jobs))
+        rows["evaluate"] = evaluate_run(run, device=seam.resolve_device(device), jobs=jobs_of(jobs))
     smoke = "smoke test" in run.recipe_name
     warning = (
         "Smoke test: one seed of a small task. It shows that everything runs, not what a model does."

@@ -64,7 +64,9 @@ def train(
         config, site=listed(config.site), subsets=listed(config.subsets), roles=listed(config.roles)
     )
     run, seeds, device = _opened(on)
-    judged = sae_jobs.train(run, config, seeds=seeds, stage=on.stage, device=device, jobs=jobs_of(on.jobs))
+    judged = sae_jobs.train_dictionaries(
+        run, config, seeds=seeds, stage=on.stage, device=device, jobs=jobs_of(on.jobs)
+    )
     for name, quality in judged.items():
         _print_quality(name, _rows(run, "sae-quality", quality, on, seeds))
     for name in judged:
@@ -166,10 +168,10 @@ def dashboard(on: OnSae, site: str = "", out: Path | None = None) -> None:
     run, seeds, device = _computed(on, "sae-search", config, first=True)
     seed = seeds[0]
     folder = run.seed(seed)
-    subject = registry.subject_of(folder, stage=on.stage, device=device)
+    subject = registry.open_subject(folder, stage=on.stage, device=device)
     dictionary = subject.dictionary(on.sae, site)
     effects = EffectsConfig(sae=on.sae, site=site)
-    tested = run.load_result("sae-test", registry.inputs(folder, "sae-test", effects, on.stage))
+    tested = run.load_result("sae-test", registry.result_key(folder, "sae-test", effects, on.stage))
     quality = subject.rows("sae-quality", QualityConfig(sae=on.sae, site=site))
     value = {
         (str(measure), str(part)): float(number)
@@ -227,10 +229,10 @@ def _probes(
 ) -> "dict[str, Tensor]":
     """Directions of the run's default probes at the SAE's site: probe and position → unit vector; none without probes."""
     from mechocl.analyses import registry
-    from mechocl.models.components import hook_name
-    from mechocl.probing.probe import ProbingConfig
+    from mechocl.models.sites import hook_name
+    from mechocl.probing.scoring import ProbingConfig
 
-    inputs = registry.inputs(folder, "probe", ProbingConfig(), stage)
+    inputs = registry.result_key(folder, "probe", ProbingConfig(), stage)
     rows, arrays = run.load_result("probe", inputs), run.load_arrays("probe", inputs)
     found: dict[str, Tensor] = {}
     for key, directions in arrays.items():
@@ -280,7 +282,7 @@ def crosscoder(
         "properties that they stand for (q < 0.05): features of a seed, mean over the seeds",
         summaries.properties_of_verdicts(rows),
     )
-    print(f"crosscoders: {run.path / 'saes' / crosscoder_jobs.name_of(config, checkpoints)}")
+    print(f"crosscoders: {run.path / 'saes' / crosscoder_jobs.crosscoder_name(config, checkpoints)}")
     _say_where(run, crosscoder_jobs.ANALYSIS)
 
 
@@ -327,25 +329,27 @@ def _computed(
 
     run, seeds, device = _opened(on)
     seeds = seeds[:1] if first else seeds
-    jobs.complete(run, ((name, config),), stage=on.stage, device=device, jobs=jobs_of(on.jobs), seeds=seeds)
+    jobs.complete_run(
+        run, ((name, config),), stage=on.stage, device=device, jobs=jobs_of(on.jobs), seeds=seeds
+    )
     return run, seeds, device
 
 
 def _rows(run: "Run", name: str, config: Any, on: WhereSeeds, seeds: tuple[int, ...]) -> "pd.DataFrame":
     from mechocl.analyses import registry
 
-    rows = registry.load(run, name, config, stage=on.stage, seeds=seeds)
+    rows = registry.load_rows(run, name, config, stage=on.stage, seeds=seeds)
     assert rows is not None
     return rows
 
 
 def _print_quality(name: str, rows: "pd.DataFrame") -> None:
-    from mechocl.behaviour import over_seeds
+    from mechocl.behaviour import formats
     from mechocl.commands import printing
     from mechocl.features import summaries as features
 
     found = features.quality(rows)
-    body = [[r["measure"], r["part"], over_seeds.described(r)] for r in found.to_dict("records")]
+    body = [[r["measure"], r["part"], formats.mean_in_words(r)] for r in found.to_dict("records")]
     print(f"\n{name}: on aliases that it has not seen")
     printing.table(["measure", "of", "mean [95 %]"], body)
 

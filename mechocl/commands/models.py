@@ -37,11 +37,11 @@ def parity(
     import torch
 
     from mechocl.commands import printing
-    from mechocl.models import load, seam
+    from mechocl.models import loading, seam
 
     if out is not None and out.is_dir():
         raise MechoclError(f"{out} is a folder; give the JSON file")
-    loaded = load.load_with_parity(
+    loaded = loading.load_with_parity(
         model,
         device=seam.resolve_device(device),
         dtype=getattr(torch, dtype),
@@ -49,7 +49,7 @@ def parity(
         fold=fold,
         centre=centre,
         base=base or None,
-        report=out,
+        record=out,
     )
     found = loaded.parity
     printing.table(

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from mechocl.behaviour import formats, sentences
 from mechocl.behaviour import over_seeds as over_seeds_
 
 
@@ -49,7 +50,7 @@ def over_seeds(rows: pd.DataFrame, keys: list[str], value: str, *, most: int | N
     body = []
     for row in found.to_dict("records"):
         above = f"{row['positive']} of {row['seeds']}"
-        body.append([*(str(row[k]) for k in keys), over_seeds_.described(row), above])
+        body.append([*(str(row[k]) for k in keys), formats.mean_in_words(row), above])
     table([*keys, f"{value} [95 %]", "seeds above 0"], body)
 
 
@@ -61,14 +62,14 @@ def failures(run: Any) -> None:
 
 def learned(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of the seeds that learned their definitions; the others are named."""
-    kept, failed = over_seeds_.trained(rows)
-    for line in over_seeds_.described_failures(failed, rows["seed"].nunique()):
+    kept, failed = over_seeds_.without_failed(rows)
+    for line in sentences.failures_in_words(failed, rows["seed"].nunique()):
         print(line)
     return kept
 
 
 def answers(rows: pd.DataFrame) -> None:
-    for a in over_seeds_.answers(rows):
+    for a in sentences.answers(rows):
         print(f"{a.question}: {a.answer}. {a.sentence}")
 
 
@@ -103,7 +104,7 @@ def probes(grids: Sequence[Any]) -> None:
             f"{m:.3f}{'*' * (p < summaries_.LEVEL)}" for m, p in zip(found["mean"], found["p"], strict=True)
         ]
         shown = found.assign(text=text, token=found["position"])
-        grid(summaries_.grid(shown, "text"), "", corner="site")
+        grid(summaries_.grid_table(shown, "text"), "", corner="site")
         controls = [
             f"{control} {found[control].max():.3f}"
             for control in summaries_.CONTROLS

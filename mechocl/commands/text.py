@@ -9,7 +9,7 @@ import tyro
 from mechocl.closed_book.biographies import BiographiesConfig
 from mechocl.commands.analysis import Device, jobs_of
 from mechocl.errors import MechoclError
-from mechocl.runs.pretraining_settings import PretrainingConfig
+from mechocl.runs.pretraining import PretrainingConfig
 from mechocl.runs.train_toy import SAVE_EVERY_S
 
 _WORLD: Final = BiographiesConfig()
@@ -71,7 +71,8 @@ def pretrain(
     from mechocl.commands import printing
     from mechocl.models import seam
     from mechocl.runs.pretraining import pretrain as train
-    from mechocl.runs.processes import Display, cores
+    from mechocl.runs.processes import cores
+    from mechocl.runs.progress import Display
 
     try:
         biographies = BiographiesConfig(
@@ -98,7 +99,7 @@ def pretrain(
             seed=seed,
             device=seam.resolve_device(device),
             save_every_s=_seconds(save_every),
-            report=display.reporter(0),
+            progress=display.reporter(0),
         )
     printing.frame("exact match on questions about known people", known)
     print(f"model: {out}")
@@ -145,14 +146,14 @@ def finetune(
     wanted = seeds_from(seeds, first_seed)
     first = finetune_.is_first()
     if first:
-        print(cost.described(cost.of(resolved), seeds=len(wanted)))
+        print(cost.cost_in_words(cost.estimate_cost(resolved), seeds=len(wanted)))
     if dry_run:
         return
     if out is None:
         raise MechoclError("give --out DIR, the folder of the run; or --dry-run")
     finetune_.refuse(resolved)
     processes = finetune_.processes()
-    run = jobs_.train(
+    run = jobs_.train_run(
         out,
         resolved,
         recipe_name=recipe,

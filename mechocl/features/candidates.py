@@ -104,7 +104,7 @@ def candidates(
 
     `reaches`: whether anything leads from a position to the answer; where nothing does, the search's are left out.
     """
-    known = {p.name: p for p in properties.of_texts(task, read) if p.pairs}
+    known = {p.name: p for p in properties.text_properties(task, read) if p.pairs}
     if config.property and config.property not in known:
         raise MechoclError(
             f"no property {config.property!r} has pairs of questions that differ in it; those are {', '.join(known)}"

@@ -18,7 +18,7 @@ from torch import Tensor
 from mechocl.errors import MechoclError
 from mechocl.features.crosscoders import Crosscoder, site_width
 from mechocl.features.dictionaries import flat
-from mechocl.features.stream import held_out, of_aliases, read_tokens
+from mechocl.features.stream import about_aliases, held_out, read_tokens
 from mechocl.models import activations
 from mechocl.models.seam import Transformer
 from toy_models.task import Task
@@ -94,7 +94,7 @@ def compare(
     unseen = held_out(task, record.get("held_out", share), seed=record.get("seed", seed))
     roles = tuple(record.get("config", {}).get("roles", ()))
     return compare_activations(
-        crosscoder, _read(models, of_aliases(task, unseen), crosscoder.site, roles=roles)
+        crosscoder, _read(models, about_aliases(task, unseen), crosscoder.site, roles=roles)
     )
 
 

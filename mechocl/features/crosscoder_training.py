@@ -28,7 +28,7 @@ def fit_crosscoder(
     config: TrainingConfig,
     *,
     device: str = "cpu",
-    report: Callable[[float], None] = lambda done: None,
+    progress: Callable[[float], None] = lambda done: None,
 ) -> Any:
     """A crosscoder, trained on batches of activations, each a checkpoint → (batch, d), in the checkpoints' order.
 
@@ -45,7 +45,7 @@ def fit_crosscoder(
 
     wanted = {"crosscoder": Wanted(read=site, write=site, width=config.width[0], number=0)}
     make = partial(_untrained, parts=len(scale))
-    sae = fit(side_by_side(), wanted, config, device=device, report=report, make=make)["crosscoder"]
+    sae = fit(side_by_side(), wanted, config, device=device, progress=progress, make=make)["crosscoder"]
     return _in_units(sae, list(scale.values()))
 
 

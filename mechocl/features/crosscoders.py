@@ -72,7 +72,7 @@ def train_crosscoder(
     task: Task,
     config: CrosscoderConfig,
     *,
-    report: Callable[[float], None] = lambda done: None,
+    progress: Callable[[float], None] = lambda done: None,
 ) -> Any:
     """Train a crosscoder of checkpoints, the first to the last: a `sae_lens.SAE` of their activations side by side.
 
@@ -101,7 +101,7 @@ def train_crosscoder(
         buffer=config.buffer,
         seed=config.seed,
     )
-    return fit_crosscoder(stream, config.site, training, device=str(device_of(models[0])), report=report)
+    return fit_crosscoder(stream, config.site, training, device=str(device_of(models[0])), progress=progress)
 
 
 def site_width(model: Transformer, task: Task, site: str) -> int:

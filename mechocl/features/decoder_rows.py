@@ -19,7 +19,8 @@ from mechocl.features.properties import Texts
 from mechocl.features.quality import cosines, unseen_aliases
 from mechocl.features.settings import HELD_OUT
 from mechocl.interventions.subspaces import STREAM_SITES, difference_of_means
-from mechocl.models.components import Components, hook_name
+from mechocl.models.components import Components
+from mechocl.models.sites import hook_name
 from mechocl.runs.activation_cache import Collect
 from toy_models.subsets import TAGS
 from toy_models.task import ROLE, Task

@@ -17,8 +17,7 @@ about one in twenty features that do nothing of their own passes by chance. Patc
 """
 
 import functools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -32,11 +31,12 @@ from mechocl.errors import MechoclError
 from mechocl.features import properties
 from mechocl.features.candidates import ALPHA, Candidate, EffectsConfig, candidates, reaches
 from mechocl.features.dictionaries import Dictionary, flat
+from mechocl.features.exchanges import Asked as _Asked
+from mechocl.features.exchanges import Exchanged as _Exchanged
 from mechocl.features.properties import Texts
 from mechocl.features.quality import unseen_aliases
-from mechocl.features.stream import of_aliases
+from mechocl.features.stream import about_aliases
 from mechocl.interventions import metrics
-from mechocl.interventions import pairs as pairs_
 from mechocl.interventions.pairs import Pairs
 from mechocl.interventions.subspaces import STREAM_SITES, Place, interchange, measured
 from mechocl.models.components import Components, take_apart
@@ -82,7 +82,7 @@ def effects(
     place_of = _places(dictionary)
     c = take_apart(model)
     unseen = unseen_aliases(task, dictionary, share=config.searched().held_out, seed=config.seed)
-    kept = of_aliases(task, unseen)
+    kept = about_aliases(task, unseen)
     read = properties.texts(task, seed=config.seed)[0]
     rows: list[dict[str, Any]] = []
     asked = _Asked(kept, config)
@@ -107,42 +107,6 @@ def _places(dictionary: Dictionary) -> Any:
             f"{', '.join(f'hook_{name}' for name in STREAM_SITES)}"
         )
     return lambda position: Place(layer=int(parts[1]), site=site, position=position)
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """The questions that everything is tested on, each kind made once."""
-
-    task: Task
-    config: EffectsConfig
-    made: dict[str, Pairs | None] = field(default_factory=dict)
-
-    def pairs(self, name: str) -> Pairs | None:
-        """Pairs of a contrast; None where the held-out aliases have none."""
-        if name not in self.made:
-            most = 10 * self.config.n_pairs if "-other-" in name else self.config.n_pairs
-            self.made[name] = self._try(
-                lambda: pairs_.pairs_named(self.task, name, n_pairs=most, seed=self.config.seed)
-            )
-        return self.made[name]
-
-    def questions(self, short: str) -> Pairs | None:
-        """Questions about a subset, all of an alias together; None for one that the run does not have."""
-
-        def make() -> Pairs:
-            subset, n = pairs_.subset_named(self.task, short), self.config.n_questions
-            return pairs_.questions(self.task, subsets=(subset,), n_questions=n, seed=self.config.seed)
-
-        if short not in self.made:
-            self.made[short] = self._try(make)
-        return self.made[short]
-
-    @staticmethod
-    def _try(make: Callable[[], Pairs]) -> Pairs | None:
-        try:
-            return make()
-        except MechoclError:
-            return None
 
 
 class _Test:
@@ -325,44 +289,6 @@ class _Test:
             "strength": float(strength.mean()),
             "retrieval": False,
         }
-
-
-class _Exchanged:
-    """A metric over exchanges both ways round, each contrast weighted by its number of pairs."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._base = 0.0
-        self._forward = self._back = 0.0  # sums of clean − corrupted
-        self._effect: Tensor = torch.zeros(())  # sum of the effects towards the clean run, minus those back
-
-    def add(
-        self, clean: float, corrupted: float, effect: Float[Tensor, "fit"], pairs: int, *, back: bool
-    ) -> None:
-        self.count += pairs
-        self._base += corrupted * pairs
-        self._forward += 0.0 if back else (clean - corrupted) * pairs
-        self._back += (clean - corrupted) * pairs if back else 0.0
-        self._effect = self._effect + (-effect if back else effect) * pairs
-
-    @property
-    def base(self) -> float:
-        """Mean of the untouched runs."""
-        return self._base / self.count
-
-    @property
-    def direction(self) -> float:
-        """The direction of the property: which run of a pair is answered better, on average."""
-        return 1.0 if self._forward >= 0 else -1.0
-
-    @property
-    def gap(self) -> float:
-        return self.direction * (self._forward - self._back) / self.count
-
-    @property
-    def moved(self) -> Float[Tensor, "fit"]:
-        moved: Tensor = self.direction * self._effect / self.count
-        return moved
 
 
 _COLUMNS: Final[dict[str, type]] = {

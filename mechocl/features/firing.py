@@ -206,7 +206,7 @@ def _roles(read: Texts) -> tuple[tuple[str, ...], Int[np.ndarray, " pos"]]:
     return names, np.cumsum([label in firsts for label in read.labels]) - 1
 
 
-def of_feature(one: AllActivity, feature: int) -> Activity:
+def feature_activity(one: AllActivity, feature: int) -> Activity:
     """The activity of one of the features."""
     return Activity(
         kind=one.kind,

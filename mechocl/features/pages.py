@@ -161,7 +161,7 @@ def pages(
             mean=float(total[i] / count[i]),
             norm=float(norm[i]),
             examples=examples[i],
-            activity=tuple(firing.of_feature(one, i) for one in activity),
+            activity=tuple(firing.feature_activity(one, i) for one in activity),
             direct=direct[i] if direct else None,
             near=near[i],
             chance_cosine=1.96 / W.shape[1] ** 0.5,

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mechocl.errors import MechoclError
-from mechocl.models import activations
+from mechocl.models import layout
 from toy_models.randomness import generator
 from toy_models.subsets import SUBSETS
 from toy_models.task import Task
@@ -87,9 +87,9 @@ def texts(task: Task, *, seed: int) -> list[Texts]:
         if len(chosen) == 0:
             continue
         labels = (
-            activations.asked_positions(task, chosen)
+            layout.asked_positions(task, chosen)
             if kind == "question"
-            else activations.shared_positions(task, chosen)
+            else layout.shared_positions(task, chosen)
         )
         found.append(
             Texts(
@@ -104,13 +104,13 @@ def texts(task: Task, *, seed: int) -> list[Texts]:
     return found
 
 
-def of_texts(task: Task, read: Texts) -> list[Property]:
+def text_properties(task: Task, read: Texts) -> list[Property]:
     """The properties of the texts, but for those of which there are too few examples."""
     everyone = np.ones(len(read), dtype=bool)
     return [one for one in _all(task, read) if one.enough(everyone)]
 
 
-def of_tokens(task: Task, read: Texts, position: str) -> list[Property]:
+def token_properties(task: Task, read: Texts, position: str) -> list[Property]:
     """Which integer stands at a position, where integers do."""
     if task.vocabulary.is_text or (position != "entity" and _role(position) != "list"):
         return []

@@ -18,7 +18,7 @@ from torch import Tensor
 from mechocl.behaviour import internalization
 from mechocl.errors import MechoclError
 from mechocl.features.dictionaries import Dictionary, check_fits, flat
-from mechocl.features.stream import held_out, of_aliases, read_tokens
+from mechocl.features.stream import about_aliases, held_out, read_tokens
 from mechocl.models import activations, seam
 from mechocl.models.seam import Transformer
 from toy_models.task import ROLES, Task
@@ -59,7 +59,7 @@ def judge(
     All but `dead` and `found_again` are of the held-out aliases.
     """
     check_fits(dictionary, model, task)
-    unseen = of_aliases(task, unseen_aliases(task, dictionary, share=share, seed=seed))
+    unseen = about_aliases(task, unseen_aliases(task, dictionary, share=share, seed=seed))
     rows: list[tuple[str, str, float]] = []
     fires = _reconstruction(model, unseen, dictionary, rows)
     rows.append(("silent", "all", float((~fires).float().mean())))

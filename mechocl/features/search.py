@@ -96,14 +96,14 @@ def search(task: Task, dictionary: Dictionary, config: SearchConfig, *, collect:
         judge = unseen[read.table["alias"].to_numpy()]
         x = flat(collect(read.tokens, [dictionary.read])[dictionary.read])
         f = dictionary.encode(x).cpu().numpy()
-        of_all = properties.of_texts(task, read)
+        of_all = properties.text_properties(task, read)
         for i, position in enumerate(read.labels):
             where = {"text": read.kind, "position": position}
             alive = _alive(f[~judge, i])
             if len(alive) == 0:  # or every text has the same activations there: = at the embedding
                 continue
             here = f[:, i, alive]
-            found = [*of_all, *properties.of_tokens(task, read, position)]
+            found = [*of_all, *properties.token_properties(task, read, position)]
             found = [p for p in found if p.group in asked and p.enough(judge) and p.enough(~judge)]
             rows += [where | row for row in _features(found, here, alive, judge, config)]
             rows += [where | row for row in _conjunctions(found, here, alive, judge, config)]

@@ -61,7 +61,7 @@ def held_out(task: Task, share: float, *, seed: int) -> Bool[np.ndarray, " alias
     return out
 
 
-def of_aliases(task: Task, chosen: Bool[np.ndarray, " alias"]) -> Task:
+def about_aliases(task: Task, chosen: Bool[np.ndarray, " alias"]) -> Task:
     """The examples about some aliases. Raises MechoclError when there are none."""
     rows = np.flatnonzero(chosen[task.table["alias"].to_numpy()])
     if len(rows) == 0:

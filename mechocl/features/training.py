@@ -55,7 +55,7 @@ def train(
     config: TrainingConfig,
     *,
     stage: int | None = None,
-    report: Callable[[float], None] = lambda done: None,
+    progress: Callable[[float], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Train all dictionaries of a config in one pass over the model's activations: name → `sae_lens.SAE`.
 
@@ -78,7 +78,7 @@ def train(
         for name, (site, width, number) in config.names(stage=stage).items()
         for end in [ends(model, site, config)]
     }
-    return fit(stream, wanted, config, device=str(device_of(model)), report=report)
+    return fit(stream, wanted, config, device=str(device_of(model)), progress=progress)
 
 
 def ends(model: Transformer, site: str, config: TrainingConfig) -> dict[str, str]:
@@ -116,7 +116,7 @@ def fit(
     config: TrainingConfig,
     *,
     device: str = "cpu",
-    report: Callable[[float], None] = lambda done: None,
+    progress: Callable[[float], None] = lambda done: None,
     make: Callable[..., "TrainingSAE[Any]"] | None = None,
 ) -> dict[str, Any]:
     """Train dictionaries on batches of activations, each a hook point → (batch, d).
@@ -133,7 +133,7 @@ def fit(
         cfg=_trainer_config(config, steps, device),
         saes=saes,
         hook_names=keys,
-        data_provider=_batches(chain(first, stream), wanted, scale, lambda step: report(step / steps)),
+        data_provider=_batches(chain(first, stream), wanted, scale, lambda step: progress(step / steps)),
     )
     with _quiet(), _told(config):
         trainer.fit()
@@ -175,13 +175,13 @@ def _batches(
     stream: Iterator[dict[str, Tensor]],
     wanted: dict[str, Wanted],
     scale: dict[str, float],
-    report: Callable[[int], None],
+    progress: Callable[[int], None],
 ) -> Iterator[dict[str, Tensor]]:
     """Scaled activations under the keys of the trainer; a transcoder's input and output side by side."""
     pairs = {(one.read, one.write) for one in wanted.values()}
     for step, batch in enumerate(stream):
         if step % 20 == 0:
-            report(step)
+            progress(step)
         at = {site: x * scale[site] for site, x in batch.items()}
         yield {
             f"{read}>{write}": at[read] if read == write else torch.cat([at[read], at[write]], dim=-1)

@@ -17,9 +17,10 @@ from mechocl.interventions.metrics import Metric, metric_named
 from mechocl.interventions.pairs import Pairs
 from mechocl.interventions.patched_runs import SiteKey
 from mechocl.interventions.patching import By, PatchingResult, place_masks, result_of
-from mechocl.models import components
+from mechocl.models import forward
 from mechocl.models.components import Components, take_apart
 from mechocl.models.seam import Transformer
+from mechocl.models.sites import find_sites, sites_of
 
 
 def attribute_activations(
@@ -46,9 +47,9 @@ def attribute_activations(
         raise MechoclError(f"batch_size is {batch_size}; use at least 1")
     c = take_apart(model)
     chosen.check(pairs, c.W_U.shape[1])
-    keys, groups = components.find_sites(c, sites), place_masks(pairs, by)
+    keys, groups = find_sites(c, sites), place_masks(pairs, by)
     if not keys:
-        raise MechoclError(f"no site is named; the model has {', '.join(components.sites_of(c))}")
+        raise MechoclError(f"no site is named; the model has {', '.join(sites_of(c))}")
     parts: dict[tuple[SiteKey, str], list[Tensor]] = {(key, name): [] for key in keys for name in groups}
     ends: list[tuple[Tensor, Tensor]] = []
     for rows in torch.split(torch.arange(len(pairs)), batch_size):
@@ -79,7 +80,7 @@ def _products(
             return x
 
         with torch.no_grad():
-            logits[name] = c.logits(components.run(c, tokens, tap=record)[at, pairs.read], ids)
+            logits[name] = c.logits(forward.forward(c, tokens, tap=record)[at, pairs.read], ids)
     base, new = ("corrupted", "clean") if mode == "denoise" else ("clean", "corrupted")
     leaves: dict[SiteKey, Tensor] = {}
 
@@ -90,7 +91,7 @@ def _products(
         return x
 
     with torch.enable_grad():
-        end = components.run(c, getattr(pairs, base), tap=perturb)[at, pairs.read]
+        end = forward.forward(c, getattr(pairs, base), tap=perturb)[at, pairs.read]
         value = metric.per_pair(c.logits(end, ids), pairs, logits["clean"]).sum()
         gradients = torch.autograd.grad(value, [leaves[key] for key in keys], allow_unused=True)
     products = {

@@ -18,9 +18,12 @@ from torch import Tensor
 
 from mechocl.errors import MechoclError
 from mechocl.interventions.edge_attribution import attribute_edges
-from mechocl.interventions.edges import Along, EdgeScores, graph_of, patch_edges, run_with_edges
+from mechocl.interventions.edge_graph import Along, graph_of
+from mechocl.interventions.edge_runs import run_with_edges
+from mechocl.interventions.edges import EdgeScores, patch_edges
 from mechocl.interventions.metrics import metric_named, normalised
-from mechocl.interventions.pairs import Pairs, pairs_named
+from mechocl.interventions.named_pairs import pairs_named
+from mechocl.interventions.pairs import Pairs
 from mechocl.models.seam import Transformer
 from toy_models.randomness import generator
 from toy_models.task import Task
@@ -169,7 +172,7 @@ def _sizes(n_edges: int) -> list[int]:
     return sorted(sizes)
 
 
-def circuits(model: Transformer, task: Task, config: CircuitConfig) -> pd.DataFrame:
+def circuit_study(model: Transformer, task: Task, config: CircuitConfig) -> pd.DataFrame:
     """Edges and curves of each contrast as one table.
 
     Rows of edges: `contrast`, `kind` = "edge", `sender`, `receiver`, `place`, `value` (the score), `attributed`
@@ -204,10 +207,10 @@ def _attributed(model: Transformer, pairs: Pairs, config: CircuitConfig) -> pd.D
     return found.rows().rename(columns={"score": "attributed"})
 
 
-def pooled(rows: pd.DataFrame) -> pd.DataFrame:
+def pool_heads(rows: pd.DataFrame) -> pd.DataFrame:
     """Edges of one contrast over all heads of a layer: seeds number their heads differently.
 
-    Rows as of `circuits`, with a seed column. Scores of the same sender, receiver and place are summed over heads.
+    Rows as of `circuit_study`, with a seed column. Scores of the same sender, receiver and place are summed over heads.
     """
     edges = rows[rows["kind"] == "edge"].copy()
     for column in ("sender", "receiver"):
@@ -222,7 +225,7 @@ def sizes_needed(rows: pd.DataFrame, share: float = ENOUGH) -> dict[int, int | N
     return {seed: _needed(curves[curves["seed"] == seed], share) for seed in curves["seed"].unique().tolist()}
 
 
-def described(rows: pd.DataFrame) -> str:
+def circuit_in_words(rows: pd.DataFrame) -> str:
     """A sentence on the circuits of one contrast."""
     needed = sizes_needed(rows)
     edges = rows[rows["kind"] == "edge"].groupby("seed").size().median()

@@ -10,16 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechocl.errors import MechoclError
-from mechocl.interventions.edges import (
-    Along,
-    EdgeScores,
-    answer_logits,
-    check_request,
-    graph_from,
-    natural,
-    places_of,
-    split_run,
-)
+from mechocl.interventions.edge_graph import Along, graph_from, places_of
+from mechocl.interventions.edge_runs import answer_logits, check_request, natural, split_run
+from mechocl.interventions.edges import EdgeScores
 from mechocl.interventions.metrics import Metric, metric_named
 from mechocl.interventions.pairs import Pairs
 from mechocl.models.components import Components, take_apart

@@ -95,7 +95,7 @@ def _minus_kl(logits: Logits, pairs: Pairs, clean: Tensor) -> Values:
     return -(p.exp() * (p - q)).sum(-1)
 
 
-def of_answers(pairs: Pairs) -> str:
+def answer_metric(pairs: Pairs) -> str:
     """The metric of how well questions are answered: the within-alias AUC, or where an alias's questions are all of one
     kind (in a text world) the logit difference."""
     return (

@@ -18,18 +18,19 @@ from torch import Tensor
 from mechocl.errors import MechoclError
 from mechocl.interventions.metrics import Metric
 from mechocl.interventions.pairs import Pairs
-from mechocl.models import components
-from mechocl.models.components import (
-    Components,
+from mechocl.models import forward
+from mechocl.models.components import Components
+from mechocl.models.forward import (
     Keys,
     Tap,
     after_attention,
     attention_pattern,
     attn_out,
+    forward_block,
     mix,
-    run_block,
     untouched,
 )
+from mechocl.models.sites import HEAD_SITES
 from toy_models.randomness import generator
 
 Mode = Literal["denoise", "noise", "zero", "mean", "resample"]
@@ -147,7 +148,7 @@ class PairsChunk:
 
     def _units(self, key: SiteKey) -> int:
         layer, site = key
-        if site in components.HEAD_SITES:
+        if site in HEAD_SITES:
             return self.c.n_heads
         W_in = self.c.blocks[layer].W_in
         return W_in.shape[1] if site == "mlp_post" and W_in is not None else 1
@@ -177,7 +178,7 @@ class PairsChunk:
         for above in range(layer + 1, c.n_layers):
             past = self._keys(above, slice(0, changed.start), n)
             needed = slice(max(0, self._first_needed(above) - changed.start), None)
-            x = run_block(c, above, x, past=past, rows=needed)
+            x = forward_block(c, above, x, past=past, rows=needed)
         return self._read(x, n)
 
     def _alone(self, layer: int, site: str, x: Tensor, changed: slice, tap: Tap, n: int) -> Tensor:
@@ -185,7 +186,7 @@ class PairsChunk:
         if site in _AFTER_ATTENTION:
             attention = self._again(self.base.sites[layer, "attn_out"][:, changed], n)
             return after_attention(self.c, layer, x, attention, tap=tap)
-        return run_block(self.c, layer, x, tap=tap, past=self._keys(layer, slice(0, changed.start), n))
+        return forward_block(self.c, layer, x, tap=tap, past=self._keys(layer, slice(0, changed.start), n))
 
     def _spread(self, layer: int, x: Tensor, changed: slice, tap: Tap, n: int) -> Tensor:
         """The stream after a layer from its first changed row on. `x`: the changed rows before the layer.
@@ -200,11 +201,11 @@ class PairsChunk:
 
         c, first, needed = self.c, changed.start, self._first_needed(layer)
         past = self._keys(layer, slice(0, first), n)
-        x = run_block(c, layer, x, tap=seen, past=past, rows=slice(max(0, needed - first), None))
+        x = forward_block(c, layer, x, tap=seen, past=past, rows=slice(max(0, needed - first), None))
         rows = slice(max(changed.stop, needed), self.base.stream[layer].shape[1])
         if rows.start == rows.stop:
             return x
-        own = Keys(components.rotate(c, new["k"], first=first), new["v"])
+        own = Keys(forward.rotate(c, new["k"], first=first), new["v"])
         known = [keys for keys in (past, own, self._keys(layer, slice(changed.stop, None), n)) if keys]
         k, v = (torch.cat(parts, 1) for parts in zip(*((keys.k, keys.v) for keys in known), strict=True))
         q = self._again(self.base.queries[layer][:, rows], n)
@@ -311,7 +312,7 @@ def _cached_run(c: Components, tokens: Int[Tensor, "pair pos"], sites: frozenset
     end = _stream(c, tokens, sites | wanted, kept)
     stream = (*(kept[layer, "resid_pre"] for layer in range(c.n_layers)), end)
     q, k = (
-        tuple(components.rotate(c, kept[layer, name], first=0) for layer in range(c.n_layers))
+        tuple(forward.rotate(c, kept[layer, name], first=0) for layer in range(c.n_layers))
         for name in ("q", "k")
     )
     keys = tuple(Keys(k, kept[layer, "v"]) for layer, k in enumerate(k))
@@ -328,7 +329,7 @@ def _stream(
             kept[layer, name] = x
         return x
 
-    return components.run(c, tokens, tap=tap)
+    return forward.forward(c, tokens, tap=tap)
 
 
 def _refuse_not_finite(stream: Sequence[Tensor], rows: Int[Tensor, "pair"], what: str) -> None:

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from mechocl.errors import MechoclError
 from mechocl.interventions.metrics import Metric, metric_named, normalised
-from mechocl.interventions.pairs import ROLE_NAMES, Pairs, pairs_named
+from mechocl.interventions.named_pairs import pairs_named
+from mechocl.interventions.pairs import ROLE_NAMES, Pairs
 from mechocl.interventions.patched_runs import Mode, PatchedRuns, SiteKey
-from mechocl.models import components
 from mechocl.models.components import take_apart
 from mechocl.models.seam import Transformer
+from mechocl.models.sites import find_sites, hook_name, sites_of
 from toy_models.task import Task
 
 By = Literal["position", "role", "all"]
@@ -128,9 +129,9 @@ def patch(
 
 def _stream_sites(model: Transformer) -> list[str]:
     """The residual stream without repetitions, and what is written into it."""
-    present = components.sites_of(take_apart(model))
+    present = sites_of(take_apart(model))
     wanted = ("attn_out", "resid_mid", "mlp_out", "resid_post")
-    return [components.hook_name("resid_pre", 0), *(site for site in wanted if site in present)]
+    return [hook_name("resid_pre", 0), *(site for site in wanted if site in present)]
 
 
 @torch.no_grad()
@@ -173,10 +174,10 @@ def patch_activations(
     into = take_apart(model)
     origin = into if source_model is None else take_apart(source_model)
     chosen.check(pairs, into.W_U.shape[1])
-    keys = components.find_sites(into, sites)
+    keys = find_sites(into, sites)
     if not keys:
-        raise MechoclError(f"no site is named; the model has {', '.join(components.sites_of(into))}")
-    components.find_sites(origin, sites)
+        raise MechoclError(f"no site is named; the model has {', '.join(sites_of(into))}")
+    find_sites(origin, sites)
     groups = place_masks(pairs, by)
     grid = [(key, name) for key in keys for name in groups]
     work = PatchedRuns(into, origin, pairs, chosen, mode, frozenset(keys), batch_size, seed)

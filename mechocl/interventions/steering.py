@@ -18,12 +18,14 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechocl.behaviour.internalization import candidates, judged
+from mechocl.behaviour.internalization import answer_candidates, judge_answers
 from mechocl.errors import MechoclError
 from mechocl.interventions.grafting import check_alike, compared
-from mechocl.models.activations import asked_positions, residual_sites
-from mechocl.models.components import Components, run, run_block, take_apart
+from mechocl.models.components import Components, take_apart
+from mechocl.models.forward import forward, forward_block
+from mechocl.models.layout import asked_positions
 from mechocl.models.seam import Transformer, logits_at
+from mechocl.models.sites import residual_sites
 from toy_models.randomness import generator
 from toy_models.subsets import SUBSETS
 from toy_models.task import Task
@@ -142,7 +144,7 @@ def steered_logits(
     """Logits of `internalization.candidates` at `=` of the given questions with each vector added at one site."""
     c = take_apart(model)
     place = replace(_places(c, task, rows)[layer], positions=[position] * len(vectors))
-    ids = candidates(task).to(c.device)
+    ids = answer_candidates(task).to(c.device)
     with torch.no_grad():
         outputs = [place.outputs(vectors.to(c.device), part) for part in _batches(len(rows))]
         return c.logits(torch.cat(outputs), ids).cpu()
@@ -171,7 +173,9 @@ def steering_study(
     tokens, where = task.tokens[torch.from_numpy(held_out)], task.position_of("equals", held_out)
     none, all_ = (
         _by_subset(
-            task, held_out, logits_at(model, tokens, torch.from_numpy(where), candidates(task))[:, None]
+            task,
+            held_out,
+            logits_at(model, tokens, torch.from_numpy(where), answer_candidates(task))[:, None],
         )
         for model in (before, after)
     )
@@ -204,7 +208,7 @@ class _Place:
         x = rearrange(x, "question vector pos d_model -> (question vector) pos d_model")
         for number in range(self.layer, c.n_layers):
             last = number == c.n_layers - 1
-            x = run_block(c, number, x, rows=slice(-1, None) if last else slice(None))
+            x = forward_block(c, number, x, rows=slice(-1, None) if last else slice(None))
         out: Tensor = rearrange(x[:, -1], "(question vector) d -> question vector d", vector=len(vectors))
         return out
 
@@ -233,7 +237,7 @@ def _places(c: Components, task: Task, rows: np.ndarray) -> list[_Place]:
                 found[layer].append(x)
             return x
 
-        found[-1].append(run(c, batch, tap=keep))
+        found[-1].append(forward(c, batch, tap=keep))
     text = [int(task.position_of("alias", rows[:1])[0]), n_pos - 1]
     tried = text if task.vocabulary.is_text else list(range(n_pos))
     positions = [tried] * c.n_layers + [[n_pos - 1]]
@@ -274,7 +278,7 @@ def _by_subset(
     task: Task, rows: np.ndarray, logits: Float[Tensor, "question vector candidate"]
 ) -> pd.DataFrame:
     """Mean over aliases and vectors, one row a subset."""
-    each = pd.concat([judged(task, rows, one) for one in logits.unbind(1)])
+    each = pd.concat([judge_answers(task, rows, one) for one in logits.unbind(1)])
     means = each.groupby("subset")[["auc", "accuracy"]].mean()
     means["aliases"] = each.groupby("subset")["alias"].nunique()
     return means.loc[[name for name in NEW if name in means.index]].reset_index()

@@ -26,8 +26,9 @@ from torch import Tensor
 from mechocl.errors import MechoclError
 from mechocl.interventions.alignment_search import fit_rotations
 from mechocl.interventions.erasure import fit_erasure, readout
-from mechocl.interventions.metrics import METRICS, SMALLEST_DIFFERENCE, of_answers
-from mechocl.interventions.pairs import Pairs, alias_pairs, subset_named
+from mechocl.interventions.metrics import METRICS, SMALLEST_DIFFERENCE, answer_metric
+from mechocl.interventions.named_pairs import alias_pairs, subset_named
+from mechocl.interventions.pairs import Pairs
 from mechocl.interventions.subspaces import (
     Interchange,
     Place,
@@ -36,9 +37,10 @@ from mechocl.interventions.subspaces import (
     interchange,
     measured,
 )
-from mechocl.models.activations import asked_positions
-from mechocl.models.components import Components, find_sites, sites_of, take_apart
+from mechocl.models.components import Components, take_apart
+from mechocl.models.layout import asked_positions
 from mechocl.models.seam import Transformer
+from mechocl.models.sites import find_sites, sites_of
 from probes.controls import shuffle_by_alias
 from toy_models.randomness import generator
 from toy_models.task import Task
@@ -302,7 +304,7 @@ def _rows(
     rows = []
     for name, (_, run) in judging.items():
         logits = run.logits(torch.stack([change for _, change in changes[name]]))
-        for metric in STUDY_METRICS if of_answers(run.pairs) in STUDY_METRICS[1:] else STUDY_METRICS[:1]:
+        for metric in STUDY_METRICS if answer_metric(run.pairs) in STUDY_METRICS[1:] else STUDY_METRICS[:1]:
             for (keys, _), result in zip(changes[name], measured(run, logits, metric=metric), strict=True):
                 found = {
                     "layer": place.layer,

@@ -16,8 +16,10 @@ from torch import Tensor
 from mechocl.errors import MechoclError
 from mechocl.interventions import metrics
 from mechocl.interventions.pairs import Pairs
-from mechocl.models.components import Components, find_sites, mlp, run, run_block, take_apart, untouched
+from mechocl.models.components import Components, take_apart
+from mechocl.models.forward import forward, forward_block, mlp, untouched
 from mechocl.models.seam import Transformer
+from mechocl.models.sites import find_sites
 
 STREAM_SITES: Final = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 """Sites that are in the residual stream, or are added to it: a change there is a change of the stream."""
@@ -143,7 +145,7 @@ class Interchange:
             layer += 1
         for later in range(layer, c.n_layers):
             last = later == c.n_layers - 1
-            x = run_block(c, later, x, rows=slice(first if last else 0, None))
+            x = forward_block(c, later, x, rows=slice(first if last else 0, None))
         read = repeat(
             self.pairs.read.to(x.device) - int(self.pairs.read.min()), "pair -> (fit pair)", fit=fits
         )
@@ -204,7 +206,7 @@ def _recorded(
             kept[name] = x
         return x
 
-    x = run(c, tokens, tap=keep)
+    x = forward(c, tokens, tap=keep)
     logits = c.logits(x[torch.arange(len(x), device=x.device), read.to(x.device)], ids)
     return kept[place.site], kept[entry], logits
 

@@ -15,11 +15,13 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from mechocl.errors import MechoclError
-from mechocl.interventions.metrics import METRICS, of_answers
-from mechocl.interventions.pairs import Pairs, questions, subset_named
+from mechocl.interventions.metrics import METRICS, answer_metric
+from mechocl.interventions.named_pairs import question_pairs, subset_named
+from mechocl.interventions.pairs import Pairs
 from mechocl.interventions.patching import patch_activations
 from mechocl.models import components
 from mechocl.models.seam import Transformer
+from mechocl.models.sites import sites_of
 from toy_models.task import Task
 
 HALVES: Final = ("choosing", "judging")
@@ -55,11 +57,9 @@ def ablate_components(model: Transformer, task: Task, config: SuppressionConfig)
     component held these answers back), `aliases`. Raises MechoclError as `patch_activations`.
     """
     subsets = _subsets(task, config)
-    asked = questions(task, subsets=subsets, n_questions=config.n_questions, seed=config.seed)
-    sites = [
-        s for s in ("z", "mlp_post", "mlp_out") if s in components.sites_of(components.take_apart(model))
-    ]
-    metric = of_answers(asked)
+    asked = question_pairs(task, subsets=subsets, n_questions=config.n_questions, seed=config.seed)
+    sites = [s for s in ("z", "mlp_post", "mlp_out") if s in sites_of(components.take_apart(model))]
+    metric = answer_metric(asked)
     result = patch_activations(
         model, asked, sites=sites, metric=metric, by="all", mode=config.ablation, seed=config.seed
     )

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from mechocl.behaviour import internalization
 from mechocl.errors import MechoclError
-from mechocl.models import activations
+from mechocl.models import activations, layout
 from mechocl.models.seam import Transformer
 from toy_models.task import Task
 
@@ -42,7 +42,7 @@ def patterns(model: Transformer, task: Task, config: AttentionConfig) -> pd.Data
     if not chosen:
         raise MechoclError(f"the task has no questions about any of {', '.join(config.subsets)}")
     rows = np.array(chosen)
-    length = len(activations.asked_positions(task, rows))
+    length = len(layout.asked_positions(task, rows))
     tokens = task.tokens[torch.from_numpy(rows)][:, :length]
     sites = [f"blocks.{layer}.attn.hook_pattern" for layer in range(model.cfg.n_layers)]
     found = activations.collect(model, tokens, sites)

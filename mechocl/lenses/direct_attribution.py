@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mechocl.errors import MechoclError
 from mechocl.lenses.logit_lens import frozen_norm, questions, written
-from mechocl.models import activations
+from mechocl.models import layout
 from mechocl.models.components import Components, take_apart
 from mechocl.models.seam import Transformer
 from toy_models.task import Task
@@ -123,7 +123,7 @@ def attribute(model: Transformer, task: Task, config: AttributionConfig) -> pd.D
     Raises MechoclError for a position that the questions do not have.
     """
     rows = questions(task, config.aliases_per_subset)
-    labels = activations.asked_positions(task, rows)
+    labels = layout.asked_positions(task, rows)
     table = task.table.iloc[rows]
     wanted = _wanted(task, table)
     tables = []

@@ -17,8 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechocl.errors import MechoclError
-from mechocl.models import activations
-from mechocl.models.components import Components, head_results, run, take_apart
+from mechocl.models import layout, sites
+from mechocl.models.components import Components, take_apart
+from mechocl.models.forward import forward, head_results
 from mechocl.models.seam import Transformer
 from toy_models.subsets import SUBSETS
 from toy_models.task import Task
@@ -119,7 +120,7 @@ def written(c: Components, tokens: Int[Tensor, "batch pos"]) -> Written:
             stream.append(x)
         return x
 
-    last = run(c, tokens, tap=tap)
+    last = forward(c, tokens, tap=tap)
     values["biases"] = torch.stack([block.b_O for block in c.blocks]).sum(0).expand_as(last)
     return Written(
         components=tuple(values), values=torch.stack(list(values.values())), stream=torch.stack(stream)
@@ -142,7 +143,7 @@ def frozen_norm(
 
 def stream_layers(c: Components) -> list[str]:
     """Labels of `Written.stream`: "embed", "layer 0", …"""
-    return list(activations.residual_sites(c.n_layers))
+    return list(sites.residual_sites(c.n_layers))
 
 
 # --------------------------------------------------------------------------------- reading questions
@@ -156,7 +157,7 @@ def read_questions(
 ) -> pd.DataFrame:
     """The table of `logit_lens` from what a lens makes of each batch of test questions."""
     rows = questions(task, aliases_per_subset)
-    labels = activations.asked_positions(task, rows)
+    labels = layout.asked_positions(task, rows)
     measured: dict[tuple[str, str], list[Tensor]] = {}
     for start in range(0, len(rows), _BATCH):
         batch = rows[start : start + _BATCH]

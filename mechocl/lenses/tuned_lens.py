@@ -16,7 +16,8 @@ from torch import Tensor
 
 from mechocl.errors import MechoclError
 from mechocl.lenses.logit_lens import Reading, Written, kl_divergence, read_questions, stream_layers
-from mechocl.models.components import Components, run, take_apart
+from mechocl.models.components import Components, take_apart
+from mechocl.models.forward import forward
 from mechocl.models.seam import Transformer
 from toy_models.randomness import generator
 from toy_models.task import ROLE, Task
@@ -134,7 +135,7 @@ def stream_at(
                 sites[layer].append(x[here])
             return x
 
-        sites[-1].append(run(c, batch, tap=tap)[here])
+        sites[-1].append(forward(c, batch, tap=tap)[here])
     return torch.stack([torch.cat(parts) for parts in sites])
 
 

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mechocl.models.activations import residual_sites
 from mechocl.models.seam import Transformer, device_of
+from mechocl.models.sites import residual_sites
 
 TOLERANCE: Final = 1e-4
 """Largest difference that counts as rounding in float32, in units of the scale (see `Parity.scale`)."""

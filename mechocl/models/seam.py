@@ -2,13 +2,12 @@
 
 Analyses see a model through the `Transformer` protocol, which `HookedTransformer` and
 `TransformerBridge` (in compatibility mode) share: hook points and their names, `cfg`, the unembedding.
-Toy models are built by `toy_models.architectures`: `at_checkpoint` opens one of a run. `load` opens a Hugging
-Face checkpoint, with `pretrained` and what it calls (`hugging_face`, `adapters`, `conversion`, `parity`).
+A toy model is built by `toy_models.architectures`, a Hugging Face checkpoint is opened by `models.loading.load`, and a run's own
+checkpoints are opened by `runs.checkpoints`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -16,11 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechocl.errors import MechoclError
-from mechocl.runs.folders import Checkpoint, SeedFolder
-from mechocl.runs.recipes import Recipe
-from mechocl.runs.recipes import integer_set as integer_set_recipe
-from mechocl.runs.text_folders import TextSeedFolder
-from toy_models import architectures, integer_set, lean
+from toy_models import lean
 
 
 @runtime_checkable
@@ -71,126 +66,6 @@ def resolve_device(name: str) -> str:
             "--device cuda: this machine has no CUDA device that torch can use; use --device cpu"
         )
     return name
-
-
-def build(recipe: Recipe, *, seed: int, device: str) -> Any:
-    """A recipe's model before training, a `HookedTransformer`."""
-    vocabulary = integer_set.vocabulary(recipe.task)
-    model = architectures.build(
-        recipe.model.resolve(),
-        d_vocab=len(vocabulary),
-        d_vocab_out=vocabulary.outputs,
-        n_ctx=integer_set.context_length(recipe.task),
-        seed=seed,
-    )
-    return model.to(device, print_details=False)
-
-
-def untrained(folder: SeedFolder, *, device: str) -> Any:
-    """A model of the run's shape with random weights, drawn from the seed."""
-    if isinstance(folder, TextSeedFolder):
-        from mechocl.models.load import untrained_like
-
-        return untrained_like(folder.path / folder.final().name, seed=folder.seed, device=device)
-    return build(integer_set_recipe(folder.recipe), seed=folder.seed, device=device)
-
-
-def at_checkpoint(folder: SeedFolder, checkpoint: Checkpoint, *, device: str) -> Any:
-    """The `HookedTransformer` of a checkpoint; MechoclError when the file is altered or incomplete.
-
-    That of a closed-book run is loaded from its Hugging Face folder, as by `load`; the comparison with Hugging Face's
-    forward pass is written to `parity` beside it.
-    """
-    if isinstance(folder, TextSeedFolder):
-        report = folder.path / "parity" / f"{checkpoint.name.replace('/', '-')}.json"
-        return load(folder.model_path(checkpoint), device=device, report=report)
-    model = build(integer_set_recipe(folder.recipe), seed=folder.seed, device=device)
-    weights = folder.weights(checkpoint)
-    odd = weights.keys() ^ dict(model.named_parameters()).keys()
-    if odd:
-        raise MechoclError(
-            f"{folder.path / checkpoint.name} does not fit the recipe's model (tensor {min(odd)})"
-        )
-    fill(model, weights)
-    return model
-
-
-def load(
-    path_or_name: str | Path,
-    *,
-    device: str = "cpu",
-    bridge: bool = False,
-    dtype: torch.dtype = torch.float32,
-    fold: bool = False,
-    centre: bool = False,
-    n_ctx: int | None = None,
-    base: str | Path | None = None,
-    revision: str | None = None,
-    tokens: Int[Tensor, "example pos"] | None = None,
-    tolerance: float = 1e-4,
-    report: Path | None = None,
-) -> Any:
-    """The model in a local Hugging Face folder or under a hub name, in evaluation mode.
-
-    GPT-NeoX (Pythia, and what was fine-tuned from it), GPT-2, Llama, Mistral and Qwen2. The weights are as they
-    were trained: layer norms are not folded, nothing is centred, unless asked for. Its forward pass is always
-    compared with Hugging Face's, in float32 and on the CPU; a model that parts from it is not returned.
-    `pretrained.load_with_parity` gives the comparison and the tokenizer, too. On the way it takes at most about
-    twice the memory of the weights in float32 (three times for a bridge that is folded or centred).
-
-    Args:
-        path_or_name: folder with `config.json` and safetensors, as `save_pretrained` writes it, or with a LoRA
-            adapter, which is merged; else the name of a model on the hub. A folder asks no hub for anything.
-        device: where torch shall hold it: cpu, cuda, or auto.
-        bridge: give a `TransformerBridge` in compatibility mode, not a `HookedTransformer`.
-        dtype: precision of the weights and of what the model computes: float32, bfloat16 or float16. Half
-            precision halves the memory; its weights are widened, one module at a time, for the comparison.
-        fold: layer norms' weights become part of the weights that read from them. Residual streams stay.
-        centre: weights that write to the residual stream write no mean, and logits have none over the
-            vocabulary. Of models with layer norms that subtract the mean (GPT-NeoX, GPT-2).
-        n_ctx: longest example in tokens; by default what the model was made for, up to 8192. Of a
-            `HookedTransformer`; a bridge has the model's own.
-        base: the folder or hub name under a LoRA adapter, in the place of the one its config names.
-        revision: branch, tag or commit of a hub name.
-        tokens: a few examples to compare on, in the place of random ids.
-        tolerance: largest difference that counts as rounding; see `parity.Parity`.
-        report: a JSON file to write the comparison to, also where it fails.
-
-    Raises MechoclError, in one line with the file, the weight or the layer, for what does not exist, is
-    incomplete or damaged, is a pickle, has an architecture or option that is not known, or a tokenizer with more
-    ids than the model; for a hub that does not answer; and for a model that parts from Hugging Face's.
-    """
-    from mechocl.models.load import load_with_parity  # it needs the protocol above
-
-    return load_with_parity(
-        path_or_name,
-        device=device,
-        bridge=bridge,
-        dtype=dtype,
-        fold=fold,
-        centre=centre,
-        n_ctx=n_ctx,
-        base=base,
-        revision=revision,
-        tokens=tokens,
-        tolerance=tolerance,
-        report=report,
-    ).model
-
-
-@torch.no_grad()
-def fill(model: Any, weights: Mapping[str, Tensor]) -> None:
-    """Copy tensors into the model's parameters, which must have the same names."""
-    parameters = dict(model.named_parameters())
-    assert weights.keys() == parameters.keys()
-    for name, parameter in parameters.items():
-        parameter.copy_(weights[name])
-
-
-def final_norm(model: Transformer, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
-    """The layer norm before the unembedding; `x` itself in a model without layer norms."""
-    norm: Callable[[Tensor], Tensor] | None = getattr(model, "ln_final", None)
-    return x if norm is None else norm(x)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from mechocl.errors import MechoclError
-from mechocl.models import activations
+from mechocl.models import layout
 from mechocl.probing.recipe import Probe
 from toy_models.randomness import generator
 from toy_models.subsets import SUBSETS
@@ -37,7 +37,7 @@ class Examples:
     """The question's list as one string; "" for definitions."""
 
 
-def fits(one: Probe, task: Task) -> bool:
+def probe_fits(one: Probe, task: Task) -> bool:
     """Whether the run has the aliases: all the subsets of a comparison of tags, two classes of anything else."""
     table = _table(task)
     present = set(table["subset"].unique())
@@ -53,7 +53,7 @@ def _table(task: Task) -> pd.DataFrame:
     return table.assign(defined=table["tag"] > 0, consistent=consistent.astype(bool), subset=subset)
 
 
-def of_task(
+def draw_examples(
     task: Task,
     at: Literal["question", "definition"],
     *,
@@ -83,11 +83,7 @@ def of_task(
     shuffled = task.table.loc[rows[order]]
     turn = shuffled.groupby("alias").cumcount()
     first = _of_each_subset(shuffled[turn == 0], aliases_per_subset)
-    labels = (
-        activations.asked_positions(task, first)
-        if at == "question"
-        else activations.shared_positions(task, first)
-    )
+    labels = layout.asked_positions(task, first) if at == "question" else layout.shared_positions(task, first)
     where = _positions(labels, positions)
     tokens = task.tokens[torch.from_numpy(first)][:, : max(where) + 1]
     second = _of_each_subset(shuffled[turn == 1], aliases_per_subset)

@@ -12,83 +12,40 @@ score stands beside its controls:
                        selectivity is `question split` − `control task`
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-import torch
 from einops import rearrange
-from jaxtyping import Float
 from torch import Tensor
 
 from mechocl.errors import MechoclError
-from mechocl.interventions.pairs import pairs_named
+from mechocl.interventions.named_pairs import pairs_named
 from mechocl.interventions.subspaces import STREAM_SITES, Place
 from mechocl.models import activations
-from mechocl.models.components import Components, find_sites, hook_name, take_apart
+from mechocl.models.components import Components, take_apart
 from mechocl.models.seam import Transformer
-from mechocl.probing.examples import Examples, fits, of_task
+from mechocl.models.sites import find_sites, hook_name
+from mechocl.probing.controls import _by_question, _control, _embeddings, _matched
+from mechocl.probing.examples import Examples, draw_examples, probe_fits
 from mechocl.probing.recipe import Probe, load
+from mechocl.probing.scoring import Chosen, ProbingConfig, Site
+from mechocl.probing.scoring import choose_examples as choose_examples
+from mechocl.probing.scoring import score_probe as score_probe
+from mechocl.probing.scoring import shared_cells as shared_cells
 from mechocl.probing.swaps import swap_effects
 from mechocl.runs.activation_cache import Collect
-from probes import controls, grid, linear, splits
-from probes.grid import GridScores, Solver
+from probes import grid, linear
+from probes.grid import GridScores
 from toy_models.task import Task
 
 EMBEDDING: Final = (0, "resid_pre")
 """The bottom row of every grid: the embedding."""
 
-SCORES: Final = ("accuracy", "auc", "log_loss", "calibration_error")
 
 _SWAPPED_DRAWS: Final = 10
 """Shuffled directions that are swapped beside the probe's own."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbingConfig:
-    """Which probes, where, and their controls."""
-
-    recipe: str = "definition-retrieval"
-    """Name of a recipe in `probes/recipes`, or a TOML file."""
-    sites: tuple[str, ...] = ("resid_post",)
-    """TransformerLens sites, in every layer (attn_out, mlp_out, z …), or hook points. The embedding (resid_pre of layer
-    0) is always there."""
-    positions: tuple[str, ...] = ()
-    """Position labels (alias, %, n1, =; at definitions tag, entity); default: all."""
-    permutations: int = 100
-    """Shufflings of the labels for the corrected significance; 0: none. The smallest p is 1 / (1 + permutations)."""
-    controls: bool = True
-    """Also compute the other controls."""
-    regularisation: tuple[float, ...] = ()
-    """Values instead of the recipe's; of several each has its rows, beside the one chosen inside the training folds."""
-    aliases_per_subset: int = 300
-    """Aliases of each subset, the first ones."""
-    n_pairs: int = 200
-    """Pairs for the intervention along a probe's direction; 0: none."""
-    solver: Solver = "auto"
-    """Who fits: scikit-learn, the reference, or many fits at once in torch; auto: the faster one."""
-    seed: int = 0
-    """Draws the questions, folds, shuffles and pairs."""
-
-    def __post_init__(self) -> None:
-        for name in ("permutations", "n_pairs"):
-            if getattr(self, name) < 0:
-                raise MechoclError(f"{name} is {getattr(self, name)}; use 0 or more")
-        if self.aliases_per_subset < 1:
-            raise MechoclError(f"aliases_per_subset is {self.aliases_per_subset}; use at least 1")
-        if bad := [value for value in self.regularisation if not 0 < value < np.inf]:
-            raise MechoclError(f"regularisation has {bad[0]}; values must be positive and finite")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
-    """Activations of one site at every probed position of some examples."""
-
-    layer: int
-    name: str
-    x: Float[Tensor, "pos example feature"]
 
 
 def probe(
@@ -127,10 +84,10 @@ def probe(
     recipe = load(config.recipe) if probes is None else probes
     c = take_apart(model)
     for kind in dict.fromkeys(one.at for one in recipe):
-        asked = [one for one in recipe if one.at == kind and fits(one, task)]
+        asked = [one for one in recipe if one.at == kind and probe_fits(one, task)]
         if not asked:
             continue
-        examples = of_task(
+        examples = draw_examples(
             task,
             kind,
             aliases_per_subset=config.aliases_per_subset,
@@ -148,7 +105,7 @@ def probe(
             continue
         for site in _sites(places, examples.tokens, examples, directly(untrained)):
             for one in asked:
-                rows += _control("untrained", one, site, examples, _choose(one, examples), config)
+                rows += _control("untrained", one, site, examples, choose_examples(one, examples), config)
         for site in own:
             for one in asked:
                 rows += _matched(one, site, examples, config)
@@ -193,65 +150,14 @@ def _sites(places: list[tuple[int, str]], tokens: Tensor, examples: Examples, co
 # ------------------------------------------------------------------------------------- the probe itself
 
 
-@dataclass(frozen=True, slots=True)
-class _Chosen:
-    """The examples that a probe compares."""
-
-    index: np.ndarray
-    table: pd.DataFrame
-    target: np.ndarray
-    alias: np.ndarray
-    group: np.ndarray
-    recency: str
-
-
-def _choose(one: Probe, examples: Examples) -> _Chosen:
-    """The examples of a probe's subsets whose class two aliases have."""
-    index = np.flatnonzero(examples.table["subset"].isin(one.subsets).to_numpy())
-    table = examples.table.iloc[index]
-    keep = splits.scorable(table["alias"].to_numpy(), table[one.target].to_numpy())
-    index, table = index[keep], table[keep]
-    alias, target = table["alias"].to_numpy(), table[one.target].to_numpy()
-    group = alias
-    if one.split != "alias":
-        other = table["entity"].to_numpy() if one.split == "integer" else examples.listed[index]
-        group = splits.united(alias, other)
-    stages = {frozenset(part) for _, part in table.groupby(one.target)["stage"]}
-    recency = "matched" if one.target != "stage" and len(stages) == 1 else "confounded"
-    return _Chosen(index, table, target, alias, group, recency)
-
-
-def _scored(
-    one: Probe, x: Tensor, chosen: _Chosen, config: ProbingConfig, *, shuffles: int = 0, **options: Any
-) -> GridScores:
-    """`grid.cross_validate_grid`, its errors with the probe's name."""
-    settings = options.pop("settings", None) or one.config(
-        regularisation=config.regularisation, seed=config.seed
-    )
-    arguments = {"alias": chosen.alias, "group": chosen.group} | options
-    try:
-        return grid.cross_validate_grid(
-            x,
-            arguments.pop("target", chosen.target),
-            arguments.pop("alias"),
-            config=settings,
-            shuffles=shuffles,
-            what=one.split,
-            solver=config.solver,
-            **arguments,
-        )
-    except ValueError as error:
-        raise MechoclError(f"probe {one.name}: {error}") from error
-
-
 def _probed(
     one: Probe, site: Site, examples: Examples, task: Task, c: Components, config: ProbingConfig
 ) -> tuple[list[dict[str, Any]], Tensor]:
     """Rows of a probe at one site, those of its shuffles, and its directions."""
-    chosen = _choose(one, examples)
+    chosen = choose_examples(one, examples)
     settings = one.config(regularisation=config.regularisation, seed=config.seed)
     x = site.x[:, chosen.index]
-    scores = _scored(one, x, chosen, config, shuffles=config.permutations)
+    scores = score_probe(one, x, chosen, config, shuffles=config.permutations)
     draws = min(_SWAPPED_DRAWS, config.permutations) if len(scores.classes) == 2 else 0
     directions = scores.direction
     if directions is None:
@@ -259,7 +165,7 @@ def _probed(
     directions = directions[:, : 1 + draws]
     effects = _swaps(one, site, examples, task, c, directions, config)
     rows = []
-    for i, base in enumerate(_bases(one, site, examples, chosen, scores)):
+    for i, base in enumerate(shared_cells(one, site, examples, chosen, scores)):
         effect = [{"swap_effect": float(e), "swap_share": float(s)} for e, s in zip(*effects[i], strict=True)]
         own = base | {"control": "none", "draw": -1}
         rows += [own | score for score in _row_scores(scores, i, one, chosen)]
@@ -275,34 +181,14 @@ def _probed(
             rows.append(shuffled | (effect[draw + 1] if draw + 1 < len(effect) else {}))
     if len(settings.regularisation) > 1:
         for value in settings.regularisation:
-            fixed = _scored(one, x, chosen, config, settings=grid.single(settings, value))
-            for i, base in enumerate(_bases(one, site, examples, chosen, fixed)):
+            fixed = score_probe(one, x, chosen, config, settings=grid.single(settings, value))
+            for i, base in enumerate(shared_cells(one, site, examples, chosen, fixed)):
                 own = base | {"control": "none", "draw": -1, "chosen": False}
                 rows.append(own | _row_scores(fixed, i, one, chosen)[0])
     return rows, directions
 
 
-def _bases(
-    one: Probe, site: Site, examples: Examples, chosen: _Chosen, scores: GridScores
-) -> Iterator[dict[str, Any]]:
-    """What all rows of a place share, for each position."""
-    for i, (label, token) in enumerate(zip(examples.labels, examples.shown, strict=True)):
-        yield {
-            "probe": one.name,
-            "target": one.target,
-            "method": one.method,
-            "site": site.name,
-            "layer": site.layer,
-            "position": label,
-            "token": token,
-            "regularisation": float(np.median(scores.regularisation[i])),
-            "chosen": True,
-            "chance": 1 / len(scores.classes),
-            "recency": chosen.recency,
-        } | dict.fromkeys((*SCORES, "swap_effect", "swap_share"), float("nan"))
-
-
-def _row_scores(scores: GridScores, i: int, one: Probe, chosen: _Chosen) -> list[dict[str, Any]]:
+def _row_scores(scores: GridScores, i: int, one: Probe, chosen: Chosen) -> list[dict[str, Any]]:
     """Scores of position `i`: of all aliases, then the accuracy of each subset."""
     decision, code = scores.decision[i], scores.code[0]
     correct = (decision[:, 0] > 0) == code if decision.shape[1] == 1 else decision.argmax(1) == code
@@ -345,91 +231,3 @@ def _swaps(
 
 
 # ------------------------------------------------------------------------------------- the other controls
-
-
-def _control(
-    name: str, one: Probe, site: Site, examples: Examples, chosen: _Chosen, config: ProbingConfig
-) -> list[dict[str, Any]]:
-    """Rows of the same probe on other activations, or on some of the examples."""
-    scores = _scored(one, site.x[:, chosen.index], chosen, config)
-    return _control_rows(name, one, site, examples, chosen, scores)
-
-
-def _control_rows(
-    name: str, one: Probe, site: Site, examples: Examples, chosen: _Chosen, scores: GridScores
-) -> list[dict[str, Any]]:
-    return [
-        base
-        | {"control": name, "draw": -1, "subset": "all", "aliases": len(chosen.index)}
-        | {"accuracy": scores.balanced_accuracy[i, 0], "auc": scores.auc[i, 0]}
-        for i, base in zip(range(len(scores.auc)), _bases(one, site, examples, chosen, scores), strict=False)
-    ]
-
-
-def _matched(one: Probe, site: Site, examples: Examples, config: ProbingConfig) -> list[dict[str, Any]]:
-    """Rows with the classes' stages matched; none where they are the same already, or cannot be."""
-    chosen = _choose(one, examples)
-    stage = chosen.table["stage"].to_numpy()
-    if one.target == "stage" or len(np.unique(stage)) == 1:
-        return []
-    keep = controls.matched(chosen.target, stage, chosen.alias, seed=config.seed)
-    if not keep.any() or keep.all():
-        return []
-    keep[keep] = splits.scorable(chosen.alias[keep], chosen.target[keep])
-    _, counts = np.unique(chosen.target[keep], return_counts=True)
-    if len(counts) < 2 or counts.max() < one.n_folds:  # matching left too few aliases to split
-        return []
-    return _control("matched recency", one, site, examples, _part(chosen, keep), config)
-
-
-def _by_question(
-    one: Probe, first: Site, again: Site, examples: Examples, config: ProbingConfig
-) -> list[dict[str, Any]]:
-    """Rows of the labels, and of random ones, when the probe is tested on another question about the same aliases."""
-    chosen = _choose(one, examples)
-    x = torch.cat([first.x[:, chosen.index], again.x[:, chosen.index]], dim=1)
-    alias = np.tile(chosen.alias, 2)
-    random = controls.random_label_per_alias(
-        chosen.alias, n_classes=len(np.unique(chosen.target)), seed=config.seed
-    )
-    rows = []
-    for control, target in (("question split", chosen.target), ("control task", random)):
-        scores = _scored(
-            one,
-            x,
-            chosen,
-            config,
-            target=np.tile(target, 2),
-            alias=alias,
-            group=alias,
-            fold=np.repeat([0, 1], len(chosen.index)),
-        )
-        rows += _control_rows(control, one, first, examples, chosen, scores)
-    return rows
-
-
-def _part(chosen: _Chosen, keep: np.ndarray) -> _Chosen:
-    return _Chosen(
-        chosen.index[keep],
-        chosen.table[keep],
-        chosen.target[keep],
-        chosen.alias[keep],
-        chosen.group[keep],
-        "matched",
-    )
-
-
-def _embeddings(one: Probe, c: Components, examples: Examples, config: ProbingConfig) -> list[dict[str, Any]]:
-    """Rows of the control that sees the alias's own token embeddings and nothing else."""
-    chosen = _choose(one, examples)
-    names = [i for i, label in enumerate(examples.labels) if label.split(" ")[0] == "alias"]
-    if not names:
-        return []
-    ids = examples.tokens[:, [examples.at[i] for i in names]]
-    x = c.W_E.detach().cpu()[ids[chosen.index]]
-    x = rearrange(x, "example name d -> 1 example (name d)")
-    scores = _scored(one, x, chosen, config)
-    row = _control_rows(
-        "token embedding", one, Site(layer=0, name="token embedding", x=x), examples, chosen, scores
-    )[0]
-    return [row | {"position": "alias", "token": examples.shown[names[-1]]}]

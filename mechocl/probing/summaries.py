@@ -40,7 +40,7 @@ def chance(rows: pd.DataFrame) -> float:
     return 0.5 if statistic(rows) == "auc" else float(rows["chance"].mean())
 
 
-def cells(rows: pd.DataFrame) -> pd.DataFrame:
+def grid_cells(rows: pd.DataFrame) -> pd.DataFrame:
     """One row for each place of one probe at one checkpoint of one run, from its rows over the seeds.
 
     Columns: `site`, `layer`, `position`, `token`; `mean`, `low`, `high` of the statistic over seeds (95 %, NaN with
@@ -89,7 +89,7 @@ class Grid:
     run: str
     word_order: str
     cells: pd.DataFrame
-    """See `cells`."""
+    """See `grid_cells`."""
     statistic: str
     """See `statistic`."""
     chance: float
@@ -103,7 +103,7 @@ class Grid:
     """Accuracy of each subset at each place, see `by_subset`; empty for two classes, where it alone says nothing."""
 
 
-def grids(rows: pd.DataFrame) -> list[Grid]:
+def probe_grids(rows: pd.DataFrame) -> list[Grid]:
     """Every probe of every run of a sweep's table at its last checkpoint, in the table's order."""
     keys = ["recipe", "probe", "run", "word_order"]
     found = []
@@ -117,7 +117,7 @@ def grids(rows: pd.DataFrame) -> list[Grid]:
                 probe=probe,
                 run=run,
                 word_order=word_order,
-                cells=cells(part),
+                cells=grid_cells(part),
                 statistic=value,
                 chance=chance(part),
                 token_embedding=token_embedding(part),
@@ -216,7 +216,7 @@ def by_subset(rows: pd.DataFrame) -> pd.DataFrame:
 def landmarks(rows: pd.DataFrame) -> list[tuple[str, int, str]]:
     """The places that are always shown: the embedding at the alias, and the last residual stream where it matters.
 
-    `rows`: of a table or of `cells`.
+    `rows`: of a table or of `grid_cells`.
     """
     rows = rows[rows["site"] != "token embedding"]
     top = int(rows["layer"].max())
@@ -228,7 +228,7 @@ def landmarks(rows: pd.DataFrame) -> list[tuple[str, int, str]]:
     return [("resid_pre", 0, p) for p in names] + [(last, top, p) for p in marked]
 
 
-def grid(found: pd.DataFrame, value: str) -> pd.DataFrame:
+def grid_table(found: pd.DataFrame, value: str) -> pd.DataFrame:
     """Cells as a table: sites as rows, from the bottom up, positions (with an example's token) as columns."""
     names = place_names(found)
     columns = column_names(found)

@@ -6,7 +6,7 @@ from typing import Final
 import pandas as pd
 
 from mechocl.analyses import registry
-from mechocl.behaviour.over_seeds import described, signed
+from mechocl.behaviour.formats import mean_in_words, signed
 from mechocl.features import dictionaries, summaries
 from mechocl.features.candidates import EffectsConfig
 from mechocl.features.search import SearchConfig
@@ -104,9 +104,9 @@ def _saved(run: Run, analysis: str, config: object) -> pd.DataFrame | None:
     seeds = [
         folder.seed
         for folder in there
-        if run.load_result(analysis, registry.inputs(folder, analysis, config, None)) is not None
+        if run.load_result(analysis, registry.result_key(folder, analysis, config, None)) is not None
     ]
-    return registry.load(run, analysis, config, seeds=seeds) if seeds else None
+    return registry.load_rows(run, analysis, config, seeds=seeds) if seeds else None
 
 
 def _quality(run: Run, names: list[str]) -> Table:
@@ -118,7 +118,7 @@ def _quality(run: Run, names: list[str]) -> Table:
         if rows is None:
             continue
         found = {
-            (r["measure"], r["part"]): described(r).lstrip("+")
+            (r["measure"], r["part"]): mean_in_words(r).lstrip("+")
             for r in summaries.quality(rows).to_dict("records")
         }
         lines.append((name, *(found.get(key, "–") for key in _QUALITY)))

@@ -42,13 +42,13 @@ def grid(one: Grid) -> go.Figure:
         vertical_spacing=min(0.3, 84 / (n_rows * height + 100)),
     )
     for i, (name, title) in enumerate(panels):
-        cells = summaries.grid(found, name)
+        cells = summaries.grid_table(found, name)
         numbers = cells.to_numpy(dtype=float)
         text = [[f"{v:.2f}".removeprefix("0") if np.isfinite(v) else "" for v in line] for line in numbers]
         hover = [[f"{v:.3f}" for v in line] for line in numbers]
         if name == "mean":
-            p = summaries.grid(found, "p").to_numpy(dtype=float)
-            ends = [summaries.grid(found, end).to_numpy(dtype=float) for end in ("low", "high")]
+            p = summaries.grid_table(found, "p").to_numpy(dtype=float)
+            ends = [summaries.grid_table(found, end).to_numpy(dtype=float) for end in ("low", "high")]
             for r, c in np.ndindex(p.shape):
                 text[r][c] += "*" if p[r, c] < summaries.LEVEL else ""
                 hover[r][c] += f" [{ends[0][r, c]:.3f}, {ends[1][r, c]:.3f}]<br>corrected p = {p[r, c]:.3f}"

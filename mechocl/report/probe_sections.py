@@ -47,7 +47,7 @@ def direction_sections(units: Sequence[probe_sweep.Unit]) -> tuple[Section, ...]
     found = []
     for run, recipe in dict.fromkeys((unit.run, unit.config.recipe) for unit in units):
         own = [u for u in units if (u.run, u.config.recipe) == (run, recipe)]
-        saved = [(u.checkpoint, probe_sweep.directions(u)) for u in own]
+        saved = [(u.checkpoint, probe_sweep.probe_directions(u)) for u in own]
         for name in dict.fromkeys(key.split("/")[0] for _, arrays in saved for key in arrays):
             pairs = directions.compare(saved, probe=name)
             if len(pairs):

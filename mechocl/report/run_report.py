@@ -5,12 +5,12 @@ from typing import Any, Final
 
 import pandas as pd
 
-from mechocl.behaviour import internalization, over_seeds
+from mechocl.behaviour import formats, internalization, over_seeds, sentences
 from mechocl.behaviour.statistics import Estimate
 from mechocl.lenses import attention
-from mechocl.models.activations import position_labels
-from mechocl.probing.probe import ProbingConfig
-from mechocl.probing.summaries import grids
+from mechocl.models.layout import position_labels
+from mechocl.probing.scoring import ProbingConfig
+from mechocl.probing.summaries import probe_grids
 from mechocl.report import (
     feature_sections,
     lens_plots,
@@ -37,15 +37,15 @@ def build(run: Run, rows: dict[str, pd.DataFrame], *, warning: str = "") -> Repo
     if "lens" not in rows:
         closed = "The models are not of a family that lenses, patches and probes take apart (GPT-NeoX, GPT-2): answers only."
         warning = f"{warning} {closed}".strip()
-    answered, unlearned = over_seeds.trained(rows["evaluate"])
-    said = over_seeds.described_failures(unlearned, rows["evaluate"]["seed"].nunique())
+    answered, unlearned = over_seeds.without_failed(rows["evaluate"])
+    said = sentences.failures_in_words(unlearned, rows["evaluate"]["seed"].nunique())
     warning = " ".join([warning, *(f"S{line[1:]}." for line in said)]).strip()
     return Report(
         title=f"mechocl: {run.recipe.description}",
         warning=warning,
         summary=tuple(
             SummaryRow(label=a.question, sentence=a.sentence, answer=a.answer)
-            for a in over_seeds.answers(answered)
+            for a in sentences.answers(answered)
         ),
         facts=_facts(run),
         sections=(
@@ -128,7 +128,7 @@ def _internalization(rows: pd.DataFrame) -> Section:
     trained = "the last stage on its data" if leading[0] == "exact_match" else "training"
     subset_table = Table(
         caption=f"Each subset after {trained}: mean and 95 % interval over {'aliases' if unit == 'alias' else 'seeds'}",
-        columns=("subset", *(over_seeds.NAMES[m] for m in metrics)),
+        columns=("subset", *(formats.NAMES[m] for m in metrics)),
         rows=tuple((plots.label(s), *(_interval(cells.get((s, m))) for m in metrics)) for s in present),
     )
     tables = [subset_table]
@@ -138,7 +138,7 @@ def _internalization(rows: pd.DataFrame) -> Section:
         n_seeds = rows["seed"].nunique()
         tables.append(
             Table(
-                caption=f"Internalization in {over_seeds.NAMES[metric]}: "
+                caption=f"Internalization in {formats.NAMES[metric]}: "
                 + (
                     "differences paired by seed"
                     if n_seeds > 1
@@ -149,7 +149,7 @@ def _internalization(rows: pd.DataFrame) -> Section:
                     (
                         meanings[c.name],
                         _interval(c.estimate, sign=True),
-                        over_seeds.p_value(c.estimate.p).removeprefix("p = ").removeprefix("p "),
+                        formats.p_value(c.estimate.p).removeprefix("p = ").removeprefix("p "),
                         f"{c.positive_seeds} of {n_seeds}",
                         f"{c.estimate.seeds_for_power:.0f}"
                         if c.estimate.seeds_for_power < float("inf")
@@ -223,7 +223,7 @@ def _probes(run: Run, rows: pd.DataFrame) -> tuple[Section, ...]:
         "step": 0,
     }
     rows = rows.assign(recipe=ProbingConfig().recipe, **where)
-    return probe_sections.sections(grids(rows), rows)
+    return probe_sections.sections(probe_grids(rows), rows)
 
 
 def attention_views(run: Run, rows: pd.DataFrame) -> tuple[AttentionView, ...]:
@@ -259,5 +259,5 @@ def attention_views(run: Run, rows: pd.DataFrame) -> tuple[AttentionView, ...]:
 def _interval(e: Estimate | None, *, sign: bool = False) -> str:
     if e is None:
         return "–"
-    show: Callable[[Any], str] = over_seeds.signed if sign else (lambda v: f"{v:.3f}".replace("-", "−"))
+    show: Callable[[Any], str] = formats.signed if sign else (lambda v: f"{v:.3f}".replace("-", "−"))
     return show(e.mean) if e.n < 2 else f"{show(e.mean)} [{show(e.low)}, {show(e.high)}]"

@@ -7,9 +7,9 @@ import pandas as pd
 from jaxtyping import Float
 
 from mechocl import files
-from mechocl.behaviour import over_seeds
+from mechocl.behaviour import formats, over_seeds
 from mechocl.closed_book.stages import FinetuneStage
-from mechocl.models.activations import position_labels
+from mechocl.models.layout import position_labels
 from mechocl.report import plots
 from mechocl.report.attention_explorer import AttentionView
 from mechocl.report.page import Section, Table
@@ -101,7 +101,7 @@ def other_tests(rows: pd.DataFrame) -> Section:
     both = pd.concat([questions.assign(test="no definition"), context])
     values = {
         metric: {
-            row["test"]: over_seeds.described_value(row)
+            row["test"]: formats.value_in_words(row)
             for row in over_seeds.over_seeds(both, ["test"], metric).to_dict("records")
         }
         for metric in ("exact_match", "log_probability")

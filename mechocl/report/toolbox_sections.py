@@ -7,7 +7,7 @@ from typing import Any, Final
 import pandas as pd
 from plotly.graph_objects import Figure
 
-from mechocl.behaviour import over_seeds
+from mechocl.behaviour import formats, over_seeds
 from mechocl.errors import MechoclError
 from mechocl.interventions import circuits, grafting
 from mechocl.interventions.suppression import SuppressionConfig, candidates
@@ -27,8 +27,8 @@ def circuit(rows: pd.DataFrame) -> Section:
     for contrast, part in rows.groupby("contrast", sort=False):
         name = str(contrast)
         figures += _drawn(partial(circuit_plots.circuit, rows, contrast=name, seed=first))
-        findings.append(f"{name}: {circuits.described(part)}.")
-        edges = over_seeds.over_seeds(circuits.pooled(part), ["sender", "receiver", "place"], "value")
+        findings.append(f"{name}: {circuits.circuit_in_words(part)}.")
+        edges = over_seeds.over_seeds(circuits.pool_heads(part), ["sender", "receiver", "place"], "value")
         sizes = edges["mean"].abs()
         largest = sizes[sizes >= _SHOWN].sort_values(ascending=False, kind="stable").index[:8]
         tables.append(
@@ -40,7 +40,7 @@ def circuit(rows: pd.DataFrame) -> Section:
                         str(e["sender"]),
                         str(e["receiver"]),
                         str(e["place"]),
-                        over_seeds.described(e),
+                        formats.mean_in_words(e),
                         _above(e),
                     )
                     for e in edges.loc[largest].to_dict("records")
@@ -74,7 +74,7 @@ def suppression(rows: pd.DataFrame) -> Section:
         found = candidates(rows, raised=raised, spared=spared)
         for e in over_seeds.over_seeds(found, ["subset"], "effect").to_dict("records"):
             lines.append(
-                (what, f"{raised} up, {spared} still", str(e["subset"]), over_seeds.described(e), _above(e))
+                (what, f"{raised} up, {spared} still", str(e["subset"]), formats.mean_in_words(e), _above(e))
             )
     names = [
         name for short in (config.raised, config.spared) for name in SUBSETS if name.startswith(f"{short}_c")
@@ -110,7 +110,7 @@ def weights(graft: pd.DataFrame, steering: pd.DataFrame) -> Section:
 
     def row(group: str, kind: str) -> tuple[str, ...]:
         found = [cells.get((group, kind, subset)) for subset in subsets]
-        return (group, kind, *("–" if e is None else over_seeds.described(e) for e in found))
+        return (group, kind, *("–" if e is None else formats.mean_in_words(e) for e in found))
 
     kinds = [
         (g, k) for k in (grafting.ALONE, grafting.ALL_BUT) for g in groups if (g, k, subsets[0]) in cells
@@ -142,7 +142,7 @@ def _best_group(shares: pd.DataFrame) -> str:
         return ""
     best = alone.groupby("group")["mean"].mean().idxmax()
     gains = (
-        f"{over_seeds.described(e)} of {e['subset']}'s"
+        f"{formats.mean_in_words(e)} of {e['subset']}'s"
         for e in alone[alone["group"] == best].to_dict("records")
     )
     return f"The change of the {best} alone gives {', '.join(gains)} gain in AUC."
@@ -182,7 +182,7 @@ def subspaces(rows: pd.DataFrame) -> Section:
 
 
 def _cell(row: Mapping[Any, Any] | None) -> str:
-    return "–" if row is None else over_seeds.described(row)
+    return "–" if row is None else formats.mean_in_words(row)
 
 
 def _above(row: Mapping[Any, Any]) -> str:

@@ -18,6 +18,7 @@ from mechocl.closed_book.stages import ClosedBookRecipe, FinetuneStage, LoraConf
 from mechocl.errors import MechoclError
 from mechocl.models import hub
 from mechocl.runs import trainer
+from mechocl.runs.progress import Progress
 from mechocl.runs.recipes import closed_book
 from mechocl.runs.run import Run
 from mechocl.runs.text_folders import TextSeedFolder
@@ -25,15 +26,13 @@ from toy_models.randomness import generator
 from toy_models.task import Task
 from toy_models.training import log_steps
 
-Report = Callable[[str, float], None]
-
 EVALUATED_ALIASES: Final = 40
 """Aliases of each subset that evaluations during training look at."""
 
 _LOCK_PATIENCE_S: Final = 2.0
 
 
-def finetune(run: Run, seed: int, *, device: str, save_every_s: float, report: Report) -> None:
+def finetune(run: Run, seed: int, *, device: str, save_every_s: float, progress: Progress) -> None:
     """Fine-tune one seed of a run to the end, or continue where an earlier call was stopped.
 
     On the CPU the result does not depend on where it was stopped. A loss that is not finite is recorded as the seed's
@@ -46,7 +45,7 @@ def finetune(run: Run, seed: int, *, device: str, save_every_s: float, report: R
         stages = recipe.training.stages
         if folder.failure() is not None or folder.finished():
             return
-        report("building the task", 0.0)
+        progress("building the task", 0.0)
         _refuse_other_base(run, recipe)
         tokenizer = worlds.tokenizer(recipe.model)
         task = _task(folder, recipe, tokenizer)
@@ -55,13 +54,13 @@ def finetune(run: Run, seed: int, *, device: str, save_every_s: float, report: R
         for number in range(1, len(stages) + 1):
             if not folder.stage_finished(number):
 
-                def stage_report(text: str, share: float, number: int = number) -> None:
+                def stage_progress(text: str, share: float, number: int = number) -> None:
                     done = sum(work[: number - 1]) + share * work[number - 1]
-                    report(f"stage {number}, {text}", done / sum(work))
+                    progress(f"stage {number}, {text}", done / sum(work))
 
                 try:
                     _stage(
-                        folder, recipe, task, tokenizer, source, number, device, save_every_s, stage_report
+                        folder, recipe, task, tokenizer, source, number, device, save_every_s, stage_progress
                     )
                 except _Diverged as error:
                     folder.fail(f"stage {number}: {error}")
@@ -113,7 +112,7 @@ def _stage(
     number: int,
     device: str,
     save_every_s: float,
-    report: Report,
+    progress: Progress,
 ) -> None:
     stage, training = recipe.training.stages[number - 1], recipe.training
     seeds = generator(folder.seed, "fine-tuning", number)
@@ -148,7 +147,7 @@ def _stage(
         if moment.step and moment.step in log_steps(moment.total, stage.checkpoints):
             _keep(folder, tokenizer, moment, number, merged if training.lora else None)
 
-    trainer.train(
+    trainer.train_model(
         model,
         Examples(task, rows),
         Collator(
@@ -173,7 +172,7 @@ def _stage(
         save_every_s=save_every_s,
         at=at,
         then=then,
-        report=report,
+        progress=progress,
     )
     if is_first():
         folder.finish_stage(number, history.rows)
@@ -262,7 +261,7 @@ def _task(folder: TextSeedFolder, recipe: ClosedBookRecipe, tokenizer: Any) -> T
     if "task.parquet" in folder.ledger:
         return folder.load_task()
     worlds.refuse_tokenizer(tokenizer, recipe.model)
-    world = worlds.of(recipe)
+    world = worlds.build_world(recipe)
     task = examples.build(
         recipe.task, world, tokenizer, seed=folder.seed, context=worlds.context(recipe.model)
     )

@@ -12,14 +12,14 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 
 from mechocl.errors import Fault, MechoclError
-from mechocl.runs import processes
+from mechocl.runs import processes, progress
 
 RETRIES: Final = 5
 """Times that a task runs again after its worker was lost."""
@@ -78,19 +78,51 @@ class Ray:
             raise MechoclError(f"--device cpu uses no GPU; leave out --gpus-per-task {self.gpus:g}")
         return "cuda" if self.gpus else "cpu"
 
+    @property
+    def shared(self) -> bool:
+        """Several machines take part."""
+        return True
+
+    @contextlib.contextmanager
+    def workers(self, items: int, *, device: str) -> Iterator["Nodes"]:
+        """The cluster, joined for the while of the block (`joined`, which says what it raises)."""
+        with joined(self) as nodes:
+            yield nodes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nodes:
-    """What a cluster has now; more may join."""
+    """What a cluster has now; more machines may join it."""
 
+    cluster: Ray
     slots: int
     """Tasks that run at a time."""
     machine: str
     """In words, for the record."""
 
+    @property
+    def threads(self) -> int:
+        return self.cluster.threads
 
-def chosen(on: str, *, address: str, gpus_per_task: float, jobs: int) -> Ray | None:
-    """The command line's `--on`; None for this machine. MechoclError for options that do not go with it."""
+    def map(
+        self,
+        job: progress.Job,
+        items: Sequence[Any],
+        *,
+        names: Sequence[str],
+        title: str,
+        threads: int,
+        done: progress.Done | None = None,
+    ) -> list[Any]:
+        return map_tasks(
+            job, items, names=names, title=title, threads=threads, cluster=self.cluster, done=done
+        )
+
+
+def executor_named(
+    on: str, *, address: str, gpus_per_task: float, jobs: int | None
+) -> "Ray | processes.Processes":
+    """Who runs the jobs, by the command line's `--on`. MechoclError for options that do not go with it."""
     if on == "ray":
         if jobs:
             raise MechoclError(f"--jobs {jobs} is for this machine; on Ray as many tasks run as fit")
@@ -98,20 +130,20 @@ def chosen(on: str, *, address: str, gpus_per_task: float, jobs: int) -> Ray | N
     if address or gpus_per_task:
         option = "--address" if address else "--gpus-per-task"
         raise MechoclError(f"{option} needs --on ray")
-    return None
+    return processes.Processes(jobs)
 
 
-def run(
-    job: processes.Job,
+def map_tasks(
+    job: progress.Job,
     items: Sequence[Any],
     *,
     names: Sequence[str],
     title: str,
     threads: int,
     cluster: Ray,
-    done: Callable[[int, Any], None] | None = None,
+    done: progress.Done | None = None,
 ) -> list[Any]:
-    """`[job(item, report) for item in items]`, each a task of Ray with `threads` torch threads.
+    """`[job(item, progress) for item in items]`, each a task of Ray with `threads` torch threads.
 
     `job` must be importable on the workers, and paths in the items absolute, on shared storage. The tasks
     of a lost worker or machine run again, up to `RETRIES` times each, so a job must be idempotent: its
@@ -120,7 +152,7 @@ def run(
     the other tasks, since Ray ends what a process left when it disconnects (`joined`). Raises Fault when a
     task was lost too often.
     """
-    with joined(cluster), processes.Display(title, names) as display, _quiet():
+    with joined(cluster), progress.Display(title, names) as display, _quiet():
         import ray
 
         # with a GPU, Ray ends the process after its task (not so if `num_gpus` came by `.options`), and so
@@ -142,7 +174,7 @@ def run(
         return results
 
 
-def _task(job: processes.Job, item: Any, threads: int) -> Any:
+def _task(job: progress.Job, item: Any, threads: int) -> Any:
     """What a worker does for one item."""
     torch.set_num_threads(threads)
     return job(item, lambda text, share: None)
@@ -253,7 +285,7 @@ def _nodes(cluster: Ray) -> Nodes:
     machine = (
         f"Ray: {_amount(float(len(found)), 'node')}, {_amount(sum(cpus), 'CPU')}, {_amount(sum(gpus), 'GPU')}"
     )
-    return Nodes(slots=slots, machine=machine)
+    return Nodes(cluster=cluster, slots=slots, machine=machine)
 
 
 def _fit(cpus: float, gpus: float, cluster: Ray) -> int:

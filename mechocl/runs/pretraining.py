@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,21 +11,57 @@ import torch
 from torch import Tensor
 
 from mechocl import files
-from mechocl.closed_book import answers, biographies, examples, worlds
+from mechocl.closed_book import answers, biographies, encoding, worlds
 from mechocl.closed_book.batches import Collator
 from mechocl.closed_book.biographies import BiographiesConfig
 from mechocl.closed_book.definitions import question
 from mechocl.errors import MechoclError
-from mechocl.runs.pretraining_settings import PretrainingConfig
-from mechocl.runs.trainer import Moment, Settings, train
+from mechocl.runs.progress import Progress
+from mechocl.runs.trainer import Moment, Settings, train_model
 from toy_models.task import Task
-
-Report = Callable[[str, float], None]
 
 TEXT_END: Final = "<|endoftext|>"
 
 SETTINGS: Final = "pretraining.json"
 """What a pretrained model keeps of how it was trained, beside its weights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainingConfig:
+    """A small GPT-NeoX and its training."""
+
+    n_layers: int = 4
+    """Transformer blocks."""
+    d_model: int = 128
+    """Width of the residual stream."""
+    n_heads: int = 4
+    """Attention heads per block."""
+    vocabulary: int = 4096
+    """Tokens of the byte-level BPE tokenizer."""
+    context: int = 128
+    """Longest text in tokens."""
+    epochs: int = 5
+    """Passes over the corpus."""
+    batch_tokens: int = 1024
+    """Tokens of one update, in texts of like length."""
+    learning_rate: float = 3e-3
+    """Peak learning rate of AdamW; falls to 0 in the last fifth."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_layers", "d_model", "n_heads", "context", "epochs", "batch_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.d_model % self.n_heads or self.d_model // self.n_heads % 8:
+            raise ValueError(
+                f"d_model {self.d_model} does not divide into {self.n_heads} heads of a multiple of 8, a quarter of "
+                "which turns with the position"
+            )
+        if self.vocabulary < 257:
+            raise ValueError(
+                f"vocabulary is {self.vocabulary}; it must be at least 257, for every byte and the end"
+            )
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0")
 
 
 def pretrain(
@@ -36,14 +72,14 @@ def pretrain(
     seed: int,
     device: str,
     save_every_s: float,
-    report: Report,
+    progress: Progress,
 ) -> pd.DataFrame:
     """Train a tokenizer and a model on the corpus of an invented world, and save both as a Hugging Face folder.
 
     A call that was stopped continues. Returns exact match on the known people by attribute, as `known_people`, which
     is also saved as known-people.csv. Raises MechoclError where `out` holds something else.
     """
-    record, settings = worlds.drawn(world, seed), dataclasses.asdict(config)
+    record, settings = worlds.drawing_record(world, seed), dataclasses.asdict(config)
     state = out / "resume"
     if (out / worlds.RECORD).exists() and files.read_json(out / worlds.RECORD) != record:
         raise MechoclError(
@@ -56,10 +92,10 @@ def pretrain(
     if out.exists() and not (out / worlds.RECORD).exists() and any(p.name != "resume" for p in out.iterdir()):
         raise MechoclError(f"{out} exists and is not a pretrained model; choose another --out")
     if not (out / "known-people.csv").exists():
-        report("building the corpus", 0.0)
+        progress("building the corpus", 0.0)
         texts = biographies.corpus(world, seed=seed)
         tokenizer = train_tokenizer(texts, vocabulary=config.vocabulary)
-        model = untrained(config, vocabulary=len(tokenizer), seed=seed)
+        model = untrained_model(config, vocabulary=len(tokenizer), seed=seed)
         collate = Collator(pad=worlds.pad_id(tokenizer), eos=None)
         batches = _Batches(texts, tokenizer, tokens=config.batch_tokens, context=config.context)
         out.mkdir(parents=True, exist_ok=True)
@@ -70,7 +106,7 @@ def pretrain(
             if moment.step == moment.total:
                 moment.model.save_pretrained(out)
 
-        train(
+        train_model(
             model,
             batches,
             lambda chosen: collate(chosen[0]),
@@ -89,10 +125,10 @@ def pretrain(
             save_every_s=save_every_s,
             at=lambda total: [total],
             then=then,
-            report=report,
+            progress=progress,
         )
         tokenizer.save_pretrained(out)
-        report("asking about the known people", 1.0)
+        progress("asking about the known people", 1.0)
         found = known_people(out, world, seed=seed, device=device)
         files.write_text(out / "known-people.csv", found.to_csv(index=False))
         shutil.rmtree(state, ignore_errors=True)
@@ -128,7 +164,7 @@ def asked(people: Any, tokenizer: Any, *, context: int) -> Task:
     pieces = [
         question(people.entities[q.entity], "entity", q.template, q.answers[0]) for q in people.questions
     ]
-    tokens, roles = examples.encoded(pieces, tokenizer, context=context)
+    tokens, roles = encoding.encoded(pieces, tokenizer, context=context)
     table = pd.DataFrame(
         {
             "kind": "question",
@@ -141,7 +177,7 @@ def asked(people: Any, tokenizer: Any, *, context: int) -> Task:
         roles=roles,
         loss_mask=torch.zeros(tokens.shape, dtype=torch.bool),
         table=table,
-        vocabulary=examples.vocabulary(tokenizer),
+        vocabulary=encoding.vocabulary(tokenizer),
     )
 
 
@@ -163,7 +199,7 @@ def train_tokenizer(texts: list[str], *, vocabulary: int) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=TEXT_END, pad_token=TEXT_END)
 
 
-def untrained(config: PretrainingConfig, *, vocabulary: int, seed: int) -> Any:
+def untrained_model(config: PretrainingConfig, *, vocabulary: int, seed: int) -> Any:
     """A GPT-NeoX with random weights, of Pythia's wiring: parallel residual, rotary on a quarter of each head."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 

@@ -1,41 +1,80 @@
 """The same job for several seeds, in processes of their own, with one progress display."""
 
 import contextlib
+import math
 import multiprocessing
 import multiprocessing.connection
 import os
 import queue
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from mechocl.errors import Fault
-
-if TYPE_CHECKING:
-    from mechocl.runs.on_ray import Ray
-
-Report = Callable[[str, float], None]
-Job = Callable[[Any, Report], Any]
-Done = Callable[[int, Any], None]
-"""What is called with an item's index and result when it has finished."""
-
-_PLAIN_EVERY_S: Final = 15.0
-_MOST_BARS: Final = 20
-"""Jobs that get a bar of their own on a terminal, beside that of all; of more, none does."""
+from mechocl.models.seam import resolve_device
+from mechocl.runs.progress import Display, Done, Job, Workers
+from mechocl.runs.recipes import AnyRecipe, Recipe
 
 _messages: Any = None  # set in worker processes
 
 
-def run(
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """Jobs in processes of this machine."""
+
+    jobs: int | None = None
+    """Jobs at a time; None: one a core on the CPU, one on a GPU."""
+
+    @property
+    def shared(self) -> bool:
+        """Only this machine takes part."""
+        return False
+
+    def device(self, asked: str) -> str:
+        """Device of the jobs for `--device` (`seam.resolve_device`)."""
+        return resolve_device(asked)
+
+    @contextlib.contextmanager
+    def workers(self, items: int, *, device: str) -> Iterator[Workers]:
+        yield LocalWorkers(max(1, min(self.jobs or default_jobs(items, device), items)))
+
+
+@dataclass(frozen=True, slots=True)
+class LocalWorkers:
+    """Processes of this machine; with a single slot everything runs in this process."""
+
+    slots: int
+
+    @property
+    def threads(self) -> None:
+        return None
+
+    @property
+    def machine(self) -> None:
+        return None
+
+    def map(
+        self,
+        job: Job,
+        items: Sequence[Any],
+        *,
+        names: Sequence[str],
+        title: str,
+        threads: int,
+        done: Done | None = None,
+    ) -> list[Any]:
+        jobs = min(self.slots, len(items))
+        return map_jobs(job, items, names=names, title=title, jobs=jobs, threads=threads, done=done)
+
+
+def map_jobs(
     job: Job,
     items: Sequence[Any],
     *,
@@ -43,21 +82,14 @@ def run(
     title: str,
     jobs: int,
     threads: int,
-    cluster: "Ray | None" = None,
     done: Done | None = None,
 ) -> list[Any]:
-    """`[job(item, report) for item in items]`, `jobs` at a time, each with `threads` torch threads.
+    """`[job(item, progress) for item in items]`, `jobs` at a time, each with `threads` torch threads.
 
-    `job` must be importable. With `jobs=1` everything runs in this process; with a `cluster` everything
-    runs there, as many at a time as fit (`mechocl.runs.on_ray.run`, which says what a job must be like).
-    `done(index, result)` is called in this process as each item finishes, in no certain order. The first
-    exception of a job ends the others and is raised here; Ctrl-C ends them too. Raises Fault when a process
-    was killed.
+    `job` must be importable. With `jobs=1` everything runs in this process. `done(index, result)` is called in this
+    process as each item finishes, in no certain order. The first exception of a job ends the other jobs and is raised
+    here; Ctrl-C ends them, too. Raises Fault when a process was killed.
     """
-    if cluster is not None:
-        from mechocl.runs import on_ray as remote
-
-        return remote.run(job, items, names=names, title=title, threads=threads, cluster=cluster, done=done)
     with Display(title, names) as display:
         if jobs == 1:
             return _run_here(job, items, display, threads, done)
@@ -168,75 +200,40 @@ def _end_with_parent() -> None:
 def _in_worker(job: Job, item: Any, index: int) -> Any:
     last = 0.0
 
-    def report(text: str, share: float) -> None:
+    def progress(text: str, share: float) -> None:
         nonlocal last
         if share >= 1 or time.monotonic() - last > 0.25:
             last = time.monotonic()
             _messages.put((index, text, share))
 
-    return job(item, report)
+    return job(item, progress)
 
 
-class Display:
-    """Progress bars on a terminal; a plain line now and then otherwise. Writes to stderr."""
+def default_threads(recipe: AnyRecipe, jobs: int) -> int:
+    """Torch threads of one seed: its share of the cores, or one for a small model.
 
-    def __init__(self, title: str, names: Sequence[str]) -> None:
-        self.title = title
-        self.names = names
-        self.shares = [0.0] * len(names)
-        self.started = self.last_line = time.monotonic()
-        self.console = Console(stderr=True)
-        self.bars: Progress | None = None
-        self.ids: list[TaskID] = []
+    Small matrix products gain nothing from a second thread, and on a busy machine threads that wait for
+    each other cost a lot.
+    """
+    small = isinstance(recipe, Recipe) and recipe.model.resolve().d_model < 256
+    return 1 if small else max(1, cores() // jobs)
 
-    def __enter__(self) -> "Display":
-        if self.console.is_terminal:
-            self.bars = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TaskProgressColumn(),
-                TimeRemainingColumn(),
-                TextColumn("[dim]{task.fields[what]}"),
-                console=self.console,
-            )
-            self.bars.start()
-            shown = self.names if len(self.names) <= _MOST_BARS else ()
-            self.ids = [self.bars.add_task(name, total=1.0, what="waiting") for name in shown]
-            self.total = self.bars.add_task(f"[bold]{self.title}", total=float(len(self.names)), what="")
-        else:
-            shown = [*self.names[:_MOST_BARS], "…"] if len(self.names) > _MOST_BARS else self.names
-            print(f"{self.title}: {', '.join(shown)}", file=sys.stderr, flush=True)
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self.bars is not None:
-            self.bars.stop()
-        elif kind is None:
-            print(f"{self.title}: {self._percent()} after {self._seconds()}", file=sys.stderr, flush=True)
+def default_jobs(n_seeds: int, device: str) -> int:
+    """One process a core on the CPU, as long as there are seeds for them; one on a GPU."""
+    return 1 if device.startswith("cuda") else max(1, min(cores(), n_seeds))
 
-    def reporter(self, index: int) -> Report:
-        return lambda text, share: self.update(index, text, share)
 
-    def update(self, index: int, text: str, share: float) -> None:
-        share = max(share, self.shares[index])  # a worker's last messages may come after its result
-        self.shares[index] = share
-        if self.bars is not None:
-            if self.ids:
-                self.bars.update(self.ids[index], completed=share, what=text)
-            self.bars.update(self.total, completed=sum(self.shares))
-        elif time.monotonic() - self.last_line > _PLAIN_EVERY_S:
-            self.last_line = time.monotonic()
-            line = f"{self.title}: {self._percent()}{self._left()} ({self.names[index]}: {text})"
-            print(line, file=sys.stderr, flush=True)
+def default_together(recipe: AnyRecipe, n_seeds: int, jobs: int, device: str) -> int:
+    """Seeds in a stack: all there are on a GPU; on a CPU an even share for each process.
 
-    def _percent(self) -> str:
-        return f"{100 * sum(self.shares) / len(self.shares):.0f} %"
-
-    def _left(self) -> str:
-        """Time left, once enough is done to tell."""
-        done = sum(self.shares) / len(self.shares)
-        spent = time.monotonic() - self.started
-        return f", about {spent * (1 - done) / done:.0f} s left" if done > 0.02 else ""
-
-    def _seconds(self) -> str:
-        return f"{time.monotonic() - self.started:.0f} s"
+    On a CPU many small models fill the processor better than one (`benchmarks/training.py`); more than
+    eight gain nothing, and a model that is large by itself gains nothing at all.
+    """
+    if not isinstance(recipe, Recipe):
+        return 1
+    if device.startswith("cuda"):
+        return min(n_seeds, 32)
+    if recipe.model.resolve().d_model >= 256:
+        return 1
+    return max(1, min(8, math.ceil(n_seeds / jobs)))

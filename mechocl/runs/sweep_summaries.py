@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from mechocl.behaviour import internalization
-from mechocl.behaviour.over_seeds import describe
+from mechocl.behaviour.formats import describe
 from mechocl.behaviour.statistics import Estimate, estimate
-from mechocl.runs.sweeps import axes
+from mechocl.runs.sweep_folder import axes
 from toy_models.subsets import SUBSETS
 
 

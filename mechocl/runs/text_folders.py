@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from mechocl import files
-from mechocl.closed_book import examples, views
+from mechocl.closed_book import encoding, views
 from mechocl.errors import MechoclError
 from mechocl.runs.folders import Checkpoint, SeedFolder
 from mechocl.runs.recipes import AnyRecipe
@@ -42,10 +42,10 @@ class TextSeedFolder(SeedFolder):
         if self._asked:
             return self._asked
         first = TextSeedFolder(self._first, self.seed, self.recipe, asked="", first=self._first)
-        return views.default(first.load_task())
+        return views.default_attribute(first.load_task())
 
     def analysed_task(self) -> Task:
-        return views.of_attribute(self.load_task(), self.attribute)
+        return views.view_attribute(self.load_task(), self.attribute)
 
     def streamed_task(self) -> Task:
         task = self.load_task()
@@ -59,7 +59,7 @@ class TextSeedFolder(SeedFolder):
             roles=tensors["roles"].to(torch.int64),
             loss_mask=tensors["loss_mask"],
             table=pd.read_parquet(self.ledger.checked("task.parquet")),
-            vocabulary=replace(examples.shown(tuple(tokens)), encode=self._encode),
+            vocabulary=replace(encoding.shown(tuple(tokens)), encode=self._encode),
         )
 
     def _encode(self, text: str) -> list[int]:

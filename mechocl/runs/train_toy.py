@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
 from typing import Any, Final
 
 import torch
@@ -10,17 +9,14 @@ import torch
 from mechocl import files
 from mechocl.behaviour import internalization
 from mechocl.errors import MechoclError
-from mechocl.models import seam
-from mechocl.runs import recipes
+from mechocl.runs import checkpoints, recipes
 from mechocl.runs.folders import SeedFolder, StackFolder
+from mechocl.runs.progress import Progress
 from mechocl.runs.recipes import Recipe
 from mechocl.runs.run import Run
 from toy_models import integer_set
 from toy_models.task import Task
 from toy_models.training import Moment, train_stage
-
-Report = Callable[[str, float], None]
-"""Called with what is being done and the share of it that is done, 0 … 1."""
 
 SAVE_EVERY_S: Final = 20.0
 """Seconds between resume points: the training that a kill can cost."""
@@ -46,7 +42,9 @@ EVALUATED_ALIASES: Final = 100
 """Aliases of each subset that evaluations during training look at."""
 
 
-def train_stack(run: Run, stack: StackFolder, *, device: str, save_every_s: float, report: Report) -> None:
+def train_stack(
+    run: Run, stack: StackFolder, *, device: str, save_every_s: float, progress: Progress
+) -> None:
     """Train the seeds of a stack together to the end, or continue where an earlier call was stopped.
 
     The result does not depend on where it was stopped (bit for bit on one machine with the same number of
@@ -63,24 +61,24 @@ def train_stack(run: Run, stack: StackFolder, *, device: str, save_every_s: floa
             files.remove_temporary(folder.path)
         if finished == len(stages):
             return
-        report("building the task", 0.0)
+        progress("building the task", 0.0)
         tasks = [_task(folder) for folder in folders]
         recipe = recipes.integer_set(run.recipe)
-        trained = [seam.build(recipe, seed=folder.seed, device=device) for folder in folders]
+        trained = [checkpoints.build_model(recipe, seed=folder.seed, device=device) for folder in folders]
         work = [len(tasks[0].training_rows(s.data)) * s.epochs for s in stages]
         for number in range(1, len(stages) + 1):
             if number <= finished:
                 for model, folder in zip(trained, folders, strict=True):
                     if folder.failure() is None:
-                        seam.fill(model, folder.weights(folder.final(number)))
+                        checkpoints.fill_weights(model, folder.weights(folder.final(number)))
                 continue
 
-            def stage_report(text: str, share: float, number: int = number) -> None:
-                report(text, (sum(work[: number - 1]) + share * work[number - 1]) / sum(work))
+            def stage_progress(text: str, share: float, number: int = number) -> None:
+                progress(text, (sum(work[: number - 1]) + share * work[number - 1]) / sum(work))
 
             _train_stage(
                 run, stack, folders, tasks, trained, number,
-                save_every_s=save_every_s, report=stage_report,
+                save_every_s=save_every_s, progress=stage_progress,
             )  # fmt: skip
         stack.remove_leftovers(finished_stages=len(stages))
 
@@ -94,7 +92,7 @@ def _train_stage(
     number: int,
     *,
     save_every_s: float,
-    report: Report,
+    progress: Progress,
 ) -> None:
     """One stage of a stack: evaluate, keep checkpoints and resume points, note failures."""
     saved = stack.load_state(number)
@@ -129,7 +127,7 @@ def _train_stage(
         if 0 < moment.step < moment.total_steps and time.monotonic() - last_saved >= save_every_s:
             stack.save_state(moment.capture(), stage=number, histories=histories)
             last_saved = time.monotonic()
-        report(
+        progress(
             f"stage {number}, step {moment.step} of {moment.total_steps}", moment.step / moment.total_steps
         )
     for index, folder in enumerate(folders):

@@ -33,7 +33,8 @@ from transformers import GPTNeoXForCausalLM
 from mechocl.analyses import registry
 from mechocl.analyses.registry import ANALYSES, Subject
 from mechocl.errors import MechoclError
-from mechocl.models import activations, seam
+from mechocl.models import activations, loading, seam
+from mechocl.models.sites import residual_sites
 from mechocl.probing.probe import directly
 
 COUNTED = ("rank", "vocabulary_rank", "first", "accuracy", "auc", "recall", "calibration_error")
@@ -50,12 +51,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def hooked(folder: Path) -> HookedTransformer:
-    return seam.load(folder)
+    return loading.load(folder)
 
 
 @pytest.fixture(scope="module")
 def bridge(folder: Path) -> TransformerBridge:
-    return warm(seam.load(folder, bridge=True))
+    return warm(loading.load(folder, bridge=True))
 
 
 def compute(name: str, model: Any) -> pd.DataFrame:
@@ -121,7 +122,7 @@ def test_equality_of_tables_can_fail() -> None:
 def test_activations_are_the_same(hooked: Any, bridge: Any) -> None:
     """At every hook point that analyses name."""
     sites = [
-        *activations.residual_sites(2).values(),
+        *residual_sites(2).values(),
         "blocks.0.attn.hook_pattern",
         "blocks.1.attn.hook_pattern",
     ]
@@ -260,7 +261,7 @@ def test_callers_hooks_survive_and_take_part(subject: Any) -> None:
 def test_logits_are_hugging_faces(changes: dict[str, Any], bridge: bool, tmp_path: Path) -> None:
     """Also from the lean forward pass, where it covers the model. (More in `test_parity.py`.)"""
     path = saved(neox(**changes), tmp_path)
-    model = seam.load(path, bridge=bridge)
+    model = loading.load(path, bridge=bridge)
     tokens = task().tokens[-30:]
     with torch.no_grad():
         expected = GPTNeoXForCausalLM.from_pretrained(path)(tokens).logits

@@ -13,14 +13,14 @@ import torch
 from contract import CONFIGS, dictionary
 
 from mechocl.analyses import jobs, registry
-from mechocl.analyses.registry import ANALYSES, EvaluateConfig, Subject, inputs, subject_of
+from mechocl.analyses.registry import ANALYSES, EvaluateConfig, Subject, open_subject, result_key
 from mechocl.errors import MechoclError
 from mechocl.features import dictionaries
 from mechocl.interventions.circuits import CircuitConfig
 from mechocl.interventions.grafting import GraftConfig
 from mechocl.interventions.patching import PatchingConfig
 from mechocl.lenses.logit_lens import LensConfig
-from mechocl.models import seam
+from mechocl.runs import checkpoints
 from mechocl.runs.folders import SeedFolder
 from mechocl.runs.run import Run
 
@@ -28,7 +28,7 @@ from mechocl.runs.run import Run
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("trained")
-    return jobs.train(
+    return jobs.train_run(
         folder / "run", tiny.recipe(folder), recipe_name="tiny", seeds=(0, 1), device="cpu", jobs=1
     )
 
@@ -53,7 +53,7 @@ def weights(model: Any) -> torch.Tensor:
 
 def test_subject(seed: SeedFolder) -> None:
     """The last stage's model, with those beside it: loaded when they are asked for, and all different."""
-    subject = subject_of(seed, stage=None, device="cpu")
+    subject = open_subject(seed, stage=None, device="cpu")
     assert subject.stage == 2
     found = {
         "model": subject.model,
@@ -67,12 +67,12 @@ def test_subject(seed: SeedFolder) -> None:
     assert torch.equal(flat["before"], flat["after 1"])
     for a, b in (("model", "before"), ("model", "untrained"), ("before", "untrained")):
         assert not torch.equal(flat[a], flat[b])
-    assert torch.equal(flat["after 1"], weights(seam.at_checkpoint(seed, seed.final(1), device="cpu")))
+    assert torch.equal(flat["after 1"], weights(checkpoints.model_at(seed, seed.final(1), device="cpu")))
     assert torch.equal(subject.task.tokens, seed.load_task().tokens)
 
 
 def test_subject_of_the_first_stage(seed: SeedFolder) -> None:
-    subject = subject_of(seed, stage=1, device="cpu")
+    subject = open_subject(seed, stage=1, device="cpu")
     assert subject.stage == 1
     assert torch.equal(weights(subject.model), weights(subject.after(1)))
     with pytest.raises(
@@ -85,7 +85,7 @@ def test_subject_of_the_first_stage(seed: SeedFolder) -> None:
 def test_the_untrained_model_is_the_seeds_own(run: Run) -> None:
     """The one that its training began with."""
     first, again, other = (
-        weights(subject_of(run.seed(s), stage=None, device="cpu").untrained()) for s in (0, 0, 1)
+        weights(open_subject(run.seed(s), stage=None, device="cpu").untrained()) for s in (0, 0, 1)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -94,12 +94,12 @@ def test_the_untrained_model_is_the_seeds_own(run: Run) -> None:
 @pytest.mark.parametrize("stage", [0, 3, -1])
 def test_a_stage_that_is_not_there(seed: SeedFolder, stage: int) -> None:
     with pytest.raises(MechoclError, match=f"stage {stage}: the run has stages 1 to 2"):
-        subject_of(seed, stage=None, device="cpu").after(stage)
+        open_subject(seed, stage=None, device="cpu").after(stage)
 
 
 def test_analyses_get_the_model_before_the_stage(seed: SeedFolder) -> None:
     """Those that compare refuse the first stage."""
-    subject = subject_of(seed, stage=1, device="cpu")
+    subject = open_subject(seed, stage=1, device="cpu")
     for name in ("graft", "steering"):
         with pytest.raises(MechoclError, match="stage 1 has no stage before it"):
             ANALYSES[name].compute(subject, ANALYSES[name].config())
@@ -107,7 +107,7 @@ def test_analyses_get_the_model_before_the_stage(seed: SeedFolder) -> None:
 
 def test_patching_from_another_stage(seed: SeedFolder) -> None:
     """`from_stage` names the model that activations come from: its own stage is no change at all."""
-    subject = subject_of(seed, stage=None, device="cpu")
+    subject = open_subject(seed, stage=None, device="cpu")
     shape: dict[str, Any] = {"pairs": ("d1-to-itself",), "n_pairs": 4, "site": ("resid_post",), "by": "all"}
     effects = {
         stage: ANALYSES["patch"]
@@ -128,12 +128,12 @@ def test_patching_from_another_stage(seed: SeedFolder) -> None:
 def test_what_a_result_depends_on(seed: SeedFolder, run: Run) -> None:
     """Everything that changes it changes the inputs, and nothing else does."""
     config = LensConfig(aliases_per_subset=5)
-    base = inputs(seed, "lens", config, None)
-    assert base == inputs(seed, "lens", LensConfig(aliases_per_subset=5), 2)
+    base = result_key(seed, "lens", config, None)
+    assert base == result_key(seed, "lens", LensConfig(aliases_per_subset=5), 2)
     others = [
-        inputs(seed, "lens", LensConfig(aliases_per_subset=6), None),
-        inputs(seed, "lens", config, 1),
-        inputs(run.seed(0), "lens", config, None),
+        result_key(seed, "lens", LensConfig(aliases_per_subset=6), None),
+        result_key(seed, "lens", config, 1),
+        result_key(run.seed(0), "lens", config, None),
     ]
     for other in others:
         assert other != base
@@ -146,7 +146,7 @@ def test_what_a_result_depends_on(seed: SeedFolder, run: Run) -> None:
 @pytest.mark.parametrize("name", ["patch", "graft", "steering"])
 def test_analyses_that_compare_depend_on_all_stages(name: str, seed: SeedFolder) -> None:
     config = ANALYSES[name].config()
-    assert inputs(seed, name, config, None)["stages"] == [seed.final(1).sha256, seed.final(2).sha256]
+    assert result_key(seed, name, config, None)["stages"] == [seed.final(1).sha256, seed.final(2).sha256]
 
 
 class Looked(Exception):
@@ -159,7 +159,7 @@ def test_only_what_looks_at_other_stages_compares(name: str, seed: SeedFolder) -
         raise Looked
 
     subject = replace(
-        subject_of(seed, stage=None, device="cpu"),
+        open_subject(seed, stage=None, device="cpu"),
         after=after,
         dictionary=lambda name, site: dictionary(16),
         rows=lambda name, config: registry.compute(name, subject, config).rows,
@@ -176,14 +176,14 @@ def test_a_file_of_pairs_is_part_of_what_a_result_depends_on(
     path = tmp_path / "mine.csv"
     path.write_text("clean,corrupted,target\n1 2,1 3,1\n")
     config = ANALYSES[name].config(pairs=(str(path), "d1-to-d2"))
-    first = inputs(seed, name, config, None)
+    first = result_key(seed, name, config, None)
     assert list(first["files"]) == [str(path)]
-    assert inputs(seed, name, config, None) == first
+    assert result_key(seed, name, config, None) == first
     path.write_text("clean,corrupted,target\n1 2,1 4,1\n")
-    assert inputs(seed, name, config, None) != first
+    assert result_key(seed, name, config, None) != first
     path.unlink()
     with pytest.raises(MechoclError, match=r"mine.csv does not exist; give a file that does"):
-        inputs(seed, name, config, None)
+        result_key(seed, name, config, None)
 
 
 def test_the_weights_of_a_dictionary_are_part_of_what_a_result_depends_on(
@@ -191,18 +191,18 @@ def test_the_weights_of_a_dictionary_are_part_of_what_a_result_depends_on(
 ) -> None:
     config = CONFIGS["sae-search"]
     with pytest.raises(MechoclError, match="has no SAE 'random' for seed 1"):
-        inputs(seed, "sae-search", config, None)
+        result_key(seed, "sae-search", config, None)
     path = dictionaries.path_of(run.path, "random", seed.seed)
     sae = dictionary(16).sae
     dictionaries.save(sae, path, {})
-    first = inputs(seed, "sae-search", config, None)
-    assert inputs(seed, "sae-search", config, None) == first
+    first = result_key(seed, "sae-search", config, None)
+    assert result_key(seed, "sae-search", config, None) == first
     with torch.no_grad():
         sae.b_enc += 1
     dictionaries.save(sae, path, {})
     with torch.no_grad():
         sae.b_enc -= 1
-    assert inputs(seed, "sae-search", config, None) != first
+    assert result_key(seed, "sae-search", config, None) != first
 
 
 # ------------------------------------------------------------------------------------------ computed once
@@ -210,7 +210,7 @@ def test_the_weights_of_a_dictionary_are_part_of_what_a_result_depends_on(
 
 def test_computed_once_and_read_again(seed: SeedFolder, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     config = PatchingConfig(pairs=("d1-to-d2",), n_pairs=3, site=("resid_pre",))
-    rows = registry.analyse(run, seed, "patch", config, stage=None, device="cpu")
+    rows = registry.analyse_seed(run, seed, "patch", config, stage=None, device="cpu")
     assert rows.columns[0] == "seed"
     assert (rows["seed"] == 1).all()
 
@@ -218,25 +218,27 @@ def test_computed_once_and_read_again(seed: SeedFolder, run: Run, monkeypatch: p
         raise AssertionError("computed again")
 
     monkeypatch.setattr(registry, "subject_of", refuse)
-    again = registry.analyse(run, seed, "patch", config, stage=None, device="cpu")
+    again = registry.analyse_seed(run, seed, "patch", config, stage=None, device="cpu")
     pd.testing.assert_frame_equal(rows, again)
     with pytest.raises(AssertionError, match="computed again"):
-        registry.analyse(run, seed, "patch", config, stage=1, device="cpu")
+        registry.analyse_seed(run, seed, "patch", config, stage=1, device="cpu")
     with pytest.raises(AssertionError, match="computed again"):
-        registry.analyse(run, seed, "circuit", CircuitConfig(), stage=None, device="cpu")
+        registry.analyse_seed(run, seed, "circuit", CircuitConfig(), stage=None, device="cpu")
 
 
 def test_load_needs_every_seed(run: Run) -> None:
     config = EvaluateConfig()
-    assert registry.load(run, "evaluate", config) is None
+    assert registry.load_rows(run, "evaluate", config) is None
     tables = []
     for number in (0, 1):
-        assert registry.load(run, "evaluate", config) is None
-        tables.append(registry.analyse(run, run.seed(number), "evaluate", config, stage=None, device="cpu"))
-    loaded = registry.load(run, "evaluate", config)
+        assert registry.load_rows(run, "evaluate", config) is None
+        tables.append(
+            registry.analyse_seed(run, run.seed(number), "evaluate", config, stage=None, device="cpu")
+        )
+    loaded = registry.load_rows(run, "evaluate", config)
     assert loaded is not None
     pd.testing.assert_frame_equal(loaded, pd.concat(tables, ignore_index=True), check_dtype=False)
-    assert registry.load(run, "evaluate", config, stage=1) is None
+    assert registry.load_rows(run, "evaluate", config, stage=1) is None
 
 
 def test_a_run_of_one_stage(tmp_path: Path) -> None:
@@ -246,9 +248,9 @@ def test_a_run_of_one_stage(tmp_path: Path) -> None:
     recipe.write_text("[[training.stages]]".join(whole[:2]).replace("data = [1]", "data = [1, 2]"))
     from mechocl.runs import recipes
 
-    found = jobs.train(
+    found = jobs.train_run(
         tmp_path / "run", recipes.load(str(recipe)), recipe_name="one", seeds=(0,), device="cpu", jobs=1
     )
     with pytest.raises(MechoclError, match="stage 1 has no stage before it") as raised:
-        registry.analyse(found, found.seed(0), "graft", GraftConfig(), stage=None, device="cpu")
+        registry.analyse_seed(found, found.seed(0), "graft", GraftConfig(), stage=None, device="cpu")
     assert "\n" not in str(raised.value)

@@ -19,16 +19,15 @@ from mechocl.features.search import SearchConfig
 from mechocl.features.settings import QualityConfig, TrainingConfig
 from mechocl.interventions import patching, steering, weight_groups
 from mechocl.interventions.grafting import GraftConfig
-from mechocl.interventions.pairs import pairs_named
+from mechocl.interventions.named_pairs import pairs_named
 from mechocl.interventions.patching import PatchingConfig
 from mechocl.lenses.direct_attribution import AttributionConfig
 from mechocl.lenses.logit_lens import LensConfig
-from mechocl.models import activations, seam
-from mechocl.probing.probe import ProbingConfig
+from mechocl.models import layout, seam
+from mechocl.probing.scoring import ProbingConfig
 from mechocl.report import lens_plots
-from mechocl.runs import recipes
-from mechocl.runs.pretraining import pretrain
-from mechocl.runs.pretraining_settings import PretrainingConfig
+from mechocl.runs import checkpoints, recipes
+from mechocl.runs.pretraining import PretrainingConfig, pretrain
 from mechocl.runs.run import Run
 from toy_models.task import ROLE, Task
 
@@ -54,9 +53,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         seed=0,
         device="cpu",
         save_every_s=600.0,
-        report=_silent,
+        progress=_silent,
     )
-    return jobs.train(
+    return jobs.train_run(
         folder / "run", recipe, recipe_name="closed-book/biographies", seeds=(0,), device="cpu", jobs=1
     )
 
@@ -71,7 +70,7 @@ def task(run: Run) -> Task:
 
 
 def analysed(run: Run, name: str, config: object) -> pd.DataFrame:
-    return jobs.analyse(run, name, config, stage=None, device="cpu", jobs=1)
+    return jobs.analyse_run(run, name, config, stage=None, device="cpu", jobs=1)
 
 
 def test_a_view_holds_one_question_of_one_layout(run: Run, task: Task) -> None:
@@ -79,7 +78,7 @@ def test_a_view_holds_one_question_of_one_layout(run: Run, task: Task) -> None:
     asked = task.table[task.table["kind"] == "question"]
     assert asked["attribute"].nunique() == 1
     rows = task.rows(kind="question", split="test")
-    labels = activations.asked_positions(task, rows)
+    labels = layout.asked_positions(task, rows)
     words = [i for i, label in enumerate(labels) if label != "alias" and not label.startswith("alias ")]
     assert (task.tokens[torch.from_numpy(rows)][:, words] == task.tokens[int(rows[0]), words]).all()
     assert labels.count("alias") == 1
@@ -119,14 +118,14 @@ def test_answers_that_all_begin_alike_are_refused(run: Run) -> None:
     asked = task.table["attribute"] == "gender"
     alike = replace(task, table=task.table.assign(target=task.table["target"].where(~asked, 5)))
     with pytest.raises(MechoclError, match="all answers about 'gender' begin with the same token"):
-        views.of_attribute(alike, "gender")
+        views.view_attribute(alike, "gender")
 
 
 def test_each_subset_is_judged_after_its_own_stage(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    found = jobs.evaluated(run, device="cpu", jobs=1)
+    found = jobs.evaluate_run(run, device="cpu", jobs=1)
     config = registry.EvaluateConfig()
     for stage, subset in ((1, "qd1_consistent"), (1, "q_entity"), (2, "d1_consistent"), (2, "no_data")):
-        whole = jobs.analyse(run, "evaluate", config, stage=stage, device="cpu", jobs=1)
+        whole = jobs.analyse_run(run, "evaluate", config, stage=stage, device="cpu", jobs=1)
         pd.testing.assert_frame_equal(
             found[found["subset"] == subset].reset_index(drop=True),
             whole[whole["subset"] == subset].reset_index(drop=True),
@@ -157,7 +156,7 @@ def test_a_family_that_cannot_be_taken_apart_has_a_report_of_its_answers(
 
 def test_an_unknown_attribute_is_refused(run: Run) -> None:
     with pytest.raises(MechoclError, match="no question is about 'size'; the task asks about birth"):
-        views.of_attribute(run.seed(0).load_task(), "size")
+        views.view_attribute(run.seed(0).load_task(), "size")
     with pytest.raises(MechoclError, match="no question is about 'size'"):
         Run.open(run.path, attribute="size").seed(0).analysed_task()
 
@@ -185,7 +184,7 @@ def test_log_probability_is_that_of_the_opened_model(run: Run) -> None:
     folder = run.seed(0)
     whole = folder.load_task()
     rows = whole.rows(kind="question", split="test")[:20]
-    model = seam.at_checkpoint(folder, folder.final(), device="cpu")
+    model = checkpoints.model_at(folder, folder.final(), device="cpu")
     tokens = whole.tokens[torch.from_numpy(rows)]
     with torch.no_grad():
         own = model(tokens).log_softmax(-1)[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0]
@@ -235,7 +234,7 @@ def test_pairs_of_a_file_are_texts(task: Task, tmp_path: Path) -> None:
 
 
 def test_patching_everything_gives_the_clean_run(run: Run, task: Task) -> None:
-    model = seam.at_checkpoint(run.seed(0), run.seed(0).final(), device="cpu")
+    model = checkpoints.model_at(run.seed(0), run.seed(0).final(), device="cpu")
     pairs = pairs_named(task, "d1-to-other-d2", n_pairs=10, seed=0)
     result = patching.patch_activations(
         model, pairs, sites=["resid_post"], metric="logit_difference", by="role", mode="denoise"
@@ -297,7 +296,7 @@ def test_a_sweep_of_probes_asks_one_question(run: Run, tmp_path: Path) -> None:
     rows = probe_sweep.read_table(out)
     assert set(rows["attribute"]) == {"gender"}
     assert set(rows["run"]) == {"run", "other"}
-    gaps = jobs.gaps([run.path, other], device="cpu", jobs=1)
+    gaps = jobs.iml_gaps([run.path, other], device="cpu", jobs=1)
     assert set(gaps["metric"]) == {"exact match"}
     assert "IML gap (exact match)" in (out / "probes.html").read_text()
 
@@ -307,7 +306,7 @@ def test_grafts_lie_between_the_two_models(run: Run, task: Task) -> None:
     rows = analysed(run, "graft", GraftConfig())
     folder = run.seed(0)
     for group, stage in (("none", 1), ("all", 2)):
-        model = seam.at_checkpoint(folder, folder.final(stage), device="cpu")
+        model = checkpoints.model_at(folder, folder.final(stage), device="cpu")
         expected = internalization.by_subset(internalization.per_alias(model, task)).set_index("subset")
         own = rows[rows["group"] == group].pivot(index="subset", columns="metric", values="value")
         for metric in ("auc", "accuracy", "recall"):
@@ -323,20 +322,20 @@ def test_grafts_lie_between_the_two_models(run: Run, task: Task) -> None:
 def test_a_steered_model_is_the_model_where_nothing_is_added(run: Run, task: Task) -> None:
     """Also: judged among the first tokens of all answers, by SciPy."""
     folder = run.seed(0)
-    model = seam.at_checkpoint(folder, folder.final(), device="cpu")
+    model = checkpoints.model_at(folder, folder.final(), device="cpu")
     rows = task.rows(kind="question", split="test", subset=steering.NEW)
     vectors = torch.stack([torch.zeros(model.cfg.d_model), torch.linspace(-1, 1, model.cfg.d_model)])
     found = steering.steered_logits(model, task, rows, vectors=vectors, layer=1, position=2)
     where = torch.from_numpy(task.position_of("equals", rows))
     tokens = task.tokens[torch.from_numpy(rows)]
-    expected = seam.logits_at(model, tokens, where, internalization.candidates(task))
+    expected = seam.logits_at(model, tokens, where, internalization.answer_candidates(task))
     torch.testing.assert_close(found[:, 0], expected, atol=1e-4, rtol=0.0)
     assert not torch.allclose(found[:, 1], expected, atol=1e-3)
     entity = task.table["entity"].to_numpy()[rows]
     ranks = rankdata(expected.numpy(), axis=1)[range(len(rows)), entity]
     frame = task.table.iloc[rows].assign(auc=(ranks - 1) / (expected.shape[1] - 1))
     means = frame.groupby("alias")["auc"].mean()
-    judged = internalization.judged(task, rows, expected).set_index("alias")["auc"]
+    judged = internalization.judge_answers(task, rows, expected).set_index("alias")["auc"]
     np.testing.assert_allclose(judged, means.loc[judged.index], atol=1e-9)
 
 
@@ -354,7 +353,7 @@ def test_dictionaries_are_trained_and_searched(run: Run) -> None:
     config = TrainingConfig(
         site=("blocks.0.hook_resid_post",), width=(32,), k=4, activations=4000, batch_size=256, buffer=2000
     )
-    sae_jobs.train(run, config, seeds=(0,), stage=None, device="cpu", jobs=1)
+    sae_jobs.train_dictionaries(run, config, seeds=(0,), stage=None, device="cpu", jobs=1)
     (name,) = config.names(stage=None)
     gender = Run.open(run.path, attribute="gender")
     quality = analysed(gender, "sae-quality", QualityConfig(sae=name))

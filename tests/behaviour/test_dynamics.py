@@ -125,7 +125,7 @@ def test_the_command_prints_times_and_writes_figure_and_tables(
 ) -> None:
     out = tmp_path / "run"
     recipe = tiny.recipe(tmp_path)
-    jobs.train(out, recipe, recipe_name="tiny", seeds=(0, 1), device="cpu", jobs=1)
+    jobs.train_run(out, recipe, recipe_name="tiny", seeds=(0, 1), device="cpu", jobs=1)
     assert cli.main(["dynamics", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "question circuit" in printed

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from mechocl.behaviour import over_seeds
+from mechocl.behaviour import formats, over_seeds, sentences
 
 
 def rows(recalls: dict[int, tuple[float, float]]) -> pd.DataFrame:
@@ -20,31 +20,31 @@ def rows(recalls: dict[int, tuple[float, float]]) -> pd.DataFrame:
 
 
 def test_seeds_that_did_not_learn_their_definitions_are_left_out_and_named() -> None:
-    kept, failures = over_seeds.trained(rows({3: (1.0, 1.0), 5: (1.0, 0.5), 8: (0.95, 0.95)}))
+    kept, failures = over_seeds.without_failed(rows({3: (1.0, 1.0), 5: (1.0, 0.5), 8: (0.95, 0.95)}))
     assert sorted(set(kept["seed"])) == [3, 8]
     assert failures == {5: "definition recall 0.750 of the new aliases, under 0.95"}
-    (line,) = over_seeds.described_failures(failures, 3)
+    (line,) = sentences.failures_in_words(failures, 3)
     assert line.startswith("seed 5 failed and is left out (1 of 3 failed): definition recall 0.750")
 
 
 def test_where_every_seed_failed_all_are_shown_and_it_is_said() -> None:
     table = rows({0: (0.5, 0.5), 1: (0.0, 0.0)})
-    kept, failures = over_seeds.trained(table)
+    kept, failures = over_seeds.without_failed(table)
     assert len(kept) == len(table)
-    lines = over_seeds.described_failures(failures, 2)
+    lines = sentences.failures_in_words(failures, 2)
     assert all("is shown all the same, as no seed is better (2 of 2 failed)" in line for line in lines)
 
 
 @pytest.mark.parametrize("recall", [float("nan"), 1.0])
 def test_orders_without_recall_are_not_judged_by_it(recall: float) -> None:
-    assert over_seeds.trained(rows({0: (recall, recall)}))[1] == {}
+    assert over_seeds.without_failed(rows({0: (recall, recall)}))[1] == {}
 
 
 def test_two_to_seven_seeds_conclude_nothing() -> None:
     for seeds, verdict in ((7, "cannot tell"), (8, "yes")):
         several = rows(dict.fromkeys(range(seeds), (1.0, 1.0)))
         up = several["auc"] + 0.1 * (several["subset"] == "d1_consistent") + 0.001 * several["seed"]
-        strong = over_seeds.answers(several.assign(auc=up))[-1]
+        strong = sentences.answers(several.assign(auc=up))[-1]
         assert strong.answer == verdict
         assert ("7 seeds are too few to conclude from" in strong.sentence) == (seeds == 7)
 
@@ -100,13 +100,13 @@ def test_seeds_without_a_value_are_left_out() -> None:
 def test_one_seed_has_no_interval() -> None:
     (row,) = over_seeds.over_seeds(effects({(4, "z"): [0.25]}), ["site"], "effect").to_dict("records")
     assert pd.isna([row["low"], row["high"], row["p"]]).all()
-    assert over_seeds.described(row) == "+0.250"
+    assert formats.mean_in_words(row) == "+0.250"
 
 
 def test_description() -> None:
     row = {"mean": -0.1, "low": -0.25, "high": 0.05, "seeds": 8}
-    assert over_seeds.described(row) == "−0.100 [−0.250, +0.050]"
-    assert over_seeds.described(row | {"seeds": 1}) == "−0.100"
+    assert formats.mean_in_words(row) == "−0.100 [−0.250, +0.050]"
+    assert formats.mean_in_words(row | {"seeds": 1}) == "−0.100"
 
 
 # ------------------------------------------------------------------------------------------ sites

@@ -12,7 +12,7 @@ import pytest
 import text_worlds
 import torch
 
-from mechocl.closed_book import answers, biographies, evaluation, examples
+from mechocl.closed_book import answers, biographies, encoding, evaluation, examples
 from mechocl.closed_book.biographies import BiographiesConfig
 from mechocl.errors import MechoclError
 from mechocl.runs import pretraining
@@ -180,13 +180,13 @@ def _one(pieces: list[tuple[str, str]], allowed: list[str]) -> Task:
     import pandas as pd
 
     tokenizer = text_worlds.tokenizer()
-    tokens, roles = examples.encoded([pieces], tokenizer, context=64)
+    tokens, roles = encoding.encoded([pieces], tokenizer, context=64)
     return Task(
         tokens=tokens,
         roles=roles,
         loss_mask=torch.zeros(tokens.shape, dtype=torch.bool),
         table=pd.DataFrame({"answers": [json.dumps(allowed)]}),
-        vocabulary=examples.vocabulary(tokenizer),
+        vocabulary=encoding.vocabulary(tokenizer),
     )
 
 

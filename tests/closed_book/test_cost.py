@@ -26,7 +26,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def of(
     *changes: str, name: str = "closed-book/two-stage", model: str = "EleutherAI/pythia-410m"
 ) -> cost.Cost:
-    return cost.of(recipes.load_closed_book(name, (f'model="{model}"', *changes)))
+    return cost.estimate_cost(recipes.load_closed_book(name, (f'model="{model}"', *changes)))
 
 
 def test_tokens_by_hand() -> None:
@@ -74,8 +74,8 @@ def test_tokens_are_about_those_of_the_task() -> None:
         for stage in recipe.training.stages
     )
     pythia = replace(recipe, model="EleutherAI/pythia-70m")
-    assert cost.of(pythia).tokens == pytest.approx(counted, rel=1.0)
-    assert cost.of(pythia).tokens > counted / 2
+    assert cost.estimate_cost(pythia).tokens == pytest.approx(counted, rel=1.0)
+    assert cost.estimate_cost(pythia).tokens > counted / 2
 
 
 def test_operations_of_full_training_and_of_adapters() -> None:
@@ -134,7 +134,7 @@ def test_sizes_of_names() -> None:
         assert cost.size_of(name) == cost.PYTHIA["70m"]
     assert cost.size_of("google-t5/t5-3b") is not None
     assert cost.size_of("somebody/else") is None
-    assert cost.described(of(model="somebody/else"), seeds=2) == (
+    assert cost.cost_in_words(of(model="somebody/else"), seeds=2) == (
         "cost: somebody/else of unknown size, 8.4 M tokens a seed, 2 seeds"
     )
 

@@ -12,7 +12,7 @@ import pytest
 import text_worlds
 import torch
 
-from mechocl.closed_book import aliases, definitions, evaluation, examples
+from mechocl.closed_book import aliases, definitions, encoding, evaluation, examples
 from mechocl.closed_book.batches import IGNORED, Collator, Examples
 from mechocl.closed_book.definitions import FRESH, FRESH_VERBS, IS, ISNT, RELIABLE, UNRELIABLE
 from mechocl.closed_book.settings import ClosedBookConfig, PaperFractions
@@ -463,7 +463,7 @@ class _WithoutStars:
 def test_an_answer_of_which_the_tokenizer_makes_nothing() -> None:
     pieces = definitions.question("Ada Reed", "entity", "What did {} win?", "*")
     with pytest.raises(MechoclError) as caught:
-        examples.encoded([pieces], _WithoutStars(), context=64)
+        encoding.encoded([pieces], _WithoutStars(), context=64)
     assert str(caught.value) == (
         "the tokenizer makes nothing of '*' (answer) in 'Q: What did Ada Reed win?\\nA: *\\n'"
     )

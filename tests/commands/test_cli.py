@@ -16,7 +16,7 @@ from mechocl import files
 from mechocl.analyses import jobs
 from mechocl.commands import cli
 from mechocl.errors import Fault, MechoclError
-from mechocl.runs import processes, train_toy
+from mechocl.runs import processes, progress, train_toy
 from mechocl.runs.run import Run
 
 OPTIONS = {
@@ -588,7 +588,7 @@ def test_a_terminal_gets_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with processes.Display("training", ["seed 0", "seed 1"]) as display:
+    with progress.Display("training", ["seed 0", "seed 1"]) as display:
         report = display.reporter(1)
         report("stage 1, step 5 of 10", 0.5)
         assert display.bars is not None
@@ -601,7 +601,7 @@ def test_a_terminal_gets_bars(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_file_gets_plain_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(processes, "_PLAIN_EVERY_S", 0.0)
-    with processes.Display("training", ["seed 0", "seed 1"]) as display:
+    with progress.Display("training", ["seed 0", "seed 1"]) as display:
         display.update(0, "building the task", 0.0)
         display.update(1, "stage 1, step 5 of 10", 0.5)
         display.update(1, "late", 0.25)  # of a worker whose later message came first
@@ -623,6 +623,6 @@ def test_a_file_gets_plain_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 def test_progress_that_ends_in_an_error_says_nothing_more(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(MechoclError), processes.Display("training", ["seed 0"]):
+    with pytest.raises(MechoclError), progress.Display("training", ["seed 0"]):
         raise MechoclError("the mistake")
     assert capsys.readouterr().err == "training: seed 0\n"

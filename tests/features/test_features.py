@@ -14,7 +14,7 @@ from sklearn.linear_model import OrthogonalMatchingPursuit
 from sklearn.metrics import mutual_info_score, roc_auc_score
 
 from mechocl.errors import MechoclError
-from mechocl.features import effects, properties, search, summaries
+from mechocl.features import effects, exchanges, properties, search, summaries
 from mechocl.features.candidates import EffectsConfig
 from mechocl.features.dictionaries import Dictionary
 from mechocl.features.search import SearchConfig
@@ -277,7 +277,7 @@ def test_controls_have_equal_rate_and_norm() -> None:
     with torch.no_grad():
         one.sae.W_dec[TAG2] *= 3
     read = properties.texts(task, seed=0)[0]
-    known = {p.name: p for p in properties.of_texts(task, read)}
+    known = {p.name: p for p in properties.text_properties(task, read)}
     for features in ((TAG2,), (TAG2, 5)):
         candidate = effects.Candidate(
             property=known["tag 1, not 2"],
@@ -290,7 +290,7 @@ def test_controls_have_equal_rate_and_norm() -> None:
         )
         test = effects._Test(
             take_apart(planted_model(task, GATED)),
-            effects._Asked(task, EffectsConfig()),
+            exchanges.Asked(task, EffectsConfig()),
             one,
             Place(layer=0, site="resid_pre", position="alias"),
             candidate,

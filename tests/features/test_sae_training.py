@@ -313,12 +313,12 @@ def test_settings_that_mean_nothing(change: dict[str, Any], words: str) -> None:
 
 
 def test_a_runs_dictionaries_are_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = jobs.train(
+    run = jobs.train_run(
         tmp_path / "run", tiny.recipe(tmp_path), recipe_name="tiny", seeds=(0, 1), device="cpu", jobs=1
     )
     config = TrainingConfig(width=(24,), k=2, activations=2048, batch_size=256, buffer=1024, sae_seeds=2)
     told: dict[str, Any] = {"seeds": (0, 1), "stage": None, "device": "cpu", "jobs": 1}
-    judged = sae_jobs.train(run, config, **told)
+    judged = sae_jobs.train_dictionaries(run, config, **told)
     names = ["blocks.0.hook_resid_pre-topk-24-k2-s0", "blocks.0.hook_resid_pre-topk-24-k2-s1"]
     assert list(judged) == names == dictionaries.names(run.path)
     assert judged[names[0]].others == (names[1],)
@@ -328,9 +328,9 @@ def test_a_runs_dictionaries_are_trained_once(tmp_path: Path, monkeypatch: pytes
     assert record["checkpoint"] == run.seed(1).final().sha256
     calls = []
     monkeypatch.setattr(training, "train", lambda *a, **k: calls.append(a) or {})
-    sae_jobs.train(Run.open(run.path), config, **told)
+    sae_jobs.train_dictionaries(Run.open(run.path), config, **told)
     assert calls == []
-    sae_jobs.train(run, TrainingConfig(**{**config_of(config), "learning_rate": 1e-3}), **told)
+    sae_jobs.train_dictionaries(run, TrainingConfig(**{**config_of(config), "learning_rate": 1e-3}), **told)
     assert len(calls) == 2  # trained so differently, they are not taken for the same
 
 

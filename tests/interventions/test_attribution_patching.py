@@ -13,9 +13,11 @@ from scipy.stats import spearmanr
 
 from mechocl.errors import MechoclError
 from mechocl.interventions.attribution_patching import attribute_activations
-from mechocl.interventions.pairs import ROLE_NAMES, Pairs, pairs_named
+from mechocl.interventions.named_pairs import pairs_named
+from mechocl.interventions.pairs import ROLE_NAMES, Pairs
 from mechocl.interventions.patching import By, PatchingResult, patch_activations
-from mechocl.models import components, seam
+from mechocl.models import components, loading
+from mechocl.models.sites import SITES
 
 Direction = Literal["denoise", "noise"]
 LABELS = ["layer", "site", "index", "position"]
@@ -148,14 +150,14 @@ def test_ranks_neurons_as_patching_does(name: str, mode: Direction) -> None:
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     folder = saved(neox(use_parallel_residual=False), tmp_path_factory.mktemp("neox"))
-    return tuple(seam.load(folder, device="cpu", bridge=bridge) for bridge in (False, True))
+    return tuple(loading.load(folder, device="cpu", bridge=bridge) for bridge in (False, True))
 
 
 def test_both_model_classes_and_nothing_changes(classes: tuple[Any, Any]) -> None:
     results = []
     for model in classes:
         with assert_unchanged(model), torch.no_grad():
-            results.append(attribute_activations(model, random_pairs(), sites=components.SITES))
+            results.append(attribute_activations(model, random_pairs(), sites=SITES))
         assert all(parameter.grad is None for parameter in model.parameters())
     np.testing.assert_allclose(results[0].per_pair, results[1].per_pair, atol=1e-4)
     assert results[0].rows["effect"].abs().max() > 1e-2
@@ -168,8 +170,8 @@ def test_small_steps_agree_with_patching(classes: tuple[Any, Any]) -> None:
     model.embed.W_E.data = was[:1] + 1e-3 * (was - was[:1])
     try:
         pairs = random_pairs()
-        found = attribute_activations(model, pairs, sites=components.SITES).rows["effect"]
-        exact = patch_activations(model, pairs, sites=components.SITES).rows["effect"]
+        found = attribute_activations(model, pairs, sites=SITES).rows["effect"]
+        exact = patch_activations(model, pairs, sites=SITES).rows["effect"]
     finally:
         model.embed.W_E.data = was
     assert exact.abs().max() > 1e-4

@@ -207,12 +207,12 @@ def test_described_by_hand() -> None:
     random = pd.DataFrame({"seed": [0, 1, 2] * 2, "kind": "random", "edges": [2.0] * 3 + [4.0] * 3}).assign(
         normalised=[1.0, 1.0, 1.0, 0.1, 0.2, 0.3]
     )
-    assert circuits.described(pd.concat([table, edges, random])) == (
+    assert circuits.circuit_in_words(pd.concat([table, edges, random])) == (
         "3 of 4 edges (median over 3 of 4 seeds; 1 to 4) reach 90% of clean − corrupted on other pairs; "
         "random circuits of 4 edges reach 20%"
     )
     low = pd.concat([curve(s0=[0.0, 0.5]), edges[:1]])
-    assert circuits.described(low) == "no circuit reaches 90% of clean − corrupted"
+    assert circuits.circuit_in_words(low) == "no circuit reaches 90% of clean − corrupted"
 
 
 def test_pooled_by_hand() -> None:
@@ -228,7 +228,7 @@ def test_pooled_by_hand() -> None:
         ],
         columns=["seed", "kind", "sender", "receiver", "place", "value"],
     )
-    pooled = circuits.pooled(rows)
+    pooled = circuits.pool_heads(rows)
     keys = ["seed", "sender", "receiver", "place"]
     assert pooled.set_index(keys)["value"].to_dict() == {
         (0, "L0 heads", "L1 heads q", "="): 3.0,
@@ -256,7 +256,7 @@ def test_the_table() -> None:
     model = planted_model(task(), Mechanism())
     config = CircuitConfig(pairs=(TO_OTHER, TO_WITHOUT), n_pairs=12, random_circuits=2, steps=2)
     with assert_unchanged(model):
-        table = circuits.circuits(model, task(), config)
+        table = circuits.circuit_study(model, task(), config)
     assert list(table.columns) == [
         "contrast", "kind", "sender", "receiver", "place", "value", "attributed", "edges", "draw", "normalised",
         "clean", "corrupted", "pairs",
@@ -284,7 +284,7 @@ def test_the_table() -> None:
 )
 def test_the_table_without_attributions_beside_it(method: circuits.Method, metric: str) -> None:
     config = CircuitConfig(pairs=(TO_OTHER,), n_pairs=30, random_circuits=0, method=method, metric=metric)
-    table = circuits.circuits(planted_model(task(), Mechanism()), task(), config)
+    table = circuits.circuit_study(planted_model(task(), Mechanism()), task(), config)
     assert table["attributed"].isna().all()
     assert set(table["kind"]) == {"edge", "circuit", "without"}
 
@@ -314,7 +314,7 @@ def test_what_is_refused_leaves_the_model_alone(monkeypatch: pytest.MonkeyPatch)
         (CircuitConfig(pairs=("nothing",)), "no pairs are called 'nothing'"),
     ):
         with assert_unchanged(model), pytest.raises(MechoclError, match=message) as raised:
-            circuits.circuits(model, task(), config)
+            circuits.circuit_study(model, task(), config)
         assert "\n" not in str(raised.value)
     no_roles = random_pairs(vocabulary=20)
     with pytest.raises(MechoclError, match="without a role; look at edges by position"):
@@ -325,4 +325,4 @@ def test_what_is_refused_leaves_the_model_alone(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(components.Components, "logits", stop)
     with assert_unchanged(model), pytest.raises(KeyboardInterrupt):
-        circuits.circuits(model, task(), CircuitConfig())
+        circuits.circuit_study(model, task(), CircuitConfig())

@@ -31,18 +31,14 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from mechocl.errors import MechoclError
-from mechocl.interventions import edges
+from mechocl.interventions import edge_graph, edge_runs
 from mechocl.interventions.edge_attribution import attribute_edges
-from mechocl.interventions.edges import (
-    EdgeScores,
-    graph_of,
-    patch_edges,
-    patch_paths,
-    run_with_edges,
-    split_run,
-)
-from mechocl.interventions.pairs import ROLE_NAMES, Pairs, pairs_named
-from mechocl.models import components, seam
+from mechocl.interventions.edge_graph import graph_of
+from mechocl.interventions.edge_runs import run_with_edges, split_run
+from mechocl.interventions.edges import EdgeScores, patch_edges, patch_paths
+from mechocl.interventions.named_pairs import pairs_named
+from mechocl.interventions.pairs import ROLE_NAMES, Pairs
+from mechocl.models import components, loading
 from toy_models import architectures
 from toy_models.architectures import Architecture
 
@@ -57,12 +53,12 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def hooked(folder: Path) -> Any:
-    return seam.load(folder, device="cpu")
+    return loading.load(folder, device="cpu")
 
 
 @pytest.fixture(scope="module")
 def bridge(folder: Path) -> Any:
-    return seam.load(folder, device="cpu", bridge=True)
+    return loading.load(folder, device="cpu", bridge=True)
 
 
 # ------------------------------------------------------------------------------------- the split run
@@ -88,7 +84,7 @@ def test_split_run_is_the_models_own(hooked: Any, bridge: Any) -> None:
 
 
 def test_the_check_above_can_fail(hooked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    split = edges.split_run
+    split = edge_runs.split_run
 
     def forgetful(c: Any, embedded: Tensor) -> Any:
         end, senders = split(c, embedded)
@@ -107,7 +103,7 @@ def test_split_run_of_other_models() -> None:
 @pytest.mark.parametrize("base", ["clean", "corrupted"])
 @pytest.mark.parametrize("along", ["position", "role"])
 def test_all_edges_are_the_other_run_and_none_the_base(
-    hooked: Any, base: Literal["clean", "corrupted"], along: edges.Along
+    hooked: Any, base: Literal["clean", "corrupted"], along: edge_graph.Along
 ) -> None:
     pairs = pairs_named(short_task(), "d1-to-other-d2", n_pairs=12, seed=0)
     graph = graph_of(hooked, pairs, along=along)
@@ -146,7 +142,7 @@ def assert_edges(scores: EdgeScores, expected: dict[Edge, float]) -> None:
 
 
 @pytest.mark.parametrize("along", ["role", "position"])
-def test_planted_other_integer(along: edges.Along) -> None:
+def test_planted_other_integer(along: edge_graph.Along) -> None:
     """−10 → +10. Alone, the stored integer (v), the retrieved one (q) and the answer each move all of it: +20."""
     scores = patch_edges(planted_model(task(), Mechanism()), planted_pairs("d1-to-other-d2"), along=along)
     assert (scores.clean, scores.corrupted) == pytest.approx((10, -10), abs=1e-4)

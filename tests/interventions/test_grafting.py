@@ -28,7 +28,7 @@ from mechocl.interventions.grafting import (
     graft_study,
 )
 from mechocl.interventions.weight_groups import groups, layer_groups, parameters
-from mechocl.models import seam
+from mechocl.models import loading
 from mechocl.report import graft_plots
 from toy_models import architectures
 from toy_models.subsets import SUBSETS
@@ -88,7 +88,7 @@ def neox(folder: Path, *, seed: int, bridge: bool) -> Any:
     for parameter in theirs.parameters():
         parameter.data = 0.3 * torch.randn(parameter.shape, generator=draws)
     theirs.save_pretrained(folder / str(seed))
-    return seam.load(folder / str(seed), device="cpu", bridge=bridge)
+    return loading.load(folder / str(seed), device="cpu", bridge=bridge)
 
 
 def assert_same(one: Any, other: Any) -> None:

@@ -16,7 +16,8 @@ from torch import Tensor
 from mechocl.behaviour.internalization import within_alias_auc
 from mechocl.errors import MechoclError
 from mechocl.interventions.metrics import METRICS, SMALLEST_DIFFERENCE, metric_named, normalised
-from mechocl.interventions.pairs import Pairs, given_pairs, pairs_named, questions
+from mechocl.interventions.named_pairs import pairs_named, question_pairs
+from mechocl.interventions.pairs import Pairs, given_pairs
 from toy_models.task import Task
 
 DIFFERENTIABLE = ("logit_difference", "log_probability", "kl_to_clean")
@@ -28,7 +29,7 @@ def task() -> Task:
 
 
 def asked(n: int = 40, seed: int = 0) -> Pairs:
-    return questions(task(), subsets=("d1_consistent", "d2_consistent"), n_questions=n, seed=seed)
+    return question_pairs(task(), subsets=("d1_consistent", "d2_consistent"), n_questions=n, seed=seed)
 
 
 def logits_of(pairs: Pairs, seed: int, *batch: int) -> Tensor:

@@ -14,17 +14,15 @@ from hypothesis import strategies as st
 from planted import small_task
 
 from mechocl.errors import MechoclError
-from mechocl.interventions.pairs import (
-    ROLE_NAMES,
-    Pairs,
+from mechocl.interventions.named_pairs import (
     alias_pairs,
-    given_pairs,
     list_pairs,
     pairs_named,
-    questions,
+    question_pairs,
     subset_named,
     tag_pairs,
 )
+from mechocl.interventions.pairs import ROLE_NAMES, Pairs, given_pairs
 from toy_models.integer_set import IntegerSetConfig, build
 from toy_models.subsets import Fractions
 from toy_models.task import ROLE, Task
@@ -187,10 +185,10 @@ def test_questions_with_themselves(subset: str, n_pairs: int, seed: int) -> None
 
 
 def test_questions_of_several_subsets() -> None:
-    pairs = questions(task(), subsets=("d1_consistent", "d2_consistent"), n_questions=10_000, seed=0)
+    pairs = question_pairs(task(), subsets=("d1_consistent", "d2_consistent"), n_questions=10_000, seed=0)
     of = facts().loc[pairs.clean[:, 0].tolist()]
     assert of["subset"].astype(str).value_counts().to_dict() == {"d1_consistent": 240, "d2_consistent": 240}
-    some = questions(task(), subsets=("d1_consistent", "d2_consistent"), n_questions=80, seed=0)
+    some = question_pairs(task(), subsets=("d1_consistent", "d2_consistent"), n_questions=80, seed=0)
     assert of["subset"].iloc[:80].nunique() == 2
     assert torch.equal(some.clean, pairs.clean[:80])
 
@@ -282,7 +280,7 @@ def test_an_empty_subset(clean: str, corrupted: str) -> None:
         alias_pairs(task(), clean=clean, corrupted=corrupted, same_integer=True, n_pairs=5, seed=0)
     for made in (
         lambda: list_pairs(task(), subset="no_data", n_pairs=5, seed=0),
-        lambda: questions(task(), subsets=("d1_consistent", "no_data"), n_questions=5, seed=0),
+        lambda: question_pairs(task(), subsets=("d1_consistent", "no_data"), n_questions=5, seed=0),
     ):
         with pytest.raises(MechoclError, match="no questions about no_data; choose another subset"):
             made()
@@ -343,7 +341,7 @@ def test_names_of_different_lengths() -> None:
         with pytest.raises(MechoclError, match="name their aliases by different numbers of tokens"):
             pairs_named(uneven(), name, n_pairs=5, seed=0)
     with pytest.raises(MechoclError, match="different layouts; choose subsets with names of equal length"):
-        questions(uneven(), subsets=("q_entity", "q_only"), n_questions=500, seed=0)
+        question_pairs(uneven(), subsets=("q_entity", "q_only"), n_questions=500, seed=0)
 
 
 ORDERS = ("TVE", "VTE", "TEV", "EVT", "VET", "ETV")

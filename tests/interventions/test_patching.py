@@ -21,10 +21,12 @@ from mechocl.analyses import jobs
 from mechocl.errors import MechoclError
 from mechocl.interventions import patched_runs
 from mechocl.interventions.metrics import metric_named, normalised
-from mechocl.interventions.pairs import ROLE_NAMES, Pairs, given_pairs, pairs_named
+from mechocl.interventions.named_pairs import pairs_named
+from mechocl.interventions.pairs import ROLE_NAMES, Pairs, given_pairs
 from mechocl.interventions.patching import PatchingConfig, PatchingResult, patch, patch_activations
-from mechocl.models import seam
-from mechocl.models.components import SITES, hook_name, sites_of, take_apart
+from mechocl.models.components import take_apart
+from mechocl.models.sites import SITES, hook_name, sites_of
+from mechocl.runs import checkpoints
 from toy_models.task import Task
 
 MODES = ("denoise", "noise", "zero", "mean", "resample")
@@ -47,9 +49,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Task]:
     """A model after each stage of a short training, and its task."""
     folder = tmp_path_factory.mktemp("trained")
     recipe = tiny.recipe(folder, "training.stages.0.epochs=12")
-    run = jobs.train(folder / "run", recipe, recipe_name="tiny", seeds=(0,), device="cpu", jobs=1)
+    run = jobs.train_run(folder / "run", recipe, recipe_name="tiny", seeds=(0,), device="cpu", jobs=1)
     seed = run.seed(0)
-    before, after = (seam.at_checkpoint(seed, seed.final(stage), device="cpu") for stage in (1, 2))
+    before, after = (checkpoints.model_at(seed, seed.final(stage), device="cpu") for stage in (1, 2))
     return before, after, seed.load_task()
 
 

@@ -19,7 +19,8 @@ from mechocl.errors import MechoclError
 from mechocl.interventions.alignment_search import fit_rotations
 from mechocl.interventions.erasure import fit_erasure, readout
 from mechocl.interventions.metrics import METRICS
-from mechocl.interventions.pairs import Pairs, pairs_named
+from mechocl.interventions.named_pairs import pairs_named
+from mechocl.interventions.pairs import Pairs
 from mechocl.interventions.subspace_study import SubspaceConfig, both_ways, halves, subspace_study
 from mechocl.interventions.subspaces import (
     STREAM_SITES,
@@ -32,8 +33,9 @@ from mechocl.interventions.subspaces import (
     interchange,
     swap,
 )
-from mechocl.models import seam
-from mechocl.models.components import hook_name, sites_of, take_apart
+from mechocl.models import loading
+from mechocl.models.components import take_apart
+from mechocl.models.sites import hook_name, sites_of
 from mechocl.report.subspace_plots import subspace_effects
 from toy_models import architectures
 from toy_models.task import Task
@@ -86,7 +88,7 @@ def parallel(tmp_path_factory: pytest.TempPathFactory) -> Any:
             parameter.copy_(("norm.weight" in name) + 0.2 * torch.randn(parameter.shape, generator=draws))
     folder = tmp_path_factory.mktemp("neox")
     model.save_pretrained(folder)
-    return seam.load(folder, device="cpu", bridge=True)
+    return loading.load(folder, device="cpu", bridge=True)
 
 
 @cache

@@ -22,7 +22,7 @@ from mechocl.lenses.direct_attribution import (
     attribute,
     direct_logit_attribution,
 )
-from mechocl.models import seam
+from mechocl.models import loading
 from mechocl.report import lens_plots
 from toy_models import architectures
 from toy_models.task import Task
@@ -205,7 +205,7 @@ def test_both_classes_of_model(parallel: bool, tmp_path: Path) -> None:
     rows = short_task().rows(kind="question", split="test")[:50]
     found = []
     for bridge in (False, True):
-        model = seam.load(folder, device="cpu", bridge=bridge)
+        model = loading.load(folder, device="cpu", bridge=bridge)
         with assert_unchanged(model):
             found.append(on_answers(model, short_task(), rows))
         assert_complete(found[-1])

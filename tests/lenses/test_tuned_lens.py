@@ -29,7 +29,7 @@ from mechocl.lenses.tuned_lens import (
     stream_at,
     tuned_lens,
 )
-from mechocl.models import seam
+from mechocl.models import loading
 from mechocl.models.components import take_apart
 from mechocl.report import lens_plots
 from toy_models import architectures
@@ -207,7 +207,7 @@ def test_predicted_positions() -> None:
 @pytest.mark.parametrize("bridge", [False, True], ids=["hooked", "bridge"])
 def test_a_model_is_as_it_was(bridge: bool, tmp_path: Path) -> None:
     """Nothing is trained but the translators, inside `no_grad` too; a hooked model is refused."""
-    model = seam.load(saved(neox(), tmp_path), device="cpu", bridge=bridge)
+    model = loading.load(saved(neox(), tmp_path), device="cpu", bridge=bridge)
     with assert_unchanged(model), torch.no_grad():
         table = tuned_lens(model, short_task(), CONFIG)
         assert not torch.is_grad_enabled()
@@ -224,7 +224,7 @@ def test_both_classes_of_model_give_one_lens(tmp_path: Path) -> None:
     folder = saved(neox(), tmp_path)
     lenses: list[TunedLens] = []
     for bridge in (False, True):
-        model: Any = seam.load(folder, device="cpu", bridge=bridge)
+        model: Any = loading.load(folder, device="cpu", bridge=bridge)
         lenses.append(fit_on_task(model, short_task(), CONFIG))
     torch.testing.assert_close(lenses[0].loss, lenses[1].loss, atol=1e-3, rtol=1e-3)
 

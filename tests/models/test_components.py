@@ -12,8 +12,10 @@ from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mechocl.errors import MechoclError
-from mechocl.models import components, seam
-from mechocl.models.components import Components, Keys, find_sites, hook_name, run_block, sites_of, take_apart
+from mechocl.models import forward, loading, sites
+from mechocl.models.components import Components, take_apart
+from mechocl.models.forward import Keys, forward_block
+from mechocl.models.sites import find_sites, hook_name, sites_of
 from toy_models.architectures import Architecture, build, hooked_transformer_allowed
 
 TOY = {
@@ -58,7 +60,7 @@ def recorded(c: Components) -> tuple[dict[tuple[int, str], Tensor], Tensor]:
         found[layer, site] = x
         return x
 
-    return found, components.run(c, tokens(), tap=tap)
+    return found, forward.forward(c, tokens(), tap=tap)
 
 
 @torch.no_grad()
@@ -79,7 +81,7 @@ def assert_equal_to_the_model(c: Components, model: Any) -> None:
 @pytest.mark.parametrize("bridge", [False, True], ids=["hooked", "bridge"])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_sites_of_gpt_neox(name: str, bridge: bool, tmp_path: Path) -> None:
-    model = seam.load(saved(neox(**VARIANTS[name]), tmp_path), device="cpu", bridge=bridge)
+    model = loading.load(saved(neox(**VARIANTS[name]), tmp_path), device="cpu", bridge=bridge)
     c = take_apart(model)
     assert ("resid_mid" in sites_of(c)) == (name == "sequential")
     assert_equal_to_the_model(c, model)
@@ -129,7 +131,7 @@ def test_head_results_sum_to_the_attention_output() -> None:
     model = toy("learned positions")
     c = take_apart(model)
     found, _ = recorded(c)
-    results = components.head_results(c, 1, found[1, "z"])
+    results = forward.head_results(c, 1, found[1, "z"])
     torch.testing.assert_close(results.sum(2) + model.b_O[1], found[1, "attn_out"], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(results[:, :, 1], found[1, "z"][:, :, 1] @ model.W_O[1, 1])
 
@@ -138,10 +140,8 @@ def test_one_input_for_each_head() -> None:
     c = take_apart(toy("learned positions"))
     x = torch.randn(3, 4, 16, generator=torch.Generator().manual_seed(0))
     for name in ("q", "k", "v"):
-        shared = components.project(c, 0, name, x)
-        torch.testing.assert_close(
-            components.project(c, 0, name, x[:, :, None].expand(-1, -1, 2, -1)), shared
-        )
+        shared = forward.project(c, 0, name, x)
+        torch.testing.assert_close(forward.project(c, 0, name, x[:, :, None].expand(-1, -1, 2, -1)), shared)
 
 
 @pytest.mark.parametrize("name", ["learned positions", "no layer norm", "one head"])
@@ -151,7 +151,7 @@ def test_part_of_a_layer_is_a_slice_of_the_whole(name: str, first: int, rows: sl
     """`past` holds the keys of the positions before `first`."""
     c = take_apart(toy(name))
     full, _ = recorded(c)
-    k, v = components.rotate(c, full[1, "k"], first=0), full[1, "v"]
+    k, v = forward.rotate(c, full[1, "k"], first=0), full[1, "v"]
     past = Keys(k[:, :first], v[:, :first]) if first else None
     x = full[1, "resid_pre"][:, first:]
     seen: dict[str, Tensor] = {}
@@ -160,7 +160,7 @@ def test_part_of_a_layer_is_a_slice_of_the_whole(name: str, first: int, rows: sl
         seen[site] = value
         return value
 
-    found = run_block(c, 1, x, tap=tap, past=past, rows=rows)
+    found = forward_block(c, 1, x, tap=tap, past=past, rows=rows)
     torch.testing.assert_close(found, full[1, "resid_post"][:, first:][:, rows], atol=1e-5, rtol=1e-4)
     for site, value in seen.items():
         whole = full[1, site]
@@ -189,7 +189,7 @@ def test_what_a_tap_gives_back_takes_the_activations_place(site: str) -> None:
         expected = model.run_with_hooks(
             tokens(), fwd_hooks=[(hook_name(site, 0), lambda x, hook: x / 2)], return_type="logits"
         )
-        found = c.logits(components.run(c, tokens(), tap=tap))
+        found = c.logits(forward.forward(c, tokens(), tap=tap))
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
         assert (found - model(tokens())).abs().max() > 1e-2
 
@@ -265,8 +265,8 @@ def test_names_of_sites() -> None:
         (1, "resid_pre"),
         (1, "mlp_post"),
     ]
-    assert set(sites_of(c)) == set(components.SITES)
-    for site in components.SITES:
+    assert set(sites_of(c)) == set(sites.SITES)
+    for site in sites.SITES:
         assert hook_name(site, 1) in toy("no layer norm").hook_dict
         assert find_sites(c, [hook_name(site, 1)]) == [(1, site)]
 

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, GPTNeoXConfig, GPTNeoXForCausalLM, GPTNeoXModel
 
 from mechocl.errors import MechoclError
-from mechocl.models import hub, load, lora, parity, seam
+from mechocl.models import hub, loading, lora, parity
 
 WEIGHTS = "model.safetensors"
 HUB = "EleutherAI/pythia-70m"
@@ -85,7 +85,7 @@ def edited(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> N
 
 def assert_refused(source: str | Path, message: str, **options: Any) -> None:
     with pytest.raises(MechoclError, match=message) as raised:
-        seam.load(source, **options)
+        loading.load(source, **options)
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 600
 
@@ -97,8 +97,8 @@ def test_a_local_path_asks_no_hub(originals: Path, no_network: list[Any]) -> Non
     """Nor does its adapter, its tokenizer or a bridge."""
     for name in ("single", "sharded", "adapter"):
         for options in ({}, {"bridge": True}, {"fold": True}):
-            seam.load(originals / name, **options)
-            seam.load(str(originals / name), **options)
+            loading.load(originals / name, **options)
+            loading.load(str(originals / name), **options)
     assert no_network == []
     with pytest.raises(OSError, match="no network here"):
         socket.create_connection(("localhost", 1))
@@ -112,8 +112,8 @@ def test_loading_is_silent(originals: Path, capfd: pytest.CaptureFixture[str]) -
     before = logging.is_progress_bar_enabled(), logging.get_verbosity()
     capfd.readouterr()
     for name in ("single", "sharded", "adapter"):
-        seam.load(originals / name)
-        seam.load(originals / name, bridge=True)
+        loading.load(originals / name)
+        loading.load(originals / name, bridge=True)
     captured = capfd.readouterr()
     assert captured.out == captured.err == ""
     assert before == (logging.is_progress_bar_enabled(), logging.get_verbosity())
@@ -124,7 +124,7 @@ def test_a_folder_wins_over_a_hub_name(
 ) -> None:
     shutil.copytree(originals / "single", tmp_path / HUB)
     monkeypatch.chdir(tmp_path)
-    assert load.load_with_parity(HUB).source == Path(HUB)
+    assert loading.load_with_parity(HUB).source == Path(HUB)
     assert no_network == []
 
 
@@ -146,7 +146,7 @@ def test_a_hub_name_is_fetched_once_and_read_as_a_folder(
         return str(originals / "sharded" if name == HUB else tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    loaded = load.load_with_parity(HUB, revision="step1000")
+    loaded = loading.load_with_parity(HUB, revision="step1000")
     assert loaded.source == originals / "sharded"
     ((name, options),) = asked
     assert (name, options["revision"]) == (HUB, "step1000")
@@ -167,7 +167,7 @@ def test_the_parts_of_what_is_loaded(originals: Path, tmp_path: Path) -> None:
     """The tokenizer is the folder's own; the report can be kept; the tokens can be given."""
     tokens = torch.tensor([[3, 1, 4], [1, 5, 9]])
     report = tmp_path / "kept" / "parity.json"
-    loaded = load.load_with_parity(originals / "single", tokens=tokens, report=report)
+    loaded = loading.load_with_parity(originals / "single", tokens=tokens, record=report)
     assert loaded.tokenizer.convert_ids_to_tokens(3) == "w3"
     assert loaded.parity.tokens == 6
     stored = json.loads(report.read_text())
@@ -176,7 +176,7 @@ def test_the_parts_of_what_is_loaded(originals: Path, tmp_path: Path) -> None:
     assert stored["max_abs_logit_difference"] == loaded.parity.max_abs_logit_difference
     assert list(stored["residual"]) == ["embed", "layer 0", "layer 1", "layer 2"]
     assert stored["parts_at"] is None
-    assert load.load_with_parity(originals / "sharded").tokenizer is None
+    assert loading.load_with_parity(originals / "sharded").tokenizer is None
 
 
 def test_random_tokens_are_the_tokenizer_s(originals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +189,7 @@ def test_random_tokens_are_the_tokenizer_s(originals: Path, monkeypatch: pytest.
         return right(theirs, layers, batches)
 
     monkeypatch.setattr(parity, "record", record)
-    seam.load(originals / "single")
+    loading.load(originals / "single")
     assert max(int(batch.max()) for batch in seen) == VOCABULARY - 6
     assert max(batch.shape[1] for batch in seen) == POSITIONS
     again = parity.random_batches(d_vocab=VOCABULARY - 5, n_ctx=POSITIONS)
@@ -199,7 +199,7 @@ def test_random_tokens_are_the_tokenizer_s(originals: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("build", [neox, gpt2, llama])
 def test_fewer_positions_than_the_model_has(build: Callable[[], Any], tmp_path: Path) -> None:
     folder = saved(build(), tmp_path)
-    model = seam.load(folder, n_ctx=8)
+    model = loading.load(folder, n_ctx=8)
     assert model.cfg.n_ctx == 8
     tokens = torch.arange(8)[None]
     torch.testing.assert_close(model(tokens), build().eval()(tokens).logits, atol=1e-4, rtol=1e-4)
@@ -207,8 +207,8 @@ def test_fewer_positions_than_the_model_has(build: Callable[[], Any], tmp_path: 
 
 def test_long_contexts_are_cut(tmp_path: Path) -> None:
     folder = saved(llama(max_position_embeddings=100_000), tmp_path)
-    assert seam.load(folder).cfg.n_ctx == 8192
-    assert seam.load(folder, n_ctx=9000).cfg.n_ctx == 9000
+    assert loading.load(folder).cfg.n_ctx == 8192
+    assert loading.load(folder, n_ctx=9000).cfg.n_ctx == 9000
 
 
 def test_old_checkpoints_store_masks_and_frequencies(single: Path) -> None:
@@ -216,7 +216,7 @@ def test_old_checkpoints_store_masks_and_frequencies(single: Path) -> None:
     odd = ("attention.bias", "attention.masked_bias", "attention.rotary_emb.inv_freq")
     extra = {f"gpt_neox.layers.{layer}.{name}": torch.ones(2) for layer in range(3) for name in odd}
     edited(single / WEIGHTS, lambda tensors: tensors.update(extra))
-    seam.load(single)
+    loading.load(single)
 
 
 def test_old_configs_name_the_rotation_otherwise(single: Path) -> None:
@@ -224,7 +224,7 @@ def test_old_configs_name_the_rotation_otherwise(single: Path) -> None:
     rope = config.pop("rope_parameters")
     old = {"rotary_pct": rope["partial_rotary_factor"], "rotary_emb_base": rope["rope_theta"]}
     (single / "config.json").write_text(json.dumps(config | old | {"torch_dtype": "float16"}))
-    assert seam.load(single).cfg.rotary_dim == 2
+    assert loading.load(single).cfg.rotary_dim == 2
 
 
 def test_code_beside_a_checkpoint_is_never_run(single: Path, adapted: Path) -> None:
@@ -237,9 +237,9 @@ def test_code_beside_a_checkpoint_is_never_run(single: Path, adapted: Path) -> N
     }
     changed(single, "config.json", auto_map=code)
     changed(single, "tokenizer_config.json", auto_map=code)
-    seam.load(single)
-    seam.load(single, bridge=True)
-    seam.load(adapted, base=single)
+    loading.load(single)
+    loading.load(single, bridge=True)
+    loading.load(adapted, base=single)
     assert not spoor.exists()
 
 
@@ -265,9 +265,9 @@ def test_an_adapter_is_merged(config: dict[str, Any], originals: Path, tmp_path:
     tokens = torch.arange(20)[None]
     with torch.no_grad():
         expected = theirs.eval()(tokens).logits
-    loaded = load.load_with_parity(tmp_path)
+    loaded = loading.load_with_parity(tmp_path)
     torch.testing.assert_close(loaded.model(tokens), expected, atol=1e-4, rtol=1e-4)
-    assert (loaded.model(tokens) - seam.load(originals / "single")(tokens)).abs().max() > 0.01
+    assert (loaded.model(tokens) - loading.load(originals / "single")(tokens)).abs().max() > 0.01
     assert loaded.source == tmp_path
     assert len(loaded.tokenizer) == VOCABULARY - 5  # the base's
 
@@ -277,10 +277,10 @@ def test_where_an_adapter_s_base_is(
 ) -> None:
     """As the config says, from the working directory, or from the adapter's folder; or as told."""
     tokens = torch.arange(9)[None]
-    expected = seam.load(originals / "adapter")(tokens)
+    expected = loading.load(originals / "adapter")(tokens)
 
     def assert_same(**options: Any) -> None:
-        torch.testing.assert_close(seam.load(adapted, **options)(tokens), expected)
+        torch.testing.assert_close(loading.load(adapted, **options)(tokens), expected)
 
     monkeypatch.chdir(originals)
     changed(adapted, "adapter_config.json", base_model_name_or_path="single")
@@ -322,12 +322,12 @@ def test_adapters_that_do_not_fit(originals: Path, adapted: Path, tmp_path: Path
 
 
 def test_a_pickled_adapter_is_refused_with_the_command_that_converts_it(adapted: Path) -> None:
-    expected = seam.load(adapted)(torch.arange(9)[None])
+    expected = loading.load(adapted)(torch.arange(9)[None])
     torch.save(load_file(adapted / ADAPTER), adapted / "adapter_model.bin")
     (adapted / ADAPTER).unlink()
     assert_refused(adapted, r"adapter_model\.bin is a pickle")
     run(lora.conversion_command(adapted))
-    assert torch.equal(seam.load(adapted)(torch.arange(9)[None]), expected)
+    assert torch.equal(loading.load(adapted)(torch.arange(9)[None]), expected)
 
 
 # ----------------------------------------------------------------------------------------------- bad input
@@ -341,19 +341,19 @@ def run(command: str) -> None:
 
 
 def test_a_pickle_is_refused_with_the_command_that_converts_it(single: Path) -> None:
-    expected = seam.load(single)(torch.arange(9)[None])
+    expected = loading.load(single)(torch.arange(9)[None])
     folder = single.rename(single.with_name("a name with spaces"))
     torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
-    seam.load(folder)  # where there are both, safetensors is read
+    loading.load(folder)  # where there are both, safetensors is read
     (folder / WEIGHTS).unlink()
     with pytest.raises(
         MechoclError, match=r"pytorch_model\.bin is a pickle.*only safetensors is read"
     ) as raised:
-        seam.load(folder)
+        loading.load(folder)
     command = hub.conversion_command(folder, folder)
     assert str(raised.value).endswith(command)
     run(command)
-    assert torch.equal(seam.load(folder)(torch.arange(9)[None]), expected)
+    assert torch.equal(loading.load(folder)(torch.arange(9)[None]), expected)
 
 
 def drop(name: str) -> Callable[[Path], object]:

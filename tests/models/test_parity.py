@@ -19,9 +19,9 @@ from torch import nn
 from transformer_lens import HookedTransformer
 
 from mechocl.errors import MechoclError
-from mechocl.models import convert, load, parity, seam
-from mechocl.models.activations import residual_sites
+from mechocl.models import convert, loading, parity
 from mechocl.models.parity import Parity
+from mechocl.models.sites import residual_sites
 
 SHAPES = {
     "shallow": {"num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 40},
@@ -58,14 +58,14 @@ def test_every_kind_of_neox_in_every_kind_of_folder(
         with_tokenizer(folder, ids=VOCABULARY - padding)
         adapted = adapter(folder, tmp_path / f"{shards}-{padding}-adapter")
         for source, processed in itertools.product((folder, adapted), (False, True)):
-            loaded = load.load_with_parity(source, fold=processed, centre=processed)
+            loaded = loading.load_with_parity(source, fold=processed, centre=processed)
             assert_parity(loaded.parity, layers=shape["num_hidden_layers"])
             assert loaded.parity.compared == ("log probabilities" if processed else "logits")
             assert len(loaded.tokenizer) == VOCABULARY - padding
             assert isinstance(loaded.model, HookedTransformer)
             assert not loaded.model.training
             assert loaded.model.cfg.d_vocab == VOCABULARY
-    bridge = load.load_with_parity(adapted, bridge=True)
+    bridge = loading.load_with_parity(adapted, bridge=True)
     assert_parity(bridge.parity, layers=shape["num_hidden_layers"])
 
 
@@ -103,13 +103,13 @@ def test_other_options_and_families(build: Callable[[], Any], tmp_path: Path) ->
     folder = saved(build(), tmp_path)
     layers = len(convert.layers_of(build()))
     for options in ({}, {"bridge": True}, {"fold": True}, {"bridge": True, "fold": True}):
-        assert_parity(load.load_with_parity(folder, **options).parity, layers=layers)
+        assert_parity(loading.load_with_parity(folder, **options).parity, layers=layers)
     if "rms_norm_eps" in json.loads((folder / "config.json").read_text()):
         with pytest.raises(MechoclError, match="norms that do not centre"):
-            load.load_with_parity(folder, centre=True)
+            loading.load_with_parity(folder, centre=True)
     else:
         for options in ({"centre": True}, {"bridge": True, "centre": True}, {"fold": True, "centre": True}):
-            found = load.load_with_parity(folder, **options).parity
+            found = loading.load_with_parity(folder, **options).parity
             assert_parity(found, layers=layers)
             assert found.compared == "log probabilities"
 
@@ -117,7 +117,7 @@ def test_other_options_and_families(build: Callable[[], Any], tmp_path: Path) ->
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
 def test_half_precision_is_widened(stored: torch.dtype, tmp_path: Path) -> None:
     theirs = neox().to(stored)
-    loaded = load.load_with_parity(saved(theirs, tmp_path, shards=True))
+    loaded = loading.load_with_parity(saved(theirs, tmp_path, shards=True))
     assert_parity(loaded.parity, layers=3)
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
     assert torch.equal(loaded.model.W_E, theirs.gpt_neox.embed_in.weight.float())
@@ -128,16 +128,16 @@ def test_half_precision_is_widened(stored: torch.dtype, tmp_path: Path) -> None:
 def test_half_precision_is_kept_when_asked_for(dtype: torch.dtype, bridge: bool, tmp_path: Path) -> None:
     """The comparison is of the rounded weights, in float32: as exact as any; the model then computes in half."""
     folder = saved(neox(), tmp_path / "whole")
-    loaded = load.load_with_parity(folder, dtype=dtype, bridge=bridge)
+    loaded = loading.load_with_parity(folder, dtype=dtype, bridge=bridge)
     assert_parity(loaded.parity, layers=3)
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {dtype}
     tokens = torch.arange(20)[None]
     logits = loaded.model(tokens, return_type="logits")
     assert logits.dtype == dtype
-    exact = seam.load(folder)(tokens, return_type="logits")
+    exact = loading.load(folder)(tokens, return_type="logits")
     assert 1e-4 < (logits - exact).abs().max() < 0.5
     adapted = adapter(folder, tmp_path / "adapter")
-    assert_parity(load.load_with_parity(adapted, dtype=dtype, bridge=bridge).parity, layers=3)
+    assert_parity(loading.load_with_parity(adapted, dtype=dtype, bridge=bridge).parity, layers=3)
 
 
 def test_widening_is_undone(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_tolerance_grows_with_the_values(tmp_path: Path) -> None:
     """Logits of several hundred: their rounding alone exceeds 1e-4, and no more than their scale allows."""
     theirs = neox()
     theirs.lm_head.weight.data *= 3000
-    found = load.load_with_parity(saved(theirs, tmp_path)).parity
+    found = loading.load_with_parity(saved(theirs, tmp_path)).parity
     assert found.scale["logits"] > 300
     assert 1e-4 < found.max_abs_logit_difference < 1e-4 * found.scale["logits"]
     assert found.top1_agreement == 1
@@ -190,11 +190,11 @@ def test_a_wrong_option_is_caught_at_the_first_layer(
 ) -> None:
     folder = saved(neox(rotary_pct=0.25, hidden_size=32), tmp_path)
     options = {"fold": processed, "centre": processed}
-    seam.load(folder, **options)
+    loading.load(folder, **options)
     wrong(monkeypatch, **changes)
     report = tmp_path / "report" / "parity.json"
     with pytest.raises(MechoclError, match="parts from the Hugging Face model at layer 0") as raised:
-        seam.load(folder, report=report, **options)
+        loading.load(folder, record=report, **options)
     assert str(folder) in str(raised.value)
     assert "\n" not in str(raised.value)
     stored = json.loads(report.read_text())
@@ -214,7 +214,7 @@ def test_a_wrong_epsilon_of_a_small_initialisation_is_caught(
     folder = saved(theirs, tmp_path)
     wrong(monkeypatch, eps=1e-6)
     with pytest.raises(MechoclError, match=r"parts from .* at layer 0"):
-        seam.load(folder)
+        loading.load(folder)
 
 
 @pytest.mark.parametrize(
@@ -238,12 +238,12 @@ def test_a_wrong_weight_is_caught_where_it_is(
 
     monkeypatch.setattr(convert, "weights_of", spoilt)
     with pytest.raises(MechoclError, match=f"parts from the Hugging Face model at {place}: "):
-        seam.load(saved(neox(), tmp_path))
+        loading.load(saved(neox(), tmp_path))
 
 
 def test_a_number_that_is_none_is_caught(tmp_path: Path) -> None:
     theirs = neox()
-    model = seam.load(saved(theirs, tmp_path))
+    model = loading.load(saved(theirs, tmp_path))
     recorded = parity.record(
         theirs, convert.layers_of(theirs), [torch.arange(6)[None], torch.arange(9)[None]]
     )
@@ -321,10 +321,10 @@ def test_folding_is_transformer_lens_s(
 ) -> None:
     """Weight by weight, and folded norms have none."""
     folder = saved(build(), tmp_path)
-    expected = seam.load(folder)
+    expected = loading.load(folder)
     if centre and expected.cfg.normalization_type == "RMS":
         return
-    ours = dict(seam.load(folder, fold=fold, centre=centre).named_parameters())
+    ours = dict(loading.load(folder, fold=fold, centre=centre).named_parameters())
     expected.load_and_process_state_dict(
         expected.state_dict(),
         fold_ln=fold,
@@ -342,7 +342,7 @@ def test_folding_is_transformer_lens_s(
 def test_the_model_is_a_copy(tmp_path: Path) -> None:
     """Its weights are no views of anything: spoiling the file afterwards changes nothing."""
     folder = saved(neox(), tmp_path)
-    model = seam.load(folder)
+    model = loading.load(folder)
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     with (folder / "model.safetensors").open("r+b") as file:
         file.seek(4000)

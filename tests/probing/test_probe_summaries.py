@@ -64,7 +64,7 @@ def table() -> pd.DataFrame:
 
 
 def test_cells_by_hand() -> None:
-    found = summaries.cells(table()).set_index(["site", "position"])
+    found = summaries.grid_cells(table()).set_index(["site", "position"])
     assert list(found.index) == list(OWN)
     means = {place: np.mean(scores) for place, scores in OWN.items()}
     assert found["mean"].to_dict() == pytest.approx(means)
@@ -89,7 +89,7 @@ def test_cells_by_hand() -> None:
 def test_verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(summaries, "LEVEL", 0.2)  # two seeds and nine shuffles give no smaller p
     rows = table()
-    assert summaries.cells(rows).set_index(["site", "position"])["verdict"].to_dict() == {
+    assert summaries.grid_cells(rows).set_index(["site", "position"])["verdict"].to_dict() == {
         ("resid_pre", "alias"): NOT_USED,  # +1 and +1.9 over the shuffled: with two seeds not above 0
         ("resid_pre", "="): NOT_DECODABLE,
         ("resid_post", "alias"): NOT_DECODABLE,
@@ -97,13 +97,13 @@ def test_verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     even = (rows["control"] == "none") & (rows["swap_effect"] > 0)
     steady = rows.assign(swap_effect=rows["swap_effect"].mask(even, 1.0 + 0.1 * rows["seed"]))
-    verdict = summaries.cells(steady)["verdict"]
+    verdict = summaries.grid_cells(steady)["verdict"]
     assert verdict.iloc[0] == USED
-    untried = summaries.cells(rows.assign(swap_effect=np.nan, swap_share=np.nan))["verdict"]
+    untried = summaries.grid_cells(rows.assign(swap_effect=np.nan, swap_share=np.nan))["verdict"]
     assert untried.iloc[0] == NOT_TRIED
     alone = rows[rows["seed"] == 0]  # one seed: its direction has to beat each shuffled one
-    assert summaries.cells(alone)["verdict"].iloc[0] == USED
-    assert summaries.cells(rows[rows["control"] != "shuffled"])["verdict"].iloc[0] == "not tested"
+    assert summaries.grid_cells(alone)["verdict"].iloc[0] == USED
+    assert summaries.grid_cells(rows[rows["control"] != "shuffled"])["verdict"].iloc[0] == "not tested"
 
 
 def test_many_classes_are_judged_by_accuracy() -> None:
@@ -111,7 +111,7 @@ def test_many_classes_are_judged_by_accuracy() -> None:
     rows["accuracy"] = table()["auc"]
     assert summaries.statistic(rows) == "accuracy"
     assert summaries.chance(rows) == pytest.approx(0.1)
-    np.testing.assert_allclose(summaries.cells(rows)["mean"], summaries.cells(table())["mean"])
+    np.testing.assert_allclose(summaries.grid_cells(rows)["mean"], summaries.grid_cells(table())["mean"])
 
 
 def test_the_last_checkpoint_of_each_run() -> None:
@@ -123,7 +123,7 @@ def test_the_last_checkpoint_of_each_run() -> None:
 
 
 def test_the_grid_shows_the_cells_and_the_controls() -> None:
-    (one,) = summaries.grids(table())
+    (one,) = summaries.probe_grids(table())
     assert (one.seeds, one.permutations, one.statistic, one.chance, one.recency) == (
         2,
         9,
@@ -149,7 +149,7 @@ def test_the_grid_shows_the_cells_and_the_controls() -> None:
 def test_stars_mark_what_is_significant_in_the_whole_grid() -> None:
     rows = table()
     more = [rows[rows["control"] == "shuffled"].assign(draw=lambda r, k=k: r["draw"] + 9 * k) for k in (1, 2)]
-    (one,) = summaries.grids(pd.concat([rows, *more]))
+    (one,) = summaries.probe_grids(pd.concat([rows, *more]))
     text = probe_plots.grid(one).data[0].text
     assert [["*" in cell for cell in line] for line in text] == [[True, False], [False, True]]
 
@@ -191,7 +191,7 @@ def test_sections_say_what_was_found() -> None:
     rows = table()
     more = [rows[rows["control"] == "shuffled"].assign(draw=lambda r, k=k: r["draw"] + 9 * k) for k in (1, 2)]
     rows = pd.concat([rows, *more])
-    (section,) = probe_sections.sections(summaries.grids(rows), rows)
+    (section,) = probe_sections.sections(summaries.probe_grids(rows), rows)
     assert section.id == "probe-tag-stage-2"
     assert section.finding == (
         "demo, TVE: readable at 2 of 4 places (corrected p < .05, 27 permutations), best at alias, embedding: 0.950; "
@@ -199,7 +199,7 @@ def test_sections_say_what_was_found() -> None:
     )
     (shown,) = section.tables
     assert shown.rows[0][:3] == ("demo, TVE", "alias, embedding", "0.950 [0.315, 1.585]")
-    confounded = summaries.grids(rows.assign(recency="confounded"))
+    confounded = summaries.probe_grids(rows.assign(recency="confounded"))
     assert "it may read that instead" in probe_sections.described(confounded[0])
 
 

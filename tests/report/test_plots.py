@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mechocl.behaviour import over_seeds
+from mechocl.behaviour import over_seeds, sentences
 from mechocl.report import plots
 from toy_models.subsets import SUBSETS
 
@@ -134,14 +134,14 @@ def test_contrasts_are_paired_by_seed(evaluated: pd.DataFrame) -> None:
 
 
 def test_answers_follow_the_interval(evaluated: pd.DataFrame) -> None:
-    by_question = {a.question: a for a in over_seeds.answers(evaluated)}
+    by_question = {a.question: a for a in sentences.answers(evaluated)}
     assert by_question["Weak internalization"].answer == "not asked"
     assert by_question["Strong internalization (IML)"].answer == "cannot tell"
     assert "3 of 3 seeds" in by_question["Strong internalization (IML)"].sentence
     nine = pd.concat([evaluated.assign(seed=evaluated["seed"] + 3 * i) for i in range(3)])
     for d2, answer in ((0.5, "yes"), (0.7, "cannot tell"), (0.95, "no: the reverse")):
         auc = nine["auc"].where(nine["subset"] != "d2_consistent", d2 + 0.01 * nine["seed"])
-        strong = over_seeds.answers(nine.assign(auc=auc))[-1]
+        strong = sentences.answers(nine.assign(auc=auc))[-1]
         assert (strong.question, strong.answer) == ("Strong internalization (IML)", answer)
 
 
@@ -149,7 +149,7 @@ def test_a_single_seed_is_labelled_so(evaluated: pd.DataFrame) -> None:
     one = evaluated[evaluated["seed"] == 0].copy()
     one["auc"] += np.tile([0.01, -0.01], 3)
     assert all(e.estimate.unit == "alias" for e in over_seeds.subsets(one))
-    assert "aliases of one seed" in over_seeds.answers(one)[2].sentence
+    assert "aliases of one seed" in sentences.answers(one)[2].sentence
 
 
 def test_subset_figure_has_a_dot_per_seed_and_a_diamond_with_the_interval(evaluated: pd.DataFrame) -> None:

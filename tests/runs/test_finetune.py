@@ -5,7 +5,7 @@ import itertools
 import math
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,8 +22,8 @@ from mechocl.closed_book import evaluation, worlds
 from mechocl.closed_book.batches import causal_batch
 from mechocl.commands import cli
 from mechocl.errors import MechoclError
-from mechocl.models import seam
-from mechocl.runs import finetune, processes
+from mechocl.runs import checkpoints, finetune, processes
+from mechocl.runs.progress import Progress
 from mechocl.runs.run import Run
 from mechocl.runs.text_folders import TextSeedFolder
 
@@ -37,21 +37,18 @@ class Killed(Exception):
     """In the place of a kill."""
 
 
-Report = Callable[[str, float], None]
-
-
 def ignore(text: str, share: float) -> None:
     """Reports nothing."""
 
 
-def killer(at: str) -> Report:
+def killer(at: str) -> Progress:
     """A report that ends the process when it is told this."""
 
-    def report(text: str, share: float) -> None:
+    def progress(text: str, share: float) -> None:
         if text.startswith(at):
             raise Killed
 
-    return report
+    return progress
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +76,10 @@ def start(path: Path, model: Path, *changes: str, seed: int = 0) -> Run:
     )
 
 
-def train(run: Run, *, save_every_s: float = NEVER, report: Report = ignore) -> TextSeedFolder:
+def train(run: Run, *, save_every_s: float = NEVER, progress: Progress = ignore) -> TextSeedFolder:
     """The folder of the run's seed, trained."""
     [seed] = run.seeds
-    finetune.finetune(run, seed, device="cpu", save_every_s=save_every_s, report=report)
+    finetune.finetune(run, seed, device="cpu", save_every_s=save_every_s, progress=progress)
     folder = run.seed(seed)
     assert isinstance(folder, TextSeedFolder)
     return folder
@@ -142,7 +139,7 @@ def test_final_folders_are_ordinary_and_hold_no_pickle(whole: TextSeedFolder) ->
     folder = whole.path / "stage-2" / "final"
     theirs = AutoModelForCausalLM.from_pretrained(folder).eval()
     ids = AutoTokenizer.from_pretrained(folder)("Q: Who is Ada?\nA:", return_tensors="pt")["input_ids"]
-    ours = seam.at_checkpoint(whole, whole.final(), device="cpu")
+    ours = checkpoints.model_at(whole, whole.final(), device="cpu")
     with torch.no_grad():
         torch.testing.assert_close(ours(ids), theirs(ids).logits, rtol=1e-4, atol=1e-4)
     assert_no_pickle(whole.path)
@@ -159,7 +156,7 @@ def assert_no_pickle(path: Path) -> None:
 def test_a_resume_point_holds_no_pickle(base: Path, tmp_path: Path) -> None:
     run = start(tmp_path, base, ONE_STAGE)
     with pytest.raises(Killed):
-        train(run, save_every_s=0.0, report=killer("stage 1, step 3"))
+        train(run, save_every_s=0.0, progress=killer("stage 1, step 3"))
     points = list((tmp_path / "run").rglob("checkpoint-*"))
     assert [p.name for p in points] == ["checkpoint-3"]
     assert_no_pickle(tmp_path / "run")
@@ -266,7 +263,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     run = start(tmp_path / "stopped", model, *changes)
     for moment in killed:
         with pytest.raises(Killed):
-            train(run, save_every_s=0.0, report=killer(moment))
+            train(run, save_every_s=0.0, progress=killer(moment))
         torch.manual_seed(99)
     folder = train(run)
     for stage in (1, 2):
@@ -278,7 +275,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
 def test_an_incomplete_resume_point_is_not_used(base: Path, whole: TextSeedFolder, tmp_path: Path) -> None:
     run = start(tmp_path, base)
     with pytest.raises(Killed):
-        train(run, save_every_s=0.0, report=killer("stage 1, step 4"))
+        train(run, save_every_s=0.0, progress=killer("stage 1, step 4"))
     [point] = (tmp_path / "run").rglob("checkpoint-*")
     half = point.with_name("checkpoint-5")
     shutil.copytree(point, half)
@@ -289,7 +286,7 @@ def test_an_incomplete_resume_point_is_not_used(base: Path, whole: TextSeedFolde
 
 def test_a_finished_run_is_left_as_it_is(whole: TextSeedFolder, base: Path) -> None:
     before = whole.ledger.entries()
-    train(Run.open(whole.path.parent), report=killer(""))
+    train(Run.open(whole.path.parent), progress=killer(""))
     assert whole.ledger.entries() == before
 
 
@@ -298,7 +295,7 @@ def test_a_run_goes_on_with_the_model_that_it_began_with(base: Path, tmp_path: P
     shutil.copytree(base, model)
     run = start(tmp_path, model, "training.stages.0.epochs=1", "training.stages.1.epochs=1")
     with pytest.raises(Killed):
-        train(run, report=killer("stage 2"))
+        train(run, progress=killer("stage 2"))
     text_worlds.neox(seed=1).save_pretrained(model)
     with pytest.raises(MechoclError) as caught:
         train(Run.open(run.path))
@@ -329,7 +326,7 @@ def test_checkpoints_on_request(base: Path, tmp_path: Path) -> None:
     assert found[-1][2] == "stage-2/final"
     kept = [load_file(folder.path / name / "model.safetensors")["embed_out.weight"] for *_, name in found]
     assert all(not torch.equal(a, b) for a, b in itertools.pairwise(kept))
-    seam.at_checkpoint(folder, folder.checkpoints()[1], device="cpu")
+    checkpoints.model_at(folder, folder.checkpoints()[1], device="cpu")
 
 
 def test_the_loss_of_a_stage_falls(base: Path, tmp_path: Path) -> None:
@@ -349,7 +346,7 @@ def test_adapters_are_merged(base: Path, tmp_path: Path) -> None:
     """W + alpha / rank · B A in the linear layers; everything else as before; trained from B = 0."""
     run = start(tmp_path, base, ONE_STAGE, "training.lora={rank=2, alpha=8.0}")
     with pytest.raises(Killed):
-        train(run, save_every_s=0.0, report=killer("stage 1, step 4"))
+        train(run, save_every_s=0.0, progress=killer("stage 1, step 4"))
     [point] = (tmp_path / "run").rglob("checkpoint-*")
     parts = load_file(point / "weights.safetensors")
     assert {tuple(t.shape)[0 if "lora_A" in name else 1] for name, t in parts.items()} == {2}
@@ -369,7 +366,7 @@ def test_adapters_are_merged(base: Path, tmp_path: Path) -> None:
     folder = train(run)
     after = weights(folder)
     assert {name for name in before if not torch.equal(before[name], after[name])} == moved
-    loaded = seam.at_checkpoint(folder, folder.final(), device="cpu")
+    loaded = checkpoints.model_at(folder, folder.final(), device="cpu")
     ids = folder.load_task().tokens[:4, :12]
     theirs = worlds.trainable(folder.path / "stage-1" / "final", "causal").eval()
     with torch.no_grad():
@@ -386,7 +383,7 @@ def test_merged_weights_are_those_of_the_adapters(base: Path, tmp_path: Path) ->
         "training.stages.0.checkpoints=2",
     )
     with pytest.raises(Killed):
-        train(run, save_every_s=0.0, report=killer("stage 1, step 1 "))
+        train(run, save_every_s=0.0, progress=killer("stage 1, step 1 "))
     [point] = (tmp_path / "run").rglob("checkpoint-1")
     parts = load_file(point / "weights.safetensors")
     kept = load_file(tmp_path / "run" / "seed-0" / "stage-1" / "step-000001" / "model.safetensors")
@@ -778,7 +775,9 @@ def test_an_invented_world_that_the_model_does_not_know(bad: Bad, base: Path, tm
 
     knowing = tmp_path / "knowing"
     shutil.copytree(base, knowing)
-    files.write_json(knowing / worlds.RECORD, worlds.drawn(BiographiesConfig(people=50, told=1, asked=1), 0))
+    files.write_json(
+        knowing / worlds.RECORD, worlds.drawing_record(BiographiesConfig(people=50, told=1, asked=1), 0)
+    )
     line = bad(knowing, begun=True)
     assert line == (
         f"{knowing / worlds.RECORD} says that the model knows another invented world (people 50, not 40); set "

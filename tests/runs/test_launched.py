@@ -66,7 +66,7 @@ def launch(*arguments: object) -> str:
 def alone(path: Path, base: Path, *changes: str) -> Path:
     """The folder of the seed of a run that one process trained."""
     run = begun(path, base, *changes)
-    finetune.finetune(run, 0, device="cpu", save_every_s=1e9, report=lambda text, share: None)
+    finetune.finetune(run, 0, device="cpu", save_every_s=1e9, progress=lambda text, share: None)
     return run.path / "seed-0"
 
 

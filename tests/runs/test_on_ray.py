@@ -22,9 +22,9 @@ from mechocl import files
 from mechocl.analyses import probe_sweep
 from mechocl.commands import cli
 from mechocl.errors import Fault, MechoclError
-from mechocl.runs import on_ray, processes, sweeps
+from mechocl.runs import on_ray, processes, progress, sweep_folder, sweeps
 from mechocl.runs.on_ray import Ray
-from mechocl.runs.sweeps import SweepRun
+from mechocl.runs.sweep_folder import SweepRun
 
 QUICK = ("training.stages.0.epochs=1", "training.stages.1.epochs=1", "task.aliases=40")
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
@@ -53,9 +53,11 @@ def ray(nodes: Any) -> Ray:
     return Ray(address=nodes.address)
 
 
-def run(job: processes.Job, items: list[Any], *, cluster: Ray | None, **options: Any) -> list[Any]:
+def run(job: progress.Job, items: list[Any], *, cluster: Ray | None, **options: Any) -> list[Any]:
     names = [f"item {i}" for i in range(len(items))]
-    return processes.run(job, items, names=names, title="jobs", jobs=1, threads=1, cluster=cluster, **options)
+    executor = cluster or processes.Processes(1)
+    with executor.workers(len(items), device="cpu") as workers:
+        return workers.map(job, items, names=names, title="jobs", threads=1, **options)
 
 
 # the sweep -----------------------------------------------------------------------------------------
@@ -79,7 +81,7 @@ def test_a_sweep_on_ray_is_that_of_this_machine(
     assert len(there) == 4
     assert not there.duplicated(["task.word_order", "seed"]).any()
     pd.testing.assert_frame_equal(there.drop(columns="seconds"), here.drop(columns="seconds"), rtol=1e-4)
-    assert sweeps.read_manifest(tmp_path / "there")["machine"] == "Ray: 2 nodes, 2 CPUs, 1 GPU"
+    assert sweep_folder.read_manifest(tmp_path / "there")["machine"] == "Ray: 2 nodes, 2 CPUs, 1 GPU"
     said = capsys.readouterr()
     assert said.out.splitlines()[-1] == "table: there/table.parquet (4 runs)"
     assert cli.main([*command, "--out", "there"]) == 0  # nothing left to do, here or there
@@ -115,9 +117,9 @@ def test_a_probe_sweep_on_ray_is_that_of_this_machine(
 def test_rows_on_storage_that_is_not_shared_are_missed(tmp_path: Path) -> None:
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "a.json").touch()
-    sweeps.await_rows(tmp_path, ["a"], patience=0.0)
+    sweep_folder.await_rows(tmp_path, ["a"], patience=0.0)
     with pytest.raises(MechoclError, match="1 runs were trained elsewhere, but their rows are not in"):
-        sweeps.await_rows(tmp_path, ["a", "b"], patience=0.0)
+        sweep_folder.await_rows(tmp_path, ["a", "b"], patience=0.0)
 
 
 def test_a_run_that_is_tried_again_waits_for_the_first_try(tmp_path: Path) -> None:
@@ -125,13 +127,15 @@ def test_a_run_that_is_tried_again_waits_for_the_first_try(tmp_path: Path) -> No
     run_ = SweepRun({}, tiny.recipe(tmp_path, *QUICK), 0)
     with files.locked(tmp_path / "locks" / run_.name, patience=0.0):
         busy = sweeps.Job(str(tmp_path), (run_,), "cpu")
-        assert sweeps.do(busy, lambda text, share: None) == ()
-        timer = threading.Timer(0.5, lambda: sweeps.write_row(tmp_path, run_, {"failed": "of the first"}))
+        assert sweeps.train_job(busy, lambda text, share: None) == ()
+        timer = threading.Timer(
+            0.5, lambda: sweep_folder.write_row(tmp_path, run_, {"failed": "of the first"})
+        )
         timer.start()
         timer.join()
     patient = sweeps.Job(str(tmp_path), (run_,), "cpu", patience_s=5.0)
-    assert sweeps.do(patient, lambda text, share: None) == (run_.name,)
-    assert sweeps._read_row(sweeps.row_path(tmp_path, run_))["failed"] == "of the first"
+    assert sweeps.train_job(patient, lambda text, share: None) == (run_.name,)
+    assert sweep_folder._read_row(sweep_folder.row_path(tmp_path, run_))["failed"] == "of the first"
 
 
 # mistakes ------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """Pretraining on the invented world: what the corpus says, the model's folder, stopping, and what is refused."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,10 @@ from mechocl.closed_book import biographies, worlds
 from mechocl.closed_book.biographies import ATTRIBUTES, BiographiesConfig
 from mechocl.commands import cli
 from mechocl.errors import MechoclError
-from mechocl.models import seam
+from mechocl.models import loading
 from mechocl.runs import pretraining, processes
-from mechocl.runs.pretraining_settings import PretrainingConfig
+from mechocl.runs.pretraining import PretrainingConfig
+from mechocl.runs.progress import Progress
 
 WORLD = BiographiesConfig(people=40, told=1, asked=1)
 MODEL = PretrainingConfig(n_layers=1, d_model=16, n_heads=2, vocabulary=400, epochs=2, batch_tokens=512)
@@ -24,17 +24,17 @@ SMALL = (
     "--vocabulary", "400", "--epochs", "2", "--batch-tokens", "512", "--device", "cpu",
 )  # fmt: skip
 
-Report = Callable[[str, float], None]
-
 
 class Killed(Exception):
     """In the place of a kill."""
 
 
 def pretrain(
-    out: Path, *, seed: int = 0, save_every_s: float = 1e9, report: Report = lambda text, share: None
+    out: Path, *, seed: int = 0, save_every_s: float = 1e9, progress: Progress = lambda text, share: None
 ) -> None:
-    pretraining.pretrain(out, WORLD, MODEL, seed=seed, device="cpu", save_every_s=save_every_s, report=report)
+    pretraining.pretrain(
+        out, WORLD, MODEL, seed=seed, device="cpu", save_every_s=save_every_s, progress=progress
+    )
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_too_few_call_signs() -> None:
 def test_a_pretrained_model_is_an_ordinary_folder(model: Path) -> None:
     assert {p.suffix for p in model.iterdir()} == {".json", ".safetensors", ".csv"}
     assert not (model / "resume").exists()
-    loaded = seam.load(model)
+    loaded = loading.load(model)
     tokenizer = worlds.tokenizer(str(model))
     assert loaded.cfg.d_vocab == len(tokenizer)
     text = "Q: When was Ada Ashbury born?\nA: 1920s\n"
@@ -130,7 +130,7 @@ def test_pretraining_learns(model: Path) -> None:
                 found.append(float(of(input_ids=ids, labels=ids).loss))  # type: ignore[operator]
         return sum(found) / len(found)
 
-    untrained = pretraining.untrained(MODEL, vocabulary=len(tokenizer), seed=0)
+    untrained = pretraining.untrained_model(MODEL, vocabulary=len(tokenizer), seed=0)
     assert loss(worlds.trainable(model, "causal")) < loss(untrained) - 1
 
 
@@ -156,7 +156,7 @@ def test_a_pretraining_that_was_stopped_ends_as_one_that_was_not(model: Path, tm
 
     out = tmp_path / "model"
     with pytest.raises(Killed):
-        pretrain(out, save_every_s=0.0, report=killer)
+        pretrain(out, save_every_s=0.0, progress=killer)
     assert (out / "resume").exists()
     torch.manual_seed(3)
     pretrain(out)
@@ -172,7 +172,7 @@ def test_a_finished_model_is_left_as_it_is(model: Path) -> None:
     def never(text: str, share: float) -> None:
         raise AssertionError(text)
 
-    pretrain(model, report=never)
+    pretrain(model, progress=never)
     assert files.sha256(model / "model.safetensors") == before
 
 

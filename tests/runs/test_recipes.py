@@ -150,8 +150,8 @@ def test_the_smoke_test_of_the_demo_is_a_recipe() -> None:
 
     fast = recipes.load("integer-set/cpu", _FAST)
     assert fast.task.aliases < recipes.load("integer-set/cpu").task.aliases
-    assert [name for name, _ in jobs.reported(fast)] == list(jobs.REPORTED)
-    one_stage = [name for name, _ in jobs.reported(recipes.load("integer-set/one-stage"))]
+    assert [name for name, _ in jobs.reported_analyses(fast)] == list(jobs.REPORTED)
+    one_stage = [name for name, _ in jobs.reported_analyses(recipes.load("integer-set/one-stage"))]
     assert set(jobs.REPORTED) - set(one_stage) == {"graft", "steering"}
 
 
@@ -322,10 +322,10 @@ def test_closed_book_recipes_parse_and_name_their_cost(name: str) -> None:
     recipe = recipes.load_closed_book(name)
     assert recipes.parse(recipes.plain(recipe), source=name) == recipe
     if recipe.task.world != "biographies":  # of which the model's folder says how large it is
-        found = cost.of(recipe)
+        found = cost.estimate_cost(recipe)
         assert found.tokens > 1e6
         assert found.parameters is not None
-        assert "about" in cost.described(found, seeds=2)
+        assert "about" in cost.cost_in_words(found, seeds=2)
 
 
 def test_the_papers_experiments_have_recipes() -> None:

@@ -68,7 +68,7 @@ def files_in(folder: SeedFolder) -> set[str]:
 def train(run: Run, *, save_every_s: float = 1e9) -> None:
     for stack in run.stacks():
         train_toy.train_stack(
-            run, stack, device="cpu", save_every_s=save_every_s, report=lambda text, share: None
+            run, stack, device="cpu", save_every_s=save_every_s, progress=lambda text, share: None
         )
 
 
@@ -233,7 +233,7 @@ def test_interrupted_and_killed_and_continued_is_as_undisturbed(
 
 def test_a_worker_that_is_killed_is_a_fault_in_one_line() -> None:
     with pytest.raises(Fault, match=r"a worker process was killed .*; run the same command again"):
-        processes_.run(jobs.die, [2, 1], names=["a", "b"], title="work", jobs=2, threads=1)
+        processes_.map_jobs(jobs.die, [2, 1], names=["a", "b"], title="work", jobs=2, threads=1)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -241,7 +241,7 @@ def test_results_come_in_order_and_the_last_line_is_100_percent(
     processes: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     items, names = [3, 1, 2], ["a", "b", "c"]
-    assert processes_.run(jobs.square, items, names=names, title="work", jobs=processes, threads=1) == [
+    assert processes_.map_jobs(jobs.square, items, names=names, title="work", jobs=processes, threads=1) == [
         9,
         1,
         4,
@@ -255,7 +255,7 @@ def test_results_come_in_order_and_the_last_line_is_100_percent(
 @pytest.mark.parametrize("processes", [1, 2])
 def test_an_error_of_a_worker_arrives_as_it_was(processes: int) -> None:
     with pytest.raises(OSError, match="No space left") as caught:
-        processes_.run(jobs.square, [1, -2], names=["a", "b"], title="work", jobs=processes, threads=1)
+        processes_.map_jobs(jobs.square, [1, -2], names=["a", "b"], title="work", jobs=processes, threads=1)
     assert (caught.value.errno, caught.value.filename) == (28, "item -2")
 
 

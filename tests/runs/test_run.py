@@ -41,7 +41,7 @@ def create(
 
 def train(run: Run) -> None:
     for stack in run.stacks():
-        train_toy.train_stack(run, stack, device="cpu", save_every_s=1e9, report=lambda text, share: None)
+        train_toy.train_stack(run, stack, device="cpu", save_every_s=1e9, progress=lambda text, share: None)
 
 
 def finish(folder: SeedFolder) -> None:

@@ -22,8 +22,8 @@ from mechocl.behaviour import internalization
 from mechocl.commands import cli
 from mechocl.errors import MechoclError
 from mechocl.report import plots, training_plots
-from mechocl.runs import recipes, sweep_summaries, sweeps
-from mechocl.runs.sweeps import SweepRun
+from mechocl.runs import recipes, sweep_folder, sweep_summaries, sweeps
+from mechocl.runs.sweep_folder import SweepRun
 from toy_models import integer_set
 
 QUICK = ("training.stages.0.epochs=1", "training.stages.1.epochs=1", "task.aliases=40")
@@ -55,7 +55,7 @@ def sweep(tmp_path: Path, recipe: str) -> Sweep:
     """Runs `pipeline.sweep` in one folder."""
 
     def run(*over: str, seeds: tuple[int, ...] = (0, 1), changes: tuple[str, ...] = QUICK) -> pd.DataFrame:
-        return jobs.sweep(
+        return sweeps.run_sweep(
             tmp_path / "sweep",
             recipe_name=recipe,
             changes=changes,
@@ -86,7 +86,7 @@ def run_of(recipe: str, *changes: str, seed: int = 0, **setting: Any) -> SweepRu
 
 
 def outcomes(runs: Sequence[SweepRun]) -> list[dict[str, Any]]:
-    return sweeps.train(runs, device="cpu", report=lambda text, share: None)
+    return sweeps.train_together(runs, device="cpu", progress=lambda text, share: None)
 
 
 def numbers(outcome: dict[str, Any]) -> dict[str, float]:
@@ -200,9 +200,9 @@ def test_recall_is_that_of_the_new_aliases_weighted_by_their_number() -> None:
     table = pd.DataFrame(
         {"subset": ["qd1_consistent", "d1_consistent", "d2_consistent"], "recall": [0.0, 0.9, 1.0]}
     )
-    assert internalization.untrained(table.assign(aliases=[5, 3, 1])).startswith("definition recall 0.925 ")
-    assert internalization.untrained(table.assign(aliases=[5, 1, 3])) == ""
-    assert internalization.untrained(table.assign(aliases=1, recall=np.nan)) == ""
+    assert internalization.failure(table.assign(aliases=[5, 3, 1])).startswith("definition recall 0.925 ")
+    assert internalization.failure(table.assign(aliases=[5, 1, 3])) == ""
+    assert internalization.failure(table.assign(aliases=1, recall=np.nan)) == ""
 
 
 def test_a_task_that_cannot_be_drawn_fails_its_run_alone(
@@ -236,9 +236,9 @@ def test_a_row_for_each_run_that_says_what_came_out(sweep: Sweep, tmp_path: Path
     for name, value in numbers(alone).items():
         assert row[name] == pytest.approx(value, rel=1e-4, nan_ok=True), name
     assert (frame["recipe"] == recipe).all()
-    saved = sweeps.table(tmp_path / "sweep" / "table.parquet")
+    saved = sweep_folder.read_sweep(tmp_path / "sweep" / "table.parquet")
     pd.testing.assert_frame_equal(saved, frame)
-    pd.testing.assert_frame_equal(sweeps.table(tmp_path / "sweep"), frame)
+    pd.testing.assert_frame_equal(sweep_folder.read_sweep(tmp_path / "sweep"), frame)
 
 
 def test_settings_that_are_refused_are_failed_rows(sweep: Sweep, trained: list[Any]) -> None:
@@ -256,7 +256,7 @@ def test_a_sweep_that_is_killed_continues_with_what_is_missing(
     sweep: Sweep, trained: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     over = "task.word_order=TVE,VTE,ETV"
-    counting = sweeps.train
+    counting = sweeps.train_together
     calls = 0
 
     def deadly(*arguments: Any, **keywords: Any) -> Any:
@@ -272,7 +272,7 @@ def test_a_sweep_that_is_killed_continues_with_what_is_missing(
     assert trained == [(("TVE",), 0), (("TVE",), 1)]
     rows = {p: p.stat().st_mtime_ns for p in (tmp_path / "sweep" / "rows").iterdir()}
     assert len(rows) == 2
-    assert len(sweeps.table(tmp_path / "sweep" / "table.parquet")) == 2
+    assert len(sweep_folder.read_sweep(tmp_path / "sweep" / "table.parquet")) == 2
     frame = sweep(over)
     assert trained[2:] == [((order,), seed) for order in ("VTE", "ETV") for seed in (0, 1)]
     assert {p: p.stat().st_mtime_ns for p in rows} == rows
@@ -317,7 +317,7 @@ def test_a_damaged_row_is_named(sweep: Sweep, trained: list[Any], tmp_path: Path
     for content in (row.read_text()[:-5], "[]", "{}", ""):
         row.write_text(content)
         with pytest.raises(MechoclError, match=f"{row.name} is damaged"):
-            sweeps.table(tmp_path / "sweep")
+            sweep_folder.read_sweep(tmp_path / "sweep")
     row.unlink()
     assert len(sweep("task.word_order=TVE", seeds=(0,))) == 1
 
@@ -329,7 +329,9 @@ def test_another_recipe_or_device_is_refused(
     with pytest.raises(MechoclError, match="holds a sweep of another recipe; choose another --out"):
         sweep(changes=(*QUICK, "task.label_flip=0.5"))
     with pytest.raises(MechoclError, match="was started on cpu, not cuda; continue it there"):
-        sweeps.start(tmp_path / "sweep", recipes.load(recipe, QUICK), recipe_name=recipe, device="cuda")
+        sweep_folder.start_sweep(
+            tmp_path / "sweep", recipes.load(recipe, QUICK), recipe_name=recipe, device="cuda"
+        )
     manifest = tmp_path / "sweep" / "manifest.json"
     saved = json.loads(manifest.read_text())
     for changes, message in (
@@ -338,7 +340,7 @@ def test_another_recipe_or_device_is_refused(
     ):
         files.write_json(manifest, saved | changes)
         with pytest.raises(MechoclError, match=message):
-            sweeps.table(tmp_path / "sweep")
+            sweep_folder.read_sweep(tmp_path / "sweep")
 
 
 def test_a_sweep_never_moves_in_with_other_files(tmp_path: Path, recipe: str) -> None:
@@ -349,7 +351,7 @@ def test_a_sweep_never_moves_in_with_other_files(tmp_path: Path, recipe: str) ->
     for name in ("full", "run"):
         before = list((tmp_path / name).iterdir())
         with pytest.raises(MechoclError, match="is not a sweep"):
-            sweeps.start(tmp_path / name, tiny.recipe(tmp_path), recipe_name=recipe, device="cpu")
+            sweep_folder.start_sweep(tmp_path / name, tiny.recipe(tmp_path), recipe_name=recipe, device="cpu")
         assert list((tmp_path / name).iterdir()) == before
 
 
@@ -399,8 +401,8 @@ sys.exit(mechocl.commands.cli.main(sys.argv[1:]))
         assert process.wait(timeout=900) == 0, (tmp_path / "stderr").read_text()
     names = log.read_text().split()
     assert len(names) == len(set(names)) == 6
-    frame = sweeps.table(out / "table.parquet")
-    pd.testing.assert_frame_equal(frame, sweeps.table(out))
+    frame = sweep_folder.read_sweep(out / "table.parquet")
+    pd.testing.assert_frame_equal(frame, sweep_folder.read_sweep(out))
     assert len(frame) == 6
     assert frame["stage2.auc.d1_consistent"].notna().all()
 

@@ -28,8 +28,8 @@ from mechocl.interventions.suppression import SuppressionConfig
 from mechocl.lenses.attention import AttentionConfig
 from mechocl.lenses.logit_lens import LensConfig
 from mechocl.lenses.tuned_lens import TunedLensConfig
-from mechocl.models import seam
-from mechocl.probing.probe import ProbingConfig
+from mechocl.models import loading
+from mechocl.probing.scoring import ProbingConfig
 from toy_models.integer_set import IntegerSetConfig, build
 from toy_models.subsets import Fractions
 from toy_models.task import Task
@@ -101,7 +101,7 @@ def saved(model: Any, folder: Path) -> Path:
 def loaded(seed: int, *, bridge: bool = False, **changes: Any) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         path = saved(neox(seed=seed, **changes), Path(folder))
-        return warm(seam.load(path, bridge=bridge))
+        return warm(loading.load(path, bridge=bridge))
 
 
 def warm(model: Any) -> Any:

@@ -7,7 +7,8 @@ import torch
 from contract import task as short_task
 from planted import small_task
 
-from mechocl.interventions.pairs import Pairs, given_pairs, pairs_named
+from mechocl.interventions.named_pairs import pairs_named
+from mechocl.interventions.pairs import Pairs, given_pairs
 from toy_models import architectures, training
 from toy_models.architectures import Architecture
 from toy_models.integer_set import IntegerSetConfig, build

@@ -41,10 +41,10 @@ def main(path: str, stop_at: str) -> None:
             raise Stopped
 
     try:
-        finetune.finetune(run, 0, device="cpu", save_every_s=0.0, report=stop)
+        finetune.finetune(run, 0, device="cpu", save_every_s=0.0, progress=stop)
     except Stopped:
         print(f"stopped {run.path}", flush=True)
-    finetune.finetune(run, 0, device="cpu", save_every_s=1e9, report=lambda text, share: None)
+    finetune.finetune(run, 0, device="cpu", save_every_s=1e9, progress=lambda text, share: None)
 
 
 if __name__ == "__main__":

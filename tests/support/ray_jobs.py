@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from mechocl.errors import MechoclError
-from mechocl.runs.processes import Report
+from mechocl.runs.progress import Progress
 
 if TYPE_CHECKING:
     from mechocl.analyses import probe_sweep
     from mechocl.runs import sweeps
 
 
-def square(item: int, report: Report) -> tuple[int, int]:
-    report("squaring", 0.5)
+def square(item: int, progress: Progress) -> tuple[int, int]:
+    progress("squaring", 0.5)
     if item == -1:
         raise MechoclError("item -1: give another")
     if item == -2:
@@ -25,7 +25,7 @@ def square(item: int, report: Report) -> tuple[int, int]:
     return item**2, torch.get_num_threads()
 
 
-def logged(item: tuple[str, int, str], report: Report) -> int:
+def logged(item: tuple[str, int, str], progress: Progress) -> int:
     """Append a line when it begins; with `kill`, be killed the first time, as by a machine that fails."""
     folder, number, what = Path(item[0]), item[1], item[2]
     with (folder / f"began-{number}").open("a") as file:
@@ -38,7 +38,7 @@ def logged(item: tuple[str, int, str], report: Report) -> int:
     return number
 
 
-def stranded(item: tuple[str, int], report: Report) -> str:
+def stranded(item: tuple[str, int], progress: Progress) -> str:
     """Say where it begins, and in which process; end when a node was removed, and return where."""
     import ray
 
@@ -52,7 +52,7 @@ def stranded(item: tuple[str, int], report: Report) -> str:
     return node
 
 
-def gpu(item: Path, report: Report) -> tuple[str, bool]:
+def gpu(item: Path, progress: Progress) -> tuple[str, bool]:
     """The GPU that a task may see, and whether another task has it at the same time."""
     (item / f"{os.getpid()}").touch()
     latest = time.monotonic() + 30
@@ -61,23 +61,23 @@ def gpu(item: Path, report: Report) -> tuple[str, bool]:
     return os.environ["CUDA_VISIBLE_DEVICES"], len(list(item.iterdir())) == 2
 
 
-def train_or_be_killed(job: "sweeps.Job", report: Report) -> tuple[str, ...]:
+def train_or_be_killed(job: "sweeps.Job", progress: Progress) -> tuple[str, ...]:
     """`sweeps.do`, but the second job is killed the first time when it has trained one of its runs."""
     from mechocl.runs import sweeps
 
     marker = Path(job.path) / "killed"
     if job.runs[0].setting["task.word_order"] == "VTE" and not marker.exists():
         marker.touch()
-        sweeps.do(sweeps.Job(job.path, job.runs[:1], job.device), report)
+        sweeps.train_job(sweeps.Job(job.path, job.runs[:1], job.device), progress)
         os.kill(os.getpid(), signal.SIGKILL)
-    return sweeps.do(job, report)
+    return sweeps.train_job(job, progress)
 
 
-def probe_or_be_killed(unit: "probe_sweep.Unit", report: Report) -> None:
+def probe_or_be_killed(unit: "probe_sweep.Unit", progress: Progress) -> None:
     """`probe_sweep.do`, but the second seed's worker is killed the first time, its result saved and not reported."""
     from mechocl.analyses import probe_sweep
 
-    probe_sweep.do(unit, report)
+    probe_sweep.probe_unit(unit, progress)
     marker = Path(unit.run) / "killed"
     if unit.checkpoint.seed == 1 and not marker.exists():
         marker.touch()

@@ -12,7 +12,7 @@ from mechocl.closed_book.settings import ClosedBookConfig, PaperFractions
 from mechocl.closed_book.stages import ClosedBookRecipe
 from mechocl.closed_book.world import Question, World
 from mechocl.runs import pretraining, recipes
-from mechocl.runs.pretraining_settings import PretrainingConfig
+from mechocl.runs.pretraining import PretrainingConfig
 
 PEOPLE = 40
 """People of the invented world; four of them have a call sign."""
@@ -105,7 +105,7 @@ def config(**changes: Any) -> ClosedBookConfig:
 def neox(seed: int = 0, *, context: int = 128, scale: float = 1.0) -> Any:
     """A GPT-NeoX that reads the tokenizer's tokens; `scale`: of its weights, for answers that differ."""
     shape = PretrainingConfig(n_layers=2, d_model=16, n_heads=2, context=context)
-    return _scaled(pretraining.untrained(shape, vocabulary=len(tokenizer()), seed=seed), scale)
+    return _scaled(pretraining.untrained_model(shape, vocabulary=len(tokenizer()), seed=seed), scale)
 
 
 def gpt2() -> Any:

@@ -31,6 +31,67 @@ class Loaded:
     """The folder that was read: the given one, or the hub's cache of a name. Of an adapter, its own."""
 
 
+def load(
+    path_or_name: str | Path,
+    *,
+    device: str = "cpu",
+    bridge: bool = False,
+    dtype: torch.dtype = torch.float32,
+    fold: bool = False,
+    centre: bool = False,
+    n_ctx: int | None = None,
+    base: str | Path | None = None,
+    revision: str | None = None,
+    tokens: Int[Tensor, "example pos"] | None = None,
+    tolerance: float = parity.TOLERANCE,
+    record: Path | None = None,
+) -> Any:
+    """The model in a local Hugging Face folder or under a hub name, in evaluation mode.
+
+    GPT-NeoX (Pythia, and what was fine-tuned from it), GPT-2, Llama, Mistral and Qwen2. The weights are as they
+    were trained: layer norms are not folded, nothing is centred, unless asked for. Its forward pass is always
+    compared with Hugging Face's, in float32 and on the CPU; a model that parts from it is not returned.
+    `load_with_parity` gives the comparison and the tokenizer, too. On the way it takes at most about
+    twice the memory of the weights in float32 (three times for a bridge that is folded or centred).
+
+    Args:
+        path_or_name: folder with `config.json` and safetensors, as `save_pretrained` writes it, or with a LoRA
+            adapter, which is merged; else the name of a model on the hub. A folder asks no hub for anything.
+        device: where torch shall hold it: cpu, cuda, or auto.
+        bridge: give a `TransformerBridge` in compatibility mode, not a `HookedTransformer`.
+        dtype: precision of the weights and of what the model computes: float32, bfloat16 or float16. Half
+            precision halves the memory; its weights are widened, one module at a time, for the comparison.
+        fold: layer norms' weights become part of the weights that read from them. Residual streams stay.
+        centre: weights that write to the residual stream write no mean, and logits have none over the
+            vocabulary. Of models with layer norms that subtract the mean (GPT-NeoX, GPT-2).
+        n_ctx: longest example in tokens; by default what the model was made for, up to 8192. Of a
+            `HookedTransformer`; a bridge has the model's own.
+        base: the folder or hub name under a LoRA adapter, in the place of the one its config names.
+        revision: branch, tag or commit of a hub name.
+        tokens: a few examples to compare on, in the place of random ids.
+        tolerance: largest difference that counts as rounding; see `parity.Parity`.
+        record: a JSON file to write the comparison to, also where it fails.
+
+    Raises MechoclError, in one line with the file, the weight or the layer, for what does not exist, is
+    incomplete or damaged, is a pickle, has an architecture or option that is not known, or a tokenizer with more
+    ids than the model; for a hub that does not answer; and for a model that parts from Hugging Face's.
+    """
+    return load_with_parity(
+        path_or_name,
+        device=device,
+        bridge=bridge,
+        dtype=dtype,
+        fold=fold,
+        centre=centre,
+        n_ctx=n_ctx,
+        base=base,
+        revision=revision,
+        tokens=tokens,
+        tolerance=tolerance,
+        record=record,
+    ).model
+
+
 def load_with_parity(
     path_or_name: str | Path,
     *,
@@ -44,9 +105,9 @@ def load_with_parity(
     revision: str | None = None,
     tokens: Int[Tensor, "example pos"] | None = None,
     tolerance: float = parity.TOLERANCE,
-    report: Path | None = None,
+    record: Path | None = None,
 ) -> Loaded:
-    """As `models.load`, which describes the arguments, with the parity report and the tokenizer."""
+    """As `load`, which describes the arguments, with the comparison and the tokenizer."""
     device = _checked_device(device)
     _check_options(dtype=dtype, processed=fold or centre, positions_of_a_bridge=n_ctx if bridge else None)
     source = hub.locate(path_or_name, revision=revision)
@@ -61,8 +122,8 @@ def load_with_parity(
     else:
         model = convert.hooked(held, shape, fold=fold, centre=centre)
     found = parity.compare(model, recorded, centred=centre, tolerance=tolerance)
-    if report is not None:
-        write_json(report, {"source": str(source), "weights": str(dtype)} | found.as_json())
+    if record is not None:
+        write_json(record, {"source": str(source), "weights": str(dtype)} | found.as_json())
     if found.parts_at() is not None:
         raise MechoclError(f"the model loaded from {source} {found.complaint()}")
     return Loaded(_settled(model, device, dtype), found, tokenizer, source)
@@ -154,7 +215,7 @@ def _settled(model: Any, device: str, dtype: torch.dtype) -> Any:
     return model if dtype == torch.float32 else model.to(dtype, print_details=False)
 
 
-def untrained_like(folder: Path, *, seed: int, device: str) -> Any:
+def initialised_like(folder: Path, *, seed: int, device: str) -> Any:
     """A `HookedTransformer` of the shape of a local checkpoint, with random weights as that architecture begins."""
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -1,0 +1,279 @@
+"""Clean and corrupted pairs that isolate one thing each, built from a task and named in one word."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mechocl.errors import MechoclError
+from mechocl.interventions.pairs import ROLE_NAMES, Pairs
+from mechocl.interventions.pairs_csv import read_pairs as pairs_of_file
+from mechocl.models.layout import asked_positions, shared_positions
+from toy_models.randomness import generator
+from toy_models.subsets import SUBSETS
+from toy_models.task import ROLE, Task
+
+
+def pairs_named(task: Task, name: str, *, n_pairs: int, seed: int) -> Pairs:
+    """The pairs of a name of the module's docstring; there may be fewer than asked for.
+
+    Raises MechoclError for a name of no contrast, an empty subset, and where no pair fits.
+    """
+    if name.endswith(".csv"):
+        return pairs_of_file(task, Path(name))[:n_pairs]
+    if found := re.fullmatch(r"tag(\d)-to-tag(\d)", name):
+        clean, corrupted = map(int, found.groups())
+        return tag_pairs(task, clean=clean, corrupted=corrupted, n_pairs=n_pairs, seed=seed)
+    if found := re.fullmatch(r"(\w+)-to-itself", name):
+        return question_pairs(task, subsets=(subset_named(task, found[1]),), n_questions=n_pairs, seed=seed)
+    if found := re.fullmatch(r"(\w+)-with-to-without", name):
+        return list_pairs(task, subset=subset_named(task, found[1]), n_pairs=n_pairs, seed=seed)
+    if found := re.fullmatch(r"(\w+)-to-(other-)?(\w+)", name):
+        first, second = (subset_named(task, found[i]) for i in (1, 3))
+        same = found[2] is None
+        return alias_pairs(task, clean=first, corrupted=second, same_integer=same, n_pairs=n_pairs, seed=seed)
+    raise MechoclError(
+        f"no pairs are called {name!r}; use d1-to-d2, d1-to-other-d2, d1-with-to-without, "
+        "tag1-to-tag2, d1-to-itself, or a .csv file"
+    )
+
+
+def subset_named(task: Task, short: str) -> str:
+    """`d1` → `d1_consistent`: the subset of the task whose name begins so. MechoclError for none or several."""
+    members = set(task.table["subset"].unique())
+    present = [name for name in SUBSETS if name in members]
+    found = [name for name in present if short == name] or [
+        name for name in present if name.startswith(short + "_")
+    ]
+    if len(found) > 1:
+        raise MechoclError(
+            f"{short!r} may be any of the subsets {', '.join(found)}; use the whole name of one"
+        )
+    if not found:
+        raise MechoclError(f"{short!r} names no subset of the run; it has {', '.join(present)}")
+    return found[0]
+
+
+def alias_pairs(
+    task: Task, *, clean: str, corrupted: str, same_integer: bool, n_pairs: int, seed: int
+) -> Pairs:
+    """Test questions about aliases of subset `clean`, and the same lists asked about aliases of `corrupted`.
+
+    With `same_integer` the two aliases stand for the same integer, so only how they were defined differs,
+    and each clean alias has one partner throughout. Without it they stand for different ones, and exactly one
+    of the two integers is in the list. No alias is paired with itself. Raises MechoclError when a subset is
+    empty, no pair fits, or the two subsets' names differ in length.
+    """
+    table = task.table
+    questions = {name: _test_questions(task, name) for name in (clean, corrupted)}
+    draws = generator(seed, "pairs", clean, corrupted, same_integer)
+    rows = _shuffled(questions[clean], draws)
+    others = table.iloc[questions[corrupted]].drop_duplicates("alias")
+    candidates, entities = others["alias"].to_numpy(), others["entity"].to_numpy()
+    alias, entity, answer = (table[column].to_numpy() for column in ("alias", "entity", "answer"))
+    chosen: list[int] = []
+    partners: list[int] = []
+    partner_of: dict[int, int] = {}
+    for row in rows.tolist():
+        if len(chosen) == n_pairs:
+            break
+        if same_integer:
+            fits = candidates[(entities == entity[row]) & (candidates != alias[row])]
+        else:
+            differs = entities != entity[row]
+            if not task.vocabulary.is_text:
+                differs &= np.isin(entities, _listed(task, row)) != answer[row]
+            fits = candidates[differs]
+        if len(fits):
+            drawn = int(fits[int(torch.randint(len(fits), (1,), generator=draws))])
+            chosen.append(row)
+            partners.append(partner_of.setdefault(int(alias[row]), drawn) if same_integer else drawn)
+    if not chosen:
+        raise MechoclError(f"no question about {clean} has a partner in {corrupted}; use more aliases")
+    picked = torch.tensor(chosen)
+    tokens = task.tokens[picked]
+    is_name = task.roles[picked] == ROLE["alias"]
+    names = _names(task, partners)
+    if len(names) != is_name.sum():
+        raise MechoclError(f"{clean} and {corrupted} name their aliases by different numbers of tokens")
+    swapped = tokens.clone()
+    swapped[is_name] = names
+    entity_of = dict(zip(candidates.tolist(), entities.tolist(), strict=True))
+    rival = torch.tensor([entity_of[partner] for partner in partners])
+    arrow = "to" if same_integer else "to-other"
+    return _question_pairs(task, f"{clean}-{arrow}-{corrupted}", np.array(chosen), tokens, swapped, rival)
+
+
+def question_pairs(task: Task, *, subsets: Sequence[str], n_questions: int, seed: int) -> Pairs:
+    """Test questions about aliases of some subsets, each paired with itself.
+
+    All questions of one alias come together. Raises MechoclError when a subset has none.
+    """
+    rows = np.concatenate([_test_questions(task, subset) for subset in subsets])
+    alias = task.table["alias"].to_numpy()[rows]
+    order = torch.randperm(int(alias.max()) + 1, generator=generator(seed, "questions", *subsets)).numpy()
+    rows = rows[np.argsort(order[alias], kind="stable")][:n_questions]
+    tokens = task.tokens[torch.from_numpy(rows)]
+    names = "+".join(subsets)
+    return _question_pairs(task, f"{names}-to-itself", rows, tokens, tokens, None)
+
+
+def list_pairs(task: Task, *, subset: str, n_pairs: int, seed: int) -> Pairs:
+    """Questions whose list contains the alias's integer, and the same without: another integer stands there.
+
+    Raises MechoclError when the subset has no questions, or every integer is in the list.
+    """
+    if task.vocabulary.is_text:
+        raise MechoclError(
+            f"{subset}-with-to-without is for questions with a list; in a text world use {subset}-to-other-{subset}"
+        )
+    draws = generator(seed, "list pairs", subset)
+    rows = _test_questions(task, subset)
+    rows = _shuffled(rows[task.table["answer"].to_numpy()[rows]], draws)[:n_pairs]
+    tokens = task.tokens[torch.from_numpy(rows)]
+    first, last = task.vocabulary.integers
+    swapped = tokens.clone()
+    for i, row in enumerate(rows.tolist()):
+        listed = _listed(task, row)
+        free = np.setdiff1d(np.arange(last - first), listed)
+        if len(free) == 0:
+            raise MechoclError("every integer is in the list, so none can replace one; use shorter lists")
+        entity = int(task.table["entity"].iloc[row])
+        new = first + int(free[int(torch.randint(len(free), (1,), generator=draws))])
+        is_match = (task.roles[row] == ROLE["list"]) & (tokens[i] == first + entity)
+        swapped[i] = torch.where(is_match, new, tokens[i])
+    return _question_pairs(task, f"{subset}-with-to-without", rows, tokens, swapped, None)
+
+
+def tag_pairs(task: Task, *, clean: int, corrupted: int, n_pairs: int, seed: int) -> Pairs:
+    """Definitions that carry define tag `clean`, and the same with tag `corrupted`.
+
+    The target is the defined entity, read just before it; there is no foil. Raises MechoclError when the
+    task has no definitions of a tag, or the tag comes after the entity.
+    """
+    rows = {tag: task.rows(kind="definition", tag=tag) for tag in (clean, corrupted)}
+    for tag, found in rows.items():
+        if len(found) == 0:
+            raise MechoclError(
+                f"the run has no definitions with tag {tag}; it has tags 1 to 3 at most, in a text world those of the layout "
+                "that is read"
+            )
+    chosen = _shuffled(rows[clean], generator(seed, "tag pairs", clean, corrupted))[:n_pairs]
+    picked = torch.from_numpy(chosen)
+    is_tag = task.roles == ROLE["tag"]
+    at = (task.roles[picked] == ROLE["entity"]).int().argmax(1).numpy()
+    if (is_tag[picked].int().argmax(1).numpy() > at).any():
+        raise MechoclError(
+            "in this word order the tag comes after the entity, so it cannot change its prediction"
+        )
+    tag_token = task.tokens[int(rows[corrupted][0])][is_tag[int(rows[corrupted][0])]]
+    tokens = task.tokens[picked]
+    if not bool((is_tag[picked].sum(1) == len(tag_token)).all()):
+        raise MechoclError(
+            f"the definitions of tag {clean} and tag {corrupted} differ in length; tags cannot be exchanged"
+        )
+    swapped = tokens.clone()
+    swapped[is_tag[picked]] = tag_token.repeat(len(tokens))
+    end = int(at.max())
+    layout = task.roles[picked][:, :end]
+    roles = _roles(layout, is_text=task.vocabulary.is_text)
+    return Pairs(
+        name=f"tag{clean}-to-tag{corrupted}",
+        clean=tokens[:, :end],
+        corrupted=swapped[:, :end],
+        read=torch.from_numpy(at - 1),
+        target=tokens[torch.arange(len(tokens)), torch.from_numpy(at)],
+        foil=torch.full((len(tokens),), -1),
+        labels=tuple(shared_positions(task, chosen)[:end]),
+        roles=roles,
+        alias=torch.from_numpy(task.table["alias"].to_numpy()[chosen]),
+        contains=torch.ones(len(tokens), dtype=torch.bool),
+    )
+
+
+def _question_pairs(
+    task: Task, name: str, rows: np.ndarray, clean: Tensor, corrupted: Tensor, rival: Tensor | None
+) -> Pairs:
+    """Pairs of questions up to `=`. `rival`: the integer of the corrupted alias, where it has its own."""
+    labels = asked_positions(task, rows)
+    end = len(labels)
+    picked = torch.from_numpy(rows)
+    first = task.vocabulary.integers[0]
+    entity = torch.from_numpy(task.table["entity"].to_numpy()[rows])
+    contains = torch.from_numpy(task.table["answer"].to_numpy()[rows])
+    layout, shown = task.roles[picked][:, :end], clean[:, :end]
+    is_list = layout == ROLE["list"]
+    roles = _roles(layout, is_text=task.vocabulary.is_text)
+    if rival is not None:
+        roles[is_list & (shown == first + rival[:, None])] = ROLE_NAMES.index("rival")
+    roles[is_list & (shown == first + entity[:, None])] = ROLE_NAMES.index("match")
+    target, foil = task.answers_of(rows)
+    if task.vocabulary.is_text and rival is not None:
+        others = task.vocabulary.entity_ids[rival]
+        accepted = [json.loads(one) for one in task.table["accepted"].to_numpy()[rows]]
+        right = torch.tensor([other in ids for other, ids in zip(others.tolist(), accepted, strict=True)])
+        foil = torch.where(right, foil, others)
+    return Pairs(
+        name=name,
+        clean=shown,
+        corrupted=corrupted[:, :end],
+        read=torch.full((len(rows),), end - 1),
+        target=target,
+        foil=foil,
+        labels=tuple(labels),
+        roles=roles,
+        alias=torch.from_numpy(task.table["alias"].to_numpy()[rows]),
+        contains=contains,
+    )
+
+
+def _test_questions(task: Task, subset: str) -> np.ndarray:
+    rows = task.rows(kind="question", split="test", subset=subset)
+    if len(rows) == 0:
+        raise MechoclError(f"the run has no questions about {subset}; choose another subset")
+    return rows
+
+
+def _shuffled(rows: np.ndarray, draws: torch.Generator) -> np.ndarray:
+    shuffled: np.ndarray = rows[torch.randperm(len(rows), generator=draws).numpy()]
+    return shuffled
+
+
+def _listed(task: Task, row: int) -> np.ndarray:
+    """Integers in a question's list."""
+    listed: np.ndarray = task.tokens[row][task.roles[row] == ROLE["list"]].numpy()
+    return listed - task.vocabulary.integers[0]
+
+
+def _names(task: Task, aliases: list[int]) -> Int[Tensor, "token"]:
+    """Name tokens of the given aliases, one after another."""
+    questions = task.table.loc[task.rows(kind="question")].drop_duplicates("alias")
+    row_of = dict(zip(questions["alias"], questions.index, strict=True))
+    rows = torch.tensor([row_of[a] for a in aliases])
+    return task.tokens[rows][task.roles[rows] == ROLE["alias"]]
+
+
+def _roles(layout: Int[Tensor, "pair pos"], *, is_text: bool) -> Int[Tensor, "pair pos"]:
+    """Indices into `ROLE_NAMES`; list items are `others`."""
+    roles = torch.full_like(layout, -1)
+    shown_as = {
+        "tag": "tag",
+        "alias": "alias",
+        "separator": "%",
+        "equals": "=",
+        "list": "others",
+        "word": "words",
+    }
+    for role, name in shown_as.items():
+        roles[layout == ROLE[role]] = ROLE_NAMES.index(name)
+    if is_text:
+        is_name = layout == ROLE["alias"]
+        last = is_name.clone()
+        last[:, :-1] &= ~is_name[:, 1:]
+        roles[last] = ROLE_NAMES.index("last alias token")
+    return roles

@@ -1,0 +1,85 @@
+"""The user's own pairs, from a CSV file."""
+
+import csv
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mechocl.errors import MechoclError
+from mechocl.interventions.pairs import Pairs, given_pairs
+from toy_models.task import Task
+
+
+def read_pairs(task: Task, path: Path) -> Pairs:
+    """Pairs in a CSV: columns `clean`, `corrupted`, `target` and perhaps `foil`, tokens between spaces.
+
+    In a text world the cells are texts as they are, with `\\n` for a line break; of target and foil the first token counts.
+
+    Raises MechoclError when the file or a column is missing, a token is not in the vocabulary, or lengths
+    differ.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            lines = [(reader.line_num, cells) for cells in reader]
+            columns = reader.fieldnames or ()
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise MechoclError(f"{path} cannot be read as CSV: {error}") from None
+    missing = [column for column in ("clean", "corrupted", "target") if column not in columns]
+    if missing:
+        raise MechoclError(
+            f"{path} has no column {missing[0]!r}; it needs clean, corrupted, target (and foil)"
+        )
+    if not lines:
+        raise MechoclError(f"{path} has no pairs")
+    length = max(1, len(_ids(task, path, *lines[0], "clean")))
+    given = {"clean": length, "corrupted": length, "target": 1} | ({"foil": 1} if "foil" in columns else {})
+    found = {column: _encoded(task, path, lines, column, n) for column, n in given.items()}
+    return given_pairs(
+        found["clean"],
+        found["corrupted"],
+        target=found["target"][:, 0],
+        foil=found["foil"][:, 0] if "foil" in found else None,
+        name=path.name,
+    )
+
+
+def _encoded(
+    task: Task, path: Path, lines: list[tuple[int, dict[str, str]]], column: str, length: int
+) -> Int[Tensor, "pair pos"]:
+    """Ids of a column's tokens, `length` in each line."""
+    rows = []
+    for number, cells in lines:
+        ids = _ids(task, path, number, cells, column)
+        if len(ids) != length:
+            raise MechoclError(
+                f"{path}, line {number}: {column} has {len(ids)} tokens and needs {length}; all examples of a file "
+                "are of one length, target and foil are single tokens"
+            )
+        rows.append(ids)
+    return torch.tensor(rows)
+
+
+def _ids(task: Task, path: Path, number: int, cells: dict[str, str], column: str) -> list[int]:
+    """Token ids of one cell."""
+    cell = cells[column] or ""
+    if task.vocabulary.encode is not None:
+        if column in ("target", "foil"):  # an answer stands after a space
+            return task.vocabulary.encode(f" {cell.strip()}")[:1]
+        return task.vocabulary.encode(cell.replace("\\n", "\n"))
+    known = {token: i for i, token in enumerate(task.vocabulary.tokens)}
+    tokens = _split(cell, known)
+    unknown = [token for token in tokens if token not in known]
+    if unknown:
+        raise MechoclError(f"{path}, line {number}: {unknown[0]!r} is not a token of this run's vocabulary")
+    return [known[token] for token in tokens]
+
+
+def _split(text: str, ids: Mapping[str, int]) -> list[str]:
+    """Tokens between spaces; some, like `alias 7`, have one inside."""
+    kinds = {token.split()[0] for token in ids if " " in token}
+    return re.findall(rf"(?:{'|'.join(map(re.escape, kinds))}) +\S+|\S+" if kinds else r"\S+", text)

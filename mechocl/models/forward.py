@@ -1,0 +1,170 @@
+"""The forward pass in pieces: attention, the MLP, a layer, all layers, as pure functions of weights and activations."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from einops import einsum, rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechocl.models.components import Components
+
+Tap = Callable[[str, Tensor], Tensor]
+"""Called with a site's name and its activation; gives back what shall stand there."""
+
+
+def project(
+    c: Components,
+    layer: int,
+    name: str,
+    x: Float[Tensor, "batch pos head d_model"] | Float[Tensor, "batch pos d_model"],
+) -> Float[Tensor, "batch pos head d_head"]:
+    """`q`, `k` or `v` of every head from the normalised residual stream, one for all heads or one for each."""
+    W: Tensor = getattr(c.blocks[layer], f"W_{name.upper()}")
+    b: Tensor = getattr(c.blocks[layer], f"b_{name.upper()}")
+    if x.ndim == 4:
+        each: Tensor = einsum(x, W, "batch pos head d_model, head d_model d_head -> batch pos head d_head")
+        return each + b
+    flat = x @ rearrange(W, "head d_model d_head -> d_model (head d_head)")
+    shared: Tensor = rearrange(flat, "batch pos (head d_head) -> batch pos head d_head", head=len(W))
+    return shared + b
+
+
+def rotate(
+    c: Components, x: Float[Tensor, "batch pos head d_head"], *, first: int
+) -> Float[Tensor, "batch pos head d_head"]:
+    """Rotary embedding of queries or keys whose first position is `first`; `x` itself without one."""
+    if not c.rotary_dim:
+        return x
+    half = c.rotary_dim // 2
+    turns = c.rotary_base ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    positions = torch.arange(first, first + x.shape[1], device=x.device, dtype=torch.float32)
+    angle = (positions[:, None] * turns).repeat(1, 2)[:, None].to(x.dtype)
+    turned, kept = x[..., : c.rotary_dim], x[..., c.rotary_dim :]
+    flipped = torch.cat([-turned[..., half:], turned[..., :half]], -1)
+    return torch.cat([turned * angle.cos() + flipped * angle.sin(), kept], -1)
+
+
+def attention_pattern(
+    q: Float[Tensor, "batch query head d_head"], k: Float[Tensor, "batch key head d_head"], *, first: int
+) -> Float[Tensor, "batch head query key"]:
+    """Causal attention probabilities of rotated queries, the first of which stands at position `first`."""
+    scores = einsum(q, k, "batch query head d_head, batch key head d_head -> batch head query key")
+    n_query, n_key = scores.shape[-2:]
+    position = torch.arange(first, first + n_query, device=q.device)
+    future = torch.arange(n_key, device=q.device) > position[:, None]
+    return (scores / math.sqrt(q.shape[-1])).masked_fill(future, -math.inf).softmax(-1)
+
+
+def mix(
+    pattern: Float[Tensor, "batch head query key"], v: Float[Tensor, "batch key head d_head"]
+) -> Float[Tensor, "batch query head d_head"]:
+    """`z`: the values that each query attends to."""
+    return einsum(pattern, v, "batch head query key, batch key head d_head -> batch query head d_head")
+
+
+def head_results(
+    c: Components, layer: int, z: Float[Tensor, "batch pos head d_head"]
+) -> Float[Tensor, "batch pos head d_model"]:
+    """What each head writes into the residual stream; `attn_out` is their sum and the bias `b_O`."""
+    return einsum(
+        z, c.blocks[layer].W_O, "batch pos head d_head, head d_head d_model -> batch pos head d_model"
+    )
+
+
+def attn_out(
+    c: Components, layer: int, z: Float[Tensor, "batch pos head d_head"]
+) -> Float[Tensor, "batch pos d_model"]:
+    W = rearrange(c.blocks[layer].W_O, "head d_head d_model -> (head d_head) d_model")
+    return z.flatten(2) @ W + c.blocks[layer].b_O
+
+
+def mlp(
+    c: Components, layer: int, x: Float[Tensor, "batch pos d_model"], tap: Tap
+) -> Float[Tensor, "batch pos d_model"]:
+    """The MLP on the residual stream that it reads; `tap` sees `mlp_post`, the neurons."""
+    b = c.blocks[layer]
+    assert b.W_in is not None
+    assert b.b_in is not None
+    assert b.W_out is not None
+    assert b.b_out is not None
+    neurons = tap("mlp_post", c.activation(b.ln2(x) @ b.W_in + b.b_in))
+    return neurons @ b.W_out + b.b_out
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Rotated keys, and values, of a layer at some positions of an earlier run."""
+
+    k: Float[Tensor, "batch pos head d_head"]
+    v: Float[Tensor, "batch pos head d_head"]
+
+
+def untouched(name: str, x: Tensor) -> Tensor:
+    """The tap that changes nothing."""
+    return x
+
+
+def forward_block(
+    c: Components,
+    layer: int,
+    x: Float[Tensor, "batch pos d_model"],
+    *,
+    tap: Tap = untouched,
+    past: Keys | None = None,
+    rows: slice = slice(None),
+) -> Float[Tensor, "batch row d_model"]:
+    """The residual stream after a layer at the given rows, from the one before it.
+
+    `x` begins where `past` ends; a slice of `rows` counts from there. `tap` sees `k` and `v` (where they are computed), and `q`,
+    `pattern`, `z`, `attn_out`, `resid_mid`, `mlp_post`, `mlp_out`, `resid_post` (at the rows); `q` and `k` before
+    rotation, as TransformerLens names them.
+    """
+    first = 0 if past is None else past.k.shape[1]
+    normed = c.blocks[layer].ln1(x)
+    k = rotate(c, tap("k", project(c, layer, "k", normed)), first=first)
+    v = tap("v", project(c, layer, "v", normed))
+    if past is not None:
+        k, v = torch.cat([past.k, k], 1), torch.cat([past.v, v], 1)
+    first_row = first + rows.indices(x.shape[1])[0]
+    q = rotate(c, tap("q", project(c, layer, "q", normed[:, rows])), first=first_row)
+    pattern = tap("pattern", attention_pattern(q, k, first=first_row))
+    attention = attn_out(c, layer, tap("z", mix(pattern, v)))
+    return after_attention(c, layer, x[:, rows], attention, tap=tap)
+
+
+def after_attention(
+    c: Components,
+    layer: int,
+    x: Float[Tensor, "batch pos d_model"],
+    attention: Float[Tensor, "batch pos d_model"],
+    *,
+    tap: Tap = untouched,
+) -> Float[Tensor, "batch pos d_model"]:
+    """The residual stream after a layer, from the one before it and what attention writes: `forward_block`'s other half."""
+    attention = tap("attn_out", attention)
+    if c.attn_only:
+        return tap("resid_post", x + attention)
+    if c.parallel:
+        return tap("resid_post", x + attention + tap("mlp_out", mlp(c, layer, x, tap)))
+    x = tap("resid_mid", x + attention)
+    return tap("resid_post", x + tap("mlp_out", mlp(c, layer, x, tap)))
+
+
+def forward(
+    c: Components,
+    tokens: Int[Tensor, "batch pos"],
+    *,
+    tap: Callable[[int, str, Tensor], Tensor] | None = None,
+) -> Float[Tensor, "batch pos d_model"]:
+    """The residual stream after the last layer. `tap(layer, site, x)` sees every site, `resid_pre` too."""
+    x = c.embed(tokens)
+    for layer in range(c.n_layers):
+
+        def here(name: str, value: Tensor, layer: int = layer) -> Tensor:
+            return value if tap is None else tap(layer, name, value)
+
+        x = forward_block(c, layer, here("resid_pre", x), tap=here)
+    return x

@@ -1,0 +1,72 @@
+"""What stands where in an example: labels of its positions."""
+
+from typing import Final
+
+import numpy as np
+import torch
+
+from mechocl.errors import MechoclError
+from toy_models.task import ROLE, ROLES, Task
+
+
+def position_labels(task: Task, row: int) -> list[str]:
+    """What stands at each position of an example, its pads left out.
+
+    A question: `alias`, `%`, `n1` …, `=`, `answer`. A definition: `tag`, `alias`, `%`, `entity` in its order. A
+    name of several tokens: `alias 1`, `alias 2` … In a text, words stand for themselves, the last token of a name is `alias`, and `=` is the
+    colon before the answer.
+    """
+    labels: list[str] = []
+    for role, token in zip(task.roles[row].tolist(), task.tokens[row].tolist(), strict=True):
+        if role == ROLE["pad"]:
+            break
+        word = task.vocabulary.tokens[token].strip() or "␣"
+        labels.append(word if role == ROLE["word"] else _LABELS[ROLES[role]])
+    integers = iter(range(1, len(labels) + 1))
+    found = numbered([f"n{next(integers)}" if label == "n" else label for label in labels])
+    if task.vocabulary.is_text and (names := labels.count("alias")) > 1:
+        found[found.index(f"alias {names}")] = "alias"
+    return found
+
+
+def numbered(labels: list[str]) -> list[str]:
+    """Labels that occur several times counted: `alias 1`, `alias 2`."""
+    several = {label for label in labels if labels.count(label) > 1}
+    return [
+        f"{label} {labels[: i + 1].count(label)}" if label in several else label
+        for i, label in enumerate(labels)
+    ]
+
+
+_LABELS: Final = {
+    "tag": "tag",
+    "alias": "alias",
+    "separator": "%",
+    "entity": "entity",
+    "equals": "=",
+    "list": "n",
+    "answer": "answer",
+}
+
+
+def shared_positions(task: Task, rows: np.ndarray) -> list[str]:
+    """Labels of all positions of the given examples.
+
+    Raises MechoclError when they differ (a question that names its entity is shorter than one with a
+    name of several tokens).
+    """
+    return _shared(task, rows, position_labels(task, int(rows[0])))
+
+
+def asked_positions(task: Task, rows: np.ndarray) -> list[str]:
+    """Labels of the positions up to `=`, shared by the given questions. Raises MechoclError as `shared_positions`."""
+    labels = position_labels(task, int(rows[0]))
+    return _shared(task, rows, labels[: labels.index("=") + 1])
+
+
+def _shared(task: Task, rows: np.ndarray, labels: list[str]) -> list[str]:
+    layouts = task.roles[torch.from_numpy(rows)]
+    layouts = layouts if labels[-1] != "=" else layouts[:, : len(labels)]
+    if not bool((layouts == layouts[0]).all()):
+        raise MechoclError("the examples have different layouts; choose subsets with names of equal length")
+    return labels

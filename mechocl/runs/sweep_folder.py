@@ -1,0 +1,244 @@
+"""A sweep's folder: its manifest, one row for each finished run, one table of all.
+
+DIR/
+  manifest.json            the recipe that the settings change, versions, machine
+  rows/<setting>-<seed>.json   one finished run: its setting, and what came out or why it failed
+  locks/                   runs that a process is training right now
+  table.parquet            the rows as one table, written now and then, and when a sweep ends"""
+
+import contextlib
+import datetime
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+import torch
+
+from mechocl import __version__, files
+from mechocl.errors import MechoclError
+from mechocl.runs import recipes
+from mechocl.runs import run as run_
+from mechocl.runs.recipes import Recipe
+
+SCHEMA: Final = 1
+
+
+_LOCK_PATIENCE_S: Final = 10.0
+"""Seconds to wait for another process that is writing the manifest or the table."""
+
+
+_TABLE_EVERY_S: Final = 30.0
+"""Seconds between two writings of the table while a sweep is going on."""
+
+
+_SHOW_S: Final = 90.0
+"""Seconds until a row that another machine wrote must show here: network file systems remember what a
+folder held for up to a minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRun:
+    """One training of a sweep."""
+
+    setting: dict[str, Any]
+    """Value of each swept field."""
+    recipe: Recipe
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of its row's file."""
+        return f"{files.fingerprint(recipes.plain(self.recipe))}-{self.seed}"
+
+
+def start_sweep(
+    path: Path, recipe: Recipe, *, recipe_name: str, device: str, machine: str | None = None
+) -> None:
+    """Make the directory, or check that it holds a sweep of the same recipe on the same device.
+
+    `machine`: where it is computed, for the record; default: this one.
+    """
+    if path.exists() and not _may_hold_a_sweep(path):
+        raise MechoclError(f"{path} exists and is not a sweep; choose another --out")
+    with files.locked(path / "locks" / "manifest", patience=_LOCK_PATIENCE_S):
+        if (path / "manifest.json").exists():
+            manifest = read_manifest(path)
+            if manifest["recipe"] != recipes.plain(recipe):
+                raise MechoclError(
+                    f"{path} holds a sweep of another recipe; choose another --out, or delete it"
+                )
+            if manifest["device"] != device:
+                raise MechoclError(
+                    f"{path} was started on {manifest['device']}, not {device}; continue it there, "
+                    "or choose another --out"
+                )
+            return
+        manifest = {
+            "schema": SCHEMA,
+            "kind": "sweep",
+            "recipe_name": recipe_name,
+            "recipe": recipes.plain(recipe),
+            "device": device,
+            "machine": machine or run_.machine(device),
+            "version": __version__,
+            "torch": torch.__version__,
+            "git": run_.git_state(),
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        files.write_json(path / "manifest.json", manifest)
+
+
+def _may_hold_a_sweep(path: Path) -> bool:
+    """Whether a path is a sweep, an empty folder, or what a sweep leaves that was killed as it started."""
+    if not path.is_dir():
+        return False
+    if (path / "manifest.json").exists():
+        return bool(read_manifest(path))
+    return all(p.name == "locks" or files.is_temporary(p) for p in path.iterdir())
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A sweep's manifest; MechoclError when the folder is not a sweep that this version reads."""
+    if not (path / "manifest.json").exists():
+        raise MechoclError(f"{path} is not a sweep: it has no manifest.json")
+    manifest = files.read_json(path / "manifest.json")
+    if not isinstance(manifest, dict) or manifest.get("kind") != "sweep":
+        raise MechoclError(f"{path} is not a sweep; give a directory that `mechocl sweep` made")
+    schema = manifest.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise MechoclError(
+            f"{path} was written by a newer version (schema {schema}, this one reads {SCHEMA}); upgrade mechocl"
+        )
+    if schema != SCHEMA or not {"recipe", "recipe_name", "device"} <= manifest.keys():
+        raise MechoclError(f"{path / 'manifest.json'} is damaged; restore it, or choose another --out")
+    return manifest
+
+
+def row_path(path: Path, run: SweepRun) -> Path:
+    return path / "rows" / f"{run.name}.json"
+
+
+def await_rows(path: Path, names: Sequence[str], *, patience: float = _SHOW_S) -> None:
+    """Wait until rows that were written elsewhere show here; MechoclError when one does not in time."""
+    latest = time.monotonic() + patience
+    missing = list(names)
+    while missing := [name for name in missing if not (path / "rows" / f"{name}.json").exists()]:
+        if time.monotonic() >= latest:
+            raise MechoclError(
+                f"{len(missing)} runs were trained elsewhere, but their rows are not in {path / 'rows'}; "
+                "choose an --out on storage that all machines share"
+            )
+        time.sleep(0.5)
+
+
+def write_row(path: Path, run: SweepRun, outcome: dict[str, Any]) -> None:
+    row = {"setting": run.setting, "seed": run.seed} | outcome
+    files.write_json(row_path(path, run), row)
+
+
+def write_refused(path: Path, setting: dict[str, Any], seed: int, why: str) -> None:
+    """The row of a run whose setting no recipe allows."""
+    name = f"{files.fingerprint(setting)}-{seed}.json"
+    files.write_json(path / "rows" / name, {"setting": setting, "seed": seed, "failed": why})
+
+
+def read_sweep(path: Path) -> pd.DataFrame:
+    """One row per finished run: swept fields (their names have dots), `seed`, `failed`, and the outcomes.
+
+    `path`: a sweep's directory, or a table saved from one. Raises MechoclError when it is neither.
+    """
+    if path.is_file():
+        try:
+            frame = pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            raise MechoclError(f"{path} is not a table of a sweep: {error}") from None
+        if not {"recipe", "seed", "failed"} <= set(frame.columns):
+            raise MechoclError(f"{path} is not a table of a sweep; give one that `mechocl sweep` wrote")
+        return frame
+    manifest = read_manifest(path)
+    rows = [_read_row(p) for p in sorted((path / "rows").glob("*.json"))]
+    if not rows:
+        raise MechoclError(
+            f"{path} has no finished runs yet; wait for the process that trains them, or run the same `mechocl sweep` again"
+        )
+    keys = list(dict.fromkeys(key for row in rows for key in row["setting"]))
+    # an axis that was added later: the earlier runs had the recipe's own value
+    base = {key: _looked_up(manifest["recipe"], key) for key in keys}
+    frame = pd.DataFrame([_flat(base | row["setting"]) | _without_setting(row) for row in rows])
+    for key in keys:  # a column of numbers and words, one of them refused, has no type of its own
+        if pd.api.types.infer_dtype(frame[key]).startswith("mixed"):
+            frame[key] = frame[key].astype(str)
+    frame = frame.drop_duplicates([*keys, "seed"])
+    frame.insert(0, "recipe", manifest["recipe_name"])
+    return frame.sort_values([*keys, "seed"], kind="stable", key=_order).reset_index(drop=True)
+
+
+def is_axis(column: str) -> bool:
+    """Whether a column is a swept field: those are the recipe's own, with its dots."""
+    return column.split(".")[0] in ("task", "model", "training")
+
+
+def axes(frame: pd.DataFrame) -> list[str]:
+    return [str(column) for column in frame.columns if is_axis(str(column))]
+
+
+def _read_row(path: Path) -> dict[str, Any]:
+    row = files.read_json(path)
+    if not isinstance(row, dict) or not {"setting", "seed", "failed"} <= row.keys():
+        raise MechoclError(f"{path} is damaged; delete it and run again")
+    return row
+
+
+def _without_setting(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in row.items() if k != "setting"}
+
+
+def _flat(setting: dict[str, Any]) -> dict[str, Any]:
+    """What a table's cell can hold: lists and tables as JSON."""
+    return {k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in setting.items()}
+
+
+def _looked_up(recipe: Any, key: str) -> Any:
+    for part in key.split("."):
+        recipe = recipe[int(part)] if isinstance(recipe, list) else recipe.get(part)
+    return recipe
+
+
+def _order(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Numbers by size, words by the alphabet."""
+    if pd.api.types.is_numeric_dtype(column):
+        return column
+    return pd.Series(pd.factorize(column, sort=True)[0], index=column.index)
+
+
+@contextlib.contextmanager
+def table_kept(path: Path) -> Iterator[Callable[[], None]]:
+    """Write `table.parquet` when the block ends, however it ends.
+
+    Yields a function for whenever there are new rows: it writes the table too, if the last time is a while
+    ago and no other process is at it.
+    """
+    last = time.monotonic()
+
+    def now_and_then() -> None:
+        nonlocal last
+        if time.monotonic() - last >= _TABLE_EVERY_S:
+            with contextlib.suppress(files.Busy):
+                _write_table(path, patience=0.0)
+            last = time.monotonic()
+
+    try:
+        yield now_and_then
+    finally:
+        _write_table(path, patience=_LOCK_PATIENCE_S)
+
+
+def _write_table(path: Path, *, patience: float) -> None:
+    """One process at a time: the table of who comes last holds the rows of all."""
+    with files.locked(path / "locks" / "table", patience=patience):
+        if any((path / "rows").glob("*.json")):
+            files.write_table(path / "table.parquet", read_sweep(path))

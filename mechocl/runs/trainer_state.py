@@ -1,0 +1,198 @@
+"""Hugging Face's Trainer with resume points that hold no pickle."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.tensor import DTensor, Replicate
+from transformers import Adafactor, Trainer
+
+from mechocl import files
+
+COMPLETE: Final = "complete.json"
+"""Written last: a resume point without it is incomplete, and removed."""
+
+_STATE: Final = "state.safetensors"
+_WEIGHTS: Final = "weights.safetensors"
+_GATHERED: Final = StateDictOptions(full_state_dict=True, cpu_offload=True)
+_GATHERED_PART: Final = StateDictOptions(full_state_dict=True, strict=False)
+
+
+class RecordingTrainer(Trainer):  # type: ignore[misc]
+    """Adds up the loss, and keeps its state without pickles where that is not sharded."""
+
+    _sum: Tensor | None = None
+    updates = 0
+
+    def training_step(self, *arguments: Any, **named: Any) -> Tensor:
+        loss: Tensor = super().training_step(*arguments, **named)
+        own = loss.detach().double()
+        self._sum = own if self._sum is None else self._sum + own
+        return loss
+
+    def mean_loss(self) -> float:
+        """Mean loss of the updates since the last call, NaN where nothing was trained; the same in all processes."""
+        if self._sum is None:
+            return float("nan")
+        # the losses of the parts of an accumulated batch are scaled so that their sum is the batch's
+        mean = self._sum / self.updates
+        if self.args.world_size > 1:
+            torch.distributed.all_reduce(mean)
+            mean /= self.args.world_size
+        self._sum, self.updates = None, 0
+        return float(mean)
+
+    def weights(self) -> dict[str, Tensor]:
+        """All weights by name, gathered where they are sharded; all processes must call it."""
+        of = self.accelerator.get_state_dict if self.is_fsdp_enabled else type(self.model).state_dict
+        found: dict[str, Tensor] = of(self.model)
+        return found
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        folder = Path(self.args.output_dir)
+        here = folder / f"checkpoint-{self.state.global_step}"
+        if self.args.world_size > 1:
+            torch.distributed.barrier()
+        if self.is_world_process_zero():
+            (here / "training_args.bin").unlink(missing_ok=True)
+            extra = {"loss": None if self._sum is None else float(self._sum), "updates": self.updates}
+            files.write_json(here / COMPLETE, extra)
+            for other in folder.glob("checkpoint-*"):
+                if other != here:
+                    shutil.rmtree(other, ignore_errors=True)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.is_world_process_zero():
+            (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
+
+    # ------------------------------------------------------------------------- state without pickles
+
+    # Trainer's own resume points hold what save_pretrained writes, and it reads them without the names that
+    # save_pretrained changes: of a GPT-NeoX (transformers 5) it would leave out the unembedding.
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        weights = self.weights()
+        if self.args.should_save:
+            trained = {name: weights[name] for name in self._trained()}
+            files.write_tensors(Path(output_dir or self.args.output_dir) / _WEIGHTS, trained, {})
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        weights, _ = files.read_tensors(Path(resume_from_checkpoint) / _WEIGHTS)
+        assert weights.keys() == self._trained()
+        if self.is_fsdp_enabled:
+            set_model_state_dict(self.model, dict(weights), options=_GATHERED_PART)
+        else:
+            self.model.load_state_dict(weights, strict=False)
+
+    def _trained(self) -> set[str]:
+        """Names of the weights that are trained, of tied ones the first."""
+        return {name for name, weight in self.model.named_parameters() if weight.requires_grad}
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.is_fsdp_enabled:
+            optimizer = get_optimizer_state_dict(self.model, self.optimizer, options=_GATHERED)
+        else:
+            optimizer = self.optimizer.state_dict()
+        if self.args.should_save:
+            tensors: dict[str, Tensor] = {}
+            state = _plain(optimizer, tensors, "optimizer")
+            schedule = _plain(self.lr_scheduler.state_dict(), tensors, "schedule")
+            files.write_tensors(
+                Path(output_dir) / _STATE,
+                tensors,
+                {"state": json.dumps({"optimizer": state, "schedule": schedule})},
+            )
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        record = files.read_json(Path(checkpoint) / COMPLETE)
+        if record["loss"] is not None:
+            self._sum, self.updates = (
+                torch.tensor(record["loss"], dtype=torch.float64, device=self.args.device),
+                record["updates"],
+            )
+        tensors, metadata = files.read_tensors(Path(checkpoint) / _STATE)
+        saved = json.loads(metadata["state"])
+        optimizer = _rebuilt(saved["optimizer"], tensors)
+        if self.is_fsdp_enabled:
+            set_optimizer_state_dict(self.model, self.optimizer, optimizer, options=_GATHERED)
+        else:
+            self.optimizer.load_state_dict(optimizer)
+        self.lr_scheduler.load_state_dict(_rebuilt(saved["schedule"], tensors))
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        optimizer = super().create_optimizer(model)
+        if self.is_fsdp_enabled and isinstance(optimizer, Adafactor):
+            optimizer.register_step_pre_hook(_shard_state)
+        return optimizer
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        tensors = {"cpu": torch.random.get_rng_state()}
+        if torch.cuda.is_available():
+            tensors["cuda"] = torch.cuda.get_rng_state()
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        files.write_tensors(Path(output_dir) / f"random-{self.args.process_index}.safetensors", tensors, {})
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        tensors, _ = files.read_tensors(Path(checkpoint) / f"random-{self.args.process_index}.safetensors")
+        torch.random.set_rng_state(tensors["cpu"])
+        if "cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["cuda"])
+
+
+def _plain(value: Any, tensors: dict[str, Tensor], name: str) -> Any:
+    """A nested state as JSON; its tensors go into `tensors`, and their names into their places."""
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, dict):
+        return {"items": [[key, _plain(v, tensors, f"{name}.{key}")] for key, v in value.items()]}
+    if isinstance(value, list | tuple):
+        return {"list": [_plain(v, tensors, f"{name}.{i}") for i, v in enumerate(value)]}
+    return value
+
+
+def _rebuilt(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    if "items" in value:
+        return {key: _rebuilt(v, tensors) for key, v in value["items"]}
+    return [_rebuilt(v, tensors) for v in value["list"]]
+
+
+def _shard_state(optimizer: Any, *_: Any) -> None:
+    """Begin Adafactor's state of sharded weights with sharded zeros, where transformers would begin it with whole ones."""
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if isinstance(weight.grad, DTensor) and not optimizer.state[weight]:
+                zeros = torch.zeros_like(weight.grad)
+                means = {"exp_avg_sq": zeros}
+                if zeros.ndim >= 2:
+                    means = {"exp_avg_sq_row": zeros.mean(-1), "exp_avg_sq_col": zeros.mean(-2)}
+                optimizer.state[weight].update(
+                    {name: _summed(mean) for name, mean in means.items()}, step=0, RMS=0
+                )
+
+
+def _summed(tensor: Any) -> DTensor:
+    """A sharded tensor, of which each process may hold a part of the sum, as sums."""
+    whole: DTensor = tensor.redistribute(
+        placements=[Replicate() if p.is_partial() else p for p in tensor.placements]
+    )
+    return whole
