@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -20,6 +20,7 @@ Done = Callable[[int, Any], None]
 """What is called with an item's index and result when it has finished."""
 
 
+@runtime_checkable
 class Workers(Protocol):
     """What runs jobs now."""
 
@@ -56,6 +57,7 @@ class Workers(Protocol):
         ...
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Where jobs run: in processes of this machine (`processes.Processes`), or as tasks of Ray (`on_ray.Ray`)."""
 
