@@ -27,7 +27,7 @@ def test_importing_the_package_is_cheap() -> None:
 
 
 def test_the_command_line_imports_no_heavy_package() -> None:
-    code = f"import sys, mechocl.cli; print([m for m in {HEAVY} if m in sys.modules])"
+    code = f"import sys, mechocl.commands.cli; print([m for m in {HEAVY} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
 

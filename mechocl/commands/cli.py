@@ -284,9 +284,9 @@ def runs(
         folder: Folder that holds run folders.
     """
     from mechocl.commands import printing
-    from mechocl.runs.run import Run, find
+    from mechocl.runs.run import Run, find_runs
 
-    found = find(folder)
+    found = find_runs(folder)
     body = []
     unreadable = []
     for path in found:

@@ -297,7 +297,7 @@ def _may_hold_a_run(path: Path) -> bool:
     return not others or (path / "manifest.json").exists()
 
 
-def find(folder: Path) -> list[Path]:
+def find_runs(folder: Path) -> list[Path]:
     """The folders of runs directly inside a folder (or the folder itself), sorted by name."""
     if (folder / "manifest.json").exists():
         return [folder]

@@ -12,8 +12,7 @@ from scipy.stats import rankdata
 from transformer_lens import HookedTransformer
 
 from mechocl.errors import MechoclError
-from mechocl.lenses import logit_lens
-from mechocl.lenses.logit_lens import QUANTITIES, LensConfig, frozen_norm, written
+from mechocl.lenses.logit_lens import QUANTITIES, LensConfig, frozen_norm, logit_lens, written
 from mechocl.models.components import take_apart
 from mechocl.report import lens_plots
 from toy_models import architectures

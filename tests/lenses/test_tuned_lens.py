@@ -17,8 +17,7 @@ from scipy.stats import entropy
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mechocl.errors import MechoclError
-from mechocl.lenses import logit_lens
-from mechocl.lenses.logit_lens import LensConfig, kl_divergence
+from mechocl.lenses.logit_lens import LensConfig, kl_divergence, logit_lens
 from mechocl.lenses.tuned_lens import (
     TunedLens,
     TunedLensConfig,

@@ -520,7 +520,7 @@ MEASURE = """
 import json, os, sys
 from pathlib import Path
 import torch, peft, transformer_lens
-from mechocl import pretrained
+from mechocl.models import loading
 
 def memory(line):
     status = Path("/proc/self/status").read_text().splitlines()
@@ -534,13 +534,13 @@ CASES = {
     "bfloat16": (big, {"dtype": torch.bfloat16}),
 }
 for options in ({}, {"fold": True, "centre": True}, {"dtype": torch.bfloat16}):  # what is imported and made once
-    pretrained.load_with_parity(small, **options)
+    loading.load_with_parity(small, **options)
 peft.PeftModel
 for name, (folder, options) in CASES.items():
     read, write = os.pipe()
     if os.fork() == 0:  # so that each has a peak of its own
         before = memory("VmRSS")
-        model = pretrained.load_with_parity(folder, **options).model
+        model = loading.load_with_parity(folder, **options).model
         weights = 4 * sum(parameter.numel() for parameter in model.parameters())
         os.write(write, json.dumps({name: (memory("VmHWM") - before) / weights, "weights": weights}).encode())
         os._exit(0)

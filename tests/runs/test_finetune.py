@@ -22,7 +22,7 @@ from mechocl.closed_book import evaluation, worlds
 from mechocl.closed_book.batches import causal_batch
 from mechocl.commands import cli
 from mechocl.errors import MechoclError
-from mechocl.runs import checkpoints, finetune, processes
+from mechocl.runs import checkpoints, finetune
 from mechocl.runs.progress import Progress
 from mechocl.runs.run import Run
 from mechocl.runs.text_folders import TextSeedFolder
@@ -488,13 +488,13 @@ def test_one_stage_and_three(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen = []
-    train_stage = finetune.hf_training.train
+    train_stage = finetune.trainer.train_model
 
     def looked_at(model: Any, data: Any, *rest: Any, **named: Any) -> None:
         seen.append([tuple(row[row != 0].tolist()) for row in data.tokens])
         train_stage(model, data, *rest, **named)
 
-    monkeypatch.setattr(finetune.hf_training, "train", looked_at)
+    monkeypatch.setattr(finetune.trainer, "train_model", looked_at)
     folder = train(start(tmp_path, base, f"training.stages={stages}"))
     task = folder.load_task()
     assert folder.history()["stage"].nunique() == len(expected) == len(seen)
@@ -510,8 +510,7 @@ def test_one_stage_and_three(
 def one_core() -> Iterator[None]:
     """One seed at a time in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(processes, "cores", lambda: 1)
-        patch.setattr("mechocl.analyses.jobs.cores", lambda: 1)
+        patch.setattr("mechocl.runs.processes.cores", lambda: 1)
         yield
 
 

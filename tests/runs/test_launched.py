@@ -55,7 +55,7 @@ def launch(*arguments: object) -> str:
     command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     done = subprocess.run(
         [*command, *map(str, arguments)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(LAUNCHED.parents[1])},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(LAUNCHED.parents[2])},
         capture_output=True,
         text=True,
     )

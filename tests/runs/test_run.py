@@ -14,9 +14,9 @@ import torch
 
 from mechocl import __version__, files
 from mechocl.errors import MechoclError
-from mechocl.runs import recipes, run, train_toy
+from mechocl.runs import recipes, train_toy
 from mechocl.runs.folders import SeedFolder, StackFolder
-from mechocl.runs.run import Run
+from mechocl.runs.run import SCHEMA, Run, find_runs, git_state
 from toy_models import integer_set
 from toy_models.training import TrainingState
 
@@ -66,7 +66,7 @@ def test_the_manifest_says_what_made_the_run(tmp_path: Path) -> None:
     run = create(tmp_path / "run", seeds=(3, 1), threads=2, together=2)
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest == run.manifest
-    assert manifest["schema"] == run.SCHEMA == 2
+    assert manifest["schema"] == SCHEMA == 2
     assert recipes.parse(manifest["recipe"], source="") == run.recipe == tiny.recipe(tmp_path)
     assert (manifest["recipe_name"], manifest["seeds"]) == ("tiny", [1, 3])
     assert manifest["stacks"] == [[1, 3]]
@@ -75,16 +75,16 @@ def test_the_manifest_says_what_made_the_run(tmp_path: Path) -> None:
     assert manifest["packages"]["mechocl"] == __version__
     for name in ("torch", "transformer-lens", "transformers", "numpy", "pandas", "scikit-learn"):
         assert manifest["packages"][name] == metadata.version(name)
-    assert manifest["git"] == run.git_state()
+    assert manifest["git"] == git_state()
     assert "cores" in manifest["machine"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", manifest["created"])
 
 
 def test_the_git_state_is_a_commit_or_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    state = run.git_state()
+    state = git_state()
     assert state is None or re.fullmatch(r"[0-9a-f]{40}", state["commit"])
-    monkeypatch.setattr(run, "__file__", str(tmp_path / "runs.py"))  # as when installed elsewhere
-    assert run.git_state() is None
+    monkeypatch.setattr("mechocl.runs.run.__file__", str(tmp_path / "runs.py"))  # as when installed elsewhere
+    assert git_state() is None
 
 
 def test_the_same_run_continues_and_takes_more_seeds(tmp_path: Path) -> None:
@@ -238,11 +238,11 @@ def test_what_is_no_run_is_named(tmp_path: Path) -> None:
 def test_runs_are_found_in_a_folder(tmp_path: Path) -> None:
     b, a = create(tmp_path / "b"), create(tmp_path / "a")
     (tmp_path / "other").mkdir()
-    assert run.find(tmp_path) == [a.path, b.path]
-    assert run.find(a.path) == [a.path]
-    assert run.find(tmp_path / "other") == []
+    assert find_runs(tmp_path) == [a.path, b.path]
+    assert find_runs(a.path) == [a.path]
+    assert find_runs(tmp_path / "other") == []
     with pytest.raises(MechoclError, match="nothing is not a folder"):
-        run.find(tmp_path / "nothing")
+        find_runs(tmp_path / "nothing")
 
 
 # one seed ------------------------------------------------------------------------------------------
