@@ -35,7 +35,7 @@ from mechocl.features.dictionaries import flat
 from mechocl.features.settings import TrainingConfig
 from mechocl.features.stream import about_aliases, held_out, read_tokens, weights
 from mechocl.models import activations
-from mechocl.runs import checkpoints, recipes
+from mechocl.runs import folders, recipes
 from toy_models.integer_set import build
 from toy_models.task import ROLE, Task
 
@@ -73,7 +73,7 @@ def config_of(size: Size) -> TrainingConfig:
 def subject(size: Size) -> tuple[Any, Task]:
     """An untrained model of the recipe, and its task."""
     recipe = recipes.load(RECIPE, (f"task.aliases={size.aliases}",))
-    return checkpoints.build_model(recipe, seed=0, device="cpu"), build(recipe.task, seed=0)
+    return folders.build_model(recipe, seed=0, device="cpu"), build(recipe.task, seed=0)
 
 
 def ours(model: Any, config: TrainingConfig, task: Task) -> Any:

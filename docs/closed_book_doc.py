@@ -7,6 +7,7 @@ import pandas as pd
 
 from mechocl.analyses import registry
 from mechocl.behaviour import formats, internalization, over_seeds
+from mechocl.closed_book import questioning
 from mechocl.runs.recipes import closed_book
 from mechocl.runs.run import Run
 
@@ -62,7 +63,7 @@ def take(path: Path, model: Path) -> None:
         attribute = rows["attribute"].where(rows["test"] == "association", "")
         keys = ["stage", "seed", "test", "attribute", "subset"]
         means = rows.assign(stage=stage, attribute=attribute).groupby(keys, sort=False)
-        metrics = list(internalization.TEXT_METRICS)
+        metrics = list(questioning.MEASURES.names)
         tables.append(means[metrics].mean().assign(aliases=means["alias"].nunique()).reset_index())
     pd.concat(tables).to_csv(TABLES / "closed-book.csv", index=False, float_format="%.5g")
     known = pd.read_csv(model / "known-people.csv")
@@ -185,7 +186,7 @@ def _answers(table: pd.DataFrame) -> list[str]:
     ]
     for subset, paper in _PAPER.items():
         own = part[part["subset"] == subset]
-        cells = [_cell(own, metric) for metric in internalization.TEXT_METRICS]
+        cells = [_cell(own, metric) for metric in questioning.MEASURES.names]
         lines.append(f"| `{subset}` | {' | '.join(cells)} | {paper} | {_REPRODUCTION.get(subset, '–')} |")
     return lines
 

@@ -15,6 +15,7 @@ from mechocl.behaviour import dynamics, formats, internalization
 from mechocl.report import training_plots
 from mechocl.runs import sweep_folder, sweep_summaries
 from mechocl.runs.run import Run
+from toy_models.measures import YES_OR_NO
 
 TABLES = Path(__file__).parent / "results"
 
@@ -97,7 +98,7 @@ def the_map() -> list[str]:
         "Every table below is what the command above it trains and `mechocl sweep --table docs/results/sweeps/NAME.parquet` "
         "prints. AUC after the last stage, means over the seeds that did not fail; *gap* is d1 − d2 (strong "
         "internalization) with its 95 % interval over seeds. A run fails when its loss is not finite or when it recalls "
-        f"fewer than {100 * internalization.MIN_RECALL:.0f} % of the new aliases' definitions; failed runs are counted and left out.",
+        f"fewer than {100 * (YES_OR_NO.least_recall or 0):.0f} % of the new aliases' definitions; failed runs are counted and left out.",
         "",
         "| study | the paper | here | decided by |",
         "|---|---|---|---|",

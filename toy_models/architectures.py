@@ -3,11 +3,12 @@
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
+from torch import Tensor
 
 from toy_models.randomness import generator
 
@@ -193,3 +194,12 @@ def build(
 def tie(model: "HookedTransformer") -> None:
     """Set the unembedding to the transpose of the embedding (TransformerLens keeps two tensors)."""
     model.unembed.W_U.copy_(model.embed.W_E[: model.cfg.d_vocab_out].T)
+
+
+@torch.no_grad()
+def fill_weights(model: Any, weights: Mapping[str, Tensor]) -> None:
+    """Copy tensors into the model's parameters, which must have the same names."""
+    parameters = dict(model.named_parameters())
+    assert weights.keys() == parameters.keys()
+    for name, parameter in parameters.items():
+        parameter.copy_(weights[name])

@@ -21,6 +21,7 @@ from einops import rearrange
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from toy_models.list_questioning import ListQuestioning
 from toy_models.randomness import generator
 from toy_models.subsets import SUBSETS, TAGS, Fractions, assign_subsets, subset_sizes
 from toy_models.task import ROLE, Task, Vocabulary
@@ -175,6 +176,7 @@ def build(config: IntegerSetConfig, *, seed: int) -> Task:
         loss_mask=_loss_mask(config, roles),
         table=table,
         vocabulary=vocabulary(config),
+        questioning=ListQuestioning(),
     )
     if not config.fresh_questions:
         return task
@@ -436,3 +438,11 @@ def context_length(config: IntegerSetConfig) -> int:
     question = config.tokens_per_alias + config.list_length + 3
     definition = config.tokens_per_alias + 2 + config.definition_separator
     return max(question, definition)
+
+
+def describe(config: IntegerSetConfig) -> str:
+    """The config in one line, for reports."""
+    return (
+        f"{config.aliases} aliases of {config.integers} integers, lists of {config.list_length}, "
+        f"definitions in order {config.word_order}, tag reliability {config.tag_reliability:g}"
+    )

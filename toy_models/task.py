@@ -1,5 +1,6 @@
 """A task as every later step sees it: tokens, and a table that says what each row of tokens is."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -7,8 +8,11 @@ from typing import Final, Literal
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from toy_models.measures import Measures
+from toy_models.words import Words
 
 ROLES: Final = ("pad", "tag", "alias", "separator", "entity", "list", "equals", "answer", "word")
 """What a token does in its example; `Task.roles` holds indices into this tuple.
@@ -32,28 +36,21 @@ class Vocabulary:
     outputs: int
     """The model has logits for the ids below this one: all, or all but the aliases' names."""
     integers: tuple[int, int] = (0, 0)
-    """Half-open range of the ids of the integers 0, 1, …; empty in a text world."""
+    """Half-open range of the ids of the tokens that name entities (the integers 0, 1, …); empty where entities are named
+    by words."""
     true: int = -1
-    """Id of the answer *true*; −1 in a text world."""
+    """Id of the answer *true*; −1 in a world without it."""
     false: int = -1
-    """Id of the answer *false*; −1 in a text world."""
+    """Id of the answer *false*; −1 in a world without it."""
     answers: tuple[int, ...] = ()
-    """In a text world: the first token of each answer to the question that is looked at."""
+    """Where answers are words: the first token of each answer to the question that is looked at."""
     encode: Callable[[str], list[int]] | None = None
-    """In a text world: text → token ids."""
+    """Where examples are texts: text → token ids."""
+    padded: bool = False
+    """Whether a model of this vocabulary may have more embeddings than there are tokens."""
 
     def __len__(self) -> int:
         return len(self.tokens)
-
-    @property
-    def is_text(self) -> bool:
-        """Whether questions are answered in words, and not by true or false."""
-        return self.true < 0
-
-    @property
-    def entity_ids(self) -> Int[Tensor, " entity"]:
-        """Token id of each value of the table's `entity`: the integers, or the answers of a text world."""
-        return torch.tensor(self.answers) if self.is_text else torch.arange(*self.integers)
 
     def decode(self, ids: Sequence[int]) -> list[str]:
         return [self.tokens[i] for i in ids]
@@ -81,6 +78,8 @@ class Task:
     table: pd.DataFrame
     """One row per example; see above."""
     vocabulary: Vocabulary
+    questioning: "Questioning"
+    """What differs between worlds when an alias is asked about."""
     fresh: Callable[[int], Int[Tensor, "example pos"]] | None = None
     """Tokens of the same rows with the training questions of a given epoch; None: a fixed set. Label
     flips are drawn anew too; the table's `answer` is that of `tokens`."""
@@ -123,17 +122,13 @@ class Task:
         return self.rows(split="train", stage=stages)
 
     def answers_of(self, rows: np.ndarray) -> tuple[Int[Tensor, "question"], Int[Tensor, "question"]]:
-        """Tokens of the right answer to each of the given questions, and of a wrong one.
+        """Tokens of the right answer to each of the given questions, and of a wrong one (`Questioning.answers_of`)."""
+        return self.questioning.answers_of(self, rows)
 
-        True and false; in a text world the answer's first token, and that of another answer to the same question.
-        """
-        if self.vocabulary.is_text:
-            return torch.tensor(self.table["target"].to_numpy()[rows]), torch.tensor(
-                self.table["foil"].to_numpy()[rows]
-            )
-        answer = torch.tensor(self.table["answer"].to_numpy()[rows])
-        true, false = self.vocabulary.true, self.vocabulary.false
-        return torch.where(answer, true, false), torch.where(answer, false, true)
+    @property
+    def entity_ids(self) -> Int[Tensor, " entity"]:
+        """Token id of each value of the table's `entity`."""
+        return self.questioning.entity_ids(self.vocabulary)
 
     def position_of(
         self, role: Literal["alias", "entity", "equals", "answer"], rows: np.ndarray
@@ -147,3 +142,120 @@ class Task:
             raise ValueError(f"some of the examples have no token in the role {role!r}")
         last: np.ndarray = self.n_ctx - 1 - hit[:, ::-1].argmax(axis=1)
         return last
+
+
+class Questioning(ABC):
+    """What differs between worlds when an alias is asked about: one object of one class a world, carried by its tasks.
+
+    It says which tokens compete as answers, how an answer is judged and which measure leads, which questions make a
+    contrast, and how results are worded. The methods that are not abstract are right for a world whose answers are
+    single tokens, one for each entity, where a question names no entity and each answer is judged by its rank.
+    """
+
+    words: Words
+    measures: Measures
+    entities_are_numbers = False
+    """Whether the entities have an order, so that some are larger than others, and odd or even."""
+    last_alias_token_apart = False
+    """Whether the last token of an alias has a role of its own in pairs: the one at which a text has read the whole name."""
+
+    @abstractmethod
+    def entity_ids(self, vocabulary: Vocabulary) -> Int[Tensor, " entity"]:
+        """Token id of each value of the table's `entity`."""
+
+    @abstractmethod
+    def describe(self, task: Task, row: int, difference: float) -> tuple[str, str]:
+        """A title and a caption of one question, whose logit difference (nats) is given."""
+
+    def answer_ids(self, vocabulary: Vocabulary) -> Int[Tensor, " candidate"]:
+        """Tokens among which an answer is judged."""
+        return self.entity_ids(vocabulary)
+
+    def recall_ids(self, vocabulary: Vocabulary) -> Int[Tensor, " candidate"]:
+        """Tokens among which the entity of a definition must come first to count as recalled."""
+        return self.entity_ids(vocabulary)
+
+    def fixed_answers(self, vocabulary: Vocabulary) -> tuple[int, int] | None:
+        """The two answers that all questions have in common (true and false); None where each question has its own."""
+        return None
+
+    def answers_of(
+        self, task: Task, rows: np.ndarray
+    ) -> tuple[Int[Tensor, "question"], Int[Tensor, "question"]]:
+        """Tokens of the right answer to each of the given questions, and of a wrong one: the next entity's."""
+        ids = self.entity_ids(task.vocabulary)
+        entity = torch.tensor(task.table["entity"].to_numpy()[rows])
+        return ids[entity], ids[(entity + 1) % len(ids)]
+
+    def compared_ids(
+        self, task: Task, rows: np.ndarray
+    ) -> tuple[Int[Tensor, "question"], Int[Tensor, "question"]]:
+        """The two tokens whose logit difference is looked at: the right answer, and a wrong one."""
+        return self.answers_of(task, rows)
+
+    def signs(self, task: Task, rows: np.ndarray) -> Float[np.ndarray, "question"]:
+        """+1 where the first of `compared_ids` is right, −1 where the second one is."""
+        return np.ones(len(rows))
+
+    def wrong_answers(
+        self, task: Task, rows: np.ndarray, rival: Int[Tensor, "question"] | None
+    ) -> Int[Tensor, "question"]:
+        """Wrong answers to compare the right ones with: where there is a `rival` entity, its answer."""
+        return self.answers_of(task, rows)[1] if rival is None else self.entity_ids(task.vocabulary)[rival]
+
+    def judge(
+        self, task: Task, rows: np.ndarray, logits: Float[Tensor, "question candidate"]
+    ) -> pd.DataFrame:
+        """One row per alias: `alias`, `subset`, `accuracy` and `auc`, from the logits of `answer_ids` at `=` of questions.
+
+        `auc` is the share of the other answers that are less likely than the right one (ties count half), `accuracy`
+        whether none is as likely.
+        """
+        own = logits.gather(1, torch.tensor(task.table["entity"].to_numpy()[rows])[:, None])
+        below, tied = (logits < own).sum(1).double(), (logits == own).sum(1).double() - 1
+        others = logits.shape[1] - 1
+        measures = {
+            "accuracy": (below == others).double().numpy(),
+            "auc": ((below + tied / 2) / others).numpy(),
+        }
+        return asked(task, rows).assign(**measures).groupby(["alias", "subset"], as_index=False).mean()
+
+    def contains(
+        self, vocabulary: Vocabulary, tokens: Int[Tensor, "example pos"], entity: np.ndarray
+    ) -> Bool[np.ndarray, "example"]:
+        """Whether each example names its entity, as a list does that contains the alias's integer."""
+        return np.zeros(len(tokens), dtype=bool)
+
+    def changes_answer(self, task: Task, row: int, entities: np.ndarray) -> Bool[np.ndarray, "entity"]:
+        """Whether the question in this row has another right answer when it is about each of these other entities."""
+        return np.ones(len(entities), dtype=bool)
+
+    def without_entity(
+        self, task: Task, rows: np.ndarray, draws: torch.Generator
+    ) -> Int[Tensor, "question pos"]:
+        """The tokens of questions that name their entity, with another one in its place.
+
+        Raises ValueError in a world in which no question does.
+        """
+        raise ValueError("it is for questions with a list")
+
+    def entity_name(self, vocabulary: Vocabulary, entity: int) -> str:
+        """`answer painter`, `integer 7`."""
+        token = vocabulary.tokens[int(self.entity_ids(vocabulary)[entity])]
+        return f"{self.words.entity} {token.strip()}"
+
+    def alias_labels(self, count: int) -> list[str]:
+        """Labels of the tokens of an alias of several tokens: `alias 1`, `alias 2` …"""
+        return [f"alias {i + 1}" for i in range(count)]
+
+    def positions_to_steer(self, task: Task, rows: np.ndarray, n_pos: int) -> list[int]:
+        """Positions of questions of one layout at which a steering vector is tried."""
+        return list(range(n_pos))
+
+
+def asked(task: Task, rows: np.ndarray) -> pd.DataFrame:
+    """The alias and the subset of each of the given questions."""
+    table = task.table.iloc[rows]
+    return pd.DataFrame(
+        {"alias": table["alias"].to_numpy(), "subset": table["subset"].astype(str).to_numpy()}
+    )

@@ -19,7 +19,6 @@ from mechocl.features.crosscoders import CrosscoderConfig, Which
 from mechocl.features.dictionaries import Dictionary, flat
 from mechocl.features.search import SearchConfig
 from mechocl.models import activations
-from mechocl.runs import checkpoints
 from mechocl.runs.folders import Checkpoint, SeedFolder
 from mechocl.runs.progress import Progress
 from mechocl.runs.run import Run
@@ -79,7 +78,7 @@ def crosscode_seed(job: Job, progress: Progress) -> None:
     run = Run.open(Path(job.run))
     folder = run.seed(job.seed)
     chosen = _checkpoints(folder, job.which)
-    loaded = [checkpoints.model_at(folder, checkpoint, device=job.device) for checkpoint in chosen]
+    loaded = [folder.model_at(checkpoint, device=job.device) for checkpoint in chosen]
     task = folder.analysed_task()
     path = dictionaries.path_of(run.path, crosscoder_name(job.config, job.which), job.seed)
     if not _trained(path, job.config, chosen):

@@ -8,34 +8,15 @@ from typing import Any, Final
 
 import pandas as pd
 
-from mechocl import files
 from mechocl.analyses import registry
 from mechocl.behaviour import dynamics as learning
-from mechocl.runs import recipes
+from mechocl.errors import MechoclError
 from mechocl.runs.processes import default_jobs, default_threads, default_together, map_jobs
 from mechocl.runs.progress import Progress, seeds_in_words
-from mechocl.runs.recipes import AnyRecipe, Recipe
-from mechocl.runs.run import Run
-from mechocl.runs.train_toy import SAVE_EVERY_S, train_stack
+from mechocl.runs.recipes import AnyRecipe
+from mechocl.runs.run import Run, kind_of
+from mechocl.runs.train_toy import SAVE_EVERY_S
 from toy_models.subsets import SUBSETS
-
-REPORTED: Final = (
-    "evaluate", "lens", "tuned-lens", "attribution", "patch", "circuit", "suppression", "graft", "steering", "subspace",
-    "probe", "attention",
-)  # fmt: skip
-"""Analyses that the report shows, with their default configs; those that compare stages need two of them."""
-
-REPORTED_OF_TEXT: Final = (
-    "evaluate",
-    "lens",
-    "tuned-lens",
-    "attribution",
-    "patch",
-    "circuit",
-    "probe",
-    "attention",
-)
-"""The same of a closed-book run."""
 
 _TRAINING_SHARE: Final = 0.85
 
@@ -60,22 +41,10 @@ def train_and_analyse(job: Job, progress: Progress) -> None:
     """Train seeds if asked to, then compute the analyses that are not there yet."""
     run = Run.open(Path(job.run), attribute=job.attribute)
     share = (_TRAINING_SHARE if job.analyses else 1.0) if job.train else 0.0
-    if job.train and run.is_text:
-        from mechocl.runs.finetune import finetune
-
-        for seed in job.seeds:
-            finetune(
-                run,
-                seed,
-                device=job.device,
-                save_every_s=job.save_every_s,
-                progress=lambda text, done: progress(text, share * done),
-            )
-    elif job.train:
-        stack = next(stack for stack in run.stacks() if stack.seeds == job.seeds)
-        train_stack(
+    if job.train:
+        run.kind.train(
             run,
-            stack,
+            job.seeds,
             device=job.device,
             save_every_s=job.save_every_s,
             progress=lambda text, done: progress(text, share * done),
@@ -135,16 +104,14 @@ def analyse_run(
 
 
 def evaluate_run(run: Run, *, device: str, jobs: int | None) -> pd.DataFrame:
-    """Rows of the evaluate analysis. Of a closed-book run each subset is judged after the last stage that trains on its
-    data, as in the paper: what stage 1 taught is partly gone after stage 2. Otherwise all after the last stage.
+    """Rows of the evaluate analysis: each subset as it is after the stage that it is judged after.
+
+    That is the last stage, but for the subsets of stage 1 in a closed-book run (`RunKind.judging_stage`).
     """
     config = registry.EvaluateConfig()
     last = analyse_run(run, "evaluate", config, stage=None, device=device, jobs=jobs)
-    if not run.is_text:
-        return last
-    stages = recipes.closed_book(run.recipe).training.stages
-    number = max((n for n, stage in enumerate(stages, start=1) if 1 in stage.data), default=len(stages))
-    if number == len(stages):
+    number = run.kind.judging_stage(run.recipe)
+    if number == len(run.recipe.training.stages):
         return last
     first = analyse_run(run, "evaluate", config, stage=number, device=device, jobs=jobs)
     early = [name for name, subset in SUBSETS.items() if subset.stage == 1]
@@ -180,11 +147,16 @@ def measure_dynamics(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The curves of a run's finished seeds over training, and when each event happened (`mechocl.behaviour.dynamics`)."""
     folders = run.finished_seeds()
     history = pd.concat([f.history().assign(seed=f.seed) for f in folders], ignore_index=True)
+    if "auc" not in history.columns:
+        raise MechoclError(
+            f"{run.path} is a run whose history has no AUC, which dynamics is about; its curves are in its report "
+            f"(mechocl report {run.path})"
+        )
     curves = learning.curves(history)
-    recipe = recipes.integer_set(run.recipe)
-    stages = recipe.training.stages
-    new_in_stage = next(number for number, stage in enumerate(stages, start=1) if 2 in stage.data)
-    return curves, learning.onsets(curves, integers=recipe.task.integers, new_in_stage=new_in_stage)
+    data = [stage.data for stage in run.recipe.training.stages]
+    new_in_stage = next(number for number, stages in enumerate(data, start=1) if 2 in stages)
+    entities = len(folders[0].load_task().entity_ids)
+    return curves, learning.onsets(curves, integers=entities, new_in_stage=new_in_stage)
 
 
 def iml_gaps(runs: Sequence[Path], *, device: str, jobs: int | None) -> pd.DataFrame:
@@ -210,24 +182,14 @@ def iml_gaps(runs: Sequence[Path], *, device: str, jobs: int | None) -> pd.DataF
 
 
 def reported_analyses(recipe: AnyRecipe) -> tuple[tuple[str, Any], ...]:
-    """The analyses of the report of a recipe, with their default configs."""
-    if not isinstance(recipe, Recipe):
-        return tuple((name, registry.ANALYSES[name].config()) for name in REPORTED_OF_TEXT)
-    need_two_stages = ("graft", "steering")
+    """The analyses of a report on a recipe's runs, with their default configs; those that compare stages where there are
+    several."""
+    several = len(recipe.training.stages) > 1
     return tuple(
         (name, registry.ANALYSES[name].config())
-        for name in REPORTED
-        if len(recipe.training.stages) > 1 or name not in need_two_stages
+        for name in kind_of(recipe).reported
+        if several or name not in ("graft", "steering")
     )
-
-
-def can_be_taken_apart(run: Run) -> bool:
-    """Whether the analyses of the inside know the family of a closed-book run's models."""
-    finished = [folder for folder in run.finished_seeds() if folder.failure() is None]
-    if not finished:
-        return True
-    config = files.read_json(finished[0].path / finished[0].final().name / "config.json")
-    return config.get("model_type") in ("gpt_neox", "gpt2")
 
 
 def _run(work: list[Job], title: str, jobs: int, threads: int) -> None:

@@ -171,8 +171,8 @@ def sweep_table(wanted: Sequence[Unit]) -> pd.DataFrame:
                 "step": c.step,
                 "epoch": _epoch(opened, c),
             }
-            if opened.is_text:
-                where["attribute"] = opened.seed(c.seed).attribute
+            if attribute := opened.seed(c.seed).attribute:
+                where["attribute"] = attribute
             parts.append(rows.drop(columns="seed").assign(**where))
     if not parts:
         return pd.DataFrame(columns=[*WHERE])

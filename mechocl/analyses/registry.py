@@ -21,11 +21,9 @@ from mechocl.interventions import circuits, grafting, patching, steering, subspa
 from mechocl.lenses import attention, direct_attribution, logit_lens, tuned_lens
 from mechocl.models.seam import Transformer
 from mechocl.probing import probe, scoring
-from mechocl.runs import checkpoints
 from mechocl.runs.activation_cache import ActivationCache, Collect
 from mechocl.runs.folders import Checkpoint, SeedFolder
 from mechocl.runs.run import Run
-from mechocl.runs.text_folders import TextSeedFolder
 from toy_models.task import Task
 
 
@@ -65,15 +63,6 @@ class Subject:
 
 def _evaluate(subject: Subject, config: EvaluateConfig) -> pd.DataFrame:
     return internalization.per_alias(subject.model, subject.task)
-
-
-def _asked(folder: TextSeedFolder, checkpoint: Checkpoint, *, device: str) -> pd.DataFrame:
-    """The answers of a closed-book checkpoint, causal or sequence-to-sequence, by Hugging Face's own model."""
-    from mechocl.closed_book import evaluation, worlds  # transformers' generation takes a second to import
-
-    path = folder.model_path(checkpoint)
-    model = worlds.trainable(path, worlds.kind_of(path)).to(device)
-    return evaluation.per_alias(model, worlds.tokenizer(str(path)), folder.load_task())
 
 
 def _patch(subject: Subject, config: patching.PatchingConfig) -> pd.DataFrame:
@@ -228,7 +217,7 @@ def open_subject(
     def after(number: int) -> Transformer:
         if not 1 <= number <= _stages(folder):
             raise MechoclError(f"stage {number}: the run has stages 1 to {_stages(folder)}")
-        model: Transformer = checkpoints.model_at(folder, folder.final(number), device=device)
+        model: Transformer = folder.model_at(folder.final(number), device=device)
         return model
 
     run = folder.path.parent
@@ -249,13 +238,13 @@ def open_subject(
         return dictionaries.load(dictionaries.find(run, name, folder.seed), device=device, site=site or None)
 
     checkpoint = checkpoint or folder.final(stage)
-    model: Transformer = checkpoints.model_at(folder, checkpoint, device=device)
+    model: Transformer = folder.model_at(checkpoint, device=device)
     collect = probe.directly(model)
     return Subject(
         model=model,
         task=folder.analysed_task(),
         after=after,
-        untrained=lambda: checkpoints.untrained_model(folder, device=device),
+        untrained=lambda: folder.untrained_model(device=device),
         stage=checkpoint.stage,
         collect=cache.collect(checkpoint, collect) if cache else collect,
         dictionary=dictionary,
@@ -282,8 +271,8 @@ def analyse_seed(
     saved = run.load_result(name, key)
     if saved is not None:
         return saved
-    if name == "evaluate" and isinstance(folder, TextSeedFolder):
-        found = Result(_asked(folder, checkpoint or folder.final(stage), device=device))
+    if name == "evaluate":
+        found = Result(folder.evaluate(checkpoint or folder.final(stage), device=device))
     else:
         subject = open_subject(folder, stage=stage, device=device, checkpoint=checkpoint, cache=cache)
         found = compute(name, subject, config)

@@ -10,7 +10,7 @@ from mechocl.analyses import registry
 from mechocl.analyses.jobs import complete_run
 from mechocl.features import dictionaries
 from mechocl.features.settings import QualityConfig, TrainingConfig
-from mechocl.runs import checkpoints, processes
+from mechocl.runs import processes
 from mechocl.runs import progress as progress_
 from mechocl.runs.processes import default_jobs
 from mechocl.runs.progress import Progress
@@ -80,7 +80,7 @@ def train_seed(job: Job, progress: Progress) -> None:
     run = Run.open(Path(job.run))
     folder = run.seed(job.seed)
     checkpoint = folder.final(job.stage)
-    model = checkpoints.model_at(folder, checkpoint, device=job.device)
+    model = folder.model_at(checkpoint, device=job.device)
     progress("training", 0.0)
     saes = training.train(
         model,

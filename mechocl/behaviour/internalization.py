@@ -23,14 +23,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechocl.closed_book import questioning as text
 from mechocl.models.seam import Transformer, logits_at
+from toy_models.measures import YES_OR_NO, Measures
 from toy_models.subsets import SUBSETS
 from toy_models.task import ROLE, Task
 
-METRICS: Final = ("auc", "accuracy", "logit_difference", "recall")
-
-TEXT_METRICS: Final = ("exact_match", "log_probability", "recall")
-"""Quantities of a text world, as `closed_book.evaluation` measures them."""
+METRICS: Final = YES_OR_NO.names
+"""The four quantities of `per_alias`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,47 +59,24 @@ CONTRASTS: Final = (
     Contrast("ocl_d3", "d3_consistent", "", "out-of-context learning from the fresh tag: above chance"),
 )  # fmt: skip
 
-MIN_RECALL: Final = 0.95
-"""Share of the definitions of new aliases that must be recalled for a training to count: what was not stored
-cannot be retrieved."""
-
 _NEW: Final = ("d1_consistent", "d2_consistent", "d3_consistent")
-
-CHANCE: Final = {"auc": 0.5, "accuracy": 0.5, "logit_difference": 0.0}
-
-
-def within_alias_auc(
-    difference: Float[np.ndarray, "question"], contains: np.ndarray, alias: np.ndarray
-) -> pd.Series:
-    """AUC of each alias from its questions' true-logit-differences, indexed by alias.
-
-    `contains`: whether the list contains the alias's integer. Raises ValueError when an alias has only
-    one kind of question, or a difference is not finite (a model that diverged).
-    """
-    if not np.isfinite(difference).all():
-        raise ValueError("a true-logit-difference is not finite; the model has diverged")
-    frame = pd.DataFrame({"alias": alias, "contains": contains, "rank": difference})
-    frame["rank"] = frame.groupby("alias")["rank"].rank()
-    positive = frame["rank"].where(frame["contains"]).groupby(frame["alias"]).agg(["sum", "count"])
-    n_positive = positive["count"]
-    n_negative = frame.groupby("alias")["rank"].count() - n_positive
-    if (n_positive == 0).any() or (n_negative == 0).any():
-        raise ValueError("an alias has only one kind of question; its AUC is not defined")
-    u = positive["sum"] - n_positive * (n_positive + 1) / 2
-    return (u / (n_positive * n_negative)).rename("auc")
 
 
 def true_logit_difference(model: Transformer, task: Task, rows: np.ndarray) -> Float[np.ndarray, "question"]:
-    """True logit − false logit at `=` of the given questions, in nats; in a text world right − wrong answer."""
+    """Difference of the two logits of `Questioning.compared_ids` at `=` of the given questions, in nats: true − false; in
+    worlds of other answers right − wrong."""
     where = torch.from_numpy(task.position_of("equals", rows))
-    if task.vocabulary.is_text:
-        wanted = torch.stack(task.answers_of(rows), 1)
-        ids: Tensor = torch.unique(wanted)
-        both = logits_at(model, task.tokens[torch.from_numpy(rows)], where, ids)
-        both = both.gather(1, torch.searchsorted(ids, wanted))
-    else:
-        ids = torch.tensor([task.vocabulary.true, task.vocabulary.false])
-        both = logits_at(model, task.tokens[torch.from_numpy(rows)], where, ids)
+    wanted = torch.stack(task.questioning.compared_ids(task, rows), 1)
+    ids: Tensor = torch.unique(wanted)
+    both = logits_at(model, task.tokens[torch.from_numpy(rows)], where, ids)
+    return _differences(both, ids, wanted)
+
+
+def _differences(
+    logits: Float[Tensor, "question id"], ids: Int[Tensor, "id"], wanted: Int[Tensor, "question two"]
+) -> Float[np.ndarray, "question"]:
+    """Logit of the first wanted token less that of the second; `ids`, ascending, are those of the logits."""
+    both = logits.gather(1, torch.searchsorted(ids, wanted))
     difference: np.ndarray = (both[:, 0] - both[:, 1]).double().numpy()
     return difference
 
@@ -114,53 +91,21 @@ def recalled(model: Transformer, task: Task, rows: np.ndarray) -> np.ndarray:
     first = (task.roles[torch.from_numpy(rows)] == ROLE["entity"]).int().argmax(1)
     if (first < 1).any():
         raise ValueError("definitions that begin with their integer have nothing to recall it from")
-    vocabulary = task.vocabulary
-    ids = torch.arange(vocabulary.outputs) if vocabulary.is_text else vocabulary.entity_ids
+    ids = task.questioning.recall_ids(task.vocabulary)
     chosen = ids[logits_at(model, tokens, first - 1, ids).argmax(1)]
     right: np.ndarray = (chosen == tokens[torch.arange(len(tokens)), first]).numpy()
     return right
 
 
-def answer_candidates(task: Task) -> Int[Tensor, " candidate"]:
-    """Tokens among which an answer is judged: true and false, or the first tokens of all answers of a text world."""
-    vocabulary = task.vocabulary
-    return vocabulary.entity_ids if vocabulary.is_text else torch.tensor([vocabulary.true, vocabulary.false])
-
-
-def judge_answers(task: Task, rows: np.ndarray, logits: Float[Tensor, "question candidate"]) -> pd.DataFrame:
-    """One row per alias: `alias`, `subset`, and `accuracy` and `auc` as in `per_alias`, from the logits of `answer_candidates`
-    at `=` of the given questions."""
-    table = task.table.iloc[rows]
-    each = {"alias": table["alias"].to_numpy(), "subset": table["subset"].astype(str).to_numpy()}
-    if task.vocabulary.is_text:
-        own = logits.gather(1, torch.tensor(table["entity"].to_numpy())[:, None])
-        below, tied = (logits < own).sum(1).double(), (logits == own).sum(1).double() - 1
-        others = logits.shape[1] - 1
-        measures = {
-            "accuracy": (below == others).double().numpy(),
-            "auc": ((below + tied / 2) / others).numpy(),
-        }
-        return pd.DataFrame(each | measures).groupby(["alias", "subset"], as_index=False).mean()
-    difference, answer = _true_minus_false(logits), table["answer"].to_numpy()
-    frame = pd.DataFrame(each | {"accuracy": (difference > 0) == answer})
-    result = frame.groupby(["alias", "subset"], as_index=False).mean()
-    auc = within_alias_auc(difference, answer, each["alias"])
-    return result.merge(auc, left_on="alias", right_index=True)
-
-
-def _true_minus_false(logits: Float[Tensor, "question two"]) -> Float[np.ndarray, "question"]:
-    difference: np.ndarray = (logits[:, 0] - logits[:, 1]).double().numpy()
-    return difference
-
-
 def per_alias(model: Transformer, task: Task, *, aliases_per_subset: int | None = None) -> pd.DataFrame:
     """One row per alias: `alias`, `subset`, and the four quantities of this module.
 
-    Of a text world's questions about one attribute (`closed_book.views`): `auc` is the share of the other answers'
-    first tokens that are less likely than the right one's, `accuracy` whether none is likelier, `logit_difference` right
-    − wrong answer, `recall` whether the first token of the defined entity is the model's first choice. There .5 is no
-    floor, as common answers are likelier: compare with `no_data`. `aliases_per_subset` limits how many aliases (the
-    first ones) of each subset are measured.
+    They are judged as the task's questioning says. In a world of other answers than true and false, such as a text's
+    questions about one attribute (`closed_book.views`), `auc` is the share of the other answers' tokens that are less
+    likely than the right one's, `accuracy` whether none is as likely, `logit_difference` right − wrong answer, `recall`
+    whether the first token of the defined entity is the model's first choice; .5 is then no floor, since common answers are
+    likelier: compare with `no_data`. `aliases_per_subset` limits how many aliases (the first ones) of each subset are
+    measured.
     """
     rows = task.rows(kind="question", split="test")
     if aliases_per_subset is not None:
@@ -168,13 +113,13 @@ def per_alias(model: Transformer, task: Task, *, aliases_per_subset: int | None 
         first = first.groupby("subset", observed=True).head(aliases_per_subset)
         rows = rows[np.isin(task.table["alias"].to_numpy()[rows], first["alias"].to_numpy())]
     where = torch.from_numpy(task.position_of("equals", rows))
-    logits = logits_at(model, task.tokens[torch.from_numpy(rows)], where, answer_candidates(task))
-    if task.vocabulary.is_text:
-        right = true_logit_difference(model, task, rows)
-    else:
-        right = _true_minus_false(logits) * np.where(task.table["answer"].to_numpy()[rows], 1.0, -1.0)
+    questioning = task.questioning
+    ids = questioning.answer_ids(task.vocabulary)
+    logits = logits_at(model, task.tokens[torch.from_numpy(rows)], where, ids)
+    wanted = torch.stack(questioning.compared_ids(task, rows), 1)
+    right = _differences(logits, ids, wanted) * questioning.signs(task, rows)
     alias = task.table["alias"].to_numpy()[rows]
-    result = judge_answers(task, rows, logits)
+    result = questioning.judge(task, rows, logits)
     result.insert(3, "logit_difference", result["alias"].map(pd.Series(right).groupby(alias).mean()))
     return result.merge(_recall(model, task, result["alias"].to_numpy()), on="alias", how="left")
 
@@ -190,37 +135,44 @@ def _recall(model: Transformer, task: Task, aliases: np.ndarray) -> pd.DataFrame
     )
 
 
-def metrics_of(rows: pd.DataFrame) -> tuple[str, ...]:
-    """The quantities that a table has: those of the integer-set task, or of a text world."""
-    return TEXT_METRICS if "exact_match" in rows.columns else METRICS
+def measures_of(rows: pd.DataFrame) -> Measures:
+    """The measures of a table of answers, as its columns tell: of answers in words, or else of true and false."""
+    return text.MEASURES if text.MEASURES.leading in rows.columns else YES_OR_NO
 
 
 def by_subset(aliases: pd.DataFrame) -> pd.DataFrame:
     """Mean of each quantity over the aliases of each subset, in the order of `SUBSETS`; with `aliases`."""
-    means = aliases.groupby("subset")[list(metrics_of(aliases))].mean()
+    means = aliases.groupby("subset")[list(measures_of(aliases).names)].mean()
     means["aliases"] = aliases.groupby("subset").size()
     present = [name for name in SUBSETS if name in means.index]
     return means.loc[present].reset_index()
 
 
-def failure(subsets: pd.DataFrame) -> str:
+def failure(subsets: pd.DataFrame, measures: Measures | None = None) -> str:
     """Why a finished training counts as failed, from its table by subset; "" if it does not.
 
-    Large models store only part of the definitions in a few epochs, so no training on a text world is judged so. Word orders in which the alias comes last have no recall, and are not judged by it.
+    Word orders in which the alias comes last have no recall, and are not judged by it; nor are worlds whose measures
+    say so (`Measures.least_recall`).
     """
+    least = (measures or measures_of(subsets)).least_recall
     part = subsets[subsets["subset"].isin(_NEW)].dropna(subset=["recall"])
-    if part.empty or metrics_of(subsets) == TEXT_METRICS:
+    if part.empty or least is None:
         return ""
     recall = float((part["recall"] * part["aliases"]).sum() / part["aliases"].sum())
-    if recall >= MIN_RECALL:
+    if recall >= least:
         return ""
-    return f"definition recall {recall:.3f} of the new aliases, under {MIN_RECALL}"
+    return f"definition recall {recall:.3f} of the new aliases, under {least}"
 
 
-def contrasts(values: pd.Series, metric: str) -> pd.Series:
-    """The value of each contrast whose subsets are there, from one seed's values by subset."""
+def contrasts(values: pd.Series, metric: str, measures: Measures) -> pd.Series:
+    """The value of each contrast whose subsets are there, from one seed's values by subset.
+
+    A contrast with chance is there where the measure has a value of chance.
+    """
     found = {}
     for c in CONTRASTS:
-        if c.better in values.index and (c.worse in values.index or (not c.worse and metric in CHANCE)):
-            found[c.name] = values[c.better] - (values[c.worse] if c.worse else CHANCE[metric])
+        if c.better in values.index and (
+            c.worse in values.index or (not c.worse and metric in measures.chance)
+        ):
+            found[c.name] = values[c.better] - (values[c.worse] if c.worse else measures.chance[metric])
     return pd.Series(found, dtype=float)

@@ -1,4 +1,7 @@
-"""What the seeds of a run say together: subsets, contrasts, and plain answers to the three questions."""
+"""What the seeds of a run say together: estimates of subsets and contrasts.
+
+Functions that take `measures` read the rows by them; without, by those that the rows' columns tell.
+"""
 
 from dataclasses import dataclass
 from typing import Final
@@ -6,8 +9,9 @@ from typing import Final
 import pandas as pd
 
 from mechocl.behaviour import internalization
-from mechocl.behaviour.internalization import CHANCE, CONTRASTS, TEXT_METRICS, metrics_of
+from mechocl.behaviour.internalization import CONTRASTS, measures_of
 from mechocl.behaviour.statistics import Estimate, difference_over_aliases, estimate
+from toy_models.measures import Measures
 from toy_models.subsets import SUBSETS
 
 
@@ -36,17 +40,22 @@ MIN_SEEDS: Final = 8
 
 
 def questions_per_alias(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the evaluate analysis, one per seed and alias: of a text world the means over the alias's held-out
-    questions, without the other tests."""
+    """Rows of the evaluate analysis, one per seed and alias: where there are several tests, the means over the alias's
+    held-out questions, without the other tests."""
     if "test" not in rows.columns:
         return rows
     asked = rows[rows["test"] == "questions"]
-    return asked.groupby(["seed", "alias", "subset"], sort=False)[list(TEXT_METRICS)].mean().reset_index()
+    return (
+        asked.groupby(["seed", "alias", "subset"], sort=False)[list(measures_of(rows).names)]
+        .mean()
+        .reset_index()
+    )
 
 
-def leading(rows: pd.DataFrame) -> tuple[str, str]:
+def leading(rows: pd.DataFrame, measures: Measures | None = None) -> tuple[str, str]:
     """The quantity that answers are given in, and the one beside it."""
-    return ("exact_match", "log_probability") if metrics_of(rows) == TEXT_METRICS else ("auc", "accuracy")
+    measures = measures or measures_of(rows)
+    return measures.leading, measures.second
 
 
 def by_seed(rows: pd.DataFrame) -> pd.DataFrame:
@@ -56,16 +65,19 @@ def by_seed(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def without_failed(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[int, str]]:
+def without_failed(
+    rows: pd.DataFrame, measures: Measures | None = None
+) -> tuple[pd.DataFrame, dict[int, str]]:
     """Rows of the evaluate analysis without the seeds that failed to learn their definitions, and why each did.
 
     Where no seed is left, all rows are given back: the caller says that they are of failed trainings.
     """
+    measures = measures or measures_of(rows)
     reasons: dict[int, str] = {}
-    if metrics_of(rows) == TEXT_METRICS:
+    if measures.least_recall is None:
         return rows, reasons
     for seed in sorted(set(rows["seed"])):
-        reason = internalization.failure(internalization.by_subset(rows[rows["seed"] == seed]))
+        reason = internalization.failure(internalization.by_subset(rows[rows["seed"] == seed]), measures)
         if reason:
             reasons[int(seed)] = reason
     kept = rows[~rows["seed"].isin(reasons)]
@@ -80,7 +92,7 @@ def subsets(rows: pd.DataFrame) -> list[SubsetEstimate]:
     found = []
     for name in SUBSETS:
         part = table[table["subset"] == name]
-        for metric in metrics_of(rows):
+        for metric in measures_of(rows).names:
             values = part[metric].dropna().to_numpy(dtype=float)
             if len(values):
                 summary = estimate(values, unit="alias" if single else "seed")
@@ -88,14 +100,17 @@ def subsets(rows: pd.DataFrame) -> list[SubsetEstimate]:
     return found
 
 
-def contrasts(rows: pd.DataFrame, metric: str) -> list[ContrastEstimate]:
+def contrasts(rows: pd.DataFrame, metric: str, measures: Measures | None = None) -> list[ContrastEstimate]:
     """Mean, interval and test of each contrast whose subsets are in the run; paired by seed.
 
     With a single seed: a difference over its aliases, which speaks of that one model.
     """
+    measures = measures or measures_of(rows)
     rows = questions_per_alias(rows)
     per_seed = by_seed(rows).pivot(index="seed", columns="subset", values=metric)
-    table = per_seed.apply(lambda values: internalization.contrasts(values.dropna(), metric), axis=1)
+    table = per_seed.apply(
+        lambda values: internalization.contrasts(values.dropna(), metric, measures), axis=1
+    )
     found = []
     for contrast in CONTRASTS:
         if contrast.name not in table.columns:
@@ -109,7 +124,7 @@ def contrasts(rows: pd.DataFrame, metric: str) -> list[ContrastEstimate]:
                 worse = rows.loc[rows["subset"] == contrast.worse, metric].to_numpy(dtype=float)
                 result = difference_over_aliases(better, worse)
             else:
-                result = estimate(better - CHANCE[metric], unit="alias")
+                result = estimate(better - measures.chance[metric], unit="alias")
         found.append(ContrastEstimate(contrast.name, metric, result, int((values > 0).sum())))
     return found
 

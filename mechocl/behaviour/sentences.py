@@ -6,7 +6,9 @@ from typing import Final
 import pandas as pd
 
 from mechocl.behaviour.formats import NAMES, describe
-from mechocl.behaviour.over_seeds import MIN_SEEDS, contrasts, leading
+from mechocl.behaviour.internalization import measures_of
+from mechocl.behaviour.over_seeds import MIN_SEEDS, contrasts
+from toy_models.measures import Measures
 
 
 def failures_in_words(failures: dict[int, str], seeds: int) -> list[str]:
@@ -41,16 +43,17 @@ _QUESTIONS: Final = (
 )
 
 
-def answers(rows: pd.DataFrame) -> list[Answer]:
-    """Yes, no (the opposite is significant) or cannot tell, by the 95 % interval of the within-alias AUC, accuracy beside
-    it; in a text world of exact match, the log-probability beside it."""
-    lead, second = leading(rows)
-    found = {c.name: c for c in contrasts(rows, lead)}
-    accuracy = {c.name: c.estimate for c in contrasts(rows, second)}
+def answers(rows: pd.DataFrame, measures: Measures | None = None) -> list[Answer]:
+    """Yes, no (the opposite is significant) or cannot tell, by the 95 % interval of the leading measure, the second measure
+    beside it (`Measures`; without `measures`, those that the rows' columns tell)."""
+    measures = measures or measures_of(rows)
+    lead, second = measures.leading, measures.second
+    found = {c.name: c for c in contrasts(rows, lead, measures)}
+    accuracy = {c.name: c.estimate for c in contrasts(rows, second, measures)}
     n_seeds = rows["seed"].nunique()
     result = []
     for question, name, claim in _QUESTIONS:
-        if lead == "exact_match" and name == "ocl_d1":
+        if name == "ocl_d1" and lead not in measures.chance:
             name, claim = (
                 "d1_vs_no_data",
                 "aliases only ever defined (tag 1) are answered better than undefined ones",

@@ -21,7 +21,7 @@ def vocabulary(tokenizer: Any) -> Vocabulary:
 
 def shown(tokens: tuple[str, ...]) -> Vocabulary:
     """The vocabulary of a text world, of which a model has all logits."""
-    return Vocabulary(tokens=tokens, outputs=len(tokens))
+    return Vocabulary(tokens=tokens, outputs=len(tokens), padded=True)
 
 
 def encoded(

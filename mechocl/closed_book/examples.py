@@ -28,6 +28,7 @@ from mechocl.closed_book.aliases import random_names
 from mechocl.closed_book.definitions import Piece, definition, question, word_order
 from mechocl.closed_book.encoding import encoded, vocabulary
 from mechocl.closed_book.encoding import first_tokens as _first_tokens
+from mechocl.closed_book.questioning import TextQuestioning
 from mechocl.closed_book.settings import ClosedBookConfig
 from mechocl.closed_book.world import Question, World
 from mechocl.errors import MechoclError
@@ -98,6 +99,7 @@ def build(config: ClosedBookConfig, world: World, tokenizer: Any, *, seed: int, 
         loss_mask=_loss_mask(roles),
         table=table,
         vocabulary=vocabulary(tokenizer),
+        questioning=TextQuestioning(),
     )
 
 

@@ -108,3 +108,13 @@ class ClosedBookRecipe:
     """The world."""
     training: FinetuningConfig
     """The stages."""
+
+    @property
+    def small(self) -> bool:
+        """Whether one thread computes the model as fast as several do; of a Hugging Face model nobody knows."""
+        return False
+
+    @property
+    def stackable(self) -> bool:
+        """Whether several seeds can train together."""
+        return False

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mechocl.runs.run import Run
+    from toy_models.measures import Measures
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -47,33 +48,34 @@ def evaluate(on: On) -> None:
     from mechocl.analyses.jobs import evaluate_run
     from mechocl.analyses.registry import EvaluateConfig
     from mechocl.behaviour import over_seeds
-    from mechocl.behaviour.internalization import metrics_of
     from mechocl.commands import printing
     from mechocl.models import seam
 
     if on.attribute:
         raise MechoclError("evaluate asks about every attribute; leave out --attribute")
     opened, (rows,) = _analysed(on, ("evaluate", EvaluateConfig()))
-    if opened.is_text and on.stage is None:
+    measures = opened.questioning.measures
+    last = len(opened.recipe.training.stages)
+    if on.stage is None and opened.kind.judging_stage(opened.recipe) < last:
         device = seam.resolve_device(on.device)
         rows = evaluate_run(opened, device=device, jobs=jobs_of(on.jobs))
         print("each subset after the last stage that trains on its data; --stage N: all after that stage")
     if on.stage in (None, len(opened.recipe.training.stages)):
-        rows = printing.learned(rows)
+        rows = printing.learned(rows, measures)
     cells = {(e.subset, e.metric): e.estimate for e in over_seeds.subsets(rows)}
     names = list(dict.fromkeys(subset for subset, _ in cells))
-    metrics = metrics_of(rows)
+    metrics = measures.names
     body = [[s] + [f"{cells[s, m].mean:.3f}" if (s, m) in cells else "–" for m in metrics] for s in names]
     printing.table(["subset", *metrics], body)
-    for metric in over_seeds.leading(rows):
-        _print_contrasts(rows, metric)
+    for metric in (measures.leading, measures.second):
+        _print_contrasts(rows, metric, measures)
     if "test" in rows.columns:
         printing.text_tests(rows)
-    printing.answers(rows)
+    printing.answers(rows, measures)
     _say_where(opened, "evaluate")
 
 
-def _print_contrasts(rows: "pd.DataFrame", metric: str) -> None:
+def _print_contrasts(rows: "pd.DataFrame", metric: str, measures: "Measures") -> None:
     from mechocl.behaviour import formats, over_seeds
     from mechocl.commands import printing
 
@@ -83,7 +85,7 @@ def _print_contrasts(rows: "pd.DataFrame", metric: str) -> None:
             formats.describe(c.estimate),
             f"{c.positive_seeds} of {rows['seed'].nunique()} seeds above 0",
         ]
-        for c in over_seeds.contrasts(rows, metric)
+        for c in over_seeds.contrasts(rows, metric, measures)
     ]
     printing.table([f"contrast ({formats.NAMES[metric]})", "difference [95 %]", ""], lines)
 
@@ -123,19 +125,10 @@ def lens(
         .mean()
         .unstack(["layer", "position"])
     )
-    print(
-        f"mean rank of the right answer's first token among those of all answers (1 = top), questions about {_asked(opened)}"
-        if opened.is_text
-        else "mean rank of the alias's integer (1 = top), lists without it"
-    )
+    print(opened.questioning.words.lens_rank.format(attribute=opened.seed(opened.seeds[0]).attribute))
     cells.columns = cells.columns.map(", ".join)
     printing.grid(cells, ".1f", corner="subset")
     _say_where(opened, name)
-
-
-def _asked(run: "Run") -> str:
-    """The attribute that analyses of a closed-book run look at."""
-    return run.seed(run.seeds[0]).attribute
 
 
 def patch(
@@ -185,7 +178,7 @@ def circuit(
         for raised, spared in ((search.raised, search.spared), (search.spared, search.raised)):
             print(
                 f"the component whose ablation raises {raised} most and changes {spared} least, "
-                f"chosen on half of the aliases: effect on the {'right − wrong logit' if opened.is_text else 'AUC'} of the other half"
+                f"chosen on half of the aliases: effect on the {opened.questioning.words.answers_in} of the other half"
             )
             best = candidates(found, raised=raised, spared=spared)
             printing.over_seeds(best, ["subset"], "effect")

@@ -220,11 +220,6 @@ def dynamics(run: PositionalRun, out: Path | None = None) -> None:
     from mechocl.runs.run import Run
 
     opened = Run.open(run)
-    if opened.is_text:
-        raise MechoclError(
-            f"{run} is a closed-book run, whose curves are in its report (mechocl report {run}); dynamics is about the AUC "
-            "of the integer-set task"
-        )
     curves, onsets = jobs_.measure_dynamics(opened)
     printing.failures(opened)
     body = []
@@ -383,21 +378,21 @@ def _fail(message: str, code: int) -> int:
 
 def _write_report(run: Any, path: Path, *, device: Device, jobs: int) -> None:
     from mechocl.analyses import registry
-    from mechocl.analyses.jobs import can_be_taken_apart, complete_run, evaluate_run, reported_analyses
+    from mechocl.analyses.jobs import complete_run, evaluate_run, reported_analyses
     from mechocl.models import seam
     from mechocl.report import page, run_report
 
     if path.is_dir():
         raise MechoclError(f"{path} is a folder; give the HTML file, for example {path / 'report.html'}")
     wanted = reported_analyses(run.recipe)
-    if run.is_text and not can_be_taken_apart(run):
+    if not run.kind.can_be_taken_apart(run):
         wanted = tuple(one for one in wanted if one[0] == "evaluate")
     complete_run(run, wanted, stage=None, device=seam.resolve_device(device), jobs=jobs_of(jobs))
     path.parent.mkdir(parents=True, exist_ok=True)
     found = {name: registry.load_rows(run, name, config) for name, config in wanted}
     rows = {name: table for name, table in found.items() if table is not None}
     assert rows.keys() == found.keys()
-    if run.is_text:
+    if "evaluate" in rows:
         rows["evaluate"] = evaluate_run(run, device=seam.resolve_device(device), jobs=jobs_of(jobs))
     smoke = "smoke test" in run.recipe_name
     warning = (

@@ -7,6 +7,7 @@ import pandas as pd
 
 from mechocl.behaviour import formats, sentences
 from mechocl.behaviour import over_seeds as over_seeds_
+from toy_models.measures import Measures
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -60,16 +61,16 @@ def failures(run: Any) -> None:
         print(f"seed {seed} failed and is left out ({len(failed)} of {len(run.seeds)} failed): {reason}")
 
 
-def learned(rows: pd.DataFrame) -> pd.DataFrame:
+def learned(rows: pd.DataFrame, measures: Measures | None = None) -> pd.DataFrame:
     """Rows of the seeds that learned their definitions; the others are named."""
-    kept, failed = over_seeds_.without_failed(rows)
+    kept, failed = over_seeds_.without_failed(rows, measures)
     for line in sentences.failures_in_words(failed, rows["seed"].nunique()):
         print(line)
     return kept
 
 
-def answers(rows: pd.DataFrame) -> None:
-    for a in sentences.answers(rows):
+def answers(rows: pd.DataFrame, measures: Measures | None = None) -> None:
+    for a in sentences.answers(rows, measures):
         print(f"{a.question}: {a.answer}. {a.sentence}")
 
 

@@ -81,13 +81,13 @@ def direct_effects(
     x = collect(asked[0].tokens, [last])[last][:, asked[0].labels.index("=")].float()
     W_U = c.W_U.float().cpu()
     logits = frozen_rows(c, W, stream=x) @ W_U
-    entities = logits[:, task.vocabulary.entity_ids]
+    entities = logits[:, task.entity_ids]
     integers = entities - entities.mean(1, keepdim=True)
     most = min(INTEGERS, integers.shape[1] // 2)
     order = integers.sort(dim=1, descending=True, stable=True)
-    difference = (logits[:, task.vocabulary.true] - logits[:, task.vocabulary.false]).tolist()
-    if task.vocabulary.is_text:  # there is no one right answer, and no wrong one
-        difference = [0.0] * len(difference)
+    difference = [0.0] * len(logits)  # where each question has an answer of its own
+    if (fixed := task.questioning.fixed_answers(task.vocabulary)) is not None:
+        difference = (logits[:, fixed[0]] - logits[:, fixed[1]]).tolist()
     return [
         DirectEffect(
             difference=own,

@@ -202,8 +202,7 @@ class _Test:
                 continue
             if one.group == "integer":
                 entity = self.asked.task.table.drop_duplicates("alias").set_index("alias")["entity"]
-                integer = int(one.name.split()[-1])
-                keep = torch.from_numpy((entity.loc[pairs.alias.tolist()] == integer).to_numpy().copy())
+                keep = torch.from_numpy((entity.loc[pairs.alias.tolist()] == one.entity).to_numpy().copy())
                 if not keep.any():
                     continue
                 pairs = pairs[keep]

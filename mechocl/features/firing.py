@@ -142,13 +142,11 @@ def _dense(fires: Fires, key: np.ndarray, wanted: np.ndarray, length: int) -> Fl
 
 
 def _texts(task: Task, read: Texts) -> list[Text]:
-    first, _ = task.vocabulary.integers
-    inside = torch.zeros(len(read.table), dtype=torch.bool)
     table = read.table
     entity, defined = table["entity"].tolist(), table["defined_entity"].tolist()
-    if not task.vocabulary.is_text:
-        inside = (read.tokens == first + torch.tensor(entity)[:, None]).any(1)
-    listed = inside.tolist()
+    listed = task.questioning.contains(
+        task.vocabulary, read.tokens, table["entity"].to_numpy(copy=True)
+    ).tolist()
     return [
         Text(
             kind=read.kind,

@@ -55,6 +55,8 @@ class Property:
     positive: Bool[np.ndarray, " example"]
     of: Bool[np.ndarray, " example"]
     """Examples that are compared."""
+    entity: int | None = None
+    """Value of the table's `entity` that it is about; None for a property of another kind."""
     pairs: tuple[str, ...] = ()
     """Contrasts whose clean and corrupted run differ in it (`contrasts.pairs_named`), for the causal test."""
 
@@ -112,7 +114,7 @@ def text_properties(task: Task, read: Texts) -> list[Property]:
 
 def token_properties(task: Task, read: Texts, position: str) -> list[Property]:
     """Which integer stands at a position, where integers do."""
-    if task.vocabulary.is_text or (position != "entity" and _role(position) != "list"):
+    if position != "entity" and _role(position) != "list":
         return []
     first, last = task.vocabulary.integers
     here = read.tokens[:, read.labels.index(position)].numpy() - first
@@ -147,11 +149,9 @@ def _all(task: Task, read: Texts) -> Iterator[Property]:
     yield between("asked-about alias of tag 1, not 2", ["qd1_consistent"], ["qd2_inconsistent"])
     yield Property(name="tag 1, not 2", group="tag", positive=tag == 1, of=np.isin(tag, [1, 2]))
     yield Property(name="defined alias", group="tag", positive=tag > 0, of=everyone)
-    if read.kind == "question" and not task.vocabulary.is_text:
+    contains = task.questioning.contains(task.vocabulary, read.tokens, entity)
+    if read.kind == "question" and contains.any():
         asked = _asked(task)
-        contains = (
-            (read.tokens == task.vocabulary.integers[0] + torch.from_numpy(entity)[:, None]).any(1).numpy()
-        )
         yield Property(
             name="list contains the integer",
             group="contains",
@@ -166,17 +166,18 @@ def _all(task: Task, read: Texts) -> Iterator[Property]:
     top = int(entity.max(initial=0)) + 1
     for integer in range(top):
         yield Property(
-            name=_entity_name(task, integer),
+            name=task.questioning.entity_name(task.vocabulary, integer),
             group="integer",
             positive=entity == integer,
             of=known,
+            entity=integer,
             pairs=others,
         )
-    third = top / 3
-    for i, words in enumerate(() if task.vocabulary.is_text else ("lowest", "middle", "highest")):
-        inside = (entity >= i * third) & (entity < (i + 1) * third)
-        yield Property(name=f"{words} third of the integers", group="range", positive=inside, of=known)
-    if not task.vocabulary.is_text:
+    if task.questioning.entities_are_numbers:
+        third = top / 3
+        for i, words in enumerate(("lowest", "middle", "highest")):
+            inside = (entity >= i * third) & (entity < (i + 1) * third)
+            yield Property(name=f"{words} third of the integers", group="range", positive=inside, of=known)
         yield Property(name="odd integer", group="range", positive=entity % 2 == 1, of=known)
     yield Property(name="stage 2, not 1", group="stage", positive=stage == 2, of=stage > 0)
     for name in present:
@@ -184,18 +185,11 @@ def _all(task: Task, read: Texts) -> Iterator[Property]:
     wrong = (defined >= 0) & (defined != entity)
     for integer in range(top):
         yield Property(
-            name=f"defined as {_entity_name(task, integer).removeprefix('integer ')}, but is not",
+            name=f"defined as {task.questioning.entity_name(task.vocabulary, integer).removeprefix('integer ')}, but is not",
             group="defined as",
             positive=defined == integer,
             of=wrong,
         )
-
-
-def _entity_name(task: Task, entity: int) -> str:
-    """`integer 7`; in a text world `answer painter`."""
-    if not task.vocabulary.is_text:
-        return f"integer {entity}"
-    return f"answer {task.vocabulary.tokens[task.vocabulary.answers[entity]].strip()}"
 
 
 def _others(task: Task, read: Texts) -> tuple[str, ...]:

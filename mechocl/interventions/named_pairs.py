@@ -1,6 +1,5 @@
 """Clean and corrupted pairs that isolate one thing each, built from a task and named in one word."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,7 +74,7 @@ def alias_pairs(
     rows = _shuffled(questions[clean], draws)
     others = table.iloc[questions[corrupted]].drop_duplicates("alias")
     candidates, entities = others["alias"].to_numpy(), others["entity"].to_numpy()
-    alias, entity, answer = (table[column].to_numpy() for column in ("alias", "entity", "answer"))
+    alias, entity = (table[column].to_numpy() for column in ("alias", "entity"))
     chosen: list[int] = []
     partners: list[int] = []
     partner_of: dict[int, int] = {}
@@ -85,9 +84,7 @@ def alias_pairs(
         if same_integer:
             fits = candidates[(entities == entity[row]) & (candidates != alias[row])]
         else:
-            differs = entities != entity[row]
-            if not task.vocabulary.is_text:
-                differs &= np.isin(entities, _listed(task, row)) != answer[row]
+            differs = (entities != entity[row]) & task.questioning.changes_answer(task, row, entities)
             fits = candidates[differs]
         if len(fits):
             drawn = int(fits[int(torch.randint(len(fits), (1,), generator=draws))])
@@ -128,25 +125,16 @@ def list_pairs(task: Task, *, subset: str, n_pairs: int, seed: int) -> Pairs:
 
     Raises MechoclError when the subset has no questions, or every integer is in the list.
     """
-    if task.vocabulary.is_text:
-        raise MechoclError(
-            f"{subset}-with-to-without is for questions with a list; in a text world use {subset}-to-other-{subset}"
-        )
     draws = generator(seed, "list pairs", subset)
     rows = _test_questions(task, subset)
     rows = _shuffled(rows[task.table["answer"].to_numpy()[rows]], draws)[:n_pairs]
     tokens = task.tokens[torch.from_numpy(rows)]
-    first, last = task.vocabulary.integers
-    swapped = tokens.clone()
-    for i, row in enumerate(rows.tolist()):
-        listed = _listed(task, row)
-        free = np.setdiff1d(np.arange(last - first), listed)
-        if len(free) == 0:
-            raise MechoclError("every integer is in the list, so none can replace one; use shorter lists")
-        entity = int(task.table["entity"].iloc[row])
-        new = first + int(free[int(torch.randint(len(free), (1,), generator=draws))])
-        is_match = (task.roles[row] == ROLE["list"]) & (tokens[i] == first + entity)
-        swapped[i] = torch.where(is_match, new, tokens[i])
+    try:
+        swapped = task.questioning.without_entity(task, rows, draws)
+    except ValueError as error:
+        raise MechoclError(
+            f"{subset}-with-to-without: {error}; {subset}-to-other-{subset} is there in every world"
+        ) from None
     return _question_pairs(task, f"{subset}-with-to-without", rows, tokens, swapped, None)
 
 
@@ -181,7 +169,7 @@ def tag_pairs(task: Task, *, clean: int, corrupted: int, n_pairs: int, seed: int
     swapped[is_tag[picked]] = tag_token.repeat(len(tokens))
     end = int(at.max())
     layout = task.roles[picked][:, :end]
-    roles = _roles(layout, is_text=task.vocabulary.is_text)
+    roles = _roles(layout, last_apart=task.questioning.last_alias_token_apart)
     return Pairs(
         name=f"tag{clean}-to-tag{corrupted}",
         clean=tokens[:, :end],
@@ -208,16 +196,11 @@ def _question_pairs(
     contains = torch.from_numpy(task.table["answer"].to_numpy()[rows])
     layout, shown = task.roles[picked][:, :end], clean[:, :end]
     is_list = layout == ROLE["list"]
-    roles = _roles(layout, is_text=task.vocabulary.is_text)
+    roles = _roles(layout, last_apart=task.questioning.last_alias_token_apart)
     if rival is not None:
         roles[is_list & (shown == first + rival[:, None])] = ROLE_NAMES.index("rival")
     roles[is_list & (shown == first + entity[:, None])] = ROLE_NAMES.index("match")
-    target, foil = task.answers_of(rows)
-    if task.vocabulary.is_text and rival is not None:
-        others = task.vocabulary.entity_ids[rival]
-        accepted = [json.loads(one) for one in task.table["accepted"].to_numpy()[rows]]
-        right = torch.tensor([other in ids for other, ids in zip(others.tolist(), accepted, strict=True)])
-        foil = torch.where(right, foil, others)
+    target, foil = task.answers_of(rows)[0], task.questioning.wrong_answers(task, rows, rival)
     return Pairs(
         name=name,
         clean=shown,
@@ -244,12 +227,6 @@ def _shuffled(rows: np.ndarray, draws: torch.Generator) -> np.ndarray:
     return shuffled
 
 
-def _listed(task: Task, row: int) -> np.ndarray:
-    """Integers in a question's list."""
-    listed: np.ndarray = task.tokens[row][task.roles[row] == ROLE["list"]].numpy()
-    return listed - task.vocabulary.integers[0]
-
-
 def _names(task: Task, aliases: list[int]) -> Int[Tensor, "token"]:
     """Name tokens of the given aliases, one after another."""
     questions = task.table.loc[task.rows(kind="question")].drop_duplicates("alias")
@@ -258,7 +235,7 @@ def _names(task: Task, aliases: list[int]) -> Int[Tensor, "token"]:
     return task.tokens[rows][task.roles[rows] == ROLE["alias"]]
 
 
-def _roles(layout: Int[Tensor, "pair pos"], *, is_text: bool) -> Int[Tensor, "pair pos"]:
+def _roles(layout: Int[Tensor, "pair pos"], *, last_apart: bool) -> Int[Tensor, "pair pos"]:
     """Indices into `ROLE_NAMES`; list items are `others`."""
     roles = torch.full_like(layout, -1)
     shown_as = {
@@ -271,7 +248,7 @@ def _roles(layout: Int[Tensor, "pair pos"], *, is_text: bool) -> Int[Tensor, "pa
     }
     for role, name in shown_as.items():
         roles[layout == ROLE[role]] = ROLE_NAMES.index(name)
-    if is_text:
+    if last_apart:
         is_name = layout == ROLE["alias"]
         last = is_name.clone()
         last[:, :-1] &= ~is_name[:, 1:]

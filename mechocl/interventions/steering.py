@@ -18,7 +18,6 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechocl.behaviour.internalization import answer_candidates, judge_answers
 from mechocl.errors import MechoclError
 from mechocl.interventions.grafting import check_alike, compared
 from mechocl.models.components import Components, take_apart
@@ -141,10 +140,10 @@ def steered_logits(
     layer: int,
     position: int,
 ) -> Float[Tensor, "question vector candidate"]:
-    """Logits of `internalization.candidates` at `=` of the given questions with each vector added at one site."""
+    """Logits of `Questioning.answer_ids` at `=` of the given questions with each vector added at one site."""
     c = take_apart(model)
     place = replace(_places(c, task, rows)[layer], positions=[position] * len(vectors))
-    ids = answer_candidates(task).to(c.device)
+    ids = task.questioning.answer_ids(task.vocabulary).to(c.device)
     with torch.no_grad():
         outputs = [place.outputs(vectors.to(c.device), part) for part in _batches(len(rows))]
         return c.logits(torch.cat(outputs), ids).cpu()
@@ -175,7 +174,9 @@ def steering_study(
         _by_subset(
             task,
             held_out,
-            logits_at(model, tokens, torch.from_numpy(where), answer_candidates(task))[:, None],
+            logits_at(model, tokens, torch.from_numpy(where), task.questioning.answer_ids(task.vocabulary))[
+                :, None
+            ],
         )
         for model in (before, after)
     )
@@ -238,8 +239,7 @@ def _places(c: Components, task: Task, rows: np.ndarray) -> list[_Place]:
             return x
 
         found[-1].append(forward(c, batch, tap=keep))
-    text = [int(task.position_of("alias", rows[:1])[0]), n_pos - 1]
-    tried = text if task.vocabulary.is_text else list(range(n_pos))
+    tried = task.questioning.positions_to_steer(task, rows, n_pos)
     positions = [tried] * c.n_layers + [[n_pos - 1]]
     return [_Place(c, i, torch.cat(found[i]), at) for i, at in enumerate(positions)]
 
@@ -278,7 +278,7 @@ def _by_subset(
     task: Task, rows: np.ndarray, logits: Float[Tensor, "question vector candidate"]
 ) -> pd.DataFrame:
     """Mean over aliases and vectors, one row a subset."""
-    each = pd.concat([judge_answers(task, rows, one) for one in logits.unbind(1)])
+    each = pd.concat([task.questioning.judge(task, rows, one) for one in logits.unbind(1)])
     means = each.groupby("subset")[["auc", "accuracy"]].mean()
     means["aliases"] = each.groupby("subset")["alias"].nunique()
     return means.loc[[name for name in NEW if name in means.index]].reset_index()

@@ -111,7 +111,7 @@ def _parts_of(name: str, weight: Tensor, tokens: Mapping[str, Tensor], tied: boo
 def _token_groups(task: Task, rows: int) -> dict[str, Tensor]:
     """Token ids of each group of embeddings: all of the vocabulary, and the rows that pad it in a text model."""
     known = len(task.vocabulary)
-    if rows < known or (rows > known and not task.vocabulary.is_text):
+    if rows < known or (rows > known and not task.vocabulary.padded):
         raise MechoclError(
             f"the model embeds {rows} tokens, the task has {known}; give the model of this task"
         )

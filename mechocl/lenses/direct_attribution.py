@@ -144,7 +144,7 @@ def attribute(model: Transformer, task: Task, config: AttributionConfig) -> pd.D
 def _wanted(task: Task, table: pd.DataFrame) -> dict[str, tuple[Tensor, Tensor]]:
     """Tokens whose logits are compared, (plus, minus), for each quantity."""
     right, wrong = task.answers_of(table.index.to_numpy())
-    ids = task.vocabulary.entity_ids
+    ids = task.entity_ids
     entity = torch.tensor(table["entity"].to_numpy())
     return {"difference": (right, wrong[:, None]), "integer": (ids[entity], ids.expand(len(table), -1))}
 

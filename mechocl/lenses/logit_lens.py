@@ -216,7 +216,7 @@ def _measured(
     own: Float[Tensor, "batch pos d_vocab_out"] | None,
 ) -> Float[Tensor, "quantity batch pos"]:
     """`QUANTITIES` of each question at each position, on the CPU. `own`: the model's logits."""
-    ids = task.vocabulary.entity_ids.to(logits.device)
+    ids = task.entity_ids.to(logits.device)
     own_id = ids[torch.from_numpy(task.table["entity"].to_numpy()[rows]).to(logits.device)]
     logit = logits.gather(2, own_id[:, None, None].expand(*logits.shape[:2], 1))
     rank = _mean_rank(logits[..., ids], logit)
@@ -229,13 +229,12 @@ def _measured(
 def _true_minus_false(
     logits: Float[Tensor, "batch pos d_vocab_out"], task: Task, rows: np.ndarray
 ) -> Float[Tensor, "batch pos"]:
-    if not task.vocabulary.is_text:
-        return logits[..., task.vocabulary.true] - logits[..., task.vocabulary.false]
-    right, wrong = (
+    """Difference of the logits of `Questioning.compared_ids`: true − false, or right − wrong."""
+    plus, minus = (
         logits.gather(2, ids.to(logits.device)[:, None, None].expand(*logits.shape[:2], 1))[..., 0]
-        for ids in task.answers_of(rows)
+        for ids in task.questioning.compared_ids(task, rows)
     )
-    return right - wrong
+    return plus - minus
 
 
 def _mean_rank(

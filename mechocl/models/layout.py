@@ -24,8 +24,11 @@ def position_labels(task: Task, row: int) -> list[str]:
         labels.append(word if role == ROLE["word"] else _LABELS[ROLES[role]])
     integers = iter(range(1, len(labels) + 1))
     found = numbered([f"n{next(integers)}" if label == "n" else label for label in labels])
-    if task.vocabulary.is_text and (names := labels.count("alias")) > 1:
-        found[found.index(f"alias {names}")] = "alias"
+    if (tokens := labels.count("alias")) > 1:
+        names = iter(task.questioning.alias_labels(tokens))
+        found = [
+            next(names) if label == "alias" else shown for label, shown in zip(labels, found, strict=True)
+        ]
     return found
 
 

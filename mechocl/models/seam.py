@@ -3,7 +3,7 @@
 Analyses see a model through the `Transformer` protocol, which `HookedTransformer` and
 `TransformerBridge` (in compatibility mode) share: hook points and their names, `cfg`, the unembedding.
 A toy model is built by `toy_models.architectures`, a Hugging Face checkpoint is opened by `models.loading.load`, and a run's own
-checkpoints are opened by `runs.checkpoints`.
+checkpoints are opened by its folder (`runs.folders.SeedFolder.model_at`).
 """
 
 from collections.abc import Callable, Mapping, Sequence

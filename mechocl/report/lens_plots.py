@@ -16,31 +16,25 @@ from mechocl.behaviour.statistics import estimate
 from mechocl.lenses.direct_attribution import TOTAL
 from mechocl.report.plots import COLORS, heatmaps, label, styled
 from toy_models.subsets import SUBSETS
+from toy_models.words import Words
 
 LensValue = Literal["rank", "vocabulary_rank", "difference", "kl"]
 Quantity = Literal["difference", "integer"]
 
 _KINDS: Final = {"list with the integer": (True,), "list without it": (False,), "mean of both": (True, False)}
 
-_TITLES: Final = {
-    "rank": "mean rank<br>(integers)",
-    "vocabulary_rank": "mean rank<br>(vocabulary)",
-    "difference": "true − false<br>(nats)",
-    "kl": "KL from the<br>output (nats)",
-}
-_TEXT_TITLES: Final = _TITLES | {"rank": "mean rank<br>(answers)", "difference": "right − wrong<br>(nats)"}
 
-_ATTRIBUTED: Final = {
-    "difference": "to true − false, right is positive (nats)",
-    "integer": "to the alias's integer − mean integer (nats)",
-}
-_TEXT_ATTRIBUTED: Final = {
-    "difference": "to right − wrong answer (nats)",
-    "integer": "to the right answer − mean answer (nats)",
-}
+def _titles(words: Words) -> dict[LensValue, str]:
+    """Titles of the colour scales."""
+    return {
+        "rank": f"mean rank<br>({words.entities})",
+        "vocabulary_rank": "mean rank<br>(vocabulary)",
+        "difference": f"{words.difference}<br>(nats)",
+        "kl": "KL from the<br>output (nats)",
+    }
 
 
-def attribution(rows: pd.DataFrame, *, quantity: Quantity, position: str = "=") -> go.Figure:
+def attribution(rows: pd.DataFrame, *, quantity: Quantity, words: Words, position: str = "=") -> go.Figure:
     """Direct logit attribution: a bar for each component and subset, with a dot per seed and the 95 % interval.
 
     `rows` as from `attribution.attribute`, with a seed column. Panels: lists with the alias's integer, lists
@@ -60,7 +54,7 @@ def attribution(rows: pd.DataFrame, *, quantity: Quantity, position: str = "=") 
             figure.add_trace(dots, row=panel, col=1)
     figure.update_xaxes(tickvals=list(range(len(components))), ticktext=components)
     figure.update_yaxes(zerolinecolor="#777", matches="y")
-    what = (_ATTRIBUTED if _of_lists(rows) else _TEXT_ATTRIBUTED)[quantity]
+    what = words.attributed_difference if quantity == "difference" else words.attributed_entity
     figure.update_yaxes(title=f"contribution {what}", row=min(2, len(panels)), col=1)
     figure.update_layout(
         height=160 + 220 * len(panels),
@@ -80,26 +74,8 @@ def _of_lists(rows: pd.DataFrame) -> bool:
     return bool(rows["contains"].any())
 
 
-def attribution_heatmap(rows: pd.DataFrame, *, quantity: Quantity, position: str = "=") -> go.Figure:
-    """Direct logit attribution, component × subset, mean over seeds: for models of more than a few heads.
-
-    `rows` as from `attribution.attribute`, of one seed or several. Panels as in `attribution`.
-    """
-    rows = rows[rows["position"] == position]
-    components, subsets = list(rows["component"].drop_duplicates()), _subsets(rows)
-    panels = []
-    for title, kinds in _kinds(rows).items():
-        part = rows[rows["contains"].isin(kinds)]
-        grid = part.groupby(["component", "subset"])[quantity].mean().unstack()
-        named = grid.loc[components[::-1], subsets]
-        panels.append((title, named.rename(columns=lambda subset: subset.replace("_", "<br>", 1))))
-    limit = max(float(np.abs(grid.to_numpy()).max()) for _, grid in panels)
-    figure = heatmaps(panels, scale="RdBu", low=-limit, high=limit, title="contribution<br>(nats)", digits=2)
-    return figure.update_xaxes(tickfont_size=10)
-
-
 def lenses_compared(
-    logit: pd.DataFrame, tuned: pd.DataFrame, *, value: LensValue, contains: bool = False
+    logit: pd.DataFrame, tuned: pd.DataFrame, *, value: LensValue, words: Words, contains: bool = False
 ) -> go.Figure:
     """Logit lens (left) and tuned lens (right), layer × position, a row of panels per subset, over all seeds.
 
@@ -112,25 +88,26 @@ def lenses_compared(
                 (rows["subset"] == subset) & (rows["contains"] == contains) & (rows["component"] == "stream")
             )
             panels.append((f"{name}, {label(subset)}", layer_by_position(rows[kept], value)))
-    return _lens_panels(panels, value, _of_lists(logit))
+    return _lens_panels(panels, value, words)
 
 
-def component_lens(rows: pd.DataFrame, *, value: LensValue, contains: bool = False) -> go.Figure:
+def component_lens(
+    rows: pd.DataFrame, *, value: LensValue, words: Words, contains: bool = False
+) -> go.Figure:
     """Logit lens of the stream, the heads and the MLPs × position, one panel per subset, over all seeds.
 
     `rows` as from `lenses.logit_lens`. Rows from bottom to top as the table has them.
     """
-    of_lists = _of_lists(rows)
     rows = rows[rows["contains"] == contains].dropna(subset=[value])
     stream = rows["component"] == "stream"
     rows = rows.assign(layer=rows["component"].where(~stream, "stream, " + rows["layer"]))
     panels = [(label(s), layer_by_position(rows[rows["subset"] == s], value)) for s in _subsets(rows)]
-    return _lens_panels(panels, value, of_lists)
+    return _lens_panels(panels, value, words)
 
 
-def _lens_panels(panels: list[tuple[str, pd.DataFrame]], value: LensValue, of_lists: bool) -> go.Figure:
+def _lens_panels(panels: list[tuple[str, pd.DataFrame]], value: LensValue, words: Words) -> go.Figure:
     highest = max(float(np.nanmax(np.abs(grid.to_numpy()))) for _, grid in panels)
-    title = (_TITLES if of_lists else _TEXT_TITLES)[value]
+    title = _titles(words)[value]
     if value == "difference":
         return heatmaps(panels, scale="RdBu", low=-highest, high=highest, title=title, digits=1)
     low, digits = (0.0, 2) if value == "kl" else (1.0, 1)

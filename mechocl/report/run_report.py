@@ -1,7 +1,7 @@
 """A run → the report that answers its questions."""
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import pandas as pd
 
@@ -21,10 +21,10 @@ from mechocl.report import (
 )
 from mechocl.report.attention_explorer import AttentionView
 from mechocl.report.page import Report, Section, SummaryRow, Table
-from mechocl.runs.recipes import Recipe, integer_set
 from mechocl.runs.run import Run
+from toy_models.measures import Measures
 from toy_models.subsets import SUBSETS
-from toy_models.training import StageConfig
+from toy_models.words import Words
 
 
 def build(run: Run, rows: dict[str, pd.DataFrame], *, warning: str = "") -> Report:
@@ -37,7 +37,8 @@ def build(run: Run, rows: dict[str, pd.DataFrame], *, warning: str = "") -> Repo
     if "lens" not in rows:
         closed = "The models are not of a family that lenses, patches and probes take apart (GPT-NeoX, GPT-2): answers only."
         warning = f"{warning} {closed}".strip()
-    answered, unlearned = over_seeds.without_failed(rows["evaluate"])
+    measures, words = run.questioning.measures, run.questioning.words
+    answered, unlearned = over_seeds.without_failed(rows["evaluate"], measures)
     said = sentences.failures_in_words(unlearned, rows["evaluate"]["seed"].nunique())
     warning = " ".join([warning, *(f"S{line[1:]}." for line in said)]).strip()
     return Report(
@@ -45,22 +46,17 @@ def build(run: Run, rows: dict[str, pd.DataFrame], *, warning: str = "") -> Repo
         warning=warning,
         summary=tuple(
             SummaryRow(label=a.question, sentence=a.sentence, answer=a.answer)
-            for a in sentences.answers(answered)
+            for a in sentences.answers(answered, measures)
         ),
         facts=_facts(run),
         sections=(
-            *([] if run.is_text else [_training(history)]),
-            *([text_sections.training(history)] if run.is_text else []),
-            _internalization(answered),
-            *([text_sections.other_tests(answered)] if run.is_text else []),
-            *([_lens(rows, text_sections.LENS if run.is_text else _LENS)] if "lens" in rows else []),
-            *(
-                [_patching(rows["patch"], text_sections.PATCHING if run.is_text else _PATCHING)]
-                if "patch" in rows
-                else []
-            ),
+            _training(history, words),
+            _internalization(answered, measures, words),
+            *([text_sections.other_tests(answered)] if "test" in answered.columns else []),
+            *([_lens(rows, words)] if "lens" in rows else []),
+            *([_patching(rows["patch"], words)] if "patch" in rows else []),
             *([toolbox_sections.circuit(rows["circuit"])] if "circuit" in rows else []),
-            *([toolbox_sections.suppression(rows["suppression"])] if "suppression" in rows else []),
+            *([toolbox_sections.suppression(rows["suppression"], words)] if "suppression" in rows else []),
             *([toolbox_sections.weights(rows["graft"], rows["steering"])] if "graft" in rows else []),
             *([toolbox_sections.subspaces(rows["subspace"])] if "subspace" in rows else []),
             *(_probes(run, rows["probe"]) if "probe" in rows else ()),
@@ -74,7 +70,7 @@ def _facts(run: Run) -> dict[str, str]:
     m, git = run.manifest, run.manifest["git"]
     return {
         "Recipe": run.recipe_name,
-        **(text_sections.facts(run) if run.is_text else _integer_set(integer_set(run.recipe))),
+        **run.kind.facts(run),
         "Seeds": f"{', '.join(map(str, run.seeds))}; failed: {len(run.failures())}",
         "Time": "; ".join(f"{what}: {seconds:.0f} s" for what, seconds in m["seconds"].items()),
         "Machine": f"{m['machine']} ({m['device']}, {m['precision']}, threads per seed: {m['threads']})",
@@ -86,55 +82,31 @@ def _facts(run: Run) -> dict[str, str]:
     }
 
 
-def _integer_set(r: Recipe) -> dict[str, str]:
-    model = r.model.resolve()
-    stages = "; ".join(
-        f"data of stage {' and '.join(map(str, s.data))}: {s.epochs} epochs of {s.optimizer}, learning rate "
-        f"{s.learning_rate:g}{_embedding_rate(s)}, batch {s.batch_size}, trains {s.trains.replace('_', ' ')}"
-        for s in r.training.stages
-    )
-    return {
-        "Task": f"{r.task.aliases} aliases of {r.task.integers} integers, lists of {r.task.list_length}, "
-        f"definitions in order {r.task.word_order}, tag reliability {r.task.tag_reliability:g}",
-        "Model": f"{model.n_layers} layer{'s' * (model.n_layers > 1)}, d_model {model.d_model}, {model.n_heads} heads, positions {model.positions}",
-        "Stages": stages,
-    }
-
-
-def _embedding_rate(stage: StageConfig) -> str:
-    return "" if stage.embedding_rate == 1 else f" (token embeddings: {stage.embedding_rate:g} times that)"
-
-
-def _training(history: pd.DataFrame) -> Section:
+def _training(history: pd.DataFrame, words: Words) -> Section:
     return Section(
         id="training",
-        title="Training",
-        how_to_read=(
-            "Each line follows one subset's held-out questions (top: within-alias AUC, .5 is chance) and its own "
-            "definitions (bottom: share recalled) through the stages; bold is the mean, thin lines are seeds. "
-            "Look for the green line leaving .5 in stage 1, and for blue (tag 1) rising above red (tag 2) in stage 2."
-        ),
-        figures=(plots.training_curves(history),),
+        title=words.training_title,
+        how_to_read=words.training,
+        figures=(plots.training_curves(history, metrics=words.training_curves),),
     )
 
 
-def _internalization(rows: pd.DataFrame) -> Section:
+def _internalization(rows: pd.DataFrame, measures: Measures, words: Words) -> Section:
     estimates = over_seeds.subsets(rows)
     cells = {(e.subset, e.metric): e.estimate for e in estimates}
-    leading = over_seeds.leading(rows)
-    metrics = internalization.metrics_of(rows)
+    leading = (measures.leading, measures.second)
+    metrics = measures.names
     present = [s for s in SUBSETS if (s, leading[0]) in cells]
     unit = estimates[0].estimate.unit
-    trained = "the last stage on its data" if leading[0] == "exact_match" else "training"
     subset_table = Table(
-        caption=f"Each subset after {trained}: mean and 95 % interval over {'aliases' if unit == 'alias' else 'seeds'}",
+        caption=f"Each subset after {words.judged_after}: mean and 95 % interval over {'aliases' if unit == 'alias' else 'seeds'}",
         columns=("subset", *(formats.NAMES[m] for m in metrics)),
         rows=tuple((plots.label(s), *(_interval(cells.get((s, m))) for m in metrics)) for s in present),
     )
     tables = [subset_table]
     meanings = {c.name: c.meaning for c in internalization.CONTRASTS}
     for metric in leading:
-        found = over_seeds.contrasts(rows, metric)
+        found = over_seeds.contrasts(rows, metric, measures)
         n_seeds = rows["seed"].nunique()
         tables.append(
             Table(
@@ -164,52 +136,36 @@ def _internalization(rows: pd.DataFrame) -> Section:
         title="Internalization",
         how_to_read=(
             "Every dot is one seed, every diamond the mean with its 95 % interval; "
-            + ("no_data" if leading[0] == "exact_match" else ".5")
+            + words.floor
             + " is a model that knows nothing of the alias. Compare Ḋ₅ (tag 1) with D̄₆ (tag 2) and D̃₈ (the fresh tag): none of these aliases was ever asked "
             "about in training."
         ),
         figures=tuple(
             plots.subset_values(estimates, over_seeds.by_seed(rows), metric=metric)
-            for metric in (leading if leading[0] == "exact_match" else leading[:1])
+            for metric in (leading[:1] if leading[0] in measures.chance else leading)
         ),
         tables=tuple(tables),
     )
 
 
-_LENS: Final = (
-    "First figure: the residual stream, and what each head and MLP writes, go straight to the unembedding; the number "
-    "is the mean rank of the alias's integer among all integers (1 is the top) on questions whose list does not contain "
-    "it, so bright cells show where the integer is at hand. Second: the same through translators trained on the run's "
-    "own data (tuned lens). Third: what each component adds at = to the right answer's logit over the other's."
-)
-
-
-def _lens(rows: dict[str, pd.DataFrame], how_to_read: str) -> Section:
+def _lens(rows: dict[str, pd.DataFrame], words: Words) -> Section:
     return Section(
         id="lens",
         title="Lenses",
-        how_to_read=how_to_read,
+        how_to_read=words.lens,
         figures=(
-            lens_plots.component_lens(rows["lens"], value="rank"),
-            lens_plots.lenses_compared(rows["lens"], rows["tuned-lens"], value="rank"),
-            lens_plots.attribution(rows["attribution"], quantity="difference"),
+            lens_plots.component_lens(rows["lens"], value="rank", words=words),
+            lens_plots.lenses_compared(rows["lens"], rows["tuned-lens"], value="rank", words=words),
+            lens_plots.attribution(rows["attribution"], quantity="difference", words=words),
         ),
     )
 
 
-_PATCHING: Final = (
-    "A question about a tag-2 alias is answered with one activation taken from the same list asked about a tag-1 "
-    "alias; the number says how far that moves the logit difference towards the tag-1 alias's right answer. "
-    "To another alias (of a different integer) it shows where the integer enters the answer; with the same integer, "
-    "whether being defined by tag 1 itself matters, and there clean − corrupted is the whole effect that can be had."
-)
-
-
-def _patching(rows: pd.DataFrame, how_to_read: str) -> Section:
+def _patching(rows: pd.DataFrame, words: Words) -> Section:
     return Section(
         id="patching",
         title="Activation patching",
-        how_to_read=how_to_read,
+        how_to_read=words.patching,
         figures=(plots.patching(rows),),
     )
 
@@ -234,23 +190,14 @@ def attention_views(run: Run, rows: pd.DataFrame) -> tuple[AttentionView, ...]:
     own = rows[rows["seed"] == seed]
     for question in own["question"].drop_duplicates().astype(int).tolist():
         part = own[own["question"] == question]
-        row = task.table.loc[question]
-        length = len(position_labels(task, question)) - 1
-        contains = "with" if row["answer"] else "without"
-        difference = float(part["difference"].iloc[0])
-        if run.is_text:
-            views.append(
-                text_sections.attention_view(task, question, seed, difference, attention.as_array(part))
-            )
-            continue
+        length = position_labels(task, question).index("=") + 1
+        title, caption = task.questioning.describe(task, question, float(part["difference"].iloc[0]))
         views.append(
             AttentionView(
-                title=f"{row['subset']}, list {contains} its integer",
+                title=title,
                 tokens=task.vocabulary.decode(task.tokens[question, :length].tolist()),
                 patterns=attention.as_array(part),
-                caption=f"seed {seed}; tag {row['tag']}; the alias stands for {row['entity']}; true − false logit "
-                f"{difference:+.2f}: the model says {'true' if difference > 0 else 'false'}, "
-                f"right is {'true' if row['answer'] else 'false'}",
+                caption=f"seed {seed}; {caption}",
             )
         )
     return tuple(views)

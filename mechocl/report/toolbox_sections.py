@@ -14,6 +14,7 @@ from mechocl.interventions.suppression import SuppressionConfig, candidates
 from mechocl.report import circuit_plots, graft_plots, subspace_plots
 from mechocl.report.page import Section, Table
 from toy_models.subsets import SUBSETS
+from toy_models.words import Words
 
 _SHOWN: Final = 5e-4
 """Effects below this are left out of tables: they would read 0."""
@@ -62,7 +63,7 @@ def circuit(rows: pd.DataFrame) -> Section:
     )
 
 
-def suppression(rows: pd.DataFrame) -> Section:
+def suppression(rows: pd.DataFrame, words: Words) -> Section:
     """`rows` of the suppression analysis over the seeds."""
     config = SuppressionConfig()
     lines = []
@@ -90,7 +91,7 @@ def suppression(rows: pd.DataFrame) -> Section:
         figures=(circuit_plots.suppression(rows, raised=names[0], spared=names[1]),),
         tables=(
             Table(
-                caption="The component chosen in each seed: effect on the AUC of the aliases that did not choose it",
+                caption=f"The component chosen in each seed: effect on the {words.answers_in} of the aliases that did not choose it",
                 columns=("", "chosen for", "subset", "effect [95 %]", "seeds above 0"),
                 rows=tuple(lines),
             ),

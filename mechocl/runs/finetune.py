@@ -19,7 +19,6 @@ from mechocl.errors import MechoclError
 from mechocl.models import hub
 from mechocl.runs import trainer
 from mechocl.runs.progress import Progress
-from mechocl.runs.recipes import closed_book
 from mechocl.runs.run import Run
 from mechocl.runs.text_folders import TextSeedFolder
 from toy_models.randomness import generator
@@ -40,7 +39,8 @@ def finetune(run: Run, seed: int, *, device: str, save_every_s: float, progress:
     """
     folder = run.seed(seed)
     assert isinstance(folder, TextSeedFolder)
-    recipe = closed_book(run.recipe)
+    recipe = run.recipe
+    assert isinstance(recipe, ClosedBookRecipe)
     with files.locked(folder.path / f"lock-{os.environ.get('RANK', '0')}", patience=_LOCK_PATIENCE_S):
         stages = recipe.training.stages
         if folder.failure() is not None or folder.finished():

@@ -14,10 +14,13 @@ import pandas as pd
 import torch
 
 from mechocl import files
-from mechocl.runs.recipes import AnyRecipe, integer_set
-from toy_models import integer_set as integers
+from mechocl.behaviour import internalization
+from mechocl.errors import MechoclError
+from mechocl.runs.recipes import AnyRecipe, Recipe
+from toy_models import architectures
 from toy_models.task import Task
 from toy_models.training import TrainingState
+from toy_models.worlds import world_of
 
 _CHECKPOINT: Final = re.compile(r"stage-(\d+)/(?:step-(\d+)|final)\.safetensors")
 _STATE: Final = re.compile(r"state-(\d+)-(\d+)\.safetensors")
@@ -71,12 +74,14 @@ class SeedFolder:
 
     def load_task(self) -> Task:
         tensors, _ = files.read_tensors(self.ledger.checked("task.safetensors"))
+        world = world_of(self.recipe.task)
         return Task(
             tokens=tensors["tokens"].to(torch.int64),
             roles=tensors["roles"].to(torch.int64),
             loss_mask=tensors["loss_mask"],
             table=pd.read_parquet(self.ledger.checked("task.parquet")),
-            vocabulary=integers.vocabulary(integer_set(self.recipe).task),
+            vocabulary=world.vocabulary(self.recipe.task),
+            questioning=world.questioning,
         )
 
     def save_checkpoint(
@@ -102,6 +107,27 @@ class SeedFolder:
     def weights(self, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
         """The checkpoint's tensors; MechoclError when the file was truncated or altered."""
         return files.read_tensors(self.ledger.checked(checkpoint.name))[0]
+
+    def untrained_model(self, *, device: str) -> Any:
+        """A `HookedTransformer` of the run's shape with random weights, drawn from the seed."""
+        return build_model(self.recipe, seed=self.seed, device=device)
+
+    def model_at(self, checkpoint: Checkpoint, *, device: str) -> Any:
+        """The `HookedTransformer` of a checkpoint; MechoclError when its file is altered or incomplete."""
+        model = build_model(self.recipe, seed=self.seed, device=device)
+        weights = self.weights(checkpoint)
+        odd = weights.keys() ^ dict(model.named_parameters()).keys()
+        if odd:
+            raise MechoclError(
+                f"{self.path / checkpoint.name} does not fit the recipe's model (tensor {min(odd)})"
+            )
+        architectures.fill_weights(model, weights)
+        return model
+
+    def evaluate(self, checkpoint: Checkpoint, *, device: str) -> pd.DataFrame:
+        """Rows of the evaluate analysis: the answers of a checkpoint to every test question, by alias."""
+        model = self.model_at(checkpoint, device=device)
+        return internalization.per_alias(model, self.load_task())
 
     def final(self, stage: int | None = None) -> Checkpoint:
         """The last checkpoint of a stage (default: of training)."""
@@ -142,6 +168,21 @@ class SeedFolder:
         if "failed.json" not in self.ledger:
             return None
         return str(files.read_json(self.ledger.checked("failed.json"))["reason"])
+
+
+def build_model(recipe: AnyRecipe, *, seed: int, device: str) -> Any:
+    """A recipe's model before training, a `HookedTransformer`."""
+    assert isinstance(recipe, Recipe)
+    world = world_of(recipe.task)
+    vocabulary = world.vocabulary(recipe.task)
+    model = architectures.build(
+        recipe.model.resolve(),
+        d_vocab=len(vocabulary),
+        d_vocab_out=vocabulary.outputs,
+        n_ctx=world.context_length(recipe.task),
+        seed=seed,
+    )
+    return model.to(device, print_details=False)
 
 
 class StackFolder:

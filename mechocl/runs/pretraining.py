@@ -15,6 +15,7 @@ from mechocl.closed_book import answers, biographies, encoding, worlds
 from mechocl.closed_book.batches import Collator
 from mechocl.closed_book.biographies import BiographiesConfig
 from mechocl.closed_book.definitions import question
+from mechocl.closed_book.questioning import TextQuestioning
 from mechocl.errors import MechoclError
 from mechocl.runs.progress import Progress
 from mechocl.runs.trainer import Moment, Settings, train_model
@@ -178,6 +179,7 @@ def asked(people: Any, tokenizer: Any, *, context: int) -> Task:
         loss_mask=torch.zeros(tokens.shape, dtype=torch.bool),
         table=table,
         vocabulary=encoding.vocabulary(tokenizer),
+        questioning=TextQuestioning(),
     )
 
 

@@ -20,7 +20,7 @@ import torch
 from mechocl.errors import Fault
 from mechocl.models.seam import resolve_device
 from mechocl.runs.progress import Display, Done, Job, Workers
-from mechocl.runs.recipes import AnyRecipe, Recipe
+from mechocl.runs.recipes import AnyRecipe
 
 _messages: Any = None  # set in worker processes
 
@@ -215,8 +215,7 @@ def default_threads(recipe: AnyRecipe, jobs: int) -> int:
     Small matrix products gain nothing from a second thread, and on a busy machine threads that wait for
     each other cost a lot.
     """
-    small = isinstance(recipe, Recipe) and recipe.model.resolve().d_model < 256
-    return 1 if small else max(1, cores() // jobs)
+    return 1 if recipe.small else max(1, cores() // jobs)
 
 
 def default_jobs(n_seeds: int, device: str) -> int:
@@ -230,10 +229,10 @@ def default_together(recipe: AnyRecipe, n_seeds: int, jobs: int, device: str) ->
     On a CPU many small models fill the processor better than one (`benchmarks/training.py`); more than
     eight gain nothing, and a model that is large by itself gains nothing at all.
     """
-    if not isinstance(recipe, Recipe):
+    if not recipe.stackable:
         return 1
     if device.startswith("cuda"):
         return min(n_seeds, 32)
-    if recipe.model.resolve().d_model >= 256:
+    if not recipe.small:
         return 1
     return max(1, min(8, math.ceil(n_seeds / jobs)))

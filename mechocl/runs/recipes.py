@@ -2,56 +2,52 @@
 
 import dataclasses
 import difflib
+import functools
 import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import pydantic
 
 from mechocl.closed_book.stages import ClosedBookRecipe
 from mechocl.errors import MechoclError
 from toy_models.architectures import ModelConfig
-from toy_models.integer_set import IntegerSetConfig
 from toy_models.training import TrainingConfig
+from toy_models.worlds import DEFAULT, WORLDS
+
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """An experiment on the integer-set task."""
+class Recipe(Generic[Config]):
+    """An experiment on a world that models are trained on from scratch (`toy_models.worlds`)."""
 
     description: str
     """One line for listings and reports."""
-    task: IntegerSetConfig
+    task: Config
     """The world."""
     model: ModelConfig
     """The architecture."""
     training: TrainingConfig
     """The stages."""
 
+    @property
+    def small(self) -> bool:
+        """Whether the model is so small that one thread computes it as fast as several do."""
+        return self.model.resolve().d_model < 256
 
-AnyRecipe = Recipe | ClosedBookRecipe
+    @property
+    def stackable(self) -> bool:
+        """Whether several seeds can train together."""
+        return True
+
+
+AnyRecipe = Recipe[Any] | ClosedBookRecipe
 """What a run may be of."""
-
-
-def integer_set(recipe: AnyRecipe) -> Recipe:
-    """The recipe, if it is of the integer-set task; MechoclError otherwise."""
-    if isinstance(recipe, ClosedBookRecipe):
-        raise MechoclError(
-            "this works on recipes and runs of the integer-set task alone, and this is a closed-book one; `mechocl finetune` "
-            "trains those"
-        )
-    return recipe
-
-
-def closed_book(recipe: AnyRecipe) -> ClosedBookRecipe:
-    """The recipe, if it is a closed-book one; MechoclError otherwise."""
-    if isinstance(recipe, Recipe):
-        raise MechoclError("this is a recipe of the integer-set task; `mechocl train` trains it")
-    return recipe
 
 
 def named() -> dict[str, Path]:
@@ -69,19 +65,27 @@ def _under(package: str, prefix: str) -> dict[str, Path]:
     return {prefix + str(p.relative_to(root).with_suffix("")): p for p in sorted(root.rglob("*.toml"))}
 
 
-def load(name: str, changes: tuple[str, ...] = ()) -> Recipe:
+def load(name: str, changes: tuple[str, ...] = ()) -> Recipe[Any]:
     """Read a recipe by name ("integer-set/cpu") or path, with `key=value` changes made.
 
     A change names a key with dots and gives a TOML value: `task.aliases=500`,
     `training.stages.1.epochs=20`, `task.word_order="VTE"` (quotes may be left out).
     Raises MechoclError naming the file, the key and what was expected.
     """
-    return integer_set(_load(name, changes, named()))
+    recipe = _load(name, changes, named())
+    if not isinstance(recipe, Recipe):
+        raise MechoclError(f"{name} is a closed-book recipe; `mechocl finetune` trains those")
+    return recipe
 
 
 def load_closed_book(name: str, changes: tuple[str, ...] = ()) -> ClosedBookRecipe:
     """Read a closed-book recipe by name ("closed-book/two-stage") or path, with changes as `load`. Raises as `load`."""
-    return closed_book(_load(name, changes, named_closed_book()))
+    recipe = _load(name, changes, named_closed_book())
+    if not isinstance(recipe, ClosedBookRecipe):
+        raise MechoclError(
+            f"{name} is a recipe of a model that is trained from scratch; `mechocl train` trains it"
+        )
+    return recipe
 
 
 def _load(name: str, changes: tuple[str, ...], known: Mapping[str, Path]) -> AnyRecipe:
@@ -112,11 +116,17 @@ def read(name: str, known: Mapping[str, Path]) -> tuple[dict[str, Any], Path]:
 def parse(values: dict[str, Any], *, source: str) -> AnyRecipe:
     """Recipe from plain values; every mistake is one MechoclError that names the key.
 
-    A recipe whose task names a `world` is a closed-book one.
+    `task.world` names one of `toy_models.worlds.WORLDS` (by default the integer set), or a text world.
     """
     task = values.get("task")
-    kind = ClosedBookRecipe if isinstance(task, dict) and "world" in task else Recipe
-    recipe: AnyRecipe = checked(_ADAPTERS[kind], values, source=source)
+    name = task.get("world", DEFAULT) if isinstance(task, dict) else DEFAULT
+    if isinstance(name, str) and name in WORLDS:
+        if isinstance(task, dict):
+            values = values | {"task": {key: value for key, value in task.items() if key != "world"}}
+        adapter: pydantic.TypeAdapter[Any] = _adapter(WORLDS[name].config)
+    else:
+        adapter = _CLOSED_BOOK
+    recipe: AnyRecipe = checked(adapter, values, source=source)
     return recipe
 
 
@@ -133,7 +143,12 @@ def checked(adapter: Any, values: dict[str, Any], *, source: str) -> Any:
 
 def plain(recipe: AnyRecipe) -> dict[str, Any]:
     """The resolved recipe as plain values: what the manifest holds, and `parse` reads back."""
-    return json.loads(_ADAPTERS[type(recipe)].dump_json(recipe, exclude_none=True))  # type: ignore[no-any-return]
+    adapter = _CLOSED_BOOK if isinstance(recipe, ClosedBookRecipe) else _adapter(recipe.task.__class__)
+    values: dict[str, Any] = json.loads(adapter.dump_json(recipe, exclude_none=True))
+    world = next((name for name, world in WORLDS.items() if type(recipe.task) is world.config), DEFAULT)
+    if world != DEFAULT:
+        values["task"] = {"world": world} | values["task"]
+    return values
 
 
 def strict(config: type) -> None:
@@ -153,9 +168,16 @@ def _dataclasses_in(config: type, found: dict[str, type]) -> dict[str, type]:
 _CONFIGS: Final = _dataclasses_in(Recipe, {}) | _dataclasses_in(ClosedBookRecipe, {})
 for _config in _CONFIGS.values():
     strict(_config)
-_ADAPTERS: Final[dict[type, pydantic.TypeAdapter[Any]]] = {
-    kind: pydantic.TypeAdapter(kind) for kind in (Recipe, ClosedBookRecipe)
-}
+_CLOSED_BOOK: Final[pydantic.TypeAdapter[Any]] = pydantic.TypeAdapter(ClosedBookRecipe)
+
+
+@functools.cache
+def _adapter(config: type) -> Any:
+    """What reads and writes recipes of a world, given its config's class."""
+    for held in _dataclasses_in(config, {}).values():
+        strict(held)
+        _CONFIGS.setdefault(held.__name__, held)
+    return pydantic.TypeAdapter(Recipe[config])
 
 
 def _explain(error: Any) -> str:

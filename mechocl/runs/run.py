@@ -32,8 +32,11 @@ from mechocl.closed_book.stages import ClosedBookRecipe
 from mechocl.errors import MechoclError
 from mechocl.runs import recipes
 from mechocl.runs.folders import SeedFolder, StackFolder
-from mechocl.runs.recipes import AnyRecipe
-from mechocl.runs.text_folders import TextSeedFolder
+from mechocl.runs.kinds import RunKind
+from mechocl.runs.recipes import AnyRecipe, Recipe
+from mechocl.runs.text_runs import TextRuns
+from mechocl.runs.toy_runs import ToyRuns
+from toy_models.task import Questioning
 
 SCHEMA: Final = 2
 _PACKAGES: Final = ("torch", "transformer-lens", "transformers", "numpy", "pandas", "scikit-learn")
@@ -52,7 +55,7 @@ class Run:
     seeds: tuple[int, ...]
     manifest: dict[str, Any]
     attribute: str = ""
-    """Attribute that analyses of a text world look at; "": the one that `closed_book.views` chooses."""
+    """Attribute that analyses look at, in worlds that have several; "": the one that `closed_book.views` chooses."""
 
     @staticmethod
     def create(
@@ -120,16 +123,22 @@ class Run:
             if not isinstance(manifest.get(key), kind):
                 raise MechoclError(f"{path / 'manifest.json'} is damaged: no valid {key!r}; restore it")
         recipe = recipes.parse(manifest["recipe"], source=str(path / "manifest.json"))
-        if attribute and not isinstance(recipe, ClosedBookRecipe):
+        run = Run(path, recipe, manifest["recipe_name"], tuple(manifest["seeds"]), manifest, attribute)
+        if attribute and not run.kind.has_attributes:
             raise MechoclError(
-                f"--attribute {attribute}: {path} is a run of the integer-set task, which has none"
+                f"--attribute {attribute}: {path} is a run of a world whose questions are about one thing; leave it out"
             )
-        return Run(path, recipe, manifest["recipe_name"], tuple(manifest["seeds"]), manifest, attribute)
+        return run
 
     @property
-    def is_text(self) -> bool:
-        """Whether it is a closed-book run: of a text world, and a fine-tuned Hugging Face model."""
-        return isinstance(self.recipe, ClosedBookRecipe)
+    def kind(self) -> RunKind:
+        """What differs between kinds of run."""
+        return kind_of(self.recipe)
+
+    @property
+    def questioning(self) -> Questioning:
+        """What differs between worlds when an alias is asked about."""
+        return self.kind.questioning(self.recipe)
 
     def _changed(self, **changes: Any) -> "Run":
         """Write the manifest with changes; the run's lock must be held."""
@@ -140,11 +149,7 @@ class Run:
     def seed(self, seed: int) -> SeedFolder:
         if seed not in self.seeds:
             raise MechoclError(f"{self.path} has no seed {seed}; it has {', '.join(map(str, self.seeds))}")
-        path = self.path / f"seed-{seed}"
-        if not self.is_text:
-            return SeedFolder(path, seed, self.recipe)
-        first = self.path / f"seed-{min(self.seeds)}"
-        return TextSeedFolder(path, seed, self.recipe, asked=self.attribute, first=first)
+        return self.kind.folder(self, seed)
 
     def stacks(self) -> list[StackFolder]:
         """The groups of seeds that train together."""
@@ -166,7 +171,7 @@ class Run:
         if missing:
             raise MechoclError(
                 f"{self.path} is incomplete: seed {', '.join(map(str, missing))} is not trained to the end; "
-                f"run `mechocl {'finetune' if self.is_text else 'train'}` again with --out {self.path}"
+                f"run `mechocl {self.kind.command}` again with --out {self.path}"
             )
         if len(failed) == len(folders):
             raise MechoclError(
@@ -244,6 +249,14 @@ def _unaltered(path: Path, sha256: object) -> Path:
         raise MechoclError(f"{path} does not match its checksum; delete {path.parent} and run again")
     return path
 
+
+def kind_of(recipe: AnyRecipe) -> RunKind:
+    """The kind of the runs of a recipe."""
+    return _KINDS[type(recipe)]
+
+
+_KINDS: Final[dict[type, RunKind]] = {Recipe: ToyRuns(), ClosedBookRecipe: TextRuns()}
+"""The kind of a run by the class of its recipe."""
 
 _MANIFEST: Final = {
     "recipe_name": str,

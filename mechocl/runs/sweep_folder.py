@@ -46,7 +46,7 @@ class SweepRun:
 
     setting: dict[str, Any]
     """Value of each swept field."""
-    recipe: Recipe
+    recipe: Recipe[Any]
     seed: int
 
     @property
@@ -56,7 +56,7 @@ class SweepRun:
 
 
 def start_sweep(
-    path: Path, recipe: Recipe, *, recipe_name: str, device: str, machine: str | None = None
+    path: Path, recipe: Recipe[Any], *, recipe_name: str, device: str, machine: str | None = None
 ) -> None:
     """Make the directory, or check that it holds a sweep of the same recipe on the same device.
 

@@ -12,6 +12,7 @@ from mechocl.behaviour import internalization
 from mechocl.behaviour.formats import describe
 from mechocl.behaviour.statistics import Estimate, estimate
 from mechocl.runs.sweep_folder import axes
+from toy_models.measures import YES_OR_NO
 from toy_models.subsets import SUBSETS
 
 
@@ -77,7 +78,9 @@ def _contrasts(frame: pd.DataFrame, stage: str, metric: str) -> dict[str, Estima
     prefix = f"{stage}.{metric}."
     values = frame[[c for c in frame.columns if str(c).startswith(prefix)]]
     values = values.rename(columns=lambda c: str(c).removeprefix(prefix))
-    per_run = pd.DataFrame([internalization.contrasts(row.dropna(), metric) for _, row in values.iterrows()])
+    per_run = pd.DataFrame(
+        [internalization.contrasts(row.dropna(), metric, YES_OR_NO) for _, row in values.iterrows()]
+    )
     return {
         str(name): estimate(per_run[name].dropna().to_numpy(dtype=float), unit="seed")
         for name in per_run.columns
@@ -98,7 +101,7 @@ def by_run(frame: pd.DataFrame, contrast: str, metric: str = "auc") -> pd.DataFr
     prefix = f"{_last_stage(good)}.{metric}."
     columns = {c: str(c).removeprefix(prefix) for c in good.columns if str(c).startswith(prefix)}
     values = [
-        internalization.contrasts(row.dropna(), metric).get(contrast, math.nan)
+        internalization.contrasts(row.dropna(), metric, YES_OR_NO).get(contrast, math.nan)
         for _, row in good[list(columns)].rename(columns=columns).iterrows()
     ]
     return good[[*axes(good), "seed"]].assign(value=values)

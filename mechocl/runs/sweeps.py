@@ -19,7 +19,8 @@ from mechocl import files
 from mechocl.behaviour import internalization
 from mechocl.behaviour.internalization import METRICS, failure
 from mechocl.errors import MechoclError
-from mechocl.runs import checkpoints, recipes, train_toy
+from mechocl.runs import recipes, train_toy
+from mechocl.runs.folders import build_model
 from mechocl.runs.processes import default_threads, default_together
 from mechocl.runs.progress import Executor, Progress, seeds_in_words
 from mechocl.runs.recipes import Recipe
@@ -72,7 +73,7 @@ def axis(text: str) -> tuple[str, tuple[str, ...]]:
 
 def settings(
     recipe_name: str, changes: tuple[str, ...], over: Sequence[str]
-) -> tuple[list[tuple[dict[str, Any], Recipe]], list[tuple[dict[str, Any], str]]]:
+) -> tuple[list[tuple[dict[str, Any], Recipe[Any]]], list[tuple[dict[str, Any], str]]]:
     """The product of the axes: settings with their recipes, and settings that no recipe allows with why.
 
     Raises MechoclError when the recipe itself, or every one of its settings, is not allowed.
@@ -107,7 +108,7 @@ def stacks(wanted: Sequence[SweepRun], *, together: int) -> list[tuple[SweepRun,
     return found
 
 
-def _without_rates(recipe: Recipe) -> Recipe:
+def _without_rates(recipe: Recipe[Any]) -> Recipe[Any]:
     stages = tuple(replace(stage, learning_rate=1.0) for stage in recipe.training.stages)
     return replace(recipe, training=replace(recipe.training, stages=stages))
 
@@ -141,7 +142,7 @@ def train_together(wanted: Sequence[SweepRun], *, device: str, progress: Progres
 
     An outcome holds `failed` ("" or why), `seconds` (wall clock, shared evenly), and after each stage N
     `stageN.loss`, `stageN.gradient_norm` and `stageN.<metric>.<subset>`. A run fails when its loss or its
-    answers are not finite, or when it recalls fewer than `MIN_RECALL` of the new aliases' definitions.
+    answers are not finite, or when it recalls fewer than `Measures.least_recall` of the new aliases' definitions.
     """
     began = time.perf_counter()
     outcomes: list[dict[str, Any]] = [{"failed": ""} for _ in wanted]
@@ -170,7 +171,7 @@ def _train(
 ) -> None:
     """Train runs on their tasks, filling in their outcomes."""
     first = wanted[0].recipe
-    trained = [checkpoints.build_model(run.recipe, seed=run.seed, device=device) for run in wanted]
+    trained = [build_model(run.recipe, seed=run.seed, device=device) for run in wanted]
     work = [len(tasks[0].training_rows(s.data)) * s.epochs for s in first.training.stages]
     for number, stage in enumerate(first.training.stages, start=1):
         rates = [run.recipe.training.stages[number - 1].learning_rate for run in wanted]
@@ -246,7 +247,7 @@ def run_sweep(
 
 
 def _sweep_jobs(
-    path: Path, base: Recipe, missing: list[SweepRun], jobs: int, *, device: str, shared: bool
+    path: Path, base: Recipe[Any], missing: list[SweepRun], jobs: int, *, device: str, shared: bool
 ) -> list[Job]:
     """Stacks of runs for `jobs` workers; with a `shared` path, for workers of other machines too."""
     together = default_together(base, len(missing), jobs, device)

@@ -12,14 +12,16 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 import torch
 
 from mechocl import files
 from mechocl.closed_book import encoding, views
+from mechocl.closed_book.questioning import TextQuestioning
 from mechocl.errors import MechoclError
+from mechocl.models import loading
 from mechocl.runs.folders import Checkpoint, SeedFolder
 from mechocl.runs.recipes import AnyRecipe
 from toy_models.task import Task
@@ -60,6 +62,7 @@ class TextSeedFolder(SeedFolder):
             loss_mask=tensors["loss_mask"],
             table=pd.read_parquet(self.ledger.checked("task.parquet")),
             vocabulary=replace(encoding.shown(tuple(tokens)), encode=self._encode),
+            questioning=TextQuestioning(),
         )
 
     def _encode(self, text: str) -> list[int]:
@@ -116,8 +119,27 @@ class TextSeedFolder(SeedFolder):
             raise MechoclError(f"{self.path / min(added)} was added to a finished checkpoint; remove it")
         return folder
 
-    def weights(self, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-        raise NotImplementedError("a closed-book checkpoint is a folder: models.at_checkpoint loads it")
+    def untrained_model(self, *, device: str) -> Any:
+        return loading.initialised_like(self.path / self.final().name, seed=self.seed, device=device)
+
+    def model_at(self, checkpoint: Checkpoint, *, device: str) -> Any:
+        """Loaded from its Hugging Face folder; the comparison with Hugging Face's forward pass is kept in `parity`.
+
+        Raises MechoclError when one of its files is altered, and as `models.loading.load`.
+        """
+        record = self.path / "parity" / f"{checkpoint.name.replace('/', '-')}.json"
+        return loading.load(self.model_path(checkpoint), device=device, record=record)
+
+    def evaluate(self, checkpoint: Checkpoint, *, device: str) -> pd.DataFrame:
+        """By Hugging Face's own model, causal or sequence-to-sequence."""
+        from mechocl.closed_book import (  # transformers' generation takes a second to import
+            evaluation,
+            worlds,
+        )
+
+        path = self.model_path(checkpoint)
+        model = worlds.trainable(path, worlds.kind_of(path)).to(device)
+        return evaluation.per_alias(model, worlds.tokenizer(str(path)), self.load_task())
 
     def resume_folder(self, stage: int) -> Path:
         """Where the unfinished stage keeps its resume points."""

@@ -9,14 +9,14 @@ import torch
 from mechocl import files
 from mechocl.behaviour import internalization
 from mechocl.errors import MechoclError
-from mechocl.runs import checkpoints, recipes
-from mechocl.runs.folders import SeedFolder, StackFolder
+from mechocl.runs.folders import SeedFolder, StackFolder, build_model
 from mechocl.runs.progress import Progress
 from mechocl.runs.recipes import Recipe
 from mechocl.runs.run import Run
-from toy_models import integer_set
+from toy_models import architectures
 from toy_models.task import Task
 from toy_models.training import Moment, train_stage
+from toy_models.worlds import world_of
 
 SAVE_EVERY_S: Final = 20.0
 """Seconds between resume points: the training that a kill can cost."""
@@ -63,14 +63,15 @@ def train_stack(
             return
         progress("building the task", 0.0)
         tasks = [_task(folder) for folder in folders]
-        recipe = recipes.integer_set(run.recipe)
-        trained = [checkpoints.build_model(recipe, seed=folder.seed, device=device) for folder in folders]
+        recipe = run.recipe
+        assert isinstance(recipe, Recipe)
+        trained = [build_model(recipe, seed=folder.seed, device=device) for folder in folders]
         work = [len(tasks[0].training_rows(s.data)) * s.epochs for s in stages]
         for number in range(1, len(stages) + 1):
             if number <= finished:
                 for model, folder in zip(trained, folders, strict=True):
                     if folder.failure() is None:
-                        checkpoints.fill_weights(model, folder.weights(folder.final(number)))
+                        architectures.fill_weights(model, folder.weights(folder.final(number)))
                 continue
 
             def stage_progress(text: str, share: float, number: int = number) -> None:
@@ -95,6 +96,7 @@ def _train_stage(
     progress: Progress,
 ) -> None:
     """One stage of a stack: evaluate, keep checkpoints and resume points, note failures."""
+    assert isinstance(run.recipe, Recipe)
     saved = stack.load_state(number)
     state, histories = saved if saved else (None, [[] for _ in folders])
     failed = {index for index, folder in enumerate(folders) if folder.failure() is not None}
@@ -102,7 +104,7 @@ def _train_stage(
     for moment in train_stage(
         trained,
         tasks,
-        recipes.integer_set(run.recipe).training.stages[number - 1],
+        run.recipe.training.stages[number - 1],
         seeds=stack.seeds,
         precision=run.recipe.training.precision,
         state=state,
@@ -141,10 +143,10 @@ def _finished_stages(folders: list[SeedFolder], stages: int) -> int:
     return min((sum(folder.stage_finished(n + 1) for n in range(stages)) for folder in alive), default=stages)
 
 
-def draw(recipe: Recipe, *, seed: int) -> Task:
+def draw(recipe: Recipe[Any], *, seed: int) -> Task:
     """A recipe's task; MechoclError when it cannot be drawn, or gives a stage nothing to train on."""
     try:
-        task = integer_set.build(recipe.task, seed=seed)
+        task = world_of(recipe.task).build(recipe.task, seed=seed)
     except ValueError as error:
         raise MechoclError(f"the recipe's task cannot be drawn: {error}") from None
     for number, stage in enumerate(recipe.training.stages):
@@ -158,7 +160,8 @@ def draw(recipe: Recipe, *, seed: int) -> Task:
 
 def _task(folder: SeedFolder) -> Task:
     """The seed's task, saved where it is not yet; MechoclError as `draw`, and where another was saved."""
-    task = draw(recipes.integer_set(folder.recipe), seed=folder.seed)
+    assert isinstance(folder.recipe, Recipe)
+    task = draw(folder.recipe, seed=folder.seed)
     if "task.parquet" not in folder.ledger:
         folder.save_task(task)
         return task

@@ -20,7 +20,6 @@ from mechocl.interventions.circuits import CircuitConfig
 from mechocl.interventions.grafting import GraftConfig
 from mechocl.interventions.patching import PatchingConfig
 from mechocl.lenses.logit_lens import LensConfig
-from mechocl.runs import checkpoints
 from mechocl.runs.folders import SeedFolder
 from mechocl.runs.run import Run
 
@@ -67,7 +66,7 @@ def test_subject(seed: SeedFolder) -> None:
     assert torch.equal(flat["before"], flat["after 1"])
     for a, b in (("model", "before"), ("model", "untrained"), ("before", "untrained")):
         assert not torch.equal(flat[a], flat[b])
-    assert torch.equal(flat["after 1"], weights(checkpoints.model_at(seed, seed.final(1), device="cpu")))
+    assert torch.equal(flat["after 1"], weights(seed.model_at(seed.final(1), device="cpu")))
     assert torch.equal(subject.task.tokens, seed.load_task().tokens)
 
 

@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 from mechocl.analyses import jobs, probe_sweep, registry, sae_jobs
 from mechocl.behaviour import internalization
 from mechocl.closed_book import views
+from mechocl.closed_book.questioning import WORDS
 from mechocl.commands import cli
 from mechocl.errors import MechoclError
 from mechocl.features.search import SearchConfig
@@ -26,7 +27,7 @@ from mechocl.lenses.logit_lens import LensConfig
 from mechocl.models import layout, seam
 from mechocl.probing.scoring import ProbingConfig
 from mechocl.report import lens_plots
-from mechocl.runs import checkpoints, recipes
+from mechocl.runs import recipes
 from mechocl.runs.pretraining import PretrainingConfig, pretrain
 from mechocl.runs.run import Run
 from toy_models.task import ROLE, Task
@@ -92,7 +93,7 @@ def test_a_view_holds_one_question_of_one_layout(run: Run, task: Task) -> None:
 def test_entities_of_a_view_are_answers(task: Task) -> None:
     rows = task.rows(kind="question")
     table = task.table.iloc[rows]
-    ids = task.vocabulary.entity_ids
+    ids = task.entity_ids
     assert (ids[torch.tensor(table["entity"].to_numpy())] == torch.tensor(table["target"].to_numpy())).all()
     first = (task.roles[torch.from_numpy(rows)] == ROLE["answer"]).int().argmax(1)
     tokens = task.tokens[torch.from_numpy(rows)][torch.arange(len(rows)), first]
@@ -184,7 +185,7 @@ def test_log_probability_is_that_of_the_opened_model(run: Run) -> None:
     folder = run.seed(0)
     whole = folder.load_task()
     rows = whole.rows(kind="question", split="test")[:20]
-    model = checkpoints.model_at(folder, folder.final(), device="cpu")
+    model = folder.model_at(folder.final(), device="cpu")
     tokens = whole.tokens[torch.from_numpy(rows)]
     with torch.no_grad():
         own = model(tokens).log_softmax(-1)[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0]
@@ -234,7 +235,7 @@ def test_pairs_of_a_file_are_texts(task: Task, tmp_path: Path) -> None:
 
 
 def test_patching_everything_gives_the_clean_run(run: Run, task: Task) -> None:
-    model = checkpoints.model_at(run.seed(0), run.seed(0).final(), device="cpu")
+    model = run.seed(0).model_at(run.seed(0).final(), device="cpu")
     pairs = pairs_named(task, "d1-to-other-d2", n_pairs=10, seed=0)
     result = patching.patch_activations(
         model, pairs, sites=["resid_post"], metric="logit_difference", by="role", mode="denoise"
@@ -306,7 +307,7 @@ def test_grafts_lie_between_the_two_models(run: Run, task: Task) -> None:
     rows = analysed(run, "graft", GraftConfig())
     folder = run.seed(0)
     for group, stage in (("none", 1), ("all", 2)):
-        model = checkpoints.model_at(folder, folder.final(stage), device="cpu")
+        model = folder.model_at(folder.final(stage), device="cpu")
         expected = internalization.by_subset(internalization.per_alias(model, task)).set_index("subset")
         own = rows[rows["group"] == group].pivot(index="subset", columns="metric", values="value")
         for metric in ("auc", "accuracy", "recall"):
@@ -322,30 +323,32 @@ def test_grafts_lie_between_the_two_models(run: Run, task: Task) -> None:
 def test_a_steered_model_is_the_model_where_nothing_is_added(run: Run, task: Task) -> None:
     """Also: judged among the first tokens of all answers, by SciPy."""
     folder = run.seed(0)
-    model = checkpoints.model_at(folder, folder.final(), device="cpu")
+    model = folder.model_at(folder.final(), device="cpu")
     rows = task.rows(kind="question", split="test", subset=steering.NEW)
     vectors = torch.stack([torch.zeros(model.cfg.d_model), torch.linspace(-1, 1, model.cfg.d_model)])
     found = steering.steered_logits(model, task, rows, vectors=vectors, layer=1, position=2)
     where = torch.from_numpy(task.position_of("equals", rows))
     tokens = task.tokens[torch.from_numpy(rows)]
-    expected = seam.logits_at(model, tokens, where, internalization.answer_candidates(task))
+    expected = seam.logits_at(model, tokens, where, task.questioning.answer_ids(task.vocabulary))
     torch.testing.assert_close(found[:, 0], expected, atol=1e-4, rtol=0.0)
     assert not torch.allclose(found[:, 1], expected, atol=1e-3)
     entity = task.table["entity"].to_numpy()[rows]
     ranks = rankdata(expected.numpy(), axis=1)[range(len(rows)), entity]
     frame = task.table.iloc[rows].assign(auc=(ranks - 1) / (expected.shape[1] - 1))
     means = frame.groupby("alias")["auc"].mean()
-    judged = internalization.judge_answers(task, rows, expected).set_index("alias")["auc"]
+    judged = task.questioning.judge(task, rows, expected).set_index("alias")["auc"]
     np.testing.assert_allclose(judged, means.loc[judged.index], atol=1e-9)
 
 
 def test_lenses_of_text_speak_of_answers(run: Run) -> None:
     rows = analysed(run, "lens", LensConfig())
-    figure = lens_plots.component_lens(rows, value="rank")
+    figure = lens_plots.component_lens(rows, words=WORDS, value="rank")
     assert figure.layout.coloraxis.colorbar.title.text == "mean rank<br>(answers)"
-    signed = lens_plots.component_lens(rows, value="difference")
+    signed = lens_plots.component_lens(rows, words=WORDS, value="difference")
     assert signed.layout.coloraxis.colorbar.title.text == "right − wrong<br>(nats)"
-    bars = lens_plots.attribution(analysed(run, "attribution", AttributionConfig()), quantity="integer")
+    bars = lens_plots.attribution(
+        analysed(run, "attribution", AttributionConfig()), words=WORDS, quantity="integer"
+    )
     assert "the right answer" in str(bars.layout.yaxis.title.text)
 
 

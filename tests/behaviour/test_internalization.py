@@ -14,10 +14,11 @@ from sklearn.metrics import roc_auc_score
 from transformer_lens import HookedTransformer
 
 from mechocl.behaviour import internalization
-from mechocl.behaviour.internalization import by_subset, contrasts, per_alias, recalled, within_alias_auc
+from mechocl.behaviour.internalization import by_subset, contrasts, per_alias, recalled
 from mechocl.models import seam
 from toy_models import architectures
 from toy_models.integer_set import IntegerSetConfig, WordOrder, build
+from toy_models.measures import YES_OR_NO, within_alias_auc
 from toy_models.subsets import SUBSETS, Fractions
 from toy_models.task import Task
 
@@ -136,7 +137,7 @@ def test_by_subset_of_the_planted_model() -> None:
         "d2_consistent": 0.5,
         "d3_consistent": 1,
     }
-    found = contrasts(table["auc"], "auc")
+    found = contrasts(table["auc"], "auc", YES_OR_NO)
     expected = {"weak": 0.5, "strong": 0.5, "strong_d1_d3": 0, "strong_d3_d2": 0.5}
     assert found.to_dict() == expected | {"ocl_d1": 0.5, "ocl_d2": 0, "ocl_d3": 0.5}
 
@@ -176,14 +177,14 @@ def test_subset_means_by_hand() -> None:
 @pytest.mark.parametrize(("metric", "ocl"), [("auc", 0.4), ("accuracy", 0.4), ("logit_difference", 0.9)])
 def test_contrasts_by_hand(metric: str, ocl: float) -> None:
     values = pd.Series({"qd1_consistent": 0.8, "q_only": 0.75, "d1_consistent": 0.9, "d2_consistent": 0.6})
-    found = contrasts(values, metric)
+    found = contrasts(values, metric, YES_OR_NO)
     assert found.index.tolist() == ["weak_vs_q_only", "strong", "ocl_d1", "ocl_d2"]
     assert found.to_numpy() == pytest.approx([0.05, 0.3, ocl, ocl - 0.3])
 
 
 def test_recall_has_no_chance_to_compare_with() -> None:
     values = pd.Series({"d1_consistent": 0.9, "d2_consistent": 0.6})
-    assert contrasts(values, "recall").index.tolist() == ["strong"]
+    assert contrasts(values, "recall", YES_OR_NO).index.tolist() == ["strong"]
 
 
 def test_every_contrast_names_subsets() -> None:

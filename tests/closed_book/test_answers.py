@@ -14,6 +14,7 @@ import torch
 
 from mechocl.closed_book import answers, biographies, encoding, evaluation, examples
 from mechocl.closed_book.biographies import BiographiesConfig
+from mechocl.closed_book.questioning import TextQuestioning
 from mechocl.errors import MechoclError
 from mechocl.runs import pretraining
 from toy_models.task import ROLE, Task
@@ -187,6 +188,7 @@ def _one(pieces: list[tuple[str, str]], allowed: list[str]) -> Task:
         loss_mask=torch.zeros(tokens.shape, dtype=torch.bool),
         table=pd.DataFrame({"answers": [json.dumps(allowed)]}),
         vocabulary=encoding.vocabulary(tokenizer),
+        questioning=TextQuestioning(),
     )
 
 

@@ -13,11 +13,11 @@ from planted import small_task
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from mechocl.behaviour.internalization import within_alias_auc
 from mechocl.errors import MechoclError
 from mechocl.interventions.metrics import METRICS, SMALLEST_DIFFERENCE, metric_named, normalised
 from mechocl.interventions.named_pairs import pairs_named, question_pairs
 from mechocl.interventions.pairs import Pairs, given_pairs
+from toy_models.measures import within_alias_auc
 from toy_models.task import Task
 
 DIFFERENTIABLE = ("logit_difference", "log_probability", "kl_to_clean")

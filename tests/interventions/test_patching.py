@@ -26,7 +26,6 @@ from mechocl.interventions.pairs import ROLE_NAMES, Pairs, given_pairs
 from mechocl.interventions.patching import PatchingConfig, PatchingResult, patch, patch_activations
 from mechocl.models.components import take_apart
 from mechocl.models.sites import SITES, hook_name, sites_of
-from mechocl.runs import checkpoints
 from toy_models.task import Task
 
 MODES = ("denoise", "noise", "zero", "mean", "resample")
@@ -51,7 +50,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Task]:
     recipe = tiny.recipe(folder, "training.stages.0.epochs=12")
     run = jobs.train_run(folder / "run", recipe, recipe_name="tiny", seeds=(0,), device="cpu", jobs=1)
     seed = run.seed(0)
-    before, after = (checkpoints.model_at(seed, seed.final(stage), device="cpu") for stage in (1, 2))
+    before, after = (seed.model_at(seed.final(stage), device="cpu") for stage in (1, 2))
     return before, after, seed.load_task()
 
 

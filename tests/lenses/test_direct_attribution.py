@@ -25,6 +25,7 @@ from mechocl.lenses.direct_attribution import (
 from mechocl.models import loading
 from mechocl.report import lens_plots
 from toy_models import architectures
+from toy_models.list_questioning import WORDS
 from toy_models.task import Task
 
 CONFIG = AttributionConfig(aliases_per_subset=10)
@@ -269,7 +270,7 @@ def over_seeds() -> pd.DataFrame:
 
 
 def test_bars_are_means_with_a_dot_per_seed(over_seeds: pd.DataFrame) -> None:
-    figure = lens_plots.attribution(over_seeds, quantity="difference")
+    figure = lens_plots.attribution(over_seeds, words=WORDS, quantity="difference")
     bars = [t for t in figure.data if t.type == "bar"]
     dots = [t for t in figure.data if t.type == "scatter"]
     assert len(bars) == len(dots) == 3 * 2  # three panels, two subsets
@@ -279,16 +280,6 @@ def test_bars_are_means_with_a_dot_per_seed(over_seeds: pd.DataFrame) -> None:
     np.testing.assert_allclose(dots[0].x[:2], bars[0].x)
     np.testing.assert_allclose(bars[0].error_y.array, 12.7062, rtol=1e-4)  # t(.975, 1 df) · 1
     assert sum(bool(t.showlegend) for t in figure.data) == 2
-    one_seed = lens_plots.attribution(over_seeds[over_seeds["seed"] == 0], quantity="integer")
+    one_seed = lens_plots.attribution(over_seeds[over_seeds["seed"] == 0], words=WORDS, quantity="integer")
     assert one_seed.data[0].error_y.array is None
     np.testing.assert_allclose(one_seed.data[0].y, [-1, -2])
-
-
-def test_heatmap_holds_the_means(over_seeds: pd.DataFrame) -> None:
-    figure = lens_plots.attribution_heatmap(over_seeds, quantity="difference")
-    with_integer, without, both = figure.data
-    assert list(both.y) == [TOTAL, "L0H0"]  # plotly draws the first row at the bottom
-    np.testing.assert_allclose(with_integer.z, [[3, 4], [2, 3]])
-    np.testing.assert_allclose(without.z, [[1, 2], [4, 5]])
-    np.testing.assert_allclose(both.z, [[2, 3], [3, 4]])
-    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (-5, 5)

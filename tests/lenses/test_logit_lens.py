@@ -17,6 +17,7 @@ from mechocl.models.components import take_apart
 from mechocl.report import lens_plots
 from toy_models import architectures
 from toy_models.integer_set import IntegerSetConfig, build
+from toy_models.list_questioning import WORDS
 from toy_models.subsets import Fractions
 from toy_models.task import Task
 
@@ -245,7 +246,7 @@ def test_a_hooked_model_is_refused() -> None:
 
 def test_component_figure_shows_the_table() -> None:
     """A panel per subset, a row per component (the stream's layers first), a column per position."""
-    figure = lens_plots.component_lens(components(), value="rank", contains=True)
+    figure = lens_plots.component_lens(components(), words=WORDS, value="rank", contains=True)
     assert len(figure.data) == 5
     panel = figure.data[2]
     assert "d1_consistent" in figure.layout.annotations[2].text
@@ -254,10 +255,10 @@ def test_component_figure_shows_the_table() -> None:
     assert list(panel.x) == POSITIONS
     kept = components().query("subset == 'd1_consistent' and contains and component == 'L0H0'")
     np.testing.assert_allclose(panel.z[3], kept["rank"])
-    of_streams = lens_plots.component_lens(components(), value="kl", contains=True)
+    of_streams = lens_plots.component_lens(components(), words=WORDS, value="kl", contains=True)
     assert list(of_streams.data[0].y) == names[:3]  # a component has no KL
     assert of_streams.layout.coloraxis.cmin == 0
-    signed = lens_plots.component_lens(components(), value="difference", contains=True)
+    signed = lens_plots.component_lens(components(), words=WORDS, value="difference", contains=True)
     assert (signed.layout.coloraxis.cmin, signed.layout.coloraxis.cmax) == (-10, 10)
 
 

@@ -33,6 +33,7 @@ from mechocl.models.components import take_apart
 from mechocl.report import lens_plots
 from toy_models import architectures
 from toy_models.architectures import hooked_transformer_allowed
+from toy_models.list_questioning import WORDS
 from toy_models.randomness import generator
 from toy_models.task import Task
 
@@ -260,7 +261,7 @@ def test_no_position_is_refused() -> None:
 def test_figure_sets_the_two_lenses_side_by_side() -> None:
     logit = logit_lens(random_model(), task(), LensConfig(aliases_per_subset=5, of=("stream", "heads")))
     tuned = tuned_lens(random_model(), task(), CONFIG)
-    figure = lens_plots.lenses_compared(logit, tuned, value="kl", contains=True)
+    figure = lens_plots.lenses_compared(logit, tuned, words=WORDS, value="kl", contains=True)
     titles = [annotation.text for annotation in figure.layout.annotations]
     assert len(figure.data) == len(titles) == 2 * 5
     assert all(t.startswith(("logit lens", "tuned lens")[i % 2]) for i, t in enumerate(titles))

@@ -22,7 +22,7 @@ from mechocl.closed_book import evaluation, worlds
 from mechocl.closed_book.batches import causal_batch
 from mechocl.commands import cli
 from mechocl.errors import MechoclError
-from mechocl.runs import checkpoints, finetune
+from mechocl.runs import finetune
 from mechocl.runs.progress import Progress
 from mechocl.runs.run import Run
 from mechocl.runs.text_folders import TextSeedFolder
@@ -139,7 +139,7 @@ def test_final_folders_are_ordinary_and_hold_no_pickle(whole: TextSeedFolder) ->
     folder = whole.path / "stage-2" / "final"
     theirs = AutoModelForCausalLM.from_pretrained(folder).eval()
     ids = AutoTokenizer.from_pretrained(folder)("Q: Who is Ada?\nA:", return_tensors="pt")["input_ids"]
-    ours = checkpoints.model_at(whole, whole.final(), device="cpu")
+    ours = whole.model_at(whole.final(), device="cpu")
     with torch.no_grad():
         torch.testing.assert_close(ours(ids), theirs(ids).logits, rtol=1e-4, atol=1e-4)
     assert_no_pickle(whole.path)
@@ -326,7 +326,7 @@ def test_checkpoints_on_request(base: Path, tmp_path: Path) -> None:
     assert found[-1][2] == "stage-2/final"
     kept = [load_file(folder.path / name / "model.safetensors")["embed_out.weight"] for *_, name in found]
     assert all(not torch.equal(a, b) for a, b in itertools.pairwise(kept))
-    checkpoints.model_at(folder, folder.checkpoints()[1], device="cpu")
+    folder.model_at(folder.checkpoints()[1], device="cpu")
 
 
 def test_the_loss_of_a_stage_falls(base: Path, tmp_path: Path) -> None:
@@ -366,7 +366,7 @@ def test_adapters_are_merged(base: Path, tmp_path: Path) -> None:
     folder = train(run)
     after = weights(folder)
     assert {name for name in before if not torch.equal(before[name], after[name])} == moved
-    loaded = checkpoints.model_at(folder, folder.final(), device="cpu")
+    loaded = folder.model_at(folder.final(), device="cpu")
     ids = folder.load_task().tokens[:4, :12]
     theirs = worlds.trainable(folder.path / "stage-1" / "final", "causal").eval()
     with torch.no_grad():

@@ -1,0 +1,110 @@
+"""The questioning of text worlds: questions in words, whose answer is one of many."""
+
+import json
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from toy_models.measures import Measures
+from toy_models.task import Questioning, Task, Vocabulary
+from toy_models.words import Words
+
+MEASURES: Final = Measures(
+    names=("exact_match", "log_probability", "recall"),
+    leading="exact_match",
+    second="log_probability",
+    chance=MappingProxyType({}),
+    # large models store only part of the definitions in a few epochs
+    least_recall=None,
+)
+"""Of answers in words, as `closed_book.evaluation` measures them."""
+
+WORDS: Final = Words(
+    entity="answer",
+    entities="answers",
+    difference="right − wrong",
+    attributed_difference="to right − wrong answer (nats)",
+    attributed_entity="to the right answer − mean answer (nats)",
+    answers_in="right − wrong logit",
+    lens_rank=(
+        "mean rank of the right answer's first token among those of all answers (1 = top), questions about {attribute}"
+    ),
+    lens=(
+        "Questions about one attribute. First figure: the residual stream, and what each head and MLP writes, go straight to "
+        "the unembedding; the number is the mean rank of the right answer's first token among those of all answers to the "
+        "question (1 is the top), so bright cells show where the answer is at hand. Second: the same through translators "
+        "trained on the run's own data (tuned lens). Third: what each component adds at the colon before the answer (=) to "
+        "the right answer's logit over another answer's. `alias` is the last token of the alias."
+    ),
+    patching=(
+        "A question about a tag-2 alias is answered with one activation taken from the same question about a tag-1 alias; the "
+        "number says how far that moves the logit difference towards the tag-1 alias's right answer. To another alias (of "
+        "another answer) it shows where the answer enters; with the same answer, whether being defined by tag 1 itself matters, "
+        "and there clean − corrupted is the whole effect that can be had."
+    ),
+    training_title="Fine-tuning",
+    training=(
+        "Each line follows one subset's held-out questions (top: log-probability of the right answer, so higher is "
+        "better) and its own definitions (bottom: share whose entity is recalled token by token) through the stages; "
+        "bold is the mean, thin lines are seeds. Compare blue (tag 1), red (tag 2) and violet (fresh tag) in stage 2."
+    ),
+    training_curves=("log_probability", "recall"),
+    judged_after="the last stage on its data",
+    floor="no_data",
+)
+
+
+class TextQuestioning(Questioning):
+    """Questions in words about one attribute, each answer known by its first token (`closed_book.views`)."""
+
+    words = WORDS
+    measures = MEASURES
+    last_alias_token_apart = True
+
+    def entity_ids(self, vocabulary: Vocabulary) -> Int[Tensor, " entity"]:
+        return torch.tensor(vocabulary.answers)
+
+    def recall_ids(self, vocabulary: Vocabulary) -> Int[Tensor, " candidate"]:
+        """All tokens: the first token of an entity's name may be any."""
+        return torch.arange(vocabulary.outputs)
+
+    def answers_of(
+        self, task: Task, rows: np.ndarray
+    ) -> tuple[Int[Tensor, "question"], Int[Tensor, "question"]]:
+        """First tokens of the right answer, and of another answer to the same question."""
+        target, foil = (torch.tensor(task.table[name].to_numpy()[rows]) for name in ("target", "foil"))
+        return target, foil
+
+    def wrong_answers(
+        self, task: Task, rows: np.ndarray, rival: Int[Tensor, "question"] | None
+    ) -> Int[Tensor, "question"]:
+        """The rival's answer, but where that counts as right, too."""
+        foil = self.answers_of(task, rows)[1]
+        if rival is None:
+            return foil
+        others = self.entity_ids(task.vocabulary)[rival]
+        accepted = [json.loads(cell) for cell in task.table["accepted"].to_numpy()[rows]]
+        right = torch.tensor([other in ids for other, ids in zip(others.tolist(), accepted, strict=True)])
+        return torch.where(right, foil, others)
+
+    def alias_labels(self, count: int) -> list[str]:
+        """`alias 1`, `alias 2` …, and `alias` for the last token, at which the whole name has been read."""
+        return [*super().alias_labels(count - 1), "alias"]
+
+    def positions_to_steer(self, task: Task, rows: np.ndarray, n_pos: int) -> list[int]:
+        """The last token of the alias, and the one that the answer is read from."""
+        return [int(task.position_of("alias", rows[:1])[0]), n_pos - 1]
+
+    def describe(self, task: Task, row: int, difference: float) -> tuple[str, str]:
+        cells = task.table.loc[row]
+        shown = task.vocabulary.tokens
+        target, foil = (int(ids[0]) for ids in self.answers_of(task, np.array([row])))
+        return (
+            f"{cells['subset']}: {cells['attribute']}",
+            f"tag {cells['tag']}; right is {shown[target].strip()!r}, its logit less that of "
+            f"{shown[foil].strip()!r} {difference:+.2f}",
+        )

@@ -1,0 +1,57 @@
+"""What differs between kinds of run: how seeds are trained, what lies in their folders, and what can be looked at.
+
+A kind has one class; a run knows its kind by its recipe (`run.Run.kind`). What differs between the worlds of one kind
+is in their questioning (`toy_models.task.Questioning`). A `run` is a `run.Run` here; it imports its kinds, so they cannot
+name it in their signatures.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from mechocl.runs.folders import SeedFolder
+from mechocl.runs.progress import Progress
+from toy_models.task import Questioning
+
+
+class RunKind(ABC):
+    """One kind of run."""
+
+    command: str
+    """The command that trains runs of this kind."""
+    has_attributes = False
+    """Whether analyses look at one attribute at a time, which `--attribute` chooses."""
+    reported: tuple[str, ...]
+    """Names of the analyses that the report shows, with their default configs."""
+
+    @abstractmethod
+    def questioning(self, recipe: Any) -> Questioning:
+        """The questioning of a recipe's world."""
+
+    @abstractmethod
+    def folder(self, run: Any, seed: int) -> SeedFolder:
+        """One seed's part of a run."""
+
+    @abstractmethod
+    def train(
+        self,
+        run: Any,
+        seeds: Sequence[int],
+        *,
+        device: str,
+        save_every_s: float,
+        progress: Progress,
+    ) -> None:
+        """Train the seeds of one stack to the end, or continue where an earlier call was stopped."""
+
+    @abstractmethod
+    def facts(self, run: Any) -> dict[str, str]:
+        """The run's task, model and stages in words."""
+
+    def judging_stage(self, recipe: Any) -> int:
+        """The stage after which the subsets of stage 1 are judged: the last one."""
+        return len(recipe.training.stages)
+
+    def can_be_taken_apart(self, run: Any) -> bool:
+        """Whether the analyses of the inside know the family of the run's models."""
+        return True

@@ -1,0 +1,101 @@
+"""Closed-book runs: Hugging Face models, fine-tuned on a text world."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from mechocl import files
+from mechocl.closed_book.questioning import TextQuestioning
+from mechocl.closed_book.stages import ClosedBookRecipe, FinetuneStage
+from mechocl.runs.kinds import RunKind
+from mechocl.runs.progress import Progress
+from mechocl.runs.text_folders import TextSeedFolder
+from toy_models.task import Questioning
+
+_TAKEN_APART: Final = ("gpt_neox", "gpt2")
+"""Families of models that `models.components` takes apart."""
+
+
+class TextRuns(RunKind):
+    """Fine-tuned Hugging Face models; each seed trains by itself."""
+
+    command = "finetune"
+    has_attributes = True
+    reported = (
+        "evaluate",
+        "lens",
+        "tuned-lens",
+        "attribution",
+        "patch",
+        "circuit",
+        "probe",
+        "attention",
+    )
+
+    def questioning(self, recipe: ClosedBookRecipe) -> Questioning:
+        return TextQuestioning()
+
+    def folder(self, run: Any, seed: int) -> TextSeedFolder:
+        first = run.path / f"seed-{min(run.seeds)}"
+        path = run.path / f"seed-{seed}"
+        return TextSeedFolder(path, seed, run.recipe, asked=run.attribute, first=first)
+
+    def train(
+        self,
+        run: Any,
+        seeds: Sequence[int],
+        *,
+        device: str,
+        save_every_s: float,
+        progress: Progress,
+    ) -> None:
+        from mechocl.runs.finetune import finetune  # transformers takes seconds to import
+
+        for seed in seeds:
+            finetune(run, seed, device=device, save_every_s=save_every_s, progress=progress)
+
+    def judging_stage(self, recipe: ClosedBookRecipe) -> int:
+        """The last stage that trains on the data of stage 1, as in the paper: what it taught is partly gone after stage 2."""
+        stages = recipe.training.stages
+        return max((n for n, stage in enumerate(stages, start=1) if 1 in stage.data), default=len(stages))
+
+    def can_be_taken_apart(self, run: Any) -> bool:
+        finished = run.finished_seeds()
+        if not finished:
+            return True
+        config = files.read_json(finished[0].path / finished[0].final().name / "config.json")
+        return config.get("model_type") in _TAKEN_APART
+
+    def facts(self, run: Any) -> dict[str, str]:
+        r = run.recipe
+        assert isinstance(r, ClosedBookRecipe)
+        adapters = "" if r.training.lora is None else f", LoRA of rank {r.training.lora.rank}"
+        order = r.task.word_order if r.task.definitions == "tags" else r.task.definitions
+        return {
+            "Task": f"{r.task.world}: {r.task.entities} entities, definitions in order {order}, tag reliability "
+            f"{r.task.tag_reliability:g}",
+            "Model": f"{r.model} ({r.training.kind}{adapters})",
+            "Stages": "; ".join(map(_stage, r.training.stages)),
+            "Question that lenses, patches and probes look at": run.seed(run.seeds[0]).attribute,
+            "Parity with Hugging Face": _parity(run),
+        }
+
+
+def _parity(run: Run) -> str:
+    """The largest difference of any model that was opened, of those whose comparison is stored."""
+    found = [files.read_json(path) for path in sorted(run.path.glob("seed-*/parity/*.json"))]
+    if not found:
+        return "no model was opened yet"
+    worst = max(one["max_abs_logit_difference"] for one in found)
+    agreement = min(one["top1_agreement"] for one in found)
+    return (
+        f"{len(found)} model{'s' * (len(found) > 1)} opened; logits differ by {worst:.1e} nats at most, top-1 agreement "
+        f"{agreement:.3f} at least"
+    )
+
+
+def _stage(stage: FinetuneStage) -> str:
+    return (
+        f"{' and '.join(f'{kind}s' for kind in stage.kinds)} of stage {' and '.join(map(str, stage.data))}: "
+        f"{stage.epochs} epoch{'s' * (stage.epochs > 1)} of "
+        f"{stage.optimizer}, learning rate {stage.learning_rate:g} ({stage.schedule}), batch {stage.batch_size}"
+    )

@@ -1,0 +1,61 @@
+"""Runs of the worlds that are trained from scratch (`toy_models.worlds`)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mechocl.runs.folders import SeedFolder
+from mechocl.runs.kinds import RunKind
+from mechocl.runs.progress import Progress
+from mechocl.runs.recipes import Recipe
+from toy_models.task import Questioning
+from toy_models.training import StageConfig
+from toy_models.worlds import world_of
+
+
+class ToyRuns(RunKind):
+    """Small transformers, trained from scratch; the seeds of a stack train together."""
+
+    command = "train"
+    reported = (
+        "evaluate", "lens", "tuned-lens", "attribution", "patch", "circuit", "suppression", "graft", "steering", "subspace",
+        "probe", "attention",
+    )  # fmt: skip
+
+    def questioning(self, recipe: Any) -> Questioning:
+        return world_of(recipe.task).questioning
+
+    def folder(self, run: Any, seed: int) -> SeedFolder:
+        return SeedFolder(run.path / f"seed-{seed}", seed, run.recipe)
+
+    def train(
+        self,
+        run: Any,
+        seeds: Sequence[int],
+        *,
+        device: str,
+        save_every_s: float,
+        progress: Progress,
+    ) -> None:
+        from mechocl.runs.train_toy import train_stack  # it opens runs, which know their kind
+
+        stack = next(stack for stack in run.stacks() if stack.seeds == tuple(seeds))
+        train_stack(run, stack, device=device, save_every_s=save_every_s, progress=progress)
+
+    def facts(self, run: Any) -> dict[str, str]:
+        recipe = run.recipe
+        assert isinstance(recipe, Recipe)
+        model = recipe.model.resolve()
+        return {
+            "Task": world_of(recipe.task).describe(recipe.task),
+            "Model": f"{model.n_layers} layer{'s' * (model.n_layers > 1)}, d_model {model.d_model}, {model.n_heads} heads, "
+            f"positions {model.positions}",
+            "Stages": "; ".join(map(_stage, recipe.training.stages)),
+        }
+
+
+def _stage(stage: StageConfig) -> str:
+    rate = "" if stage.embedding_rate == 1 else f" (token embeddings: {stage.embedding_rate:g} times that)"
+    return (
+        f"data of stage {' and '.join(map(str, stage.data))}: {stage.epochs} epochs of {stage.optimizer}, learning rate "
+        f"{stage.learning_rate:g}{rate}, batch {stage.batch_size}, trains {stage.trains.replace('_', ' ')}"
+    )

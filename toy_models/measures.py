@@ -1,0 +1,65 @@
+"""How answers are measured: which measure leads, what chance is, and measures of arrays of logits."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measures:
+    """The measures of a world's answers, and how they are read."""
+
+    names: tuple[str, ...]
+    """Columns of the rows of the evaluate analysis, in the order in which they are shown."""
+    leading: str
+    """The measure that conclusions are drawn from."""
+    second: str
+    """The measure that is shown beside it."""
+    chance: Mapping[str, float]
+    """Value of a measure where nothing is known. A measure without an entry has no such value; compare with `no_data`."""
+    least_recall: float | None
+    """Share of the definitions of new aliases that must be recalled for a training to count; None: trainings are not
+    judged by it."""
+
+
+_NAMES: Final = ("auc", "accuracy", "logit_difference", "recall")
+
+YES_OR_NO: Final = Measures(
+    names=_NAMES,
+    leading="auc",
+    second="accuracy",
+    chance=MappingProxyType({"auc": 0.5, "accuracy": 0.5, "logit_difference": 0.0}),
+    least_recall=0.95,
+)
+"""Of questions that are answered by true or false."""
+
+RANKED: Final = Measures(
+    names=_NAMES, leading="auc", second="accuracy", chance=MappingProxyType({}), least_recall=0.95
+)
+"""Of questions whose answer is one of several tokens: common answers are likelier, so no value is that of chance."""
+
+
+def within_alias_auc(
+    difference: Float[np.ndarray, "question"], contains: np.ndarray, alias: np.ndarray
+) -> pd.Series:
+    """AUC of each alias from its questions' true-logit-differences, indexed by alias.
+
+    `contains`: whether the list contains the alias's integer. Raises ValueError when an alias has only
+    one kind of question, or a difference is not finite (a model that diverged).
+    """
+    if not np.isfinite(difference).all():
+        raise ValueError("a true-logit-difference is not finite; the model has diverged")
+    frame = pd.DataFrame({"alias": alias, "contains": contains, "rank": difference})
+    frame["rank"] = frame.groupby("alias")["rank"].rank()
+    positive = frame["rank"].where(frame["contains"]).groupby(frame["alias"]).agg(["sum", "count"])
+    n_positive = positive["count"]
+    n_negative = frame.groupby("alias")["rank"].count() - n_positive
+    if (n_positive == 0).any() or (n_negative == 0).any():
+        raise ValueError("an alias has only one kind of question; its AUC is not defined")
+    u = positive["sum"] - n_positive * (n_positive + 1) / 2
+    return (u / (n_positive * n_negative)).rename("auc")
