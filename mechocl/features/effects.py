@@ -227,7 +227,7 @@ class _Test:
             runs = interchange(self.c, asked, self.place, tokens=metrics.METRICS[_LD].tokens(asked))
             for intervention, goal in (("ablate", torch.zeros_like(self.level)), ("clamp", self.level)):
                 logits = runs.logits(self._change(goal - f))
-                for metric in (_LD, _AUC):
+                for metric in dict.fromkeys((_LD, metrics.answer_metric(asked))):
                     found = measured(runs, logits, metric=metric)
                     effect = torch.tensor([one.effect for one in found])
                     predicted = self._predicted(intervention)

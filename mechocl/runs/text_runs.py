@@ -1,7 +1,7 @@
 """Closed-book runs: Hugging Face models, fine-tuned on a text world."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from mechocl import files
 from mechocl.closed_book.questioning import TextQuestioning
@@ -80,7 +80,7 @@ class TextRuns(RunKind):
         }
 
 
-def _parity(run: Run) -> str:
+def _parity(run: Any) -> str:
     """The largest difference of any model that was opened, of those whose comparison is stored."""
     found = [files.read_json(path) for path in sorted(run.path.glob("seed-*/parity/*.json"))]
     if not found:
