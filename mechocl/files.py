@@ -5,13 +5,13 @@ import io
 import json
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -169,22 +169,18 @@ def locked(path: Path, *, patience: float) -> Iterator[None]:
 
     A killed process holds nothing: the operating system lets go of its locks.
     """
-    import fcntl
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    latest = time.monotonic() + patience
-    with path.open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= latest:
-                    raise Busy(
-                        f"{path.parent} is being written by another process; wait for it, or stop it"
-                    ) from None
-            time.sleep(0.05)
+    # never filelock's soft lock, a file whose mere existence locks: it would outlive a kill. The file stays, so that a
+    # process that is waiting for it and one that comes later lock the same one
+    lock = FileLock(path, timeout=patience, fallback_to_soft=False, preserve_lock_file=True)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise Busy(f"{path.parent} is being written by another process; wait for it, or stop it") from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def fingerprint(value: object) -> str:

@@ -143,7 +143,7 @@ def test_probes_features_and_the_report(run: Run, capsys: pytest.CaptureFixture[
     assert cli.main(["report", path, *HERE]) == 0, capsys.readouterr().err
     page = (run.path / "report.html").read_text()
     for text in ("160 aliases of three colours", "Training on colours", "mean rank<br>(colours)", "it is "):
-        assert text in page or text.replace("<", "\\u003c").replace(">", "\\u003e") in page, text
+        assert text.replace("<", "\\u003c") in page, text
 
 
 def test_no_other_module_asks_which_world_it_is_in() -> None:

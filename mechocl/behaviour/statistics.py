@@ -4,8 +4,10 @@ Where a run has a single seed the unit is the alias, and the estimate says so: s
 this one model, not of the setup.
 """
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import scipy.stats
@@ -50,9 +52,10 @@ def estimate(values: Float[np.ndarray, "unit"], *, unit: Literal["seed", "alias"
     n, mean = len(values), float(values.mean()) if len(values) else float("nan")
     if n < 2:
         return Estimate(mean, float("nan"), float("nan"), float("nan"), n, unit, float("nan"))
-    deviation = _deviation(values)
-    half, p = _t_interval(mean, deviation / n**0.5, float(n - 1))
-    return Estimate(mean, mean - half, mean + half, p, n, unit, deviation)
+    if np.ptp(values) == 0:  # equal values: rounding of their mean would make a deviation that is not 0
+        return Estimate(mean, mean, mean, float(mean == 0), n, unit, 0.0)
+    low, high, p = _interval(scipy.stats.ttest_1samp, values, 0.0)
+    return Estimate(mean, low, high, p, n, unit, float(values.std(ddof=1)))
 
 
 def difference_over_aliases(
@@ -70,12 +73,10 @@ def difference_over_aliases(
     mean, n = float(better.mean() - worse.mean()), len(better) + len(worse)
     if min(len(better), len(worse)) < 2:
         return Estimate(mean, float("nan"), float("nan"), float("nan"), n, "alias", float("nan"))
-    parts = [(_deviation(group) ** 2 / len(group), len(group) - 1) for group in (better, worse)]
-    variance = sum(part for part, _ in parts)
-    # Welch–Satterthwaite; where nothing varies any degrees of freedom give the same interval
-    freedom = variance**2 / sum(part**2 / df for part, df in parts) if variance > 0 else float(n - 2)
-    half, p = _t_interval(mean, variance**0.5, freedom)
-    return Estimate(mean, mean - half, mean + half, p, n, "alias", float("nan"))
+    if np.ptp(better) == 0 and np.ptp(worse) == 0:  # any degrees of freedom give the same interval
+        return Estimate(mean, mean, mean, float(mean == 0), n, "alias", float("nan"))
+    low, high, p = _interval(scipy.stats.ttest_ind, better, worse, equal_var=False)
+    return Estimate(mean, low, high, p, n, "alias", float("nan"))
 
 
 def seeds_for_power(mean: float, deviation: float, *, power: float = 0.8, alpha: float = 0.05) -> float:
@@ -124,14 +125,10 @@ def _refuse_not_finite(values: np.ndarray) -> None:
         raise ValueError("a value is not finite; leave failed seeds out and count them")
 
 
-def _deviation(values: np.ndarray) -> float:
-    """Standard deviation; exactly 0 for equal values, whose mean may be rounded."""
-    return float(values.std(ddof=1)) if np.ptp(values) > 0 else 0.0
-
-
-def _t_interval(mean: float, error: float, freedom: float) -> tuple[float, float]:
-    """Half the width of the 95 % interval, and the two-sided p that the mean is 0."""
-    if error == 0:
-        return 0.0, float(mean == 0)
-    half = float(scipy.stats.t.isf(0.025, freedom)) * error
-    return half, float(2 * scipy.stats.t.sf(abs(mean) / error, freedom))
+def _interval(test: Callable[..., Any], *samples: Any, **options: Any) -> tuple[float, float, float]:
+    """Ends of the 95 % interval of one of SciPy's t-tests, and its two-sided p."""
+    with warnings.catch_warnings():  # of values that differ by little more than rounding
+        warnings.filterwarnings("ignore", message="Precision loss occurred", category=RuntimeWarning)
+        found = test(*samples, **options)
+    interval = found.confidence_interval(0.95)
+    return float(interval.low), float(interval.high), float(found.pvalue)

@@ -9,6 +9,7 @@ import scipy.stats
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.power import TTestPower
+from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
 from mechocl.behaviour import over_seeds
 from mechocl.behaviour.statistics import difference_over_aliases, estimate, seeds_for_power
@@ -29,28 +30,36 @@ def test_estimate_by_hand() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(numbers)
-def test_estimate_is_scipys(values: list[float]) -> None:
+def test_estimate_is_that_of_statsmodels(values: list[float]) -> None:
     x = np.array(values)
     assume(x.std() > 1e-2)
-    found, test = estimate(x, unit="alias"), scipy.stats.ttest_1samp(x, 0.0)
-    interval = test.confidence_interval(0.95)
-    assert found.p == pytest.approx(test.pvalue)
-    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
-    assert found.significant == (test.pvalue < 0.05)
+    found, theirs = estimate(x, unit="alias"), DescrStatsW(x)
+    p = theirs.ttest_mean(0.0)[1]
+    assert found.p == pytest.approx(p)
+    assert (found.low, found.high) == pytest.approx(theirs.tconfint_mean())
+    assert found.significant == (p < 0.05)
+
+
+def test_equal_and_almost_equal_values_warn_of_nothing() -> None:
+    equal = estimate(np.full(5, 0.1), unit="seed")
+    assert (equal.low, equal.high, equal.p, equal.deviation) == (equal.mean, equal.mean, 0.0, 0.0)
+    almost = estimate(np.array([0.1, 0.1, np.nextafter(0.1, 1)]), unit="seed")
+    assert almost.low <= almost.mean <= almost.high
+    apart = difference_over_aliases(np.array([0.1, np.nextafter(0.1, 1)]), np.full(3, 0.2))
+    assert apart.low <= apart.mean <= apart.high
 
 
 @settings(max_examples=50, deadline=None)
 @given(numbers, numbers)
-def test_difference_over_aliases_is_scipys(better: list[float], worse: list[float]) -> None:
+def test_difference_over_aliases_is_that_of_statsmodels(better: list[float], worse: list[float]) -> None:
     """Welch's test."""
     x, y = np.array(better), np.array(worse)
     assume(x.std() > 1e-2)
     assume(y.std() > 1e-2)
-    found, test = difference_over_aliases(x, y), scipy.stats.ttest_ind(x, y, equal_var=False)
-    interval = test.confidence_interval(0.95)
+    found, theirs = difference_over_aliases(x, y), CompareMeans.from_data(x, y)
     assert found.mean == pytest.approx(x.mean() - y.mean(), abs=1e-12)
-    assert found.p == pytest.approx(test.pvalue)
-    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.p == pytest.approx(theirs.ttest_ind(usevar="unequal")[1])
+    assert (found.low, found.high) == pytest.approx(theirs.tconfint_diff(usevar="unequal"))
     assert (found.n, found.unit) == (len(x) + len(y), "alias")
     assert math.isnan(found.seeds_for_power)
 
