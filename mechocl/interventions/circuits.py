@@ -46,8 +46,9 @@ class CircuitConfig:
     """`patching`: every edge patched for itself; `eap-ig`, `eap`: by gradients, for larger models."""
     steps: int = 8
     """Gradient steps of EAP-IG, which is computed beside `patching` too."""
-    along: Along = "role"
-    """Whether edges are told apart by the role of their position, or by the position."""
+    along: Along | None = None
+    """Whether edges are told apart by the role of their position, or by the position; None: by the role where every
+    position has one, else by the position."""
     metric: str = "logit_difference"
     """Name of a metric (`metrics`)."""
     random_circuits: int = 10
@@ -58,10 +59,10 @@ class CircuitConfig:
     def __post_init__(self) -> None:
         if not self.pairs:
             raise MechoclError("pairs is empty; name at least one contrast")
-        for name, known in (("method", Method), ("along", Along)):
-            if getattr(self, name) not in get_args(known):
+        for name, known in (("method", get_args(Method)), ("along", (None, *get_args(Along)))):
+            if getattr(self, name) not in known:
                 raise MechoclError(
-                    f"{name} is {getattr(self, name)!r}; use one of {', '.join(get_args(known))}"
+                    f"{name} is {getattr(self, name)!r}; use one of {', '.join(map(str, known))}"
                 )
         metric_named(self.metric)
         for name, least in (("n_pairs", 2), ("steps", 1), ("random_circuits", 0)):
@@ -142,11 +143,6 @@ def _normalised(values: pd.Series, clean: float, corrupted: float) -> list[float
         return [normalised(float(v), clean=clean, corrupted=corrupted) for v in values]
     except MechoclError:
         return [float("nan")] * len(values)
-
-
-def circuit_above(scores: EdgeScores, threshold: float) -> Bool[Tensor, "sender receiver place"]:
-    """The edges whose score is larger than `threshold` in size, in the metric's unit."""
-    return scores.scores.abs() > threshold
 
 
 def _ranked(scores: EdgeScores) -> Tensor:

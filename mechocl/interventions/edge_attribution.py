@@ -24,7 +24,7 @@ def attribute_edges(
     pairs: Pairs,
     *,
     metric: str = "logit_difference",
-    along: Along = "role",
+    along: Along | None = None,
     steps: int = 8,
     batch_size: int = 128,
 ) -> EdgeScores:

@@ -49,12 +49,15 @@ class Graph:
         return found
 
 
-def graph_of(model: Transformer, pairs: Pairs, *, along: Along = "role") -> Graph:
-    """The edges of a model on these pairs. Raises MechoclError where pairs have no roles."""
+def graph_of(model: Transformer, pairs: Pairs, *, along: Along | None = None) -> Graph:
+    """The edges of a model on these pairs (`along`: `places_of`).
+
+    Raises MechoclError where roles are asked for and a position has none.
+    """
     return graph_from(take_apart(model), pairs, along)
 
 
-def graph_from(c: Components, pairs: Pairs, along: Along) -> Graph:
+def graph_from(c: Components, pairs: Pairs, along: Along | None) -> Graph:
     places, where = places_of(pairs, along)
     senders, sender_rank = ["embed"], [0]
     receivers, receiver_rank, heard = [], [], []
@@ -92,8 +95,14 @@ def _heard(
     return {name: torch.bincount(where[mask], minlength=places) > 0 for name, mask in masks.items()}
 
 
-def places_of(pairs: Pairs, along: Along) -> tuple[tuple[str, ...], Int[Tensor, "pair pos"]]:
-    """Names of places, and which one each position of each pair is."""
+def places_of(pairs: Pairs, along: Along | None) -> tuple[tuple[str, ...], Int[Tensor, "pair pos"]]:
+    """The names of the places, and the place that each position of each pair is.
+
+    `along`: whether a place is a position or the role of a position. None: the role where every position of
+    every pair has one, else the position, as in the user's own pairs.
+    """
+    if along is None:
+        along = "position" if (pairs.roles < 0).any() else "role"
     if along not in get_args(Along):
         raise MechoclError(f"along is {along!r}; use one of {', '.join(get_args(Along))}")
     if along == "position":

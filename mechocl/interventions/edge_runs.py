@@ -90,7 +90,7 @@ def run_with_edges(
     chosen: Bool[Tensor, "unit sender receiver place"],
     *,
     metric: str,
-    along: Along,
+    along: Along | None,
     base: Literal["clean", "corrupted"],
     batch_size: int = 1024,
 ) -> Float[Tensor, "unit"]:
@@ -108,7 +108,7 @@ def _run_with_edges(
     pairs: Pairs,
     chosen: Tensor,
     metric: Metric,
-    along: Along,
+    along: Along | None,
     base: Literal["clean", "corrupted"],
     batch_size: int,
 ) -> Float[Tensor, "unit"]:

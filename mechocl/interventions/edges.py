@@ -67,7 +67,7 @@ def patch_paths(
     paths: Sequence[tuple[str, str, str]],
     *,
     metric: str = "logit_difference",
-    along: Along = "role",
+    along: Along | None = None,
     together: bool = False,
     batch_size: int = 1024,
 ) -> Float[Tensor, "path"]:
@@ -94,7 +94,7 @@ def patch_edges(
     pairs: Pairs,
     *,
     metric: str = "logit_difference",
-    along: Along = "role",
+    along: Along | None = None,
     batch_size: int = 1024,
 ) -> EdgeScores:
     """Every edge's effect by path patching, exactly: one forward pass per edge and pair."""

@@ -139,30 +139,6 @@ def stream_at(
     return torch.stack([torch.cat(parts) for parts in sites])
 
 
-@torch.no_grad()
-def lens_kl(
-    model: Transformer,
-    tokens: Int[Tensor, "example pos"],
-    *,
-    at: Bool[Tensor, "example pos"],
-    lens: TunedLens | None,
-) -> Float[Tensor, "site"]:
-    """Mean KL(model ‖ lens) over the marked positions, in nats, at each site but the last layer.
-
-    Without a `lens`, of the logit lens: what an untrained translator leaves.
-    """
-    c = take_apart(model)
-    stream = stream_at(c, tokens, at=at)
-    found = []
-    for layer, x in zip(stream_layers(c)[:-1], stream[:-1], strict=True):
-        translated = x if lens is None else lens.translate(layer, x)
-        pairs = zip(torch.split(translated, 4096), torch.split(stream[-1], 4096), strict=True)
-        found.append(
-            torch.cat([kl_divergence(c.logits(ours), target=c.logits(own)) for ours, own in pairs]).mean()
-        )
-    return torch.stack(found)
-
-
 def predicted_positions(task: Task, rows: np.ndarray) -> Bool[Tensor, "example pos"]:
     """Positions of the given examples after which comes a token of the example that the model can put out."""
     tokens, roles = (x[torch.from_numpy(rows)] for x in (task.tokens, task.roles))

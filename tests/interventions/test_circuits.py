@@ -19,7 +19,6 @@ from mechocl.interventions import circuits
 from mechocl.interventions.circuits import (
     CircuitConfig,
     CircuitResult,
-    circuit_above,
     find_circuit,
     score_edges,
 )
@@ -57,7 +56,7 @@ def curve_of(result: CircuitResult, kind: str) -> pd.Series:
 def assert_recovered(scores: EdgeScores, expected: set[Edge], threshold: float) -> None:
     """The edges above the threshold are these, and no others."""
     graph = scores.graph
-    above = circuit_above(scores, threshold).nonzero().tolist()
+    above = (scores.scores.abs() > threshold).nonzero().tolist()
     assert {(graph.senders[i], graph.receivers[j], graph.places[k]) for i, j, k in above} == expected
 
 
@@ -318,7 +317,7 @@ def test_what_is_refused_leaves_the_model_alone(monkeypatch: pytest.MonkeyPatch)
         assert "\n" not in str(raised.value)
     no_roles = random_pairs(vocabulary=20)
     with pytest.raises(MechoclError, match="without a role; look at edges by position"):
-        score_edges(attention_only(), no_roles, CircuitConfig())
+        score_edges(attention_only(), no_roles, CircuitConfig(along="role"))
 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from mechocl.errors import MechoclError
 from mechocl.interventions import edge_graph, edge_runs
+from mechocl.interventions.circuits import CircuitConfig, find_circuit
 from mechocl.interventions.edge_attribution import attribute_edges
 from mechocl.interventions.edge_graph import graph_of
 from mechocl.interventions.edge_runs import run_with_edges, split_run
@@ -118,6 +119,23 @@ def test_all_edges_are_the_other_run_and_none_the_base(
     np.testing.assert_allclose(found[:3], [ends[base], ends[other], ends[other]], atol=1e-5)
     assert abs(ends["clean"] - ends["corrupted"]) > 1e-3
     assert abs(float(found[3]) - ends[other]) > 5e-5
+
+
+def test_own_pairs_are_taken_by_position_with_the_defaults(hooked: Any) -> None:
+    """Pairs that have no roles have positions; pairs whose every position has a role are told apart by it."""
+    own, named = random_pairs(n=4), pairs_named(short_task(), "d1-to-other-d2", n_pairs=4, seed=0)
+    for pairs, along in ((own, "position"), (named, "role")):
+        for find in (attribute_edges, patch_edges):
+            plain, asked = find(hooked, pairs), find(hooked, pairs, along=along)
+            assert plain.graph.places == asked.graph.places
+            torch.testing.assert_close(plain.scores, asked.scores, atol=0, rtol=0)
+    path = ("embed", "L0H0 v", own.labels[1])
+    expected = patch_edges(hooked, own).scores[graph_of(hooked, own).index(*path)]
+    assert float(patch_paths(hooked, own, [path])) == pytest.approx(float(expected), abs=1e-6)
+    result = find_circuit(hooked, own, random_pairs(n=4, seed=1), config=CircuitConfig(random_circuits=1))
+    assert result.scores.graph.places == own.labels
+    with pytest.raises(MechoclError, match="positions without a role"):
+        patch_edges(hooked, own, along="role")
 
 
 def their_value(model: Any, tokens: Tensor, pairs: Pairs) -> float:
