@@ -35,11 +35,14 @@ class Job:
     config: CrosscoderConfig
     which: Which
     device: str
+    attribute: str = ""
+    """Of a closed-book run: the questions about what it is trained on; "": the run's default."""
 
 
-def crosscoder_name(config: CrosscoderConfig, which: Which) -> str:
-    """Name of the crosscoder among the run's SAEs."""
-    return f"{config.site}-crosscoder-{config.width}-k{config.k}-{which}"
+def crosscoder_name(config: CrosscoderConfig, which: Which, *, attribute: str = "") -> str:
+    """Name of the crosscoder among the run's SAEs. It ends with the attribute of a closed-book run where one is given."""
+    asked = f"-{attribute}" if attribute else ""
+    return f"{config.site}-crosscoder-{config.width}-k{config.k}-{which}{asked}"
 
 
 def crosscode(
@@ -51,6 +54,8 @@ def crosscode(
     variance of the first and the last checkpoint), and the surest property that the search finds for the feature:
     `property`, `group`, `text`, `position`, `sign`, `auc`, `q` ("" and NaN where q is not below 0.05).
 
+    Of a closed-book run it is trained on the questions about the run's attribute, and they are what is searched.
+
     Raises MechoclError for a run of one stage.
     """
     if which == "stages" and len(run.recipe.training.stages) < 2:
@@ -58,7 +63,7 @@ def crosscode(
             f"{run.path} has one stage, so there is no before and after; use a run of two stages, or --checkpoints all"
         )
     work = [
-        Job(str(run.path), seed, config, which, device)
+        Job(str(run.path), seed, config, which, device, run.attribute)
         for seed in seeds
         if _rows(run, seed, config, which) is None
     ]
@@ -75,17 +80,19 @@ def saved_rows(run: Run, config: CrosscoderConfig, *, which: Which, seeds: Seque
 
 def crosscode_seed(job: Job, progress: Progress) -> None:
     """Train one seed's crosscoder if it is not there, compare its checkpoints, and search its features."""
-    run = Run.open(Path(job.run))
+    run = Run.open(Path(job.run), attribute=job.attribute)
     folder = run.seed(job.seed)
     chosen = _checkpoints(folder, job.which)
     loaded = [folder.model_at(checkpoint, device=job.device) for checkpoint in chosen]
     task = folder.analysed_task()
-    path = dictionaries.path_of(run.path, crosscoder_name(job.config, job.which), job.seed)
-    if not _trained(path, job.config, chosen):
+    name = crosscoder_name(job.config, job.which, attribute=job.attribute)
+    path = dictionaries.path_of(run.path, name, job.seed)
+    if not _trained(path, job.config, chosen, job.attribute):
         sae = crosscoders.train_crosscoder(
             loaded, task, job.config, progress=lambda done: progress("training", 0.8 * done)
         )
-        crosscoders.save(sae, path, config=job.config, checkpoints=[_named(c) for c in chosen])
+        named = [_named(c) for c in chosen]
+        crosscoders.save(sae, path, config=job.config, checkpoints=named, attribute=job.attribute)
     crosscoder = crosscoders.load(path, device=job.device)
     progress("comparing", 0.8)
     compared = checkpoint_comparison.compare(
@@ -106,7 +113,7 @@ def crosscode_seed(job: Job, progress: Progress) -> None:
     rows = compared.features.assign(explained_first=explained[0], explained_last=explained[-1])
     rows = rows.merge(_surest(found), on="feature", how="left")
     rows.insert(0, "seed", job.seed)
-    run.save_result(ANALYSIS, _inputs(path, chosen, job.seed), rows)
+    run.save_result(ANALYSIS, _inputs(path, chosen, job.seed, job.attribute), rows)
     progress("done", 1.0)
 
 
@@ -128,27 +135,33 @@ def _named(checkpoint: Checkpoint) -> dict[str, Any]:
     return {"stage": checkpoint.stage, "step": checkpoint.step, "sha256": checkpoint.sha256}
 
 
-def _trained(path: Path, config: CrosscoderConfig, chosen: list[Checkpoint]) -> bool:
-    """Whether the folder holds this crosscoder of these weights."""
+def _trained(path: Path, config: CrosscoderConfig, chosen: list[Checkpoint], attribute: str) -> bool:
+    """Whether the folder holds this crosscoder of these weights, trained on this attribute."""
     if not (path / dictionaries.RECORD).exists():
         return False
     record = files.read_json(path / dictionaries.RECORD)
     wanted = {"config": asdict(config), "checkpoints": [_named(c) for c in chosen]}
+    if record.get(crosscoders.ATTRIBUTE, "") != attribute:
+        return False
     return all(record.get(key) == json.loads(json.dumps(value)) for key, value in wanted.items())
 
 
-def _inputs(path: Path, chosen: list[Checkpoint], seed: int) -> dict[str, Any]:
-    return {
+def _inputs(path: Path, chosen: list[Checkpoint], seed: int, attribute: str) -> dict[str, Any]:
+    key = {
         "seed": seed,
         "sae": files.sha256(path / dictionaries.WEIGHTS),
         "checkpoints": [c.sha256 for c in chosen],
         "version": __version__,
     }
+    return key | ({crosscoders.ATTRIBUTE: attribute} if attribute else {})
 
 
 def _rows(run: Run, seed: int, config: CrosscoderConfig, which: Which) -> pd.DataFrame | None:
     """Saved rows of a seed; None where its crosscoder is missing, or is another one."""
     folder = run.seed(seed)
     chosen = _checkpoints(folder, which)
-    path = dictionaries.path_of(run.path, crosscoder_name(config, which), seed)
-    return run.load_result(ANALYSIS, _inputs(path, chosen, seed)) if _trained(path, config, chosen) else None
+    name = crosscoder_name(config, which, attribute=run.attribute)
+    path = dictionaries.path_of(run.path, name, seed)
+    if not _trained(path, config, chosen, run.attribute):
+        return None
+    return run.load_result(ANALYSIS, _inputs(path, chosen, seed, run.attribute))

@@ -26,6 +26,8 @@ class Job:
     config: TrainingConfig
     stage: int | None
     device: str
+    attribute: str = ""
+    """Of a closed-book run: which question the rows on quality look at. The dictionaries do not depend on it."""
 
 
 def train_dictionaries(
@@ -39,13 +41,14 @@ def train_dictionaries(
 ) -> dict[str, QualityConfig]:
     """Train the dictionaries of some seeds that are not there yet, and judge all of them.
 
-    Returns the name of each and the config of its `sae-quality` analysis.
+    Of a closed-book run a dictionary is trained on all texts. It is judged on the questions about the run's attribute, so
+    another attribute is judged without training anything again. Returns the name of each and the config of its `sae-quality` analysis.
     """
     last = len(run.recipe.training.stages)
     stage = None if stage == last else stage
     judged = _judged(config, stage)
     work = [
-        Job(str(run.path), seed, config, stage, device)
+        Job(str(run.path), seed, config, stage, device, run.attribute)
         for seed in seeds
         if not _done(run, seed, config, stage)
     ]
@@ -77,7 +80,7 @@ def train_seed(job: Job, progress: Progress) -> None:
     """Train the missing dictionaries of one seed in one pass over its activations, then judge them."""
     from mechocl.features import training
 
-    run = Run.open(Path(job.run))
+    run = Run.open(Path(job.run), attribute=job.attribute)
     folder = run.seed(job.seed)
     checkpoint = folder.final(job.stage)
     model = folder.model_at(checkpoint, device=job.device)

@@ -30,25 +30,25 @@ class BiographiesConfig:
     """How many people there are, and how often the corpus speaks of each."""
 
     people: int = 2000
-    """People of the world."""
+    """Number of people of the world."""
     call_signs: float = 0.1
-    """Share of the people with a call sign."""
+    """Share of the people with a call sign, a second name that the corpus uses."""
     told: int = 8
-    """Biographies of each person in the corpus, each in other words and another order."""
+    """Number of biographies of each person in the corpus, each in other words and another order."""
     asked: int = 2
-    """Times that the corpus asks each question about each person, each in other words."""
+    """How often the corpus asks each question about each person, each time in other words."""
     letters: int = 5
-    """Letters of a call sign."""
+    """Number of letters of a call sign."""
 
     def __post_init__(self) -> None:
         for name in ("people", "told", "asked", "letters"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+                raise MechoclError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 <= self.call_signs < 1:
-            raise ValueError(f"call_signs is {self.call_signs}; it must be at least 0 and below 1")
+            raise MechoclError(f"call_signs is {self.call_signs}; it must be at least 0 and below 1")
         names = min(map(len, _FIRST.values())) * len(_LAST)
         if self.people > names:
-            raise ValueError(f"people is {self.people}; there are names for {names} at most")
+            raise MechoclError(f"people is {self.people}; there are names for {names} at most")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

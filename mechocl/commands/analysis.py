@@ -1,19 +1,16 @@
 """The commands that analyse a run: compute what is missing, print it over the seeds, say where it is."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import tyro
 
+from mechocl.commands.options import Where, changed_options, jobs_of
 from mechocl.errors import MechoclError
 from mechocl.interventions.circuits import CircuitConfig
 from mechocl.interventions.grafting import GraftConfig
 from mechocl.interventions.patching import PatchingConfig
 from mechocl.interventions.subspace_study import SubspaceConfig
 from mechocl.lenses.logit_lens import LensConfig
-from mechocl.probing.scoring import ProbingConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,24 +18,11 @@ if TYPE_CHECKING:
     from mechocl.runs.run import Run
     from toy_models.measures import Measures
 
-Device = Literal["auto", "cpu", "cuda"]
+_GRID_ROWS: Final = 24
+"""Sites that a grid on the terminal still shows."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Where:
-    """The run, and how it is computed."""
-
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a run."""
-    stage: int | None = None
-    """After which stage of training, from 1; default: the last."""
-    device: Device = "auto"
-    """Where to compute; auto takes a GPU if there is one."""
-    jobs: int = 0
-    """Seeds at a time; 0: one per core."""
-    attribute: str = ""
-    """Of a closed-book run: which question is looked at, as birth; default: the one with the most even answers."""
-
+_LARGEST: Final = 10
+"""Lines of the largest effects."""
 
 On = Annotated[Where, tyro.conf.OmitArgPrefixes]
 
@@ -49,7 +33,6 @@ def evaluate(on: On) -> None:
     from mechocl.analyses.registry import EvaluateConfig
     from mechocl.behaviour import over_seeds
     from mechocl.commands import printing
-    from mechocl.models import seam
 
     if on.attribute:
         raise MechoclError("evaluate asks about every attribute; leave out --attribute")
@@ -57,8 +40,7 @@ def evaluate(on: On) -> None:
     measures = opened.questioning.measures
     last = len(opened.recipe.training.stages)
     if on.stage is None and opened.kind.judging_stage(opened.recipe) < last:
-        device = seam.resolve_device(on.device)
-        rows = evaluate_run(opened, device=device, jobs=jobs_of(on.jobs))
+        rows = evaluate_run(opened, device=on.resolved_device(), jobs=jobs_of(on.jobs))
         print("each subset after the last stage that trains on its data; --stage N: all after that stage")
     if on.stage in (None, len(opened.recipe.training.stages)):
         rows = printing.learned(rows, measures)
@@ -107,6 +89,8 @@ def lens(
     from mechocl.lenses.direct_attribution import AttributionConfig
     from mechocl.lenses.tuned_lens import TunedLensConfig
 
+    if kind != "logit" and "--of" in changed_options((config, LensConfig())):
+        raise MechoclError(f"--of is for the logit lens alone; leave it out with --kind {kind}")
     if kind == "direct":
         aliases = AttributionConfig(aliases_per_subset=config.aliases_per_subset)
         opened, (rows,) = _analysed(on, ("attribution", aliases))
@@ -241,153 +225,14 @@ def subspace(
     _say_where(opened, "subspace")
 
 
-def probe(
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")] = (),
-    config: Annotated[ProbingConfig, tyro.conf.OmitArgPrefixes] = ProbingConfig(),  # noqa: B008
-    checkpoints: Literal["final", "stages", "all"] = "final",
-    seeds: str = "all",
-    attribute: str = "",
-    out: Path | None = None,
-    table: Path | None = None,
-    cache_gb: float = 4.0,
-    cache_dtype: Literal["float32", "float16", "bfloat16"] = "float32",
-    device: Device = "auto",
-    jobs: int = 0,
-    on: Literal["here", "ray"] = "here",
-    address: str = "",
-    gpus_per_task: float = 0.0,
-) -> None:
-    """Linear probes at each site, layer and position: what can be read where, beside its controls.
-
-    Sweeps runs, seeds and checkpoints; the same command again continues what was stopped. Writes one table
-    (table.parquet) and one page of figures (probes.html). Lists may be written with commas.
-
-    Args:
-        runs: Folders of runs; several are compared, for example two word orders.
-        config: Which probes, where, and their controls.
-        checkpoints: Those to probe: the last one, the last of each stage, or all that training kept.
-        seeds: Seeds, as 0,1,2; default: all.
-        attribute: Of closed-book runs: which question is probed, as birth; default: the one with the most even answers.
-        out: Folder of the table and the page; default: probes/<recipe> in the first run.
-        table: Probe nothing; print and draw what this table, or the folder that holds it, has.
-        cache_gb: GB of activations that each run may keep on the disk, to be used again; 0: none.
-        cache_dtype: In which they are kept.
-        device: Where to compute; auto takes a GPU if there is one.
-        jobs: Checkpoints at a time; 0: one per core.
-        on: Probe in processes here, or as tasks of Ray, on many machines that share the folders.
-        address: Ray's head, host:port, or auto for one that runs here; default: start Ray here and stop it.
-        gpus_per_task: GPUs of a task on Ray; under 1, several tasks share one.
-    """
-    from dataclasses import replace
-
-    from mechocl.analyses import jobs as jobs_
-    from mechocl.analyses import probe_sweep
-    from mechocl.commands import printing
-    from mechocl.probing import summaries as summaries_
-    from mechocl.report import page, probe_sections
-    from mechocl.runs import on_ray
-
-    gaps = None
-    units = []
-    if table is not None:
-        if runs:
-            raise MechoclError("--table only looks at a table; leave out the runs")
-        rows = probe_sweep.read_table(table)
-        source = table / "table.parquet" if table.is_dir() else table
-        out = out or source.parent
-    else:
-        if not runs:
-            raise MechoclError("give one or more RUN folders to probe, or --table to look at a table")
-        executor = on_ray.executor_named(on, address=address, gpus_per_task=gpus_per_task, jobs=jobs_of(jobs))
-        config = replace(config, sites=listed(config.sites), positions=listed(config.positions))
-        recipes = listed((config.recipe,))
-        where = executor.device(device)
-        units = probe_sweep.list_units(
-            runs,
-            recipes=recipes,
-            checkpoints=checkpoints,
-            seeds=None if seeds == "all" else numbers(seeds),
-            config=config,
-            device=where,
-            cache_gb=cache_gb,
-            dtype=cache_dtype,
-            attribute=attribute,
-        )
-        parts = [*(Path(recipe).stem for recipe in recipes), *([attribute] if attribute else [])]
-        out = out or runs[0] / "probes" / "-".join(parts)
-        rows = probe_sweep.sweep_probes(units, out=out, executor=executor)
-        source = out / "table.parquet"
-        gaps = jobs_.iml_gaps(runs, device=where, jobs=jobs_of(jobs)) if len(runs) > 1 else None
-    grids = summaries_.probe_grids(rows)
-    printing.probes(grids)
-    sections = probe_sections.sections(grids, rows, gaps=gaps) + probe_sections.direction_sections(units)
-    report = page.Report(
-        title="mechocl: linear probes",
-        summary=tuple(page.SummaryRow(label=section.title, sentence=section.finding) for section in sections),
-        sections=sections,
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    page.write(report, out / "probes.html")
-    if runs and cache_gb:
-        print(
-            f"activations: {probe_sweep.kept_gb(runs):.3g} GB in {', '.join(f'{r}/activations' for r in runs)}"
-        )
-    print(
-        f"figures: {(out / 'probes.html').resolve().as_uri()}; table: {out / 'table.parquet'} ({len(rows)} rows)"
-    )
-
-
-def listed(values: tuple[str, ...]) -> tuple[str, ...]:
-    """`("a,b", "c")` → `("a", "b", "c")`."""
-    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """Seeds as `0,1,2`."""
-    parts = listed((text,))
-    if not parts or not all(part.isdecimal() for part in parts):
-        raise MechoclError(f"--seeds {text}: give seeds as 0,1,2, or all")
-    return tuple(dict.fromkeys(map(int, parts)))
-
-
-COMMANDS: Final[dict[str, Callable[..., None]]] = {
-    "evaluate": evaluate,
-    "lens": lens,
-    "patch": patch,
-    "circuit": circuit,
-    "graft": graft,
-    "subspace": subspace,
-    "probe": probe,
-}
-
-_GRID_ROWS: Final = 24
-"""Sites that a grid on the terminal still shows."""
-
-_LARGEST: Final = 10
-"""Lines of the largest effects."""
-
-
-def jobs_of(count: int) -> int | None:
-    """`--jobs`; None where it shall be chosen."""
-    if count < 0:
-        raise MechoclError(f"--jobs {count}: give the number of seeds at a time, or 0 to have it chosen")
-    return count or None
-
-
 def _analysed(on: Where, *wanted: tuple[str, Any]) -> "tuple[Run, list[pd.DataFrame]]":
     """Rows of each analysis (name, config) over the run's seeds; those that failed are named."""
     from mechocl.analyses import registry
     from mechocl.analyses.jobs import complete_run
     from mechocl.commands import printing
-    from mechocl.models import seam
-    from mechocl.runs.run import Run
 
-    run = Run.open(on.run, attribute=on.attribute)
-    n_stages = len(run.recipe.training.stages)
-    if on.stage is not None and not 1 <= on.stage <= n_stages:
-        raise MechoclError(f"--stage {on.stage}: {on.run} has stages 1 to {n_stages}")
-    device = seam.resolve_device(on.device)
-    complete_run(run, wanted, stage=on.stage, device=device, jobs=jobs_of(on.jobs))
+    run = on.opened()
+    complete_run(run, wanted, stage=on.stage, device=on.resolved_device(), jobs=jobs_of(on.jobs))
     printing.failures(run)
     found = [registry.load_rows(run, name, config, stage=on.stage) for name, config in wanted]
     return run, [rows for rows in found if rows is not None]

@@ -80,8 +80,6 @@ def data() -> None:
     )
 
 
-COMMANDS: Final[dict[str, Callable[..., None]]] = {"data": data}
-
 DATA_COMMANDS: Final[dict[str, Callable[..., None]]] = {"cvdb": cvdb, "trex": trex}
 
 

@@ -1,42 +1,23 @@
 """`mechocl sae …` and `mechocl crosscoder`: train dictionaries, search them, test what they hold, share them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import tyro
 
-from mechocl.commands.analysis import Where, jobs_of, listed, numbers
+from mechocl.commands.options import WhereSae, WhereSeeds, jobs_of, listed
 from mechocl.errors import MechoclError
 from mechocl.features.candidates import EffectsConfig
 from mechocl.features.crosscoders import CrosscoderConfig, Which
 from mechocl.features.search import SearchConfig
-from mechocl.features.settings import QualityConfig, TrainingConfig
+from mechocl.features.settings import TrainingConfig
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import Tensor
 
-    from mechocl.features.dictionaries import Dictionary
-    from mechocl.runs.folders import SeedFolder
     from mechocl.runs.run import Run
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WhereSeeds(Where):
-    """The run, and how it is computed."""
-
-    seeds: str = "all"
-    """Seeds of the run, as 0,1,2."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WhereSae(WhereSeeds):
-    """The run and one of its sparse autoencoders, and how it is computed."""
-
-    sae: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SAE")]
-    """Name of an SAE of the run, or an SAE folder of SAELens's."""
 
 
 On = Annotated[WhereSeeds, tyro.conf.OmitArgPrefixes]
@@ -56,8 +37,6 @@ def train(
         on: The run.
         config: Which dictionaries, and on what.
     """
-    from dataclasses import replace
-
     from mechocl.analyses import sae_jobs
 
     config = replace(
@@ -84,8 +63,6 @@ def search(
         on: The run and the SAE.
         config: What is searched.
     """
-    from dataclasses import replace
-
     from mechocl.commands import printing
     from mechocl.features import summaries
 
@@ -114,8 +91,6 @@ def causal_test(
         on: The run and the SAE.
         config: Which features, and beside how many others.
     """
-    from dataclasses import replace
-
     from mechocl.commands import printing
     from mechocl.features import summaries
 
@@ -155,95 +130,19 @@ def dashboard(on: OnSae, site: str = "", out: Path | None = None) -> None:
     Searches the features where that has not been done; what `mechocl sae test` has found is shown where it has.
 
     Args:
-        on: The run and the SAE; of several seeds the page is of the first one.
+        on: The run and the SAE. Of several seeds the page is of the first one.
         site: Hook point of an SAE that does not name its own.
-        out: The page; default: RUN/saes/SAE/seed-K.html.
+        out: File of the page. By default it is RUN/saes/SAE/seed-K.html.
     """
-    from mechocl import __version__
-    from mechocl.analyses import registry
-    from mechocl.features import pages
-    from mechocl.report import dashboard as html
+    from mechocl.report import sae_dashboard
 
     config = SearchConfig(sae=on.sae, site=site)
     run, seeds, device = _computed(on, "sae-search", config, first=True)
-    seed = seeds[0]
-    folder = run.seed(seed)
-    subject = registry.open_subject(folder, stage=on.stage, device=device)
-    dictionary = subject.dictionary(on.sae, site)
-    effects = EffectsConfig(sae=on.sae, site=site)
-    tested = run.load_result("sae-test", registry.result_key(folder, "sae-test", effects, on.stage))
-    quality = subject.rows("sae-quality", QualityConfig(sae=on.sae, site=site))
-    value = {
-        (str(measure), str(part)): float(number)
-        for measure, part, number in zip(quality["measure"], quality["part"], quality["value"], strict=True)
-    }
-    facts = {
-        "Run": str(run.path),
-        "Seed": str(seed),
-        "SAE": on.sae,
-        "Site": dictionary.read
-        if dictionary.read == dictionary.write
-        else f"{dictionary.read} → {dictionary.write}",
-        "Features": str(dictionary.width),
-        "Active features on a token": f"{value['l0', 'all']:.1f}",
-        "Explained variance": f"{value['explained_variance', 'all']:.3f}",
-        "Loss recovered": f"{value['loss', 'recovered']:.3f}",
-        "Within-alias AUC recovered": ", ".join(
-            f"{part} {v:.2f}"
-            for (measure, part), v in value.items()
-            if measure == "auc_recovered" and part != "no_data"
-        ),
-        "Dead on all texts": f"{value['dead', 'all']:.0%}",
-        "Held-out aliases": (
-            f"AUC, q and effects are of aliases that the SAE has not seen ({dictionary.record['held_out']:.0%} of each subset)"
-            if dictionary.record
-            else "the SAE does not say which aliases it has seen: AUC, q and effects are of a random third of them"
-        ),
-        "Version": f"mechocl {__version__}",
-    }
-    found = pages.pages(
-        subject.model,
-        subject.task,
-        dictionary,
-        found=subject.rows("sae-search", config),
-        tested=tested,
-        collect=subject.collect,
-        seed=config.seed,
-        probes=_probes(run, folder, dictionary, on.stage),
-    )
-    out = out or run.path / "saes" / Path(on.sae).name / f"seed-{seed}.html"
+    out = out or run.path / "saes" / Path(on.sae).name / f"seed-{seeds[0]}.html"
     if out.is_dir():
         raise MechoclError(f"{out} is a folder; give the HTML file, for example {out / 'features.html'}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    warning = (
-        "" if tested is not None else f"The features have not been tested: mechocl sae test {on.run} {on.sae}"
-    )
-    size = html.write(
-        found, out, width=dictionary.width, title=f"Features of {on.sae}", facts=facts, warning=warning
-    )
+    size = sae_dashboard.write_sae_dashboard(run, seeds[0], out, config=config, stage=on.stage, device=device)
     print(f"dashboard ({size / 1e6:.1f} MB): {out.resolve().as_uri()}")
-
-
-def _probes(
-    run: "Run", folder: "SeedFolder", dictionary: "Dictionary", stage: int | None
-) -> "dict[str, Tensor]":
-    """Directions of the run's default probes at the SAE's site: probe and position → unit vector; none without probes."""
-    from mechocl.analyses import registry
-    from mechocl.models.sites import hook_name
-    from mechocl.probing.scoring import ProbingConfig
-
-    inputs = registry.result_key(folder, "probe", ProbingConfig(), stage)
-    rows, arrays = run.load_result("probe", inputs), run.load_arrays("probe", inputs)
-    found: dict[str, Tensor] = {}
-    for key, directions in arrays.items():
-        probe, site, layer = key.split("/")
-        if rows is None or hook_name(site, int(layer)) != dictionary.write or directions.shape[-1] > 1:
-            continue
-        at = rows[(rows["probe"] == probe) & (rows["site"] == site) & (rows["layer"] == int(layer))]
-        for position, draws in zip(at["position"].drop_duplicates(), directions, strict=True):
-            if bool(draws[0].any()):
-                found[f"{probe} at {position}"] = draws[0, :, 0]
-    return found
 
 
 def crosscoder(
@@ -258,10 +157,9 @@ def crosscoder(
     Args:
         on: The run.
         config: The crosscoder, and what it is trained on.
-        checkpoints: stages: the last of each stage, before and after stage 2; all: every one that training kept.
+        checkpoints: stages compares the last checkpoint of each stage, so before and after stage 2. all compares every
+            checkpoint that training kept.
     """
-    from dataclasses import replace
-
     from mechocl.analyses import crosscoder_jobs
     from mechocl.commands import printing
     from mechocl.features import summaries
@@ -273,6 +171,7 @@ def crosscoder(
     rows = crosscoder_jobs.crosscode(
         run, config, which=checkpoints, seeds=seeds, device=device, jobs=jobs_of(on.jobs)
     )
+    name = crosscoder_jobs.crosscoder_name(config, checkpoints, attribute=run.attribute)
     first, last = rows.groupby("seed")[["explained_first", "explained_last"]].first().mean()
     print(
         f"explained variance on unseen aliases: {first:.3f} of the first checkpoint, {last:.3f} of the last"
@@ -282,7 +181,7 @@ def crosscoder(
         "properties that they stand for (q < 0.05): features of a seed, mean over the seeds",
         summaries.properties_of_verdicts(rows),
     )
-    print(f"crosscoders: {run.path / 'saes' / crosscoder_jobs.crosscoder_name(config, checkpoints)}")
+    print(f"crosscoders: {run.path / 'saes' / name}")
     _say_where(run, crosscoder_jobs.ANALYSIS)
 
 
@@ -292,8 +191,6 @@ def sae() -> None:
         f"say what to do: mechocl sae {'|'.join(SAE_COMMANDS)}; `mechocl sae --help` explains them"
     )
 
-
-COMMANDS: Final[dict[str, Callable[..., None]]] = {"sae": sae, "crosscoder": crosscoder}
 
 SAE_COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "train": train,
@@ -306,19 +203,11 @@ SAE_COMMANDS: Final[dict[str, Callable[..., None]]] = {
 def _opened(on: WhereSeeds) -> "tuple[Run, tuple[int, ...], str]":
     """The run, the seeds that are asked for, and the device."""
     from mechocl.commands import printing
-    from mechocl.models import seam
-    from mechocl.runs.run import Run
 
-    run = Run.open(on.run, attribute=on.attribute)
-    n_stages = len(run.recipe.training.stages)
-    if on.stage is not None and not 1 <= on.stage <= n_stages:
-        raise MechoclError(f"--stage {on.stage}: {on.run} has stages 1 to {n_stages}")
-    there = tuple(folder.seed for folder in run.finished_seeds())
-    seeds = there if on.seeds == "all" else numbers(on.seeds)
-    if missing := set(seeds) - set(there):
-        raise MechoclError(f"--seeds {on.seeds}: {on.run} has no trained seed {min(missing)}")
+    run = on.opened()
+    seeds = on.chosen(run)
     printing.failures(run)
-    return run, seeds, seam.resolve_device(on.device)
+    return run, seeds, on.resolved_device()
 
 
 def _computed(
@@ -346,9 +235,9 @@ def _rows(run: "Run", name: str, config: Any, on: WhereSeeds, seeds: tuple[int, 
 def _print_quality(name: str, rows: "pd.DataFrame") -> None:
     from mechocl.behaviour import formats
     from mechocl.commands import printing
-    from mechocl.features import summaries as features
+    from mechocl.features import summaries
 
-    found = features.quality(rows)
+    found = summaries.quality(rows)
     body = [[r["measure"], r["part"], formats.mean_in_words(r)] for r in found.to_dict("records")]
     print(f"\n{name}: on aliases that it has not seen")
     printing.table(["measure", "of", "mean [95 %]"], body)

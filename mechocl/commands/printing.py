@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from mechocl.behaviour import formats, sentences
-from mechocl.behaviour import over_seeds as over_seeds_
+from mechocl.behaviour import over_seeds as seed_estimates
 from toy_models.measures import Measures
 
 
@@ -45,7 +45,7 @@ def over_seeds(rows: pd.DataFrame, keys: list[str], value: str, *, most: int | N
 
     `most`: only so many lines, the largest means in size first.
     """
-    found = over_seeds_.over_seeds(rows, keys, value)
+    found = seed_estimates.over_seeds(rows, keys, value)
     if most is not None:
         found = found.loc[found["mean"].abs().sort_values(ascending=False, kind="stable").index].head(most)
     body = []
@@ -63,7 +63,7 @@ def failures(run: Any) -> None:
 
 def learned(rows: pd.DataFrame, measures: Measures | None = None) -> pd.DataFrame:
     """Rows of the seeds that learned their definitions; the others are named."""
-    kept, failed = over_seeds_.without_failed(rows, measures)
+    kept, failed = seed_estimates.without_failed(rows, measures)
     for line in sentences.failures_in_words(failed, rows["seed"].nunique()):
         print(line)
     return kept
@@ -92,7 +92,7 @@ def probes(grids: Sequence[Any]) -> None:
 
     `grids`: of `probe_summaries.grids`.
     """
-    from mechocl.probing import summaries as summaries_
+    from mechocl.probing import summaries
     from mechocl.report import probe_plots, probe_sections
 
     for one in grids:
@@ -102,13 +102,13 @@ def probes(grids: Sequence[Any]) -> None:
             f"{one.seeds} seed{'s' * (one.seeds > 1)}, chance {one.chance:.3f}; * significant in the whole grid"
         )
         text = [
-            f"{m:.3f}{'*' * (p < summaries_.LEVEL)}" for m, p in zip(found["mean"], found["p"], strict=True)
+            f"{m:.3f}{'*' * (p < summaries.LEVEL)}" for m, p in zip(found["mean"], found["p"], strict=True)
         ]
         shown = found.assign(text=text, token=found["position"])
-        grid(summaries_.grid_table(shown, "text"), "", corner="site")
+        grid(summaries.grid_table(shown, "text"), "", corner="site")
         controls = [
             f"{control} {found[control].max():.3f}"
-            for control in summaries_.CONTROLS
+            for control in summaries.CONTROLS
             if control in found and found[control].notna().any()
         ]
         alone = one.token_embedding

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from einops import rearrange
@@ -24,6 +24,9 @@ from mechocl.features.stream import Stream, held_out, weights
 from mechocl.models import activations
 from mechocl.models.seam import Transformer, device_of
 from toy_models.task import Task
+
+ATTRIBUTE: Final = "attribute"
+"""Where a crosscoder's record, and the key of its rows, say which attribute of a closed-book run was asked for."""
 
 Which = Literal["stages", "all"]
 """The checkpoints of a crosscoder: the last of each stage, or all that training kept."""
@@ -163,8 +166,19 @@ def of(sae: Any, record: dict[str, Any]) -> Crosscoder:
     return Crosscoder(sae, said.hook_name, tuple(said.scales), record)
 
 
-def save(sae: Any, path: Path, *, config: CrosscoderConfig, checkpoints: Sequence[dict[str, Any]]) -> None:
-    """Write a crosscoder as an SAE folder; `checkpoints` says which they are: stage, step, sha256 of the weights."""
+def save(
+    sae: Any,
+    path: Path,
+    *,
+    config: CrosscoderConfig,
+    checkpoints: Sequence[dict[str, Any]],
+    attribute: str = "",
+) -> None:
+    """Write a crosscoder as an SAE folder.
+
+    `checkpoints` says which they are: stage, step, sha256 of the weights. `attribute` is that of a closed-book run whose
+    questions it was trained on, and stands in the record where it was asked for.
+    """
     if len(checkpoints) != len(sae.cfg.metadata.scales):
         raise MechoclError(
             f"the crosscoder is of {len(sae.cfg.metadata.scales)} checkpoints, and {len(checkpoints)} are named"
@@ -176,7 +190,7 @@ def save(sae: Any, path: Path, *, config: CrosscoderConfig, checkpoints: Sequenc
         "seed": config.seed,
         "config": dataclasses.asdict(config),
     }
-    dictionaries.save(sae, path, record)
+    dictionaries.save(sae, path, record | ({ATTRIBUTE: attribute} if attribute else {}))
 
 
 def load(path: Path, *, device: str) -> Crosscoder:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from mechocl.closed_book.biographies import BiographiesConfig
 from mechocl.closed_book.definitions import question
 from mechocl.closed_book.questioning import TextQuestioning
 from mechocl.errors import MechoclError
+from mechocl.runs.pretraining_config import PretrainingConfig
 from mechocl.runs.progress import Progress
 from mechocl.runs.trainer import Moment, Settings, train_model
 from toy_models.task import Task
@@ -25,44 +25,6 @@ TEXT_END: Final = "<|endoftext|>"
 
 SETTINGS: Final = "pretraining.json"
 """What a pretrained model keeps of how it was trained, beside its weights."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PretrainingConfig:
-    """A small GPT-NeoX and its training."""
-
-    n_layers: int = 4
-    """Transformer blocks."""
-    d_model: int = 128
-    """Width of the residual stream."""
-    n_heads: int = 4
-    """Attention heads per block."""
-    vocabulary: int = 4096
-    """Tokens of the byte-level BPE tokenizer."""
-    context: int = 128
-    """Longest text in tokens."""
-    epochs: int = 5
-    """Passes over the corpus."""
-    batch_tokens: int = 1024
-    """Tokens of one update, in texts of like length."""
-    learning_rate: float = 3e-3
-    """Peak learning rate of AdamW; falls to 0 in the last fifth."""
-
-    def __post_init__(self) -> None:
-        for name in ("n_layers", "d_model", "n_heads", "context", "epochs", "batch_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.d_model % self.n_heads or self.d_model // self.n_heads % 8:
-            raise ValueError(
-                f"d_model {self.d_model} does not divide into {self.n_heads} heads of a multiple of 8, a quarter of "
-                "which turns with the position"
-            )
-        if self.vocabulary < 257:
-            raise ValueError(
-                f"vocabulary is {self.vocabulary}; it must be at least 257, for every byte and the end"
-            )
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0")
 
 
 def pretrain(

@@ -146,9 +146,9 @@ def test_the_two_small_recipes_differ_in_their_stages_and_in_who_is_defined_alon
 
 
 def test_the_smoke_test_of_the_demo_is_a_recipe() -> None:
-    from mechocl.commands.cli import _FAST
+    from mechocl.commands.training import FAST
 
-    fast = recipes.load("integer-set/cpu", _FAST)
+    fast = recipes.load("integer-set/cpu", FAST)
     assert fast.task.aliases < recipes.load("integer-set/cpu").task.aliases
     assert [name for name, _ in jobs.reported_analyses(fast)] == list(jobs.REPORTED)
     one_stage = [name for name, _ in jobs.reported_analyses(recipes.load("integer-set/one-stage"))]

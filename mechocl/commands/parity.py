@@ -1,12 +1,11 @@
 """`mechocl parity`: whether a Hugging Face model can be opened, and how equal the opened one is."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from mechocl.commands.analysis import Device
+from mechocl.commands.options import Device
 from mechocl.errors import MechoclError
 
 
@@ -26,13 +25,12 @@ def parity(
 
     Args:
         model: Folder of a saved model or of a LoRA adapter, or a name on the hub.
-        dtype: Precision of the weights; bfloat16 takes half the memory.
-        bridge: Open a TransformerBridge, not a HookedTransformer.
+        dtype: Precision of the weights. bfloat16 takes half the memory of float32.
+        bridge: Open the model as a TransformerBridge, not as a HookedTransformer.
         fold: Fold the layer norms' weights into those that read from them.
         centre: Centre the weights that write to the residual stream, and the unembedding.
-        base: Folder or name of the model under an adapter, instead of the one that it names.
-        out: Write the comparison here, too (JSON).
-        device: Where the opened model is put; auto takes a GPU if there is one.
+        base: Folder or name of the model under an adapter. By default it is the one that the adapter names.
+        out: File that the comparison is written to, too (JSON).
     """
     import torch
 
@@ -61,6 +59,3 @@ def parity(
         f"{found.top1_agreement:.3f}; tolerance {found.tolerance:g}"
     )
     print(f"opened: {loaded.source}")
-
-
-COMMANDS: Final[dict[str, Callable[..., None]]] = {"parity": parity}

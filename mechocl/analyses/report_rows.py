@@ -1,0 +1,24 @@
+"""The rows that the report of a run is made of."""
+
+import pandas as pd
+
+from mechocl.analyses import jobs as analysis_jobs
+from mechocl.analyses import registry
+from mechocl.runs.run import Run
+
+
+def complete_report(run: Run, *, device: str, jobs: int | None) -> dict[str, pd.DataFrame]:
+    """Rows of every analysis that the report of a run shows, by name; what is missing is computed first.
+
+    Of a run whose models cannot be taken apart these are the answers alone.
+    """
+    wanted = analysis_jobs.reported_analyses(run.recipe)
+    if not run.kind.can_be_taken_apart(run):
+        wanted = tuple(one for one in wanted if one[0] == "evaluate")
+    analysis_jobs.complete_run(run, wanted, stage=None, device=device, jobs=jobs)
+    saved = {name: registry.load_rows(run, name, config) for name, config in wanted}
+    rows = {name: table for name, table in saved.items() if table is not None}
+    assert rows.keys() == saved.keys()
+    if "evaluate" in rows:
+        rows["evaluate"] = analysis_jobs.evaluate_run(run, device=device, jobs=jobs)
+    return rows

@@ -1,0 +1,123 @@
+"""`mechocl pretrain` and `mechocl finetune`: models of text worlds."""
+
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import tyro
+
+from mechocl.closed_book.biographies import BiographiesConfig
+from mechocl.commands.options import (
+    Changes,
+    Computing,
+    Device,
+    PositionalRecipe,
+    SaveEvery,
+    SeedRange,
+    jobs_of,
+    joined,
+    seconds_of,
+)
+from mechocl.errors import MechoclError
+from mechocl.runs.pretraining_config import PretrainingConfig
+from mechocl.runs.train_toy import SAVE_EVERY_S
+
+_ONE: Final = SeedRange(seeds=1)
+
+
+def pretrain(
+    world: Annotated[Literal["biographies"], tyro.conf.Positional],
+    out: Path,
+    people: Annotated[BiographiesConfig, tyro.conf.OmitArgPrefixes] = BiographiesConfig(),  # noqa: B008
+    model: Annotated[PretrainingConfig, tyro.conf.OmitArgPrefixes] = PretrainingConfig(),  # noqa: B008
+    seed: int = 0,
+    device: Device = "auto",
+    save_every: SaveEvery = 60.0,
+) -> None:
+    """Pretrain a small GPT-NeoX on an invented world, for those without the weights of Pythia.
+
+    Saves an ordinary Hugging Face folder; the same command again continues one that was stopped.
+
+    Args:
+        world: The world that it reads about.
+        out: Folder of the model, which is new or the same one's.
+        people: The people of the world, and the corpus.
+        model: The model, and its training.
+        seed: Draws the world, the weights and the order of the texts.
+    """
+    import torch
+
+    from mechocl.commands import printing
+    from mechocl.models import seam
+    from mechocl.runs import pretraining
+    from mechocl.runs.processes import cores
+    from mechocl.runs.progress import Display
+
+    torch.set_num_threads(cores())
+    with Display(f"pretraining on {world}", ["model"]) as display:
+        known = pretraining.pretrain(
+            out,
+            people,
+            model,
+            seed=seed,
+            device=seam.resolve_device(device),
+            save_every_s=seconds_of(save_every),
+            progress=display.reporter(0),
+        )
+    printing.frame("exact match on questions about known people", known)
+    print(f"model: {out}")
+
+
+def finetune(
+    recipe: PositionalRecipe,
+    out: Path | None = None,
+    model: str = "",
+    seeds: Annotated[SeedRange, tyro.conf.OmitArgPrefixes] = _ONE,
+    changes: Changes = (),
+    computing: Annotated[Computing, tyro.conf.OmitArgPrefixes] = Computing(),  # noqa: B008
+    save_every: SaveEvery = SAVE_EVERY_S * 3,
+    dry_run: bool = False,
+) -> None:
+    """Fine-tune a Hugging Face model on definitions and questions; the same command again continues.
+
+    Several GPUs or nodes: `accelerate launch -m mechocl finetune …` with the same arguments.
+
+    Args:
+        recipe: Name of a recipe that comes with the package (closed-book/two-stage …), or a TOML file.
+        out: Folder of the run, which is new or the same run's.
+        model: Name on the hub or folder of a Hugging Face model, which is taken instead of the recipe's.
+        seeds: The seeds.
+        computing: How they are computed.
+        dry_run: Only say what it would cost: tokens, memory, time.
+    """
+    from mechocl.analyses import jobs
+    from mechocl.closed_book import cost
+    from mechocl.commands import printing
+    from mechocl.runs import finetune as fine_tuning
+    from mechocl.runs import recipes
+
+    resolved = recipes.load_closed_book(recipe, (*joined(changes), *([f'model="{model}"'] if model else [])))
+    wanted = seeds.numbers()
+    first = fine_tuning.is_first()
+    if first:
+        print(cost.cost_in_words(cost.estimate_cost(resolved), seeds=len(wanted)))
+    if dry_run:
+        return
+    if out is None:
+        raise MechoclError("give --out DIR, the folder of the run; or --dry-run")
+    fine_tuning.refuse(resolved)
+    processes = fine_tuning.processes()
+    run = jobs.train_run(
+        out,
+        resolved,
+        recipe_name=recipe,
+        seeds=wanted,
+        device=computing.resolved_device(),
+        jobs=1 if processes > 1 else jobs_of(computing.jobs),
+        save_every_s=seconds_of(save_every),
+    )
+    if first:
+        printing.failures(run)
+    if len(run.failures()) == len(run.seeds):
+        run.finished_seeds()  # says so
+    if first:
+        print(f"run: {out}")

@@ -1,0 +1,189 @@
+"""The options that several commands share, each declared once, and what their values stand for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from mechocl.errors import MechoclError
+from mechocl.runs.progress import Executor
+
+if TYPE_CHECKING:
+    from mechocl.runs.run import Run
+
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    tyro.conf.arg(help="Where to compute. auto takes a GPU if there is one."),
+]
+"""`--device`."""
+
+Attribute = Annotated[
+    str,
+    tyro.conf.arg(
+        help="Which question of a closed-book run is looked at, as birth. By default it is the one with the most even answers."
+    ),
+]
+"""`--attribute`."""
+
+SeedList = Annotated[
+    str, tyro.conf.arg(help="Which seeds of the run are used, as 0,1,2. By default all of them are.")
+]
+"""`--seeds` of a run that is trained already; `numbers` reads it."""
+
+SaveEvery = Annotated[
+    float, tyro.conf.arg(help="Seconds between resume points: the training that a kill can cost.")
+]
+"""`--save-every`; `seconds_of` reads it."""
+
+Changes = Annotated[
+    tuple[tuple[str, ...], ...],  # `--set a=1 b=2` and `--set a=1 --set b=2` say the same
+    tyro.conf.arg(
+        name="set",
+        metavar="KEY=VALUE ...",
+        help="Changes to the recipe, as task.aliases=500 or training.stages.0.epochs=10.",
+    ),
+    tyro.conf.UseAppendAction,
+]
+"""`--set`; `joined` reads it."""
+
+PositionalRun = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+PositionalRecipe = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Computing:
+    """On which device the work is done, and how much of it at a time."""
+
+    device: Device = "auto"
+    jobs: int = 0
+    """How many seeds, runs or checkpoints are computed at a time. 0 takes one per core on a CPU, and one on a GPU."""
+
+    def resolved_device(self) -> str:
+        """The device that `--device` means here: cpu or cuda. Raises MechoclError for one that is not there."""
+        from mechocl.models import seam
+
+        return seam.resolve_device(self.device)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where(Computing):
+    """The run that is looked at, and how it is computed."""
+
+    run: PositionalRun
+    """Folder of a run."""
+    stage: int | None = None
+    """After which stage of training the model is looked at, from 1. By default it is the last stage."""
+    attribute: Attribute = ""
+
+    def opened(self) -> "Run":
+        """The run, looking at the attribute. Raises MechoclError for a stage that the run does not have."""
+        from mechocl.runs.run import Run
+
+        run = Run.open(self.run, attribute=self.attribute)
+        n_stages = len(run.recipe.training.stages)
+        if self.stage is not None and not 1 <= self.stage <= n_stages:
+            raise MechoclError(f"--stage {self.stage}: {self.run} has stages 1 to {n_stages}")
+        return run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WhereSeeds(Where):
+    """The run and the seeds that are looked at, and how they are computed."""
+
+    seeds: SeedList = "all"
+
+    def chosen(self, run: "Run") -> tuple[int, ...]:
+        """The seeds of `--seeds`. Raises MechoclError for one that the run has not trained to the end."""
+        there = tuple(folder.seed for folder in run.finished_seeds())
+        seeds = there if self.seeds == "all" else numbers(self.seeds)
+        if missing := set(seeds) - set(there):
+            raise MechoclError(f"--seeds {self.seeds}: {self.run} has no trained seed {min(missing)}")
+        return seeds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WhereSae(WhereSeeds):
+    """The run and one of its sparse autoencoders, and how they are computed."""
+
+    sae: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SAE")]
+    """Name of an SAE of the run, or an SAE folder of SAELens's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedRange:
+    """Which seeds are trained."""
+
+    seeds: int = 4
+    """Number of seeds that are trained. A sweep trains as many of each setting."""
+    first_seed: int = 0
+    """Number of the first seed. The other seeds follow it."""
+
+    def numbers(self) -> tuple[int, ...]:
+        """The seeds, one after another. Raises MechoclError where there would be none."""
+        from mechocl.runs.train_toy import seeds_from
+
+        return seeds_from(self.seeds, self.first_seed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Whether the work is done here or on a cluster."""
+
+    on: Literal["here", "ray"] = "here"
+    """here computes in processes of this machine. ray computes in tasks of Ray, on many machines that share the folders."""
+    address: str = ""
+    """Address of Ray's head as host:port, or auto for one that runs here. By default Ray is started here, and stopped."""
+    gpus_per_task: float = 0.0
+    """How many GPUs a task on Ray gets. Under 1, several tasks share a GPU."""
+
+    def executor(self, jobs: int) -> Executor:
+        """Who runs the jobs, with `--jobs`. Raises MechoclError for options that do not go together."""
+        from mechocl.runs import on_ray
+
+        return on_ray.executor_named(
+            self.on, address=self.address, gpus_per_task=self.gpus_per_task, jobs=jobs_of(jobs)
+        )
+
+
+def jobs_of(count: int) -> int | None:
+    """`--jobs` as a number; None where it shall be chosen. Raises MechoclError for a number below 0."""
+    if count < 0:
+        raise MechoclError(f"--jobs {count}: give the number of seeds at a time, or 0 to have it chosen")
+    return count or None
+
+
+def seconds_of(save_every: float) -> float:
+    """`--save-every` in seconds. Raises MechoclError for what is not 0 or more."""
+    if not save_every >= 0:
+        raise MechoclError(f"--save-every {save_every}: give seconds, 0 or more")
+    return save_every
+
+
+def listed(values: Sequence[str]) -> tuple[str, ...]:
+    """`("a,b", "c")` → `("a", "b", "c")`."""
+    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
+
+
+def joined(groups: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """What an option that may be repeated was given, all in one: `(("a", "b"), ("c",))` → `("a", "b", "c")`."""
+    return tuple(value for group in groups for value in group)
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Seeds that are written as `0,1,2`. Raises MechoclError for anything else."""
+    parts = listed((text,))
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise MechoclError(f"--seeds {text}: give seeds as 0,1,2, or all")
+    return tuple(dict.fromkeys(map(int, parts)))
+
+
+def changed_options(*given: tuple[Any, Any]) -> tuple[str, ...]:
+    """The options of some dataclasses that were changed, as `--n-pairs`; each argument is (what was given, its default)."""
+    return tuple(
+        f"--{field.name.replace('_', '-')}"
+        for values, default in given
+        for field in fields(values)
+        if getattr(values, field.name) != getattr(default, field.name)
+    )

@@ -1,0 +1,128 @@
+"""`mechocl probe`: linear probes over runs, seeds and checkpoints."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from mechocl.commands.options import (
+    Attribute,
+    Computing,
+    Place,
+    SeedList,
+    changed_options,
+    jobs_of,
+    listed,
+    numbers,
+)
+from mechocl.errors import MechoclError
+from mechocl.probing.scoring import ProbingConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mechocl.analyses.probe_sweep import Unit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probed:
+    """Which models of the runs are probed, and what is kept of their activations."""
+
+    checkpoints: Literal["final", "stages", "all"] = "final"
+    """final probes the last checkpoint. stages probes the last one of each stage. all probes those that training kept."""
+    seeds: SeedList = "all"
+    attribute: Attribute = ""
+    cache_gb: float = 4.0
+    """GB of activations that each run may keep on the disk, to be used again. 0 keeps none."""
+    cache_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Precision in which the activations are kept."""
+
+
+def probe(
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")] = (),
+    config: Annotated[ProbingConfig, tyro.conf.OmitArgPrefixes] = ProbingConfig(),  # noqa: B008
+    probed: Annotated[Probed, tyro.conf.OmitArgPrefixes] = Probed(),
+    out: Path | None = None,
+    table: Path | None = None,
+    computing: Annotated[Computing, tyro.conf.OmitArgPrefixes] = Computing(),  # noqa: B008
+    place: Annotated[Place, tyro.conf.OmitArgPrefixes] = Place(),  # noqa: B008
+) -> None:
+    """Linear probes at each site, layer and position: what can be read where, beside its controls.
+
+    Sweeps runs, seeds and checkpoints; the same command again continues what was stopped. Writes one table
+    (table.parquet) and one page of figures (probes.html). Lists may be written with commas.
+
+    Args:
+        runs: Folders of runs. Several are compared, for example two word orders.
+        config: Which probes, where, and their controls.
+        probed: Which models are probed.
+        out: Folder of the table and the page. By default it is probes/<recipe> in the first run.
+        table: Probe nothing, and print and draw what this table, or the folder that holds it, has.
+        computing: How they are computed.
+        place: Where they are computed.
+    """
+    from mechocl.analyses import jobs, probe_sweep
+
+    if table is not None:
+        if runs:
+            raise MechoclError("--table only looks at a table; leave out the runs")
+        defaults = ((config, ProbingConfig()), (probed, Probed()), (computing, Computing()), (place, Place()))
+        if without := changed_options(*defaults):
+            raise MechoclError(f"--table only looks at a table; leave out {without[0]}")
+        rows = probe_sweep.read_table(table)
+        out = out or (table if table.is_dir() else table.parent)
+        _print_and_draw(rows, out)
+    else:
+        if not runs:
+            raise MechoclError("give one or more RUN folders to probe, or --table to look at a table")
+        executor = place.executor(computing.jobs)
+        device = executor.device(computing.device)
+        units = _listed_units(runs, config, probed, device=device)
+        parts = [Path(recipe).stem for recipe in listed((config.recipe,))]
+        out = out or runs[0] / "probes" / "-".join([*parts, *filter(None, [probed.attribute])])
+        rows = probe_sweep.sweep_probes(units, out=out, executor=executor)
+        gaps = None
+        if len(runs) > 1:
+            gaps = jobs.iml_gaps(runs, device=device, jobs=jobs_of(computing.jobs))
+        _print_and_draw(rows, out, units=units, gaps=gaps)
+        if probed.cache_gb:
+            folders = ", ".join(f"{run}/activations" for run in runs)
+            print(f"activations: {probe_sweep.kept_gb(runs):.3g} GB in {folders}")
+    print(
+        f"figures: {(out / 'probes.html').resolve().as_uri()}; table: {out / 'table.parquet'} ({len(rows)} rows)"
+    )
+
+
+def _listed_units(
+    runs: Sequence[Path], config: ProbingConfig, probed: Probed, *, device: str
+) -> "list[Unit]":
+    """Everything that is computed, in order."""
+    from mechocl.analyses import probe_sweep
+
+    return probe_sweep.list_units(
+        runs,
+        recipes=listed((config.recipe,)),
+        checkpoints=probed.checkpoints,
+        seeds=None if probed.seeds == "all" else numbers(probed.seeds),
+        config=replace(config, sites=listed(config.sites), positions=listed(config.positions)),
+        device=device,
+        cache_gb=probed.cache_gb,
+        dtype=probed.cache_dtype,
+        attribute=probed.attribute,
+    )
+
+
+def _print_and_draw(
+    rows: "pd.DataFrame", out: Path, *, units: "Sequence[Unit]" = (), gaps: "pd.DataFrame | None" = None
+) -> None:
+    """Print the grid of each probe, and write the page into the folder `out`."""
+    from mechocl.commands import printing
+    from mechocl.probing.summaries import probe_grids
+    from mechocl.report import page, probe_page
+
+    grids = probe_grids(rows)
+    printing.probes(grids)
+    out.mkdir(parents=True, exist_ok=True)
+    page.write(probe_page.probe_report(grids, rows, units=units, gaps=gaps), out / "probes.html")

@@ -1,0 +1,74 @@
+"""`mechocl report` and `mechocl runs`: the page of a run, and which runs there are."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from mechocl.commands.options import Attribute, Computing, PositionalRun, jobs_of
+from mechocl.errors import MechoclError
+
+if TYPE_CHECKING:
+    from mechocl.runs.run import Run
+
+
+def report(
+    run: PositionalRun,
+    out: Path | None = None,
+    attribute: Attribute = "",
+    computing: Annotated[Computing, tyro.conf.OmitArgPrefixes] = Computing(),  # noqa: B008
+) -> None:
+    """Write the report of a run, computing the analyses that it lacks.
+
+    Args:
+        run: Folder of a run.
+        out: The HTML file. By default it is report.html in the run.
+        computing: How it is computed.
+    """
+    from mechocl.commands import printing
+    from mechocl.runs.run import Run
+
+    opened = Run.open(run, attribute=attribute)
+    printing.failures(opened)
+    print_report(
+        opened,
+        out or run / "report.html",
+        device=computing.device,
+        jobs=jobs_of(computing.jobs),
+    )
+
+
+def print_report(run: "Run", path: Path, *, device: str, jobs: int | None) -> None:
+    """Write the report of a run into the file `path`, and say where it is; `device` is one of `--device`.
+
+    Raises MechoclError where `path` is a folder.
+    """
+    from mechocl.analyses import report_rows
+    from mechocl.models import seam
+    from mechocl.report import run_page
+
+    if path.is_dir():
+        raise MechoclError(f"{path} is a folder; give the HTML file, for example {path / 'report.html'}")
+    rows = report_rows.complete_report(run, device=seam.resolve_device(device), jobs=jobs)
+    size = run_page.write_run_page(run, rows, path)
+    print(f"report ({size / 1e6:.1f} MB): {path.resolve().as_uri()}")
+
+
+def runs(
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")] = Path("runs"),
+) -> None:
+    """List the runs in a folder.
+
+    Args:
+        folder: Folder that holds run folders.
+    """
+    from mechocl.commands import printing
+    from mechocl.runs.listing import list_runs
+
+    listing = list_runs(folder)
+    body = [[str(one.path), one.recipe, one.state, one.created] for one in listing.readable]
+    printing.table(["run", "recipe", "trained", "created"], body)
+    for why in listing.unreadable:
+        print(f"cannot be read: {why}")
+    count = len(listing.readable) + len(listing.unreadable)
+    print(f"{count} run{'' if count == 1 else 's'} in {folder}")

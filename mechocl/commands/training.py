@@ -1,0 +1,215 @@
+"""`mechocl demo`, `train`, `sweep` and `dynamics`: models of the integer-set task, and how they learned."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import tyro
+
+from mechocl.commands.options import (
+    Changes,
+    Computing,
+    Place,
+    PositionalRecipe,
+    PositionalRun,
+    SaveEvery,
+    SeedRange,
+    changed_options,
+    jobs_of,
+    joined,
+    seconds_of,
+)
+from mechocl.errors import MechoclError
+from mechocl.runs.train_toy import SAVE_EVERY_S
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SWEPT: Final = SeedRange(seeds=8)
+
+FAST: Final = (
+    "task.aliases=600",
+    "task.integers=12",
+    "task.list_length=3",
+    "training.stages.0.epochs=20",
+    "training.stages.0.evaluations=5",
+    "training.stages.1.evaluations=4",
+)
+"""Changes that make a smoke test of the demo's recipe."""
+
+
+def demo(
+    out: Path = Path("runs/demo"),
+    seeds: int = 8,
+    fast: bool = False,
+    computing: Annotated[Computing, tyro.conf.OmitArgPrefixes] = Computing(),  # noqa: B008
+) -> None:
+    """Train the small integer-set recipe over several seeds, run every analysis, write the report.
+
+    Args:
+        out: Folder that holds the whole demo: a run and its report.html.
+        seeds: Number of seeds that are trained.
+        fast: Run a smoke test instead: one seed of a smaller task, in about a minute.
+        computing: How it is computed.
+    """
+    from mechocl.analyses import jobs, registry
+    from mechocl.commands import printing
+    from mechocl.commands.reports import print_report
+    from mechocl.runs import recipes
+
+    if fast and seeds not in (1, 8):
+        raise MechoclError(f"--fast trains one seed; leave out --seeds {seeds}")
+    name = "integer-set/cpu"
+    recipe = recipes.load(name, FAST if fast else ())
+    run = jobs.train_run(
+        out,
+        recipe,
+        recipe_name=f"{name} (smoke test)" if fast else name,
+        seeds=SeedRange(seeds=1 if fast else seeds).numbers(),
+        device=computing.resolved_device(),
+        jobs=jobs_of(computing.jobs),
+        then=jobs.reported_analyses(recipe),
+    )
+    printing.failures(run)
+    answers = registry.load_rows(run, "evaluate", registry.EvaluateConfig())
+    assert answers is not None
+    printing.answers(printing.learned(answers))
+    print_report(run, out / "report.html", device="cpu", jobs=jobs_of(computing.jobs))
+
+
+def train(
+    recipe: PositionalRecipe,
+    out: Path,
+    seeds: Annotated[SeedRange, tyro.conf.OmitArgPrefixes] = SeedRange(),  # noqa: B008
+    changes: Changes = (),
+    computing: Annotated[Computing, tyro.conf.OmitArgPrefixes] = Computing(),  # noqa: B008
+    save_every: SaveEvery = SAVE_EVERY_S,
+) -> None:
+    """Train a recipe over several seeds; the same command again continues a run that was stopped.
+
+    Args:
+        recipe: Name of a recipe that comes with the package (integer-set/cpu, integer-set/paper,
+            integer-set/one-stage), or a TOML file.
+        out: Folder of the run, which is new or the same run's.
+        seeds: The seeds.
+        computing: How they are computed.
+    """
+    from mechocl.analyses import jobs
+    from mechocl.commands import printing
+    from mechocl.runs import recipes
+
+    save_every_s = seconds_of(save_every)
+    resolved = recipes.load(recipe, joined(changes))
+    run = jobs.train_run(
+        out,
+        resolved,
+        recipe_name=recipe,
+        seeds=seeds.numbers(),
+        device=computing.resolved_device(),
+        jobs=jobs_of(computing.jobs),
+        save_every_s=save_every_s,
+    )
+    printing.failures(run)
+    if len(run.failures()) == len(run.seeds):
+        run.finished_seeds()  # says so
+    print(f"run: {out}")
+
+
+def sweep(
+    recipe: PositionalRecipe = "",
+    over: Annotated[
+        tuple[tuple[str, ...], ...], tyro.conf.arg(metavar="KEY=V1,V2 ..."), tyro.conf.UseAppendAction
+    ] = (),
+    out: Path | None = None,
+    seeds: Annotated[SeedRange, tyro.conf.OmitArgPrefixes] = _SWEPT,
+    changes: Changes = (),
+    table: Path | None = None,
+    figure: Path | None = None,
+    computing: Annotated[Computing, tyro.conf.OmitArgPrefixes] = Computing(),  # noqa: B008
+    place: Annotated[Place, tyro.conf.OmitArgPrefixes] = Place(),  # noqa: B008
+) -> None:
+    """Train a recipe at every setting of some of its fields; the same command again continues.
+
+    Prints one line a setting: seeds, failures, AUC by subset, weak and strong internalization. Several
+    processes may work on one directory.
+
+    Args:
+        recipe: Name of a recipe that comes with the package, or a TOML file.
+        over: A field and its values, as task.word_order=TVE,VTE. Of several fields every combination is trained.
+        out: Folder of the sweep, which is new or the same sweep's.
+        seeds: The seeds.
+        table: Train nothing, and print what this sweep's folder, or a table saved from one, holds.
+        figure: Write the phase diagram here (HTML). By default it is phase-diagram.html in the sweep's folder.
+        computing: How it is computed.
+        place: Where it is computed.
+    """
+    from mechocl.runs.sweep_folder import read_sweep
+    from mechocl.runs.sweeps import run_sweep
+
+    if table is None:
+        if not recipe or out is None:
+            raise MechoclError("give a RECIPE and --out DIR to train, or --table DIR to look at a sweep")
+        executor = place.executor(computing.jobs)
+        frame = run_sweep(
+            out,
+            recipe_name=recipe,
+            changes=joined(changes),
+            over=joined(over),
+            seeds=seeds.numbers(),
+            device=executor.device(computing.device),
+            executor=executor,
+        )
+    else:
+        if recipe or over:
+            raise MechoclError("--table only looks at a sweep; leave out the recipe and --over")
+        changed = changed_options((seeds, _SWEPT), (computing, Computing()), (place, Place()))
+        if without := [*(["--set"] if changes else []), *changed]:
+            raise MechoclError(f"--table only looks at a sweep; leave out {without[0]}")
+        frame = read_sweep(table)
+    _print_sweep(frame, figure or (out / "phase-diagram.html" if out else None))
+    print(f"table: {table or (out or Path()) / 'table.parquet'} ({len(frame)} runs)")
+
+
+def _print_sweep(frame: "pd.DataFrame", figure: Path | None) -> None:
+    """A line for each setting and each failure; the phase diagram is written where there is a place for it."""
+    from mechocl.commands import printing
+    from mechocl.report import page, training_plots, training_tables
+    from mechocl.runs.sweep_summaries import summaries
+
+    settings = summaries(frame)
+    table = training_tables.settings_table(settings)
+    printing.table(table.columns, table.rows)
+    for line in training_tables.failed_runs(frame):
+        print(f"failed, left out of the means: {line}")
+    if figure is not None:
+        page.write_figure(training_plots.phase_diagram(settings), figure)
+        print(f"phase diagram: {figure}")
+
+
+def dynamics(run: PositionalRun, out: Path | None = None) -> None:
+    """When each part of the behaviour was learned, over the seeds: curves, onsets and their order.
+
+    Reads the evaluations that training wrote; `--set training.stages.0.evaluations=50` makes them finer.
+
+    Args:
+        run: Folder of a run.
+        out: File of the figure (HTML). By default it is dynamics.html in the run.
+    """
+    from mechocl import files
+    from mechocl.analyses import jobs
+    from mechocl.commands import printing
+    from mechocl.report import page, training_plots, training_tables
+    from mechocl.runs.run import Run
+
+    opened = Run.open(run)
+    curves, onsets = jobs.measure_dynamics(opened)
+    printing.failures(opened)
+    events, order = training_tables.onset_table(onsets), training_tables.order_table(onsets)
+    printing.table(events.columns, events.rows)
+    print()
+    printing.table(order.columns, order.rows)
+    figure = out or run / "dynamics.html"
+    page.write_figure(training_plots.dynamics(curves), figure)
+    folder = run / "results" / "dynamics"
+    files.write_table(folder / "curves.parquet", curves)
+    files.write_table(folder / "onsets.parquet", onsets)
+    print(f"curves: {figure}; tables: {folder}")

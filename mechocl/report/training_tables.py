@@ -1,0 +1,80 @@
+"""Sweeps and dynamics → tables of ready strings, for the terminal and for pages."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from mechocl.behaviour import dynamics, formats
+from mechocl.report.page import Table
+from mechocl.report.plots import COLORS
+from mechocl.runs.sweep_folder import axes
+from mechocl.runs.sweep_summaries import Summary, described
+
+_CONTRASTS = ("weak", "strong", "strong_d1_d3")
+
+
+def settings_table(settings: Sequence[Summary]) -> Table:
+    """One line for each setting of a sweep: its values, runs and failures, AUC by subset, contrasts, seconds of a run."""
+    keys = list(settings[0].setting) if settings else []
+    subsets = [name for name in COLORS if any(name in one.auc for one in settings)]
+    return Table(
+        caption="Settings",
+        columns=(
+            *keys,
+            "runs",
+            "failed",
+            *(f"AUC {name}" for name in subsets),
+            *(f"{name} [95 %]" for name in _CONTRASTS),
+            "s/run",
+        ),
+        rows=tuple(
+            (
+                *(str(one.setting[key]) for key in keys),
+                str(one.runs),
+                str(one.failed),
+                *(f"{one.auc[name].mean:.3f}" if name in one.auc else "–" for name in subsets),
+                *(described(one.contrasts.get(name)) for name in _CONTRASTS),
+                f"{one.seconds:.0f}",
+            )
+            for one in settings
+        ),
+    )
+
+
+def failed_runs(frame: pd.DataFrame) -> list[str]:
+    """One line for each run of a sweep's table that failed: its setting, its seed, and why."""
+    keys = axes(frame)
+    return [
+        "".join(f"{key}={row[key]}, " for key in keys) + f"seed {row['seed']}: {row['failed']}"
+        for row in frame[frame["failed"] != ""].to_dict("records")
+    ]
+
+
+def onset_table(onsets: pd.DataFrame) -> Table:
+    """When each event of `behaviour.dynamics.EVENTS` happened: the median epoch over the seeds, and its range."""
+    rows = []
+    for event in dynamics.EVENTS:
+        part = onsets[onsets["event"] == event.name]
+        if len(part):
+            e = part["epoch"].dropna()
+            times = f"{e.median():.1f} ({e.min():.1f} … {e.max():.1f})" if len(e) else "–"
+            rows.append(
+                (event.name, str(part["stage"].iloc[0]), times, f"{len(e)} of {len(part)}", event.meaning)
+            )
+    return Table(
+        caption="Onsets",
+        columns=("event", "stage", "epoch: median (range)", "seeds", "halfway to: meaning"),
+        rows=tuple(rows),
+    )
+
+
+def order_table(onsets: pd.DataFrame) -> Table:
+    """Which event came before which, in how many seeds, with the sign test of `behaviour.dynamics.order`."""
+    return Table(
+        caption="Order",
+        columns=("first", "then", "seeds in this order", "epochs between", "sign test"),
+        rows=tuple(
+            (o.first, o.second, f"{o.before} of {o.seeds}", f"{o.lead.mean:.1f}", formats.p_value(o.p))
+            for o in dynamics.order(onsets)
+        ),
+    )
