@@ -93,7 +93,7 @@ def test_analyses_are_computed_once(run: Run, monkeypatch: pytest.MonkeyPatch) -
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("mechocl.runs.processes.map_jobs", refuse)
+    monkeypatch.setattr("mechocl.analyses.jobs.map_jobs", refuse)
     jobs.complete_run(run, jobs.reported_analyses(run.recipe), stage=None, device="cpu", jobs=1)
     with pytest.raises(AssertionError, match="computed again"):
         jobs.complete_run(run, (jobs.reported_analyses(run.recipe)[0],), stage=1, device="cpu", jobs=1)

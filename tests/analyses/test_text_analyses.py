@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,12 +11,15 @@ import pytest
 import torch
 from scipy.stats import rankdata
 
-from mechocl.analyses import jobs, probe_sweep, registry, sae_jobs
+from mechocl import files
+from mechocl.analyses import crosscoder_jobs, jobs, probe_sweep, registry, sae_jobs
 from mechocl.behaviour import internalization
 from mechocl.closed_book import views
 from mechocl.closed_book.questioning import WORDS
 from mechocl.commands import cli
 from mechocl.errors import MechoclError
+from mechocl.features import dictionaries, training
+from mechocl.features.crosscoders import CrosscoderConfig
 from mechocl.features.search import SearchConfig
 from mechocl.features.settings import QualityConfig, TrainingConfig
 from mechocl.interventions import patching, steering, weight_groups
@@ -363,6 +367,74 @@ def test_dictionaries_are_trained_and_searched(run: Run) -> None:
     assert {"explained_variance", "auc_clean", "auc_spliced"} <= set(quality["measure"])
     found = analysed(gender, "sae-search", SearchConfig(sae=name, group=("tag", "integer")))
     assert any(str(p).startswith("answer ") for p in found["property"])
+
+
+def test_dictionaries_are_judged_on_the_attribute_and_not_trained_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainingConfig(
+        site=("blocks.0.hook_resid_mid",), width=(24,), k=4, activations=2000, batch_size=256, buffer=2000
+    )
+    told: dict[str, Any] = {"seeds": (0,), "stage": None, "device": "cpu", "jobs": 1}
+    gender = Run.open(run.path, attribute="gender")
+    ((name, quality),) = sae_jobs.train_dictionaries(gender, config, **told).items()
+    assert registry.load_rows(gender, "sae-quality", quality) is not None
+    assert (
+        registry.load_rows(run, "sae-quality", quality) is None
+    )  # of the default attribute, which nobody asked for
+    before = dictionaries.sha256(run.path, name, 0)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(training, "train", refuse)
+    sae_jobs.train_dictionaries(run, config, **told)
+    assert registry.load_rows(run, "sae-quality", quality) is not None
+    assert dictionaries.sha256(run.path, name, 0) == before
+
+
+def test_crosscoders_of_two_attributes_lie_beside_each_other(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = CrosscoderConfig(width=24, k=4, activations=2000, batch_size=256, buffer=2000)
+    told: dict[str, Any] = {"which": "stages", "seeds": (0,), "device": "cpu", "jobs": 1}
+    gender = Run.open(run.path, attribute="gender")
+    rows = [crosscoder_jobs.crosscode(one, config, **told) for one in (run, gender)]
+    assert not rows[0].equals(rows[1])
+    plain = "blocks.0.hook_resid_post-crosscoder-24-k4-stages"
+    records = [
+        files.read_json(run.path / "saes" / name / "seed-0" / dictionaries.RECORD)
+        for name in (plain, f"{plain}-gender")
+    ]
+    assert "attribute" not in records[0]  # as before there was a choice, so that old ones still open
+    assert records[1]["attribute"] == "gender"
+    assert [record["config"] for record in records] == [records[0]["config"]] * 2
+    keys = [files.read_json(path)["inputs"] for path in run.path.glob("results/crosscoder/*/result.json")]
+    assert sorted(key.get("attribute", "") for key in keys) == ["", "gender"]
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(crosscoder_jobs, "crosscode_seed", refuse)
+    for one, expected in zip((run, gender), rows, strict=True):
+        pd.testing.assert_frame_equal(crosscoder_jobs.crosscode(one, config, **told), expected)
+    options = [
+        "--width",
+        "24",
+        "--k",
+        "4",
+        "--activations",
+        "2000",
+        "--batch-size",
+        "256",
+        "--buffer",
+        "2000",
+    ]
+    assert cli.main(["crosscoder", str(run.path), *options, "--attribute", "gender", "--device", "cpu"]) == 0
+    assert f"crosscoders: {run.path / 'saes' / f'{plain}-gender'}" in capsys.readouterr().out
+    with pytest.raises(MechoclError, match="no question is about 'size'"):
+        monkeypatch.undo()
+        crosscoder_jobs.crosscode(Run.open(run.path, attribute="size"), config, **told)
 
 
 def test_training_of_the_integer_set_task_refuses_the_recipe() -> None:

@@ -155,7 +155,7 @@ CPU = ("--device", "cpu")
 def one_core() -> Iterator[None]:
     """One seed at a time with one thread, so without other processes, whatever the machine has."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs, "cores", lambda: 1)
+        patch.setattr(processes, "cores", lambda: 1)
         yield
 
 
@@ -521,7 +521,7 @@ def test_changes_can_be_given_together_and_apart(
         seen.append(recipe)
         raise MechoclError("enough")
 
-    monkeypatch.setattr(jobs, "train", look)
+    monkeypatch.setattr(jobs, "train_run", look)
     a, b, c = "task.aliases=130", "model.d_mlp=64", "task.label_flip=0.5"
     for options in (["--set", a, b, c], ["--set", a, "--set", b, c], ["--set", a, "--set", b, "--set", c]):
         assert cli.main(["train", recipe, "--out", str(tmp_path / "run"), *options]) == 2
@@ -600,7 +600,7 @@ def test_a_terminal_gets_bars(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_file_gets_plain_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(processes, "_PLAIN_EVERY_S", 0.0)
+    monkeypatch.setattr(progress, "_PLAIN_EVERY_S", 0.0)
     with progress.Display("training", ["seed 0", "seed 1"]) as display:
         display.update(0, "building the task", 0.0)
         display.update(1, "stage 1, step 5 of 10", 0.5)

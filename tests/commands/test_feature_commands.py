@@ -10,12 +10,13 @@ import tiny
 import torch
 from sae_lens import SAE, StandardSAE, StandardSAEConfig
 
-from mechocl.analyses import jobs, registry
+from mechocl.analyses import registry
 from mechocl.commands import cli
 from mechocl.errors import MechoclError
 from mechocl.features import dictionaries
 from mechocl.features.search import SearchConfig
 from mechocl.report import feature_sections
+from mechocl.runs import processes
 from mechocl.runs.run import Run
 
 CPU = ("--device", "cpu")
@@ -28,7 +29,7 @@ NAME = f"{SITE}-topk-32-k4-s0"
 @pytest.fixture(scope="module", autouse=True)
 def one_core() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs, "cores", lambda: 1)
+        patch.setattr(processes, "cores", lambda: 1)
         yield
 
 
