@@ -373,7 +373,7 @@ def test_dictionaries_are_judged_on_the_attribute_and_not_trained_again(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = TrainingConfig(
-        site=("blocks.0.hook_resid_mid",), width=(24,), k=4, activations=2000, batch_size=256, buffer=2000
+        site=("blocks.1.hook_resid_post",), width=(24,), k=4, activations=2000, batch_size=256, buffer=2000
     )
     told: dict[str, Any] = {"seeds": (0,), "stage": None, "device": "cpu", "jobs": 1}
     gender = Run.open(run.path, attribute="gender")
@@ -432,8 +432,8 @@ def test_crosscoders_of_two_attributes_lie_beside_each_other(
     ]
     assert cli.main(["crosscoder", str(run.path), *options, "--attribute", "gender", "--device", "cpu"]) == 0
     assert f"crosscoders: {run.path / 'saes' / f'{plain}-gender'}" in capsys.readouterr().out
+    monkeypatch.undo()
     with pytest.raises(MechoclError, match="no question is about 'size'"):
-        monkeypatch.undo()
         crosscoder_jobs.crosscode(Run.open(run.path, attribute="size"), config, **told)
 
 

@@ -420,6 +420,26 @@ def test_options_of_the_analyses(
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["lens", "RUN", "--aliases-per-subset", "0"], "aliases_per_subset is 0; use at least 1"),
+        (["sae", "train", "RUN", "--k", "0"], "k is 0; use at least 1"),
+        (["lens", "RUN", "--of", "mlps", "--kind", "tuned"], "--of is for the logit lens alone; leave it out with --kind tuned"),
+        (["demo", "--fast", "--seeds", "3"], "--fast trains one seed; leave out --seeds 3"),
+        (["sweep", "--table", "T", "--set", "a=1"], "--table only looks at a sweep; leave out --set"),
+        (["sweep", "--table", "T", "--first-seed", "1"], "--table only looks at a sweep; leave out --first-seed"),
+        (["probe", "--table", "T", "--sites", "z"], "--table only looks at a table; leave out --sites"),
+        (["probe", "--table", "T", "--cache-gb", "1"], "--table only looks at a table; leave out --cache-gb"),
+    ],
+)  # fmt: skip
+def test_options_that_would_have_no_effect_and_values_that_make_no_sense(
+    arguments: list[str], line: str, tmp_path: Path, fails: Fails
+) -> None:
+    """Whether a config refuses them, while the arguments are parsed, or the command."""
+    assert fails(*arguments) == line
+
+
 def test_a_changed_recipe_is_refused_where_a_run_is(run: Path, recipe: str, fails: Fails) -> None:
     line = fails("train", recipe, "--out", run, "--set", "task.aliases=121", *CPU)
     assert line == f"{run} holds a run of another recipe; choose another --out, or delete it"
