@@ -12,13 +12,13 @@ import pytest
 import tiny
 
 from mechocl import files
-from mechocl.analyses import jobs, probe_sweep
+from mechocl.analyses import probe_sweep
 from mechocl.commands import cli
 from mechocl.errors import MechoclError
 from mechocl.models import activations
 from mechocl.probing import probe
 from mechocl.probing.scoring import ProbingConfig
-from mechocl.runs import activation_cache
+from mechocl.runs import activation_cache, processes
 from mechocl.runs.run import Run
 
 QUICK = ProbingConfig(permutations=3, positions=("alias", "="), n_pairs=8)
@@ -28,7 +28,7 @@ OPTIONS = ("--permutations", "3", "--positions", "alias,=", "--n-pairs", "8", "-
 @pytest.fixture(scope="module", autouse=True)
 def one_core() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs, "cores", lambda: 1)
+        patch.setattr(processes, "cores", lambda: 1)
         yield
 
 
@@ -83,7 +83,7 @@ def test_units(runs: list[Path]) -> None:
 
 def test_the_table_has_every_unit_once_and_says_which(runs: list[Path], tmp_path: Path) -> None:
     units = wanted(runs, checkpoints="stages")
-    table = probe_sweep.sweep_probes([*units, *units], out=tmp_path / "out", jobs=1)
+    table = probe_sweep.sweep_probes([*units, *units], out=tmp_path / "out", executor=processes.Processes(1))
     assert list(table.columns[: len(probe_sweep.WHERE)]) == list(probe_sweep.WHERE)
     pd.testing.assert_frame_equal(table, pd.read_parquet(tmp_path / "out" / "table.parquet"))
     keys = [*probe_sweep.WHERE, "probe", "site", "layer", "position", "subset", "control", "draw"]
@@ -114,16 +114,18 @@ def test_what_is_finished_is_not_computed_again(
 
     monkeypatch.setattr(probe, "probe", dying)
     with pytest.raises(KeyboardInterrupt):
-        probe_sweep.sweep_probes(units, out=tmp_path / "out", jobs=1)
+        probe_sweep.sweep_probes(units, out=tmp_path / "out", executor=processes.Processes(1))
     assert len(probe_sweep.sweep_table(units)["seed"].unique()) == 2
     whole.append(True)
-    table = probe_sweep.sweep_probes(units, out=tmp_path / "out", jobs=1)
+    table = probe_sweep.sweep_probes(units, out=tmp_path / "out", executor=processes.Processes(1))
     assert len(computed) == len(units) == 4
     fresh = tmp_path / "fresh"
     for path in runs:
         shutil.copytree(path, fresh / path.name, ignore=shutil.ignore_patterns("results", "activations"))
     shutil.copy(tmp_path / "mine.toml", fresh)
-    again = probe_sweep.sweep_probes(wanted([fresh / p.name for p in runs]), out=fresh, jobs=1)
+    again = probe_sweep.sweep_probes(
+        wanted([fresh / p.name for p in runs]), out=fresh, executor=processes.Processes(1)
+    )
     pd.testing.assert_frame_equal(table.drop(columns="recipe"), again.drop(columns="recipe"))
 
 
@@ -142,11 +144,13 @@ def test_activations_are_collected_once_for_all_recipes(
     other.write_text(tiny.PROBE.replace('"tag"\nquestion', '"tag-again"\nquestion'), encoding="utf-8")
     config = replace(QUICK, controls=False)
     first = wanted(runs[:1], seeds=[0], config=config)
-    probe_sweep.sweep_probes(first, out=tmp_path / "out", jobs=1)
+    probe_sweep.sweep_probes(first, out=tmp_path / "out", executor=processes.Processes(1))
     assert len(seen) == 1
     assert activation_cache.size(runs[0]) > 0
     found = probe_sweep.sweep_probes(
-        wanted(runs[:1], seeds=[0], recipes=[str(other)], config=config), out=tmp_path, jobs=1
+        wanted(runs[:1], seeds=[0], recipes=[str(other)], config=config),
+        out=tmp_path,
+        executor=processes.Processes(1),
     )
     assert len(seen) == 1
     before = probe_sweep.sweep_table(first)
@@ -159,7 +163,7 @@ def test_half_precision_on_disk_hardly_changes_the_scores(runs: list[Path], tmp_
         folder = tmp_path / dtype
         shutil.copytree(runs[0], folder / "TVE")
         units = wanted([folder / "TVE"], recipes=[str(tmp_path / "mine.toml")], seeds=[0], dtype=dtype)
-        scores[dtype] = probe_sweep.sweep_probes(units, out=folder, jobs=1)
+        scores[dtype] = probe_sweep.sweep_probes(units, out=folder, executor=processes.Processes(1))
     sizes = {dtype: activation_cache.size(tmp_path / dtype / "TVE") for dtype in scores}
     assert sizes["float16"] < 0.6 * sizes["float32"]
     own = {dtype: table.loc[table["control"] == "none", "auc"].to_numpy() for dtype, table in scores.items()}
@@ -252,7 +256,7 @@ def test_activations_of_another_checkpoint_are_refused(
     runs: list[Path], tmp_path: Path, fails: Fails
 ) -> None:
     units = wanted(runs[:1], seeds=[0])
-    probe_sweep.sweep_probes(units, out=tmp_path / "out", jobs=1)
+    probe_sweep.sweep_probes(units, out=tmp_path / "out", executor=processes.Processes(1))
     shutil.rmtree(runs[0] / "results")
     path = next((runs[0] / "activations").rglob("*resid_pre*"))
     tensors, _ = files.read_tensors(path)
