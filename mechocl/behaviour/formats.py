@@ -1,7 +1,8 @@
-"""How numbers are written: signed values, intervals, p-values, cells of tables."""
+"""How numbers are written for people: single values, intervals, p-values, cells of tables."""
 
+import math
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, SupportsFloat
 
 from mechocl.behaviour.statistics import Estimate
 
@@ -11,35 +12,78 @@ NAMES: Final = {
 }  # fmt: skip
 """Quantities in words."""
 
+MISSING: Final = "–"
+"""What stands in the place of a value that does not exist."""
 
-def describe(e: Estimate) -> str:
-    """`+.108 [+.041, +.175], p = .004` with the unit where it is the alias."""
-    if e.n < 2:
-        return signed(e.mean)
-    text = f"{signed_interval(e)}, {p_value(e.p)}"
-    return text if e.unit == "seed" else text + " (over the aliases of one seed)"
-
-
-def signed_interval(e: Estimate) -> str:
-    """`+.108 [+.041, +.175]`; the mean alone where there is no interval."""
-    return signed(e.mean) if e.n < 2 else f"{signed(e.mean)} [{signed(e.low)}, {signed(e.high)}]"
+MINUS: Final = "−"
+HYPHEN: Final = "-"
+"""The minus of the places that have always written a hyphen."""
 
 
-def signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
+def number(value: SupportsFloat | None, digits: int = 3, *, sign: bool = False, minus: str = MINUS) -> str:
+    """`0.108` or `−0.250`; with `sign` also `+0.108`. A value that is None or not finite is `–`."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{float(value):{'+' if sign else ''}.{digits}f}".replace("-", minus)
+
+
+def interval(
+    mean: SupportsFloat | None,
+    low: SupportsFloat | None,
+    high: SupportsFloat | None,
+    digits: int = 3,
+    *,
+    sign: bool = False,
+    minus: str = MINUS,
+) -> str:
+    """`0.108 [0.041, 0.175]`; the mean alone where either end is None or not finite."""
+    shown = [number(value, digits, sign=sign, minus=minus) for value in (mean, low, high)]
+    return shown[0] if MISSING in shown else f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
 def p_value(p: float) -> str:
+    """`p = .004` or `p < .001`; `–` where there was no test."""
+    if math.isnan(p):
+        return MISSING
     return "p < .001" if p < 0.001 else f"p = {p:.3f}".replace("0.", ".")
 
 
-def mean_in_words(row: Mapping[Any, Any]) -> str:
-    """`+.108 [+.041, +.175]` of a row of `over_seeds`."""
-    mean = signed(row["mean"])
-    return mean if row["seeds"] < 2 else f"{mean} [{signed(row['low'])}, {signed(row['high'])}]"
+def p_in_table(p: float) -> str:
+    """`.004` or `< .001`: a p-value in a column that says so."""
+    return p_value(p).removeprefix("p = ").removeprefix("p ")
 
 
-def value_in_words(row: Mapping[Any, Any]) -> str:
-    """`.108 [.041, .175]` of a row of `over_seeds`: a value, not a difference."""
-    show = [f"{row[k]:.3f}".replace("-", "−") for k in ("mean", "low", "high")]
-    return show[0] if row["seeds"] < 2 else f"{show[0]} [{show[1]}, {show[2]}]"
+def estimate_in_words(e: Estimate | None, digits: int = 3, *, sign: bool = False, minus: str = MINUS) -> str:
+    """`0.108 [0.041, 0.175]`; `–` where there is no estimate."""
+    return MISSING if e is None else interval(e.mean, e.low, e.high, digits, sign=sign, minus=minus)
+
+
+def describe(e: Estimate | None) -> str:
+    """`+0.108 [+0.041, +0.175], p = .004`, with the unit where it is the alias; `–` where there is no estimate."""
+    if e is None or e.n < 2:
+        return estimate_in_words(e, sign=True)
+    text = f"{estimate_in_words(e, sign=True)}, {p_value(e.p)}"
+    return text if e.unit == "seed" else text + " (over the aliases of one seed)"
+
+
+def mean_in_words(row: Mapping[Any, Any] | None) -> str:
+    """`+0.108 [+0.041, +0.175]` of a row of `over_seeds.over_seeds`: a difference. `–` where there is no row."""
+    return _row_in_words(row, sign=True)
+
+
+def value_in_words(row: Mapping[Any, Any] | None) -> str:
+    """`0.108 [0.041, 0.175]` of a row of `over_seeds.over_seeds`: a value, not a difference. `–` without a row."""
+    return _row_in_words(row, sign=False)
+
+
+def _row_in_words(row: Mapping[Any, Any] | None, *, sign: bool) -> str:
+    if row is None:
+        return MISSING
+    if row["seeds"] < 2:  # one model has no interval, whatever the row says
+        return number(row["mean"], sign=sign)
+    return interval(row["mean"], row["low"], row["high"], sign=sign)
+
+
+def cell(value: object, *, minus: str = MINUS) -> str:
+    """A cell of a table as it is: a float with three digits (`–` where it is missing), anything else as its text."""
+    return number(value, minus=minus) if isinstance(value, float) else str(value)

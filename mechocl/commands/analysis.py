@@ -47,7 +47,7 @@ def evaluate(on: On) -> None:
     cells = {(e.subset, e.metric): e.estimate for e in over_seeds.subsets(rows)}
     names = list(dict.fromkeys(subset for subset, _ in cells))
     metrics = measures.names
-    body = [[s] + [f"{cells[s, m].mean:.3f}" if (s, m) in cells else "–" for m in metrics] for s in names]
+    body = [[s] + [formats.number(cells[s, m].mean) if (s, m) in cells else formats.MISSING for m in metrics] for s in names]
     printing.table(["subset", *metrics], body)
     for metric in (measures.leading, measures.second):
         _print_contrasts(rows, metric, measures)

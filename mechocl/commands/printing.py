@@ -1,25 +1,37 @@
 """What commands print: tables, grids, answers, and who failed."""
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import pandas as pd
+import tabulate
 
 from mechocl.behaviour import formats, sentences
 from mechocl.behaviour import over_seeds as seed_estimates
 from toy_models.measures import Measures
 
+_number: Final = partial(formats.number, minus=formats.HYPHEN)
+"""Numbers in grids of a terminal have a hyphen for a minus."""
+
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(c), *(len(r[i]) for r in rows), 0) if rows else len(c) for i, c in enumerate(columns)]
-    for line in [list(columns), *map(list, rows)]:
-        print("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip())
+    """Print a table whose cells are written already."""
+    # The cells are texts and stay as they are: tabulate would print +0.250 as 0.25. The head is a row like the
+    # others, for tabulate makes a column wider than a head that it knows of.
+    text = tabulate.tabulate([columns, *rows], tablefmt="plain", disable_numparse=True)
+    for line in text.splitlines():
+        print(line.rstrip())
 
 
 def grid(cells: pd.DataFrame, digits: str, *, corner: str = "layer") -> None:
-    """A table of numbers with named rows and columns."""
+    """A table of numbers with named rows and columns; `digits` as in `+.3f` or `.1f`. Cells that are texts stay so."""
+    sign, places = digits.startswith("+"), int(digits.strip("+.f") or 0)
     body = [
-        [str(i), *(format(v, digits) for v in row)]
+        [
+            str(i),
+            *(v if isinstance(v, str) else _number(v, places, sign=sign) for v in row),
+        ]
         for i, row in zip(cells.index, cells.to_numpy(), strict=True)
     ]
     table([corner, *map(str, cells.columns)], body)
@@ -30,14 +42,8 @@ def frame(title: str, rows: pd.DataFrame) -> None:
     print(f"\n{title}")
     table(
         [str(name) for name in rows.columns],
-        [[_cell(v) for v in row] for row in rows.itertuples(index=False)],
+        [[formats.cell(v, minus=formats.HYPHEN) for v in row] for row in rows.itertuples(index=False)],
     )
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return "–" if value != value else f"{value:.3f}"
-    return str(value)
 
 
 def over_seeds(rows: pd.DataFrame, keys: list[str], value: str, *, most: int | None = None) -> None:
@@ -99,19 +105,19 @@ def probes(grids: Sequence[Any]) -> None:
         found = one.cells
         print(
             f"\n{one.probe}, {one.run} ({one.word_order}): {probe_plots.TITLES[one.statistic]}, mean over "
-            f"{one.seeds} seed{'s' * (one.seeds > 1)}, chance {one.chance:.3f}; * significant in the whole grid"
+            f"{one.seeds} seed{'s' * (one.seeds > 1)}, chance {_number(one.chance)}; * significant in the whole grid"
         )
         text = [
-            f"{m:.3f}{'*' * (p < summaries.LEVEL)}" for m, p in zip(found["mean"], found["p"], strict=True)
+            _number(m) + "*" * (p < summaries.LEVEL) for m, p in zip(found["mean"], found["p"], strict=True)
         ]
         shown = found.assign(text=text, token=found["position"])
         grid(summaries.grid_table(shown, "text"), "", corner="site")
         controls = [
-            f"{control} {found[control].max():.3f}"
+            f"{control} {_number(found[control].max())}"
             for control in summaries.CONTROLS
             if control in found and found[control].notna().any()
         ]
         alone = one.token_embedding
-        controls += [f"token embedding {alone:.3f}"] if alone == alone else []
+        controls += [f"token embedding {_number(alone)}"] if alone == alone else []
         print(f"controls, their best place: {', '.join(controls) or 'none'}")
         print(probe_sections.described(one))

@@ -6,7 +6,7 @@ from typing import Final
 import pandas as pd
 
 from mechocl.analyses import registry
-from mechocl.behaviour.formats import mean_in_words, signed
+from mechocl.behaviour import formats
 from mechocl.features import dictionaries, summaries
 from mechocl.features.candidates import EffectsConfig
 from mechocl.features.search import SearchConfig
@@ -118,10 +118,10 @@ def _quality(run: Run, names: list[str]) -> Table:
         if rows is None:
             continue
         found = {
-            (r["measure"], r["part"]): mean_in_words(r).lstrip("+")
+            (r["measure"], r["part"]): formats.mean_in_words(r).lstrip("+")
             for r in summaries.quality(rows).to_dict("records")
         }
-        lines.append((name, *(found.get(key, "–") for key in _QUALITY)))
+        lines.append((name, *(found.get(key, formats.MISSING) for key in _QUALITY)))
     return Table(
         caption="Quality on aliases that the dictionary has not seen, over the seeds",
         columns=(
@@ -139,13 +139,8 @@ def _quality(run: Run, names: list[str]) -> Table:
 
 
 def _frame(caption: str, table: pd.DataFrame) -> Table:
-    def cell(value: object) -> str:
-        if isinstance(value, float):
-            return "–" if value != value else signed(value).lstrip("+")
-        return str(value)
-
     return Table(
         caption=caption,
         columns=tuple(map(str, table.columns)),
-        rows=tuple(tuple(cell(value) for value in row) for row in table.itertuples(index=False)),
+        rows=tuple(tuple(formats.cell(value) for value in row) for row in table.itertuples(index=False)),
     )

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mechocl.analyses import probe_sweep
+from mechocl.behaviour.formats import MISSING, interval, number
 from mechocl.probing import directions, summaries
 from mechocl.probing.recipe import Probe, load
 from mechocl.probing.summaries import Grid
@@ -58,8 +59,8 @@ def direction_sections(units: Sequence[probe_sweep.Unit]) -> tuple[Section, ...]
     for owner, name, _, part in found:
         for compared, pairs in part.groupby("compared", sort=False):
             above = (pairs["cosine"].abs() > pairs["null"]).mean()
-            lines.append((owner, name, str(compared), str(len(pairs)), _number(pairs["cosine"].abs().mean()),
-                          _number(pairs["null"].mean()), f"{above:.0%}"))  # fmt: skip
+            lines.append((owner, name, str(compared), str(len(pairs)), number(pairs["cosine"].abs().mean()),
+                          number(pairs["null"].mean()), f"{above:.0%}"))  # fmt: skip
     return (
         Section(
             id="directions",
@@ -140,7 +141,7 @@ def described(one: Grid) -> str:
     text = f"readable at {len(significant)} of {len(cells)} places (corrected p < .05, {one.permutations} permutations)"
     if len(significant):
         best = significant.sort_values("mean", ascending=False, kind="stable").to_dict("records")[0]
-        text += f", best at {where(best)}: {_number(best['mean'])}"
+        text += f", best at {where(best)}: {number(best['mean'])}"
     if one.recency == "confounded":
         text += "; its classes differ in when they were learned, so it may read that instead"
     counts = cells["verdict"].value_counts()
@@ -162,18 +163,15 @@ def _lines(one: Grid) -> list[tuple[str, ...]]:
     lines, records = [], cells.to_dict("records")
     for i in (first + others)[:_SHOWN]:
         row: Any = records[i]
-        swap = "–"
-        if np.isfinite(row["swap_share"]):
-            swap = _interval(row["swap_share"], row["swap_low"], row["swap_high"])
         lines.append(
             (
                 where(row),
-                _interval(row["mean"], row["low"], row["high"]),
-                _number(row["p"]),
+                interval(row["mean"], row["low"], row["high"]),
+                number(row["p"]),
                 str(row["verdict"]),
-                *(_number(row.get(control, np.nan)) for control in _CONTROL_COLUMNS),
-                swap,
-                _number(row["swap_shuffled"]),
+                *(number(row.get(control)) for control in _CONTROL_COLUMNS),
+                interval(row["swap_share"], row["swap_low"], row["swap_high"]),
+                number(row["swap_shuffled"]),
             )
         )
     return lines
@@ -190,7 +188,7 @@ def _subsets(grids: Sequence[Grid]) -> Table:
         }
         for site, layer, position in summaries.landmarks(one.cells):
             shown = [
-                _interval(e["mean"], e["low"], e["high"]) if e else "–"
+                interval(e["mean"], e["low"], e["high"]) if e else MISSING
                 for e in (cells.get((site, layer, position, s)) for s in subsets)
             ]
             place = {"site": site, "layer": layer, "position": position}
@@ -212,15 +210,7 @@ def where(row: Any) -> str:
 
 def _embedding(one: Grid) -> str:
     alone = one.token_embedding
-    return f" (alias's token embedding alone: {_number(alone)})" if np.isfinite(alone) else ""
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}".replace("-", "−") if np.isfinite(value) else "–"
-
-
-def _interval(mean: float, low: float, high: float) -> str:
-    return f"{_number(mean)} [{_number(low)}, {_number(high)}]" if np.isfinite(low) else _number(mean)
+    return f" (alias's token embedding alone: {number(alone)})" if np.isfinite(alone) else ""
 
 
 def _titled(figure: Any, text: str) -> Any:

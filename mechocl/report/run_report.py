@@ -1,12 +1,10 @@
 """A run → the report that answers its questions."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 
 from mechocl.behaviour import formats, internalization, over_seeds, sentences
-from mechocl.behaviour.statistics import Estimate
 from mechocl.lenses import attention
 from mechocl.models.layout import position_labels
 from mechocl.probing.scoring import ProbingConfig
@@ -101,7 +99,10 @@ def _internalization(rows: pd.DataFrame, measures: Measures, words: Words) -> Se
     subset_table = Table(
         caption=f"Each subset after {words.judged_after}: mean and 95 % interval over {'aliases' if unit == 'alias' else 'seeds'}",
         columns=("subset", *(formats.NAMES[m] for m in metrics)),
-        rows=tuple((plots.label(s), *(_interval(cells.get((s, m))) for m in metrics)) for s in present),
+        rows=tuple(
+            (plots.label(s), *(formats.estimate_in_words(cells.get((s, m))) for m in metrics))
+            for s in present
+        ),
     )
     tables = [subset_table]
     meanings = {c.name: c.meaning for c in internalization.CONTRASTS}
@@ -120,12 +121,10 @@ def _internalization(rows: pd.DataFrame, measures: Measures, words: Words) -> Se
                 rows=tuple(
                     (
                         meanings[c.name],
-                        _interval(c.estimate, sign=True),
-                        formats.p_value(c.estimate.p).removeprefix("p = ").removeprefix("p "),
+                        formats.estimate_in_words(c.estimate, sign=True),
+                        formats.p_in_table(c.estimate.p),
                         f"{c.positive_seeds} of {n_seeds}",
-                        f"{c.estimate.seeds_for_power:.0f}"
-                        if c.estimate.seeds_for_power < float("inf")
-                        else "–",
+                        formats.number(c.estimate.seeds_for_power, 0),
                     )
                     for c in found
                 ),
@@ -201,10 +200,3 @@ def attention_views(run: Run, rows: pd.DataFrame) -> tuple[AttentionView, ...]:
             )
         )
     return tuple(views)
-
-
-def _interval(e: Estimate | None, *, sign: bool = False) -> str:
-    if e is None:
-        return "–"
-    show: Callable[[Any], str] = formats.signed if sign else (lambda v: f"{v:.3f}".replace("-", "−"))
-    return show(e.mean) if e.n < 2 else f"{show(e.mean)} [{show(e.low)}, {show(e.high)}]"

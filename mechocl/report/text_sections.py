@@ -14,7 +14,7 @@ def other_tests(rows: pd.DataFrame) -> Section:
     association = rows[rows["test"] == "association"]
     asked = list(association["attribute"].drop_duplicates())
     found = {
-        (row["attribute"], row["subset"]): f"{row['mean']:.3f}"
+        (row["attribute"], row["subset"]): formats.number(row["mean"])
         for row in over_seeds.over_seeds(association, ["attribute", "subset"], "exact_match").to_dict(
             "records"
         )
@@ -42,13 +42,15 @@ def other_tests(rows: pd.DataFrame) -> Section:
             Table(
                 caption="Entity association: exact match, mean over seeds",
                 columns=("subset", *asked),
-                rows=tuple((plots.label(s), *(found.get((a, s), "–") for a in asked)) for s in tested),
+                rows=tuple(
+                    (plots.label(s), *(found.get((a, s), formats.MISSING) for a in asked)) for s in tested
+                ),
             ),
             Table(
                 caption="Definitions in context: questions about no_data aliases, mean and 95 % interval over seeds",
                 columns=("in front of the question", "exact match", "log-probability"),
                 rows=tuple(
-                    (test, *(values[metric].get(test, "–") for metric in values))
+                    (test, *(values[metric].get(test, formats.MISSING) for metric in values))
                     for test in values["exact_match"]
                 ),
             ),

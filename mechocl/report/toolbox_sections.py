@@ -111,7 +111,7 @@ def weights(graft: pd.DataFrame, steering: pd.DataFrame) -> Section:
 
     def row(group: str, kind: str) -> tuple[str, ...]:
         found = [cells.get((group, kind, subset)) for subset in subsets]
-        return (group, kind, *("–" if e is None else formats.mean_in_words(e) for e in found))
+        return (group, kind, *map(formats.mean_in_words, found))
 
     kinds = [
         (g, k) for k in (grafting.ALONE, grafting.ALL_BUT) for g in groups if (g, k, subsets[0]) in cells
@@ -174,16 +174,15 @@ def subspaces(rows: pd.DataFrame) -> Section:
                 caption="Effect as a share of clean − corrupted, mean over seeds [95 %]",
                 columns=("pairs", "method", "where", *("as fitted" if c == "none" else c for c in controls)),
                 rows=tuple(
-                    (*map(str, line), *(_cell(cells.get((*line, control))) for control in controls))
+                    (
+                        *map(str, line),
+                        *(formats.mean_in_words(cells.get((*line, control))) for control in controls),
+                    )
                     for line in lines
                 ),
             ),
         ),
     )
-
-
-def _cell(row: Mapping[Any, Any] | None) -> str:
-    return "–" if row is None else formats.mean_in_words(row)
 
 
 def _above(row: Mapping[Any, Any]) -> str:

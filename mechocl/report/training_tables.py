@@ -8,7 +8,7 @@ from mechocl.behaviour import dynamics, formats
 from mechocl.report.page import Table
 from mechocl.report.plots import COLORS
 from mechocl.runs.sweep_folder import axes
-from mechocl.runs.sweep_summaries import Summary, described
+from mechocl.runs.sweep_summaries import Summary
 
 _CONTRASTS = ("weak", "strong", "strong_d1_d3")
 
@@ -32,8 +32,8 @@ def settings_table(settings: Sequence[Summary]) -> Table:
                 *(str(one.setting[key]) for key in keys),
                 str(one.runs),
                 str(one.failed),
-                *(f"{one.auc[name].mean:.3f}" if name in one.auc else "–" for name in subsets),
-                *(described(one.contrasts.get(name)) for name in _CONTRASTS),
+                *(formats.number(one.auc[name].mean) if name in one.auc else formats.MISSING for name in subsets),
+                *(formats.describe(one.contrasts.get(name)) for name in _CONTRASTS),
                 f"{one.seconds:.0f}",
             )
             for one in settings

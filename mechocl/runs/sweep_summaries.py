@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from mechocl.behaviour import internalization
-from mechocl.behaviour.formats import describe
 from mechocl.behaviour.statistics import Estimate, estimate
 from mechocl.runs.sweep_folder import axes
 from toy_models.measures import YES_OR_NO
@@ -85,11 +84,6 @@ def _contrasts(frame: pd.DataFrame, stage: str, metric: str) -> dict[str, Estima
         str(name): estimate(per_run[name].dropna().to_numpy(dtype=float), unit="seed")
         for name in per_run.columns
     }
-
-
-def described(e: Estimate | None) -> str:
-    """`+.108 [+.041, +.175], p = .004`; a dash where there is nothing to say."""
-    return "–" if e is None or e.n == 0 else describe(e)
 
 
 # comparisons between the settings of one field, paired by seed -----------------------------------

@@ -18,7 +18,7 @@ import tiny
 
 from mechocl import files
 from mechocl.analyses import jobs
-from mechocl.behaviour import internalization
+from mechocl.behaviour import formats, internalization
 from mechocl.commands import cli
 from mechocl.errors import MechoclError
 from mechocl.report import plots, training_plots
@@ -443,7 +443,7 @@ def test_summaries_count_failed_runs_and_leave_them_out() -> None:
     assert (second.setting, second.runs, second.failed) == (B, 1, 1)
     assert second.auc == second.contrasts == second.accuracy == {}
     assert np.isnan(second.before)
-    assert sweep_summaries.described(second.contrasts.get("strong")) == "–"
+    assert formats.describe(second.contrasts.get("strong")) == "–"
 
 
 def test_a_summary_without_some_subsets() -> None:
