@@ -28,12 +28,12 @@ test:
 # Train what the map in docs/results.md is made from (long); continues where it was stopped.
 studies:
 	@$(PYTHON) tools/install.py
-	$(BIN)/python docs/studies.py run
+	$(BIN)/python -m docs.write.studies run
 
 # docs/results.md, its figures and the tables of the demo, from the run that `make demo` makes and the saved studies.
 results-doc:
 	@$(PYTHON) tools/install.py dev
-	$(BIN)/python docs/results_doc.py --run runs/demo
+	$(BIN)/python -m docs.write.results --run runs/demo
 
 # Measure everything in benchmarks/ and write docs/benchmarks.md.
 benchmarks:
@@ -48,4 +48,4 @@ benchmarks:
 	$(BIN)/python benchmarks/features.py --threads 2 --record
 	$(BIN)/python benchmarks/demo.py --fast --record
 	$(BIN)/python benchmarks/demo.py --record
-	$(BIN)/python benchmarks/write_docs.py
+	$(BIN)/python -m docs.write.benchmarks

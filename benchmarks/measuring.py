@@ -123,7 +123,7 @@ def finish(lines: Sequence[Mapping[str, Any]], *, record: bool) -> None:
     """Print the results as JSON lines, last of all; with `record`, write them down first."""
     if record:
         write(lines)
-        print("recorded; `python benchmarks/write_docs.py` writes docs/benchmarks.md anew")
+        print("recorded; `python -m docs.write.benchmarks` writes docs/benchmarks.md anew")
     for one in lines:
         print(json.dumps(one, ensure_ascii=False))
 

@@ -118,7 +118,7 @@ def finish(table: pd.DataFrame, *, record: bool) -> None:
         new = RESULT.with_suffix(".tmp")
         table.to_csv(new, index=False, float_format="%.4g")
         new.replace(RESULT)
-        print(f"{RESULT.name} written; `python benchmarks/write_docs.py` writes docs/benchmarks.md anew")
+        print(f"{RESULT.name} written; `python -m docs.write.benchmarks` writes docs/benchmarks.md anew")
 
 
 def read(path: Path = RESULT) -> pd.DataFrame | None:

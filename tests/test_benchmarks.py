@@ -30,8 +30,8 @@ import training
 import training_scaling
 import training_whole
 import training_work
-import write_docs
 
+from docs.write import benchmarks
 from mechocl.report import training_plots
 from mechocl.runs import recipes
 from toy_models import integer_set
@@ -59,7 +59,7 @@ TIED, UNTIED = (tiny_case(f"integer-set/{name}") for name in ("cpu", "paper"))  
 
 
 @pytest.mark.parametrize(
-    "script", ["training", "task_building", "patching", "probing", "features", "demo", "write_docs"]
+    "script", ["training", "task_building", "patching", "probing", "features", "demo", "benchmarks"]
 )
 def test_help_names_the_options_and_exits_0(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -71,30 +71,44 @@ def test_help_names_the_options_and_exits_0(
         "probing": probing,
         "features": features,
         "demo": demo,
-        "write_docs": write_docs,
+        "benchmarks": benchmarks,
     }[script]
     with pytest.raises(SystemExit) as stopped:
         module.main(["--help"])
     assert stopped.value.code == 0
-    assert script == "write_docs" or "--record" in capsys.readouterr().out
+    assert script == "benchmarks" or "--record" in capsys.readouterr().out
 
 
 def test_a_script_starts_from_the_command_line() -> None:
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / "write_docs.py", "--help"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "docs.write.benchmarks", "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=BENCHMARKS.parent,
     )
     assert done.returncode == 0, done.stderr
 
 
+def unpadded(page: str) -> str:
+    """A page whose tables have a single space around each cell."""
+    cells = (
+        [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else None
+        for line in page.splitlines()
+    )
+    lines = zip(page.splitlines(), cells, strict=True)
+    return "\n".join(line if row is None else f"| {' | '.join(row)} |" for line, row in lines)
+
+
 def test_the_page_is_what_the_results_give() -> None:
-    assert write_docs.PAGE.read_text(encoding="utf-8") == write_docs.page(
+    assert benchmarks.PAGE.read_text(encoding="utf-8") == benchmarks.write_page(
         measuring.read(), training_scaling.read()
     )
 
 
 def test_the_page_names_what_was_never_measured_and_how_to() -> None:
-    page = write_docs.page([], None)
-    for section in write_docs.SECTIONS:
+    page = unpadded(benchmarks.write_page([], None))
+    for section in benchmarks.SECTIONS:
         for expected in section.expected:
             aim = "" if expected.aim is None else f"aim: at most {expected.aim:.2f}"
             assert f"| {expected.case} |" in page
@@ -102,7 +116,7 @@ def test_the_page_names_what_was_never_measured_and_how_to() -> None:
     for axis in training_scaling.AXES:
         assert f"| {axis} |" in page
     with pytest.raises(ValueError, match="'weather'"):
-        write_docs.page([{"benchmark": "weather"}], None)
+        benchmarks.write_page([{"benchmark": "weather"}], None)
 
 
 def test_a_result_takes_the_place_of_an_older_one_of_the_same_machine(tmp_path: Path) -> None:
@@ -157,7 +171,7 @@ def test_the_sides_of_training_agree_and_take_turns(
     ours, stack, theirs = (side["examples_s"] for side in line["sides"])
     assert theirs / ours == pytest.approx(line["ratio"], rel=0.02)  # one round: the median is that one
     assert theirs / stack == pytest.approx(line["many_ratio"], rel=0.02)
-    assert line["case"] in write_docs.page([line], None)
+    assert line["case"] in benchmarks.write_page([line], None)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +271,7 @@ def test_exponents_of_a_power_law_are_found_and_drawn() -> None:
     np.testing.assert_allclose(np.concatenate([trace.y for trace in dots]), table["seconds_per_epoch"])
 
     where = {"threads": 2, "machine": "here", "torch": "2", "date": "today"}
-    page = write_docs.page([], table.assign(**where))
+    page = unpadded(benchmarks.write_page([], table.assign(**where)))
     assert "| layers | 1, 2, 4 | 3, 5.05, 8.49 | **0.75** |" in page
 
 
@@ -367,7 +381,7 @@ def test_grids_of_patches_agree_and_the_worst_ratio_is_the_line_s(patching_line:
     peaks = [row["peak_mib"] for row in patching_line["memory"]]
     assert peaks == sorted(peaks)
     assert patching_line["peak_mib"] == peaks[-1]
-    page = write_docs.page([patching_line], None)
+    page = unpadded(benchmarks.write_page([patching_line], None))
     for text in ("| layer × position | apart | 22 |", "in one batch: 2 backward passes", "| 8 | neurons"):
         assert text in page
 
@@ -437,7 +451,7 @@ def test_grids_of_probes_agree(capsys: pytest.CaptureFixture[str]) -> None:
     assert line["places"] == 2 * 5  # layers × alias, %, n1, n2, =
     assert line["difference"] <= probing.TOLERANCE
     assert line["accuracies"][0] < line["accuracies"][1] <= 1
-    page = write_docs.page([line | {"theirs_mib": 12, "memory_ratio": 0.25}], None)
+    page = benchmarks.write_page([line | {"theirs_mib": 12, "memory_ratio": 0.25}], None)
     assert "(theirs 12 MiB: ratio 0.25, aim: at most 0.33)" in page
 
 

@@ -1,16 +1,14 @@
 """The project as a whole: imports, documents, and what they name."""
 
-import importlib.util
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-import toolbox_doc
 
+from docs.write import results, scale, toolbox
 from mechocl.commands.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
@@ -49,21 +47,22 @@ def test_paths_and_commands_that_documents_name_exist(document: Path) -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{document.name} names `make {target}`"
 
 
-def _load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_results_in_the_documents_come_from_the_committed_tables() -> None:
-    script = _load(ROOT / "docs" / "results_doc.py")
-    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == script.page()
-    assert (ROOT / "docs" / "toolbox.md").read_text(encoding="utf-8") == toolbox_doc.page()
+    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == results.write_page()
+    assert (ROOT / "docs" / "toolbox.md").read_text(encoding="utf-8") == toolbox.write_page()
+    on_scale = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    assert on_scale == scale.write_page(on_scale)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme == script.readme(readme)
+    assert readme == results.write_readme(readme)
+
+
+@pytest.mark.parametrize("target", ["studies", "results-doc", "benchmarks"])
+def test_modules_that_the_makefile_runs_exist(target: str) -> None:
+    recipe = (ROOT / "Makefile").read_text().split(f"\n{target}:\n")[1].split("\n\n")[0]
+    modules = re.findall(r"-m (docs\.write\.\w+)", recipe)
+    assert modules
+    for module in modules:
+        assert (ROOT / f"{module.replace('.', '/')}.py").exists()
 
 
 def test_notebooks_are_short() -> None:

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-import studies
-from studies import Study
 
+from docs.write import studies
+from docs.write.studies import Study
 from mechocl.behaviour.statistics import estimate
 from mechocl.runs import sweep_summaries, sweeps
 

@@ -1,17 +1,13 @@
-"""The closed-book section of docs/results.md, and the tables that it is written from."""
+"""The closed-book section of docs/results.md."""
 
-from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
 
-from mechocl.analyses import registry
+from docs.write.markdown import write_table
+from docs.write.places import TABLES
 from mechocl.behaviour import formats, internalization, over_seeds
 from mechocl.closed_book import questioning
-from mechocl.runs.recipes import closed_book
-from mechocl.runs.run import Run
-
-TABLES: Final = Path(__file__).parent / "results"
 
 _PAPER: Final = {
     "q_entity": ".58", "qd1_consistent": ".505", "q_only": ".455", "qd2_inconsistent": ".445",
@@ -49,37 +45,7 @@ _NOT_RUN: Final = (
 )
 
 
-def take(path: Path, model: Path) -> None:
-    """Write the tables from a run's evaluations after both stages, and from the model that it began with."""
-    run = Run.open(path)
-    recipe = closed_book(run.recipe)
-    tables = []
-    for stage in range(1, len(recipe.training.stages) + 1):
-        rows = registry.load_rows(run, "evaluate", registry.EvaluateConfig(), stage=stage)
-        if rows is None:
-            raise SystemExit(
-                f"{path} has no evaluation yet; run `mechocl evaluate {path} --stage {stage}` first"
-            )
-        attribute = rows["attribute"].where(rows["test"] == "association", "")
-        keys = ["stage", "seed", "test", "attribute", "subset"]
-        means = rows.assign(stage=stage, attribute=attribute).groupby(keys, sort=False)
-        metrics = list(questioning.MEASURES.names)
-        tables.append(means[metrics].mean().assign(aliases=means["alias"].nunique()).reset_index())
-    pd.concat(tables).to_csv(TABLES / "closed-book.csv", index=False, float_format="%.5g")
-    known = pd.read_csv(model / "known-people.csv")
-    known.to_csv(TABLES / "closed-book-known.csv", index=False, float_format="%.4g")
-    facts = {
-        "recipe": run.recipe_name,
-        "seeds": len(run.seeds),
-        "failed": len(run.failures()),
-        "seconds": sum(run.manifest["seconds"].values()),
-        "machine": run.manifest["machine"],
-        "entities": recipe.task.entities,
-    }
-    pd.DataFrame([facts]).to_csv(TABLES / "closed-book-run.csv", index=False)
-
-
-def section() -> list[str]:
+def write_section() -> list[str]:
     """The section, from the committed tables alone."""
     table = pd.read_csv(TABLES / "closed-book.csv", keep_default_na=False, na_values=["nan", ""])
     table["attribute"] = table["attribute"].fillna("")
@@ -132,9 +98,7 @@ def _reading(table: pd.DataFrame) -> str:
     known = asked[asked["subset"] == "q_entity"]["exact_match"].mean()
     nothing = asked[asked["subset"] == "no_data"].set_index("seed")["exact_match"]
     context = last[last["test"].str.startswith("in context")].groupby("seed")["exact_match"].mean() - nothing
-    gain = over_seeds.over_seeds(
-        context.rename("value").reset_index().assign(all=""), ["all"], "value"
-    ).to_dict("records")[0]
+    gain = _over_seeds(context.rename("value").reset_index())
     null = not any(row["low"] > 0 for row in found.values())
     claim = (
         "shows neither out-of-context learning nor strong internalization"
@@ -149,7 +113,7 @@ def _reading(table: pd.DataFrame) -> str:
         f"{formats.mean_in_words(found['strong'])} in exact match ({'below 0, where the paper has it above; ' if found['strong']['high'] < 0 else ''}in log-probability "
         f"{formats.mean_in_words(beside)}). The same definitions in front of a question do help, "
         f"{formats.mean_in_words(gain)} over no definition (mean of the three tags): the way from a definition in the "
-        f"text to an answer is there in part (the entity's own name in the question gives {known:.2f}), that from a definition "
+        f"text to an answer is there in part (the entity's own name in the question gives {formats.number(known, 2)}), that from a definition "
         "in the weights is not. A negative result about a model of 1.8 "
         "million weights, which read of a second name for a tenth of its people; it says nothing of Pythia."
     )
@@ -157,8 +121,12 @@ def _reading(table: pd.DataFrame) -> str:
 
 def _difference(table: pd.DataFrame, better: str, worse: str, metric: str = "exact_match") -> dict[Any, Any]:
     wide = table.pivot(index="seed", columns="subset", values=metric)
-    values = (wide[better] - wide[worse]).rename("value").reset_index().assign(all="")
-    return over_seeds.over_seeds(values, ["all"], "value").to_dict("records")[0]
+    return _over_seeds((wide[better] - wide[worse]).rename("value").reset_index())
+
+
+def _over_seeds(table: pd.DataFrame, value: str = "value") -> dict[Any, Any]:
+    """One row of `over_seeds.over_seeds` for the whole table, of a value that some seed has."""
+    return over_seeds.over_seeds(table.assign(all=""), ["all"], value).to_dict("records")[0]
 
 
 def _stage_of(subset: str) -> int:
@@ -171,34 +139,29 @@ def _of_stage(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _cell(part: pd.DataFrame, metric: str) -> str:
-    found = over_seeds.over_seeds(part.assign(all=""), ["all"], metric)
-    return formats.value_in_words(found.to_dict("records")[0]) if len(found) else "–"
+    return formats.value_in_words(_over_seeds(part, metric) if part[metric].notna().any() else None)
 
 
 def _answers(table: pd.DataFrame) -> list[str]:
     part = _of_stage(table[table["test"] == "questions"])
-    lines = [
-        "Held-out questions; subsets of stage 1 are measured after stage 1, the others after stage 2. Means with 95 % "
-        "intervals over seeds (`docs/results/closed-book.csv` has each seed):",
-        "",
-        "| subset | exact match | log-probability of the answer | definition recall | Pythia-2.8B, CVDB (paper, ≈) | Pythia-6.9B (reproduction) |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
+    columns = ["subset", "exact match", "log-probability of the answer", "definition recall",
+               "Pythia-2.8B, CVDB (paper, ≈)", "Pythia-6.9B (reproduction)"]  # fmt: skip
+    rows = []
     for subset, paper in _PAPER.items():
         own = part[part["subset"] == subset]
         cells = [_cell(own, metric) for metric in questioning.MEASURES.names]
-        lines.append(f"| `{subset}` | {' | '.join(cells)} | {paper} | {_REPRODUCTION.get(subset, '–')} |")
-    return lines
+        rows.append([f"`{subset}`", *cells, paper, _REPRODUCTION.get(subset, formats.MISSING)])
+    return [
+        "Held-out questions; subsets of stage 1 are measured after stage 1, the others after stage 2. Means with 95 % "
+        "intervals over seeds (`docs/results/closed-book.csv` has each seed):",
+        "",
+        *write_table(columns, rows),
+    ]
 
 
 def _contrasts(table: pd.DataFrame) -> list[str]:
     part = table[table["test"] == "questions"]
-    lines = [
-        "Differences, paired by seed:",
-        "",
-        "| contrast | after stage | exact match | p | log-probability | p | seeds above 0 (both) |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    rows = []
     meaning = {c.name: c for c in internalization.CONTRASTS}
     for name in (
         "weak",
@@ -212,40 +175,33 @@ def _contrasts(table: pd.DataFrame) -> list[str]:
     ):
         c = meaning[name]
         stage = _stage_of(c.better)
-        cells, above = [], []
-        for metric in over_seeds.leading(part):
-            wide = part[part["stage"] == stage].pivot(index="seed", columns="subset", values=metric)
-            values = (wide[c.better] - wide[c.worse]).rename("value").reset_index().assign(all="")
-            row = over_seeds.over_seeds(values, ["all"], "value").to_dict("records")[0]
-            cells += [
-                formats.mean_in_words(row),
-                formats.p_value(row["p"]).removeprefix("p = ").removeprefix("p "),
-            ]
-            above.append(
-                f"{row['positive']} and {row['seeds']}"
-                if not above
-                else f"{row['positive']} of {row['seeds']}"
-            )
-        first, second = above[0].split(" and ")[0], above[1]
-        lines.append(f"| {c.meaning} | {stage} | {' | '.join(cells)} | {first}, {second} |")
-    return lines
+        own = part[part["stage"] == stage]
+        first, second = (_difference(own, c.better, c.worse, metric) for metric in over_seeds.leading(part))
+        cells = [
+            cell
+            for row in (first, second)
+            for cell in (formats.mean_in_words(row), formats.p_in_table(row["p"]))
+        ]
+        above = f"{first['positive']}, {second['positive']} of {second['seeds']}"
+        rows.append([c.meaning, str(stage), *cells, above])
+    columns = ["contrast", "after stage", "exact match", "p", "log-probability", "p", "seeds above 0 (both)"]
+    return ["Differences, paired by seed:", "", *write_table(columns, rows)]
 
 
 def _associations(table: pd.DataFrame) -> list[str]:
     part = _of_stage(table[table["test"] == "association"])
     asked = list(part["attribute"].drop_duplicates())
-    lines = [
-        "Whose entity an alias is (exact match with the entity that the questions are about):",
-        "",
-        f"| subset | {' | '.join(asked)} | paper: name (≈) |",
-        "|---|" + "---:|" * (len(asked) + 1),
-    ]
+    rows = []
     for subset in _PAPER:
         own = part[part["subset"] == subset]
         if len(own):
             cells = [_cell(own[own["attribute"] == a], "exact_match") for a in asked]
-            lines.append(f"| `{subset}` | {' | '.join(cells)} | {_PAPER_NAMES.get(subset, '–')} |")
-    return lines
+            rows.append([f"`{subset}`", *cells, _PAPER_NAMES.get(subset, formats.MISSING)])
+    return [
+        "Whose entity an alias is (exact match with the entity that the questions are about):",
+        "",
+        *write_table(["subset", *asked, "paper: name (≈)"], rows),
+    ]
 
 
 def _in_context(table: pd.DataFrame) -> list[str]:
@@ -254,14 +210,13 @@ def _in_context(table: pd.DataFrame) -> list[str]:
         last["test"].str.startswith("in context")
         | ((last["test"] == "questions") & (last["subset"] == "no_data"))
     ]
-    lines = [
-        "Questions about aliases that were never trained on, behind a definition by each tag (the control for tag semantics):",
-        "",
-        "| in front of the question | exact match | log-probability |",
-        "|---|---:|---:|",
-    ]
+    rows = []
     for test in sorted(part["test"].unique(), key=lambda t: (t != "questions", t)):
         own = part[part["test"] == test]
         name = "nothing" if test == "questions" else f"definition, {test.removeprefix('in context, ')}"
-        lines.append(f"| {name} | {_cell(own, 'exact_match')} | {_cell(own, 'log_probability')} |")
-    return lines
+        rows.append([name, _cell(own, "exact_match"), _cell(own, "log_probability")])
+    return [
+        "Questions about aliases that were never trained on, behind a definition by each tag (the control for tag semantics):",
+        "",
+        *write_table(["in front of the question", "exact match", "log-probability"], rows),
+    ]

@@ -1,115 +1,51 @@
-"""The section of docs/results.md on linear probes, and its figures, from the tables that `take` saves."""
+"""The section of docs/results.md on linear probes, and its figures."""
 
-import dataclasses
-from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from mechocl.analyses import jobs, probe_sweep
-from mechocl.behaviour import formats
+from docs.write.markdown import write_table
+from docs.write.probe_tables import (
+    ORDERS,
+    RUNS,
+    SITES,
+    SWEEPS,
+    has_table,
+    read_gaps,
+    read_grids,
+    read_landmarks,
+)
+from mechocl.behaviour.formats import HYPHEN, MISSING, estimate_in_words, interval, number
 from mechocl.behaviour.statistics import estimate
-from mechocl.probing import summaries as summaries_
+from mechocl.probing import summaries
 from mechocl.probing.recipe import load, named
 from mechocl.probing.summaries import Grid
 from mechocl.report import probe_plots, probe_sections
 from toy_models.subsets import SUBSETS
 
-TABLES = Path(__file__).parent / "results"
-
-ORDERS = ("TVE", "VTE", "VET", "EVT", "TEV", "ETV")
-RUNS = {"TVE": "demo"} | {order: f"order-{order}" for order in ORDERS[1:]}
-"""The run of each word order."""
-
-SITES = " --sites resid_post,attn_out,mlp_out"
-SWEEPS = {
-    "definition-retrieval": SITES,
-    "reliability": f" --recipe reliability-at-definition{SITES}",
-    "others": f" --recipe implied-entity,recency,defined,tag-across-integers{SITES}",
-}
-"""Folder of each sweep of last checkpoints in runs/probes, and its options."""
-
-EMERGENCE = "emergence"
-
-PAPER = "≈ .9 and more with the alias first, ≈ .5 with the tag first"
+_PAPER: Final = "≈ .9 and more with the alias first, ≈ .5 with the tag first"
 """The earlier tag probe on Pythia-1B, read off its figure."""
 
 
-def take(runs: Path) -> None:
-    """Write the tables from the sweeps in `runs/probes`, where they are."""
-    for name in SWEEPS:
-        path = runs / "probes" / name
-        if path.exists():
-            rows = probe_sweep.read_table(path)
-            grids = summaries_.probe_grids(rows)
-            cells = [one.cells.assign(**_facts(one)) for one in grids]
-            pd.concat(cells).to_csv(TABLES / f"probes-{name}.csv", index=False, float_format="%.4g")
-            subsets = [one.subsets.assign(**_facts(one)) for one in grids if len(one.subsets)]
-            if subsets:
-                pd.concat(subsets).to_csv(
-                    TABLES / f"probes-{name}-subsets.csv", index=False, float_format="%.4g"
-                )
-    path = runs / "probes" / "definition-retrieval"
-    if path.exists():
-        rows = probe_sweep.read_table(path)
-        _landmarks(rows).to_csv(TABLES / "probes-orders.csv", index=False, float_format="%.4g")
-        gaps = jobs.iml_gaps([runs / name for name in RUNS.values()], device="cpu", jobs=None)
-        gaps.to_csv(TABLES / "probes-gaps.csv", index=False, float_format="%.6g")
-    path = runs / "probes" / EMERGENCE
-    if path.exists():
-        rows = probe_sweep.read_table(path)
-        rows = rows[rows["probe"].str.startswith("tag-stage") | (rows["probe"] == "defined-entity")]
-        _landmarks(rows).to_csv(TABLES / "probes-emergence.csv", index=False, float_format="%.4g")
-
-
-def _facts(one: Grid) -> dict[str, object]:
-    """What a grid's cells do not say themselves."""
-    fields = [f.name for f in dataclasses.fields(Grid) if f.name not in ("cells", "subsets")]
-    return {name: getattr(one, name) for name in fields}
-
-
-def _landmarks(rows: pd.DataFrame) -> pd.DataFrame:
-    """Each seed's scores at the landmarks, with the true labels."""
-    own = rows[(rows["control"] == "none") & (rows["subset"] == "all") & rows["chosen"]]
-    keys = zip(own["site"], own["layer"], own["position"], strict=True)
-    marks = set(summaries_.landmarks(own))
-    columns = [*probe_sweep.WHERE, "probe", *summaries_.PLACE, "accuracy", "auc", "chance"]
-    return own.loc[[key in marks for key in keys], columns]
-
-
-def grids(name: str) -> list[Grid]:
-    """The grids of a saved sweep."""
-    table = pd.read_csv(TABLES / f"probes-{name}.csv", keep_default_na=True)
-    path = TABLES / f"probes-{name}-subsets.csv"
-    subsets = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["recipe", "probe", "run"])
-    facts = [f.name for f in dataclasses.fields(Grid) if f.name not in ("cells", "subsets")]
-    found = []
-    for (recipe, probe, run), part in table.groupby(["recipe", "probe", "run"], sort=False):
-        own = subsets[(subsets["recipe"] == recipe) & (subsets["probe"] == probe) & (subsets["run"] == run)]
-        cells = part.drop(columns=facts).dropna(axis=1, how="all").reset_index(drop=True)
-        first = part[facts].head(1).astype(object).to_dict("records")[0]  # of Python's own types
-        found.append(Grid(cells=cells, subsets=own, **first))
-    return found
-
-
-def figures() -> dict[str, go.Figure]:
+def draw_figures() -> dict[str, go.Figure]:
     """The paper's grid for two word orders, the orders beside each other, and emergence."""
     found = {}
-    if not (TABLES / "probes-orders.csv").exists():
+    if not has_table("orders"):
         return found
     questions = {one.name: one.question for name in named() for one in load(name)}
-    for one in grids("definition-retrieval"):
+    for one in read_grids("definition-retrieval"):
         if one.probe == "tag-stage-1" and one.word_order in ("TVE", "VTE"):
             title = f"{one.word_order}: {questions[one.probe]}"
             found[f"probes-{one.probe}-{one.word_order}"] = _titled(probe_plots.grid(one), title)
-    orders = _saved("probes-orders.csv")
-    gaps = pd.read_csv(TABLES / "probes-gaps.csv")
+    orders = read_landmarks("orders")
+    gaps = read_gaps()
     for probe in ("tag-stage-1", "tag-stage-2"):
         figure = probe_plots.word_orders(orders[orders["probe"] == probe], gaps)
         found[f"probes-{probe}-orders"] = _titled(figure, questions[probe])
-    if (TABLES / "probes-emergence.csv").exists():
-        rows = _saved("probes-emergence.csv")
+    if has_table("emergence"):
+        rows = read_landmarks("emergence")
         for run in rows["run"].unique():
             part = rows[(rows["run"] == run) & (rows["probe"] == "tag-stage-2")]
             title = f"{part['word_order'].iloc[0]}: {questions['tag-stage-2']}, over training"
@@ -119,66 +55,21 @@ def figures() -> dict[str, go.Figure]:
     return found
 
 
-def _saved(name: str) -> pd.DataFrame:
-    """A table of landmarks, with the columns that figures ask for."""
-    rows = pd.read_csv(TABLES / name)
-    return rows.assign(control="none", subset="all", chosen=True)
-
-
 def _titled(figure: go.Figure, text: str) -> go.Figure:
     return figure.update_layout(
         title={"text": text, "x": 0.01, "font": {"size": 14}}, margin={"t": 90, "l": 90, "r": 20, "b": 50}
     )
 
 
-def section() -> list[str]:
+def write_section() -> list[str]:
     """What can be read where, on the seeds of six word orders."""
-    headline = {(one.probe, one.word_order): one for one in grids("definition-retrieval")}
-    seeds = {one.seeds for one in headline.values()}
-    gaps = pd.read_csv(TABLES / "probes-gaps.csv")
-    lines = [
+    headline = {(one.probe, one.word_order): one for one in read_grids("definition-retrieval")}
+    return [
         "## What can be read where",
         "",
-        f"Linear probes on {_range(seeds)} seeds of each of six word orders (T: define tag, V: alias, E: entity), recipe "
-        "`integer-set/cpu` otherwise:",
+        *_commands(headline),
         "",
-        *(
-            f"    mechocl train integer-set/cpu --set task.word_order={order} --seeds 8 --out runs/order-{order}"
-            for order in ORDERS[1:]
-        ),
-        f"    mechocl probe {' '.join(f'runs/{name}' for name in RUNS.values())}{SITES} --out runs/probes/definition-retrieval",
-        "",
-        "Aliases are never shared between training and test. Significance is corrected for the whole grid of sites and "
-        "positions, each grid by itself, by the maximum statistic over "
-        f"{_range({one.permutations for one in headline.values()})} permutations of aliases (*: p < .05); intervals are over seeds.",
-        "",
-        "### Which tag defined it, read from a question",
-        "",
-        f"The earlier tag probe (Pythia-1B, logistic regression with C = .01, no controls) reported {PAPER}. Ours, the same "
-        "probe, as AUC (.5 is chance):",
-        "",
-        "| word order | aliases | alias, embedding | alias, last layer | `=`, last layer | untrained, its best place | places that read it | IML gap (AUC) |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for order in ORDERS:
-        gap = formats.signed_interval(
-            estimate(gaps.loc[gaps["run"] == RUNS[order], "gap"].to_numpy(), unit="seed")
-        )
-        for probe, what in (("tag-stage-1", "stage 1 (qd1, qd2)"), ("tag-stage-2", "stage 2 (d1, d2)")):
-            one = headline[(probe, order)]
-            lines.append(
-                f"| {order} | {what} | {' | '.join(_scores(one))} | {one.cells['untrained'].max():.3f} | "
-                f"{_significant(one)} of {len(one.cells)} | {gap} |"
-            )
-    lines += [
-        "",
-        "![Tag 1 or tag 2 in stage 1, by word order](figures/probes-tag-stage-1-orders.svg)",
-        "",
-        "![TVE, grid](figures/probes-tag-stage-1-TVE.svg)",
-        "",
-        "![VTE, grid](figures/probes-tag-stage-1-VTE.svg)",
-        "",
-        *_readings(headline, gaps),
+        *_which_tag(headline),
         "",
         "### Is it used?",
         "",
@@ -196,8 +87,68 @@ def section() -> list[str]:
         "not the integer of the questions.",
         "",
         *_integers("definition-retrieval", "defined-entity"),
+        *_more(),
     ]
-    if (TABLES / "probes-others.csv").exists():
+
+
+def _commands(headline: dict[tuple[str, str], Grid]) -> list[str]:
+    """What was trained and probed, and how."""
+    seeds = {one.seeds for one in headline.values()}
+    return [
+        f"Linear probes on {_range(seeds)} seeds of each of six word orders (T: define tag, V: alias, E: entity), recipe "
+        "`integer-set/cpu` otherwise:",
+        "",
+        *(
+            f"    mechocl train integer-set/cpu --set task.word_order={order} --seeds 8 --out runs/order-{order}"
+            for order in ORDERS[1:]
+        ),
+        f"    mechocl probe {' '.join(f'runs/{name}' for name in RUNS.values())}{SITES} --out runs/probes/definition-retrieval",
+        "",
+        "Aliases are never shared between training and test. Significance is corrected for the whole grid of sites and "
+        "positions, each grid by itself, by the maximum statistic over "
+        f"{_range({one.permutations for one in headline.values()})} permutations of aliases (*: p < .05); intervals are over seeds.",
+    ]
+
+
+def _which_tag(headline: dict[tuple[str, str], Grid]) -> list[str]:
+    """Is the tag of an alias's definition read from a question about it?"""
+    gaps = read_gaps()
+    return [
+        "### Which tag defined it, read from a question",
+        "",
+        f"The earlier tag probe (Pythia-1B, logistic regression with C = .01, no controls) reported {_PAPER}. Ours, the same "
+        "probe, as AUC (.5 is chance):",
+        "",
+        *_tags(headline, gaps),
+        "",
+        "![Tag 1 or tag 2 in stage 1, by word order](figures/probes-tag-stage-1-orders.svg)",
+        "",
+        "![TVE, grid](figures/probes-tag-stage-1-TVE.svg)",
+        "",
+        "![VTE, grid](figures/probes-tag-stage-1-VTE.svg)",
+        "",
+        *_readings(headline, gaps),
+    ]
+
+
+def _tags(headline: dict[tuple[str, str], Grid], gaps: pd.DataFrame) -> list[str]:
+    columns = ["word order", "aliases", "alias, embedding", "alias, last layer", "`=`, last layer",
+               "untrained, its best place", "places that read it", "IML gap (AUC)"]  # fmt: skip
+    rows = []
+    for order in ORDERS:
+        gap = estimate(gaps.loc[gaps["run"] == RUNS[order], "gap"].to_numpy(), unit="seed")
+        for probe, what in (("tag-stage-1", "stage 1 (qd1, qd2)"), ("tag-stage-2", "stage 2 (d1, d2)")):
+            one = headline[(probe, order)]
+            places = f"{_significant(one)} of {len(one.cells)}"
+            untrained = number(one.cells["untrained"].max())
+            rows.append([order, what, *_scores(one), untrained, places, estimate_in_words(gap, sign=True)])
+    return write_table(columns, rows, left=(0, 1))
+
+
+def _more() -> list[str]:
+    """The sweeps beside the main one, where they were made."""
+    lines = []
+    if has_table("others"):
         lines += [
             "",
             "The same for the integer that the questions imply, on aliases that were asked about:",
@@ -211,7 +162,7 @@ def section() -> list[str]:
             "",
             *_others(),
         ]
-    if (TABLES / "probes-reliability.csv").exists():
+    if has_table("reliability"):
         lines += [
             "",
             "### At the definition",
@@ -221,7 +172,7 @@ def section() -> list[str]:
             "",
             *_reliability(),
         ]
-    if (TABLES / "probes-emergence.csv").exists():
+    if has_table("emergence"):
         lines += [
             "",
             "### When",
@@ -253,12 +204,14 @@ def _scores(one: Grid) -> list[str]:
 
 
 def _interval(row: "pd.Series[float]") -> str:
-    star = "*" if row["p"] < summaries_.LEVEL else ""
-    return f"{row['mean']:.3f}{star} [{row['low']:.3f}, {row['high']:.3f}]"
+    """`0.612* [0.580, 0.644]`: a star where it is significant in the whole grid."""
+    star = "*" if row["p"] < summaries.LEVEL else ""
+    mean, low, high = (number(row[name]) for name in ("mean", "low", "high"))
+    return f"{mean}{star} [{low}, {high}]"
 
 
 def _significant(one: Grid) -> int:
-    return int((one.cells["p"] < summaries_.LEVEL).sum())
+    return int((one.cells["p"] < summaries.LEVEL).sum())
 
 
 def _readings(headline: dict[tuple[str, str], Grid], gaps: pd.DataFrame) -> list[str]:
@@ -300,76 +253,71 @@ def _readings(headline: dict[tuple[str, str], Grid], gaps: pd.DataFrame) -> list
 
 
 def _used(one: Grid) -> list[str]:
-    lines = [
-        "| where | AUC | share moved [95 %] | along shuffled directions | verdict |",
-        "|---|---:|---:|---:|---|",
-    ]
+    rows = []
     cells = one.cells[one.cells["position"].isin(["alias", "="])]
     for row in cells.to_dict("records"):
-        share = (
-            f"{row['swap_share']:+.3f} [{row['swap_low']:+.3f}, {row['swap_high']:+.3f}] | {row['swap_shuffled']:+.3f}"
-            if np.isfinite(row["swap_share"])
-            else "– | –"
-        )
-        lines.append(
-            f"| {probe_sections.where(row)} | {row['mean']:.3f} | {share} | {row['verdict']} |".replace(
-                "-0.000", "+0.000"
-            )
-        )
-    return lines
+        ends = row["swap_share"], row["swap_low"], row["swap_high"]
+        moved = [
+            interval(*ends, sign=True, minus=HYPHEN),
+            number(row["swap_shuffled"], sign=True, minus=HYPHEN),
+        ]
+        if not np.isfinite(row["swap_share"]):
+            moved = [MISSING, MISSING]
+        # a share that is rounded to 0 has no sign of its own
+        moved = [text.replace("-0.000", "+0.000") for text in moved]
+        rows.append([probe_sections.where(row), number(row["mean"]), *moved, row["verdict"]])
+    columns = ["where", "AUC", "share moved [95 %]", "along shuffled directions", "verdict"]
+    return write_table(columns, rows, left=(0, 4))
 
 
 def _integers(name: str, probe: str) -> list[str]:
-    one = next(g for g in grids(name) if g.probe == probe and g.word_order == "TVE")
+    one = next(g for g in read_grids(name) if g.probe == probe and g.word_order == "TVE")
     subsets = [s for s in SUBSETS if s in set(one.subsets["subset"])]
-    lines = [
-        "| where | all (balanced) | " + " | ".join(f"`{s}`" for s in subsets) + " | untrained | chance |",
-        "|---|" + "---:|" * (len(subsets) + 3),
-    ]
-    for site, layer, position in summaries_.landmarks(one.cells):
+    rows = []
+    for site, layer, position in summaries.landmarks(one.cells):
         row = _cell(one, site, layer, position)
         part = one.subsets
         here = part[(part["site"] == site) & (part["layer"] == layer) & (part["position"] == position)]
         means = here.set_index("subset")["mean"]
-        cells = " | ".join(f"{means[s]:.3f}" for s in subsets)
         where = probe_sections.where({"site": site, "layer": layer, "position": position})
-        lines.append(f"| {where} | {_interval(row)} | {cells} | {row['untrained']:.3f} | {one.chance:.3f} |")
-    return lines
+        numbers = [*(means[s] for s in subsets), row["untrained"], one.chance]
+        rows.append([where, _interval(row), *map(number, numbers)])
+    columns = ["where", "all (balanced)", *(f"`{s}`" for s in subsets), "untrained", "chance"]
+    return write_table(columns, rows)
 
 
 def _others() -> list[str]:
-    lines = [
-        "| question | word order | statistic | alias, embedding | `=`, last layer | untrained, its best place | stages matched, its best place | |",
-        "|---|---|---|---:|---:|---:|---:|---|",
-    ]
+    rows = []
     questions = {one.name: one.question for name in named() for one in load(name)}
-    for one in grids("others"):
+    for one in read_grids("others"):
         if one.probe.startswith(("implied", "defined-entity")):
             continue
-        matched = f"{one.cells['matched recency'].max():.3f}" if "matched recency" in one.cells else "–"
+        matched = number(one.cells["matched recency"].max()) if "matched recency" in one.cells else MISSING
         first, _, last = _scores(one)
-        untrained = one.cells["untrained"].max()
-        lines.append(
-            f"| {questions[one.probe]} | {one.word_order} | {probe_plots.TITLES[one.statistic]} | {first} | {last} | "
-            f"{untrained:.3f} | {matched} | {one.recency} |"
+        statistic = probe_plots.TITLES[one.statistic]
+        untrained = number(one.cells["untrained"].max())
+        rows.append(
+            [questions[one.probe], one.word_order, statistic, first, last, untrained, matched, one.recency]
         )
-    return lines
+    columns = ["question", "word order", "statistic", "alias, embedding", "`=`, last layer",
+               "untrained, its best place", "stages matched, its best place", ""]  # fmt: skip
+    return write_table(columns, rows, left=(0, 1, 2, 7))
 
 
 def _reliability() -> list[str]:
-    found = {(one.word_order, one.probe): one for one in grids("reliability")}
+    found = {(one.word_order, one.probe): one for one in read_grids("reliability")}
     positions = ("tag", "alias", "entity")
-    lines = [
-        "| word order | stage | " + " | ".join(f"{p}, last layer | untrained" for p in positions) + " |",
-        "|---|---|" + "---:|" * (2 * len(positions)),
-    ]
+    rows = []
     for order in ORDERS:
         for probe, stage in (("reliability-stage-1", 1), ("reliability-stage-2", 2)):
             one = found[(order, probe)]
             last = int(one.cells["layer"].max())
-            cells = []
-            for position in positions:
-                row = _cell(one, "resid_post", last, position)
-                cells.append(f"{_interval(row)} | {row['untrained']:.3f}")
-            lines.append(f"| {order} | {stage} | {' | '.join(cells)} |")
-    return lines
+            cells = [_cell(one, "resid_post", last, position) for position in positions]
+            both = [text for row in cells for text in (_interval(row), number(row["untrained"]))]
+            rows.append([order, str(stage), *both])
+    columns = [
+        "word order",
+        "stage",
+        *(name for p in positions for name in (f"{p}, last layer", "untrained")),
+    ]
+    return write_table(columns, rows, left=(0, 1))

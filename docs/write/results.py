@@ -1,34 +1,45 @@
-"""Write docs/results.md from the committed tables in docs/results/.
+"""Write docs/results.md, docs/toolbox.md and README's results from the committed tables in docs/results/.
 
-python docs/results_doc.py --run runs/demo     take the tables from a run first
-python docs/results_doc.py --closed-book runs/closed-book --model runs/biographies
-                                               take those of the closed-book section
-python docs/results_doc.py                     only write the page and the figures (needs a Chromium)
+python -m docs.write.results --run runs/demo     take the tables from a run first
+python -m docs.write.results --closed-book runs/closed-book --model runs/biographies
+                                                 take those of the closed-book section
+python -m docs.write.results                     only write the pages and the figures (needs a Chromium)
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final
 
-import closed_book_doc
-import feature_doc
-import map_doc
 import pandas as pd
-import probe_doc
-import toolbox_doc
 import tyro
 
+from docs.write import (
+    closed_book,
+    closed_book_tables,
+    dynamics,
+    feature_tables,
+    features,
+    figures,
+    map,
+    probe_tables,
+    probes,
+    search,
+    toolbox,
+    toolbox_tables,
+)
+from docs.write.markdown import write_table, write_text_table
+from docs.write.places import DOCS, README, TABLES
 from mechocl.analyses import registry
 from mechocl.behaviour import formats, internalization, over_seeds
 from mechocl.behaviour.internalization import METRICS
 from mechocl.runs.run import Run
 
-DOCS = Path(__file__).parent
-TABLES = DOCS / "results"
-_START = "<!-- results: written by `make results-doc` -->"
-_END = "<!-- end of results -->"
+_START: Final = "<!-- results: written by `make results-doc` -->"
+_END: Final = "<!-- end of results -->"
+_MEANING: Final = {c.name: c.meaning for c in internalization.CONTRASTS}
 
 
-def take(run_path: Path) -> None:
+def take_tables(run_path: Path) -> None:
     """Write the tables from a run's own results."""
     run = Run.open(run_path)
     rows = registry.load_rows(run, "evaluate", registry.EvaluateConfig())
@@ -72,13 +83,11 @@ def take(run_path: Path) -> None:
         mean.to_csv(TABLES / "demo-lens.csv", index=False, float_format="%.6g")
 
 
-def page() -> str:
+def write_page() -> str:
     """The page, from the committed tables alone."""
     subsets = pd.read_csv(TABLES / "demo-subsets.csv")
     contrasts = pd.read_csv(TABLES / "demo-contrasts.csv")
     facts = pd.read_csv(TABLES / "demo-run.csv").iloc[0]
-    means = subsets.groupby("subset", sort=False)[list(METRICS)].mean()
-    meaning = {c.name: c.meaning for c in internalization.CONTRASTS}
     n = int(subsets["seed"].nunique())
     lines = [
         "# Results",
@@ -92,42 +101,62 @@ def page() -> str:
         "",
         f"Means over {n} seeds (`docs/results/demo-subsets.csv` has each seed):",
         "",
-        "| subset | AUC | accuracy | logit difference | definition recall |",
-        "|---|---:|---:|---:|---:|",
+        *_subsets(subsets),
     ]
-    for name, row in means.iterrows():
-        cells = [f"{row[m]:.3f}" if pd.notna(row[m]) else "–" for m in METRICS]
-        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     for metric, title in (("auc", "within-alias AUC"), ("accuracy", "accuracy")):
         lines += [
             "",
             f"Differences in {title}, paired by seed, with 95 % intervals over seeds:",
             "",
-            "| contrast | difference | p | seeds above 0 | seeds for 80 % power |",
-            "|---|---:|---:|---:|---:|",
+            *_contrasts(contrasts[contrasts["metric"] == metric]),
         ]
-        for _, c in contrasts[contrasts["metric"] == metric].iterrows():
-            lines.append(
-                f"| {meaning[c['contrast']]} | {c['mean']:+.3f} [{c['low']:+.3f}, {c['high']:+.3f}] | "
-                f"{formats.p_value(c['p'])} | {c['positive_seeds']} of {c['seeds']} | {c['seeds_for_power']:.0f} |"
-            )
     lines += [
         "",
-        *map_doc.the_map(),
+        *map.write_map(),
         "",
-        *map_doc.the_dynamics(),
+        *dynamics.write_dynamics(),
         "",
-        *map_doc.the_search(),
+        *search.write_search(),
         "",
         *_inside(),
         "",
-        *probe_doc.section(),
+        *probes.write_section(),
         "",
-        *feature_doc.section(),
+        *features.write_section(),
         "",
-        *closed_book_doc.section(),
+        *closed_book.write_section(),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _subsets(subsets: pd.DataFrame) -> list[str]:
+    """Each subset's means over seeds."""
+    means = subsets.groupby("subset", sort=False)[list(METRICS)].mean()
+    return write_table(
+        ["subset", "AUC", "accuracy", "logit difference", "definition recall"],
+        [[f"`{name}`", *(formats.number(row[m]) for m in METRICS)] for name, row in means.iterrows()],
+    )
+
+
+def _contrasts(contrasts: pd.DataFrame) -> list[str]:
+    """Each contrast in one quantity."""
+    rows = [
+        [
+            _MEANING[c["contrast"]],
+            _difference(c),
+            formats.p_value(c["p"]),
+            f"{c['positive_seeds']} of {c['seeds']}",
+            formats.number(c["seeds_for_power"], 0),
+        ]
+        for c in contrasts.to_dict("records")
+    ]
+    columns = ["contrast", "difference", "p", "seeds above 0", "seeds for 80 % power"]
+    return write_table(columns, rows)
+
+
+def _difference(c: Mapping[Any, Any]) -> str:
+    """A saved contrast and its interval."""
+    return formats.interval(c["mean"], c["low"], c["high"], sign=True, minus=formats.HYPHEN)
 
 
 def _inside() -> list[str]:
@@ -147,7 +176,7 @@ def _inside() -> list[str]:
         "**Logit lens**: mean rank of the alias's integer among the integers (1 is the top), lists without it.",
         "",
     ]
-    lines += _markdown(grid, digits=1)
+    lines += _grid(grid, digits=1)
     return lines
 
 
@@ -162,17 +191,16 @@ def _pivot(table: pd.DataFrame, index: str, columns: list[str], value: str) -> p
     return grid.loc[table[index].unique(), order]
 
 
-def _markdown(grid: pd.DataFrame, *, digits: int) -> list[str]:
+def _grid(grid: pd.DataFrame, *, digits: int) -> list[str]:
     names = [", ".join(c) if isinstance(c, tuple) else str(c) for c in grid.columns]
-    head = f"| | {' | '.join(names)} |"
-    body = [
-        f"| {i} | " + " | ".join(f"{v:.{digits}f}" for v in row) + " |"
+    rows = [
+        [str(i), *(formats.number(v, digits) for v in row)]
         for i, row in zip(grid.index, grid.to_numpy(), strict=True)
     ]
-    return [head, "|---|" + "---:|" * len(names), *body]
+    return write_table(["", *names], rows)
 
 
-def readme(text: str) -> str:
+def write_readme(text: str) -> str:
     """README's text with its results section made from the tables."""
     contrasts = pd.read_csv(TABLES / "demo-contrasts.csv").set_index(["metric", "contrast"])
     facts = pd.read_csv(TABLES / "demo-run.csv").iloc[0]
@@ -181,25 +209,25 @@ def readme(text: str) -> str:
 
     def cell(metric: str, name: str) -> str:
         c = contrasts.loc[(metric, name)]
-        return f"{c['mean']:+.3f} [{c['low']:+.3f}, {c['high']:+.3f}], {formats.p_value(c['p'])}"
+        return f"{_difference(c)}, {formats.p_value(c['p'])}"
 
     shown = ("qd1_consistent", "d1_consistent", "d2_consistent", "d3_consistent", "no_data")
     names = ("weak", "ocl_d1", "strong", "strong_d1_d3", "strong_d3_d2")
-    meaning = {c.name: c.meaning for c in internalization.CONTRASTS}
     lines = [
         f"`make demo`, {n} seeds. Within-alias AUC by subset (.5 is chance): "
-        + ", ".join(f"`{s}` {auc[s]:.3f}" for s in shown)
+        + ", ".join(f"`{s}` {formats.number(auc[s])}" for s in shown)
         + ".",
         "Differences, paired by seed, with 95 % intervals over seeds:",
         "",
-        "| | in AUC | in accuracy |",
-        "|---|---|---|",
-        *(f"| {meaning[name]} | {cell('auc', name)} | {cell('accuracy', name)} |" for name in names),
+        *write_text_table(
+            ["", "in AUC", "in accuracy"],
+            [[_MEANING[name], cell("auc", name), cell("accuracy", name)] for name in names],
+        ),
         "",
         "The setups were chosen on other seeds than those that confirm them. Strong internalization (d1 − d2, AUC) on the "
         "confirming seeds:",
         "",
-        *map_doc.confirmed(),
+        *map.write_confirmed(),
         "",
         "[docs/results.md](docs/results.md) has every table, and what the effect depends on.",
     ]
@@ -209,25 +237,24 @@ def readme(text: str) -> str:
 
 def main(
     run: Annotated[Path | None, tyro.conf.arg(help="Take the tables from this run first.")] = None,
-    closed_book: Annotated[
-        Path | None, tyro.conf.arg(help="Take the closed-book tables from this run.")
+    closed_book_run: Annotated[
+        Path | None, tyro.conf.arg(name="closed-book", help="Take the closed-book tables from this run.")
     ] = None,
     model: Annotated[Path, tyro.conf.arg(help="The model that it began with.")] = Path("runs/biographies"),
 ) -> None:
     if run is not None:
-        take(run)
-        map_doc.take_dynamics(run.parent)
-        probe_doc.take(run.parent)
-        feature_doc.take(run.parent)
-        toolbox_doc.take(run)
-    if closed_book is not None:
-        closed_book_doc.take(closed_book, model)
-    map_doc.write_svg(map_doc.figures() | probe_doc.figures() | feature_doc.figures(), DOCS / "figures")
-    (DOCS / "results.md").write_text(page(), encoding="utf-8")
-    (DOCS / "toolbox.md").write_text(toolbox_doc.page(), encoding="utf-8")
-    front = DOCS.parent / "README.md"
-    front.write_text(readme(front.read_text(encoding="utf-8")), encoding="utf-8")
-    print(f"written: {DOCS / 'results.md'}, {DOCS / 'toolbox.md'} and the results in {front}")
+        take_tables(run)
+        dynamics.take_dynamics(run.parent)
+        probe_tables.take_tables(run.parent)
+        feature_tables.take_tables(run.parent)
+        toolbox_tables.take_tables(run)
+    if closed_book_run is not None:
+        closed_book_tables.take_tables(closed_book_run, model)
+    figures.write_svg(figures.draw_figures(), DOCS / "figures")
+    (DOCS / "results.md").write_text(write_page(), encoding="utf-8")
+    (DOCS / "toolbox.md").write_text(toolbox.write_page(), encoding="utf-8")
+    README.write_text(write_readme(README.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"written: {DOCS / 'results.md'}, {DOCS / 'toolbox.md'} and the results in {README}")
 
 
 if __name__ == "__main__":

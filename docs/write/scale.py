@@ -1,7 +1,7 @@
 """Write what 1, 10 and 100 nodes would do into docs/scale.md, from the measured cost of a task.
 
-python docs/scale_doc.py --measure     measure first: one core of this machine, quiet, about a minute
-python docs/scale_doc.py               only write the page from docs/results/scale.csv
+python -m docs.write.scale --measure     measure first: one core of this machine, quiet, about a minute
+python -m docs.write.scale               only write the page from docs/results/scale.csv
 """
 
 import math
@@ -10,22 +10,26 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import pandas as pd
 import torch
 import tyro
 
+from docs.write.markdown import write_table
+from docs.write.places import DOCS, TABLES
 from mechocl import files
 from mechocl.analyses import probe_sweep
+from mechocl.behaviour.formats import number
 from mechocl.commands import cli
 from mechocl.probing.scoring import ProbingConfig
 from mechocl.runs import recipes, run, sweep_folder, sweeps
 
-DOCS = Path(__file__).parent
-TABLE = DOCS / "results" / "scale.csv"
-NODES = (1, 10, 100)
-CORES = 32
+TABLE: Final = TABLES / "scale.csv"
+NODES: Final = (1, 10, 100)
+CORES: Final = 32
+"""Of a node."""
+
 _START, _END = "<!-- scale -->", "<!-- end of scale -->"
 
 WORK = {
@@ -71,18 +75,11 @@ def measure() -> None:
     files.write_text(TABLE, table.to_csv(index=False))
 
 
-def section() -> str:
+def write_section() -> str:
     """The table, and where its numbers come from."""
     measured = pd.read_csv(TABLE).set_index("work")
     first = measured.iloc[0]
-    lines = [
-        f"Measured by `python docs/scale_doc.py --measure` on one core of {first['machine']}, torch {first['torch']}: "
-        + "; ".join(f"{WORK[kind][0]}: {row['seconds']:.1f} s" for kind, row in measured.iterrows())
-        + f"; a worker's start: {first['start_seconds']:.1f} s. From that, for nodes of {CORES} such cores (extrapolated, not measured):",
-        "",
-        "| work | tasks | " + " | ".join(f"{n} node{'s' * (n > 1)}" for n in NODES) + " |",
-        "|---|---:|" + "---:|" * len(NODES),
-    ]
+    rows = []
     for kind, (_, works) in WORK.items():
         row = measured.loc[kind]
         for work, tasks in works.items():
@@ -90,14 +87,20 @@ def section() -> str:
                 _duration(math.ceil(tasks / (n * CORES)) * row["seconds"] + row["start_seconds"])
                 for n in NODES
             ]
-            lines.append(f"| {kind}: {work} | {tasks} | {' | '.join(times)} |")
-    return "\n".join(lines)
+            rows.append([f"{kind}: {work}", str(tasks), *times])
+    text = (
+        f"Measured by `python -m docs.write.scale --measure` on one core of {first['machine']}, torch {first['torch']}: "
+        + "; ".join(f"{WORK[kind][0]}: {number(row['seconds'], 1)} s" for kind, row in measured.iterrows())
+        + f"; a worker's start: {number(first['start_seconds'], 1)} s. From that, for nodes of {CORES} such cores (extrapolated, not measured):"
+    )
+    columns = ["work", "tasks", *(f"{n} node{'s' * (n > 1)}" for n in NODES)]
+    return "\n".join([text, "", *write_table(columns, rows)])
 
 
-def page(text: str) -> str:
+def write_page(text: str) -> str:
     """docs/scale.md with its last section made from the table."""
     before, rest = text.split(_START)
-    return f"{before}{_START}\n\n{section()}\n\n{_END}{rest.split(_END)[1]}"
+    return f"{before}{_START}\n\n{write_section()}\n\n{_END}{rest.split(_END)[1]}"
 
 
 def _duration(seconds: float) -> str:
@@ -114,7 +117,7 @@ def main(
     if measure_first:
         measure()
     path = DOCS / "scale.md"
-    files.write_text(path, page(path.read_text(encoding="utf-8")))
+    files.write_text(path, write_page(path.read_text(encoding="utf-8")))
     print(f"written: {path}")
 
 

@@ -1,7 +1,7 @@
 """The studies behind docs/results.md: train them, and say what they say.
 
-python docs/studies.py list                 the commands
-python docs/studies.py run [NAME ...]       train what is missing in runs/studies, save tables in docs/results/sweeps
+python -m docs.write.studies list             the commands
+python -m docs.write.studies run [NAME ...]   train what is missing in runs/studies, save tables in docs/results/sweeps
 """
 
 import math
@@ -10,21 +10,21 @@ import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import pandas as pd
 import pydantic
 import tyro
 
+from docs.write.places import DOCS, TABLES
 from mechocl import files
 from mechocl.behaviour import over_seeds
 from mechocl.behaviour.statistics import Estimate
 from mechocl.commands import cli
 from mechocl.runs import sweep_folder, sweep_summaries
 
-DOCS = Path(__file__).parent
-TABLES = DOCS / "results" / "sweeps"
-RUNS = Path("runs/studies")
+SWEEPS: Final = TABLES / "sweeps"
+RUNS: Final = Path("runs/studies")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ class Study:
         return self.over[0].partition("=")[0]
 
     def table(self) -> pd.DataFrame | None:
-        path = TABLES / f"{self.of or self.name}.parquet"
+        path = SWEEPS / f"{self.of or self.name}.parquet"
         return sweep_folder.read_sweep(path) if path.exists() else None
 
 
@@ -136,7 +136,7 @@ def run(*names: str) -> None:
         code = cli.main(study.arguments)
         if code:
             sys.exit(code)
-        files.write_table(TABLES / f"{study.name}.parquet", sweep_folder.read_sweep(RUNS / study.name))
+        files.write_table(SWEEPS / f"{study.name}.parquet", sweep_folder.read_sweep(RUNS / study.name))
 
 
 def main(what: Literal["list", "run"], names: tyro.conf.Positional[tuple[str, ...]] = ()) -> None:

@@ -1,0 +1,156 @@
+"""What the tables of features say, in words; every number and every yes and no is taken from them."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import pandas as pd
+
+from docs.write.feature_tables import TAGS, WIDTH, has_table, read_table
+from mechocl.behaviour.formats import HYPHEN, interval, number
+
+_TEST: Final = ["order", "site", "property", "kind"]
+"""What identifies a row of the table `causal`."""
+
+
+def write_reading() -> list[str]:
+    """The paragraph that the section ends with."""
+    existing, causal = read_table("existing"), read_table("causal").set_index(_TEST)
+    return [
+        "**What that says**",
+        "",
+        *(f"- *{o}*, embeddings. {_tag_in_words(o, existing, causal)}" for o in existing["order"].unique()),
+        *_matches(existing, causal),
+        *_conjunctions(),
+        *_integers(existing, causal),
+        *_stability(),
+        *_stage_2(),
+        "",
+    ]
+
+
+def share_in_words(row: Mapping[Any, Any]) -> str:
+    """The share of a gap that a patch moves, of a row of the table `causal`."""
+    return interval(row["share"], row["low"], row["high"], 2, sign=True, minus=HYPHEN)
+
+
+def _passed(row: Mapping[Any, Any]) -> str:
+    return f"{row['retrieval']:.0f} of {row['tested']:.0f}"
+
+
+def _matches(existing: pd.DataFrame, causal: pd.DataFrame) -> list[str]:
+    """Is there a feature at `=` of the alias's integer being in the list?"""
+    matches = []
+    for order, site in existing[["order", "site"]].drop_duplicates().itertuples(index=False):
+        key = (order, site, "list contains the integer", "feature")
+        part = existing[(existing["order"] == order) & (existing["site"] == site)]
+        part = part[(part["property"] == key[2]) & (part["position"] == "=")]
+        if site != "resid_pre" and len(part) and key in causal.index:
+            row, auc = causal.loc[key], part["auc"].iloc[0]
+            matches.append(
+                f"{order} {site}: AUC {number(auc, 2)}, {share_in_words(row)} of the gap, {_passed(row)} pass"
+            )
+    if not matches:
+        return []
+    return [
+        f'- *The list contains the alias\'s integer* ("retrieve now" succeeded), at `=`: {"; ".join(matches)}.'
+    ]
+
+
+def _conjunctions() -> list[str]:
+    """Which conjunctions of two properties have a feature of their own?"""
+    pairs = read_table("conjunctions")
+    often = pairs[pairs["selective"] >= pairs["dictionaries"] / 2]
+    said = [
+        f"{r['order']} {r['site']}: {r['property']} (`{r['position']}`, AUC {number(r['auc'], 2)}, {r['selective']} of "
+        f"{r['dictionaries']})"
+        for r in often.groupby(["order", "site"], sort=False).head(2).to_dict("records")
+    ]
+    return [
+        "- *Conjunctions* of two properties with a feature of their own (against either property alone) in at least half of "
+        f"the dictionaries: {'; '.join(said) or 'none'}."
+    ]
+
+
+def _integers(existing: pd.DataFrame, causal: pd.DataFrame) -> list[str]:
+    """How many integers have a feature: the alias's own, and the one that an unreliable definition named."""
+    counted = read_table("counted").set_index(["order", "site", "group"])
+
+    def count(order: str, site: str, group: str) -> str:
+        row = counted.loc[(order, site, group)]
+        return f"{number(row['found'], 1)} of {number(row['of'], 0)}"
+
+    own = [
+        f"{order} {site}: {count(order, site, 'integer')}, {_passed(row)} tested pass"
+        for (order, site, name, _), row in causal.iterrows()
+        if name == "any integer"
+    ]
+    wrong = [
+        f"{order} {site} {count(order, site, 'defined as')}"
+        for order, site in existing[["order", "site"]].drop_duplicates().itertuples(index=False)
+        if (order, site, "defined as") in counted.index
+    ]
+    return [
+        f"- *The alias's integer.* Integers with a feature of their own: {'; '.join(own)}.",
+        "- *The integer that an unreliable definition named* (qd2, where the questions say another): features for "
+        f"{'; '.join(wrong)} integers.",
+    ]
+
+
+def _stability() -> list[str]:
+    quality = read_table("quality")
+    again = quality[(quality["measure"] == "found_again") & (quality["part"] == "all")]["mean"]
+    return [
+        f"- *Stability.* {again.min():.0%} to {again.max():.0%} of the live features of a dictionary are found again from other initial weights."
+    ]
+
+
+def _stage_2() -> list[str]:
+    """Did stage 2 make or remove features?"""
+    if not has_table("crosscoders"):
+        return []
+    verdicts = read_table("crosscoders")
+    most = {v: verdicts[verdicts["verdict"] == v]["mean"].max() for v in ("new", "removed", "shrunken")}
+    said = ", ".join(f"{number(0 if m != m else m, 1)} {v}" for v, m in most.items())
+    meaning = (
+        "what stage 2 adds lies in directions that stage 1 had made."
+        if all(m != m or m < 1 for m in most.values())
+        else "some of what stage 2 adds is in features of its own."
+    )
+    return [
+        f"- *Stage 2.* At most (mean over seeds, any site and order) {said} features, out of {WIDTH}: {meaning}"
+    ]
+
+
+def _tag_in_words(order: str, existing: pd.DataFrame, causal: pd.DataFrame) -> str:
+    """Is there a feature of the tag of new aliases, how much of the tag is in it, and what does it do?"""
+    embeddings = existing[(existing["order"] == order) & (existing["site"] == "resid_pre")]
+    part = embeddings[embeddings["property"] == TAGS[0]]
+    top = part.sort_values("auc_chosen", ascending=False, kind="stable").iloc[0]
+    text = (
+        f"A feature tells new aliases of tag 1 from those of tag 2 in {top['selective']} of {top['dictionaries']} dictionaries: "
+        f"AUC {number(top['auc'], 2)} alone, {number(top['k=16'], 2)} with sixteen, {number(top['dense'], 2)} of the embeddings "
+        "themselves. "
+    )
+    for kind, words in (
+        ("feature", "Exchanging the surest one"),
+        ("4 features", "a set of 4"),
+        ("16 features", "a set of 16"),
+    ):
+        key = (order, "resid_pre", TAGS[0], kind)
+        if key in causal.index:
+            row = causal.loc[key]
+            control = number(row["control"], 2, sign=True, minus=HYPHEN)
+            text += (
+                f"{words} moves {share_in_words(row)} of the gap in the answers (controls {control}; "
+                f"{_passed(row)} tested pass)"
+            )
+            text += "; " if kind != "16 features" else ". "
+    asked = embeddings[embeddings["property"] == TAGS[3]]
+    best = asked.sort_values("selective", ascending=False, kind="stable").iloc[0]
+    text += (
+        "Compare the swap along one dense direction, under *Is it used?* above. " if order == "TVE" else ""
+    )
+    return text + (
+        f"The tag of asked-about aliases has a feature in {best['selective']} of {best['dictionaries']} dictionaries "
+        f"(`{best['position']}`, AUC {number(best['auc'], 2)})."
+    )

@@ -1,0 +1,100 @@
+"""The tables docs/results/probes-*.csv, taken from the sweeps of probes."""
+
+import dataclasses
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from docs.write.places import TABLES
+from mechocl.analyses import jobs, probe_sweep
+from mechocl.probing.summaries import PLACE, Grid, landmarks, probe_grids
+
+ORDERS: Final = ("TVE", "VTE", "VET", "EVT", "TEV", "ETV")
+RUNS: Final = {"TVE": "demo"} | {order: f"order-{order}" for order in ORDERS[1:]}
+"""The run of each word order."""
+
+SITES: Final = " --sites resid_post,attn_out,mlp_out"
+SWEEPS: Final = {
+    "definition-retrieval": SITES,
+    "reliability": f" --recipe reliability-at-definition{SITES}",
+    "others": f" --recipe implied-entity,recency,defined,tag-across-integers{SITES}",
+}
+"""Folder of each sweep of last checkpoints in runs/probes, and its options."""
+
+EMERGENCE: Final = "emergence"
+
+
+def take_tables(runs: Path) -> None:
+    """Write the tables from the sweeps in `runs/probes`, where they are."""
+    for name in SWEEPS:
+        path = runs / "probes" / name
+        if path.exists():
+            rows = probe_sweep.read_table(path)
+            grids = probe_grids(rows)
+            cells = [one.cells.assign(**_facts(one)) for one in grids]
+            pd.concat(cells).to_csv(_path(name), index=False, float_format="%.4g")
+            subsets = [one.subsets.assign(**_facts(one)) for one in grids if len(one.subsets)]
+            if subsets:
+                pd.concat(subsets).to_csv(_path(f"{name}-subsets"), index=False, float_format="%.4g")
+    path = runs / "probes" / "definition-retrieval"
+    if path.exists():
+        rows = probe_sweep.read_table(path)
+        _landmarks(rows).to_csv(_path("orders"), index=False, float_format="%.4g")
+        gaps = jobs.iml_gaps([runs / name for name in RUNS.values()], device="cpu", jobs=None)
+        gaps.to_csv(_path("gaps"), index=False, float_format="%.6g")
+    path = runs / "probes" / EMERGENCE
+    if path.exists():
+        rows = probe_sweep.read_table(path)
+        rows = rows[rows["probe"].str.startswith("tag-stage") | (rows["probe"] == "defined-entity")]
+        _landmarks(rows).to_csv(_path("emergence"), index=False, float_format="%.4g")
+
+
+def _facts(one: Grid) -> dict[str, object]:
+    """What a grid's cells do not say themselves."""
+    fields = [f.name for f in dataclasses.fields(Grid) if f.name not in ("cells", "subsets")]
+    return {name: getattr(one, name) for name in fields}
+
+
+def _landmarks(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each seed's scores at the landmarks, with the true labels."""
+    own = rows[(rows["control"] == "none") & (rows["subset"] == "all") & rows["chosen"]]
+    keys = zip(own["site"], own["layer"], own["position"], strict=True)
+    marks = set(landmarks(own))
+    columns = [*probe_sweep.WHERE, "probe", *PLACE, "accuracy", "auc", "chance"]
+    return own.loc[[key in marks for key in keys], columns]
+
+
+def read_grids(name: str) -> list[Grid]:
+    """The grids of a saved sweep."""
+    table = pd.read_csv(_path(name), keep_default_na=True)
+    path = _path(f"{name}-subsets")
+    subsets = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["recipe", "probe", "run"])
+    facts = [f.name for f in dataclasses.fields(Grid) if f.name not in ("cells", "subsets")]
+    found = []
+    for (recipe, probe, run), part in table.groupby(["recipe", "probe", "run"], sort=False):
+        own = subsets[(subsets["recipe"] == recipe) & (subsets["probe"] == probe) & (subsets["run"] == run)]
+        cells = part.drop(columns=facts).dropna(axis=1, how="all").reset_index(drop=True)
+        first = part[facts].head(1).astype(object).to_dict("records")[0]  # of Python's own types
+        found.append(Grid(cells=cells, subsets=own, **first))
+    return found
+
+
+def read_landmarks(name: str) -> pd.DataFrame:
+    """A table of landmarks, with the columns that figures ask for."""
+    rows = pd.read_csv(_path(name))
+    return rows.assign(control="none", subset="all", chosen=True)
+
+
+def has_table(name: str) -> bool:
+    """Whether a table was taken."""
+    return _path(name).exists()
+
+
+def read_gaps() -> pd.DataFrame:
+    """The IML gap in AUC of each seed of each word order."""
+    return pd.read_csv(_path("gaps"))
+
+
+def _path(name: str) -> Path:
+    return TABLES / f"probes-{name}.csv"
