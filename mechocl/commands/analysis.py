@@ -31,7 +31,7 @@ def evaluate(on: On) -> None:
     """Answers on every test question: each subset, and weak and strong internalization with intervals."""
     from mechocl.analyses.jobs import evaluate_run
     from mechocl.analyses.registry import EvaluateConfig
-    from mechocl.behaviour import over_seeds
+    from mechocl.behaviour import formats, over_seeds
     from mechocl.commands import printing
 
     if on.attribute:
@@ -47,7 +47,10 @@ def evaluate(on: On) -> None:
     cells = {(e.subset, e.metric): e.estimate for e in over_seeds.subsets(rows)}
     names = list(dict.fromkeys(subset for subset, _ in cells))
     metrics = measures.names
-    body = [[s] + [formats.number(cells[s, m].mean) if (s, m) in cells else formats.MISSING for m in metrics] for s in names]
+    body = [
+        [s] + [formats.number(cells[s, m].mean) if (s, m) in cells else formats.MISSING for m in metrics]
+        for s in names
+    ]
     printing.table(["subset", *metrics], body)
     for metric in (measures.leading, measures.second):
         _print_contrasts(rows, metric, measures)

@@ -32,7 +32,10 @@ def settings_table(settings: Sequence[Summary]) -> Table:
                 *(str(one.setting[key]) for key in keys),
                 str(one.runs),
                 str(one.failed),
-                *(formats.number(one.auc[name].mean) if name in one.auc else formats.MISSING for name in subsets),
+                *(
+                    formats.number(one.auc[name].mean) if name in one.auc else formats.MISSING
+                    for name in subsets
+                ),
                 *(formats.describe(one.contrasts.get(name)) for name in _CONTRASTS),
                 f"{one.seconds:.0f}",
             )
