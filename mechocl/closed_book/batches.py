@@ -49,6 +49,13 @@ class Collator:
         return seq2seq_batch(tokens, roles, pad=self.pad, eos=self.eos)
 
 
+def choose_pad(tokenizer: Any) -> int:
+    """The id that fills a batch up: the tokenizer's own, or else the one that ends a text, or 0. It carries no loss and
+    is never attended to."""
+    found = tokenizer.pad_token_id
+    return int(found) if found is not None else int(tokenizer.eos_token_id or 0)
+
+
 def causal_batch(
     tokens: Int[Tensor, "example pos"], roles: Int[Tensor, "example pos"], *, pad: int
 ) -> dict[str, Tensor]:

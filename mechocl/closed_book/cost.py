@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mechocl.closed_book import worlds
 from mechocl.closed_book.stages import ClosedBookRecipe
-from mechocl.models import hub
+from mechocl.models import hub, hub_files
 from toy_models.subsets import SUBSETS, subset_sizes
 
 GPU_FLOPS: Final = 3.5e14
@@ -120,16 +119,13 @@ def cost_in_words(cost: Cost, *, seeds: int) -> str:
 
 def size_of(model: str) -> Size | None:
     """Of a local folder its own size, or the one that a name on the hub is known for; None where it is not."""
-    folder = Path(model)
+    folder = Path(model).expanduser()
     if not folder.is_dir():
         size = model.removesuffix("-deduped").rsplit("pythia-", 1)
         return _OTHERS.get(model) or (PYTHIA.get(size[-1]) if len(size) == 2 else None)
-    found = hub.json_object(folder, "config.json")
-    layers = next((found[key] for key in ("num_hidden_layers", "n_layer", "num_layers") if key in found), 1)
+    config = hub.read_config(folder)
     return Size(
-        parameters=worlds.parameters(folder),
-        layers=layers * (2 if found.get("is_encoder_decoder") else 1),
-        vocabulary=found.get("vocab_size", 1),
+        parameters=hub_files.count_weights(folder), layers=config.layers, vocabulary=config.vocabulary
     )
 
 

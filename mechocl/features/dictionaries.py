@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechocl import files
-from mechocl.errors import MechoclError
+from mechocl.errors import MechoclError, describe_error
 from mechocl.models import activations
 from mechocl.models.seam import Transformer
 from toy_models.task import Task
@@ -137,8 +137,7 @@ def load(path: Path, *, device: str, site: str | None = None) -> Dictionary:
     try:
         sae = sae_lens.SAE.load_from_disk(path, device=device)
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise MechoclError(f"{path} is no SAE that SAELens can open ({reason})") from error
+        raise MechoclError(f"{path} is no SAE that SAELens can open ({describe_error(error)})") from error
     trained_on: str | None = sae.cfg.metadata.hook_name
     read = trained_on or site
     if read is None:

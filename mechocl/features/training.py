@@ -38,7 +38,7 @@ from sae_lens.training import multi_sae_trainer
 from torch import Tensor
 from typing_extensions import override
 
-from mechocl.errors import MechoclError
+from mechocl.errors import MechoclError, describe_error
 from mechocl.features.settings import TrainingConfig
 from mechocl.features.stream import Stream, held_out, weights
 from mechocl.models.seam import Transformer, device_of
@@ -265,9 +265,8 @@ def _told(config: TrainingConfig) -> Iterator[None]:
     try:
         told = wandb.init(project=config.wandb, config=dataclasses.asdict(config))
     except wandb.errors.Error as error:
-        reason = str(error).strip().splitlines()[0]
         raise MechoclError(
-            f"--wandb {config.wandb}: {reason}; log in with `wandb login`, or leave it out"
+            f"--wandb {config.wandb}: {describe_error(error)}; log in with `wandb login`, or leave it out"
         ) from error
     with told:
         yield

@@ -1,46 +1,35 @@
-"""From a local folder or a hub name to a Hugging Face model in memory: safetensors alone, all weights or none.
+"""The one door to Hugging Face: from a local folder or a hub name to a model, a tokenizer, a config and a fingerprint.
 
-A local folder is read without a word to any hub. No code that comes with a checkpoint is ever run.
+A model is read from safetensors alone, with all of its weights or not at all. Only `locate` and `fingerprint_model`
+ask a hub, and only for a name that is no local folder. No code that comes with a checkpoint is ever run.
 """
 
 import contextlib
-import json
 import os
-import re
-import shlex
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from textwrap import shorten
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from mechocl.errors import MechoclError
-from mechocl.models.convert import FAMILIES
+from mechocl import files
+from mechocl.errors import MechoclError, describe_error
+from mechocl.models import hub_files
+from mechocl.models.hub_files import ADAPTER, CONFIG, TOKENIZER_FILES
 
-SINGLE: Final = "model.safetensors"
-INDEX: Final = "model.safetensors.index.json"
-ADAPTER: Final = "adapter_config.json"
-
-PICKLE: Final = (
-    "{path} is a pickle, which can run any code when it is opened; only safetensors is read. "
-    "If you trust it, convert it: {command}"
-)
-
-_TO_FETCH: Final = ["*.safetensors", "*.json", "*.txt", "*.model"]
-_PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-
-_OLD_BUFFERS: Final = re.compile(r"(\.(attention|attn)\.(masked_)?bias|\.rotary_emb\.inv_freq)$")
-"""Causal masks and rotary frequencies, which older checkpoints store beside the weights."""
+_SMALL_FILES: Final = ("*.json", "*.txt", "*.model")
+_WEIGHTS: Final = "*.safetensors"
 
 
-def locate(path_or_name: str | Path, *, revision: str | None = None) -> Path:
+# ------------------------------------------------------------------------------------------------- the folder
+
+
+def locate(path_or_name: str | Path, *, revision: str | None = None, weights: bool = True) -> Path:
     """The local folder of a checkpoint; a hub name's files are fetched into the hub's cache first.
 
-    A folder that exists wins over a hub name. Raises MechoclError for a path that does not exist, and when the
-    hub does not give the files.
+    A folder that exists wins over a hub name. Without `weights` only the config and the tokenizer of a hub name
+    are fetched. Raises MechoclError for a path that does not exist, and when the hub does not give the files.
     """
     folder = Path(path_or_name).expanduser()
     if folder.is_dir():
@@ -53,16 +42,17 @@ def locate(path_or_name: str | Path, *, revision: str | None = None) -> Path:
     looks_like_a_path = name.startswith((".", "~", os.sep)) or name.count("/") > 1 or os.sep + os.sep in name
     if isinstance(path_or_name, Path) or looks_like_a_path:
         raise MechoclError(f"{folder} does not exist; give the folder of a saved Hugging Face model")
-    return _fetched(name, revision)
+    return _fetch(name, revision, weights=weights)
 
 
-def _fetched(name: str, revision: str | None) -> Path:
+def _fetch(name: str, revision: str | None, *, weights: bool) -> Path:
     from huggingface_hub import errors, snapshot_download
 
+    wanted = [*_SMALL_FILES, _WEIGHTS] if weights else [*_SMALL_FILES]
     try:
         with quiet():
             folder = snapshot_download(
-                name, revision=revision, allow_patterns=_TO_FETCH, ignore_patterns=["*/*", "consolidated*"]
+                name, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*", "consolidated*"]
             )
     except (OSError, ValueError, errors.HTTPError, errors.EntryNotFoundError) as error:  # type: ignore[attr-defined]
         of = f" at revision {revision}" if revision else ""
@@ -70,162 +60,153 @@ def _fetched(name: str, revision: str | None) -> Path:
             f"{name}{of} cannot be fetched: there is no such folder here, and no network or no such model "
             f"({type(error).__name__}); download it elsewhere and give the folder"
         ) from error
-    if not any(Path(folder).glob("*.safetensors")):
+    if weights and not any(Path(folder).glob(_WEIGHTS)):
         raise MechoclError(
             f"{name} has no safetensors on the hub, and a pickle is not read. If you trust it, convert it and give "
-            f"the folder: {conversion_command(name, 'FOLDER')}"
+            f"the folder: {hub_files.conversion_command(name, 'FOLDER')}"
         )
     return Path(folder)
 
 
-def read(folder: Path, *, dtype: torch.dtype) -> Any:
-    """The causal language model of a folder, on the CPU in evaluation mode, its weights in `dtype`.
+def fingerprint_model(path_or_name: str | Path) -> dict[str, str]:
+    """What tells a model from another: sha256 of the JSON and safetensors files of a local folder, by their paths; the
+    commit of a hub's model, by its name. Raises MechoclError as `locate`."""
+    folder = locate(path_or_name, weights=False)
+    if not Path(path_or_name).expanduser().is_dir():
+        # the hub's cache is models--OWNER--NAME/snapshots/COMMIT
+        return {str(path_or_name): folder.name if folder.parent.name == "snapshots" else "hub"}
+    named = [path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".safetensors")]
+    return {str(path): files.sha256(path) for path in named}
 
-    Raises MechoclError, with the file or the weight, for a folder without a config or without safetensors, a
-    pickle, an architecture that is not in `conversion.FAMILIES`, quantized weights, a damaged file, and weights
-    that are missing, unexpected or of another shape.
-    """
-    import transformers
+
+# ------------------------------------------------------------------------------------------------- the config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """What the config of a checkpoint says of its model."""
+
+    model_type: str
+    """Hugging Face's name of the family, such as gpt_neox."""
+    architectures: tuple[str, ...]
+    """Hugging Face's names of the class that was saved: one, or none where the config does not say."""
+    kind: Literal["causal", "seq2seq"]
+    """Whether it continues a text, or reads one text and writes another."""
+    context: int
+    """Tokens that it can read at a time; 512 where the config does not say."""
+    vocabulary: int
+    """Tokens that it has embeddings for."""
+    layers: int
+    """Transformer blocks, of encoder and decoder together."""
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The config of a checkpoint. MechoclError where it is missing, damaged, or not that of a language model."""
+    config = _read_config(folder)
+    vocabulary = getattr(config, "vocab_size", None)
+    if not isinstance(vocabulary, int):
+        raise MechoclError(f"{folder / CONFIG} names no vocab_size; give the folder of a language model")
+    seq2seq = bool(config.is_encoder_decoder)
+    return ModelConfig(
+        model_type=config.model_type,
+        architectures=tuple(map(str, config.architectures or ())),
+        kind="seq2seq" if seq2seq else "causal",
+        context=getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 512),
+        vocabulary=vocabulary,
+        layers=getattr(config, "num_hidden_layers", 1) * (2 if seq2seq else 1),
+    )
+
+
+def _read_config(folder: Path) -> Any:
+    """The config as Hugging Face's own object."""
     from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
 
-    architecture = _architecture(folder)
-    files = weight_files(folder)
+    hub_files.read_object(folder, CONFIG)  # a file that is missing or damaged is named here
     try:
         with quiet():
-            model, info = getattr(transformers, architecture).from_pretrained(
+            return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
+        raise _unreadable(folder, error) from error
+
+
+def _unreadable(folder: Path, error: Exception) -> MechoclError:
+    return MechoclError(
+        f"{folder} cannot be read: {describe_error(error)}; give the folder of a saved Hugging Face model"
+    )
+
+
+# -------------------------------------------------------------------------------------------------- the model
+
+
+def read_model(folder: Path, *, dtype: torch.dtype = torch.float32, attention: str | None = None) -> Any:
+    """The Hugging Face language model of a local folder, causal or sequence-to-sequence as its config says.
+
+    It is on the CPU and in evaluation mode, with exactly the weights of its files.
+
+    Args:
+        folder: with config.json and safetensors, as `save_pretrained` writes it.
+        dtype: precision of the weights in memory: float32, bfloat16 or float16.
+        attention: Hugging Face's name of an implementation of attention, such as eager; by default its own choice.
+
+    Raises MechoclError, with the file or the weight, for a folder without a config or without safetensors, a
+    pickle, an adapter, quantized weights, a damaged file, and weights that are missing, unexpected or of another
+    shape.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+
+    if (folder / ADAPTER).is_file():
+        # Hugging Face would put the adapter into the model, whose weights these then are not
+        raise MechoclError(f"{folder} holds an adapter ({ADAPTER}); merge it and save the whole model first")
+    config = _read_config(folder)
+    if getattr(config, "quantization_config", None):
+        raise MechoclError(f"{folder / CONFIG} says that the weights are quantized; give unquantized ones")
+    weights = hub_files.list_weights(folder)
+    try:
+        with quiet():
+            model, info = _auto_class(config).from_pretrained(
                 folder,
                 local_files_only=True,
+                trust_remote_code=False,
                 use_safetensors=True,
                 dtype=dtype,
-                attn_implementation="eager",
                 ignore_mismatched_sizes=True,  # reported below, by name
                 output_loading_info=True,
+                **({} if attention is None else {"attn_implementation": attention}),
             )
     except (OSError, RuntimeError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
-        raise MechoclError(f"the model in {folder} cannot be read: {reason(error)}") from error
-    refuse_odd_weights(folder / INDEX, files, info)
-    if _stored_as(files, dtype):
+        raise _unreadable(folder, error) from error
+    hub_files.refuse_odd_weights(folder, weights, info)
+    if hub_files.any_stored_as(weights, dtype):
         for parameter in model.parameters():
             # nothing was converted, so it is a view of its file, which stays in memory whole for any tensor of it
             parameter.data = parameter.data.clone()
     return model.eval()
 
 
-def reason(error: Exception) -> str:
-    """A foreign error in one line of bearable length."""
-    return shorten(f"{type(error).__name__}: {error}", 300)
+def initialise_model(folder: Path, *, seed: int) -> Any:
+    """A Hugging Face model of the config of a local folder with random weights, in float32 and evaluation mode, on the
+    CPU. Raises MechoclError for a config that cannot be read."""
+    config = _read_config(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return _auto_class(config).from_config(config, trust_remote_code=False).float().eval()
 
 
-def _architecture(folder: Path) -> str:
-    config = json_object(folder, "config.json")
-    found = config.get("architectures") or ["no architecture"]
-    if not isinstance(found, list) or len(found) != 1 or found[0] not in FAMILIES:
-        raise MechoclError(
-            f"{folder} holds {', '.join(map(str, found))}; only causal language models can be loaded: {', '.join(FAMILIES)}"
-        )
-    if config.get("quantization_config"):
-        raise MechoclError(
-            f"{folder / 'config.json'} says that the weights are quantized; give unquantized ones"
-        )
-    architecture: str = found[0]
-    return architecture
+def _auto_class(config: Any) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
-def json_object(folder: Path, name: str) -> dict[str, Any]:
-    """A JSON file of a checkpoint. MechoclError where it is missing or holds anything but an object."""
-    try:
-        found = json.loads((folder / name).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MechoclError(f"{folder} has no {name}; give the folder that save_pretrained made") from error
-    except ValueError as error:
-        raise MechoclError(f"{folder / name} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise MechoclError(f"{folder / name} is not a JSON object")
-    return found
+# ---------------------------------------------------------------------------------------------- the tokenizer
 
 
-def weight_files(folder: Path) -> dict[Path, set[str]]:
-    """The safetensors files of a checkpoint and the tensors in each.
+def read_tokenizer(folder: Path, *, d_vocab: int) -> Any | None:
+    """The tokenizer of a local folder, None where it has none.
 
-    Raises MechoclError for a file that is missing or damaged, and for a folder that holds only a pickle.
-    """
-    if (folder / SINGLE).is_file():
-        return {folder / SINGLE: tensor_names(folder / SINGLE)}
-    if (folder / INDEX).is_file():
-        names = sorted(set(json_object(folder, INDEX).get("weight_map", {}).values()))
-        if not names:
-            raise MechoclError(f"{folder / INDEX} names no files")
-        for name in names:
-            if not (folder / name).is_file():
-                raise MechoclError(f"{folder / name} is missing, which {INDEX} names")
-        return {folder / name: tensor_names(folder / name) for name in names}
-    pickles = sorted(path for pattern in _PICKLES for path in folder.glob(pattern))
-    if pickles:
-        raise MechoclError(PICKLE.format(path=pickles[0], command=conversion_command(folder, folder)))
-    raise MechoclError(f"{folder} has no weights: neither {SINGLE} nor {INDEX}")
-
-
-def conversion_command(source: str | Path, folder: str | Path) -> str:
-    """A shell command that writes the model in a folder or under a hub name to a folder, as safetensors."""
-    names = f"{shlex.quote(str(source))} {shlex.quote(str(folder))}"
-    config = Path(source) / "config.json"
-    seq2seq = config.is_file() and json_object(Path(source), "config.json").get("is_encoder_decoder")
-    return (
-        f'python -c "import sys; from transformers import AutoModelFor{"Seq2Seq" if seq2seq else "Causal"}LM as M; '
-        f"M.from_pretrained(sys.argv[1], dtype='auto').save_pretrained(sys.argv[2])\" {names}"
-    )
-
-
-def tensor_names(path: Path) -> set[str]:
-    """Names of the tensors in a safetensors file; MechoclError when it is damaged."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return set(file.keys())
-    except (SafetensorError, OSError) as error:
-        raise MechoclError(f"{path} is damaged ({error}); copy or download it again") from error
-
-
-def _stored_as(files: dict[Path, set[str]], dtype: torch.dtype) -> bool:
-    """Whether any tensor is already stored in this precision."""
-    name = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}[dtype]
-    for path, names in files.items():
-        with safe_open(path, framework="pt") as file:
-            if any(file.get_slice(tensor).get_dtype() == name for tensor in names):
-                return True
-    return False
-
-
-def refuse_odd_weights(source: Path | str, files: dict[Path, set[str]], info: dict[str, Any]) -> None:
-    """MechoclError for weights that are missing, of another shape or unexpected, from the loading info of a model that
-    was read with `ignore_mismatched_sizes`. `source`: what is named where that is not one of the files."""
-    where = next(iter(files)) if len(files) == 1 else source
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise MechoclError(f"{where} is incomplete: weight {missing[0]} is missing{_more(missing)}")
-    mismatched = sorted(info["mismatched_keys"])
-    if mismatched:
-        name, found, expected = mismatched[0]
-        raise MechoclError(
-            f"{where} does not fit config.json: weight {name} has shape {tuple(found)}, "
-            f"{tuple(expected)} is expected{_more(mismatched)}"
-        )
-    unexpected = sorted(name for name in info["unexpected_keys"] if not _OLD_BUFFERS.search(name))
-    if unexpected:
-        where = next((path for path, names in files.items() if unexpected[0] in names), where)
-        raise MechoclError(
-            f"{where} does not fit config.json: weight {unexpected[0]} is unexpected{_more(unexpected)}"
-        )
-
-
-def _more(names: list[Any]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-
-
-def tokenizer_of(folder: Path, *, d_vocab: int) -> Any | None:
-    """The tokenizer of a folder, None where it has none.
-
-    Raises MechoclError for a tokenizer that cannot be read, and for one with ids that the model has no embedding
-    for. Fewer ids than embeddings are common: vocabularies are padded.
+    Raises MechoclError for a tokenizer that cannot be read, and for one with ids that a model of `d_vocab`
+    embeddings has none for. Fewer ids than embeddings are common: vocabularies are padded.
     """
     from transformers import AutoTokenizer
 
@@ -234,15 +215,35 @@ def tokenizer_of(folder: Path, *, d_vocab: int) -> Any | None:
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise MechoclError(f"the tokenizer in {folder} cannot be read: {reason(error)}") from error
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+        raise MechoclError(
+            f"the tokenizer in {folder} cannot be read: {describe_error(error)}; copy or save it again"
+        ) from error
     ids = max(tokenizer.get_vocab().values(), default=-1) + 1
     if ids > d_vocab:
         raise MechoclError(
             f"the tokenizer in {folder} does not match the model: it has ids up to {ids - 1}, the model has "
-            f"embeddings up to {d_vocab - 1} (vocab_size in config.json)"
+            f"embeddings up to {d_vocab - 1} (vocab_size in {CONFIG}); save the model's own tokenizer beside it"
         )
     return tokenizer
+
+
+def require_tokenizer(folder: Path) -> Any:
+    """The tokenizer beside a model in a local folder, a fast one: it says which characters a token comes from.
+
+    Raises MechoclError where there is none, where it is not fast, and as `read_tokenizer` and `read_config`.
+    """
+    found = read_tokenizer(folder, d_vocab=read_config(folder).vocabulary)
+    if found is None:
+        raise MechoclError(
+            f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}); save it beside the model"
+        )
+    if not found.is_fast:
+        raise MechoclError(
+            f"the tokenizer in {folder} does not say which characters a token comes from; save a fast one "
+            "(tokenizer.json) beside the model"
+        )
+    return found
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mechocl.errors import MechoclError
 from mechocl.files import write_json
-from mechocl.models import convert, hub, lora, parity
+from mechocl.models import convert, hub, hub_files, lora, parity
 from mechocl.models.parity import Parity
 from mechocl.models.seam import resolve_device
 
@@ -112,7 +112,7 @@ def load_with_parity(
     _check_options(dtype=dtype, processed=fold or centre, positions_of_a_bridge=n_ctx if bridge else None)
     source = hub.locate(path_or_name, revision=revision)
     folder = _folder_of_weights(source, base)
-    held = [hub.read(folder, dtype=dtype)]  # the one place that holds it, so that it can be let go
+    held = [_read(folder, dtype)]  # the one place that holds it, so that it can be let go
     shape = _shape(held[0], folder, n_ctx=n_ctx, centre=centre)
     tokenizer = _tokenizer(source, folder, d_vocab=shape["d_vocab"])
     batches = _batches(tokens, tokenizer, shape)
@@ -127,6 +127,23 @@ def load_with_parity(
     if found.parts_at() is not None:
         raise MechoclError(f"the model loaded from {source} {found.complaint()}")
     return Loaded(_settled(model, device, dtype), found, tokenizer, source)
+
+
+def _read(folder: Path, dtype: torch.dtype) -> Any:
+    """The Hugging Face model of a folder, of an architecture that can be converted."""
+    named = hub.read_config(folder).architectures
+    if len(named) != 1 or named[0] not in convert.FAMILIES:
+        raise MechoclError(
+            f"{folder} holds {', '.join(named) or 'no architecture'}; only causal language models can be loaded: "
+            f"{', '.join(convert.FAMILIES)}"
+        )
+    theirs = hub.read_model(folder, dtype=dtype, attention="eager")
+    if type(theirs).__name__ != named[0]:
+        raise MechoclError(
+            f"{folder / hub_files.CONFIG} contradicts itself: its architecture is {named[0]} and its model_type "
+            f"{theirs.config.model_type}; correct it, or save the model again"
+        )
+    return theirs
 
 
 def _recorded(held: list[Any], adapter: Path | None, batches: list[Tensor]) -> list[parity.Recorded]:
@@ -169,7 +186,7 @@ def _folder_of_weights(source: Path, base: str | Path | None) -> Path:
     """The folder itself, or that of an adapter's base."""
     if not lora.is_adapter(source):
         if base is not None:
-            raise MechoclError(f"{source} is no adapter (it has no {hub.ADAPTER}), so it takes no base")
+            raise MechoclError(f"{source} is no adapter (it has no {hub_files.ADAPTER}), so it takes no base")
         return source
     found = hub.locate(lora.base_of(source) if base is None else base)
     if lora.is_adapter(found):
@@ -179,9 +196,9 @@ def _folder_of_weights(source: Path, base: str | Path | None) -> Path:
 
 def _tokenizer(source: Path, folder: Path, *, d_vocab: int) -> Any | None:
     """An adapter's own tokenizer, or else its base's."""
-    found = hub.tokenizer_of(source, d_vocab=d_vocab)
+    found = hub.read_tokenizer(source, d_vocab=d_vocab)
     if found is None and source != folder:
-        found = hub.tokenizer_of(folder, d_vocab=d_vocab)
+        found = hub.read_tokenizer(folder, d_vocab=d_vocab)
     return found
 
 
@@ -217,11 +234,6 @@ def _settled(model: Any, device: str, dtype: torch.dtype) -> Any:
 
 def initialised_like(folder: Path, *, seed: int, device: str) -> Any:
     """A `HookedTransformer` of the shape of a local checkpoint, with random weights as that architecture begins."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    architecture = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        theirs = AutoModelForCausalLM.from_config(architecture).float().eval()
+    theirs = hub.initialise_model(folder, seed=seed)
     shape = convert.shape_of(theirs, n_ctx=None)
     return _settled(convert.hooked([theirs], shape, fold=False, centre=False), device, torch.float32)

@@ -5,8 +5,8 @@ import warnings
 from pathlib import Path
 from typing import Any, Final
 
-from mechocl.errors import MechoclError
-from mechocl.models.hub import ADAPTER, PICKLE, json_object, reason, tensor_names
+from mechocl.errors import MechoclError, describe_error
+from mechocl.models.hub_files import ADAPTER, PICKLE, read_names, read_object
 
 WEIGHTS: Final = "adapter_model.safetensors"
 
@@ -21,7 +21,7 @@ def base_of(folder: Path) -> str | Path:
     A relative path counts from the working directory, or else from the adapter's own folder. Raises MechoclError
     for a config that cannot be read, names no base, or is of another kind than LoRA.
     """
-    path, config = folder / ADAPTER, json_object(folder, ADAPTER)
+    path, config = folder / ADAPTER, read_object(folder, ADAPTER)
     kind = config.get("peft_type")
     if kind != "LORA":
         raise MechoclError(f"{path} is a {kind} adapter; only LoRA adapters can be merged")
@@ -49,7 +49,7 @@ def attach(theirs: Any, folder: Path) -> Any:
         if pickled.is_file():
             raise MechoclError(PICKLE.format(path=pickled, command=conversion_command(folder)))
         raise MechoclError(f"{folder} has no {WEIGHTS}")
-    stored = tensor_names(folder / WEIGHTS)
+    stored = read_names(folder / WEIGHTS)
     try:
         with warnings.catch_warnings():
             # peft asks transformers by an attribute's old name
@@ -58,7 +58,7 @@ def attach(theirs: Any, folder: Path) -> Any:
             model = PeftModel.from_pretrained(theirs, str(folder), local_files_only=True)
     except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         raise MechoclError(
-            f"the adapter in {folder} does not fit its base (is it the right model?): {reason(error)}"
+            f"the adapter in {folder} does not fit its base (is it the right model?): {describe_error(error)}"
         ) from error
     _refuse_odd_weights(model, folder, stored)
     return model.eval()

@@ -5,6 +5,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,9 +14,9 @@ import torch
 
 from mechocl import files
 from mechocl.closed_book import evaluation, examples, worlds
-from mechocl.closed_book.batches import Collator, Examples
-from mechocl.closed_book.stages import ClosedBookRecipe, FinetuneStage, LoraConfig
-from mechocl.errors import MechoclError
+from mechocl.closed_book.batches import Collator, Examples, choose_pad
+from mechocl.closed_book.stages import ClosedBookRecipe, FinetuneStage, FinetuningConfig, LoraConfig
+from mechocl.errors import MechoclError, describe_error
 from mechocl.models import hub
 from mechocl.runs import trainer
 from mechocl.runs.progress import Progress
@@ -47,10 +48,10 @@ def finetune(run: Run, seed: int, *, device: str, save_every_s: float, progress:
             return
         progress("building the task", 0.0)
         _refuse_other_base(run, recipe)
-        tokenizer = worlds.tokenizer(recipe.model)
-        task = _task(folder, recipe, tokenizer)
+        source = hub.locate(recipe.model)
+        tokenizer = hub.require_tokenizer(source)
+        task = _task(folder, recipe, tokenizer, context=hub.read_config(source).context)
         work = [len(training_rows(task, stage)) * stage.epochs for stage in stages]
-        source: Path | str = recipe.model
         for number in range(1, len(stages) + 1):
             if not folder.stage_finished(number):
 
@@ -58,10 +59,16 @@ def finetune(run: Run, seed: int, *, device: str, save_every_s: float, progress:
                     done = sum(work[: number - 1]) + share * work[number - 1]
                     progress(f"stage {number}, {text}", done / sum(work))
 
+                stage = _Stage(
+                    folder=folder,
+                    number=number,
+                    training=recipe.training,
+                    task=task,
+                    tokenizer=tokenizer,
+                    source=source,
+                )
                 try:
-                    _stage(
-                        folder, recipe, task, tokenizer, source, number, device, save_every_s, stage_progress
-                    )
+                    _train_stage(stage, device=device, save_every_s=save_every_s, progress=stage_progress)
                 except _Diverged as error:
                     folder.fail(f"stage {number}: {error}")
                     return
@@ -86,7 +93,7 @@ def _refuse_other_base(run: Run, recipe: ClosedBookRecipe) -> None:
 def refuse(recipe: ClosedBookRecipe) -> None:
     """MechoclError for a recipe whose database, tokenizer or model is not there, before a run is made of it."""
     worlds.refuse_file(recipe.task)
-    worlds.refuse_tokenizer(worlds.tokenizer(recipe.model), recipe.model)
+    hub.require_tokenizer(hub.locate(recipe.model, weights=False))
 
 
 def processes() -> int:
@@ -103,69 +110,96 @@ class _Diverged(RuntimeError):
     pass
 
 
-def _stage(
-    folder: TextSeedFolder,
-    recipe: ClosedBookRecipe,
-    task: Task,
-    tokenizer: Any,
-    source: Path | str,
-    number: int,
-    device: str,
-    save_every_s: float,
-    progress: Progress,
-) -> None:
-    stage, training = recipe.training.stages[number - 1], recipe.training
-    seeds = generator(folder.seed, "fine-tuning", number)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stage:
+    """One stage of a seed, and what it begins with."""
+
+    folder: TextSeedFolder
+    number: int
+    """From 1."""
+    training: FinetuningConfig
+    task: Task
+    tokenizer: Any
+    source: Path
+    """Folder of the model that it begins with."""
+
+    @property
+    def config(self) -> FinetuneStage:
+        return self.training.stages[self.number - 1]
+
+    def read_model(self) -> Any:
+        """The model that the stage begins with. MechoclError where it is of another kind than the recipe says."""
+        config, kind = hub.read_config(self.source), self.training.kind
+        if config.kind != kind:
+            raise MechoclError(
+                f"{self.source} is a {config.model_type} model, and training.kind is {kind!r}; use kind = {config.kind!r}"
+            )
+        return hub.read_model(self.source)
+
+    def collator(self) -> Collator:
+        seq2seq = self.training.kind == "seq2seq"
+        return Collator(pad=choose_pad(self.tokenizer), eos=self.tokenizer.eos_token_id if seq2seq else None)
+
+    def trainer_settings(self) -> trainer.Settings:
+        return trainer.Settings(
+            epochs=self.config.epochs,
+            batch_size=self.config.batch_size,
+            accumulation=self.config.accumulation,
+            optimizer=self.config.optimizer,
+            learning_rate=self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+            schedule=self.config.schedule,
+            warmup=self.config.warmup,
+            gradient_clip=self.config.gradient_clip,
+            precision=self.training.precision,
+            gradient_checkpointing=self.training.gradient_checkpointing,
+        )
+
+
+def _train_stage(stage: _Stage, *, device: str, save_every_s: float, progress: Progress) -> None:
+    """Train a stage to its end, with its evaluations, and keep its models. Raises _Diverged for a loss that is not
+    finite."""
+    folder, config, lora = stage.folder, stage.config, stage.training.lora
+    seeds = generator(folder.seed, "fine-tuning", stage.number)
     order, adapters = (int(torch.randint(2**31, (), generator=seeds)) for _ in range(2))
 
-    def adapted() -> Any:
-        assert training.lora is not None
-        return with_adapters(worlds.trainable(source, training.kind), training.lora, seed=adapters)
+    def fresh() -> Any:
+        model = stage.read_model()
+        return model if lora is None else with_adapters(model, lora, seed=adapters)
 
     def merged(weights: dict[str, torch.Tensor]) -> Any:
-        one = adapted()
+        one = fresh()
         one.load_state_dict(weights)
         return one.merge_and_unload()
 
-    model = adapted() if training.lora else worlds.trainable(source, training.kind)
-    rows = training_rows(task, stage)
-    sample = evaluation.first_aliases(task, EVALUATED_ALIASES)
-    history = _History(folder.path / f"stage-{number}" / "history.json")
-    state = folder.resume_folder(number)
+    model = fresh()
+    sample = evaluation.first_aliases(stage.task, EVALUATED_ALIASES)
+    history = _History(folder.path / f"stage-{stage.number}" / "history.json")
+    state = folder.resume_folder(stage.number)
 
     def at(total: int) -> list[int]:
-        return sorted({*_evenly(total, stage.evaluations), *log_steps(total, stage.checkpoints)} | {0})
+        return sorted({*_evenly(total, config.evaluations), *log_steps(total, config.checkpoints)} | {0})
 
     def then(moment: trainer.Moment) -> None:
-        where = f"at step {moment.step} of {moment.total}"
         if moment.step and not math.isfinite(moment.loss):
-            raise _Diverged(f"the training loss is {moment.loss} {where}")
-        if moment.step in {0, *_evenly(moment.total, stage.evaluations)}:
-            found = evaluation.forced(moment.model, task, sample)
-            position = {"stage": number, "step": moment.step, "epoch": moment.epoch, "loss": moment.loss}
+            raise _Diverged(f"the training loss is {moment.loss} at step {moment.step} of {moment.total}")
+        if moment.step in {0, *_evenly(moment.total, config.evaluations)}:
+            found = evaluation.forced(moment.model, stage.task, sample)
+            position = {
+                "stage": stage.number,
+                "step": moment.step,
+                "epoch": moment.epoch,
+                "loss": moment.loss,
+            }
             history.add(moment.step, [position | row for row in found])
-        if moment.step and moment.step in log_steps(moment.total, stage.checkpoints):
-            _keep(folder, tokenizer, moment, number, merged if training.lora else None)
+        if moment.step and moment.step in log_steps(moment.total, config.checkpoints):
+            _keep(stage, moment, merged if lora else None)
 
     trainer.train_model(
         model,
-        Examples(task, rows),
-        Collator(
-            pad=worlds.pad_id(tokenizer), eos=tokenizer.eos_token_id if training.kind == "seq2seq" else None
-        ),
-        trainer.Settings(
-            epochs=stage.epochs,
-            batch_size=stage.batch_size,
-            accumulation=stage.accumulation,
-            optimizer=stage.optimizer,
-            learning_rate=stage.learning_rate,
-            weight_decay=stage.weight_decay,
-            schedule=stage.schedule,
-            warmup=stage.warmup,
-            gradient_clip=stage.gradient_clip,
-            precision=training.precision,
-            gradient_checkpointing=training.gradient_checkpointing,
-        ),
+        Examples(stage.task, training_rows(stage.task, config)),
+        stage.collator(),
+        stage.trainer_settings(),
         folder=state,
         seed=order,
         device=device,
@@ -175,7 +209,7 @@ def _stage(
         progress=progress,
     )
     if is_first():
-        folder.finish_stage(number, history.rows)
+        folder.finish_stage(stage.number, history.rows)
         shutil.rmtree(state, ignore_errors=True)
         history.path.unlink(missing_ok=True)
     if torch.distributed.is_initialized():
@@ -208,17 +242,12 @@ def with_adapters(model: Any, config: LoraConfig, *, seed: int) -> Any:
                 model, peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets)
             )
         except ValueError as error:
-            reason = str(error).splitlines()[0]
-            raise MechoclError(f"training.lora.targets {list(config.targets)}: {reason}") from None
+            raise MechoclError(
+                f"training.lora.targets {list(config.targets)}: {describe_error(error)}"
+            ) from None
 
 
-def _keep(
-    folder: TextSeedFolder,
-    tokenizer: Any,
-    moment: trainer.Moment,
-    stage: int,
-    merged: Callable[..., Any] | None,
-) -> None:
+def _keep(stage: _Stage, moment: trainer.Moment, merged: Callable[..., Any] | None) -> None:
     """Keep the model as a Hugging Face folder; adapters are merged into a fresh copy of the weights under them."""
     weights = moment.state()  # all processes take part
 
@@ -227,10 +256,12 @@ def _keep(
             moment.save(path, weights)
         else:
             merged(weights).save_pretrained(path)
-        tokenizer.save_pretrained(path)
+        stage.tokenizer.save_pretrained(path)
 
     if moment.first:
-        folder.save_model(write, stage=stage, step=moment.step, final=moment.step == moment.total)
+        stage.folder.save_model(
+            write, stage=stage.number, step=moment.step, final=moment.step == moment.total
+        )
 
 
 class _History:
@@ -256,15 +287,12 @@ def _evenly(total: int, count: int) -> list[int]:
     return sorted({round(total * (i + 1) / count) for i in range(count)})
 
 
-def _task(folder: TextSeedFolder, recipe: ClosedBookRecipe, tokenizer: Any) -> Task:
-    """The seed's task, drawn and saved where it is not yet."""
+def _task(folder: TextSeedFolder, recipe: ClosedBookRecipe, tokenizer: Any, *, context: int) -> Task:
+    """The seed's task, drawn and saved where it is not yet. `context`: tokens that the model can read at a time."""
     if "task.parquet" in folder.ledger:
         return folder.load_task()
-    worlds.refuse_tokenizer(tokenizer, recipe.model)
     world = worlds.build_world(recipe)
-    task = examples.build(
-        recipe.task, world, tokenizer, seed=folder.seed, context=worlds.context(recipe.model)
-    )
+    task = examples.build(recipe.task, world, tokenizer, seed=folder.seed, context=context)
     for stage in recipe.training.stages:
         training_rows(task, stage)
     if is_first():

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import torch
 
-from mechocl.errors import Fault, MechoclError
+from mechocl.errors import Fault, MechoclError, describe_error
 from mechocl.runs import processes, progress
 
 RETRIES: Final = 5
@@ -188,11 +188,11 @@ def _result(reference: Any, name: str) -> Any:
         return ray.get(reference)
     except RayTaskError as error:
         if isinstance(error.cause, RayError):  # an exception that cannot be sent
-            raise Fault(f"{name}: {_one_line(error.cause)}") from error
+            raise Fault(f"{name}: {describe_error(error.cause)}") from error
         raise error.cause from error
     except RayError as error:
         raise Fault(
-            f"{name}: its worker was lost too often ({_one_line(error)}); run the same command again to continue"
+            f"{name}: its worker was lost too often ({describe_error(error)}); run the same command again to continue"
         ) from error
 
 
@@ -224,7 +224,7 @@ def joined(cluster: Ray) -> Iterator[Nodes]:
             )
     except (OSError, RuntimeError, ray.exceptions.RayError) as error:
         where = f"--address {cluster.address}" if cluster.address else "--on ray"
-        raise MechoclError(f"{where}: Ray cannot be used: {_one_line(error)}") from None
+        raise MechoclError(f"{where}: Ray cannot be used: {describe_error(error)}") from None
     with _quiet():
         try:
             yield _nodes(cluster)
@@ -306,7 +306,7 @@ def _check_answer(address: str) -> None:
             socket.create_connection(place, timeout=_REACHABLE_S).close()
         except OSError as error:
             raise MechoclError(
-                f"--address {address}: nothing answers ({_one_line(error)}); {start}"
+                f"--address {address}: nothing answers ({describe_error(error)}); {start}"
             ) from None
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
     try:
@@ -330,10 +330,6 @@ def _check_answer(address: str) -> None:
 def _host_and_port(address: str) -> tuple[str, int] | None:
     found = re.fullmatch(r"\[?([^/\[\]]+?)\]?:(\d{1,5})", address)
     return (found[1], int(found[2])) if found and int(found[2]) < 2**16 else None
-
-
-def _one_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _amount(count: float, unit: str) -> str:

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from mechocl import files
 from mechocl.closed_book import answers, biographies, encoding, worlds
-from mechocl.closed_book.batches import Collator
+from mechocl.closed_book.batches import Collator, choose_pad
 from mechocl.closed_book.biographies import BiographiesConfig
 from mechocl.closed_book.definitions import question
 from mechocl.closed_book.questioning import TextQuestioning
 from mechocl.errors import MechoclError
+from mechocl.models import hub
 from mechocl.runs.pretraining_config import PretrainingConfig
 from mechocl.runs.progress import Progress
 from mechocl.runs.trainer import Moment, Settings, train_model
@@ -25,6 +26,11 @@ TEXT_END: Final = "<|endoftext|>"
 
 SETTINGS: Final = "pretraining.json"
 """What a pretrained model keeps of how it was trained, beside its weights."""
+
+KNOWN_PEOPLE: Final = "known-people.csv"
+"""What it keeps of how well it answers about the people that it read of."""
+
+_RESUME: Final = "resume"
 
 
 def pretrain(
@@ -43,27 +49,17 @@ def pretrain(
     is also saved as known-people.csv. Raises MechoclError where `out` holds something else.
     """
     record, settings = worlds.drawing_record(world, seed), dataclasses.asdict(config)
-    state = out / "resume"
-    if (out / worlds.RECORD).exists() and files.read_json(out / worlds.RECORD) != record:
-        raise MechoclError(
-            f"{out} holds a model of another invented world; choose another --out, or delete it"
-        )
-    if (out / SETTINGS).exists() and files.read_json(out / SETTINGS) != settings:
-        raise MechoclError(
-            f"{out} holds a model of another shape or training; choose another --out, or delete it"
-        )
-    if out.exists() and not (out / worlds.RECORD).exists() and any(p.name != "resume" for p in out.iterdir()):
-        raise MechoclError(f"{out} exists and is not a pretrained model; choose another --out")
-    if not (out / "known-people.csv").exists():
+    _refuse_other_contents(out, record, settings)
+    if not (out / KNOWN_PEOPLE).exists():
         progress("building the corpus", 0.0)
         texts = biographies.corpus(world, seed=seed)
         tokenizer = train_tokenizer(texts, vocabulary=config.vocabulary)
         model = untrained_model(config, vocabulary=len(tokenizer), seed=seed)
-        collate = Collator(pad=worlds.pad_id(tokenizer), eos=None)
         batches = _Batches(texts, tokenizer, tokens=config.batch_tokens, context=config.context)
         out.mkdir(parents=True, exist_ok=True)
         files.write_json(out / worlds.RECORD, record)
         files.write_json(out / SETTINGS, settings)
+        collate = Collator(pad=choose_pad(tokenizer), eos=None)
 
         def then(moment: Moment) -> None:
             if moment.step == moment.total:
@@ -73,16 +69,8 @@ def pretrain(
             model,
             batches,
             lambda chosen: collate(chosen[0]),
-            Settings(
-                epochs=config.epochs,
-                batch_size=1,
-                optimizer="adamw",
-                learning_rate=config.learning_rate,
-                beta2=0.98,
-                schedule="stable",
-                warmup=0.03,
-            ),
-            folder=state,
+            _trainer_settings(config),
+            folder=out / _RESUME,
             seed=seed,
             device=device,
             save_every_s=save_every_s,
@@ -93,9 +81,35 @@ def pretrain(
         tokenizer.save_pretrained(out)
         progress("asking about the known people", 1.0)
         found = known_people(out, world, seed=seed, device=device)
-        files.write_text(out / "known-people.csv", found.to_csv(index=False))
-        shutil.rmtree(state, ignore_errors=True)
-    return pd.read_csv(out / "known-people.csv")
+        files.write_text(out / KNOWN_PEOPLE, found.to_csv(index=False))
+        shutil.rmtree(out / _RESUME, ignore_errors=True)
+    return pd.read_csv(out / KNOWN_PEOPLE)
+
+
+def _refuse_other_contents(out: Path, record: dict[str, Any], settings: dict[str, Any]) -> None:
+    """MechoclError where `out` holds anything but what a pretraining with this record and these settings makes."""
+    if (out / worlds.RECORD).exists() and files.read_json(out / worlds.RECORD) != record:
+        raise MechoclError(
+            f"{out} holds a model of another invented world; choose another --out, or delete it"
+        )
+    if (out / SETTINGS).exists() and files.read_json(out / SETTINGS) != settings:
+        raise MechoclError(
+            f"{out} holds a model of another shape or training; choose another --out, or delete it"
+        )
+    if out.exists() and not (out / worlds.RECORD).exists() and any(p.name != _RESUME for p in out.iterdir()):
+        raise MechoclError(f"{out} exists and is not a pretrained model; choose another --out")
+
+
+def _trainer_settings(config: PretrainingConfig) -> Settings:
+    return Settings(
+        epochs=config.epochs,
+        batch_size=1,
+        optimizer="adamw",
+        learning_rate=config.learning_rate,
+        beta2=0.98,
+        schedule="stable",
+        warmup=0.03,
+    )
 
 
 def known_people(path: Path, world: BiographiesConfig, *, seed: int, device: str) -> pd.DataFrame:
@@ -103,10 +117,10 @@ def known_people(path: Path, world: BiographiesConfig, *, seed: int, device: str
 
     `majority`: the share that has the attribute's most common answer.
     """
-    model = worlds.trainable(path, "causal").to(device).eval()
-    tokenizer = worlds.tokenizer(str(path))
+    model = hub.read_model(path).to(device)
+    tokenizer = hub.require_tokenizer(path)
     people = biographies.world(world, seed=seed)
-    task = asked(people, tokenizer, context=worlds.context(str(path)))
+    task = asked(people, tokenizer, context=hub.read_config(path).context)
     rows = task.rows(kind="question")
     found = answers.answer(model, tokenizer, task, rows)
     table = task.table.assign(exact_match=found["exact_match"].to_numpy(dtype=float))

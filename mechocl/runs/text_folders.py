@@ -21,7 +21,7 @@ from mechocl import files
 from mechocl.closed_book import encoding, views
 from mechocl.closed_book.questioning import TextQuestioning
 from mechocl.errors import MechoclError
-from mechocl.models import loading
+from mechocl.models import hub, loading
 from mechocl.runs.folders import Checkpoint, SeedFolder
 from mechocl.runs.recipes import AnyRecipe
 from toy_models.task import Task
@@ -67,9 +67,7 @@ class TextSeedFolder(SeedFolder):
 
     def _encode(self, text: str) -> list[int]:
         """Token ids of a text, by the tokenizer of the run's first model."""
-        from mechocl.closed_book import worlds
-
-        tokenizer = worlds.tokenizer(str(self.path / self.checkpoints()[0].name))
+        tokenizer = hub.require_tokenizer(self.path / self.checkpoints()[0].name)
         ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 

@@ -7,9 +7,9 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import text_worlds
@@ -22,6 +22,7 @@ from mechocl.closed_book import evaluation, worlds
 from mechocl.closed_book.batches import causal_batch
 from mechocl.commands import cli
 from mechocl.errors import MechoclError
+from mechocl.models import hub
 from mechocl.runs import finetune
 from mechocl.runs.progress import Progress
 from mechocl.runs.run import Run
@@ -171,7 +172,7 @@ def test_an_update_by_hand(optimizer: str, accumulation: int, base: Path, tmp_pa
     from transformers import Adafactor
 
     run = start(tmp_path, base)
-    task = finetune._task(run.seed(0), run.recipe, text_worlds.tokenizer())
+    task = finetune._task(run.seed(0), run.recipe, text_worlds.tokenizer(), context=128)
     rows = finetune.training_rows(task, run.recipe.training.stages[0])
     rows = rows[: len(rows) // 4 * 4]
     n = len(finetune.training_rows(task, run.recipe.training.stages[0]))
@@ -184,7 +185,7 @@ def test_an_update_by_hand(optimizer: str, accumulation: int, base: Path, tmp_pa
     folder = train(one)
     task = folder.load_task()
     rows = finetune.training_rows(task, one.recipe.training.stages[0])
-    model = worlds.trainable(base, "causal")
+    model = hub.read_model(base)
     if optimizer == "adafactor":
         made: Any = Adafactor(model.parameters(), lr=2e-3, scale_parameter=False, relative_step=False)
     else:
@@ -309,8 +310,10 @@ def test_a_model_of_the_hub_is_known_by_its_commit(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = text_worlds.recipe(tmp_path, base, 'model="someone/model"')
-    for known, expected in ({"_commit_hash": "abc"}, "abc"), ({}, "hub"):
-        monkeypatch.setattr(worlds, "_config", lambda name, known=known: SimpleNamespace(**known))
+    for folder, expected in (tmp_path / "snapshots" / "abc", "abc"), (base, "hub"):
+        monkeypatch.setattr(
+            huggingface_hub, "snapshot_download", lambda name, folder=folder, **_: str(folder)
+        )
         assert worlds.fingerprint(recipe) == {"someone/model": expected}
 
 
@@ -368,7 +371,7 @@ def test_adapters_are_merged(base: Path, tmp_path: Path) -> None:
     assert {name for name in before if not torch.equal(before[name], after[name])} == moved
     loaded = folder.model_at(folder.final(), device="cpu")
     ids = folder.load_task().tokens[:4, :12]
-    theirs = worlds.trainable(folder.path / "stage-1" / "final", "causal").eval()
+    theirs = hub.read_model(folder.path / "stage-1" / "final")
     with torch.no_grad():
         torch.testing.assert_close(loaded(ids), theirs(ids).logits, rtol=1e-4, atol=1e-4)
 
@@ -462,9 +465,9 @@ def test_a_sequence_to_sequence_model(t5: Path, tmp_path: Path) -> None:
     losses = folder.history().query("stage == 1").drop_duplicates("step")["loss"].tolist()[1:]
     assert losses[-1] < losses[0]
     final = folder.model_path(folder.final())
-    assert worlds.kind_of(final) == "seq2seq"
-    model = worlds.trainable(final, "seq2seq").eval()
-    found = evaluation.per_alias(model, worlds.tokenizer(str(final)), folder.load_task())
+    assert hub.read_config(final).kind == "seq2seq"
+    model = hub.read_model(final)
+    found = evaluation.per_alias(model, hub.require_tokenizer(final), folder.load_task())
     assert found["log_probability"].lt(0).all()
     assert found["exact_match"].isin([0.0, 1.0]).all()
 
@@ -608,8 +611,15 @@ def bad(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Bad:
 
 def test_a_hub_name_without_network(bad: Bad) -> None:
     line = bad("somebody/some-model")
-    assert line.startswith("somebody/some-model: no tokenizer can be read there (")
-    assert line.endswith("); give the folder of a saved Hugging Face model, or a hub name and a network")
+    assert line.startswith(
+        "somebody/some-model cannot be fetched: there is no such folder here, and no network or no such model ("
+    )
+    assert line.endswith("); download it elsewhere and give the folder")
+
+
+def test_a_path_that_does_not_exist(bad: Bad, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    assert bad(gone) == f"{gone} does not exist; give the folder of a saved Hugging Face model"
 
 
 def test_a_folder_without_a_model(bad: Bad, tmp_path: Path, base: Path) -> None:
@@ -631,14 +641,14 @@ def test_a_tokenizer_of_another_model(bad: Bad, base: Path, tmp_path: Path) -> N
     pretraining.train_tokenizer(
         ["So many other words " + w for w in "abcdefghij"], vocabulary=270
     ).save_pretrained(other)
-    small = len(worlds.tokenizer(str(other)))
-    assert small < 420  # fewer ids than the model knows are no mistake
+    assert len(hub.require_tokenizer(other)) < 420  # fewer ids than the model knows are no mistake
     many = " ".join(f"word{i} other{i}" for i in range(300))
-    pretraining.train_tokenizer([many] * 3, vocabulary=600).save_pretrained(other)
-    n = len(worlds.tokenizer(str(other)))
-    assert n > 420
+    large = pretraining.train_tokenizer([many] * 3, vocabulary=600)
+    large.save_pretrained(other)
+    assert len(large) > 420
     assert bad(other) == (
-        f"{other}: its tokenizer has {n} tokens and the model 420 (weight of the embedding); they do not belong together"
+        f"the tokenizer in {other} does not match the model: it has ids up to {len(large) - 1}, the model has embeddings "
+        "up to 419 (vocab_size in config.json); save the model's own tokenizer beside it"
     )
 
 

@@ -12,7 +12,7 @@ from mechocl.closed_book import biographies, worlds
 from mechocl.closed_book.biographies import ATTRIBUTES, BiographiesConfig
 from mechocl.commands import cli
 from mechocl.errors import MechoclError
-from mechocl.models import loading
+from mechocl.models import hub, loading
 from mechocl.runs import pretraining, processes
 from mechocl.runs.pretraining import PretrainingConfig
 from mechocl.runs.progress import Progress
@@ -108,7 +108,7 @@ def test_a_pretrained_model_is_an_ordinary_folder(model: Path) -> None:
     assert {p.suffix for p in model.iterdir()} == {".json", ".safetensors", ".csv"}
     assert not (model / "resume").exists()
     loaded = loading.load(model)
-    tokenizer = worlds.tokenizer(str(model))
+    tokenizer = hub.require_tokenizer(model)
     assert loaded.cfg.d_vocab == len(tokenizer)
     text = "Q: When was Ada Ashbury born?\nA: 1920s\n"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
@@ -119,7 +119,7 @@ def test_a_pretrained_model_is_an_ordinary_folder(model: Path) -> None:
 
 def test_pretraining_learns(model: Path) -> None:
     """The loss on the corpus is far below that of the untrained model."""
-    tokenizer = worlds.tokenizer(str(model))
+    tokenizer = hub.require_tokenizer(model)
     texts = biographies.corpus(WORLD, seed=0)[:50]
 
     def loss(of: object) -> float:
@@ -131,7 +131,7 @@ def test_pretraining_learns(model: Path) -> None:
         return sum(found) / len(found)
 
     untrained = pretraining.untrained_model(MODEL, vocabulary=len(tokenizer), seed=0)
-    assert loss(worlds.trainable(model, "causal")) < loss(untrained) - 1
+    assert loss(hub.read_model(model)) < loss(untrained) - 1
 
 
 def test_a_batch_has_so_many_tokens_and_no_text_is_lost() -> None:
