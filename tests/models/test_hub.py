@@ -78,11 +78,13 @@ def test_an_adapter_beside_weights_is_refused(tmp_path: Path) -> None:
 def test_random_weights_are_those_of_the_seed(tmp_path: Path) -> None:
     folder = saved(neox(), tmp_path)
     state = torch.random.get_rng_state()
-    one, same, other = (hub.initialise_model(folder, seed=seed).embed_out.weight for seed in (0, 0, 1))
+    one, same, other = (
+        hub.initialise_model(folder, seed=seed).get_output_embeddings().weight for seed in (0, 0, 1)
+    )
     assert torch.equal(state, torch.random.get_rng_state())
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
-    assert not torch.equal(one, hub.read_model(folder).embed_out.weight)
+    assert not torch.equal(one, hub.read_model(folder).get_output_embeddings().weight)
 
 
 # the config ----------------------------------------------------------------------------------------

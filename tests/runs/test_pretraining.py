@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from mechocl import files
-from mechocl.closed_book import biographies, worlds
+from mechocl.closed_book import biographies
 from mechocl.closed_book.biographies import ATTRIBUTES, BiographiesConfig
 from mechocl.commands import cli
 from mechocl.errors import MechoclError
