@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mechocl import files
 from mechocl.analyses import registry
-from mechocl.errors import MechoclError
+from mechocl.errors import MechoclError, describe_error
 from mechocl.probing.scoring import ProbingConfig
 from mechocl.runs import activation_cache
 from mechocl.runs.activation_cache import ActivationCache, Precision
@@ -192,7 +192,7 @@ def read_table(path: Path) -> pd.DataFrame:
     try:
         found = pd.read_parquet(file)
     except (OSError, ValueError) as error:
-        raise MechoclError(f"{file} is not a table of a probe sweep: {error}") from None
+        raise MechoclError(f"{file} is not a table of a probe sweep: {describe_error(error)}") from None
     if not {*WHERE, "probe", "control", "auc"} <= set(found.columns):
         raise MechoclError(f"{file} is not a table of a probe sweep; give one that `mechocl probe` wrote")
     return found

@@ -131,19 +131,25 @@ def load_with_parity(
 
 def _read(folder: Path, dtype: torch.dtype) -> Any:
     """The Hugging Face model of a folder, of an architecture that can be converted."""
+    architecture = _convertible_architecture(folder)
+    theirs = hub.read_model(folder, dtype=dtype, attention="eager")
+    if type(theirs).__name__ != architecture:
+        raise MechoclError(
+            f"{folder / hub_files.CONFIG} contradicts itself: its architecture is {architecture} and its model_type "
+            f"{theirs.config.model_type}; correct it, or save the model again"
+        )
+    return theirs
+
+
+def _convertible_architecture(folder: Path) -> str:
+    """What the config of a folder names; MechoclError for one that is not in `convert.FAMILIES`."""
     named = hub.read_config(folder).architectures
     if len(named) != 1 or named[0] not in convert.FAMILIES:
         raise MechoclError(
             f"{folder} holds {', '.join(named) or 'no architecture'}; only causal language models can be loaded: "
             f"{', '.join(convert.FAMILIES)}"
         )
-    theirs = hub.read_model(folder, dtype=dtype, attention="eager")
-    if type(theirs).__name__ != named[0]:
-        raise MechoclError(
-            f"{folder / hub_files.CONFIG} contradicts itself: its architecture is {named[0]} and its model_type "
-            f"{theirs.config.model_type}; correct it, or save the model again"
-        )
-    return theirs
+    return named[0]
 
 
 def _recorded(held: list[Any], adapter: Path | None, batches: list[Tensor]) -> list[parity.Recorded]:
@@ -233,7 +239,11 @@ def _settled(model: Any, device: str, dtype: torch.dtype) -> Any:
 
 
 def initialised_like(folder: Path, *, seed: int, device: str) -> Any:
-    """A `HookedTransformer` of the shape of a local checkpoint, with random weights as that architecture begins."""
+    """A `HookedTransformer` of the shape of a local checkpoint, with random weights as that architecture begins.
+
+    Raises MechoclError for an architecture that cannot be converted.
+    """
+    _convertible_architecture(folder)
     theirs = hub.initialise_model(folder, seed=seed)
     shape = convert.shape_of(theirs, n_ctx=None)
     return _settled(convert.hooked([theirs], shape, fold=False, centre=False), device, torch.float32)

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from mechocl import __version__, files
-from mechocl.errors import MechoclError
+from mechocl.errors import MechoclError, describe_error
 from mechocl.runs import recipes
 from mechocl.runs import run as run_
 from mechocl.runs.recipes import Recipe
@@ -155,7 +155,7 @@ def read_sweep(path: Path) -> pd.DataFrame:
         try:
             frame = pd.read_parquet(path)
         except (OSError, ValueError) as error:
-            raise MechoclError(f"{path} is not a table of a sweep: {error}") from None
+            raise MechoclError(f"{path} is not a table of a sweep: {describe_error(error)}") from None
         if not {"recipe", "seed", "failed"} <= set(frame.columns):
             raise MechoclError(f"{path} is not a table of a sweep; give one that `mechocl sweep` wrote")
         return frame

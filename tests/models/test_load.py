@@ -16,6 +16,7 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import text_worlds
 import torch
 from checkpoints import POSITIONS, VOCABULARY, adapter, gpt2, llama, neox, saved, with_adapter, with_tokenizer
 from safetensors.torch import load_file, save_file
@@ -475,6 +476,14 @@ def test_what_cannot_be_loaded_in_shards(
 ) -> None:
     spoil(sharded)
     assert_refused(sharded, message)
+
+
+def test_random_weights_need_an_architecture_that_can_be_converted(originals: Path, tmp_path: Path) -> None:
+    folder = saved(text_worlds.t5(), tmp_path / "t5")
+    for act in (loading.load, lambda folder: loading.initialised_like(folder, seed=0, device="cpu")):
+        with pytest.raises(MechoclError, match="t5 holds T5ForConditionalGeneration; only causal"):
+            act(folder)
+    assert loading.initialised_like(originals / "single", seed=0, device="cpu").cfg.n_layers == 3
 
 
 def test_what_is_not_a_causal_language_model(tmp_path: Path) -> None:

@@ -317,6 +317,15 @@ def test_a_model_of_the_hub_is_known_by_its_commit(
         assert worlds.fingerprint(recipe) == {"someone/model": expected}
 
 
+def test_a_model_of_the_hub_is_trained_as_its_folder(
+    whole: TextSeedFolder, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(base))
+    run = start(tmp_path, Path("someone/model"))
+    assert_equal(weights(train(run)), weights(whole))
+    assert files.read_json(run.path / "base.json") == {"someone/model": "hub"}
+
+
 def test_checkpoints_on_request(base: Path, tmp_path: Path) -> None:
     folder = train(start(tmp_path, base, "training.stages.0.checkpoints=4", "training.stages.1.epochs=1"))
     found = [(c.stage, c.step, c.name) for c in folder.checkpoints()]
