@@ -130,14 +130,11 @@ class TextSeedFolder(SeedFolder):
 
     def evaluate(self, checkpoint: Checkpoint, *, device: str) -> pd.DataFrame:
         """By Hugging Face's own model, causal or sequence-to-sequence."""
-        from mechocl.closed_book import (  # transformers' generation takes a second to import
-            evaluation,
-            worlds,
-        )
+        from mechocl.closed_book import evaluation  # transformers' generation takes a second to import
 
         path = self.model_path(checkpoint)
-        model = worlds.trainable(path, worlds.kind_of(path)).to(device)
-        return evaluation.per_alias(model, worlds.tokenizer(str(path)), self.load_task())
+        model = hub.read_model(path).to(device)
+        return evaluation.per_alias(model, hub.require_tokenizer(path), self.load_task())
 
     def resume_folder(self, stage: int) -> Path:
         """Where the unfinished stage keeps its resume points."""

@@ -6,6 +6,7 @@ from typing import Any, Final
 from mechocl import files
 from mechocl.closed_book.questioning import TextQuestioning
 from mechocl.closed_book.stages import ClosedBookRecipe, FinetuneStage
+from mechocl.models import hub
 from mechocl.runs.kinds import RunKind
 from mechocl.runs.progress import Progress
 from mechocl.runs.text_folders import TextSeedFolder
@@ -62,8 +63,8 @@ class TextRuns(RunKind):
         finished = run.finished_seeds()
         if not finished:
             return True
-        config = files.read_json(finished[0].path / finished[0].final().name / "config.json")
-        return config.get("model_type") in _TAKEN_APART
+        config = hub.read_config(finished[0].path / finished[0].final().name)
+        return config.model_type in _TAKEN_APART
 
     def facts(self, run: Any) -> dict[str, str]:
         r = run.recipe
