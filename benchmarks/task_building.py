@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mechocl.runs import recipes
 from toy_models import integer_set
-from toy_models.integer_set import IntegerSetConfig
+from toy_models.integer_set_config import IntegerSetConfig
 from toy_models.subsets import SUBSETS, subset_sizes
 
 RECIPE: Final = "integer-set/paper"

@@ -11,23 +11,26 @@ One token each for tags, integers, `%`, `=`, `true`, `false`; an alias is one to
 
 import functools
 import random
-from dataclasses import dataclass, field
-from typing import Final, Literal
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import pandas as pd
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from toy_models.integer_set_config import IntegerSetConfig
 from toy_models.list_questioning import ListQuestioning
+from toy_models.question_lists import (
+    draw_test_lists,
+    draw_training_labels,
+    draw_training_lists,
+    redraw_repeats,
+)
 from toy_models.randomness import generator
-from toy_models.subsets import SUBSETS, TAGS, Fractions, assign_subsets, subset_sizes
+from toy_models.subsets import SUBSETS, TAGS, assign_subsets, subset_sizes
 from toy_models.task import ROLE, Task, Vocabulary
-
-WordOrder = Literal["TVE", "TEV", "VTE", "VET", "EVT", "ETV"]
-"""Order of a definition's parts: T = define tag, V = alias (the 2023 paper: variable), E = entity."""
 
 _PAD: Final = 0
 _SEPARATOR: Final = 1
@@ -36,93 +39,6 @@ _TRUE: Final = 3
 _FALSE: Final = 4
 _FIRST_TAG: Final = 5
 _FIRST_INTEGER: Final = 8
-_TRIES: Final = 200
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IntegerSetConfig:
-    """Every knob of the protocol. The defaults are the paper's main configuration."""
-
-    aliases: int = 8000
-    """Number of aliases over all subsets."""
-    integers: int = 100
-    """Integers are 0 … integers − 1."""
-    list_length: int = 8
-    """Integers in a question's list, all different."""
-    n_intersection: int = 1
-    """Size of the intersection of an alias's true training lists. 1: the questions alone identify the
-    integer. 2 or more: they leave it ambiguous (false training lists avoid the whole intersection)."""
-    train_questions: int = 12
-    """Training questions per alias that is asked about, half true and half false. Even."""
-    test_questions: int = 12
-    """Test questions per alias (every alias has them), half true and half false. Even."""
-    fractions: Fractions = field(default_factory=Fractions)
-    """Share of the aliases in each subset."""
-    tag_reliability: float = 1.0
-    """The paper's α, 0.5 … 1: share of stage-1 definitions whose tag tells the truth about their
-    consistency (tag 1 consistent, tag 2 inconsistent)."""
-    word_order: WordOrder = "TVE"
-    """Order of the parts of a definition."""
-    definition_separator: bool = True
-    """Put `%` before the last part of a definition, as the paper's code does; False: no separator."""
-    label_flip: float = 0.0
-    """Probability that a true training question is labelled false."""
-    fresh_questions: bool = False
-    """Draw new training questions each epoch; False: a fixed set."""
-    tokens_per_alias: int = 1
-    """Tokens in an alias's name. 1: a token of its own. More: that many letters of an alphabet."""
-    alphabet: int = 20
-    """Letters that names of several tokens are made of."""
-    loss: Literal["every", "every_but_aliases", "answers"] = "every"
-    """Tokens that carry loss: every token but the first (the paper); the same without the aliases'
-    names, for which the model then needs no logits (much cheaper with one token per alias); or only
-    the answers of questions and the entities of definitions."""
-
-    def __post_init__(self) -> None:
-        def require(holds: bool, message: str) -> None:
-            if not holds:
-                raise ValueError(message)
-
-        for name in ("aliases", "list_length", "n_intersection", "tokens_per_alias"):
-            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
-        require(
-            self.list_length < self.integers,
-            f"list_length {self.list_length} needs more than {self.integers} integers: a false list must "
-            "leave the alias's integer out",
-        )
-        require(
-            self.n_intersection <= self.list_length,
-            f"n_intersection {self.n_intersection} is larger than list_length {self.list_length}",
-        )
-        require(
-            self.list_length + self.n_intersection <= self.integers,
-            f"false lists of {self.list_length} cannot avoid an intersection of {self.n_intersection} "
-            f"among {self.integers} integers",
-        )
-        for name in ("train_questions", "test_questions"):
-            count = getattr(self, name)
-            require(count >= 2 and count % 2 == 0, f"{name} is {count}; it must be even and at least 2")
-        true_lists = self.train_questions // 2
-        require(
-            true_lists * (self.integers - self.list_length) >= self.integers - self.n_intersection,
-            f"{true_lists} true lists of {self.list_length} among {self.integers} integers cannot intersect "
-            f"in only {self.n_intersection}; use more train_questions or shorter lists",
-        )
-        require(0.5 <= self.tag_reliability <= 1, f"tag_reliability is {self.tag_reliability}; use 0.5 to 1")
-        require(0 <= self.label_flip <= 1, f"label_flip is {self.label_flip}; use 0 to 1")
-        if self.tokens_per_alias > 1:
-            require(self.alphabet >= 1, f"alphabet is {self.alphabet}; it must be at least 1")
-            names = self.alphabet**self.tokens_per_alias
-            require(
-                names >= self.aliases,
-                f"{self.aliases} aliases need more than the {names} names of {self.tokens_per_alias} "
-                f"letters out of {self.alphabet}",
-            )
-        require(
-            self.loss != "answers" or self.word_order[0] != "E",
-            f"loss 'answers' has nothing to predict in word order {self.word_order}, where the entity comes "
-            "first; use loss 'every'",
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +66,13 @@ def build(config: IntegerSetConfig, *, seed: int) -> Task:
     asked = np.flatnonzero([s.trained_questions for s in subset_of])
 
     half = config.test_questions // 2
-    train = _training_lists(config, aliases.core[asked], generator(seed, "training lists"))
+    train = draw_training_lists(config, aliases.core[asked], generator(seed, "training lists"))
     taken = torch.full((config.aliases, config.train_questions, config.list_length), -1)
     taken[asked] = train.sort(-1).values
-    draw_test = functools.partial(_free_lists, config, aliases.core[:, 0])
-    test = _redrawn(draw_test, taken, generator(seed, "test lists"))
+    draw_test = functools.partial(draw_test_lists, config, aliases.core[:, 0])
+    test = redraw_repeats(draw_test, taken, generator(seed, "test lists"))
     test_labels = (torch.arange(config.test_questions) < half).expand(config.aliases, -1)
-    train_labels = _training_labels(config, len(asked), generator(seed, "label flips"))
+    train_labels = draw_training_labels(config, len(asked), generator(seed, "label flips"))
 
     is_replaced = torch.tensor([s.replaced for s in subset_of])
     pieces = [
@@ -183,9 +99,9 @@ def build(config: IntegerSetConfig, *, seed: int) -> Task:
 
     def fresh(epoch: int) -> Int[Tensor, "example pos"]:
         taken = test.sort(-1).values[asked]
-        draw = functools.partial(_training_lists, config, aliases.core[asked])
-        lists = _redrawn(draw, taken, generator(seed, "training lists", epoch))
-        labels = _training_labels(config, len(asked), generator(seed, "label flips", epoch))
+        draw = functools.partial(draw_training_lists, config, aliases.core[asked])
+        lists = redraw_repeats(draw, taken, generator(seed, "training lists", epoch))
+        labels = draw_training_labels(config, len(asked), generator(seed, "label flips", epoch))
         new, _ = _questions(config, aliases, is_replaced, asked, lists, labels)
         result = tokens.clone()
         result[len(defined) : len(defined) + len(new), : new.shape[1]] = new
@@ -234,96 +150,6 @@ def _name_tokens(config: IntegerSetConfig, draws: torch.Generator) -> Int[Tensor
     chosen = torch.tensor(sampler.sample(range(n_names), config.aliases))
     powers = config.alphabet ** torch.arange(config.tokens_per_alias)
     return first + (chosen[:, None] // powers) % config.alphabet
-
-
-def _sample(
-    config: IntegerSetConfig,
-    include: Int[Tensor, "list included"],
-    exclude: Int[Tensor, "list excluded"],
-    draws: torch.Generator,
-) -> Int[Tensor, "list length"]:
-    """Lists of different integers in random order: all of `include`, the rest outside `exclude`."""
-    n, k = include.shape
-    keys = torch.rand(n, config.integers, generator=draws)
-    keys.scatter_(1, torch.cat([include, exclude], 1), -1.0)
-    lists = torch.cat([include, keys.topk(config.list_length - k).indices], 1)
-    if k == 0:
-        return lists  # topk of random keys: already in random order
-    order = torch.rand(lists.shape, generator=draws).argsort(1)
-    return lists.gather(1, order)
-
-
-def _grouped(lists: Int[Tensor, "list length"], per_alias: int) -> Int[Tensor, "alias question length"]:
-    grouped: Tensor = rearrange(lists, "(alias question) length -> alias question length", question=per_alias)
-    return grouped
-
-
-def _training_lists(
-    config: IntegerSetConfig, core: Int[Tensor, "alias core"], draws: torch.Generator
-) -> Int[Tensor, "alias question length"]:
-    """True lists first, then false ones. The true lists of an alias intersect in exactly its core."""
-    half = config.train_questions // 2
-    n, k = core.shape
-
-    def sample(core: Tensor, contains: bool) -> Tensor:
-        cores = core.repeat_interleave(half, 0)
-        nothing = cores[:, :0]
-        include, exclude = (cores, nothing) if contains else (nothing, cores)
-        return _grouped(_sample(config, include, exclude, draws), half)
-
-    true = sample(core, True)
-    for _ in range(_TRIES):
-        counts = torch.zeros(n, config.integers, dtype=torch.int16)
-        counts.scatter_add_(1, true.flatten(1), torch.ones_like(true.flatten(1), dtype=torch.int16))
-        wrong = (counts == half).sum(1) != k
-        if not wrong.any():
-            return torch.cat([true, sample(core, False)], 1)
-        true[wrong] = sample(core[wrong], True)
-    raise ValueError(
-        f"no {half} true lists of {config.list_length} among {config.integers} integers that intersect in "
-        f"exactly {k} were found in {_TRIES} tries; use more questions, shorter lists or more integers"
-    )
-
-
-def _free_lists(
-    config: IntegerSetConfig, entity: Int[Tensor, "alias"], draws: torch.Generator
-) -> Int[Tensor, "alias question length"]:
-    """Test lists, true ones first: with the entity and without it, else free."""
-    half = config.test_questions // 2
-    entities = entity.repeat_interleave(half)[:, None]
-    nothing = entities[:, :0]
-    true = _grouped(_sample(config, entities, nothing, draws), half)
-    false = _grouped(_sample(config, nothing, entities, draws), half)
-    return torch.cat([true, false], 1)
-
-
-def _redrawn(
-    draw: functools.partial[Tensor], taken: Int[Tensor, "alias taken length"], draws: torch.Generator
-) -> Int[Tensor, "alias question length"]:
-    """Draw lists until no list of an alias equals, as a set, one of its `taken` (sorted) lists.
-
-    Only the aliases with a collision get new lists, and all of theirs, so that the properties that
-    `draw` guarantees for an alias's lists together still hold.
-    """
-    lists = draw(draws)
-    for _ in range(_TRIES):
-        ours = lists.sort(-1).values
-        collides = (ours[:, :, None] == taken[:, None]).all(-1).flatten(1).any(1)
-        if not collides.any():
-            return lists
-        lists[collides] = draw(draws)[collides]
-    raise ValueError(
-        f"no test lists outside the training lists were found in {_TRIES} tries; use fewer questions, "
-        "or more integers"
-    )
-
-
-def _training_labels(
-    config: IntegerSetConfig, n_aliases: int, draws: torch.Generator
-) -> Bool[Tensor, "alias question"]:
-    is_true = (torch.arange(config.train_questions) < config.train_questions // 2).expand(n_aliases, -1)
-    flipped = torch.rand(is_true.shape, generator=draws) < config.label_flip
-    return is_true & ~flipped
 
 
 def _questions(

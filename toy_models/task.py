@@ -26,6 +26,9 @@ COLUMNS: Final = (
     "kind", "alias", "entity", "defined_entity", "tag", "subset", "stage", "order", "split", "answer",
 )  # fmt: skip
 
+WordOrder = Literal["TVE", "TEV", "VTE", "VET", "EVT", "ETV"]
+"""Order of a definition's parts: T = define tag, V = alias (the 2023 paper: variable), E = entity."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:

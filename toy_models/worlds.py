@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from toy_models import integer_set
+from toy_models.integer_set_config import IntegerSetConfig
 from toy_models.list_questioning import ListQuestioning
 from toy_models.task import Questioning, Task, Vocabulary
 
@@ -35,7 +36,7 @@ class World:
 
 WORLDS: Final[dict[str, World]] = {
     DEFAULT: World(
-        config=integer_set.IntegerSetConfig,
+        config=IntegerSetConfig,
         build=integer_set.build,
         vocabulary=integer_set.vocabulary,
         context_length=integer_set.context_length,

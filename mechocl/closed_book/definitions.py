@@ -5,7 +5,7 @@ A text is a list of pieces, each with the role that its tokens get (`toy_models.
 
 from typing import Final, Literal
 
-from toy_models.integer_set import WordOrder
+from toy_models.task import WordOrder
 
 Style = Literal["tags", "sources", "is-isnt"]
 """What tells reliable definitions from others: a random string; who says so; or the verb."""

@@ -32,10 +32,9 @@ from mechocl.closed_book.questioning import TextQuestioning
 from mechocl.closed_book.settings import ClosedBookConfig
 from mechocl.closed_book.world import Question, World
 from mechocl.errors import MechoclError
-from toy_models.integer_set import WordOrder
 from toy_models.randomness import generator
 from toy_models.subsets import SUBSETS, TAGS, Subset, assign_subsets, derangement, subset_sizes
-from toy_models.task import ROLE, Task
+from toy_models.task import ROLE, Task, WordOrder
 
 ASSOCIATIONS: Final = {
     "who": "Who is {}?",

@@ -5,8 +5,8 @@ from typing import Literal
 
 from mechocl.closed_book.biographies import BiographiesConfig
 from mechocl.closed_book.definitions import Style
-from toy_models.integer_set import WordOrder
 from toy_models.subsets import Fractions
+from toy_models.task import WordOrder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

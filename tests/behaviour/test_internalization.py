@@ -17,10 +17,11 @@ from mechocl.behaviour import internalization
 from mechocl.behaviour.internalization import by_subset, contrasts, per_alias, recalled
 from mechocl.models import seam
 from toy_models import architectures
-from toy_models.integer_set import IntegerSetConfig, WordOrder, build
+from toy_models.integer_set import build
+from toy_models.integer_set_config import IntegerSetConfig
 from toy_models.measures import YES_OR_NO, within_alias_auc
 from toy_models.subsets import SUBSETS, Fractions
-from toy_models.task import Task
+from toy_models.task import Task, WordOrder
 
 COLUMNS = ["alias", "subset", "accuracy", "logit_difference", "auc", "recall"]
 

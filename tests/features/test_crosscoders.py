@@ -21,7 +21,8 @@ from mechocl.features.checkpoint_comparison import Comparison
 from mechocl.features.crosscoder_training import CrosscoderTraining, CrosscoderTrainingConfig, fit_crosscoder
 from mechocl.features.crosscoders import Crosscoder, CrosscoderConfig
 from toy_models import architectures
-from toy_models.integer_set import IntegerSetConfig, build
+from toy_models.integer_set import build
+from toy_models.integer_set_config import IntegerSetConfig
 from toy_models.subsets import Fractions
 from toy_models.task import Task
 

@@ -23,7 +23,8 @@ from mechocl.interventions.named_pairs import (
     tag_pairs,
 )
 from mechocl.interventions.pairs import ROLE_NAMES, Pairs, given_pairs
-from toy_models.integer_set import IntegerSetConfig, build
+from toy_models.integer_set import build
+from toy_models.integer_set_config import IntegerSetConfig
 from toy_models.subsets import Fractions
 from toy_models.task import ROLE, Task
 

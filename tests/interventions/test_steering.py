@@ -24,7 +24,8 @@ from mechocl.interventions.steering import (
 )
 from mechocl.interventions.weight_groups import parameters
 from toy_models import architectures
-from toy_models.integer_set import IntegerSetConfig, build
+from toy_models.integer_set import build
+from toy_models.integer_set_config import IntegerSetConfig
 from toy_models.subsets import Fractions
 from toy_models.task import Task
 

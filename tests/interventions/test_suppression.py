@@ -15,7 +15,8 @@ from mechocl.errors import MechoclError
 from mechocl.interventions.suppression import SuppressionConfig, ablate_components, candidates
 from mechocl.models import components
 from toy_models.architectures import hooked_transformer_allowed
-from toy_models.integer_set import IntegerSetConfig, build
+from toy_models.integer_set import build
+from toy_models.integer_set_config import IntegerSetConfig
 from toy_models.subsets import Fractions
 
 D1, D2, D3 = "d1_consistent", "d2_consistent", "d3_consistent"

@@ -10,7 +10,8 @@ from planted import Mechanism, planted_model, small_task
 from mechocl.errors import MechoclError
 from mechocl.lenses.attention import AttentionConfig, as_array, patterns
 from toy_models import architectures
-from toy_models.integer_set import IntegerSetConfig, build
+from toy_models.integer_set import build
+from toy_models.integer_set_config import IntegerSetConfig
 from toy_models.subsets import Fractions
 from toy_models.task import Task
 

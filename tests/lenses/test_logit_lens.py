@@ -16,7 +16,8 @@ from mechocl.lenses.logit_lens import QUANTITIES, LensConfig, frozen_norm, logit
 from mechocl.models.components import take_apart
 from mechocl.report import lens_plots
 from toy_models import architectures
-from toy_models.integer_set import IntegerSetConfig, build
+from toy_models.integer_set import build
+from toy_models.integer_set_config import IntegerSetConfig
 from toy_models.list_questioning import WORDS
 from toy_models.subsets import Fractions
 from toy_models.task import Task

@@ -20,7 +20,8 @@ from mechocl.probing.recipe import Probe
 from mechocl.probing.scoring import ProbingConfig
 from probes import splits
 from toy_models import architectures
-from toy_models.integer_set import IntegerSetConfig, build
+from toy_models.integer_set import build
+from toy_models.integer_set_config import IntegerSetConfig
 from toy_models.subsets import Fractions
 from toy_models.task import Task
 

@@ -30,7 +30,8 @@ from mechocl.lenses.logit_lens import LensConfig
 from mechocl.lenses.tuned_lens import TunedLensConfig
 from mechocl.models import loading
 from mechocl.probing.scoring import ProbingConfig
-from toy_models.integer_set import IntegerSetConfig, build
+from toy_models.integer_set import build
+from toy_models.integer_set_config import IntegerSetConfig
 from toy_models.subsets import Fractions
 from toy_models.task import Task
 

@@ -11,7 +11,8 @@ from mechocl.interventions.named_pairs import pairs_named
 from mechocl.interventions.pairs import Pairs, given_pairs
 from toy_models import architectures, training
 from toy_models.architectures import Architecture
-from toy_models.integer_set import IntegerSetConfig, build
+from toy_models.integer_set import build
+from toy_models.integer_set_config import IntegerSetConfig
 from toy_models.subsets import Fractions
 from toy_models.task import Task
 

@@ -62,7 +62,8 @@ from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from toy_models.architectures import hooked_transformer_allowed
-from toy_models.integer_set import IntegerSetConfig, build
+from toy_models.integer_set import build
+from toy_models.integer_set_config import IntegerSetConfig
 from toy_models.subsets import TAGS, Fractions
 from toy_models.task import ROLE, Task
 

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from toy_models import integer_set
-from toy_models.integer_set import IntegerSetConfig, build, context_length, vocabulary
+from toy_models.integer_set import build, context_length, vocabulary
+from toy_models.integer_set_config import IntegerSetConfig
 from toy_models.subsets import SUBSETS, Fractions, subset_sizes
 from toy_models.task import COLUMNS, ROLES, Task
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from toy_models import architectures, integer_set, lean
 from toy_models.architectures import Architecture
-from toy_models.integer_set import IntegerSetConfig
+from toy_models.integer_set_config import IntegerSetConfig
 from toy_models.randomness import generator
 from toy_models.subsets import Fractions
 from toy_models.task import Task

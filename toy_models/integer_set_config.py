@@ -1,0 +1,93 @@
+"""What may be changed about the integer-set task."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from toy_models.subsets import Fractions
+from toy_models.task import WordOrder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntegerSetConfig:
+    """Every knob of the protocol. The defaults are the paper's main configuration."""
+
+    aliases: int = 8000
+    """Number of aliases over all subsets."""
+    integers: int = 100
+    """Integers are 0 … integers − 1."""
+    list_length: int = 8
+    """Integers in a question's list, all different."""
+    n_intersection: int = 1
+    """Size of the intersection of an alias's true training lists. 1: the questions alone identify the
+    integer. 2 or more: they leave it ambiguous (false training lists avoid the whole intersection)."""
+    train_questions: int = 12
+    """Training questions per alias that is asked about, half true and half false. Even."""
+    test_questions: int = 12
+    """Test questions per alias (every alias has them), half true and half false. Even."""
+    fractions: Fractions = field(default_factory=Fractions)
+    """Share of the aliases in each subset."""
+    tag_reliability: float = 1.0
+    """The paper's α, 0.5 … 1: share of stage-1 definitions whose tag tells the truth about their
+    consistency (tag 1 consistent, tag 2 inconsistent)."""
+    word_order: WordOrder = "TVE"
+    """Order of the parts of a definition."""
+    definition_separator: bool = True
+    """Put `%` before the last part of a definition, as the paper's code does; False: no separator."""
+    label_flip: float = 0.0
+    """Probability that a true training question is labelled false."""
+    fresh_questions: bool = False
+    """Draw new training questions each epoch; False: a fixed set."""
+    tokens_per_alias: int = 1
+    """Tokens in an alias's name. 1: a token of its own. More: that many letters of an alphabet."""
+    alphabet: int = 20
+    """Letters that names of several tokens are made of."""
+    loss: Literal["every", "every_but_aliases", "answers"] = "every"
+    """Tokens that carry loss: every token but the first (the paper); the same without the aliases'
+    names, for which the model then needs no logits (much cheaper with one token per alias); or only
+    the answers of questions and the entities of definitions."""
+
+    def __post_init__(self) -> None:
+        def require(holds: bool, message: str) -> None:
+            if not holds:
+                raise ValueError(message)
+
+        for name in ("aliases", "list_length", "n_intersection", "tokens_per_alias"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
+        require(
+            self.list_length < self.integers,
+            f"list_length {self.list_length} needs more than {self.integers} integers: a false list must "
+            "leave the alias's integer out",
+        )
+        require(
+            self.n_intersection <= self.list_length,
+            f"n_intersection {self.n_intersection} is larger than list_length {self.list_length}",
+        )
+        require(
+            self.list_length + self.n_intersection <= self.integers,
+            f"false lists of {self.list_length} cannot avoid an intersection of {self.n_intersection} "
+            f"among {self.integers} integers",
+        )
+        for name in ("train_questions", "test_questions"):
+            count = getattr(self, name)
+            require(count >= 2 and count % 2 == 0, f"{name} is {count}; it must be even and at least 2")
+        true_lists = self.train_questions // 2
+        require(
+            true_lists * (self.integers - self.list_length) >= self.integers - self.n_intersection,
+            f"{true_lists} true lists of {self.list_length} among {self.integers} integers cannot intersect "
+            f"in only {self.n_intersection}; use more train_questions or shorter lists",
+        )
+        require(0.5 <= self.tag_reliability <= 1, f"tag_reliability is {self.tag_reliability}; use 0.5 to 1")
+        require(0 <= self.label_flip <= 1, f"label_flip is {self.label_flip}; use 0 to 1")
+        if self.tokens_per_alias > 1:
+            require(self.alphabet >= 1, f"alphabet is {self.alphabet}; it must be at least 1")
+            names = self.alphabet**self.tokens_per_alias
+            require(
+                names >= self.aliases,
+                f"{self.aliases} aliases need more than the {names} names of {self.tokens_per_alias} "
+                f"letters out of {self.alphabet}",
+            )
+        require(
+            self.loss != "answers" or self.word_order[0] != "E",
+            f"loss 'answers' has nothing to predict in word order {self.word_order}, where the entity comes "
+            "first; use loss 'every'",
+        )
