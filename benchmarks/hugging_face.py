@@ -9,8 +9,8 @@ from einops import rearrange
 from torch import Tensor
 
 from toy_models.architectures import Architecture
+from toy_models.stages import StageConfig
 from toy_models.task import Task
-from toy_models.training import StageConfig
 
 IGNORED = -100
 

@@ -18,8 +18,9 @@ import torch
 from mechocl.runs import recipes
 from mechocl.runs.recipes import Recipe
 from toy_models import architectures, integer_set
+from toy_models.stages import StageConfig
 from toy_models.task import Task
-from toy_models.training import StageConfig, train_stage
+from toy_models.training import train_stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

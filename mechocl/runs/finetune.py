@@ -23,8 +23,8 @@ from mechocl.runs.progress import Progress
 from mechocl.runs.run import Run
 from mechocl.runs.text_folders import TextSeedFolder
 from toy_models.randomness import generator
+from toy_models.stages import log_steps
 from toy_models.task import Task
-from toy_models.training import log_steps
 
 EVALUATED_ALIASES: Final = 40
 """Aliases of each subset that evaluations during training look at."""

@@ -19,7 +19,7 @@ from mechocl.errors import MechoclError
 from mechocl.runs.recipes import AnyRecipe, Recipe
 from toy_models import architectures
 from toy_models.task import Task
-from toy_models.training import TrainingState
+from toy_models.trainer import TrainingState
 from toy_models.worlds import world_of
 
 _CHECKPOINT: Final = re.compile(r"stage-(\d+)/(?:step-(\d+)|final)\.safetensors")

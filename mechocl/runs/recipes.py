@@ -16,7 +16,7 @@ import pydantic
 from mechocl.closed_book.stages import ClosedBookRecipe
 from mechocl.errors import MechoclError
 from toy_models.architectures import ModelConfig
-from toy_models.training import TrainingConfig
+from toy_models.stages import TrainingConfig
 from toy_models.worlds import DEFAULT, WORLDS
 
 Config = TypeVar("Config")

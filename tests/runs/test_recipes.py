@@ -15,8 +15,8 @@ from mechocl.errors import MechoclError
 from mechocl.runs import recipes
 from mechocl.runs.recipes import Recipe
 from toy_models.architectures import Architecture
+from toy_models.stages import StageConfig
 from toy_models.subsets import Fractions
-from toy_models.training import StageConfig
 
 CONFIGS = [*recipes._CONFIGS.values(), Architecture, *(a.config for a in registry.ANALYSES.values())]
 

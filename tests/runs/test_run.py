@@ -18,7 +18,7 @@ from mechocl.runs import recipes, train_toy
 from mechocl.runs.folders import SeedFolder, StackFolder
 from mechocl.runs.run import SCHEMA, Run, find_runs, git_state
 from toy_models import integer_set
-from toy_models.training import TrainingState
+from toy_models.trainer import TrainingState
 
 HUGE_RATE = "training.stages.0.learning_rate=1e30"
 """With it the loss is not finite after a step."""

@@ -9,12 +9,14 @@ from planted import small_task
 
 from mechocl.interventions.named_pairs import pairs_named
 from mechocl.interventions.pairs import Pairs, given_pairs
-from toy_models import architectures, training
+from toy_models import architectures
 from toy_models.architectures import Architecture
 from toy_models.integer_set import build
 from toy_models.integer_set_config import IntegerSetConfig
+from toy_models.stages import StageConfig
 from toy_models.subsets import Fractions
 from toy_models.task import Task
+from toy_models.training import train_stage
 
 
 @cache
@@ -111,9 +113,9 @@ def trained() -> tuple[Any, Task]:
         n_ctx=learned.n_ctx,
         seed=0,
     )
-    stage = training.StageConfig(
+    stage = StageConfig(
         data=(1,), epochs=40, batch_size=64, optimizer="adamw", learning_rate=1e-2, warmup=0.05
     )
-    for _ in training.train_stage([model], [learned], stage, seeds=[0], precision="float32"):
+    for _ in train_stage([model], [learned], stage, seeds=[0], precision="float32"):
         pass
     return model, learned

@@ -1,0 +1,104 @@
+"""The stages of training: what each trains on and how, and at which of its steps something is done."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageConfig:
+    """One stage of training."""
+
+    data: tuple[Literal[1, 2], ...]
+    """Stages of the task's data to train on: [1], [2], or [1, 2] (one-stage training, or replay)."""
+    epochs: int
+    """Passes over the stage's examples."""
+    batch_size: int = 512
+    """Examples per step; the last batch of an epoch may be smaller."""
+    optimizer: Literal["adamw", "sgd", "adafactor"] = "adamw"
+    """AdamW and SGD are torch's; Adafactor is transformers', without parameter scaling, as its Trainer."""
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    embedding_rate: float = 1.0
+    """The token embeddings' learning rate as a multiple of the other parameters'. Between the two extremes of
+    `trains`: 1 treats all alike; the larger, the more of what is learned goes into the embeddings."""
+    momentum: float = 0.9
+    """SGD's momentum; AdamW's β₁."""
+    beta2: float = 0.999
+    """AdamW's β₂."""
+    weight_decay: float = 0.0
+    """Decoupled for AdamW and Adafactor, L2 for SGD."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Course of the learning rate after warm-up: constant, or falling to 0 at the end."""
+    warmup: float = 0.0
+    """Share of the steps in which the learning rate rises linearly from 0."""
+    gradient_clip: float = 0.0
+    """Largest gradient norm; 0: not clipped."""
+    trains: Literal["all", "alias_embeddings"] = "all"
+    """What is trained: every parameter, or only the embedding rows of the aliases' tokens."""
+    evaluations: int = 10
+    """Evaluations during the stage, evenly spaced, the last at its end."""
+    checkpoints: int = 6
+    """Weights kept during the stage, at logarithmically spaced steps, the last at its end."""
+
+    def __post_init__(self) -> None:
+        if not self.data or len(set(self.data)) != len(self.data):
+            raise ValueError(f"data is {list(self.data)}; name stage 1, stage 2 or both, once each")
+        for name in ("epochs", "batch_size", "evaluations", "checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("learning_rate", "embedding_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("momentum", "beta2", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        if self.weight_decay < 0 or self.gradient_clip < 0:
+            raise ValueError("weight_decay and gradient_clip must not be negative")
+        if self.trains == "alias_embeddings" and self.weight_decay:
+            raise ValueError(
+                "weight_decay would move the frozen embeddings; set it to 0 with alias_embeddings"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """All stages, in order."""
+
+    stages: tuple[StageConfig, ...]
+    """The stages; each starts from the weights that the one before ended with."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16: forward pass under autocast; weights and optimiser stay in float32."""
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("training.stages is empty; give at least one stage")
+
+
+def schedule(stage: StageConfig, step: int, total: int) -> float:
+    """Learning rate at `step` (from 0) as a share of the peak."""
+    warmup = round(stage.warmup * total)
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, total - warmup)
+    if stage.schedule == "linear":
+        return 1 - progress
+    if stage.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    return 1.0
+
+
+def evaluation_steps(total: int, count: int) -> frozenset[int]:
+    """`count` evenly spaced steps, the last being `total`."""
+    return frozenset(int(s) for s in np.linspace(0, total, count + 1).round()[1:] if s > 0)
+
+
+def log_steps(total: int, count: int) -> frozenset[int]:
+    """At most `count` logarithmically spaced steps from 1 to `total`; one step means the last."""
+    return (
+        frozenset(int(s) for s in np.geomspace(1, total, count).round()) | {total}
+        if count > 1
+        else frozenset({total})
+    )

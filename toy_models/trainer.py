@@ -1,0 +1,183 @@
+"""What changes while a stage trains: the models' parameters in stacks, their optimiser, their running losses."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from toy_models import architectures, lean
+from toy_models.stages import StageConfig
+from toy_models.task import ROLE, Task
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingState:
+    """Everything needed to continue a stage: tensors by name, and how far it had come.
+
+    Tensors that belong to a model have a leading axis `model`.
+    """
+
+    tensors: dict[str, Tensor]
+    step: int
+    scalars: dict[str, float]
+
+
+class Trainer:
+    """The mutable part of a stage: stacked parameters, optimiser, running losses.
+
+    While it trains, the models' own parameters are views into the stacks.
+    """
+
+    def __init__(
+        self, models: "Sequence[HookedTransformer]", tasks: Sequence[Task], stage: StageConfig
+    ) -> None:
+        self.models = models
+        first = models[0]
+        device = first.embed.W_E.device
+        self.tied = bool(first.cfg.tie_word_embeddings)
+        self.stacked = {k: v.detach().contiguous() for k, v in lean.parameters_of(models).items()}
+        for index, model in enumerate(models):
+            for name, parameter in model.named_parameters():
+                parameter.data = self.stacked[name][index]
+        names = [n for n, p in first.named_parameters() if p.requires_grad]
+        if stage.trains == "alias_embeddings":
+            names = ["embed.W_E"]
+        # the optimiser's tensors: whole stacks, since what it does to one number depends on that number
+        # alone; but one tensor a model for Adafactor, whose step depends on the tensor's shape and size
+        apart = stage.optimizer == "adafactor"
+        self.names, self.parameters = names, [self.stacked[n].requires_grad_() for n in names]
+        self.moved = (
+            [p.detach()[k] for p in self.parameters for k in range(len(models))] if apart else self.parameters
+        )
+        self.apart = apart
+        assert names[0] == "embed.W_E"
+        embeddings = len(models) if apart else 1
+        self.optimizer = _optimizer(self.moved[:embeddings], self.moved[embeddings:], stage)
+        self.row_mask: Tensor | None = None
+        if stage.trains == "alias_embeddings":
+            self.row_mask = torch.stack([_is_alias_name(task) for task in tasks])[:, :, None].to(device)
+        self.forward = dict(self.stacked) | lean.rotary_tables(first)
+        if self.tied:
+            self.forward["unembed.W_U"] = self.stacked["embed.W_E"][:, : first.cfg.d_vocab_out].mT
+        self.loss_sum = torch.zeros(len(models), dtype=torch.float64, device=device)
+        self.loss_count = 0
+
+    def mask_frozen_rows(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Gradients that are 0 in the rows of the embedding that are not trained."""
+        return gradients if self.row_mask is None else [g * self.row_mask for g in gradients]
+
+    def update(self, gradients: Sequence[Tensor], *, clip: float, rates: Tensor | None) -> None:
+        """One step of the optimiser; `rates`: each model's learning rate as a share of the optimiser's."""
+        if clip:
+            shares = (clip / (gradient_norms(gradients) + 1e-6)).clamp(max=1.0)
+            gradients = [g * shares.view(-1, *[1] * (g.ndim - 1)) for g in gradients]
+        if self.apart:
+            gradients = [part for gradient in gradients for part in gradient]
+        for parameter, gradient in zip(self.moved, gradients, strict=True):
+            parameter.grad = _laid_out_as(parameter, gradient)
+        before = None if rates is None else [p.detach().clone() for p in self.parameters]
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if rates is not None and before is not None:
+            # every optimiser's step is proportional to its learning rate
+            with torch.no_grad():
+                for parameter, old in zip(self.parameters, before, strict=True):
+                    share = rates.view(-1, *[1] * (old.ndim - 1))
+                    parameter.copy_(old + share * (parameter - old))
+
+    def tie(self) -> None:
+        """Give the models' unembedding the weights of the embedding, where the two are one."""
+        if self.tied:
+            for model in self.models:
+                architectures.tie(model)
+
+    def capture(self, step: int) -> TrainingState:
+        """Copy weights, optimiser and running losses as they are after `step` steps."""
+        tensors = {f"model/{k}": v.detach().clone() for k, v in self.stacked.items() if "rotary" not in k}
+        tensors["loss_sum"] = self.loss_sum.clone()
+        scalars = {"loss_count": float(self.loss_count)}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            for key, value in state.items():
+                name = f"optimizer/{index}/{key}"
+                if isinstance(value, Tensor):
+                    tensors[name] = value.detach().clone()
+                elif value is not None:
+                    scalars[name] = float(value)  # Adafactor counts its steps in a plain int
+        return TrainingState(tensors, step, scalars)
+
+    def restore(self, state: TrainingState) -> None:
+        """Take over the weights, the optimiser and the running losses of a captured state."""
+        saved: dict[int, dict[str, Tensor | float]] = {}
+        with torch.no_grad():
+            for name, value in state.tensors.items():
+                if name.startswith("model/"):
+                    self.stacked[name.removeprefix("model/")].copy_(value)
+        for name, number in (state.tensors | state.scalars).items():
+            kind, _, rest = name.partition("/")
+            if kind == "optimizer":
+                index, _, key = rest.partition("/")
+                # a copy, since the optimiser writes into what it is given
+                saved.setdefault(int(index), {})[key] = (
+                    number.clone() if isinstance(number, Tensor) else number
+                )
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": saved, "param_groups": groups})
+        self.loss_sum.copy_(state.tensors["loss_sum"])
+        self.loss_count = int(state.scalars["loss_count"])
+
+
+def gradient_norms(gradients: Sequence[Tensor]) -> Float[Tensor, "model"]:
+    """Euclidean norm of each model's gradient over all parameters; the first axis is `model`."""
+    return torch.stack([g.flatten(1).pow(2).sum(1) for g in gradients]).sum(0).sqrt()
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """Set the learning rate of all groups; the group of the embeddings has its own multiple of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = value * group["share"]
+
+
+def _is_alias_name(task: Task) -> Bool[Tensor, "d_vocab"]:
+    """Which tokens are aliases' names: entities in the alias's place are not."""
+    found = torch.zeros(len(task.vocabulary), dtype=torch.bool)
+    found[task.tokens[task.roles == ROLE["alias"]]] = True
+    found[: task.vocabulary.integers[1]] = False
+    return found
+
+
+def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient with the parameter's strides.
+
+    Fused optimisers on the CPU pair numbers by their place in memory: a transposed gradient, such as
+    those of the query, key and value matrices, would move the wrong weights, without an error.
+    """
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
+
+
+def _optimizer(
+    embeddings: Sequence[Tensor], others: Sequence[Tensor], stage: StageConfig
+) -> torch.optim.Optimizer:
+    """The optimiser of the token embeddings and the other parameters, in this order."""
+    groups = [{"params": list(embeddings), "share": stage.embedding_rate}]
+    if others:
+        groups.append({"params": list(others), "share": 1.0})
+    lr, decay = stage.learning_rate, stage.weight_decay
+    if stage.optimizer == "adamw":
+        betas = (stage.momentum, stage.beta2)
+        return torch.optim.AdamW(groups, lr=lr, betas=betas, weight_decay=decay, fused=True)
+    if stage.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=stage.momentum, weight_decay=decay, fused=True)
+    from transformers.optimization import Adafactor
+
+    adafactor: torch.optim.Optimizer = Adafactor(
+        groups, lr=lr, weight_decay=decay, scale_parameter=False, relative_step=False
+    )
+    return adafactor
