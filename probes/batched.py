@@ -6,7 +6,7 @@ left are matrix products, on a CPU or a GPU. scikit-learn is the reference; `tes
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -245,16 +245,9 @@ def _logistic(z: Tensor, labels: Tensor, trained: Tensor, n_classes: int, c: flo
     bound = curvature * z.mT @ z + torch.eye(d, dtype=z.dtype, device=z.device)
     root = torch.linalg.cholesky(bound).mT  # rootᵀ root = bound
     unit = (curvature * n) ** -0.5
-    each = [_standardisation(z[:, one]) for one in trained]
-    mean, scale = (
-        torch.stack([one[i][:, 0] for one in each], dim=2)[..., None] for i in (0, 1)
-    )  # site f fold 1
-    w = torch.zeros(n, folds, draws, dtype=z.dtype, device=z.device)
-    for k, one in enumerate(trained):
-        w[one, k] = _weights(labels[:, one], n_classes, z.dtype).T
-    w = w[..., None]
-    sign = rearrange(2 * labels - 1, "draw n -> n 1 draw 1").to(z.dtype)
-    hot = rearrange(torch.nn.functional.one_hot(labels, n_classes), "draw n c -> n 1 draw c").to(z.dtype)
+    mean, scale = _fold_standardisations(z, trained)
+    w = _fold_weights(labels, trained, n_classes, like=z)
+    loss_of_logits = _logistic_loss(labels, w, n_classes)
     theta = torch.zeros(sites, d, folds * draws * outputs, dtype=z.dtype, device=z.device)
     bias = torch.zeros(sites, folds, draws, outputs, dtype=z.dtype, device=z.device)
     search = torch.optim.LBFGS(
@@ -277,13 +270,7 @@ def _logistic(z: Tensor, labels: Tensor, trained: Tensor, n_classes: int, c: flo
         own, weight, intercept = fitted()
         logits = rearrange(z @ weight, "s n (fold draw out) -> s n fold draw out", fold=folds, out=outputs)
         logits = logits + intercept[:, None]
-        if outputs == 1:
-            cost = torch.nn.functional.softplus(-sign * logits)
-            slope = -sign * torch.sigmoid(-sign * logits) * w
-        else:
-            likely = logits.log_softmax(-1)
-            cost = -(hot * likely).sum(-1, keepdim=True)
-            slope = (likely.exp() - hot) * w
+        cost, slope = loss_of_logits(logits)
         by_fold = rearrange(slope, "s n fold draw out -> s n fold (draw out)")
         along_z = z.mT @ rearrange(by_fold, "s n fold rest -> s n (fold rest)")
         along_z = rearrange(along_z, "s f (fold rest) -> s f fold rest", fold=folds)
@@ -298,3 +285,42 @@ def _logistic(z: Tensor, labels: Tensor, trained: Tensor, n_classes: int, c: flo
     _, weight, intercept = fitted()
     shape = {"fold": folds, "out": outputs}
     return rearrange(weight, "site f (fold draw out) -> site fold draw f out", **shape), intercept
+
+
+def _fold_standardisations(z: Tensor, trained: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and scale of each fold's training examples, both (site, feature, fold, 1)."""
+    each = [_standardisation(z[:, one]) for one in trained]
+    mean, scale = (torch.stack([one[i][:, 0] for one in each], dim=2)[..., None] for i in (0, 1))
+    return mean, scale
+
+
+def _fold_weights(labels: Tensor, trained: Tensor, n_classes: int, *, like: Tensor) -> Tensor:
+    """Weight of each example in each fold's loss (example, fold, draw, 1); 0 where the fold does not train on it."""
+    w = torch.zeros(labels.shape[1], len(trained), len(labels), dtype=like.dtype, device=like.device)
+    for k, one in enumerate(trained):
+        w[one, k] = _weights(labels[:, one], n_classes, like.dtype).T
+    return w[..., None]
+
+
+def _logistic_loss(labels: Tensor, w: Tensor, n_classes: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """The loss as a function of logits (site, example, fold, draw, output).
+
+    It returns the loss of each example in nats, without its weight (site, example, fold, draw, 1), and the slope of
+    the weighted loss by each logit, in the shape of the logits.
+    """
+    if n_classes == 2:
+        sign = rearrange(2 * labels - 1, "draw n -> n 1 draw 1").to(w.dtype)
+
+        def binary(logits: Tensor) -> tuple[Tensor, Tensor]:
+            cost = torch.nn.functional.softplus(-sign * logits)
+            return cost, -sign * torch.sigmoid(-sign * logits) * w
+
+        return binary
+
+    hot = rearrange(torch.nn.functional.one_hot(labels, n_classes), "draw n c -> n 1 draw c").to(w.dtype)
+
+    def multinomial(logits: Tensor) -> tuple[Tensor, Tensor]:
+        likely = logits.log_softmax(-1)
+        return -(hot * likely).sum(-1, keepdim=True), (likely.exp() - hot) * w
+
+    return multinomial

@@ -86,22 +86,10 @@ def cross_validate_grid(
     Raises:
         ValueError: as `linear.cross_validate`, and an example is NaN or infinite.
     """
-    bad = ~torch.isfinite(x).all(dim=2)
-    if bool(bad.any()):
-        site, example = torch.nonzero(bad)[0].tolist()
-        raise ValueError(
-            f"{int(bad.sum())} activations are not finite, the first at site {site}, example {example}; "
-            "the model is broken there, or the examples are; drop or repair them"
-        )
+    _check_finite(x)
     group = alias if group is None else group
     if fold is None:
-        fold = np.empty(len(target), dtype=np.int64)
-        for k, (train, test) in enumerate(
-            alias_folds(group, target, n_folds=config.n_folds, seed=config.seed)
-        ):
-            check_no_leak(group, train, test, what=what)
-            check_no_leak(alias, train, test)
-            fold[test] = k
+        fold = _draw_folds(target, alias, group, config, what)
     codes = labellings(target, alias, fold, shuffles=shuffles, seed=config.seed + 1)
     use_torch = solver == "torch" or (solver == "auto" and (x.is_cuda or shuffles > 0 or len(x) > 1))
     direction = None
@@ -120,6 +108,30 @@ def cross_validate_grid(
         regularisation=used,
         direction=direction,
     )
+
+
+def _check_finite(x: torch.Tensor) -> None:
+    """ValueError that names the first example, of the first site, with a NaN or an infinity."""
+    bad = ~torch.isfinite(x).all(dim=2)
+    if bool(bad.any()):
+        site, example = torch.nonzero(bad)[0].tolist()
+        raise ValueError(
+            f"{int(bad.sum())} activations are not finite, the first at site {site}, example {example}; "
+            "the model is broken there, or the examples are; drop or repair them"
+        )
+
+
+def _draw_folds(
+    target: np.ndarray, alias: np.ndarray, group: np.ndarray, config: ProbeConfig, what: str
+) -> np.ndarray:
+    """The fold in which each example is tested: no group and no alias is on both sides of a split."""
+    fold = np.empty(len(target), dtype=np.int64)
+    folds = alias_folds(group, target, n_folds=config.n_folds, seed=config.seed)
+    for k, (train, test) in enumerate(folds):
+        check_no_leak(group, train, test, what=what)
+        check_no_leak(alias, train, test)
+        fold[test] = k
+    return fold
 
 
 def _inside_folds(alias: np.ndarray, fold: np.ndarray) -> bool:

@@ -51,12 +51,27 @@ def alias_folds(
             aliases, no split found that trains on every class it tests.
     """
     aliases, alias_index, classes, class_index = _encode(alias, target)
+    _check_enough_aliases(len(aliases), classes, alias_index, class_index, n_folds)
+    fold = _fold_of_example(alias_index, class_index, n_folds, seed)
+    folds = [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(n_folds)]
+    for train, test in folds:
+        unseen = np.setdiff1d(class_index[test], class_index[train])
+        if len(test) == 0 or len(unseen):
+            raise ValueError(
+                f"no split into {n_folds} folds trains on every class that it tests "
+                f"(failing: {_named(classes[unseen])}); use another seed, other folds or more aliases"
+            )
+    return folds
+
+
+def _check_enough_aliases(
+    n_aliases: int, classes: np.ndarray, alias_index: np.ndarray, class_index: np.ndarray, n_folds: int
+) -> None:
+    """ValueError where aliases or classes are too few for the folds."""
     if n_folds < 2:
         raise ValueError(f"n_folds is {n_folds}; cross-validation needs at least 2")
-    if len(aliases) < n_folds:
-        raise ValueError(
-            f"{len(aliases)} aliases cannot fill {n_folds} folds; use fewer folds or more aliases"
-        )
+    if n_aliases < n_folds:
+        raise ValueError(f"{n_aliases} aliases cannot fill {n_folds} folds; use fewer folds or more aliases")
     if len(classes) < 2:
         raise ValueError(f"the target has only one class ({_named(classes)}); a probe needs at least 2")
     holders = _aliases_per_class(alias_index, class_index)
@@ -69,16 +84,6 @@ def alias_folds(
         raise ValueError(
             f"no class has {n_folds} aliases, one for each fold; use at most {holders.max()} folds"
         )
-    fold = _fold_of_example(alias_index, class_index, n_folds, seed)
-    folds = [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(n_folds)]
-    for train, test in folds:
-        unseen = np.setdiff1d(class_index[test], class_index[train])
-        if len(test) == 0 or len(unseen):
-            raise ValueError(
-                f"no split into {n_folds} folds trains on every class that it tests "
-                f"(failing: {_named(classes[unseen])}); use another seed, other folds or more aliases"
-            )
-    return folds
 
 
 def scorable(

@@ -116,58 +116,55 @@ def candidates(
         here = here[here["position"] == position]
     elif not config.features:
         here = here[here["position"].map(reaches).astype(bool)]
-    single = here[here["what"] == "feature"]
+    sure = here[(here["what"] == "feature") & (here["q"] < ALPHA)]
+    chosen = _named_sets(here, config, position) if config.features else _surest_sets(here, sure, config)
+    return [_candidate(row, known[row["property"]], sure, width) for row in chosen]
 
-    def like(name: str, position: str) -> tuple[int, ...]:
-        part = single[(single["property"] == name) & (single["position"] == position) & (single["q"] < ALPHA)]
-        return tuple(int(text) for text in part["features"])
 
-    def one(name: str, position: str, text: str, sign: int, auc: float, q: float) -> Candidate:
-        numbers = _numbers(text)
-        if max(numbers) >= width:
-            raise MechoclError(f"feature {max(numbers)}: the SAE has features 0 to {width - 1}")
-        others = tuple(set(like(name, position)) - set(numbers))
-        return Candidate(
-            property=known[name], position=position, features=numbers, sign=sign, auc=auc, q=q, like=others
-        )
+def _named_sets(here: pd.DataFrame, config: EffectsConfig, position: str) -> list[dict[Any, Any]]:
+    """The features that the user names, each as the search's row of it, or as a row without scores."""
+    rows: list[dict[Any, Any]] = []
+    for text in config.features:
+        same = here["features"].map(lambda other, text=text: set(_numbers(other)) == set(_numbers(text)))
+        found = here[same.astype(bool)].head(1).to_dict("records")
+        row: dict[Any, Any] = found[0] if found else {"what": "", "sign": 0, "auc": np.nan, "q": np.nan}
+        rows.append(row | {"property": config.property, "position": position, "features": text})
+    return rows
 
-    if config.features:
-        chosen = []
-        for text in config.features:
-            same = here["features"].map(lambda other, text=text: set(_numbers(other)) == set(_numbers(text)))
-            row = here[same.astype(bool)].head(1).to_dict("records")
-            r: dict[Any, Any] = row[0] if row else {"what": "", "sign": 0, "auc": np.nan, "q": np.nan}
-            sign = int(r["sign"]) if r["what"] == "feature" else 0
-            chosen.append(one(config.property, position, text, sign, float(r["auc"]), float(r["q"])))
-        return chosen
-    sure = single[single["q"] < ALPHA]
+
+def _surest_sets(here: pd.DataFrame, sure: pd.DataFrame, config: EffectsConfig) -> list[dict[Any, Any]]:
+    """The search's rows of the surest features of each property, then of sets of features for the tags.
+
+    `sure`: those rows of `here` that are of one feature and significant, the surest first.
+    """
     integers = sure["group"] == "integer"
-    picked = pd.concat(
-        [
-            sure[~integers].groupby("property", sort=False).head(config.best),
-            sure[integers].head(5 * config.best),
-        ]
-    )
+    single = [
+        sure[~integers].groupby("property", sort=False).head(config.best),
+        sure[integers].head(5 * config.best),
+    ]
     sets = here[
         (here["what"] == "set") & here["k"].isin(_SETS) & (here["group"] == "tag") & (here["q"] < ALPHA)
     ]
-    sets = (
-        sets.sort_values("auc_chosen", ascending=False, kind="stable")
-        .groupby(["property", "k"], sort=False)
-        .head(1)
+    ranked = sets.sort_values("auc_chosen", ascending=False, kind="stable")
+    best = ranked.groupby(["property", "k"], sort=False).head(1)
+    return pd.concat([*single, best]).to_dict("records")
+
+
+def _candidate(row: dict[Any, Any], stands_for: Property, sure: pd.DataFrame, width: int) -> Candidate:
+    """A row of the search as a candidate. `sure`: the rows of single features that are significant."""
+    numbers = _numbers(row["features"])
+    if max(numbers) >= width:
+        raise MechoclError(f"feature {max(numbers)}: the SAE has features 0 to {width - 1}")
+    alike = sure[(sure["property"] == stands_for.name) & (sure["position"] == row["position"])]
+    return Candidate(
+        property=stands_for,
+        position=row["position"],
+        features=numbers,
+        sign=int(row["sign"]) if row["what"] == "feature" else 0,
+        auc=float(row["auc"]),
+        q=float(row["q"]),
+        like=tuple({int(text) for text in alike["features"]} - set(numbers)),
     )
-    tested = pd.concat([picked, sets]).to_dict("records")
-    return [
-        one(
-            r["property"],
-            r["position"],
-            r["features"],
-            int(r["sign"]) if r["what"] == "feature" else 0,
-            r["auc"],
-            r["q"],
-        )
-        for r in tested
-    ]
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -101,21 +101,10 @@ def probe(
                 found, directions = _probed(one, site, examples, task, c, config)
                 rows += found
                 arrays[f"{one.name}/{site.name}/{site.layer}"] = directions
-        if not config.controls:
-            continue
-        for site in _sites(places, examples.tokens, examples, directly(untrained)):
-            for one in asked:
-                rows += _control("untrained", one, site, examples, choose_examples(one, examples), config)
-        for site in own:
-            for one in asked:
-                rows += _matched(one, site, examples, config)
-        if examples.again is not None:
-            second = _sites(places, examples.again, examples, collect)
-            for first, again in zip(own, second, strict=True):
-                for one in asked:
-                    rows += _by_question(one, first, again, examples, config)
-        for one in asked:
-            rows += _embeddings(one, c, examples, config)
+        if config.controls:
+            rows += _control_rows(
+                asked, own, examples, c, config, places=places, collect=collect, untrained=untrained
+            )
     if not rows:
         raise MechoclError(f"no probe of {config.recipe} fits this run: it has none of their subsets")
     return pd.DataFrame(rows), arrays
@@ -231,3 +220,36 @@ def _swaps(
 
 
 # ------------------------------------------------------------------------------------- the other controls
+
+
+def _control_rows(
+    probes: Sequence[Probe],
+    own: Sequence[Site],
+    examples: Examples,
+    c: Components,
+    config: ProbingConfig,
+    *,
+    places: list[tuple[int, str]],
+    collect: Collect,
+    untrained: Transformer,
+) -> list[dict[str, Any]]:
+    """Rows of all controls but the shuffles, which are scored with the probe itself.
+
+    `own`: the model's activations at `places`. Those of the model before any training and those at the second
+    questions are made here one after the other, so that they are not held at the same time.
+    """
+    rows: list[dict[str, Any]] = []
+    for site in _sites(places, examples.tokens, examples, directly(untrained)):
+        for one in probes:
+            rows += _control("untrained", one, site, examples, choose_examples(one, examples), config)
+    for site in own:
+        for one in probes:
+            rows += _matched(one, site, examples, config)
+    if examples.again is not None:
+        second = _sites(places, examples.again, examples, collect)
+        for first, again in zip(own, second, strict=True):
+            for one in probes:
+                rows += _by_question(one, first, again, examples, config)
+    for one in probes:
+        rows += _embeddings(one, c, examples, config)
+    return rows

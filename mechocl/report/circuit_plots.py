@@ -56,24 +56,7 @@ def circuit(rows: pd.DataFrame, *, contrast: str, seed: int, edges: int = 12) ->
     largest = max(abs(line.value) for line in lines)
     figure = go.Figure()
     for line in sorted(lines, key=lambda line: abs(line.value)):
-        (x0, y0), (x1, y1) = at[line.start], at[line.end]
-        along = np.linspace(0, 1, 15)  # points to hover over
-        color = _FOR if line.value > 0 else _AGAINST
-        figure.add_trace(
-            go.Scatter(
-                x=x0 + along * (x1 - x0),
-                y=y0 + along * (y1 - y0),
-                mode="lines",
-                opacity=0.75,
-                line={"color": color, "width": 1 + 11 * abs(line.value) / largest},
-                text=[line.hover] * len(along),
-                hovertemplate="%{text}<extra></extra>",
-                showlegend=False,
-            )
-        )
-        if line.letter:
-            x, y = x0 + 0.55 * (x1 - x0), y0 + 0.55 * (y1 - y0)
-            figure.add_annotation(x=x, y=y, text=line.letter, showarrow=False, bgcolor="#fff", borderpad=1)
+        _draw_line(figure, line, at[line.start], at[line.end], largest=largest)
     figure.add_trace(
         go.Scatter(
             x=[x for x, _ in at.values()],
@@ -104,6 +87,30 @@ def circuit(rows: pd.DataFrame, *, contrast: str, seed: int, edges: int = 12) ->
         margin={"t": 50, "b": 40, "l": 30, "r": 30},
     )
     return styled(figure)
+
+
+def _draw_line(
+    figure: go.Figure, line: _Line, start: tuple[float, float], end: tuple[float, float], *, largest: float
+) -> None:
+    """Add an edge to the figure: its colour says the sign, its width the share of the `largest` score."""
+    (x0, y0), (x1, y1) = start, end
+    along = np.linspace(0, 1, 15)  # points to hover over
+    color = _FOR if line.value > 0 else _AGAINST
+    figure.add_trace(
+        go.Scatter(
+            x=x0 + along * (x1 - x0),
+            y=y0 + along * (y1 - y0),
+            mode="lines",
+            opacity=0.75,
+            line={"color": color, "width": 1 + 11 * abs(line.value) / largest},
+            text=[line.hover] * len(along),
+            hovertemplate="%{text}<extra></extra>",
+            showlegend=False,
+        )
+    )
+    if line.letter:
+        x, y = x0 + 0.55 * (x1 - x0), y0 + 0.55 * (y1 - y0)
+        figure.add_annotation(x=x, y=y, text=line.letter, showarrow=False, bgcolor="#fff", borderpad=1)
 
 
 def _lines(chosen: pd.DataFrame) -> list[_Line]:

@@ -98,6 +98,27 @@ def train_model(
     MechoclError for a batch that the processes cannot share equally.
     """
     steps = settings.epochs * math.ceil(len(examples) / settings.batch_size)  # type: ignore[arg-type]
+    arguments = _arguments(settings, steps=steps, folder=folder, seed=seed, device=device)
+    if settings.gradient_checkpointing:
+        # the name is of transformers 5.17 and later
+        enable = (
+            getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        )
+        enable()
+    trainer = _Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=examples,
+        data_collator=collate,
+    )
+    trainer.add_callback(_Moments(trainer, at=at, then=then, save_every_s=save_every_s, progress=progress))
+    trainer.remove_callback(PrinterCallback)
+    with quiet():
+        trainer.train(resume_from_checkpoint=_last(folder))
+
+
+def _arguments(settings: Settings, *, steps: int, folder: Path, seed: int, device: str) -> TrainingArguments:
+    """What the Trainer is told; it writes, logs and reports nothing by itself. `steps`: updates in all epochs."""
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=_share(settings),
@@ -125,26 +146,11 @@ def train_model(
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
-    if settings.gradient_checkpointing:
-        # the name is of transformers 5.17 and later
-        enable = (
-            getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        )
-        enable()
     if arguments.n_gpu > 1:
         arguments._n_gpu = (
             1  # several are used through `accelerate launch` alone, which keeps the batch's size
         )
-    trainer = _Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=examples,
-        data_collator=collate,
-    )
-    trainer.add_callback(_Moments(trainer, at=at, then=then, save_every_s=save_every_s, progress=progress))
-    trainer.remove_callback(PrinterCallback)
-    with quiet():
-        trainer.train(resume_from_checkpoint=_last(folder))
+    return arguments
 
 
 def _share(settings: Settings) -> int:
