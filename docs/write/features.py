@@ -39,7 +39,7 @@ def draw_figures() -> dict[str, go.Figure]:
     found = {"features-selectivity-TVE": feature_plots.selectivity(panels)}
     for order in best["order"].unique():
         part = best[(best["order"] == order) & (best["site"] == "resid_pre")]
-        figure = feature_plots.shares(part, title=f"{order}: features of the embeddings")
+        figure = feature_plots.shares(summaries.summarize_shares(part), title=f"{order}: features of the embeddings")
         found[f"features-shares-{order}"] = figure
     return found
 

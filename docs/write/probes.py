@@ -20,6 +20,7 @@ from docs.write.probe_tables import (
 from mechocl.behaviour.formats import HYPHEN, MISSING, estimate_in_words, interval, number
 from mechocl.behaviour.statistics import estimate
 from mechocl.probing import summaries
+from mechocl.probing.at_landmarks import compare_runs, summarize_emergence
 from mechocl.probing.recipe import load, named
 from mechocl.probing.summaries import Grid
 from mechocl.report import probe_plots, probe_sections
@@ -42,7 +43,7 @@ def draw_figures() -> dict[str, go.Figure]:
     orders = read_landmarks("orders")
     gaps = read_gaps()
     for probe in ("tag-stage-1", "tag-stage-2"):
-        figure = probe_plots.word_orders(orders[orders["probe"] == probe], gaps)
+        figure = probe_plots.word_orders(compare_runs(orders[orders["probe"] == probe], gaps))
         found[f"probes-{probe}-orders"] = _titled(figure, questions[probe])
     if has_table("emergence"):
         rows = read_landmarks("emergence")
@@ -50,7 +51,7 @@ def draw_figures() -> dict[str, go.Figure]:
             part = rows[(rows["run"] == run) & (rows["probe"] == "tag-stage-2")]
             title = f"{part['word_order'].iloc[0]}: {questions['tag-stage-2']}, over training"
             found[f"probes-emergence-{part['word_order'].iloc[0]}"] = _titled(
-                probe_plots.emergence(part), title
+                probe_plots.emergence(summarize_emergence(part)), title
             )
     return found
 

@@ -35,6 +35,18 @@ class ContrastEstimate:
     """Seeds in which the difference is above 0."""
 
 
+@dataclass(frozen=True, slots=True)
+class SeedSummary:
+    """One quantity by some keys: what each seed has, and what the seeds have together."""
+
+    quantity: str
+    """The column that the values come from."""
+    by_seed: pd.DataFrame
+    """The keys, `seed` and `value`: rows of one seed and key are averaged; NaN where none of them has a value."""
+    estimates: pd.DataFrame
+    """As from `over_seeds`."""
+
+
 MIN_SEEDS: Final = 8
 """Fewer seeds (but one, which speaks of its own aliases) conclude nothing: they differ a lot, also in sign."""
 
@@ -150,6 +162,12 @@ def over_seeds(rows: pd.DataFrame, keys: list[str], value: str) -> pd.DataFrame:
         names = dict(zip(keys, key if isinstance(key, tuple) else (key,), strict=True))
         found.append(names | numbers | {"positive": int((values > 0).sum())})
     return pd.DataFrame(found, columns=[*keys, "mean", "low", "high", "p", "seeds", "positive"])
+
+
+def summarize_seeds(rows: pd.DataFrame, keys: list[str], value: str) -> SeedSummary:
+    """A value by the keys, seed by seed and over the seeds, in the order of the rows."""
+    by_seed = rows.groupby([*keys, "seed"], sort=False)[value].mean().reset_index(name="value")
+    return SeedSummary(value, by_seed, over_seeds(rows, keys, value))
 
 
 def site_names(rows: pd.DataFrame) -> pd.Series:

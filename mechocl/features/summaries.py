@@ -1,11 +1,12 @@
 """What the features of a run's seeds come to: quality, what exists, what is causal."""
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import pandas as pd
 
-from mechocl.behaviour.over_seeds import over_seeds
+from mechocl.behaviour.over_seeds import SeedSummary, over_seeds, summarize_seeds
 from mechocl.features.candidates import ALPHA
 
 SHOWN: Final = ("tag", "contains", "stage")
@@ -126,6 +127,23 @@ def surest_patches(rows: pd.DataFrame) -> pd.DataFrame:
     gap = surest.groupby(["property", "kind"])["gap"].transform("mean")
     gap = gap.where(gap > 0)
     return surest.assign(share=surest["effect"] / gap, control=surest["control_95"] / gap)
+
+
+@dataclass(frozen=True, slots=True)
+class PatchedShares:
+    """The share of a property's gap that patching moves, by `kind` and `property`; dictionaries of a seed are averaged."""
+
+    share: SeedSummary
+    """What patching the features moves."""
+    control: SeedSummary
+    """The 95th percentile of what the controls move."""
+
+
+def summarize_shares(surest: pd.DataFrame) -> PatchedShares:
+    """`surest` as from `surest_patches`; patches without a share are left out."""
+    known = surest.dropna(subset=["share"])
+    keys = ["kind", "property"]
+    return PatchedShares(summarize_seeds(known, keys, "share"), summarize_seeds(known, keys, "control"))
 
 
 def on_subsets(rows: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mechocl.behaviour.over_seeds import over_seeds
+from mechocl.behaviour.over_seeds import SeedSummary
 from mechocl.errors import MechoclError
 from mechocl.interventions.pairs import ROLE_NAMES
 from mechocl.report.plots import COLORS, label, styled
@@ -159,20 +159,20 @@ def _aside(node: tuple[str, str], nodes: list[tuple[str, str]]) -> float:
     return (beside.index(name) - (len(beside) - 1) / 2) * spread
 
 
-def curves(rows: pd.DataFrame) -> go.Figure:
+def curves(found: SeedSummary) -> go.Figure:
     """Faithfulness and completeness against the number of edges, one panel per contrast, over the seeds.
 
-    `rows` as of `circuits.circuits`, with a seed column. Means over seeds in bold, seeds thin; random circuits are
-    averaged over draws in each seed.
+    `found` as of `interventions.summaries.summarize_curves`. Means over seeds in bold, seeds thin.
     """
-    contrasts = list(rows["contrast"].drop_duplicates())
+    contrasts = list(found.by_seed["contrast"].drop_duplicates())
     figure = make_subplots(
         rows=1, cols=len(contrasts), subplot_titles=contrasts, shared_yaxes=True, horizontal_spacing=0.06
     )
+    seeds, means = found.by_seed.dropna(subset=["value"]), found.estimates
     for column, contrast in enumerate(contrasts, start=1):
         for kind, (name, color) in _CURVES.items():
-            part = rows[(rows["contrast"] == contrast) & (rows["kind"] == kind)].dropna(subset=["normalised"])
-            each = part.groupby(["seed", "edges"])["normalised"].mean().unstack("seed")
+            part = seeds[(seeds["contrast"] == contrast) & (seeds["kind"] == kind)]
+            each = part.pivot(index="edges", columns="seed", values="value")
             for seed in each.columns:
                 thin = {"color": color, "width": 1}
                 figure.add_trace(
@@ -182,7 +182,7 @@ def curves(rows: pd.DataFrame) -> go.Figure:
                     ),
                     row=1, col=column,
                 )  # fmt: skip
-            mean = over_seeds(part, ["edges"], "normalised").sort_values("edges")
+            mean = means[(means["contrast"] == contrast) & (means["kind"] == kind)].sort_values("edges")
             figure.add_trace(
                 go.Scatter(
                     x=mean["edges"], y=mean["mean"], mode="lines+markers", marker={"size": 5}, name=name,

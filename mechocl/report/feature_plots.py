@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from mechocl.behaviour.statistics import estimate
 from mechocl.features import summaries
+from mechocl.features.summaries import PatchedShares
 from mechocl.report import plots
 
 _KINDS: Final = {
@@ -53,71 +53,26 @@ def _in_order(positions: pd.Series) -> list[str]:
     return sorted(names, key=lambda p: (rank.get(p.split(" ")[0], 2), len(p), p))
 
 
-def shares(rows: pd.DataFrame, *, title: str) -> go.Figure:
+def shares(found: PatchedShares, *, title: str) -> go.Figure:
     """The share of the gap that patching moves, by property: dots are seeds, diamonds means with 95 % intervals.
 
-    `rows` of `sae-test` over seeds, or `summaries.surest_patches` of them. Grey ticks: the 95th percentile of the controls.
+    `found` as from `summaries.summarize_shares`. Grey ticks: the 95th percentile of the controls.
     """
-    best = rows if "kind" in rows else summaries.surest_patches(rows)
-    best = best.dropna(subset=["share"])
-    names = sorted(dict.fromkeys(best["property"]), key=_rank)
+    names = sorted(dict.fromkeys(found.share.by_seed["property"]), key=_rank)
     figure = go.Figure()
     for j, (kind, (words, color)) in enumerate(_KINDS.items()):
-        part = (
-            best[best["kind"] == kind]
-            .groupby(["property", "seed"], sort=False)[["share", "control"]]
-            .mean()
-            .reset_index()
+        seeds, means, controls = (
+            table[table["kind"] == kind]
+            for table in (found.share.by_seed, found.share.estimates, found.control.estimates)
         )
-        if part.empty:
+        if seeds.empty:
             continue
-        at = part["property"].map(names.index) + 0.24 * (j - 1)
-        figure.add_trace(
-            go.Scatter(
-                x=at,
-                y=part["share"],
-                mode="markers",
-                marker={"color": color, "size": 5, "opacity": 0.4},
-                text=[f"{p}<br>seed {s}" for p, s in zip(part["property"], part["seed"], strict=True)],
-                hovertemplate="%{text}: %{y:.2f}<extra></extra>",
-                showlegend=False,
-            )
-        )
-        groups = [(str(name), own) for name, own in part.groupby("property", sort=False)]
-        found = [estimate(own["share"].to_numpy(dtype=float), unit="seed") for _, own in groups]
-        x = [names.index(name) + 0.24 * (j - 1) for name, _ in groups]
-        figure.add_trace(
-            go.Scatter(
-                x=x,
-                y=[e.mean for e in found],
-                mode="markers",
-                marker={"color": color, "size": 9, "symbol": "diamond"},
-                error_y={
-                    "array": np.nan_to_num([e.high - e.mean for e in found]),
-                    "thickness": 1.5,
-                    "width": 4,
-                },
-                name=words,
-                hovertemplate="mean %{y:.2f}<extra></extra>",
-            )
-        )
-        figure.add_trace(
-            go.Scatter(
-                x=x,
-                y=[own["control"].mean() for _, own in groups],
-                mode="markers",
-                marker={
-                    "color": _CONTROL,
-                    "size": 16,
-                    "symbol": "line-ew",
-                    "line": {"width": 2, "color": _CONTROL},
-                },
-                name="95th percentile of controls",
-                showlegend=j == 0,
-                legendrank=2000,
-                hovertemplate="controls %{y:.2f}<extra></extra>",
-            )
-        )
+        shift = 0.24 * (j - 1)
+        x = [names.index(name) + shift for name in means["property"]]
+        figure.add_trace(_seed_dots(seeds, seeds["property"].map(names.index) + shift, color))
+        figure.add_trace(_diamonds(means, x, color, words))
+        control = controls.set_index("property")["mean"].reindex(means["property"])
+        figure.add_trace(_ticks(control, x, showlegend=j == 0))
     figure.add_hline(y=0, line={"color": "#999", "width": 1})
     figure.update_xaxes(
         tickvals=list(range(len(names))),
@@ -132,6 +87,48 @@ def shares(rows: pd.DataFrame, *, title: str) -> go.Figure:
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.03},
     )
     return plots.styled(figure)
+
+
+def _seed_dots(seeds: pd.DataFrame, x: pd.Series, color: str) -> go.Scatter:
+    """A dot for each seed and property."""
+    return go.Scatter(
+        x=x,
+        y=seeds["value"],
+        mode="markers",
+        marker={"color": color, "size": 5, "opacity": 0.4},
+        text=[f"{p}<br>seed {s}" for p, s in zip(seeds["property"], seeds["seed"], strict=True)],
+        hovertemplate="%{text}: %{y:.2f}<extra></extra>",
+        showlegend=False,
+    )
+
+
+def _diamonds(means: pd.DataFrame, x: list[float], color: str, words: str) -> go.Scatter:
+    """The mean of each property with its interval; no bar where there is one seed."""
+    half = (means["high"] - means["mean"]).to_numpy(dtype=float)
+    return go.Scatter(
+        x=x,
+        y=means["mean"].tolist(),
+        mode="markers",
+        marker={"color": color, "size": 9, "symbol": "diamond"},
+        error_y={"array": np.nan_to_num(half), "thickness": 1.5, "width": 4},
+        name=words,
+        hovertemplate="mean %{y:.2f}<extra></extra>",
+    )
+
+
+def _ticks(control: pd.Series, x: list[float], *, showlegend: bool) -> go.Scatter:
+    """What the controls of each property move."""
+    line = {"width": 2, "color": _CONTROL}
+    return go.Scatter(
+        x=x,
+        y=control.tolist(),
+        mode="markers",
+        marker={"color": _CONTROL, "size": 16, "symbol": "line-ew", "line": line},
+        name="95th percentile of controls",
+        showlegend=showlegend,
+        legendrank=2000,
+        hovertemplate="controls %{y:.2f}<extra></extra>",
+    )
 
 
 def _rank(name: str) -> tuple[int, str]:

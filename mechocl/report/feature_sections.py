@@ -54,7 +54,9 @@ def section(run: Run) -> Section | None:
     for kind, rows in tested.items():
         shares = summaries.causal(rows)
         tables.append(_frame(f"{kind}: share of the answers' gap that patching moves", shares))
-        figures.append(feature_plots.shares(rows, title=kind))
+        figures.append(
+            feature_plots.shares(summaries.summarize_shares(summaries.surest_patches(rows)), title=kind)
+        )
         patched = summaries.patches(rows)
         seeds = patched[patched["retrieval"]]["seed"].nunique()
         findings.append(

@@ -4,24 +4,20 @@ Heads have no identity over seeds: `L0H1` of one seed is no relative of `L0H1` o
 seeds is drawn with every seed's own dot beside it wherever there is room.
 """
 
-from typing import Final, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mechocl.behaviour.over_seeds import layer_by_position
-from mechocl.behaviour.statistics import estimate
+from mechocl.behaviour.over_seeds import SeedSummary, layer_by_position
 from mechocl.lenses.direct_attribution import TOTAL
 from mechocl.report.plots import COLORS, heatmaps, label, styled
 from toy_models.subsets import SUBSETS
 from toy_models.words import Words
 
 LensValue = Literal["rank", "vocabulary_rank", "difference", "kl"]
-Quantity = Literal["difference", "integer"]
-
-_KINDS: Final = {"list with the integer": (True,), "list without it": (False,), "mean of both": (True, False)}
 
 
 def _titles(words: Words) -> dict[LensValue, str]:
@@ -34,27 +30,30 @@ def _titles(words: Words) -> dict[LensValue, str]:
     }
 
 
-def attribution(rows: pd.DataFrame, *, quantity: Quantity, words: Words, position: str = "=") -> go.Figure:
+def attribution(found: SeedSummary, *, words: Words) -> go.Figure:
     """Direct logit attribution: a bar for each component and subset, with a dot per seed and the 95 % interval.
 
-    `rows` as from `attribution.attribute`, with a seed column. Panels: lists with the alias's integer, lists
-    without, and the mean of both, in which what pushes towards false whatever the list cancels out.
+    `found` as from `lenses.summaries.summarize_attribution`. Panels: lists with the alias's integer, lists without, and
+    the mean of both, in which what pushes towards false whatever the list cancels out.
     """
-    rows = rows[rows["position"] == position]
-    components, subsets = list(rows["component"].drop_duplicates()), _subsets(rows)
-    panels = _kinds(rows)
-    figure = make_subplots(rows=len(panels), cols=1, subplot_titles=list(panels), vertical_spacing=0.09)
+    components, subsets = list(found.by_seed["component"].drop_duplicates()), _subsets(found.by_seed)
+    panels = list(found.by_seed["lists"].drop_duplicates())
+    figure = make_subplots(rows=len(panels), cols=1, subplot_titles=panels, vertical_spacing=0.09)
     width = 0.8 / len(subsets)
-    for panel, kinds in enumerate(panels.values(), start=1):
+    for panel, lists in enumerate(panels, start=1):
         for i, subset in enumerate(subsets):
-            seeds = _by_seed(rows[(rows["subset"] == subset) & rows["contains"].isin(kinds)], quantity)
+            seeds, means = (
+                table[(table["lists"] == lists) & (table["subset"] == subset)]
+                for table in (found.by_seed, found.estimates)
+            )
+            wide = seeds.pivot(index="seed", columns="component", values="value")[components]
             x = np.arange(len(components)) + (i - (len(subsets) - 1) / 2) * width
-            bars, dots = _bars(seeds[components], x, subset, width)
+            bars, dots = _bars(wide, means.set_index("component").loc[components], x, subset, width)
             figure.add_trace(bars.update(showlegend=panel == 1), row=panel, col=1)
             figure.add_trace(dots, row=panel, col=1)
     figure.update_xaxes(tickvals=list(range(len(components))), ticktext=components)
     figure.update_yaxes(zerolinecolor="#777", matches="y")
-    what = words.attributed_difference if quantity == "difference" else words.attributed_entity
+    what = words.attributed_difference if found.quantity == "difference" else words.attributed_entity
     figure.update_yaxes(title=f"contribution {what}", row=min(2, len(panels)), col=1)
     figure.update_layout(
         height=160 + 220 * len(panels),
@@ -62,16 +61,6 @@ def attribution(rows: pd.DataFrame, *, quantity: Quantity, words: Words, positio
         legend={"orientation": "h", "y": 1.05, "yanchor": "bottom"},
     )
     return styled(figure)
-
-
-def _kinds(rows: pd.DataFrame) -> dict[str, tuple[bool, ...]]:
-    """Panels: by what the list contains, where there are lists."""
-    return _KINDS if _of_lists(rows) else {"": (False,)}
-
-
-def _of_lists(rows: pd.DataFrame) -> bool:
-    """Whether the questions ask about lists (the integer-set task), some of which contain the integer."""
-    return bool(rows["contains"].any())
 
 
 def lenses_compared(
@@ -118,15 +107,12 @@ def _subsets(rows: pd.DataFrame) -> list[str]:
     return [subset for subset in SUBSETS if subset in set(rows["subset"])]
 
 
-def _by_seed(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
-    """One row per seed, one column per component; the two kinds of list count alike."""
-    return rows.groupby(["seed", "component"])[quantity].mean().unstack()
-
-
-def _bars(seeds: pd.DataFrame, x: np.ndarray, subset: str, width: float) -> tuple[go.Bar, go.Scatter]:
-    estimates = [estimate(seeds[component].to_numpy(), unit="seed") for component in seeds]
-    mean = np.array([e.mean for e in estimates])
-    half = np.array([e.high for e in estimates]) - mean
+def _bars(
+    seeds: pd.DataFrame, means: pd.DataFrame, x: np.ndarray, subset: str, width: float
+) -> tuple[go.Bar, go.Scatter]:
+    """Means with intervals as bars, seeds as dots. `seeds`: a row per seed, a column per component."""
+    mean = means["mean"].to_numpy(dtype=float)
+    half = means["high"].to_numpy(dtype=float) - mean
     names = [TOTAL + " (the model's own)" if c == TOTAL else c for c in seeds]
     bars = go.Bar(
         x=x,

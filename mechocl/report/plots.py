@@ -8,7 +8,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mechocl.behaviour.over_seeds import SubsetEstimate, over_seeds, site_by_position, site_names
+from mechocl.behaviour.over_seeds import SubsetEstimate
+from mechocl.interventions.summaries import PatchedGrid
 from toy_models.subsets import SUBSETS
 
 COLORS: Final = {
@@ -136,36 +137,33 @@ def subset_values(
     return styled(figure)
 
 
-def patching(rows: pd.DataFrame, *, value: str = "effect", most: int = 40) -> go.Figure:
+def patching(grids: Sequence[PatchedGrid]) -> go.Figure:
     """Mean effect of patching each site, site × position, one panel per contrast, over all seeds.
 
-    `rows` as of `patching.patch`, with a seed column. `value`: `effect` (the metric's unit) or `normalised`. `most`:
-    of more sites (neurons) only those with the largest effects are drawn. The interval and every seed's value
-    are in the cells' hover text.
+    `grids` as of `interventions.summaries.summarize_patching`. The interval and every seed's value are in the cells'
+    hover text.
     """
-    panels, hovers = [], []
-    for name, part in rows.groupby("contrast", sort=False):
-        part = part.assign(site=site_names(part))
-        largest = part.groupby("site", sort=False)[value].agg(lambda x: x.abs().max()).nlargest(most).index
-        part = part[part["site"].isin(largest)]
-        ends = f"clean {part['clean'].mean():+.2f}, corrupted {part['corrupted'].mean():+.2f}"
-        grid = site_by_position(part, value)
-        panels.append((f"{name}<br>{ends}", grid))
-        hovers.append(_seed_values(part, value, grid))
+    panels = [
+        (f"{one.contrast}<br>clean {one.clean:+.2f}, corrupted {one.corrupted:+.2f}", one.means)
+        for one in grids
+    ]
     limit = max(float(np.nanmax(np.abs(grid.to_numpy()))) for _, grid in panels)
-    unit = str(rows["unit"].iloc[0]) if value == "effect" else "share"
+    value = grids[0].cells.quantity
+    unit = grids[0].unit if value == "effect" else "share"
+    hovers = [_seed_values(one) for one in grids]
     return heatmaps(
         panels, scale="RdBu", low=-limit, high=limit, title=f"{value} ({unit})", digits=2, hovers=hovers
     )
 
 
-def _seed_values(part: pd.DataFrame, value: str, grid: pd.DataFrame) -> pd.DataFrame:
+def _seed_values(one: PatchedGrid) -> pd.DataFrame:
     """For each cell its interval and its values by seed, as text."""
-    found = over_seeds(part, ["site", "position"], value).set_index(["site", "position"])
-    seeds = part.groupby(["site", "position"])[value].agg(lambda x: ", ".join(f"{v:+.2f}" for v in x))
-    text = grid.astype(object)
-    for site in grid.index:
-        for position in grid.columns:
+    found = one.cells.estimates.set_index(["site", "position"])
+    by_seed = one.cells.by_seed.groupby(["site", "position"])["value"]
+    seeds = by_seed.agg(lambda x: ", ".join(f"{v:+.2f}" for v in x))
+    text = one.means.astype(object)
+    for site in text.index:
+        for position in text.columns:
             row = found.loc[(site, position)] if (site, position) in found.index else None
             interval = "" if row is None or row["seeds"] < 2 else f" [{row['low']:+.2f}, {row['high']:+.2f}]"
             text.loc[site, position] = f"{interval}<br>seeds: {seeds[site, position]}"

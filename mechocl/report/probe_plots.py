@@ -1,6 +1,5 @@
 """Figures of probes: the layer × token grid with its controls, emergence over training, word orders compared."""
 
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -8,8 +7,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mechocl.behaviour.statistics import estimate
 from mechocl.probing import summaries
+from mechocl.probing.at_landmarks import Emergence, RunsCompared
 from mechocl.probing.summaries import Grid
 from mechocl.report.plots import styled
 
@@ -80,41 +79,34 @@ def grid(one: Grid) -> go.Figure:
     return styled(figure)
 
 
-def emergence(rows: pd.DataFrame) -> go.Figure:
+def emergence(found: Emergence) -> go.Figure:
     """A probe's statistic at its landmarks over the checkpoints of one run: mean and 95 % interval over seeds.
 
     Dotted: what a place must exceed to be significant in the whole grid; dashed lines part the stages.
     """
-    value = summaries.statistic(rows)
-    own = rows[(rows["control"] == "none") & (rows["subset"] == "all") & rows["chosen"]]
-    when = own[["stage", "step", "epoch"]].groupby(["stage", "step"])["epoch"].mean().reset_index()
+    when = found.checkpoints
     labels = [f"stage {r.stage}<br>{float(f'{r.epoch:.2g}'):g}" for r in when.itertuples()]
+    at = pd.MultiIndex.from_frame(when[["stage", "step"]])
     figure = go.Figure()
-    for (site, layer, position), color in zip(summaries.landmarks(rows), _COLORS, strict=False):
-        part = own[(own["site"] == site) & (own["layer"] == layer) & (own["position"] == position)]
-        by = [part[(part["stage"] == r.stage) & (part["step"] == r.step)][value] for r in when.itertuples()]
-        e = [estimate(v.to_numpy(dtype=float), unit="seed") for v in by]
-        name = f"{position}, {'embedding' if (site, layer) == ('resid_pre', 0) else f'L{layer} {site}'}"
+    for place, color in zip(found.landmarks, _COLORS, strict=False):
+        e = _at(found.scores.estimates, place).set_index(["stage", "step"]).reindex(at)
+        name = _place_name(place)
         figure.add_trace(
             go.Scatter(
                 x=labels,
-                y=[one.mean for one in e],
-                error_y={"array": [one.high - one.mean for one in e], "thickness": 1.2, "width": 3},
+                y=e["mean"].tolist(),
+                error_y={"array": (e["high"] - e["mean"]).tolist(), "thickness": 1.2, "width": 3},
                 mode="lines+markers",
                 name=name,
                 line={"color": color},
                 hovertemplate=f"{name}<br>%{{x}}: %{{y:.3f}}<extra></extra>",
             )
         )
-    limits = [
-        summaries.threshold(rows[(rows["stage"] == r.stage) & (rows["step"] == r.step)])
-        for r in when.itertuples()
-    ]
-    if np.isfinite(limits).any():
+    if when["threshold"].notna().any():
         figure.add_trace(
             go.Scatter(
                 x=labels,
-                y=limits,
+                y=when["threshold"].tolist(),
                 mode="lines",
                 name="significant above",
                 line={"color": "#999", "dash": "dot"},
@@ -125,20 +117,15 @@ def emergence(rows: pd.DataFrame) -> go.Figure:
             figure.add_vline(x=i - 0.5, line={"dash": "dash", "color": "#bbb", "width": 1})
     figure.update_layout(
         height=420,
-        yaxis={"title": TITLES[value]},
+        yaxis={"title": TITLES[found.statistic]},
         xaxis={"title": "stage, and its epoch", "type": "category", "tickangle": 0},
     )
     return styled(figure)
 
 
-def word_orders(rows: pd.DataFrame, gaps: pd.DataFrame | None = None) -> go.Figure:
-    """One probe at its landmarks, run beside run: a dot a seed, the mean with its 95 % interval.
-
-    `rows`: several runs, one checkpoint each. `gaps`: as from `pipeline.gaps`, drawn below.
-    """
-    value = summaries.statistic(rows)
-    own = rows[(rows["control"] == "none") & (rows["subset"] == "all") & rows["chosen"]]
-    runs = own[["run", "word_order"]].drop_duplicates()
+def word_orders(found: RunsCompared) -> go.Figure:
+    """One probe at its landmarks, run beside run: a dot a seed, the mean with its 95 % interval; gaps below."""
+    runs, gaps = found.runs, found.gaps
     twice = runs["word_order"].duplicated(keep=False).any()
     names = [f"{r.word_order}<br>{r.run}" if twice else str(r.word_order) for r in runs.itertuples()]
     figure = make_subplots(
@@ -149,29 +136,48 @@ def word_orders(rows: pd.DataFrame, gaps: pd.DataFrame | None = None) -> go.Figu
         subplot_titles=["what the probe reads"]
         + ([] if gaps is None else ["implicit meta-learning, d1 − d2"]),
     )
-    landmarks = summaries.landmarks(own)
-    for j, ((site, layer, position), color) in enumerate(zip(landmarks, _COLORS, strict=False)):
-        part = own[(own["site"] == site) & (own["layer"] == layer) & (own["position"] == position)]
-        name = f"{position}, {'embedding' if (site, layer) == ('resid_pre', 0) else f'L{layer} {site}'}"
-        groups = [part.loc[part["run"] == r, value].to_numpy(dtype=float) for r in runs["run"]]
-        _dots(figure, groups, shift=(j - (len(landmarks) - 1) / 2) * 0.14, name=name, color=color, row=1)
+    line = {"dash": "dot", "color": "#999", "width": 1}
+    for j, (place, color) in enumerate(zip(found.landmarks, _COLORS, strict=False)):
+        seeds, means = _at(found.scores.by_seed, place), _at(found.scores.estimates, place)
+        shift = (j - (len(found.landmarks) - 1) / 2) * 0.14
+        _dots(figure, seeds, means, runs["run"], shift=shift, name=_place_name(place), color=color, row=1)
     if gaps is not None:
-        groups = [gaps.loc[gaps["run"] == r, "gap"].to_numpy(dtype=float) for r in runs["run"]]
-        metric = " or ".join(gaps["metric"].unique())
-        _dots(figure, groups, shift=0.0, name=f"IML gap ({metric})", color="#444", row=2)
-        figure.add_hline(y=0, line={"dash": "dot", "color": "#999", "width": 1}, row=2, col=1)
-        figure.update_yaxes(title=metric, row=2, col=1)
-    figure.add_hline(y=summaries.chance(own), line={"dash": "dot", "color": "#999", "width": 1}, row=1, col=1)
-    figure.update_yaxes(title=TITLES[value], row=1, col=1)
+        name = f"IML gap ({found.metric})"
+        _dots(figure, gaps.by_seed, gaps.estimates, runs["run"], shift=0.0, name=name, color="#444", row=2)
+        figure.add_hline(y=0, line=line, row=2, col=1)
+        figure.update_yaxes(title=found.metric, row=2, col=1)
+    figure.add_hline(y=found.chance, line=line, row=1, col=1)
+    figure.update_yaxes(title=TITLES[found.statistic], row=1, col=1)
     figure.update_xaxes(tickvals=list(range(len(names))), ticktext=names, range=[-0.5, len(names) - 0.5])
     figure.update_layout(height=400 if gaps is None else 620)
     return styled(figure)
 
 
+def _at(table: pd.DataFrame, place: tuple[str, int, str]) -> pd.DataFrame:
+    """The rows of one place."""
+    site, layer, position = place
+    return table[(table["site"] == site) & (table["layer"] == layer) & (table["position"] == position)]
+
+
+def _place_name(place: tuple[str, int, str]) -> str:
+    """`=, L0 resid_post`."""
+    site, layer, position = place
+    return f"{position}, {'embedding' if (site, layer) == ('resid_pre', 0) else f'L{layer} {site}'}"
+
+
 def _dots(
-    figure: go.Figure, groups: Sequence[np.ndarray], *, shift: float, name: str, color: str, row: int
+    figure: go.Figure,
+    seeds: pd.DataFrame,
+    means: pd.DataFrame,
+    runs: pd.Series,
+    *,
+    shift: float,
+    name: str,
+    color: str,
+    row: int,
 ) -> None:
-    """Seeds of each group as dots, their mean with its interval beside them."""
+    """Seeds of each run as dots, their mean with its interval beside them."""
+    groups = [seeds.loc[seeds["run"] == run, "value"].dropna().to_numpy(dtype=float) for run in runs]
     x = np.concatenate([np.full(len(g), i + shift - 0.03) for i, g in enumerate(groups)])
     figure.add_trace(
         go.Scatter(
@@ -181,12 +187,12 @@ def _dots(
         row=row,
         col=1,
     )  # fmt: skip
-    e = [estimate(g, unit="seed") for g in groups]
+    e = means.set_index("run").reindex(runs)
     figure.add_trace(
         go.Scatter(
-            x=np.arange(len(groups)) + shift + 0.03, y=[one.mean for one in e], mode="markers", name=name,
+            x=np.arange(len(groups)) + shift + 0.03, y=e["mean"].tolist(), mode="markers", name=name,
             legendgroup=name, marker={"color": color, "size": 9, "symbol": "diamond"},
-            error_y={"array": [one.high - one.mean for one in e], "thickness": 1.5, "width": 4},
+            error_y={"array": (e["high"] - e["mean"]).tolist(), "thickness": 1.5, "width": 4},
             hovertemplate=f"{name}<br>mean %{{y:.3f}}<extra></extra>",
         ),
         row=row,

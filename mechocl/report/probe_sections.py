@@ -10,6 +10,7 @@ import pandas as pd
 from mechocl.analyses import probe_sweep
 from mechocl.behaviour.formats import MISSING, interval, number
 from mechocl.probing import directions, summaries
+from mechocl.probing.at_landmarks import compare_runs, summarize_emergence
 from mechocl.probing.recipe import Probe, load
 from mechocl.probing.summaries import Grid
 from mechocl.report import plots, probe_plots
@@ -93,14 +94,15 @@ def direction_sections(units: Sequence[probe_sweep.Unit]) -> tuple[Section, ...]
 def _section(grids: Sequence[Grid], rows: pd.DataFrame, probe: Probe, gaps: pd.DataFrame | None) -> Section:
     figures, lines, findings = [], [], []
     if len(grids) > 1:
-        figure = probe_plots.word_orders(summaries.last_checkpoint(rows), gaps)
+        figure = probe_plots.word_orders(compare_runs(summaries.last_checkpoint(rows), gaps))
         figures.append(_titled(figure, f"{probe.question}: run beside run"))
     for one in grids:
         name = f"{one.run}, {one.word_order}"
         figures.append(_titled(probe_plots.grid(one), f"{name}: {probe.question}{_embedding(one)}"))
         every = rows[rows["run"] == one.run]
         if every[["stage", "step"]].drop_duplicates().shape[0] > 1:
-            figures.append(_titled(probe_plots.emergence(every), f"{name}: {probe.question}, over training"))
+            figure = probe_plots.emergence(summarize_emergence(every))
+            figures.append(_titled(figure, f"{name}: {probe.question}, over training"))
         lines += [(name, *line) for line in _lines(one)]
         findings.append(f"{name}: {described(one)}")
     value = grids[0].statistic

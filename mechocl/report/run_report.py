@@ -5,7 +5,9 @@ from typing import Any
 import pandas as pd
 
 from mechocl.behaviour import formats, internalization, over_seeds, sentences
+from mechocl.interventions.summaries import summarize_patching
 from mechocl.lenses import attention
+from mechocl.lenses.summaries import summarize_attribution
 from mechocl.models.layout import position_labels
 from mechocl.probing.scoring import ProbingConfig
 from mechocl.probing.summaries import probe_grids
@@ -155,7 +157,9 @@ def _lens(rows: dict[str, pd.DataFrame], words: Words) -> Section:
         figures=(
             lens_plots.component_lens(rows["lens"], value="rank", words=words),
             lens_plots.lenses_compared(rows["lens"], rows["tuned-lens"], value="rank", words=words),
-            lens_plots.attribution(rows["attribution"], quantity="difference", words=words),
+            lens_plots.attribution(
+                summarize_attribution(rows["attribution"], quantity="difference"), words=words
+            ),
         ),
     )
 
@@ -165,7 +169,7 @@ def _patching(rows: pd.DataFrame, words: Words) -> Section:
         id="patching",
         title="Activation patching",
         how_to_read=words.patching,
-        figures=(plots.patching(rows),),
+        figures=(plots.patching(summarize_patching(rows)),),
     )
 
 

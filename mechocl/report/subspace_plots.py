@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mechocl.behaviour.statistics import estimate
+from mechocl.behaviour.over_seeds import SeedSummary
 from mechocl.errors import MechoclError
 from mechocl.report.plots import styled
 
@@ -23,32 +23,23 @@ _VALUES: Final = {
 }
 
 
-def subspace_effects(
-    rows: pd.DataFrame, *, metric: str = "logit_difference", value: str = "normalised"
-) -> go.Figure:
+def subspace_effects(found: SeedSummary) -> go.Figure:
     """What changing each subspace does, its two controls beside it; one row of panels per contrast.
 
-    `rows` as from `subspace_study.subspace_study`, with a `seed` column. `value`: `normalised` (0: as the corrupted
-    run, 1: as the clean one, in the trained model's measure) or `explained`. A dot per seed, and the mean
-    with its 95 % interval. Places that the answer does not read are left out.
+    `found` as from `interventions.summaries.summarize_subspaces`. A dot per seed, and the mean with its 95 % interval.
+    Places that the answer does not read are left out.
 
     Raises MechoclError when there is nothing to draw.
     """
-    if value not in _VALUES:
-        raise MechoclError(f"value is {value!r}; use {' or '.join(_VALUES)}")
-    rows = rows[rows["metric"] == metric].assign(
-        place=lambda r: r["position"] + ", " + r["site"] + " " + r["layer"].astype(str), label=_labels
-    )
-    fitted = rows[rows["method"] == "rotation"]
+    seeds, means = (frame.assign(label=_labels) for frame in (found.by_seed, found.estimates))
+    fitted = seeds[seeds["method"] == "rotation"]
     places, contrasts = (
         fitted["place"].drop_duplicates().tolist(),
-        rows["contrast"].drop_duplicates().tolist(),
+        seeds["contrast"].drop_duplicates().tolist(),
     )
     if not places:
-        raise MechoclError(
-            f"there are no fitted subspaces with {metric} to draw; choose places that the answer reads"
-        )
-    labels = _order(rows)
+        raise MechoclError("there are no fitted subspaces to draw; choose places that the answer reads")
+    labels = _order(seeds)
     figure = make_subplots(
         rows=len(contrasts),
         cols=len(places),
@@ -60,17 +51,20 @@ def subspace_effects(
     )
     for r, contrast in enumerate(contrasts, start=1):
         for c, place in enumerate(places, start=1):
-            panel = rows[(rows["contrast"] == contrast) & (rows["place"] == place)]
             for i, control in enumerate(_CONTROLS):
-                part = panel[panel["control"] == control].dropna(subset=[value])
-                for trace in _traces(part, value, labels, control, offset=0.24 * (i - 1), legend=r == c == 1):
+                dots, diamonds = (
+                    t[(t["contrast"] == contrast) & (t["place"] == place) & (t["control"] == control)]
+                    for t in (seeds.dropna(subset=["value"]), means)
+                )
+                legend = r == c == 1
+                for trace in _traces(dots, diamonds, labels, control, offset=0.24 * (i - 1), legend=legend):
                     figure.add_trace(trace, row=r, col=c)
             for level in (0, 1):
                 figure.add_hline(y=level, line={"dash": "dot", "color": "#999", "width": 1}, row=r, col=c)
             figure.update_xaxes(
                 tickvals=list(range(len(labels))), ticktext=labels, tickangle=-40, row=r, col=c
             )
-        figure.update_yaxes(title=_VALUES[value], row=r, col=1)
+        figure.update_yaxes(title=_VALUES[found.quantity], row=r, col=1)
     figure.update_layout(
         height=230 * len(contrasts) + 150,
         legend={"orientation": "h", "yanchor": "bottom", "y": 1 + 0.14 / len(contrasts), "x": 0},
@@ -98,34 +92,31 @@ def _rank(method: str) -> int:
 
 
 def _traces(
-    part: pd.DataFrame, value: str, labels: list[str], control: str, *, offset: float, legend: bool
+    seeds: pd.DataFrame, means: pd.DataFrame, labels: list[str], control: str, *, offset: float, legend: bool
 ) -> list[go.Scatter]:
     """Seeds as dots, means with intervals as diamonds."""
     name, color = _CONTROLS[control]
-    x = part["label"].map(labels.index).to_numpy(dtype=float) + offset
     dots = go.Scatter(
-        x=x,
-        y=part[value],
+        x=seeds["label"].map(labels.index).to_numpy(dtype=float) + offset,
+        y=seeds["value"],
         mode="markers",
         marker={"color": color, "size": 5, "opacity": 0.35},
-        text=[f"{label}<br>seed {seed}" for label, seed in zip(part["label"], part["seed"], strict=True)],
+        text=[f"{label}<br>seed {seed}" for label, seed in zip(seeds["label"], seeds["seed"], strict=True)],
         hovertemplate="%{text}: %{y:.2f}<extra></extra>",
         legendgroup=control,
         showlegend=False,
     )
-    groups = list(part.groupby("label", sort=False)[value])
-    found = [estimate(values.to_numpy(dtype=float), unit="seed") for _, values in groups]
-    half = np.array([e.high - e.mean for e in found])
-    means = go.Scatter(
-        x=[labels.index(str(label)) + offset for label, _ in groups],
-        y=[e.mean for e in found],
+    half = (means["high"] - means["mean"]).to_numpy(dtype=float)
+    diamonds = go.Scatter(
+        x=[labels.index(label) + offset for label in means["label"]],
+        y=means["mean"].tolist(),
         mode="markers",
         marker={"color": color, "size": 9, "symbol": "diamond"},
         error_y={"array": np.nan_to_num(half), "thickness": 1.5, "width": 4},
         name=name,
-        text=[f"{label}, {name}" for label, _ in groups],
+        text=[f"{label}, {name}" for label in means["label"]],
         hovertemplate="%{text}<br>mean %{y:.2f}<extra></extra>",
         legendgroup=control,
         showlegend=legend,
     )
-    return [dots, means]
+    return [dots, diamonds]

@@ -10,6 +10,7 @@ from plotly.graph_objects import Figure
 from mechocl.behaviour import formats, over_seeds
 from mechocl.errors import MechoclError
 from mechocl.interventions import circuits, grafting
+from mechocl.interventions.summaries import summarize_curves, summarize_subspaces
 from mechocl.interventions.suppression import SuppressionConfig, candidates
 from mechocl.report import circuit_plots, graft_plots, subspace_plots
 from mechocl.report.page import Section, Table
@@ -22,7 +23,7 @@ _SHOWN: Final = 5e-4
 
 def circuit(rows: pd.DataFrame) -> Section:
     """`rows` of the circuit analysis over the seeds."""
-    figures, tables = [circuit_plots.curves(rows)], []
+    figures, tables = [circuit_plots.curves(summarize_curves(rows))], []
     findings = []
     first = int(rows["seed"].min())
     for contrast, part in rows.groupby("contrast", sort=False):
@@ -168,7 +169,7 @@ def subspaces(rows: pd.DataFrame) -> Section:
             "the other question's. Each method stands beside the same fit on shuffled targets and on an untrained model; what "
             "counts is the distance from them. d1-to-d2 moves what the tag did (same integer), d1-to-other-d2 the integer."
         ),
-        figures=tuple(_drawn(lambda: subspace_plots.subspace_effects(rows))),
+        figures=tuple(_drawn(lambda: subspace_plots.subspace_effects(summarize_subspaces(rows)))),
         tables=(
             Table(
                 caption="Effect as a share of clean − corrupted, mean over seeds [95 %]",

@@ -7,8 +7,8 @@ from mechocl.runs.folders import SeedFolder
 from mechocl.runs.kinds import RunKind
 from mechocl.runs.progress import Progress
 from mechocl.runs.recipes import Recipe
-from toy_models.task import Questioning
 from toy_models.stages import StageConfig
+from toy_models.task import Questioning
 from toy_models.worlds import world_of
 
 

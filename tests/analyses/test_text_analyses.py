@@ -28,6 +28,7 @@ from mechocl.interventions.named_pairs import pairs_named
 from mechocl.interventions.patching import PatchingConfig
 from mechocl.lenses.direct_attribution import AttributionConfig
 from mechocl.lenses.logit_lens import LensConfig
+from mechocl.lenses.summaries import summarize_attribution
 from mechocl.models import layout, seam
 from mechocl.probing.scoring import ProbingConfig
 from mechocl.report import lens_plots
@@ -351,7 +352,8 @@ def test_lenses_of_text_speak_of_answers(run: Run) -> None:
     signed = lens_plots.component_lens(rows, words=WORDS, value="difference")
     assert signed.layout.coloraxis.colorbar.title.text == "right − wrong<br>(nats)"
     bars = lens_plots.attribution(
-        analysed(run, "attribution", AttributionConfig()), words=WORDS, quantity="integer"
+        summarize_attribution(analysed(run, "attribution", AttributionConfig()), quantity="integer"),
+        words=WORDS,
     )
     assert "the right answer" in str(bars.layout.yaxis.title.text)
 

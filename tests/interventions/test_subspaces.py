@@ -33,6 +33,7 @@ from mechocl.interventions.subspaces import (
     interchange,
     swap,
 )
+from mechocl.interventions.summaries import summarize_subspaces
 from mechocl.models import loading
 from mechocl.models.components import take_apart
 from mechocl.models.sites import hook_name, sites_of
@@ -444,7 +445,7 @@ def test_the_figure_shows_the_table() -> None:
     rows = pd.concat(
         [studied().assign(seed=0), studied().assign(seed=1, normalised=lambda r: r["normalised"] + 0.2)]
     )
-    figure = subspace_effects(rows)
+    figure = subspace_effects(summarize_subspaces(rows))
     titles = [note.text for note in figure.layout.annotations]
     assert "d1-to-d2: alias, resid_pre 0" in titles
     assert not any("=, resid_pre 0" in title for title in titles)
@@ -457,7 +458,7 @@ def test_the_figure_shows_the_table() -> None:
     )
     assert drawn == len(kept[kept["metric"] == "logit_difference"].dropna(subset=["normalised"]))
     assert (
-        subspace_effects(rows, value="explained").layout.yaxis.title.text
+        subspace_effects(summarize_subspaces(rows, value="explained")).layout.yaxis.title.text
         == "share of squared difference gone"
     )
 
@@ -490,7 +491,10 @@ def test_the_figure_shows_the_table() -> None:
         (lambda: fit_erasure(torch.ones(2, 3), torch.tensor([True, False])), "nothing to erase"),
         (lambda: SubspaceConfig(n_pairs=0), "n_pairs is 0"),
         (lambda: SubspaceConfig(ks=()), "at least one"),
-        (lambda: subspace_effects(studied().assign(seed=0), value="effect"), "use normalised or explained"),
+        (
+            lambda: summarize_subspaces(studied().assign(seed=0), value="effect"),
+            "use normalised or explained",
+        ),
     ],
 )
 def test_refusals(wrong: Callable[[], object], message: str) -> None:

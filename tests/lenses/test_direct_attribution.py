@@ -22,6 +22,7 @@ from mechocl.lenses.direct_attribution import (
     attribute,
     direct_logit_attribution,
 )
+from mechocl.lenses.summaries import summarize_attribution
 from mechocl.models import loading
 from mechocl.report import lens_plots
 from toy_models import architectures
@@ -270,7 +271,8 @@ def over_seeds() -> pd.DataFrame:
 
 
 def test_bars_are_means_with_a_dot_per_seed(over_seeds: pd.DataFrame) -> None:
-    figure = lens_plots.attribution(over_seeds, words=WORDS, quantity="difference")
+    found = summarize_attribution(over_seeds, quantity="difference")
+    figure = lens_plots.attribution(found, words=WORDS)
     bars = [t for t in figure.data if t.type == "bar"]
     dots = [t for t in figure.data if t.type == "scatter"]
     assert len(bars) == len(dots) == 3 * 2  # three panels, two subsets
@@ -280,6 +282,7 @@ def test_bars_are_means_with_a_dot_per_seed(over_seeds: pd.DataFrame) -> None:
     np.testing.assert_allclose(dots[0].x[:2], bars[0].x)
     np.testing.assert_allclose(bars[0].error_y.array, 12.7062, rtol=1e-4)  # t(.975, 1 df) · 1
     assert sum(bool(t.showlegend) for t in figure.data) == 2
-    one_seed = lens_plots.attribution(over_seeds[over_seeds["seed"] == 0], words=WORDS, quantity="integer")
+    alone = summarize_attribution(over_seeds[over_seeds["seed"] == 0], quantity="integer")
+    one_seed = lens_plots.attribution(alone, words=WORDS)
     assert one_seed.data[0].error_y.array is None
     np.testing.assert_allclose(one_seed.data[0].y, [-1, -2])

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mechocl.probing import summaries
+from mechocl.probing.at_landmarks import compare_runs, summarize_emergence
 from mechocl.probing.directions import BETWEEN_CHECKPOINTS, BETWEEN_PLACES, BETWEEN_SEEDS, compare
 from mechocl.probing.summaries import NOT_DECODABLE, NOT_TRIED, NOT_USED, USED
 from mechocl.report import probe_plots, probe_sections
@@ -158,7 +159,7 @@ def test_emergence_follows_the_landmarks_through_the_stages() -> None:
     rows = pd.concat(
         [table().assign(stage=1, step=5), table().assign(stage=2, step=0, auc=table()["auc"] / 2), table()]
     )
-    figure = probe_plots.emergence(rows)
+    figure = probe_plots.emergence(summarize_emergence(rows))
     curves = {trace.name: trace for trace in figure.data}
     assert set(curves) == {
         "alias, embedding",
@@ -180,7 +181,7 @@ def test_runs_stand_beside_each_other() -> None:
     gaps = pd.DataFrame(
         {"run": ["demo", "demo", "other", "other"], "seed": [0, 1, 0, 1], "gap": [0.1, 0.2, 0.0, 0.1]}
     ).assign(metric="AUC")
-    figure = probe_plots.word_orders(rows, gaps)
+    figure = probe_plots.word_orders(compare_runs(rows, gaps))
     means = {trace.name: list(trace.y) for trace in figure.data if trace.name}
     assert means["alias, embedding"] == pytest.approx([0.95, 0.7])
     assert means["IML gap (AUC)"] == pytest.approx([0.15, 0.05])

@@ -53,7 +53,8 @@ def test_integers_are_pooled() -> None:
 
 
 def test_the_figure_draws_seeds_means_and_controls() -> None:
-    figure = feature_plots.shares(patches(), title="here")
+    found = summaries.summarize_shares(summaries.surest_patches(patches()))
+    figure = feature_plots.shares(found, title="here")
     dots, mean, control = figure.data[:3]
     assert sorted(dots.y) == pytest.approx([0.055, 0.105, 0.155])
     assert mean.y == pytest.approx((0.105,))
@@ -62,8 +63,9 @@ def test_the_figure_draws_seeds_means_and_controls() -> None:
     assert figure.layout.title.text == "here"
     assert figure.layout.xaxis.ticktext == ("new alias of tag<br>1, not 2",)
     assert tuple(figure.layout.xaxis.range) == (-0.6, 0.6)  # every tick is inside
-    again = feature_plots.shares(summaries.surest_patches(patches()), title="here")
-    assert again.data[1].y == mean.y
+    estimates = found.share.estimates.set_index(["kind", "property"])
+    shown = estimates.loc[("feature", "new alias of tag 1, not 2")]
+    assert (mean.y[0], mean.error_y.array[0]) == (shown["mean"], shown["high"] - shown["mean"])
 
 
 def test_selectivity_has_positions_in_the_order_of_a_question() -> None:

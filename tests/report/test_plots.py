@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from mechocl.behaviour import over_seeds, sentences
+from mechocl.interventions.summaries import summarize_patching
 from mechocl.report import plots
 from toy_models.subsets import SUBSETS
 
@@ -74,7 +75,7 @@ def patched(*effects: float, seeds: int = 1) -> pd.DataFrame:
 
 
 def test_patching_scale_is_symmetric_around_zero() -> None:
-    figure = plots.patching(patched(-3.0, 1.0))
+    figure = plots.patching(summarize_patching(patched(-3.0, 1.0)))
     assert figure.layout.coloraxis.cmin == -3.0
     assert figure.layout.coloraxis.cmax == 3.0
     np.testing.assert_allclose(figure.data[0].z, [[-3.0, 1.0]])
@@ -83,14 +84,14 @@ def test_patching_scale_is_symmetric_around_zero() -> None:
 
 
 def test_patching_says_interval_and_seeds_of_a_cell() -> None:
-    figure = plots.patching(patched(-3.0, 1.0, seeds=2))
+    figure = plots.patching(summarize_patching(patched(-3.0, 1.0, seeds=2)))
     np.testing.assert_allclose(figure.data[0].z, [[-2.5, 1.5]])
     assert figure.data[0].customdata[0][1] == " [-4.85, +7.85]<br>seeds: +1.00, +2.00"
 
 
 def test_patching_draws_the_sites_with_the_largest_effects() -> None:
     rows = pd.concat([patched(float(i), 0.0).assign(index=i, site="mlp_post") for i in range(5)])
-    figure = plots.patching(rows, most=2)
+    figure = plots.patching(summarize_patching(rows, most=2))
     assert list(figure.data[0].y) == ["L0N3 mlp_post", "L0N4 mlp_post"]
 
 
