@@ -153,7 +153,7 @@ def over_seeds(rows: pd.DataFrame, keys: list[str], value: str) -> pd.DataFrame:
     Rows of one seed and key are averaged first. The interval is NaN with a single seed; seeds without the value are
     left out, and a key without any has no row.
     """
-    each = rows.dropna(subset=[value]).groupby([*keys, "seed"], sort=False)[value].mean().reset_index()
+    each = _average_within_seeds(rows, keys, value)
     found = []
     for key, part in each.groupby(keys, sort=False):
         values = part[value].to_numpy(dtype=float)
@@ -166,8 +166,15 @@ def over_seeds(rows: pd.DataFrame, keys: list[str], value: str) -> pd.DataFrame:
 
 def summarize_seeds(rows: pd.DataFrame, keys: list[str], value: str) -> SeedSummary:
     """A value by the keys, seed by seed and over the seeds, in the order of the rows."""
-    by_seed = rows.groupby([*keys, "seed"], sort=False)[value].mean().reset_index(name="value")
+    each = _average_within_seeds(rows, keys, value).rename(columns={value: "value"})
+    by_seed = rows[[*keys, "seed"]].drop_duplicates().merge(each, how="left")
     return SeedSummary(value, by_seed, over_seeds(rows, keys, value))
+
+
+def _average_within_seeds(rows: pd.DataFrame, keys: list[str], value: str) -> pd.DataFrame:
+    """Mean of the value for each key and seed that has one, in the order of the rows."""
+    known = rows.dropna(subset=[value])
+    return known.groupby([*keys, "seed"], sort=False)[value].mean().reset_index()
 
 
 def site_names(rows: pd.DataFrame) -> pd.Series:

@@ -103,6 +103,19 @@ def test_one_seed_has_no_interval() -> None:
     assert formats.mean_in_words(row) == "+0.250"
 
 
+def test_a_summary_holds_each_seeds_mean_and_the_estimates() -> None:
+    """A seed without a value keeps its row, a key without any too; the estimates leave them out."""
+    nan = float("nan")
+    rows = effects({(1, "z"): [0.25, 0.75], (2, "z"): [nan, 1.5], (3, "z"): [nan], (1, "v"): [nan]})
+    found = over_seeds.summarize_seeds(rows, ["site"], "effect")
+    assert found.quantity == "effect"
+    assert found.by_seed[["site", "seed"]].to_numpy().tolist() == [["z", 1], ["z", 2], ["z", 3], ["v", 1]]
+    assert found.by_seed["value"].tolist()[:2] == [0.5, 1.5]
+    assert found.by_seed["value"].isna().tolist() == [False, False, True, True]
+    pd.testing.assert_frame_equal(found.estimates, over_seeds.over_seeds(rows, ["site"], "effect"))
+    assert found.estimates["mean"].tolist() == [1.0]
+
+
 def test_description() -> None:
     row = {"mean": -0.1, "low": -0.25, "high": 0.05, "seeds": 8}
     assert formats.mean_in_words(row) == "−0.100 [−0.250, +0.050]"
