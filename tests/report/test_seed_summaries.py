@@ -12,6 +12,7 @@ from mechocl.lenses.direct_attribution import TOTAL
 from mechocl.lenses.summaries import summarize_attribution
 from mechocl.probing.at_landmarks import compare_runs, summarize_emergence
 from mechocl.report import circuit_plots, lens_plots, plots, probe_plots, subspace_plots
+from toy_models.list_questioning import WORDS
 
 SEEDS = range(4)
 
@@ -91,7 +92,7 @@ def test_attribution() -> None:
     ]
     rows = table("subset", "contains", "component", cells=cells, values=("difference", "integer"))
     found = summarize_attribution(rows.assign(position="="), quantity="integer")
-    figure = lens_plots.attribution(found)
+    figure = lens_plots.attribution(found, words=WORDS)
     assert_draws(
         found,
         [t for t in figure.data if t.type == "bar"],
