@@ -13,6 +13,7 @@ from mechocl.features.candidates import ALPHA
 from mechocl.features.checkpoint_comparison import NEW, REMOVED
 from mechocl.features.quality import FOUND_AGAIN
 from mechocl.features.settings import HELD_OUT
+from mechocl.features.summaries import summarize_shares
 from mechocl.report import feature_plots
 
 _QUALITY: Final = {
@@ -39,7 +40,7 @@ def draw_figures() -> dict[str, go.Figure]:
     found = {"features-selectivity-TVE": feature_plots.selectivity(panels)}
     for order in best["order"].unique():
         part = best[(best["order"] == order) & (best["site"] == "resid_pre")]
-        figure = feature_plots.shares(summaries.summarize_shares(part), title=f"{order}: features of the embeddings")
+        figure = feature_plots.shares(summarize_shares(part), title=f"{order}: features of the embeddings")
         found[f"features-shares-{order}"] = figure
     return found
 
