@@ -31,6 +31,7 @@ from mechocl.probing import probe as probe_
 from mechocl.probing.examples import draw_examples
 from mechocl.probing.recipe import Probe
 from mechocl.probing.scoring import ProbingConfig
+from mechocl.runs.activation_cache import directly
 from probes.splits import alias_folds
 from toy_models import architectures
 from toy_models.integer_set import build
@@ -110,7 +111,7 @@ def ours(model: Transformer, task: Task) -> np.ndarray:
     config = ProbingConfig(
         sites=("resid_post",), permutations=0, controls=False, n_pairs=0, aliases_per_subset=len(task)
     )
-    rows, _ = probe_.probe(model, model, task, config, collect=probe_.directly(model), probes=[PROBE])
+    rows, _ = probe_.probe(model, model, task, config, collect=directly(model), probes=[PROBE])
     rows = rows[(rows["subset"] == "all") & (rows["site"] == "resid_post")]
     grid: np.ndarray = rows["accuracy"].to_numpy(dtype=float).reshape(model.cfg.n_layers, -1)
     return grid

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from docs.write.places import TABLES
-from mechocl.analyses import registry
+from mechocl.analyses import registry, results
 from mechocl.closed_book import questioning
 from mechocl.runs.run import Run
 
@@ -16,7 +16,7 @@ def take_tables(path: Path, model: Path) -> None:
     recipe = run.recipe
     tables = []
     for stage in range(1, len(recipe.training.stages) + 1):
-        rows = registry.load_rows(run, "evaluate", registry.EvaluateConfig(), stage=stage)
+        rows = results.load_rows(run, "evaluate", registry.EvaluateConfig(), stage=stage)
         if rows is None:
             raise SystemExit(
                 f"{path} has no evaluation yet; run `mechocl evaluate {path} --stage {stage}` first"

@@ -6,7 +6,7 @@ from typing import Any, Final
 import pandas as pd
 
 from docs.write.places import TABLES
-from mechocl.analyses import crosscoder_jobs, registry
+from mechocl.analyses import crosscoder_jobs, results
 from mechocl.behaviour.over_seeds import over_seeds
 from mechocl.features import dictionaries, summaries
 from mechocl.features.candidates import EffectsConfig
@@ -132,9 +132,9 @@ def _rows(run: Run, analysis: str, site: str) -> pd.DataFrame | None:
                 (dictionaries.path_of(run.path, one, folder.seed) / dictionaries.RECORD).exists()
                 for one in names
             )
-            and run.load_result(analysis, registry.result_key(folder, analysis, config, None)) is not None
+            and run.load_result(analysis, results.result_key(folder, analysis, config, None)) is not None
         ]
-        rows = registry.load_rows(run, analysis, config, seeds=seeds) if seeds else None
+        rows = results.load_rows(run, analysis, config, seeds=seeds) if seeds else None
         if rows is None:
             return None
         parts.append(rows.assign(sae=str(number)))

@@ -29,7 +29,7 @@ from docs.write import (
 )
 from docs.write.markdown import write_table, write_text_table
 from docs.write.places import DOCS, README, TABLES
-from mechocl.analyses import registry
+from mechocl.analyses import registry, results
 from mechocl.behaviour import formats, internalization, over_seeds
 from mechocl.behaviour.internalization import METRICS
 from mechocl.runs.run import Run
@@ -42,7 +42,7 @@ _MEANING: Final = {c.name: c.meaning for c in internalization.CONTRASTS}
 def take_tables(run_path: Path) -> None:
     """Write the tables from a run's own results."""
     run = Run.open(run_path)
-    rows = registry.load_rows(run, "evaluate", registry.EvaluateConfig())
+    rows = results.load_rows(run, "evaluate", registry.EvaluateConfig())
     if rows is None:
         raise SystemExit(f"{run_path} has no evaluation yet; run `mechocl evaluate {run_path}` first")
     rows, unlearned = over_seeds.without_failed(rows)
@@ -76,7 +76,7 @@ def take_tables(run_path: Path) -> None:
         "torch": run.manifest["packages"]["torch"],
     }
     pd.DataFrame([facts]).to_csv(TABLES / "demo-run.csv", index=False)
-    lens = registry.load_rows(run, "lens", registry.ANALYSES["lens"].config())
+    lens = results.load_rows(run, "lens", registry.ANALYSES["lens"].config())
     if lens is not None:
         keys = [c for c in lens.columns if lens[c].dtype.kind not in "fi" and c != "seed"]
         mean = lens.drop(columns="seed").groupby(keys, sort=False).mean(numeric_only=True).reset_index()

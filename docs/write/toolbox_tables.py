@@ -7,6 +7,7 @@ import pandas as pd
 
 from docs.write.places import TABLES
 from mechocl.analyses import jobs, registry
+from mechocl.analyses.subject import open_subject
 from mechocl.behaviour import over_seeds
 from mechocl.interventions import circuits
 from mechocl.interventions.attribution_patching import attribute_activations
@@ -88,7 +89,7 @@ def _estimated(run: Run) -> pd.DataFrame:
     """How attribution patching of every neuron at `=` ranks them, beside patching each: Spearman's ρ by seed."""
     found = []
     for folder in run.finished_seeds():
-        subject = registry.open_subject(folder, stage=None, device="cpu")
+        subject = open_subject(folder, stage=None, device="cpu")
         for name in PatchingConfig().pairs:
             pairs = pairs_named(subject.task, name, n_pairs=200, seed=0)
             both = [

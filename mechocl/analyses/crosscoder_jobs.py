@@ -10,18 +10,23 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mechocl import __version__, files
+from mechocl import files
+from mechocl.analyses import revision
+from mechocl.analyses.columns import CROSSCODER
+from mechocl.analyses.rows import check_rows
 from mechocl.analyses.sae_jobs import map_seeds
 from mechocl.errors import MechoclError
 from mechocl.features import checkpoint_comparison, crosscoders, dictionaries, search
 from mechocl.features.candidates import ALPHA
-from mechocl.features.crosscoders import CrosscoderConfig, Which
+from mechocl.features.crosscoders import Crosscoder, CrosscoderConfig, Which
 from mechocl.features.dictionaries import Dictionary, flat
 from mechocl.features.search import SearchConfig
 from mechocl.models import activations
+from mechocl.models.seam import Transformer
 from mechocl.runs.folders import Checkpoint, SeedFolder
 from mechocl.runs.progress import Progress
 from mechocl.runs.run import Run
+from toy_models.task import Task
 
 ANALYSIS = "crosscoder"
 
@@ -50,9 +55,9 @@ def crosscode(
 ) -> pd.DataFrame:
     """One row for each feature of each seed's crosscoder; what is there already is not trained again.
 
-    The columns are those of `checkpoint_comparison.compare`, `explained_first` and `explained_last` (the explained
-    variance of the first and the last checkpoint), and the surest property that the search finds for the feature:
-    `property`, `group`, `text`, `position`, `sign`, `auc`, `q` ("" and NaN where q is not below 0.05).
+    The columns are `columns.CROSSCODER`: what the comparison of the checkpoints says of the feature, how much of the
+    first and the last checkpoint's variance the crosscoder explains, and the surest property that the search finds for
+    the feature.
 
     Of a closed-book run it is trained on the questions about the run's attribute, and they are what is searched.
 
@@ -94,9 +99,25 @@ def crosscode_seed(job: Job, progress: Progress) -> None:
         named = [_named(c) for c in chosen]
         crosscoders.save(sae, path, config=job.config, checkpoints=named, attribute=job.attribute)
     crosscoder = crosscoders.load(path, device=job.device)
+    rows = describe_features(crosscoder, loaded, task, job.config, progress=progress)
+    check_rows(ANALYSIS, rows, CROSSCODER)
+    rows.insert(0, "seed", job.seed)
+    run.save_result(ANALYSIS, _key(path, chosen, folder), rows)
+    progress("done", 1.0)
+
+
+def describe_features(
+    crosscoder: Crosscoder,
+    loaded: Sequence[Transformer],
+    task: Task,
+    config: CrosscoderConfig,
+    *,
+    progress: Progress,
+) -> pd.DataFrame:
+    """One row for each feature of a crosscoder of the loaded checkpoints: the columns `columns.CROSSCODER`."""
     progress("comparing", 0.8)
     compared = checkpoint_comparison.compare(
-        crosscoder, loaded, task, share=job.config.held_out, seed=job.config.seed
+        crosscoder, loaded, task, share=config.held_out, seed=config.seed
     )
 
     def collect(tokens: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
@@ -111,10 +132,7 @@ def crosscode_seed(job: Job, progress: Progress) -> None:
     )
     explained = compared.checkpoints["explained_variance"].to_numpy()
     rows = compared.features.assign(explained_first=explained[0], explained_last=explained[-1])
-    rows = rows.merge(_surest(found), on="feature", how="left")
-    rows.insert(0, "seed", job.seed)
-    run.save_result(ANALYSIS, _inputs(path, chosen, job.seed, job.attribute), rows)
-    progress("done", 1.0)
+    return rows.merge(_surest(found), on="feature", how="left")
 
 
 def _surest(found: pd.DataFrame) -> pd.DataFrame:
@@ -146,14 +164,20 @@ def _trained(path: Path, config: CrosscoderConfig, chosen: list[Checkpoint], att
     return all(record.get(key) == json.loads(json.dumps(value)) for key, value in wanted.items())
 
 
-def _inputs(path: Path, chosen: list[Checkpoint], seed: int, attribute: str) -> dict[str, Any]:
+def follow_crosscoder_code(folder: type[SeedFolder]) -> revision.Code:
+    """The code that the rows come from, as `Analysis.follow_code`. That of the training does not count, as its weights do."""
+    return revision.follow_code(describe_features, crosscoders.load, folder)
+
+
+def _key(path: Path, chosen: list[Checkpoint], folder: SeedFolder) -> dict[str, Any]:
+    """What the rows of one seed depend on."""
     key = {
-        "seed": seed,
+        "seed": folder.seed,
         "sae": files.sha256(path / dictionaries.WEIGHTS),
         "checkpoints": [c.sha256 for c in chosen],
-        "version": __version__,
+        "revision": follow_crosscoder_code(type(folder)).revision,
     }
-    return key | ({crosscoders.ATTRIBUTE: attribute} if attribute else {})
+    return key | ({crosscoders.ATTRIBUTE: folder.attribute} if folder.attribute else {})
 
 
 def _rows(run: Run, seed: int, config: CrosscoderConfig, which: Which) -> pd.DataFrame | None:
@@ -164,4 +188,4 @@ def _rows(run: Run, seed: int, config: CrosscoderConfig, which: Which) -> pd.Dat
     path = dictionaries.path_of(run.path, name, seed)
     if not _trained(path, config, chosen, run.attribute):
         return None
-    return run.load_result(ANALYSIS, _inputs(path, chosen, seed, run.attribute))
+    return run.load_result(ANALYSIS, _key(path, chosen, folder))

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from mechocl.analyses import registry
+from mechocl.analyses import registry, results
 from mechocl.behaviour import dynamics as learning
 from mechocl.errors import MechoclError
 from mechocl.runs.processes import default_jobs, default_threads, default_together, map_jobs
@@ -53,7 +53,7 @@ def train_and_analyse(job: Job, progress: Progress) -> None:
     todo = [(f, name, config) for f in folders if f.failure() is None for name, config in job.analyses]
     for i, (folder, name, config) in enumerate(todo):
         progress(f"seed {folder.seed}: {name}", share + (1 - share) * i / len(todo))
-        registry.analyse_seed(run, folder, name, config, stage=job.stage, device=job.device)
+        results.analyse_seed(run, folder, name, config, stage=job.stage, device=job.device)
     progress("done", 1.0)
 
 
@@ -98,7 +98,7 @@ def analyse_run(
 ) -> pd.DataFrame:
     """Rows of one analysis over all finished seeds, computed where they are missing."""
     complete_run(run, ((name, config),), stage=stage, device=device, jobs=jobs)
-    rows = registry.load_rows(run, name, config, stage=stage)
+    rows = results.load_rows(run, name, config, stage=stage)
     assert rows is not None
     return rows
 
@@ -134,7 +134,7 @@ def complete_run(
         todo = tuple(
             (name, config)
             for name, config in wanted
-            if run.load_result(name, registry.result_key(folder, name, config, stage)) is None
+            if run.load_result(name, results.result_key(folder, name, config, stage)) is None
         )
         if todo:
             missing.append(Job(str(run.path), (folder.seed,), device, False, todo, stage, run.attribute))

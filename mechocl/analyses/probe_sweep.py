@@ -10,7 +10,7 @@ import pandas as pd
 from torch import Tensor
 
 from mechocl import files
-from mechocl.analyses import registry
+from mechocl.analyses import results
 from mechocl.errors import MechoclError, describe_error
 from mechocl.probing.scoring import ProbingConfig
 from mechocl.runs import activation_cache
@@ -57,7 +57,7 @@ def probe_unit(unit: Unit, progress: Progress) -> None:
     """Compute a unit where it is missing. It is saved in the run; a second try finds it there."""
     run = unit.opened()
     progress("probing", 0.0)
-    registry.analyse_seed(
+    results.analyse_seed(
         run,
         run.seed(unit.checkpoint.seed),
         "probe",
@@ -205,7 +205,7 @@ def kept_gb(runs: Sequence[Path]) -> float:
 
 def _key(opened: Run, unit: Unit) -> dict[str, Any]:
     folder = opened.seed(unit.checkpoint.seed)
-    return registry.result_key(folder, "probe", unit.config, None, unit.checkpoint)
+    return results.result_key(folder, "probe", unit.config, None, unit.checkpoint)
 
 
 def _saved(unit: Unit) -> bool:

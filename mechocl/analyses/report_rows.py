@@ -3,7 +3,7 @@
 import pandas as pd
 
 from mechocl.analyses import jobs as analysis_jobs
-from mechocl.analyses import registry
+from mechocl.analyses import results
 from mechocl.runs.run import Run
 
 
@@ -16,7 +16,7 @@ def complete_report(run: Run, *, device: str, jobs: int | None) -> dict[str, pd.
     if not run.kind.can_be_taken_apart(run):
         wanted = tuple(one for one in wanted if one[0] == "evaluate")
     analysis_jobs.complete_run(run, wanted, stage=None, device=device, jobs=jobs)
-    saved = {name: registry.load_rows(run, name, config) for name, config in wanted}
+    saved = {name: results.load_rows(run, name, config) for name, config in wanted}
     rows = {name: table for name, table in saved.items() if table is not None}
     assert rows.keys() == saved.keys()
     if "evaluate" in rows:

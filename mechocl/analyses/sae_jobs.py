@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mechocl.analyses import registry
+from mechocl.analyses import results
 from mechocl.analyses.jobs import complete_run
 from mechocl.features import dictionaries
 from mechocl.features.settings import QualityConfig, TrainingConfig
@@ -97,7 +97,7 @@ def train_seed(job: Job, progress: Progress) -> None:
         dictionaries.save(sae, path, _record(job.config, checkpoint.sha256))
     for config in _judged(job.config, job.stage).values():
         progress("judging", 0.95)
-        registry.analyse_seed(run, folder, "sae-quality", config, stage=job.stage, device=job.device)
+        results.analyse_seed(run, folder, "sae-quality", config, stage=job.stage, device=job.device)
     progress("done", 1.0)
 
 

@@ -230,14 +230,14 @@ def subspace(
 
 def _analysed(on: Where, *wanted: tuple[str, Any]) -> "tuple[Run, list[pd.DataFrame]]":
     """Rows of each analysis (name, config) over the run's seeds; those that failed are named."""
-    from mechocl.analyses import registry
+    from mechocl.analyses import results
     from mechocl.analyses.jobs import complete_run
     from mechocl.commands import printing
 
     run = on.opened()
     complete_run(run, wanted, stage=on.stage, device=on.resolved_device(), jobs=jobs_of(on.jobs))
     printing.failures(run)
-    found = [registry.load_rows(run, name, config, stage=on.stage) for name, config in wanted]
+    found = [results.load_rows(run, name, config, stage=on.stage) for name, config in wanted]
     return run, [rows for rows in found if rows is not None]
 
 

@@ -225,9 +225,9 @@ def _computed(
 
 
 def _rows(run: "Run", name: str, config: Any, on: WhereSeeds, seeds: tuple[int, ...]) -> "pd.DataFrame":
-    from mechocl.analyses import registry
+    from mechocl.analyses import results
 
-    rows = registry.load_rows(run, name, config, stage=on.stage, seeds=seeds)
+    rows = results.load_rows(run, name, config, stage=on.stage, seeds=seeds)
     assert rows is not None
     return rows
 

@@ -51,7 +51,7 @@ def demo(
         fast: Run a smoke test instead: one seed of a smaller task, in about a minute.
         computing: How it is computed.
     """
-    from mechocl.analyses import jobs, registry
+    from mechocl.analyses import jobs, registry, results
     from mechocl.commands import printing
     from mechocl.commands.reports import print_report
     from mechocl.runs import recipes
@@ -70,7 +70,7 @@ def demo(
         then=jobs.reported_analyses(recipe),
     )
     printing.failures(run)
-    answers = registry.load_rows(run, "evaluate", registry.EvaluateConfig())
+    answers = results.load_rows(run, "evaluate", registry.EvaluateConfig())
     assert answers is not None
     printing.answers(printing.learned(answers))
     print_report(run, out / "report.html", device="cpu", jobs=jobs_of(computing.jobs))

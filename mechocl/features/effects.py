@@ -66,15 +66,7 @@ def effects(
 
     `found`: the rows of the search (`search.search`) for `config.searched()`; `collect`: the model's activations.
 
-    Rows, one per candidate, intervention, subset and metric: `property`, `group`, `features`, `k`, `sign`, `position`,
-    `auc`, `q` (of the search; NaN for what was not found by it); `intervention`; `subset` (of an ablation or clamping;
-    "pairs" of a patch); `metric` (`logit_difference` in nats, right − wrong answer; `within_alias_auc`); `base` (the
-    untouched run), `gap` (of a patch: what swapping everything would do, in the direction of the property; else NaN),
-    `effect`, `share` (effect / gap); `predicted` (sign of the effect that the property predicts; a patch: +1, towards
-    the other run; 0: no prediction); `controls` (how many), `control_mean`, `control_95` (95th percentile of the
-    controls' effects × predicted, or of their size where nothing is predicted), `beats` (share of the controls with a
-    smaller effect in that sense); `rate`, `strength` (share of the questions on which the feature is active, its mean
-    norm there); `retrieval`: whether the rule above holds (patches of the logit difference; else False).
+    One row per candidate, intervention, subset and metric; the columns are `mechocl.analyses.columns.SAE_TEST`.
 
     No rows when the search has found nothing to test. Raises MechoclError for a site outside the residual stream, and an
     unknown property, feature or position.

@@ -78,14 +78,7 @@ def search(task: Task, dictionary: Dictionary, config: SearchConfig, *, collect:
                      those of the second alone; the worse of the two
         set          `k` features together, chosen by orthogonal matching pursuit, for a ridge probe
 
-    `property`, `group`, `text`, `position`; `features` (their numbers, with commas), `k`; `sign` (+1: active on the
-    property's examples, −1: on the others); `auc_chosen` and `auc` (how often an example with the property has the larger
-    activation × sign than one without; ties count half; ½ is chance), of the aliases that choose and of those that judge.
-    All further columns are of those that judge: `mutual_information` in bits (of off, lower half, upper half of the
-    activations with the property), `p` (Mann–Whitney, one-sided in the direction of `sign`; `significance`), `q` (Benjamini–Hochberg over
-    the rows of one `what`), `positive`, `negative` (numbers of aliases), `fires` (share of those aliases on which a
-    feature is active; NaN of a set). Sets have `dense_auc` and `all_auc`: ridge probes of the site's activations and
-    of all the features, on the same split.
+    The columns are `mechocl.analyses.columns.SAE_SEARCH`.
 
     Single features come first, the surest before. Raises MechoclError for a property that no example has.
     """

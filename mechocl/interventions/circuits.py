@@ -171,9 +171,7 @@ def _sizes(n_edges: int) -> list[int]:
 def circuit_study(model: Transformer, task: Task, config: CircuitConfig) -> pd.DataFrame:
     """Edges and curves of each contrast as one table.
 
-    Rows of edges: `contrast`, `kind` = "edge", `sender`, `receiver`, `place`, `value` (the score), `attributed`
-    (EAP-IG's score, or NaN where that is the score). Rows of curves: `kind` as in `CircuitResult.curve`, `edges`,
-    `draw`, `value`, `normalised`. All carry the judging pairs' `clean` and `corrupted` and their number.
+    The columns are `mechocl.analyses.columns.CIRCUIT`.
     """
     tables = []
     for name in config.pairs:

@@ -110,12 +110,7 @@ def _grafted(before: Transformer, after: Transformer, parts: Collection[Part]) -
 def graft_study(before: Transformer, after: Transformer, task: Task, config: GraftConfig) -> pd.DataFrame:
     """What each group of stage 2's weight difference does, alone and left out, to every subset.
 
-    Rows: `group` ("none": the model before stage 2; "all": the one after it), `kind` ("alone" | "all but"),
-    `site` (empty; steering vectors have one), `subset`, `metric` ("auc" | "accuracy" | "recall", as in
-    `internalization`), `value`, `effect` (value − none, the metric's unit; positive: better than before stage
-    2), `share` (effect / (all − none): 0 as before stage 2, 1 as after it; NaN where all − none is under .01,
-    so also where stage 2 made a subset worse), `change` (Euclidean norm of the group's weight difference),
-    `aliases`. A group that stage 2 did not change has exactly effect 0 alone.
+    The columns are `mechocl.analyses.columns.GRAFT`. A group that stage 2 did not change has exactly effect 0 alone.
 
     Raises MechoclError for models of different shapes, or that are not the task's.
     """

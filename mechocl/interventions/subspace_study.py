@@ -89,14 +89,7 @@ def subspace_study(
     with d2's component: what is moved is harm, which any disturbance brings, so compare it with `shuffled`.
     `d1-to-other-d2`, aliases of different integers.
 
-    Columns: `method`, `k` (0: erasure; d_model: whole site), `layer`, `site`, `position`, `control` ("none",
-    "shuffled", "random model"), `contrast`, `metric`, `clean`, `corrupted`, `swapped` (in the metric's unit),
-    `effect` (swapped − corrupted), `normalised` (effect ÷ the *trained* model's clean − corrupted, so that the
-    controls stand on the same scale; NaN where these hardly differ: the share of almost nothing says nothing),
-    `explained` (share of the pairs' squared difference from the clean run that is gone; the same for both
-    metrics; it has no unit, so that a random model's can be compared), `decoding` (how well the tag of held-out
-    aliases is read: along the difference of means, AUC; after erasure, balanced accuracy of a logistic
-    regression; else NaN; .5 is chance), `decoding_before` (erasure: the same regression without it), `pairs`.
+    The columns are `mechocl.analyses.columns.SUBSPACE`.
 
     Where swapping the whole site changes nothing (a position that the answer no longer reads) only its own rows
     are given. Raises MechoclError for subsets, sites or positions that are not there.

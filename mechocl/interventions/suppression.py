@@ -52,9 +52,7 @@ class SuppressionConfig:
 def ablate_components(model: Transformer, task: Task, config: SuppressionConfig) -> pd.DataFrame:
     """What ablating each head, MLP and neuron, at all positions, does to the answers about each subset.
 
-    Rows: `component` (`L0H1`, `L0 mlp`, `L0N17`), `kind` (head, mlp, neuron), `subset`, `half` of the subset's
-    aliases (choosing, judging), `value` (within-alias AUC, ablated; in a text world right − wrong logit), `effect` (ablated − whole: above 0 the
-    component held these answers back), `aliases`. Raises MechoclError as `patch_activations`.
+    The columns are `mechocl.analyses.columns.SUPPRESSION`. Raises MechoclError as `patch_activations`.
     """
     subsets = _subsets(task, config)
     asked = question_pairs(task, subsets=subsets, n_questions=config.n_questions, seed=config.seed)

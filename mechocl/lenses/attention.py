@@ -31,8 +31,7 @@ class AttentionConfig:
 def patterns(model: Transformer, task: Task, config: AttentionConfig) -> pd.DataFrame:
     """Attention probabilities of every head on one true and one false question per subset.
 
-    Rows: `question` (row of the task), `layer`, `head`, `query`, `key` (positions), `value` (0 … 1),
-    `difference` (the question's true-logit difference). Subsets that the task does not have are left out.
+    The columns are `mechocl.analyses.columns.ATTENTION`. Subsets that the task does not have are left out.
     Raises MechoclError when it has none of them, or their questions have different layouts.
     """
     chosen = []

@@ -111,14 +111,8 @@ def _attribute(
 def attribute(model: Transformer, task: Task, config: AttributionConfig) -> pd.DataFrame:
     """Direct logit attribution of test questions, by component.
 
-    In a text world `integer` is about the answer's first token among those of all answers to the question.
-
-    Rows, over the questions of each `subset` and `contains` (whether the list contains the integer):
-    `component` (see `Attribution`; and "total", the model's own), `position`; `difference`, mean contribution
-    to true − false, its sign turned where false is right, so that above 0 is right; `integer`, mean
-    contribution to the logit of the alias's integer − the mean logit of all integers; both in nats;
-    `questions`. Read `difference` of both kinds of question together: what pushes towards false always is
-    right in one and wrong in the other.
+    Rows are means over the questions of each subset, and of each kind of list, one for each component (see `Attribution`)
+    and one for the model itself; their columns are `mechocl.analyses.columns.ATTRIBUTION`.
 
     Raises MechoclError for a position that the questions do not have.
     """

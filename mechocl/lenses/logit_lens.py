@@ -59,16 +59,8 @@ def logit_lens(model: Transformer, task: Task, config: LensConfig) -> pd.DataFra
     logit attribution), without the norm's shift and the unembedding's bias. So its logits are what it
     adds to the model's. An MLP's output includes its bias, a head's has none.
 
-    Rows, over the questions of each `subset` and `contains` (whether the list contains the integer):
-    `rank`, mean rank of the alias's integer among the integers (1 is the top, chance is (integers + 1) / 2,
-    ties take their mean rank); `first`, share of questions in which it is 1; `vocabulary_rank`, mean rank
-    among all tokens that the model can put out; `difference`, mean true − false logit in nats; `kl`, mean
-    Kullback-Leibler divergence of the lens from the model's own output at that position, in nats (NaN for a
-    component, which is no distribution); `questions`. Read `contains = False`: there the list itself does
-    not name the integer.
-
-    In a text world the answer's first token stands for the integer, the first tokens of all answers to the question
-    for the integers, and `difference` is right − wrong answer; `contains` is always False.
+    Rows are means over the questions of each subset, and of each kind of list; their columns, also for a text world, are
+    `mechocl.analyses.columns.LENS`.
 
     Raises MechoclError for a model that `take_apart` does not cover, and a task without questions about aliases.
     """

@@ -23,7 +23,6 @@ from torch import Tensor
 from mechocl.errors import MechoclError
 from mechocl.interventions.named_pairs import pairs_named
 from mechocl.interventions.subspaces import STREAM_SITES, Place
-from mechocl.models import activations
 from mechocl.models.components import Components, take_apart
 from mechocl.models.seam import Transformer
 from mechocl.models.sites import find_sites, hook_name
@@ -35,7 +34,7 @@ from mechocl.probing.scoring import choose_examples as choose_examples
 from mechocl.probing.scoring import score_probe as score_probe
 from mechocl.probing.scoring import shared_cells as shared_cells
 from mechocl.probing.swaps import swap_effects
-from mechocl.runs.activation_cache import Collect
+from mechocl.runs.activation_cache import Collect, directly
 from probes import grid, linear
 from probes.grid import GridScores
 from toy_models.task import Task
@@ -61,12 +60,7 @@ def probe(
 
     `collect` gives the model's activations (`directly(model)`); `probes`: these, and not those of the recipe.
 
-    Rows: `probe`, `target`, `method`, `site`, `layer`, `position`, `token` (of one example there), `subset` (each
-    on its own, and "all"), `control` (see above; "none": the probe itself), `draw` (of the shuffles, from 0),
-    `regularisation`, `chosen` (False: one of several values that were tried), `accuracy` (balanced accuracy for
-    "all", plain accuracy within a subset), `auc`, `log_loss` (nats), `calibration_error`, `chance` (of the
-    accuracy), `aliases`, `recency` ("matched": all classes have the same stages, "confounded": they do not),
-    `swap_effect` (nats of logit difference, see `probe_interventions`) and `swap_share` of it.
+    The columns of the rows are `mechocl.analyses.columns.PROBE`.
 
     Arrays: `probe/site/layer` → unit directions (position, draw, feature, output); draw 0 is the probe's own, the
     others are of shuffled labels. Shuffles are there for two classes only.
@@ -116,11 +110,6 @@ def probe(
 def _places(c: Components, config: ProbingConfig) -> list[tuple[int, str]]:
     """(layer, site) from the bottom up, the embedding first."""
     return [EMBEDDING, *(place for place in find_sites(c, config.sites) if place != EMBEDDING)]
-
-
-def directly(model: Transformer) -> Collect:
-    """Activations of a model, computed anew each time."""
-    return lambda tokens, sites: activations.collect(model, tokens, sites)
 
 
 def _sites(places: list[tuple[int, str]], tokens: Tensor, examples: Examples, collect: Collect) -> list[Site]:

@@ -5,7 +5,7 @@ from typing import Final
 
 import pandas as pd
 
-from mechocl.analyses import registry
+from mechocl.analyses import results
 from mechocl.behaviour import formats
 from mechocl.features import dictionaries, summaries
 from mechocl.features.candidates import EffectsConfig
@@ -106,9 +106,9 @@ def _saved(run: Run, analysis: str, config: object) -> pd.DataFrame | None:
     seeds = [
         folder.seed
         for folder in there
-        if run.load_result(analysis, registry.result_key(folder, analysis, config, None)) is not None
+        if run.load_result(analysis, results.result_key(folder, analysis, config, None)) is not None
     ]
-    return registry.load_rows(run, analysis, config, seeds=seeds) if seeds else None
+    return results.load_rows(run, analysis, config, seeds=seeds) if seeds else None
 
 
 def _quality(run: Run, names: list[str]) -> Table:

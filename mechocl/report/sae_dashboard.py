@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechocl import __version__
-from mechocl.analyses import registry
+from mechocl.analyses import results
+from mechocl.analyses.subject import open_subject
 from mechocl.features import pages
 from mechocl.features.candidates import EffectsConfig
 from mechocl.features.dictionaries import Dictionary
@@ -30,10 +31,12 @@ def write_sae_dashboard(
     otherwise the page says that the features have not been tested.
     """
     folder = run.seed(seed)
-    subject = registry.open_subject(folder, stage=stage, device=device)
+    subject = open_subject(
+        folder, stage=stage, device=device, rows=results.rows_of_seed(folder, stage=stage, device=device)
+    )
     dictionary = subject.dictionary(config.sae, config.site)
     effects = EffectsConfig(sae=config.sae, site=config.site)
-    tested = run.load_result("sae-test", registry.result_key(folder, "sae-test", effects, stage))
+    tested = run.load_result("sae-test", results.result_key(folder, "sae-test", effects, stage))
     quality = subject.rows("sae-quality", QualityConfig(sae=config.sae, site=config.site))
     feature_pages = pages.pages(
         subject.model,
@@ -93,7 +96,7 @@ def probe_directions_at(
 
     There are none where the probes have not been computed.
     """
-    inputs = registry.result_key(folder, "probe", ProbingConfig(), stage)
+    inputs = results.result_key(folder, "probe", ProbingConfig(), stage)
     rows, arrays = run.load_result("probe", inputs), run.load_arrays("probe", inputs)
     vectors: dict[str, Tensor] = {}
     for key, directions in arrays.items():

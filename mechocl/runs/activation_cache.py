@@ -17,6 +17,8 @@ from torch import Tensor
 
 from mechocl import files
 from mechocl.errors import MechoclError
+from mechocl.models import activations
+from mechocl.models.seam import Transformer
 from mechocl.runs.folders import Checkpoint
 
 Collect = Callable[[Int[Tensor, "example pos"], Sequence[str]], dict[str, Tensor]]
@@ -26,6 +28,11 @@ Precision = Literal["float32", "float16", "bfloat16"]
 
 FOLDER: Final = "activations"
 """Folder of a run that holds them."""
+
+
+def directly(model: Transformer) -> Collect:
+    """Activations of a model, computed anew each time."""
+    return lambda tokens, sites: activations.collect(model, tokens, sites)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -204,7 +204,8 @@ class Run:
         """Save a tidy table, and arrays that belong to it, with the inputs that they were computed from."""
         folder = self.result_folder(analysis, inputs)
         files.write_table(folder / "rows.parquet", rows)
-        record = {"analysis": analysis, "inputs": inputs, "sha256": files.sha256(folder / "rows.parquet")}
+        record = {"analysis": analysis, "inputs": inputs, "version": __version__}
+        record["sha256"] = files.sha256(folder / "rows.parquet")
         if arrays:
             files.write_tensors(folder / "arrays.safetensors", arrays, {})
             record["arrays_sha256"] = files.sha256(folder / "arrays.safetensors")

@@ -31,11 +31,12 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import GPTNeoXForCausalLM
 
 from mechocl.analyses import registry
-from mechocl.analyses.registry import ANALYSES, Subject
+from mechocl.analyses.registry import ANALYSES
+from mechocl.analyses.subject import Subject
 from mechocl.errors import MechoclError
 from mechocl.models import activations, loading, seam
 from mechocl.models.sites import residual_sites
-from mechocl.probing.probe import directly
+from mechocl.runs.activation_cache import directly
 
 COUNTED = ("rank", "vocabulary_rank", "first", "accuracy", "auc", "recall", "calibration_error")
 """Columns that count comparisons of two numbers: rounding may turn a comparison where they almost tie."""
@@ -98,6 +99,8 @@ def test_analysis_gives_the_same_table_and_leaves_the_model_unchanged(
             tables.append(compute(name, model).drop(columns=NOT_SHARED.get(name, [])))
     table, same, other = tables
     assert len(table) > 0
+    declared = {n for n, column in ANALYSES[name].columns.items() if column.only != "closed-book runs"}
+    assert set(table.columns) == declared - set(NOT_SHARED.get(name, []))
     assert_tables_equal(table, same)
     with pytest.raises(AssertionError):
         assert_tables_equal(table, other)

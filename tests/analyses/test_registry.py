@@ -12,14 +12,19 @@ import tiny
 import torch
 from contract import CONFIGS, dictionary
 
-from mechocl.analyses import jobs, registry
-from mechocl.analyses.registry import ANALYSES, EvaluateConfig, Subject, open_subject, result_key
+import mechocl
+from mechocl import files
+from mechocl.analyses import jobs, registry, results, revision
+from mechocl.analyses.registry import ANALYSES, EvaluateConfig
+from mechocl.analyses.results import result_key
+from mechocl.analyses.subject import Subject, open_subject
 from mechocl.errors import MechoclError
 from mechocl.features import dictionaries
 from mechocl.interventions.circuits import CircuitConfig
 from mechocl.interventions.grafting import GraftConfig
 from mechocl.interventions.patching import PatchingConfig
 from mechocl.lenses.logit_lens import LensConfig
+from mechocl.probing.scoring import ProbingConfig
 from mechocl.runs.folders import SeedFolder
 from mechocl.runs.run import Run
 
@@ -110,7 +115,8 @@ def test_patching_from_another_stage(seed: SeedFolder) -> None:
     shape: dict[str, Any] = {"pairs": ("d1-to-itself",), "n_pairs": 4, "site": ("resid_post",), "by": "all"}
     effects = {
         stage: ANALYSES["patch"]
-        .compute(subject, PatchingConfig(**shape, from_stage=stage))["effect"]
+        .compute(subject, PatchingConfig(**shape, from_stage=stage))
+        .rows["effect"]
         .abs()
         .max()
         for stage in (None, 2, 1)
@@ -138,8 +144,49 @@ def test_what_a_result_depends_on(seed: SeedFolder, run: Run) -> None:
         assert other != base
     assert base["stage"] == 2
     assert base["checkpoint"] == seed.final().sha256
+    assert base["revision"] == ANALYSES["lens"].follow_code(SeedFolder).revision
+    assert "version" not in base
     assert "stages" not in base
     assert "files" not in base
+
+
+def test_an_edit_of_the_code_has_the_result_computed_again(
+    seed: SeedFolder, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old rows stay where they are; who reads saved rows does not find them."""
+    config = EvaluateConfig()
+    results.analyse_seed(run, seed, "evaluate", config, stage=None, device="cpu")
+    first = results.load_rows(run, "evaluate", config, seeds=[1])
+    assert first is not None
+    (record,) = (run.path / "results" / "evaluate").glob("*/result.json")
+    assert files.read_json(record)["version"] == mechocl.__version__
+    original = revision.read_source
+
+    def edited(module: str) -> str:
+        return original(module) + ("\nX = 1\n" if module == "mechocl.behaviour.internalization" else "")
+
+    revision.forget_sources()
+    monkeypatch.setattr(revision, "read_source", edited)
+    try:
+        assert results.load_rows(run, "evaluate", config, seeds=[1]) is None
+        again = results.analyse_seed(run, seed, "evaluate", config, stage=None, device="cpu")
+    finally:
+        revision.forget_sources()
+    pd.testing.assert_frame_equal(first, again, check_dtype=False)
+    assert len(list((run.path / "results" / "evaluate").iterdir())) == 2
+
+
+def test_the_content_of_a_probe_recipe_is_part_of_what_a_result_depends_on(
+    seed: SeedFolder, tmp_path: Path
+) -> None:
+    """Also of a recipe that comes with the package and has a name."""
+    named = result_key(seed, "probe", ProbingConfig(), None)
+    assert list(named["files"]) == [ProbingConfig().recipe]
+    own = tmp_path / "mine.toml"
+    own.write_text(tiny.PROBE, encoding="utf-8")
+    first = result_key(seed, "probe", ProbingConfig(recipe=str(own)), None)
+    own.write_text(tiny.PROBE + "# more\n", encoding="utf-8")
+    assert result_key(seed, "probe", ProbingConfig(recipe=str(own)), None) != first
 
 
 @pytest.mark.parametrize("name", ["patch", "graft", "steering"])
@@ -209,35 +256,35 @@ def test_the_weights_of_a_dictionary_are_part_of_what_a_result_depends_on(
 
 def test_computed_once_and_read_again(seed: SeedFolder, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     config = PatchingConfig(pairs=("d1-to-d2",), n_pairs=3, site=("resid_pre",))
-    rows = registry.analyse_seed(run, seed, "patch", config, stage=None, device="cpu")
+    rows = results.analyse_seed(run, seed, "patch", config, stage=None, device="cpu")
     assert rows.columns[0] == "seed"
     assert (rows["seed"] == 1).all()
 
     def refuse(*_: object, **__: object) -> Subject:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(registry, "subject_of", refuse)
-    again = registry.analyse_seed(run, seed, "patch", config, stage=None, device="cpu")
+    monkeypatch.setattr(results, "open_subject", refuse)
+    again = results.analyse_seed(run, seed, "patch", config, stage=None, device="cpu")
     pd.testing.assert_frame_equal(rows, again)
     with pytest.raises(AssertionError, match="computed again"):
-        registry.analyse_seed(run, seed, "patch", config, stage=1, device="cpu")
+        results.analyse_seed(run, seed, "patch", config, stage=1, device="cpu")
     with pytest.raises(AssertionError, match="computed again"):
-        registry.analyse_seed(run, seed, "circuit", CircuitConfig(), stage=None, device="cpu")
+        results.analyse_seed(run, seed, "circuit", CircuitConfig(), stage=None, device="cpu")
 
 
 def test_load_needs_every_seed(run: Run) -> None:
     config = EvaluateConfig()
-    assert registry.load_rows(run, "evaluate", config) is None
+    assert results.load_rows(run, "evaluate", config) is None
     tables = []
     for number in (0, 1):
-        assert registry.load_rows(run, "evaluate", config) is None
+        assert results.load_rows(run, "evaluate", config) is None
         tables.append(
-            registry.analyse_seed(run, run.seed(number), "evaluate", config, stage=None, device="cpu")
+            results.analyse_seed(run, run.seed(number), "evaluate", config, stage=None, device="cpu")
         )
-    loaded = registry.load_rows(run, "evaluate", config)
+    loaded = results.load_rows(run, "evaluate", config)
     assert loaded is not None
     pd.testing.assert_frame_equal(loaded, pd.concat(tables, ignore_index=True), check_dtype=False)
-    assert registry.load_rows(run, "evaluate", config, stage=1) is None
+    assert results.load_rows(run, "evaluate", config, stage=1) is None
 
 
 def test_a_run_of_one_stage(tmp_path: Path) -> None:
@@ -251,5 +298,5 @@ def test_a_run_of_one_stage(tmp_path: Path) -> None:
         tmp_path / "run", recipes.load(str(recipe)), recipe_name="one", seeds=(0,), device="cpu", jobs=1
     )
     with pytest.raises(MechoclError, match="stage 1 has no stage before it") as raised:
-        registry.analyse_seed(found, found.seed(0), "graft", GraftConfig(), stage=None, device="cpu")
+        results.analyse_seed(found, found.seed(0), "graft", GraftConfig(), stage=None, device="cpu")
     assert "\n" not in str(raised.value)

@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import rankdata
+from traced import executed, uncovered
 
 from mechocl import files
-from mechocl.analyses import crosscoder_jobs, jobs, probe_sweep, registry, sae_jobs
+from mechocl.analyses import crosscoder_jobs, jobs, probe_sweep, registry, results, sae_jobs
+from mechocl.analyses.subject import open_subject
 from mechocl.behaviour import internalization
 from mechocl.closed_book import views
 from mechocl.closed_book.questioning import WORDS
@@ -35,6 +37,7 @@ from mechocl.report import lens_plots
 from mechocl.runs import recipes
 from mechocl.runs.pretraining import PretrainingConfig, pretrain
 from mechocl.runs.run import Run
+from mechocl.runs.text_folders import TextSeedFolder
 from toy_models.task import ROLE, Task
 
 PEOPLE = ("task.biographies.people=260", "task.biographies.told=1", "task.biographies.asked=1")
@@ -183,6 +186,22 @@ def test_the_internalization_table(run: Run) -> None:
     assert (table["log_probability"] < 0).all()
     association = rows[rows["test"] == "association"]
     assert set(association["attribute"]) == {"who", "mean", "stand for", "name", "letter", "completion"}
+
+
+def test_the_revision_of_the_answers_covers_what_runs(run: Run) -> None:
+    """And with it what opens a text world for every other analysis."""
+    folder = run.seed(0)
+    ran = executed(lambda: folder.evaluate(folder.final(), device="cpu"))
+    assert ("mechocl.closed_book.answers", "answer") in ran
+    assert uncovered(ran, registry.ANALYSES["evaluate"].follow_code(TextSeedFolder)) == set()
+    config = LensConfig(of=("stream",), aliases_per_subset=3)
+
+    def compute() -> None:
+        registry.ANALYSES["lens"].compute(open_subject(folder, stage=None, device="cpu"), config)
+
+    ran = executed(compute)
+    assert ("mechocl.closed_book.views", "view_attribute") in ran
+    assert uncovered(ran, registry.ANALYSES["lens"].follow_code(TextSeedFolder)) == set()
 
 
 def test_log_probability_is_that_of_the_opened_model(run: Run) -> None:
@@ -380,9 +399,9 @@ def test_dictionaries_are_judged_on_the_attribute_and_not_trained_again(
     told: dict[str, Any] = {"seeds": (0,), "stage": None, "device": "cpu", "jobs": 1}
     gender = Run.open(run.path, attribute="gender")
     ((name, quality),) = sae_jobs.train_dictionaries(gender, config, **told).items()
-    assert registry.load_rows(gender, "sae-quality", quality) is not None
+    assert results.load_rows(gender, "sae-quality", quality) is not None
     assert (
-        registry.load_rows(run, "sae-quality", quality) is None
+        results.load_rows(run, "sae-quality", quality) is None
     )  # of the default attribute, which nobody asked for
     before = dictionaries.sha256(run.path, name, 0)
 
@@ -391,7 +410,7 @@ def test_dictionaries_are_judged_on_the_attribute_and_not_trained_again(
 
     monkeypatch.setattr(training, "train", refuse)
     sae_jobs.train_dictionaries(run, config, **told)
-    assert registry.load_rows(run, "sae-quality", quality) is not None
+    assert results.load_rows(run, "sae-quality", quality) is not None
     assert dictionaries.sha256(run.path, name, 0) == before
 
 

@@ -10,7 +10,8 @@ import tiny
 import torch
 from sae_lens import SAE, StandardSAE, StandardSAEConfig
 
-from mechocl.analyses import registry
+from mechocl.analyses import results
+from mechocl.analyses.subject import open_subject
 from mechocl.commands import cli
 from mechocl.errors import MechoclError
 from mechocl.features import dictionaries
@@ -93,7 +94,7 @@ def test_train_search_test_and_report(run: Path, capsys: pytest.CaptureFixture[s
     assert "retrieval features (selective on held-out aliases" in tested
     assert "of 4 tested" in tested
     said(capsys, "sae", "search", run, NAME, "--group", "integer", *CPU)
-    rows = registry.load_rows(Run.open(run), "sae-search", SearchConfig(sae=NAME))
+    rows = results.load_rows(Run.open(run), "sae-search", SearchConfig(sae=NAME))
     assert rows is not None
     assert set(rows["seed"]) == {0, 1}
     shown = said(capsys, "sae", "dashboard", run, NAME, "--out", run / "page.html", *CPU)
@@ -180,7 +181,7 @@ def test_a_crosscoder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sae = SAE.load_from_disk(run / "saes" / f"{SITE}-crosscoder-32-k4-stages" / "seed-0")
     assert sae.cfg.d_in == 32
     assert "training crosscoders" not in said(capsys, *arguments)
-    subject = registry.open_subject(Run.open(run).seed(0), stage=None, device="cpu")
+    subject = open_subject(Run.open(run).seed(0), stage=None, device="cpu")
     found = subject.dictionary(f"{SITE}-crosscoder-32-k4-stages", "")
     with pytest.raises(MechoclError, match="is a crosscoder, of several checkpoints"):
         dictionaries.check_fits(found, subject.model, subject.task)

@@ -22,7 +22,7 @@ import tiny
 import torch
 import tyro
 
-from mechocl.analyses import crosscoder_jobs, jobs, probe_sweep, registry, sae_jobs
+from mechocl.analyses import crosscoder_jobs, jobs, probe_sweep, results, sae_jobs
 from mechocl.closed_book import cost, cvdb, trex
 from mechocl.commands import cli
 from mechocl.commands.options import Computing, PositionalRun
@@ -217,7 +217,7 @@ class Recorder:
         self.work.append((device, jobs))
         for folder in run.finished_seeds():
             if seeds is None or folder.seed in seeds:
-                keys = [registry.result_key(folder, name, config, stage) for name, config in wanted]
+                keys = [results.result_key(folder, name, config, stage) for name, config in wanted]
                 self.key.append((run.path, run.attribute, [name for name, _ in wanted], keys))
 
     def load_rows(self, *_: Any, **__: Any) -> pd.DataFrame:
@@ -266,7 +266,7 @@ def recorder(places: dict[str, str]) -> Iterator[Recorder]:
             (dictionaries, "sha256", lambda run, name, seed: f"{name}, seed {seed}"),
             (jobs, "complete_run", kept.complete_run),
             (sae_jobs, "complete_run", kept.complete_run),
-            (registry, "load_rows", kept.load_rows),
+            (results, "load_rows", kept.load_rows),
             (processes, "map_jobs", kept.map_jobs),
             (crosscoder_jobs, "saved_rows", stands_in()),
             (jobs, "train_run", stands_in(work=trained)),

@@ -20,7 +20,7 @@ from mechocl.features.dictionaries import Dictionary
 from mechocl.features.search import SearchConfig
 from mechocl.interventions.subspaces import Place
 from mechocl.models.components import take_apart
-from mechocl.probing.probe import directly
+from mechocl.runs.activation_cache import directly
 
 SITE = "blocks.0.hook_resid_pre"
 GATED = Mechanism(tag2_gain=0.0, name_dims=24)

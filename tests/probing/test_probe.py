@@ -15,9 +15,9 @@ from transformer_lens import HookedTransformer
 from mechocl.errors import MechoclError
 from mechocl.probing import probe as probe_
 from mechocl.probing import recipe
-from mechocl.probing.probe import directly
 from mechocl.probing.recipe import Probe
 from mechocl.probing.scoring import ProbingConfig
+from mechocl.runs.activation_cache import directly
 from probes import splits
 from toy_models import architectures
 from toy_models.integer_set import build

@@ -23,8 +23,8 @@ from mechocl.features.decoder_rows import frozen_rows
 from mechocl.features.dictionaries import Dictionary
 from mechocl.features.pages import FeaturePage, pages
 from mechocl.models.components import Norm, take_apart
-from mechocl.probing import probe
 from mechocl.report.dashboard import dashboard_html, write
+from mechocl.runs.activation_cache import directly
 from toy_models.task import ROLE, Task
 
 SITE = "blocks.0.hook_resid_pre"
@@ -122,7 +122,7 @@ def effect_rows() -> pd.DataFrame:
 def make(**changes: Any) -> list[FeaturePage]:
     options: dict[str, Any] = {"found": search_rows(), "tested": effect_rows(), "seed": 0}
     of = changes.pop("dictionary", dictionary())
-    return pages(model(), task(), of, collect=probe.directly(model()), **(options | changes))
+    return pages(model(), task(), of, collect=directly(model()), **(options | changes))
 
 
 @cache

@@ -1,0 +1,130 @@
+"""Results of a run's seeds: computed once, kept beside the run, and found again while nothing that they depend on changes."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mechocl.analyses.registry import ANALYSES, Result, check_result, compute
+from mechocl.analyses.subject import Rows, open_subject
+from mechocl.errors import MechoclError
+from mechocl.features import dictionaries
+from mechocl.probing import recipe as probe_recipes
+from mechocl.runs.activation_cache import ActivationCache
+from mechocl.runs.folders import Checkpoint, SeedFolder
+from mechocl.runs.run import Run
+
+
+def result_key(
+    folder: SeedFolder,
+    name: str,
+    config: Any,
+    stage: int | None,
+    checkpoint: Checkpoint | None = None,
+) -> dict[str, Any]:
+    """What a result depends on: its key, and what is compared before it is reused."""
+    checkpoint = checkpoint or folder.final(stage)
+    key = {
+        "seed": folder.seed,
+        "stage": checkpoint.stage,
+        "checkpoint": checkpoint.sha256,
+        "config": dataclasses.asdict(config),
+        "revision": ANALYSES[name].follow_code(type(folder)).revision,
+    }
+    if name != "evaluate" and folder.attribute:
+        key["attribute"] = folder.attribute
+    if ANALYSES[name].compares:
+        stages = range(1, len(folder.recipe.training.stages) + 1)
+        key["stages"] = [folder.final(number).sha256 for number in stages]
+    if given := _files(config):
+        key["files"] = {name: _sha256(path) for name, path in given.items()}
+    saes = [name for name in (getattr(config, "sae", ""), *getattr(config, "others", ())) if name]
+    if saes:
+        key["saes"] = {name: dictionaries.sha256(folder.path.parent, name, folder.seed) for name in saes}
+    return key
+
+
+def _files(config: Any) -> dict[str, Path]:
+    """Files that a config names, of the user's or of the package: tables of pairs, recipes of probes."""
+    found = {one: Path(one) for one in getattr(config, "pairs", ()) if one.endswith(".csv")}
+    recipe = getattr(config, "recipe", "")
+    path = probe_recipes.named().get(recipe, Path(recipe))
+    return found | ({recipe: path} if path.suffix == ".toml" or path.is_file() else {})
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        raise MechoclError(f"{path} does not exist; give a file that does")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def analyse_seed(
+    run: Run,
+    folder: SeedFolder,
+    name: str,
+    config: Any,
+    *,
+    stage: int | None,
+    device: str,
+    checkpoint: Checkpoint | None = None,
+    cache: ActivationCache | None = None,
+) -> pd.DataFrame:
+    """The rows of one analysis of one seed at a checkpoint (default: the last of a stage), with a `seed` column.
+
+    Computed once and then read from the run.
+    """
+    key = result_key(folder, name, config, stage, checkpoint)
+    saved = run.load_result(name, key)
+    if saved is not None:
+        return saved
+    if name == "evaluate":
+        found = Result(folder.evaluate(checkpoint or folder.final(stage), device=device))
+        check_result(name, found)
+    else:
+        rows = rows_of_seed(folder, stage=stage, device=device, checkpoint=checkpoint, cache=cache)
+        subject = open_subject(
+            folder, stage=stage, device=device, checkpoint=checkpoint, cache=cache, rows=rows
+        )
+        found = compute(name, subject, config)
+    found.rows.insert(0, "seed", folder.seed)
+    run.save_result(name, key, found.rows, found.arrays)
+    return found.rows
+
+
+def rows_of_seed(
+    folder: SeedFolder,
+    *,
+    stage: int | None,
+    device: str,
+    checkpoint: Checkpoint | None = None,
+    cache: ActivationCache | None = None,
+) -> Rows:
+    """A function that gives rows of any analysis of one seed at a checkpoint, as `analyse_seed`: for `open_subject`."""
+
+    def rows(name: str, config: Any) -> pd.DataFrame:
+        return analyse_seed(
+            Run.open(folder.path.parent, attribute=folder.attribute),
+            folder,
+            name,
+            config,
+            stage=stage,
+            device=device,
+            checkpoint=checkpoint,
+            cache=cache,
+        )
+
+    return rows
+
+
+def load_rows(
+    run: Run, name: str, config: Any, *, stage: int | None = None, seeds: Sequence[int] | None = None
+) -> pd.DataFrame | None:
+    """Saved rows of an analysis over the finished seeds, or some of them; None when one of them is missing."""
+    folders = [f for f in run.finished_seeds() if seeds is None or f.seed in seeds]
+    tables = [run.load_result(name, result_key(f, name, config, stage)) for f in folders]
+    if any(t is None for t in tables):
+        return None
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,93 @@
+"""The subject of an analysis: one seed's model after a stage, its task, and the models that stand beside it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from mechocl.errors import MechoclError
+from mechocl.features import dictionaries
+from mechocl.features.dictionaries import Dictionary
+from mechocl.models.seam import Transformer
+from mechocl.runs import activation_cache
+from mechocl.runs.activation_cache import ActivationCache, Collect
+from mechocl.runs.folders import Checkpoint, SeedFolder
+from toy_models.task import Task
+
+Rows = Callable[[str, Any], pd.DataFrame]
+"""Rows of an analysis of the same model, by its name and config."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """One seed's model after a stage of training, and the models that an analysis may compare it with."""
+
+    model: Transformer
+    task: Task
+    after: Callable[[int], Transformer]
+    """The model after a stage, from 1. Raises MechoclError for a stage that the run does not have."""
+    untrained: Callable[[], Transformer]
+    """A model of the same shape before any training."""
+    stage: int
+    """After which stage `model` is."""
+    collect: Collect
+    """Activations of `model`, from the disk where they are kept there."""
+    dictionary: Callable[[str, str], Dictionary]
+    """A sparse autoencoder by its name or folder, and the hook point of one that names none ("" otherwise)."""
+    rows: Rows
+    """Rows of another analysis of the same model."""
+
+    def before(self) -> Transformer:
+        """The model before the stage. Raises MechoclError where there is none."""
+        if self.stage < 2:
+            raise MechoclError(
+                f"stage {self.stage} has no stage before it, so there are no weights to compare with; "
+                "use a run of two stages, and its last stage"
+            )
+        return self.after(self.stage - 1)
+
+
+def open_subject(
+    folder: SeedFolder,
+    *,
+    stage: int | None,
+    device: str,
+    checkpoint: Checkpoint | None = None,
+    cache: ActivationCache | None = None,
+    rows: Rows | None = None,
+) -> Subject:
+    """A seed's model at a checkpoint (default: the last of a stage), with its task and the models beside it.
+
+    `rows` gives the rows of other analyses of the same model (`results.rows_of_seed`). Without it an analysis that
+    reads such rows cannot be computed.
+    """
+    stages = len(folder.recipe.training.stages)
+
+    def after(number: int) -> Transformer:
+        if not 1 <= number <= stages:
+            raise MechoclError(f"stage {number}: the run has stages 1 to {stages}")
+        model: Transformer = folder.model_at(folder.final(number), device=device)
+        return model
+
+    def dictionary(name: str, site: str) -> Dictionary:
+        found = dictionaries.find(folder.path.parent, name, folder.seed)
+        return dictionaries.load(found, device=device, site=site or None)
+
+    checkpoint = checkpoint or folder.final(stage)
+    model: Transformer = folder.model_at(checkpoint, device=device)
+    collect = activation_cache.directly(model)
+    return Subject(
+        model=model,
+        task=folder.analysed_task(),
+        after=after,
+        untrained=lambda: folder.untrained_model(device=device),
+        stage=checkpoint.stage,
+        collect=cache.collect(checkpoint, collect) if cache else collect,
+        dictionary=dictionary,
+        rows=rows or _no_rows,
+    )
+
+
+def _no_rows(name: str, config: Any) -> pd.DataFrame:
+    raise AssertionError(f"rows of {name} are asked for, and the subject was opened without any")
