@@ -72,7 +72,7 @@ def config_of(size: Size) -> TrainingConfig:
 
 def subject(size: Size) -> tuple[Any, Task]:
     """An untrained model of the recipe, and its task."""
-    recipe = recipes.load(RECIPE, (f"task.aliases={size.aliases}",))
+    recipe = recipes.load_recipe(RECIPE, (f"task.aliases={size.aliases}",))
     return folders.build_model(recipe, seed=0, device="cpu"), build(recipe.task, seed=0)
 
 

@@ -73,7 +73,7 @@ class Subject:
 
 
 def subject(size: Size) -> Subject:
-    recipe = recipes.load(RECIPE, (f"task.aliases={size.aliases}",))
+    recipe = recipes.load_recipe(RECIPE, (f"task.aliases={size.aliases}",))
     task = integer_set.build(recipe.task, seed=0)
     shape = dataclasses.replace(
         recipe.model.resolve(),

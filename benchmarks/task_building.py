@@ -222,7 +222,7 @@ def measure(config: IntegerSetConfig, *, fast: bool) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     options = measuring.parser(__doc__).parse_args(argv)
     try:
-        line = measure(recipes.load(RECIPE).task, fast=options.fast)
+        line = measure(recipes.load_recipe(RECIPE).task, fast=options.fast)
     except ProtocolBroken as error:
         print(f"not comparable: {error}", file=sys.stderr)
         return 1

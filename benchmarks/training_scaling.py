@@ -39,7 +39,7 @@ class Point:
     """Models in training, at one place of one axis."""
 
     def __init__(self, axis: str, value: int, changes: Sequence[str], device: str) -> None:
-        recipe = recipes.load(RECIPE, (*changes, *_changes(axis, value)))
+        recipe = recipes.load_recipe(RECIPE, (*changes, *_changes(axis, value)))
         seeds = range(value if axis == "seeds" else 1)
         stage = recipe.training.stages[0]
         tasks = [integer_set.build(recipe.task, seed=seed) for seed in seeds]

@@ -38,7 +38,7 @@ class Job:
 
     def load(self) -> tuple[Recipe, StageConfig]:
         """The recipe, and its first stage with a constant learning rate and nothing but steps."""
-        recipe = recipes.load(self.recipe, self.changes)
+        recipe = recipes.load_recipe(self.recipe, self.changes)
         stage = dataclasses.replace(
             recipe.training.stages[0],
             batch_size=self.batch_size,

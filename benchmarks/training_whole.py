@@ -70,12 +70,12 @@ def _timed(one: Whole, *, device: str, fast: bool) -> dict[str, Any]:
     n = FAST_STEPS if fast else STEPS
     steps = n if one.extrapolated or fast else None
     torch.cuda.reset_peak_memory_stats()
-    took = seconds(recipes.load(one.recipe), seeds=one.seeds, device=device, steps=steps)
+    took = seconds(recipes.load_recipe(one.recipe), seeds=one.seeds, device=device, steps=steps)
     peak = measuring.peak_mib(device)
     limit = one.limit_s
     if limit is None:
         assert one.times_one is not None
-        limit = one.times_one * seconds(recipes.load(one.recipe), seeds=1, device=device, steps=steps)
+        limit = one.times_one * seconds(recipes.load_recipe(one.recipe), seeds=1, device=device, steps=steps)
     command = COMMAND.replace(" --record", " --fast --record") if fast else COMMAND
     return measuring.line(
         "training-whole",

@@ -1,7 +1,119 @@
 """A laboratory for out-of-context (implicit meta-) learning.
 
-Importing the package is cheap and has no effect; import the module you need, for example
-`from mechocl import internalization, models, runs`.
+`import mechocl` is the front door: what a notebook needs, by name (`mechocl.open_run`, `mechocl.patch_activations`, …).
+Importing it is cheap and has no effect. Each name is loaded from its module when it is first used.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:  # what _NAMES says, for type checkers and editors
+    from mechocl.analyses.jobs import analyse_run as analyse_run, train as train
+    from mechocl.behaviour.internalization import by_subset as by_subset, per_alias as per_alias
+    from mechocl.behaviour.sentences import answers as answers
+    from mechocl.errors import MechoclError as MechoclError
+    from mechocl.interventions.attribution_patching import attribute_activations as attribute_activations
+    from mechocl.interventions.circuits import (
+        CircuitConfig as CircuitConfig,
+        circuit_study as circuit_study,
+        find_circuit as find_circuit,
+    )
+    from mechocl.interventions.edge_attribution import attribute_edges as attribute_edges
+    from mechocl.interventions.edges import patch_edges as patch_edges, patch_paths as patch_paths
+    from mechocl.interventions.grafting import (
+        GraftConfig as GraftConfig,
+        graft as graft,
+        graft_study as graft_study,
+    )
+    from mechocl.interventions.named_pairs import pairs_named as pairs_named
+    from mechocl.interventions.pairs import Pairs as Pairs, given_pairs as given_pairs
+    from mechocl.interventions.patching import (
+        PatchingConfig as PatchingConfig,
+        patch_activations as patch_activations,
+    )
+    from mechocl.interventions.steering import (
+        SteeringConfig as SteeringConfig,
+        steering_study as steering_study,
+    )
+    from mechocl.interventions.subspaces import (
+        Place as Place,
+        Subspace as Subspace,
+        activation as activation,
+        difference_of_means as difference_of_means,
+        swap as swap,
+    )
+    from mechocl.interventions.summaries import (
+        summarize_circuits as summarize_circuits,
+        summarize_patching as summarize_patching,
+    )
+    from mechocl.lenses.attention import (
+        AttentionConfig as AttentionConfig,
+        attention_array as attention_array,
+        attention_patterns as attention_patterns,
+    )
+    from mechocl.lenses.direct_attribution import direct_logit_attribution as direct_logit_attribution
+    from mechocl.lenses.logit_lens import LensConfig as LensConfig, logit_lens as logit_lens
+    from mechocl.lenses.tuned_lens import TunedLensConfig as TunedLensConfig, tuned_lens as tuned_lens
+    from mechocl.models.components import take_apart as take_apart
+    from mechocl.models.loading import load as load, load_with_parity as load_with_parity
+    from mechocl.probing.probe import probe as probe
+    from mechocl.probing.scoring import ProbingConfig as ProbingConfig
+    from mechocl.report import circuit_plots as circuit_plots, lens_plots as lens_plots, plots as plots
+    from mechocl.runs.folders import build_model as build_model
+    from mechocl.runs.recipes import load_recipe as load_recipe
+    from mechocl.runs.run import Run as Run, open_run as open_run
+    from mechocl.runs.train_toy import draw_task as draw_task
+    from toy_models.training import train_stage as train_stage
+
 __version__ = "0.1.0"
+
+_NAMES: Final = {
+    "mechocl.analyses.jobs": ("analyse_run", "train"),
+    "mechocl.behaviour.internalization": ("by_subset", "per_alias"),
+    "mechocl.behaviour.sentences": ("answers",),
+    "mechocl.errors": ("MechoclError",),
+    "mechocl.interventions.attribution_patching": ("attribute_activations",),
+    "mechocl.interventions.circuits": ("CircuitConfig", "circuit_study", "find_circuit"),
+    "mechocl.interventions.edge_attribution": ("attribute_edges",),
+    "mechocl.interventions.edges": ("patch_edges", "patch_paths"),
+    "mechocl.interventions.grafting": ("GraftConfig", "graft", "graft_study"),
+    "mechocl.interventions.named_pairs": ("pairs_named",),
+    "mechocl.interventions.pairs": ("Pairs", "given_pairs"),
+    "mechocl.interventions.patching": ("PatchingConfig", "patch_activations"),
+    "mechocl.interventions.steering": ("SteeringConfig", "steering_study"),
+    "mechocl.interventions.subspaces": ("Place", "Subspace", "activation", "difference_of_means", "swap"),
+    "mechocl.interventions.summaries": ("summarize_circuits", "summarize_patching"),
+    "mechocl.lenses.attention": ("AttentionConfig", "attention_array", "attention_patterns"),
+    "mechocl.lenses.direct_attribution": ("direct_logit_attribution",),
+    "mechocl.lenses.logit_lens": ("LensConfig", "logit_lens"),
+    "mechocl.lenses.tuned_lens": ("TunedLensConfig", "tuned_lens"),
+    "mechocl.models.components": ("take_apart",),
+    "mechocl.models.loading": ("load", "load_with_parity"),
+    "mechocl.probing.probe": ("probe",),
+    "mechocl.probing.scoring": ("ProbingConfig",),
+    "mechocl.report": ("circuit_plots", "lens_plots", "plots"),
+    "mechocl.runs.folders": ("build_model",),
+    "mechocl.runs.recipes": ("load_recipe",),
+    "mechocl.runs.run": ("Run", "open_run"),
+    "mechocl.runs.train_toy": ("draw_task",),
+    "toy_models.training": ("train_stage",),
+}
+"""Module → what the front door offers of it; of `mechocl.report` whole modules of figures."""
+
+_HOME: Final = {name: module for module, names in _NAMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """A name of the front door, loaded when it is first used (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"mechocl has no {name!r}; dir(mechocl) lists what it offers")
+    if _HOME[name] == "mechocl.report":
+        value: Any = importlib.import_module(f"mechocl.report.{name}")
+    else:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

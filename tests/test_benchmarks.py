@@ -190,7 +190,7 @@ def test_the_sides_of_training_agree_and_take_turns(
 def test_sides_with_the_same_weights_agree_and_others_are_refused(
     monkeypatch: pytest.MonkeyPatch, case: training.Case, name: str
 ) -> None:
-    recipe = recipes.load(case.recipe, case.changes)
+    recipe = recipes.load_recipe(case.recipe, case.changes)
     task, stage = integer_set.build(recipe.task, seed=0), recipe.training.stages[0]
     training.check(recipe, task, stage, device="cpu")
     copied = hugging_face.copy_weights
@@ -215,7 +215,7 @@ def test_a_disagreement_is_one_line_and_exit_1(
 
 
 def test_the_trainer_is_told_the_tokens_that_carry_loss() -> None:
-    task = integer_set.build(recipes.load(TIED.recipe, TIED.changes).task, seed=0)
+    task = integer_set.build(recipes.load_recipe(TIED.recipe, TIED.changes).task, seed=0)
     labels = hugging_face.labels(task)
     carried = labels != hugging_face.IGNORED
     assert torch.equal(carried[:, 1:], task.loss_mask[:, :-1])
@@ -242,7 +242,7 @@ def test_work_is_what_is_counted_by_hand() -> None:
     """
     fractions = "task.fractions={ qd1 = 1.0, qd2 = 0.0, d1 = 0.0, d2 = 0.0, d3 = 0.0 }"
     sizes = ("aliases=2", "integers=10", "list_length=2", "train_questions=4", "test_questions=2")
-    recipe = recipes.load("integer-set/cpu", (*(f"task.{size}" for size in sizes), fractions))
+    recipe = recipes.load_recipe("integer-set/cpu", (*(f"task.{size}" for size in sizes), fractions))
     task = integer_set.build(recipe.task, seed=0)
     shape = Architecture(n_layers=1, d_model=2, n_heads=1, d_mlp=4, positions="none")
     question, definition = 960 + 360 + 5 * 216, 576 + 144 + 2 * 216
@@ -327,7 +327,7 @@ def test_a_missing_gpu_is_one_line_and_exit_2(
 
 
 def test_both_builders_keep_the_protocol_and_a_wrong_answer_is_seen() -> None:
-    config = recipes.load("integer-set/paper", ("task.aliases=60",)).task
+    config = recipes.load_recipe("integer-set/paper", ("task.aliases=60",)).task
     ours, plain = task_building.ours(config), task_building.plain(config)
     task_building.check(config, ours)
     task_building.check(config, plain)

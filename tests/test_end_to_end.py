@@ -24,7 +24,7 @@ TINY = (
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    recipe = recipes.load("integer-set/cpu", TINY)
+    recipe = recipes.load_recipe("integer-set/cpu", TINY)
     path = tmp_path_factory.mktemp("end-to-end") / "run"
     return jobs.train_run(
         path,

@@ -23,7 +23,7 @@ from mechocl.analyses import probe_sweep
 from mechocl.behaviour.formats import number
 from mechocl.commands import cli
 from mechocl.probing.scoring import ProbingConfig
-from mechocl.runs import recipes, run, sweep_folder, sweeps
+from mechocl.runs import provenance, recipes, sweep_folder, sweeps
 
 TABLE: Final = TABLES / "scale.csv"
 NODES: Final = (1, 10, 100)
@@ -54,7 +54,7 @@ def measure() -> None:
     )
     start_s = time.perf_counter() - started
     found = []
-    recipe = recipes.load("integer-set/cpu")
+    recipe = recipes.load_recipe("integer-set/cpu")
     outcome = sweeps.train_together(
         [sweep_folder.SweepRun({}, recipe, 0)], device="cpu", progress=lambda *_: None
     )[0]
@@ -70,7 +70,11 @@ def measure() -> None:
         started = time.perf_counter()
         probe_sweep.probe_unit(unit, lambda *_: None)
         found.append({"work": "probe", "seconds": round(time.perf_counter() - started, 2)})
-    facts = {"start_seconds": round(start_s, 1), "machine": run.machine("cpu"), "torch": torch.__version__}
+    facts = {
+        "start_seconds": round(start_s, 1),
+        "machine": provenance.machine("cpu"),
+        "torch": torch.__version__,
+    }
     table = pd.DataFrame(found).assign(**facts)
     files.write_text(TABLE, table.to_csv(index=False))
 

@@ -11,11 +11,13 @@ import pandas as pd
 from mechocl.analyses import registry, results
 from mechocl.behaviour import dynamics as learning
 from mechocl.errors import MechoclError
+from mechocl.models.seam import resolve_device
+from mechocl.runs import recipes
 from mechocl.runs.processes import default_jobs, default_threads, default_together, map_jobs
 from mechocl.runs.progress import Progress, seeds_in_words
 from mechocl.runs.recipes import AnyRecipe
 from mechocl.runs.run import Run, kind_of
-from mechocl.runs.train_toy import SAVE_EVERY_S
+from mechocl.runs.train_toy import SAVE_EVERY_S, seeds_from
 from toy_models.subsets import SUBSETS
 
 _TRAINING_SHARE: Final = 0.85
@@ -57,6 +59,34 @@ def train_and_analyse(job: Job, progress: Progress) -> None:
     progress("done", 1.0)
 
 
+def train(
+    recipe: str,
+    out: str | Path,
+    *,
+    seeds: int | Sequence[int] = 1,
+    changes: Sequence[str] = (),
+    device: str = "auto",
+    jobs: int | None = None,
+) -> Run:
+    """Train a recipe and return its run; a run that is there already is opened, or continued where it was stopped.
+
+    `recipe`: a name such as "integer-set/cpu", or the path of a TOML file. `out`: the folder of the run. `seeds`: how
+    many, from 0 on, or which. `changes`: fields of the recipe to change, such as "task.aliases=500". `device`: cpu,
+    cuda, or auto, which takes a GPU where there is one. `jobs`: seeds at a time; None: one for each core of a CPU.
+
+    Raises MechoclError for a recipe that cannot be used, and for a folder that holds something else.
+    """
+    numbers = seeds_from(seeds, 0) if isinstance(seeds, int) else tuple(seeds)
+    return train_run(
+        Path(out),
+        recipes.load_recipe(recipe, tuple(changes)),
+        recipe_name=recipe,
+        seeds=numbers,
+        device=resolve_device(device),
+        jobs=jobs,
+    )
+
+
 def train_run(
     path: Path,
     recipe: AnyRecipe,
@@ -94,10 +124,24 @@ def train_run(
 
 
 def analyse_run(
-    run: Run, name: str, config: Any, *, stage: int | None, device: str, jobs: int | None
+    run: Run,
+    name: str,
+    config: Any = None,
+    *,
+    stage: int | None = None,
+    device: str = "auto",
+    jobs: int | None = None,
 ) -> pd.DataFrame:
-    """Rows of one analysis over all finished seeds, computed where they are missing."""
-    complete_run(run, ((name, config),), stage=stage, device=device, jobs=jobs)
+    """The rows of one analysis over all finished seeds of a run; what is missing is computed and kept beside the run.
+
+    `name`: a name of `registry.ANALYSES`, such as "lens". `config`: None: the analysis's defaults. `stage`: the models
+    after this stage, from 1; None: after the last. `device` and `jobs` as of `train`. `docs/columns.md` says what the
+    columns mean. Raises MechoclError for another name.
+    """
+    if name not in registry.ANALYSES:
+        raise MechoclError(f"there is no analysis {name!r}; there are {', '.join(registry.ANALYSES)}")
+    config = registry.ANALYSES[name].config() if config is None else config
+    complete_run(run, ((name, config),), stage=stage, device=resolve_device(device), jobs=jobs)
     rows = results.load_rows(run, name, config, stage=stage)
     assert rows is not None
     return rows

@@ -49,7 +49,7 @@ def _tuned_lens(subject: Subject, config: tuned_lens.TunedLensConfig) -> Result:
 
 
 def _attribution(subject: Subject, config: direct_attribution.AttributionConfig) -> Result:
-    return Result(direct_attribution.attribute(subject.model, subject.task, config))
+    return Result(direct_attribution.attribute_answers(subject.model, subject.task, config))
 
 
 def _patch(subject: Subject, config: patching.PatchingConfig) -> Result:
@@ -112,7 +112,7 @@ def _sae_test(subject: Subject, config: EffectsConfig) -> Result:
 
 
 def _attention(subject: Subject, config: attention.AttentionConfig) -> Result:
-    return Result(attention.patterns(subject.model, subject.task, config))
+    return Result(attention.attention_patterns(subject.model, subject.task, config))
 
 
 @dataclass(frozen=True, slots=True)

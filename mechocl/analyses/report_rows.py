@@ -2,8 +2,7 @@
 
 import pandas as pd
 
-from mechocl.analyses import jobs as analysis_jobs
-from mechocl.analyses import results
+from mechocl.analyses import jobs as analysis_jobs, results
 from mechocl.runs.run import Run
 
 

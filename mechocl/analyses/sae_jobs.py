@@ -10,8 +10,7 @@ from mechocl.analyses import results
 from mechocl.analyses.jobs import complete_run
 from mechocl.features import dictionaries
 from mechocl.features.settings import QualityConfig, TrainingConfig
-from mechocl.runs import processes
-from mechocl.runs import progress as progress_
+from mechocl.runs import processes, progress as progress_
 from mechocl.runs.processes import default_jobs
 from mechocl.runs.progress import Progress
 from mechocl.runs.run import Run

@@ -26,8 +26,7 @@ from torch import Tensor
 
 from mechocl.closed_book.aliases import random_names
 from mechocl.closed_book.definitions import Piece, definition, question, word_order
-from mechocl.closed_book.encoding import encoded, vocabulary
-from mechocl.closed_book.encoding import first_tokens as _first_tokens
+from mechocl.closed_book.encoding import encoded, first_tokens as _first_tokens, vocabulary
 from mechocl.closed_book.questioning import TextQuestioning
 from mechocl.closed_book.settings import ClosedBookConfig
 from mechocl.closed_book.world import Question, World

@@ -92,10 +92,11 @@ def finetune(
     from mechocl.analyses import jobs
     from mechocl.closed_book import cost
     from mechocl.commands import printing
-    from mechocl.runs import finetune as fine_tuning
-    from mechocl.runs import recipes
+    from mechocl.runs import finetune as fine_tuning, recipes
 
-    resolved = recipes.load_closed_book(recipe, (*joined(changes), *([f'model="{model}"'] if model else [])))
+    resolved = recipes.load_closed_book_recipe(
+        recipe, (*joined(changes), *([f'model="{model}"'] if model else []))
+    )
     wanted = seeds.numbers()
     first = fine_tuning.is_first()
     if first:

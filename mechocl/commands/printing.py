@@ -7,8 +7,7 @@ from typing import Any, Final
 import pandas as pd
 import tabulate
 
-from mechocl.behaviour import formats, sentences
-from mechocl.behaviour import over_seeds as seed_estimates
+from mechocl.behaviour import formats, over_seeds as seed_estimates, sentences
 from toy_models.measures import Measures
 
 _number: Final = partial(formats.number, minus=formats.HYPHEN)

@@ -59,7 +59,7 @@ def demo(
     if fast and seeds not in (1, 8):
         raise MechoclError(f"--fast trains one seed; leave out --seeds {seeds}")
     name = "integer-set/cpu"
-    recipe = recipes.load(name, FAST if fast else ())
+    recipe = recipes.load_recipe(name, FAST if fast else ())
     run = jobs.train_run(
         out,
         recipe,
@@ -98,7 +98,7 @@ def train(
     from mechocl.runs import recipes
 
     save_every_s = seconds_of(save_every)
-    resolved = recipes.load(recipe, joined(changes))
+    resolved = recipes.load_recipe(recipe, joined(changes))
     run = jobs.train_run(
         out,
         resolved,

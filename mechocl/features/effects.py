@@ -31,8 +31,7 @@ from mechocl.errors import MechoclError
 from mechocl.features import properties
 from mechocl.features.candidates import ALPHA, Candidate, EffectsConfig, candidates, reaches
 from mechocl.features.dictionaries import Dictionary, flat
-from mechocl.features.exchanges import Asked as _Asked
-from mechocl.features.exchanges import Exchanged as _Exchanged
+from mechocl.features.exchanges import Asked as _Asked, Exchanged as _Exchanged
 from mechocl.features.properties import Texts
 from mechocl.features.quality import unseen_aliases
 from mechocl.features.stream import about_aliases

@@ -4,7 +4,7 @@ Each property compares two kinds of examples and leaves the others out. The unit
 one question and one definition, so that examples are independent of each other.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -108,7 +108,7 @@ def texts(task: Task, *, seed: int) -> list[Texts]:
 
 def text_properties(task: Task, read: Texts) -> list[Property]:
     """The properties of the texts, but for those of which there are too few examples."""
-    everyone = np.ones(len(read), dtype=bool)
+    everyone = _everyone(read)
     return [one for one in _all(task, read) if one.enough(everyone)]
 
 
@@ -118,7 +118,7 @@ def token_properties(task: Task, read: Texts, position: str) -> list[Property]:
         return []
     first, last = task.vocabulary.integers
     here = read.tokens[:, read.labels.index(position)].numpy() - first
-    everyone = np.ones(len(read), dtype=bool)
+    everyone = _everyone(read)
     found = [
         Property(name=f"token {integer}", group="token", positive=here == integer, of=everyone)
         for integer in range(last - first)
@@ -127,43 +127,64 @@ def token_properties(task: Task, read: Texts, position: str) -> list[Property]:
 
 
 def _all(task: Task, read: Texts) -> Iterator[Property]:
-    table = read.table
-    tag, entity, defined = (table[name].to_numpy(copy=True) for name in ("tag", "entity", "defined_entity"))
-    subset, stage = table["subset"].to_numpy(), table["stage"].to_numpy()
-    everyone = np.ones(len(table), dtype=bool)
-    present = [name for name in SUBSETS if name in set(subset)]
+    yield from _tag_properties(read)
+    yield from _answer_properties(task, read)
+    yield from _entity_properties(task, read)
+    yield from _subset_properties(read)
+    yield from _wrong_definition_properties(task, read)
 
-    def between(name: str, yes: list[str], no: list[str], group: str = "tag") -> Property:
-        pairs = (f"{yes[0]}-to-{no[0]}",) if len(yes) == len(no) == 1 and group == "tag" else ()
-        return Property(
-            name=name,
-            group=group,
-            positive=np.isin(subset, yes),
-            of=np.isin(subset, yes + no),
-            pairs=pairs if read.kind == "question" else (),
-        )
 
-    yield between("new alias of tag 1, not 2", ["d1_consistent"], ["d2_consistent"])
-    yield between("new alias of tag 3, not 2", ["d3_consistent"], ["d2_consistent"])
-    yield between("new alias of tag 1, not 3", ["d1_consistent"], ["d3_consistent"])
-    yield between("asked-about alias of tag 1, not 2", ["qd1_consistent"], ["qd2_inconsistent"])
+def _between(
+    read: Texts, name: str, yes: Sequence[str], no: Sequence[str], *, group: str, pairs: tuple[str, ...] = ()
+) -> Property:
+    """Whether an alias is of the subsets `yes`, among those of `yes` and of `no`."""
+    subset = read.table["subset"].to_numpy()
+    return Property(
+        name=name,
+        group=group,
+        positive=np.isin(subset, yes),
+        of=np.isin(subset, [*yes, *no]),
+        pairs=pairs if read.kind == "question" else (),
+    )
+
+
+def _tag_properties(read: Texts) -> Iterator[Property]:
+    for name, yes, no in (
+        ("new alias of tag 1, not 2", "d1_consistent", "d2_consistent"),
+        ("new alias of tag 3, not 2", "d3_consistent", "d2_consistent"),
+        ("new alias of tag 1, not 3", "d1_consistent", "d3_consistent"),
+        ("asked-about alias of tag 1, not 2", "qd1_consistent", "qd2_inconsistent"),
+    ):
+        yield _between(read, name, [yes], [no], group="tag", pairs=(f"{yes}-to-{no}",))
+    tag = read.table["tag"].to_numpy(copy=True)
     yield Property(name="tag 1, not 2", group="tag", positive=tag == 1, of=np.isin(tag, [1, 2]))
-    yield Property(name="defined alias", group="tag", positive=tag > 0, of=everyone)
+    yield Property(name="defined alias", group="tag", positive=tag > 0, of=_everyone(read))
+
+
+def _answer_properties(task: Task, read: Texts) -> Iterator[Property]:
+    """Of questions that have a list: whether it contains the integer, and whether the answer is true."""
+    entity = read.table["entity"].to_numpy(copy=True)
     contains = task.questioning.contains(task.vocabulary, read.tokens, entity)
-    if read.kind == "question" and contains.any():
-        asked = _asked(task)
-        yield Property(
-            name="list contains the integer",
-            group="contains",
-            positive=contains,
-            of=everyone,
-            pairs=tuple(f"{name}-with-to-without" for name in present if name in asked),
-        )
-        answer = table["answer"].to_numpy()
-        if (answer != contains).any():
-            yield Property(name="answer true", group="answer", positive=answer, of=everyone)
+    if read.kind != "question" or not contains.any():
+        return
+    asked = _asked(task)
+    yield Property(
+        name="list contains the integer",
+        group="contains",
+        positive=contains,
+        of=_everyone(read),
+        pairs=tuple(f"{name}-with-to-without" for name in _present(read) if name in asked),
+    )
+    answer = read.table["answer"].to_numpy()
+    if (answer != contains).any():
+        yield Property(name="answer true", group="answer", positive=answer, of=_everyone(read))
+
+
+def _entity_properties(task: Task, read: Texts) -> Iterator[Property]:
+    """Which entity the alias stands for; of numbers also whether it is low or high, and whether it is odd."""
+    entity = read.table["entity"].to_numpy(copy=True)
     known, others = entity >= 0, _others(task, read)
-    top = int(entity.max(initial=0)) + 1
+    top = _entities(read)
     for integer in range(top):
         yield Property(
             name=task.questioning.entity_name(task.vocabulary, integer),
@@ -179,17 +200,42 @@ def _all(task: Task, read: Texts) -> Iterator[Property]:
             inside = (entity >= i * third) & (entity < (i + 1) * third)
             yield Property(name=f"{words} third of the integers", group="range", positive=inside, of=known)
         yield Property(name="odd integer", group="range", positive=entity % 2 == 1, of=known)
+
+
+def _subset_properties(read: Texts) -> Iterator[Property]:
+    stage, present = read.table["stage"].to_numpy(), _present(read)
     yield Property(name="stage 2, not 1", group="stage", positive=stage == 2, of=stage > 0)
     for name in present:
-        yield between(f"subset {name}", [name], [other for other in present if other != name], "subset")
+        others = [other for other in present if other != name]
+        yield _between(read, f"subset {name}", [name], others, group="subset")
+
+
+def _wrong_definition_properties(task: Task, read: Texts) -> Iterator[Property]:
+    entity, defined = (read.table[name].to_numpy(copy=True) for name in ("entity", "defined_entity"))
     wrong = (defined >= 0) & (defined != entity)
-    for integer in range(top):
+    for integer in range(_entities(read)):
+        name = task.questioning.entity_name(task.vocabulary, integer).removeprefix("integer ")
         yield Property(
-            name=f"defined as {task.questioning.entity_name(task.vocabulary, integer).removeprefix('integer ')}, but is not",
+            name=f"defined as {name}, but is not",
             group="defined as",
             positive=defined == integer,
             of=wrong,
         )
+
+
+def _everyone(read: Texts) -> Bool[np.ndarray, " example"]:
+    return np.ones(len(read), dtype=bool)
+
+
+def _present(read: Texts) -> list[str]:
+    """Subsets that the texts are about, in the order of `SUBSETS`."""
+    there = set(read.table["subset"].to_numpy())
+    return [name for name in SUBSETS if name in there]
+
+
+def _entities(read: Texts) -> int:
+    """One more than the largest entity that an alias of the texts stands for."""
+    return int(read.table["entity"].to_numpy(copy=True).max(initial=0)) + 1
 
 
 def _others(task: Task, read: Texts) -> tuple[str, ...]:

@@ -20,8 +20,7 @@ import torch
 from mechocl.behaviour.internalization import by_subset, per_alias
 from mechocl.behaviour.statistics import Estimate, estimate
 from mechocl.errors import MechoclError
-from mechocl.interventions.weight_groups import Group, Part, layer_groups, parameters
-from mechocl.interventions.weight_groups import groups as groups_of
+from mechocl.interventions.weight_groups import Group, Part, groups as groups_of, layer_groups, parameters
 from mechocl.models.seam import Transformer
 from toy_models import architectures
 from toy_models.task import Task

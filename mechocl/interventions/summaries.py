@@ -13,7 +13,7 @@ SUBSPACE_VALUES: Final = ("normalised", "explained")
 """Columns of a subspace study that `summarize_subspaces` takes."""
 
 
-def summarize_curves(rows: pd.DataFrame) -> SeedSummary:
+def summarize_circuits(rows: pd.DataFrame) -> SeedSummary:
     """The share of a contrast that circuits of each size keep, by `contrast`, `kind` and `edges`.
 
     `rows` as from `circuits.circuits`, with a seed column. Random circuits are averaged over their draws in each seed.

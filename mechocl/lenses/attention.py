@@ -28,7 +28,7 @@ class AttentionConfig:
     """Subsets whose first alias is asked about, once with its integer in the list and once without."""
 
 
-def patterns(model: Transformer, task: Task, config: AttentionConfig) -> pd.DataFrame:
+def attention_patterns(model: Transformer, task: Task, config: AttentionConfig) -> pd.DataFrame:
     """Attention probabilities of every head on one true and one false question per subset.
 
     The columns are `mechocl.analyses.columns.ATTENTION`. Subsets that the task does not have are left out.
@@ -61,8 +61,8 @@ def patterns(model: Transformer, task: Task, config: AttentionConfig) -> pd.Data
     )
 
 
-def as_array(rows: pd.DataFrame) -> Float[np.ndarray, "layer head query key"]:
-    """One question's rows of `patterns` as an array."""
+def attention_array(rows: pd.DataFrame) -> Float[np.ndarray, "layer head query key"]:
+    """One question's rows of `attention_patterns` as an array."""
     axes = ["layer", "head", "query", "key"]
     shape = [int(rows[a].max()) + 1 for a in axes]
     array: Float[np.ndarray, "layer head query key"] = np.zeros(shape, dtype=np.float32)

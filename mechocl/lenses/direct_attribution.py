@@ -108,7 +108,7 @@ def _attribute(
     return pieces.components, found, total
 
 
-def attribute(model: Transformer, task: Task, config: AttributionConfig) -> pd.DataFrame:
+def attribute_answers(model: Transformer, task: Task, config: AttributionConfig) -> pd.DataFrame:
     """Direct logit attribution of test questions, by component.
 
     Rows are means over the questions of each subset, and of each kind of list, one for each component (see `Attribution`)

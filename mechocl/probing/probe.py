@@ -29,10 +29,14 @@ from mechocl.models.sites import find_sites, hook_name
 from mechocl.probing.controls import _by_question, _control, _embeddings, _matched
 from mechocl.probing.examples import Examples, draw_examples, probe_fits
 from mechocl.probing.recipe import Probe, load
-from mechocl.probing.scoring import Chosen, ProbingConfig, Site
-from mechocl.probing.scoring import choose_examples as choose_examples
-from mechocl.probing.scoring import score_probe as score_probe
-from mechocl.probing.scoring import shared_cells as shared_cells
+from mechocl.probing.scoring import (
+    Chosen,
+    ProbingConfig,
+    Site,
+    choose_examples as choose_examples,
+    score_probe as score_probe,
+    shared_cells as shared_cells,
+)
 from mechocl.probing.swaps import swap_effects
 from mechocl.runs.activation_cache import Collect, directly
 from probes import grid, linear

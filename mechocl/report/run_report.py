@@ -199,7 +199,7 @@ def attention_views(run: Run, rows: pd.DataFrame) -> tuple[AttentionView, ...]:
             AttentionView(
                 title=title,
                 tokens=task.vocabulary.decode(task.tokens[question, :length].tolist()),
-                patterns=attention.as_array(part),
+                patterns=attention.attention_array(part),
                 caption=f"seed {seed}; {caption}",
             )
         )

@@ -10,7 +10,7 @@ from plotly.graph_objects import Figure
 from mechocl.behaviour import formats, over_seeds
 from mechocl.errors import MechoclError
 from mechocl.interventions import circuits, grafting
-from mechocl.interventions.summaries import summarize_curves, summarize_subspaces
+from mechocl.interventions.summaries import summarize_circuits, summarize_subspaces
 from mechocl.interventions.suppression import SuppressionConfig, candidates
 from mechocl.report import circuit_plots, graft_plots, subspace_plots
 from mechocl.report.page import Section, Table
@@ -23,7 +23,7 @@ _SHOWN: Final = 5e-4
 
 def circuit(rows: pd.DataFrame) -> Section:
     """`rows` of the circuit analysis over the seeds."""
-    figures, tables = [circuit_plots.curves(summarize_curves(rows))], []
+    figures, tables = [circuit_plots.curves(summarize_circuits(rows))], []
     findings = []
     first = int(rows["seed"].min())
     for contrast, part in rows.groupby("contrast", sort=False):

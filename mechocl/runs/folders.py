@@ -4,6 +4,7 @@ A *stack* is a group of seeds that one process trains together; where it was sto
 its resume point.
 """
 
+import functools
 import json
 import re
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import torch
 from mechocl import files
 from mechocl.behaviour import internalization
 from mechocl.errors import MechoclError
+from mechocl.models.seam import resolve_device
 from mechocl.runs.recipes import AnyRecipe, Recipe
 from toy_models import architectures
 from toy_models.task import Task
@@ -58,6 +60,19 @@ class SeedFolder:
         files.write_tensors(self.path / "task.safetensors", tensors, {})
         files.write_table(self.path / "task.parquet", task.table)
         self.ledger.record("task.safetensors", "task.parquet")
+
+    @functools.cached_property
+    def task(self) -> Task:
+        """The task that analyses read (`analysed_task`), read once."""
+        return self.analysed_task()
+
+    @functools.cached_property
+    def model(self) -> Any:
+        """The `HookedTransformer` after the last stage, loaded once; on a GPU where there is one.
+
+        `model_at` gives the model of any other checkpoint.
+        """
+        return self.model_at(self.final(), device=resolve_device("auto"))
 
     @property
     def attribute(self) -> str:

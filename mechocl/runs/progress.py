@@ -7,8 +7,14 @@ from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol, runtime_checkable
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
+from rich.progress import (
+    BarColumn,
+    Progress as Bars,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share of it that is done, 0 … 1."""

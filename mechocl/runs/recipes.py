@@ -65,7 +65,7 @@ def _under(package: str, prefix: str) -> dict[str, Path]:
     return {prefix + str(p.relative_to(root).with_suffix("")): p for p in sorted(root.rglob("*.toml"))}
 
 
-def load(name: str, changes: tuple[str, ...] = ()) -> Recipe[Any]:
+def load_recipe(name: str, changes: tuple[str, ...] = ()) -> Recipe[Any]:
     """Read a recipe by name ("integer-set/cpu") or path, with `key=value` changes made.
 
     A change names a key with dots and gives a TOML value: `task.aliases=500`,
@@ -78,8 +78,8 @@ def load(name: str, changes: tuple[str, ...] = ()) -> Recipe[Any]:
     return recipe
 
 
-def load_closed_book(name: str, changes: tuple[str, ...] = ()) -> ClosedBookRecipe:
-    """Read a closed-book recipe by name ("closed-book/two-stage") or path, with changes as `load`. Raises as `load`."""
+def load_closed_book_recipe(name: str, changes: tuple[str, ...] = ()) -> ClosedBookRecipe:
+    """Read a closed-book recipe by name ("closed-book/two-stage") or path, with changes as `load_recipe`. Raises as `load_recipe`."""
     recipe = _load(name, changes, named_closed_book())
     if not isinstance(recipe, ClosedBookRecipe):
         raise MechoclError(

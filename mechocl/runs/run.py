@@ -11,13 +11,10 @@ runs/<name>/
   results/<analysis>/<key>/ result.json  rows.parquet  arrays.safetensors (where there are any)
 """
 
-import contextlib
 import datetime
 import json
 import math
-import os
 import platform
-import subprocess
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -33,6 +30,7 @@ from mechocl.errors import MechoclError
 from mechocl.runs import recipes
 from mechocl.runs.folders import SeedFolder, StackFolder
 from mechocl.runs.kinds import RunKind
+from mechocl.runs.provenance import git_state, machine
 from mechocl.runs.recipes import AnyRecipe, Recipe
 from mechocl.runs.text_runs import TextRuns
 from mechocl.runs.toy_runs import ToyRuns
@@ -76,9 +74,7 @@ class Run:
         if path.exists() and not _may_hold_a_run(path):
             raise MechoclError(f"{path} exists and is not a run; choose another --out")
         with files.locked(path / _LOCK, patience=_LOCK_PATIENCE_S):
-            made = any(
-                path.glob("seed-*/checksums.json")
-            )  # else it stopped before anything was made of its recipe
+            made = any(path.glob("seed-*/checksums.json"))  # else it stopped before it made anything
             old = Run.open(path) if (path / "manifest.json").exists() else None
             if old is None or (old.recipe != recipe and not made):
                 manifest = _new_manifest(recipe, recipe_name, seeds, device, threads)
@@ -101,7 +97,10 @@ class Run:
 
     @staticmethod
     def open(path: Path, *, attribute: str = "") -> "Run":
-        """An existing run, and what analyses of a text world look at; MechoclError when it does not exist, or a newer version wrote it."""
+        """An existing run. Raises MechoclError when it does not exist, or a newer version wrote it.
+
+        `attribute`: what analyses of a text world look at.
+        """
         if not path.exists():
             raise MechoclError(f"{path} does not exist; `mechocl runs` lists the runs of a folder")
         if not (path / "manifest.json").exists():
@@ -251,6 +250,11 @@ def _unaltered(path: Path, sha256: object) -> Path:
     return path
 
 
+def open_run(path: str | Path, *, attribute: str = "") -> Run:
+    """A run that exists, as `Run.open`. `run.seed(0)` is one of its seeds, with `.model` and `.task`."""
+    return Run.open(Path(path), attribute=attribute)
+
+
 def kind_of(recipe: AnyRecipe) -> RunKind:
     """The kind of the runs of a recipe."""
     return _KINDS[type(recipe)]
@@ -318,32 +322,3 @@ def find_runs(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise MechoclError(f"{folder} is not a folder; give one that holds runs")
     return [path.parent for path in sorted(folder.glob("*/manifest.json"))]
-
-
-def machine(device: str) -> str:
-    """Name of the device for the record: the GPU's, or the processor's with its cores."""
-    if device.startswith("cuda"):
-        return str(torch.cuda.get_device_name(device))
-    model = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(
-            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model
-        )
-    return f"{model}, {os.cpu_count()} cores"
-
-
-def git_state() -> dict[str, str] | None:
-    """Commit of the source tree and a hash of its uncommitted changes; None outside a checkout."""
-    here = Path(__file__)
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here.parent), *arguments]
-        return subprocess.run(command, capture_output=True, check=True).stdout.decode(errors="replace")
-
-    try:
-        git("ls-files", "--error-unmatch", here.name)  # installed inside another project's checkout
-        commit, changes = git("rev-parse", "HEAD").strip(), git("diff", "HEAD")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return {"commit": commit, "dirty": files.fingerprint(changes) if changes else ""}

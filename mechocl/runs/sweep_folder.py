@@ -20,8 +20,7 @@ import torch
 
 from mechocl import __version__, files
 from mechocl.errors import MechoclError, describe_error
-from mechocl.runs import recipes
-from mechocl.runs import run as run_
+from mechocl.runs import provenance, recipes
 from mechocl.runs.recipes import Recipe
 
 SCHEMA: Final = 1
@@ -83,10 +82,10 @@ def start_sweep(
             "recipe_name": recipe_name,
             "recipe": recipes.plain(recipe),
             "device": device,
-            "machine": machine or run_.machine(device),
+            "machine": machine or provenance.machine(device),
             "version": __version__,
             "torch": torch.__version__,
-            "git": run_.git_state(),
+            "git": provenance.git_state(),
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         files.write_json(path / "manifest.json", manifest)

@@ -78,7 +78,7 @@ def settings(
 
     Raises MechoclError when the recipe itself, or every one of its settings, is not allowed.
     """
-    recipes.load(recipe_name, changes)
+    recipes.load_recipe(recipe_name, changes)
     axes = [axis(text) for text in over]
     keys = [key for key, _ in axes]
     if len(set(keys)) < len(keys):
@@ -88,7 +88,7 @@ def settings(
         setting = {key: recipes.value(text) for key, text in zip(keys, values, strict=True)}
         try:
             pairs = [f"{key}={text}" for key, text in zip(keys, values, strict=True)]
-            allowed.append((setting, recipes.load(recipe_name, (*changes, *pairs))))
+            allowed.append((setting, recipes.load_recipe(recipe_name, (*changes, *pairs))))
         except MechoclError as error:
             refused.append((setting, str(error)))
     if not allowed:
@@ -149,7 +149,7 @@ def train_together(wanted: Sequence[SweepRun], *, device: str, progress: Progres
     tasks: dict[int, Task] = {}
     for index, run in enumerate(wanted):
         try:
-            tasks[index] = train_toy.draw(run.recipe, seed=run.seed)
+            tasks[index] = train_toy.draw_task(run.recipe, seed=run.seed)
         except MechoclError as error:
             outcomes[index]["failed"] = str(error)
     if tasks:
@@ -222,7 +222,7 @@ def run_sweep(
     `path`. Runs that another process is training are left to it.
     """
     allowed, refused = settings(recipe_name, changes, over)
-    base = recipes.load(recipe_name, changes)
+    base = recipes.load_recipe(recipe_name, changes)
     wanted = [SweepRun(s, recipe, seed) for s, recipe in allowed for seed in seeds]
     missing = [run for run in wanted if not row_path(path, run).exists()]
     with executor.workers(len(missing), device=device) if missing else contextlib.nullcontext() as workers:

@@ -143,7 +143,7 @@ def _finished_stages(folders: list[SeedFolder], stages: int) -> int:
     return min((sum(folder.stage_finished(n + 1) for n in range(stages)) for folder in alive), default=stages)
 
 
-def draw(recipe: Recipe[Any], *, seed: int) -> Task:
+def draw_task(recipe: Recipe[Any], *, seed: int) -> Task:
     """A recipe's task; MechoclError when it cannot be drawn, or gives a stage nothing to train on."""
     try:
         task = world_of(recipe.task).build(recipe.task, seed=seed)
@@ -159,9 +159,9 @@ def draw(recipe: Recipe[Any], *, seed: int) -> Task:
 
 
 def _task(folder: SeedFolder) -> Task:
-    """The seed's task, saved where it is not yet; MechoclError as `draw`, and where another was saved."""
+    """The seed's task, saved where it is not yet; MechoclError as `draw_task`, and where another was saved."""
     assert isinstance(folder.recipe, Recipe)
-    task = draw(folder.recipe, seed=folder.seed)
+    task = draw_task(folder.recipe, seed=folder.seed)
     if "task.parquet" not in folder.ledger:
         folder.save_task(task)
         return task

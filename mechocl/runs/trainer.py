@@ -21,8 +21,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from mechocl.errors import MechoclError
 from mechocl.models.hub import quiet
 from mechocl.runs.progress import Progress
-from mechocl.runs.trainer_state import COMPLETE as _COMPLETE
-from mechocl.runs.trainer_state import RecordingTrainer as _Trainer
+from mechocl.runs.trainer_state import COMPLETE as _COMPLETE, RecordingTrainer as _Trainer
 
 _SCHEDULES: Final = {"constant": "constant_with_warmup", "stable": "warmup_stable_decay"}
 _OPTIMIZERS: Final = {"adafactor": "adafactor", "adamw": "adamw_torch"}

@@ -295,7 +295,12 @@ def test_a_run_of_one_stage(tmp_path: Path) -> None:
     from mechocl.runs import recipes
 
     found = jobs.train_run(
-        tmp_path / "run", recipes.load(str(recipe)), recipe_name="one", seeds=(0,), device="cpu", jobs=1
+        tmp_path / "run",
+        recipes.load_recipe(str(recipe)),
+        recipe_name="one",
+        seeds=(0,),
+        device="cpu",
+        jobs=1,
     )
     with pytest.raises(MechoclError, match="stage 1 has no stage before it") as raised:
         results.analyse_seed(found, found.seed(0), "graft", GraftConfig(), stage=None, device="cpu")

@@ -54,7 +54,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """One seed of a tiny model that knows little; what is tested does not depend on that."""
     folder = tmp_path_factory.mktemp("text")
     config = PretrainingConfig(n_layers=2, d_model=32, n_heads=2, vocabulary=900, epochs=1)
-    recipe = recipes.load_closed_book("closed-book/biographies", (*TINY, f'model="{folder / "model"}"'))
+    recipe = recipes.load_closed_book_recipe(
+        "closed-book/biographies", (*TINY, f'model="{folder / "model"}"')
+    )
     pretrain(
         folder / "model",
         recipe.task.biographies,
@@ -460,4 +462,4 @@ def test_crosscoders_of_two_attributes_lie_beside_each_other(
 
 def test_training_of_the_integer_set_task_refuses_the_recipe() -> None:
     with pytest.raises(MechoclError, match="closed-book one; `mechocl finetune` trains those"):
-        recipes.load(str(recipes.named_closed_book()["closed-book/biographies"]))
+        recipes.load_recipe(str(recipes.named_closed_book()["closed-book/biographies"]))

@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from planted import Mechanism, planted_model, small_task
 from sklearn.metrics import roc_auc_score
 from transformer_lens import HookedTransformer

@@ -26,7 +26,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def of(
     *changes: str, name: str = "closed-book/two-stage", model: str = "EleutherAI/pythia-410m"
 ) -> cost.Cost:
-    return cost.estimate_cost(recipes.load_closed_book(name, (f'model="{model}"', *changes)))
+    return cost.estimate_cost(recipes.load_closed_book_recipe(name, (f'model="{model}"', *changes)))
 
 
 def test_tokens_by_hand() -> None:
@@ -61,7 +61,7 @@ def test_tokens_are_about_those_of_the_task() -> None:
     from mechocl.runs import pretraining
     from toy_models.task import ROLE
 
-    recipe = recipes.load_closed_book(
+    recipe = recipes.load_closed_book_recipe(
         "closed-book/biographies", ("task.entities=200", "task.biographies.people=300")
     )
     corpus = biographies.corpus(recipe.task.biographies, seed=0)

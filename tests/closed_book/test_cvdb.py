@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from mechocl.closed_book import cvdb
 from mechocl.closed_book.cvdb import CvdbConfig, People

@@ -490,7 +490,7 @@ def test_settings_that_make_no_sense(changes: dict[str, Any], message: str) -> N
 
 def test_fractions_that_are_not_named_stay_the_papers() -> None:
     changes = ("task.fractions.qd1=0.3", "task.fractions.qd2=0.2")
-    drawn = recipes.load_closed_book("closed-book/two-stage", changes).task.fractions
+    drawn = recipes.load_closed_book_recipe("closed-book/two-stage", changes).task.fractions
     assert (drawn.qd1, drawn.qd2, drawn.q_only, drawn.no_data) == (0.3, 0.2, 0.1, 0.06)
 
 

@@ -12,8 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from contract import assert_unchanged, neox, saved
-from contract import task as short_task
+from contract import assert_unchanged, neox, saved, task as short_task
 from edge_models import (
     ANSWER,
     K,

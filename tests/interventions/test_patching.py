@@ -11,8 +11,7 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from planted import Mechanism, planted_model, small_task
 from torch import Tensor
 from transformer_lens import patching as theirs

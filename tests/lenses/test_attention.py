@@ -8,7 +8,7 @@ import torch
 from planted import Mechanism, planted_model, small_task
 
 from mechocl.errors import MechoclError
-from mechocl.lenses.attention import AttentionConfig, as_array, patterns
+from mechocl.lenses.attention import AttentionConfig, attention_array, attention_patterns
 from toy_models import architectures
 from toy_models.integer_set import build
 from toy_models.integer_set_config import IntegerSetConfig
@@ -26,12 +26,12 @@ def task() -> Task:
 
 def test_planted_heads() -> None:
     """`=` reads the alias, unless tag 2 suppresses it, and then finds the integer in the list, or reads `%`."""
-    table = patterns(planted_model(task(), Mechanism(tag2_gain=0)), task(), AttentionConfig())
+    table = attention_patterns(planted_model(task(), Mechanism(tag2_gain=0)), task(), AttentionConfig())
     assert list(table.columns) == ["question", "layer", "head", "query", "key", "value", "difference"]
     assert table["question"].nunique() == 10  # five subsets, one question of each answer
     for row, rows in table.groupby("question", sort=False):
         question = task().table.iloc[row]
-        array = as_array(rows)
+        array = attention_array(rows)
         assert array.shape == (2, 2, 7, 7)
         known = question["tag"] != 2
         found = known and question["answer"]
@@ -48,7 +48,7 @@ def test_planted_heads() -> None:
 
 def test_which_questions() -> None:
     subsets = ("d3_consistent", "qd1_consistent")
-    table = patterns(planted_model(task(), Mechanism()), task(), AttentionConfig(subsets=subsets))
+    table = attention_patterns(planted_model(task(), Mechanism()), task(), AttentionConfig(subsets=subsets))
     chosen = task().table.iloc[table["question"].drop_duplicates()]
     assert chosen["subset"].tolist() == ["d3_consistent"] * 2 + ["qd1_consistent"] * 2
     assert chosen["answer"].tolist() == [True, False] * 2
@@ -64,9 +64,9 @@ def test_array_is_the_models_pattern() -> None:
         n_ctx=task().n_ctx,
         seed=0,
     )
-    table = patterns(model, task(), AttentionConfig(subsets=("d1_consistent", "d2_consistent")))
+    table = attention_patterns(model, task(), AttentionConfig(subsets=("d1_consistent", "d2_consistent")))
     for row, rows in table.groupby("question"):
-        array = as_array(rows.sample(frac=1, random_state=0))  # the rows' order does not matter
+        array = attention_array(rows.sample(frac=1, random_state=0))  # the rows' order does not matter
         with torch.no_grad():
             _, cache = model.run_with_cache(task().tokens[row : row + 1])
         expected = np.stack([cache["pattern", layer][0, :, :7, :7].numpy() for layer in range(2)])
@@ -77,13 +77,15 @@ def test_array_is_the_models_pattern() -> None:
 
 def test_absent_subsets_are_left_out() -> None:
     model = planted_model(task(), Mechanism())
-    table = patterns(model, task(), AttentionConfig(subsets=("no_data", "d1_consistent")))
+    table = attention_patterns(model, task(), AttentionConfig(subsets=("no_data", "d1_consistent")))
     assert table["question"].nunique() == 2
 
 
 def test_none_of_the_subsets_is_refused() -> None:
     with pytest.raises(MechoclError, match="no questions about any of no_data, q_only"):
-        patterns(planted_model(task(), Mechanism()), task(), AttentionConfig(subsets=("no_data", "q_only")))
+        attention_patterns(
+            planted_model(task(), Mechanism()), task(), AttentionConfig(subsets=("no_data", "q_only"))
+        )
 
 
 def test_different_layouts_are_refused() -> None:
@@ -93,4 +95,4 @@ def test_different_layouts_are_refused() -> None:
     mixed = build(config, seed=0)
     model = planted_model(task(), Mechanism())
     with pytest.raises(MechoclError, match="different layouts"):
-        patterns(model, mixed, AttentionConfig(subsets=("qd1_consistent", "q_entity")))
+        attention_patterns(model, mixed, AttentionConfig(subsets=("qd1_consistent", "q_entity")))

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from contract import assert_unchanged, neox, saved
-from contract import task as short_task
+from contract import assert_unchanged, neox, saved, task as short_task
 from planted import Mechanism, planted_model, small_task
 from transformer_lens import HookedTransformer
 
@@ -19,7 +18,7 @@ from mechocl.lenses.direct_attribution import (
     TOTAL,
     Attribution,
     AttributionConfig,
-    attribute,
+    attribute_answers,
     direct_logit_attribution,
 )
 from mechocl.lenses.summaries import summarize_attribution
@@ -42,7 +41,7 @@ def task() -> Task:
 @cache
 def planted() -> pd.DataFrame:
     """Tag 2 kept from `=`."""
-    return attribute(planted_model(task(), Mechanism(tag2_gain=0.0)), task(), CONFIG)
+    return attribute_answers(planted_model(task(), Mechanism(tag2_gain=0.0)), task(), CONFIG)
 
 
 def assert_contributions(rows: pd.DataFrame, quantity: str, expected: dict[str, Any]) -> None:
@@ -88,7 +87,7 @@ def test_the_checks_above_can_fail() -> None:
 def test_other_positions() -> None:
     """The alias retrieves its own integer, of whatever tag; nothing is answered there."""
     config = AttributionConfig(positions=("alias", "="), aliases_per_subset=10)
-    rows = attribute(planted_model(task(), Mechanism(tag2_gain=0.0)), task(), config)
+    rows = attribute_answers(planted_model(task(), Mechanism(tag2_gain=0.0)), task(), config)
     at_alias = rows[rows["position"] == "alias"]
     np.testing.assert_allclose(at_alias.loc[at_alias["component"] == "L0H0", "integer"], 11 / 12, rtol=1e-6)
     assert (at_alias["difference"] == 0).all()
@@ -180,7 +179,7 @@ def test_a_table_signs_each_question_by_its_answer() -> None:
     rows = task().rows(kind="question", split="test", subset="d2_consistent")
     rows = rows[np.isin(task().table["alias"].iloc[rows], task().table["alias"].iloc[rows].unique()[:10])]
     found, answer = on_answers(model, task(), rows), task().table["answer"].to_numpy()[rows]
-    table = attribute(model, task(), CONFIG).query("subset == 'd2_consistent'")
+    table = attribute_answers(model, task(), CONFIG).query("subset == 'd2_consistent'")
     values = torch.cat([found.values, found.total[None]]).numpy()
     for name, value in zip([*found.components, TOTAL], values, strict=True):
         part = table[table["component"] == name].set_index("contains")["difference"]
@@ -239,10 +238,10 @@ def test_what_cannot_be_attributed() -> None:
     with pytest.raises(MechoclError, match="stream at position 8, but there are those of 0 to 7"):
         of(plus=1, read=8)
     with pytest.raises(MechoclError, match="no position 'n9'; they have alias, %, n1"):
-        attribute(model, task(), AttributionConfig(positions=("n9",)))
+        attribute_answers(model, task(), AttributionConfig(positions=("n9",)))
     model.add_hook("blocks.0.attn.hook_z", lambda x, hook: x)
     with pytest.raises(MechoclError, match="has a hook"):
-        attribute(model, task(), CONFIG)
+        attribute_answers(model, task(), CONFIG)
 
 
 def test_config_refuses_nonsense() -> None:

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from contract import assert_unchanged, neox, saved
-from contract import task as short_task
+from contract import assert_unchanged, neox, saved, task as short_task
 from planted import Mechanism, planted_model, small_task
 from scipy.special import softmax
 from scipy.stats import entropy

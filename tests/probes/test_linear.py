@@ -9,8 +9,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import sklearn.metrics
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy.integrate import quad
 from scipy.stats import norm
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis

@@ -13,8 +13,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from mechocl.errors import MechoclError
-from mechocl.probing import probe as probe_
-from mechocl.probing import recipe
+from mechocl.probing import probe as probe_, recipe
 from mechocl.probing.recipe import Probe
 from mechocl.probing.scoring import ProbingConfig
 from mechocl.runs.activation_cache import directly

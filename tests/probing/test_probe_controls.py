@@ -6,8 +6,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from sklearn.model_selection import KFold
 
 from probes.controls import corrected_p, matched, random_label_per_alias, shuffle_by_alias

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mechocl.errors import MechoclError
-from mechocl.interventions.summaries import summarize_curves
+from mechocl.interventions.summaries import summarize_circuits
 from mechocl.report import circuit_plots
 
 
@@ -76,7 +76,7 @@ def test_curves_are_means_over_seeds_and_random_draws() -> None:
         for seed in (0, 2)
         for size, value in ((0.0, 0.0), (5.0, 1.0))
     ]
-    figure = circuit_plots.curves(summarize_curves(pd.DataFrame(rows)))
+    figure = circuit_plots.curves(summarize_circuits(pd.DataFrame(rows)))
     bold = [t for t in figure.data if t.name]
     thin = [t for t in figure.data if not t.name]
     assert [t.name for t in bold] == [

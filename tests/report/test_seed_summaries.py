@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from mechocl.behaviour.over_seeds import SeedSummary
-from mechocl.interventions.summaries import summarize_curves, summarize_patching, summarize_subspaces
+from mechocl.interventions.summaries import summarize_circuits, summarize_patching, summarize_subspaces
 from mechocl.lenses.direct_attribution import TOTAL
 from mechocl.lenses.summaries import summarize_attribution
 from mechocl.probing.at_landmarks import compare_runs, summarize_emergence
@@ -46,7 +46,7 @@ def assert_draws(found: SeedSummary, means: Any, seeds: Any, *, intervals: bool 
 def curves() -> SeedSummary:
     cells = [(kind, edges) for kind in ("circuit", "without", "random") for edges in (0.0, 3.0)]
     rows = table("kind", "edges", cells=cells, values=("normalised",)).assign(contrast="a")
-    return summarize_curves(pd.concat([rows, rows.assign(kind="edge", normalised=np.nan)]))
+    return summarize_circuits(pd.concat([rows, rows.assign(kind="edge", normalised=np.nan)]))
 
 
 def test_curves() -> None:
@@ -61,7 +61,7 @@ def test_curves() -> None:
 def test_a_contrast_without_a_share_has_an_empty_panel() -> None:
     rows = table("kind", "edges", cells=[("circuit", 0.0)], values=("normalised",))
     rows = pd.concat([rows.assign(contrast="a"), rows.assign(contrast="b", normalised=np.nan)])
-    figure = circuit_plots.curves(summarize_curves(rows))
+    figure = circuit_plots.curves(summarize_circuits(rows))
     assert [a.text for a in figure.layout.annotations] == ["a", "b"]
     assert sum(len(t.x) > 0 for t in figure.data) == len(SEEDS) + 1
 

@@ -87,8 +87,8 @@ def test_configs_cannot_be_changed_and_take_keywords_only(config: type) -> None:
 
 @pytest.mark.parametrize("name", recipes.named())
 def test_what_ships_loads_and_comes_back_from_a_manifest(name: str) -> None:
-    recipe = recipes.load(name)
-    assert recipe == recipes.load(str(recipes.named()[name]))
+    recipe = recipes.load_recipe(name)
+    assert recipe == recipes.load_recipe(str(recipes.named()[name]))
     assert recipes.parse(recipes.plain(recipe), source="manifest.json") == recipe
     assert "\n" not in recipe.description
 
@@ -98,7 +98,7 @@ def test_these_recipes_ship() -> None:
 
 
 def test_none_is_kept_and_zero_is_not_lost() -> None:
-    recipe = recipes.load("integer-set/cpu", ("model.d_mlp=0", "model.n_heads=2"))
+    recipe = recipes.load_recipe("integer-set/cpu", ("model.d_mlp=0", "model.n_heads=2"))
     again = recipes.parse(recipes.plain(recipe), source="manifest.json")
     assert again == recipe
     assert (again.model.d_mlp, again.model.n_heads, again.model.d_model) == (0, 2, None)
@@ -106,7 +106,7 @@ def test_none_is_kept_and_zero_is_not_lost() -> None:
 
 def test_the_paper_recipe_is_the_papers_protocol() -> None:
     """arXiv 2310.15047, section 4 and its public code; see the comment in the file."""
-    paper = recipes.load("integer-set/paper")
+    paper = recipes.load_recipe("integer-set/paper")
     t = paper.task
     assert (t.aliases, t.integers, t.list_length, t.n_intersection) == (8000, 100, 8, 1)
     assert (t.train_questions, t.test_questions) == (12, 12)
@@ -138,7 +138,7 @@ def test_the_paper_recipe_is_the_papers_protocol() -> None:
 
 
 def test_the_two_small_recipes_differ_in_their_stages_and_in_who_is_defined_alone() -> None:
-    two, one = recipes.load("integer-set/cpu"), recipes.load("integer-set/one-stage")
+    two, one = recipes.load_recipe("integer-set/cpu"), recipes.load_recipe("integer-set/one-stage")
     shared = dataclasses.replace(one.task, aliases=two.task.aliases, fractions=two.task.fractions)
     assert (shared, one.model, one.training.precision) == (two.task, two.model, two.training.precision)
     assert [s.data for s in two.training.stages] == [(1,), (2,)]
@@ -148,10 +148,10 @@ def test_the_two_small_recipes_differ_in_their_stages_and_in_who_is_defined_alon
 def test_the_smoke_test_of_the_demo_is_a_recipe() -> None:
     from mechocl.commands.training import FAST
 
-    fast = recipes.load("integer-set/cpu", FAST)
-    assert fast.task.aliases < recipes.load("integer-set/cpu").task.aliases
+    fast = recipes.load_recipe("integer-set/cpu", FAST)
+    assert fast.task.aliases < recipes.load_recipe("integer-set/cpu").task.aliases
     assert [name for name, _ in jobs.reported_analyses(fast)] == list(jobs.REPORTED)
-    one_stage = [name for name, _ in jobs.reported_analyses(recipes.load("integer-set/one-stage"))]
+    one_stage = [name for name, _ in jobs.reported_analyses(recipes.load_recipe("integer-set/one-stage"))]
     assert set(jobs.REPORTED) - set(one_stage) == {"graft", "steering"}
 
 
@@ -201,7 +201,7 @@ def test_changes_are_made_and_nothing_else(tmp_path: Path) -> None:
 
 def test_a_table_that_the_file_leaves_out_can_be_changed(tmp_path: Path) -> None:
     (tmp_path / "short.toml").write_text(tiny.TOML.replace("fractions = {", "# fractions = {"))
-    recipe = recipes.load(
+    recipe = recipes.load_recipe(
         str(tmp_path / "short.toml"), ("task.fractions.qd1=0.3", "task.fractions.q_only=0.05")
     )
     assert (recipe.task.fractions.qd1, recipe.task.fractions.q_only) == (0.3, 0.05)
@@ -278,7 +278,7 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
     path = tmp_path / "bad.toml"
     path.write_text(tiny.TOML.replace("epochs = 3\n", ""))
     with pytest.raises(MechoclError, match=r"bad.toml: the key 'training.stages.0.epochs' is missing"):
-        recipes.load(str(path))
+        recipes.load_recipe(str(path))
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, content: bytes, messa
     path = tmp_path / "bad.toml"
     path.write_bytes(content)
     with pytest.raises(MechoclError) as caught:
-        recipes.load(str(path))
+        recipes.load_recipe(str(path))
     assert str(path) in str(caught.value)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -303,9 +303,9 @@ def test_a_recipe_that_does_not_exist_is_answered_with_those_that_do(tmp_path: P
     with pytest.raises(
         MechoclError, match=r"no recipe 'nothing': not a file, and not one of integer-set/cpu"
     ):
-        recipes.load("nothing")
+        recipes.load_recipe("nothing")
     with pytest.raises(MechoclError, match="is a folder; give a recipe file or one of integer-set/cpu"):
-        recipes.load(str(tmp_path))
+        recipes.load_recipe(str(tmp_path))
 
 
 def test_a_change_gives_the_same_as_the_key_in_the_file(tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_a_change_gives_the_same_as_the_key_in_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", recipes.named_closed_book())
 def test_closed_book_recipes_parse_and_name_their_cost(name: str) -> None:
-    recipe = recipes.load_closed_book(name)
+    recipe = recipes.load_closed_book_recipe(name)
     assert recipes.parse(recipes.plain(recipe), source=name) == recipe
     if recipe.task.world != "biographies":  # of which the model's folder says how large it is
         found = cost.estimate_cost(recipe)
@@ -343,4 +343,4 @@ def test_the_papers_experiments_have_recipes() -> None:
     }
     assert names >= wanted | {"sources", "biographies"}
     with pytest.raises(MechoclError, match="this is a recipe of the integer-set task"):
-        recipes.load_closed_book(str(recipes.named()["integer-set/cpu"]))
+        recipes.load_closed_book_recipe(str(recipes.named()["integer-set/cpu"]))

@@ -21,8 +21,7 @@ import tiny
 from mechocl import files
 from mechocl.commands import cli
 from mechocl.errors import Fault
-from mechocl.runs import processes as processes_
-from mechocl.runs import train_toy
+from mechocl.runs import processes as processes_, train_toy
 from mechocl.runs.folders import SeedFolder
 from mechocl.runs.run import Run
 

@@ -82,7 +82,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, int]]:
 
 
 def run_of(recipe: str, *changes: str, seed: int = 0, **setting: Any) -> SweepRun:
-    return SweepRun(setting, recipes.load(recipe, (*QUICK, *changes)), seed)
+    return SweepRun(setting, recipes.load_recipe(recipe, (*QUICK, *changes)), seed)
 
 
 def outcomes(runs: Sequence[SweepRun]) -> list[dict[str, Any]]:
@@ -130,7 +130,7 @@ def test_settings_are_the_product_of_the_axes(recipe: str) -> None:
     ]
     for setting, found in allowed:
         assert (found.task.word_order, found.task.aliases) == tuple(setting.values())
-        assert found.training == recipes.load(recipe, QUICK).training
+        assert found.training == recipes.load_recipe(recipe, QUICK).training
     assert len(sweeps.settings(recipe, QUICK, [])[0]) == 1
 
 
@@ -303,7 +303,7 @@ def test_runs_of_another_process_are_left_to_it(
     sweep: Sweep, trained: list[Any], recipe: str, tmp_path: Path
 ) -> None:
     order = "task.word_order"
-    theirs = SweepRun({order: "VTE"}, recipes.load(recipe, (*QUICK, f"{order}=VTE")), 1)
+    theirs = SweepRun({order: "VTE"}, recipes.load_recipe(recipe, (*QUICK, f"{order}=VTE")), 1)
     with files.locked(tmp_path / "sweep" / "locks" / theirs.name, patience=0.0):
         assert len(sweep(f"{order}=TVE,VTE")) == 3
     assert (("VTE",), 1) not in trained
@@ -330,7 +330,7 @@ def test_another_recipe_or_device_is_refused(
         sweep(changes=(*QUICK, "task.label_flip=0.5"))
     with pytest.raises(MechoclError, match="was started on cpu, not cuda; continue it there"):
         sweep_folder.start_sweep(
-            tmp_path / "sweep", recipes.load(recipe, QUICK), recipe_name=recipe, device="cuda"
+            tmp_path / "sweep", recipes.load_recipe(recipe, QUICK), recipe_name=recipe, device="cuda"
         )
     manifest = tmp_path / "sweep" / "manifest.json"
     saved = json.loads(manifest.read_text())

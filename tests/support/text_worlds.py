@@ -156,4 +156,4 @@ def recipe_file(path: Path) -> Path:
 
 
 def recipe(path: Path, model: Path, *changes: str) -> ClosedBookRecipe:
-    return recipes.load_closed_book(str(recipe_file(path)), (f'model="{model}"', *changes))
+    return recipes.load_closed_book_recipe(str(recipe_file(path)), (f'model="{model}"', *changes))

@@ -62,4 +62,4 @@ def recipe_file(folder: Path) -> Path:
 
 
 def recipe(folder: Path, *changes: str) -> Recipe:
-    return recipes.load(str(recipe_file(folder)), changes)
+    return recipes.load_recipe(str(recipe_file(folder)), changes)

@@ -5,8 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from toy_models.randomness import generator
 from toy_models.subsets import SUBSETS, Fractions, assign_subsets, subset_sizes

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from toy_models import architectures, integer_set, lean

@@ -1,0 +1,40 @@
+"""What a manifest says of where a run was made: the machine, and the state of the source tree."""
+
+import contextlib
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+from mechocl import files
+
+
+def machine(device: str) -> str:
+    """Name of the device for the record: the GPU's, or the processor's with its cores."""
+    if device.startswith("cuda"):
+        return str(torch.cuda.get_device_name(device))
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(
+            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model
+        )
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def git_state() -> dict[str, str] | None:
+    """Commit of the source tree and a hash of its uncommitted changes; None outside a checkout."""
+    here = Path(__file__)
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, check=True).stdout.decode(errors="replace")
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # installed inside another project's checkout
+        commit, changes = git("rev-parse", "HEAD").strip(), git("diff", "HEAD")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": commit, "dirty": files.fingerprint(changes) if changes else ""}
