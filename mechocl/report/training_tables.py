@@ -60,7 +60,8 @@ def onset_table(onsets: pd.DataFrame) -> Table:
         part = onsets[onsets["event"] == event.name]
         if len(part):
             e = part["epoch"].dropna()
-            times = f"{e.median():.1f} ({e.min():.1f} … {e.max():.1f})" if len(e) else "–"
+            low, middle, high = (formats.number(value, 1) for value in (e.min(), e.median(), e.max()))
+            times = f"{middle} ({low} … {high})" if len(e) else formats.MISSING
             rows.append(
                 (event.name, str(part["stage"].iloc[0]), times, f"{len(e)} of {len(part)}", event.meaning)
             )
@@ -77,7 +78,13 @@ def order_table(onsets: pd.DataFrame) -> Table:
         caption="Order",
         columns=("first", "then", "seeds in this order", "epochs between", "sign test"),
         rows=tuple(
-            (o.first, o.second, f"{o.before} of {o.seeds}", f"{o.lead.mean:.1f}", formats.p_value(o.p))
+            (
+                o.first,
+                o.second,
+                f"{o.before} of {o.seeds}",
+                formats.number(o.lead.mean, 1, minus=formats.HYPHEN),
+                formats.p_value(o.p),
+            )
             for o in dynamics.order(onsets)
         ),
     )
