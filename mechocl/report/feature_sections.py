@@ -120,7 +120,7 @@ def _quality(run: Run, names: list[str]) -> Table:
         if rows is None:
             continue
         found = {
-            (r["measure"], r["part"]): formats.mean_in_words(r).lstrip("+")
+            (r["measure"], r["part"]): formats.value_in_words(r)
             for r in summaries.quality(rows).to_dict("records")
         }
         lines.append((name, *(found.get(key, formats.MISSING) for key in _QUALITY)))

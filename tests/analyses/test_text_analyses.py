@@ -149,14 +149,14 @@ def test_what_a_closed_book_run_has_not(run: Run, capsys: pytest.CaptureFixture[
     assert cli.main(["evaluate", str(run.path), "--attribute", "gender"]) == 2
     assert "leave out --attribute" in capsys.readouterr().err
     assert cli.main(["dynamics", str(run.path)]) == 2
-    assert f"{run.path} is a closed-book run" in capsys.readouterr().err
+    assert f"{run.path} is a run whose history has no AUC" in capsys.readouterr().err
 
 
 def test_a_family_that_cannot_be_taken_apart_has_a_report_of_its_answers(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert jobs.can_be_taken_apart(run)
-    monkeypatch.setattr(jobs, "can_be_taken_apart", lambda run: False)
+    assert run.kind.can_be_taken_apart(run)
+    monkeypatch.setattr(type(run.kind), "can_be_taken_apart", lambda kind, run: False)
     out = tmp_path / "report.html"
     assert cli.main(["report", str(run.path), "--out", str(out), "--device", "cpu", "--jobs", "1"]) == 0
     page = out.read_text()

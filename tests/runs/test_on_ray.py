@@ -73,8 +73,8 @@ def test_a_sweep_on_ray_is_that_of_this_machine(
     command += ["--over", "task.word_order=TVE,VTE"]
     assert cli.main([*command, "--out", "here", "--jobs", "1"]) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(sweeps, "do", ray_jobs.train_or_be_killed)
-        patch.setattr(sweeps, "_TABLE_EVERY_S", 0.0)
+        patch.setattr(sweeps, "train_job", ray_jobs.train_or_be_killed)
+        patch.setattr(sweep_folder, "_TABLE_EVERY_S", 0.0)
         assert cli.main([*command, "--out", "there", "--on", "ray", "--address", ray.address]) == 0
     assert (tmp_path / "there" / "killed").exists()
     here, there = (pd.read_parquet(tmp_path / name / "table.parquet") for name in ("here", "there"))
@@ -100,7 +100,7 @@ def test_a_probe_sweep_on_ray_is_that_of_this_machine(
     command += ["--n-pairs", "0", "--device", "cpu"]
     assert cli.main(["probe", str(tmp_path / "here"), *command, "--jobs", "1"]) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(probe_sweep, "do", ray_jobs.probe_or_be_killed)
+        patch.setattr(probe_sweep, "probe_unit", ray_jobs.probe_or_be_killed)
         patch.setattr(probe_sweep, "_TABLE_EVERY_S", 0.0)
         on_ray = ["--on", "ray", "--address", ray.address]
         assert cli.main(["probe", str(tmp_path / "there"), *command, *on_ray]) == 0

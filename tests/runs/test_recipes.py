@@ -14,6 +14,7 @@ from mechocl.closed_book import cost
 from mechocl.errors import MechoclError
 from mechocl.runs import recipes
 from mechocl.runs.recipes import Recipe
+from mechocl.runs.run import kind_of
 from toy_models.architectures import Architecture
 from toy_models.stages import StageConfig
 from toy_models.subsets import Fractions
@@ -150,9 +151,9 @@ def test_the_smoke_test_of_the_demo_is_a_recipe() -> None:
 
     fast = recipes.load_recipe("integer-set/cpu", FAST)
     assert fast.task.aliases < recipes.load_recipe("integer-set/cpu").task.aliases
-    assert [name for name, _ in jobs.reported_analyses(fast)] == list(jobs.REPORTED)
+    assert [name for name, _ in jobs.reported_analyses(fast)] == list(kind_of(fast).reported)
     one_stage = [name for name, _ in jobs.reported_analyses(recipes.load_recipe("integer-set/one-stage"))]
-    assert set(jobs.REPORTED) - set(one_stage) == {"graft", "steering"}
+    assert set(kind_of(fast).reported) - set(one_stage) == {"graft", "steering"}
 
 
 # changes -------------------------------------------------------------------------------------------

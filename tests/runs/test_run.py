@@ -84,7 +84,9 @@ def test_the_manifest_says_what_made_the_run(tmp_path: Path) -> None:
 def test_the_git_state_is_a_commit_or_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     state = git_state()
     assert state is None or re.fullmatch(r"[0-9a-f]{40}", state["commit"])
-    monkeypatch.setattr("mechocl.runs.run.__file__", str(tmp_path / "runs.py"))  # as when installed elsewhere
+    monkeypatch.setattr(
+        "mechocl.runs.provenance.__file__", str(tmp_path / "runs.py")
+    )  # as when installed elsewhere
     assert git_state() is None
 
 

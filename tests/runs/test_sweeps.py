@@ -17,14 +17,14 @@ import pytest
 import tiny
 
 from mechocl import files
-from mechocl.analyses import jobs
 from mechocl.behaviour import formats, internalization
 from mechocl.commands import cli
 from mechocl.errors import MechoclError
 from mechocl.report import plots, training_plots
-from mechocl.runs import recipes, sweep_folder, sweep_summaries, sweeps
+from mechocl.runs import processes, recipes, sweep_folder, sweep_summaries, sweeps
+from mechocl.runs.progress import Progress
 from mechocl.runs.sweep_folder import SweepRun
-from toy_models import integer_set
+from toy_models import worlds
 
 QUICK = ("training.stages.0.epochs=1", "training.stages.1.epochs=1", "task.aliases=40")
 """Trains in a tenth of a second, and learns nothing."""
@@ -39,7 +39,7 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     """No worker processes, whatever the machine has."""
-    monkeypatch.setattr(jobs, "cores", lambda: 1)
+    monkeypatch.setattr(processes, "cores", lambda: 1)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ Sweep = Callable[..., pd.DataFrame]
 
 @pytest.fixture
 def sweep(tmp_path: Path, recipe: str) -> Sweep:
-    """Runs `pipeline.sweep` in one folder."""
+    """Runs `sweeps.run_sweep` in one folder."""
 
     def run(*over: str, seeds: tuple[int, ...] = (0, 1), changes: tuple[str, ...] = QUICK) -> pd.DataFrame:
         return sweeps.run_sweep(
@@ -62,7 +62,7 @@ def sweep(tmp_path: Path, recipe: str) -> Sweep:
             over=over,
             seeds=seeds,
             device="cpu",
-            jobs=None,
+            executor=processes.Processes(),
         )
 
     return run
@@ -73,11 +73,11 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, int]]:
     """The setting and seed of every run that is really trained, in order; training itself is replaced."""
     found: list[tuple[Any, int]] = []
 
-    def train(wanted: Sequence[SweepRun], *, device: str, report: sweeps.Report) -> list[dict[str, Any]]:
+    def train(wanted: Sequence[SweepRun], *, device: str, progress: Progress) -> list[dict[str, Any]]:
         found.extend((tuple(run.setting.values()), run.seed) for run in wanted)
         return [{"failed": "", "seconds": 1.0, "stage1.auc.q_only": 0.5} for _ in wanted]
 
-    monkeypatch.setattr(sweeps, "train", train)
+    monkeypatch.setattr(sweeps, "train_together", train)
     return found
 
 
@@ -208,14 +208,14 @@ def test_recall_is_that_of_the_new_aliases_weighted_by_their_number() -> None:
 def test_a_task_that_cannot_be_drawn_fails_its_run_alone(
     recipe: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = integer_set.build
+    world = worlds.WORLDS[worlds.DEFAULT]
 
     def unlucky(config: Any, *, seed: int) -> Any:
         if seed == 1:
             raise ValueError("no lists were found in 100 tries")
-        return original(config, seed=seed)
+        return world.build(config, seed=seed)
 
-    monkeypatch.setattr(integer_set, "build", unlucky)
+    monkeypatch.setitem(worlds.WORLDS, worlds.DEFAULT, replace(world, build=unlucky))
     found = outcomes([run_of(recipe, seed=seed) for seed in (0, 1, 2)])
     assert found[1].keys() == {"failed", "seconds"}
     assert found[1]["failed"] == "the recipe's task cannot be drawn: no lists were found in 100 tries"
@@ -266,7 +266,7 @@ def test_a_sweep_that_is_killed_continues_with_what_is_missing(
             raise Killed
         return counting(*arguments, **keywords)
 
-    monkeypatch.setattr(sweeps, "train", deadly)
+    monkeypatch.setattr(sweeps, "train_together", deadly)
     with pytest.raises(Killed):
         sweep(over)
     assert trained == [(("TVE",), 0), (("TVE",), 1)]
@@ -372,12 +372,12 @@ def test_two_processes_share_a_sweep(
     out, log = tmp_path / "sweep", tmp_path / "log"
     program = f"""
 import sys, mechocl.commands.cli, mechocl.runs.sweeps as s
-train = s.train
+train = s.train_together
 def logged(wanted, **options):
     with open({str(log)!r}, "a") as file:
         file.write("".join(run.name + "\\n" for run in wanted))
     return train(wanted, **options)
-s.train = logged
+s.train_together = logged
 s._LOCK_PATIENCE_S = 900.0
 sys.exit(mechocl.commands.cli.main(sys.argv[1:]))
 """
@@ -501,7 +501,7 @@ def test_the_command_prints_the_settings_and_its_table_again(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(sweeps, "train", refuse)
+    monkeypatch.setattr(sweeps, "train_together", refuse)
     for path in (out, out / "table.parquet"):
         assert cli.main(["sweep", "--table", str(path)]) == 0
         again = capsys.readouterr().out.splitlines()
