@@ -240,7 +240,12 @@ def test_what_runs_for_a_crosscoder_is_covered(run: Run) -> None:
     shutil.rmtree(result)
     ran = executed(lambda: crosscoder_jobs.crosscode_seed(job, lambda text, share: None))
     assert ("mechocl.analyses.crosscoder_jobs", "describe_features") in ran
-    keeping = {"mechocl.runs.run", "mechocl.analyses.revision", "mechocl.analyses.rows"}
+    keeping = {
+        "mechocl.runs.run",
+        "mechocl.runs.toy_runs",
+        "mechocl.analyses.revision",
+        "mechocl.analyses.rows",
+    }
     finding = {"crosscode_seed", "crosscoder_name", "_checkpoints", "_named", "_trained", "_key", "follow_crosscoder_code"}  # fmt: skip
     left = uncovered(ran, crosscoder_jobs.follow_crosscoder_code(SeedFolder))
     left = {one for one in left if one[0] not in keeping}
