@@ -343,5 +343,5 @@ def test_the_papers_experiments_have_recipes() -> None:
         "t5",
     }
     assert names >= wanted | {"sources", "biographies"}
-    with pytest.raises(MechoclError, match="this is a recipe of the integer-set task"):
+    with pytest.raises(MechoclError, match="is a recipe of a model that is trained from scratch"):
         recipes.load_closed_book_recipe(str(recipes.named()["integer-set/cpu"]))

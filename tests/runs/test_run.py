@@ -167,7 +167,7 @@ def test_another_recipe_and_another_device_are_refused(tmp_path: Path) -> None:
 def test_a_run_of_which_nothing_was_made_gives_way(tmp_path: Path) -> None:
     create(tmp_path / "run")
     run = create(tmp_path / "run", "training.stages.0.epochs=4")
-    assert recipes.integer_set(run.recipe).training.stages[0].epochs == 4
+    assert run.recipe.training.stages[0].epochs == 4
     assert Run.open(tmp_path / "run").recipe == run.recipe
 
 

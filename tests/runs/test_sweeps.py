@@ -372,13 +372,14 @@ def test_two_processes_share_a_sweep(
     out, log = tmp_path / "sweep", tmp_path / "log"
     program = f"""
 import sys, mechocl.commands.cli, mechocl.runs.sweeps as s
+from mechocl.runs import sweep_folder
 train = s.train_together
 def logged(wanted, **options):
     with open({str(log)!r}, "a") as file:
         file.write("".join(run.name + "\\n" for run in wanted))
     return train(wanted, **options)
 s.train_together = logged
-s._LOCK_PATIENCE_S = 900.0
+sweep_folder._LOCK_PATIENCE_S = 900.0
 sys.exit(mechocl.commands.cli.main(sys.argv[1:]))
 """
     command = [sys.executable, "-c", program, "sweep", recipe, "--out", str(out), "--seeds", "2"]
