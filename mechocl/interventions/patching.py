@@ -1,7 +1,7 @@
 """Activation patching: put an activation of one run into another, and see what it does to the answer.
 
 Meng et al. 2022 (arXiv 2202.05262); conventions of Heimersheim & Nanda (arXiv 2404.15255). One mechanism
-serves denoising, noising and ablations, at every site of `components.SITES`, between two examples or between
+serves denoising, noising and ablations, at every site of `sites.SITES`, between two examples or between
 two models. A patch costs only what it changes: the forward pass begins at the patched layer and position, on
 the cached run, many patches at once, and logits are computed where the metric looks. In the first layer that
 reads the patch, the rows behind it keep their queries (and their MLPs, where these read beside attention); in
@@ -153,7 +153,7 @@ def patch_activations(
     Args:
         model: the model whose answers are looked at.
         pairs: clean and corrupted examples.
-        sites: names from `components.SITES` (in every layer), or hook points (`blocks.1.attn.hook_z`).
+        sites: names from `sites.SITES` (in every layer), or hook points (`blocks.1.attn.hook_z`).
         metric: name from `metrics.METRICS`.
         by: what is patched at once. A pair that lacks a role counts with an effect of 0.
         mode: what is put where.

@@ -16,7 +16,7 @@ SUBSPACE_VALUES: Final = ("normalised", "explained")
 def summarize_circuits(rows: pd.DataFrame) -> SeedSummary:
     """The share of a contrast that circuits of each size keep, by `contrast`, `kind` and `edges`.
 
-    `rows` as from `circuits.circuits`, with a seed column. Random circuits are averaged over their draws in each seed.
+    `rows` as from `circuits.circuit_study`, with a seed column. Random circuits are averaged over their draws in each seed.
     """
     return summarize_seeds(rows[rows["kind"] != "edge"], ["contrast", "kind", "edges"], "normalised")
 

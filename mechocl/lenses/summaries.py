@@ -15,7 +15,7 @@ LISTS: Final = {"list with the integer": (True,), "list without it": (False,), "
 def summarize_attribution(rows: pd.DataFrame, *, quantity: Quantity, position: str = "=") -> SeedSummary:
     """Contributions to the logits at a position, by `lists`, `subset` and `component`; both kinds of list count alike.
 
-    `rows` as from `direct_attribution.attribute`, with a seed column. `lists`: a key of `LISTS`, or "" in a text world,
+    `rows` as from `direct_attribution.attribute_answers`, with a seed column. `lists`: a key of `LISTS`, or "" in a text world,
     whose questions have no lists.
     """
     rows = rows[rows["position"] == position].sort_values("seed", kind="stable")

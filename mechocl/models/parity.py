@@ -37,7 +37,7 @@ class Parity:
     top1_agreement: float
     """Share of positions at which both models rank the same token first."""
     residual: Mapping[str, float]
-    """Largest absolute difference by residual stream, bottom to top, labelled as by `activations.residual_sites`.
+    """Largest absolute difference by residual stream, bottom to top, labelled as by `sites.residual_sites`.
     Of a model with centred weights, which writes no mean, the Hugging Face stream is compared without its mean."""
     scale: Mapping[str, float]
     """What a difference is measured against, by residual stream and for `logits`: the root mean square of the

@@ -41,7 +41,7 @@ class _Line:
 def circuit(rows: pd.DataFrame, *, contrast: str, seed: int, edges: int = 12) -> go.Figure:
     """One seed's circuit: places across, layers upward, thickness the size of an edge's score.
 
-    `rows` as of `circuits.circuits`, with a seed column. Blue edges speak for the clean answer, red ones against
+    `rows` as of `circuits.circuit_study`, with a seed column. Blue edges speak for the clean answer, red ones against
     it. An edge into a head's keys or values runs from the place that is read to the places where the head
     writes. Raises MechoclError when no edge has a score.
     """
@@ -162,7 +162,7 @@ def _aside(node: tuple[str, str], nodes: list[tuple[str, str]]) -> float:
 def curves(found: SeedSummary) -> go.Figure:
     """Faithfulness and completeness against the number of edges, one panel per contrast, over the seeds.
 
-    `found` as of `interventions.summaries.summarize_curves`. Means over seeds in bold, seeds thin.
+    `found` as of `interventions.summaries.summarize_circuits`. Means over seeds in bold, seeds thin.
     """
     contrasts = list(found.by_seed["contrast"].drop_duplicates())
     figure = make_subplots(

@@ -76,7 +76,7 @@ class SeedFolder:
 
     @property
     def attribute(self) -> str:
-        """What analyses of a text world look at (`closed_book.views.of_attribute`); "" here."""
+        """What analyses of a text world look at (`closed_book.views.view_attribute`); "" here."""
         return ""
 
     def analysed_task(self) -> Task:

@@ -433,7 +433,7 @@ def test_crosscoders_of_two_attributes_lie_beside_each_other(
     assert records[1]["attribute"] == "gender"
     assert [record["config"] for record in records] == [records[0]["config"]] * 2
     keys = [files.read_json(path)["inputs"] for path in run.path.glob("results/crosscoder/*/result.json")]
-    assert sorted(key.get("attribute", "") for key in keys) == ["", "gender"]
+    assert sorted(key.get("attribute", "") for key in keys) == ["death", "gender"]
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("trained again")
@@ -461,5 +461,5 @@ def test_crosscoders_of_two_attributes_lie_beside_each_other(
 
 
 def test_training_of_the_integer_set_task_refuses_the_recipe() -> None:
-    with pytest.raises(MechoclError, match="closed-book one; `mechocl finetune` trains those"):
+    with pytest.raises(MechoclError, match="is a closed-book recipe; `mechocl finetune` trains those"):
         recipes.load_recipe(str(recipes.named_closed_book()["closed-book/biographies"]))
