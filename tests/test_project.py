@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ from docs.write import results, scale, toolbox
 from mechocl.commands.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 HEAVY = ("ray", "sae_lens", "plotly", "circuitsvis", "wandb", "transformer_lens")
 
 
@@ -39,12 +43,26 @@ def test_paths_and_commands_that_documents_name_exist(document: Path) -> None:
     for path in re.findall(
         r"`((?:docs|notebooks|benchmarks|tests|mechocl|toy_models|probes|tools)/[\w./-]*)`", text
     ):
-        assert (ROOT / path).exists(), f"{document.name} names {path}"
+        if not re.search(r"\b(?:NAME|WING|WHAT)", path):  # what the reader fills in
+            assert (ROOT / path).exists(), f"{document.name} names {path}"
     for command in re.findall(r"mechocl ([a-z]+)", " ".join(re.findall(r"`([^`]+)`", text))):
         assert command in COMMANDS, f"{document.name} names `mechocl {command}`"
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"(?:`| {4})make ([a-z-]+)", text):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{document.name} names `make {target}`"
+
+
+def test_documents_name_every_wing() -> None:
+    """README's list and design's drawing have each wing, and the import contract has it on a floor."""
+    wings = {path.parent.name for path in (ROOT / "mechocl").glob("*/__init__.py")}
+    assert len(wings) >= 11
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").split("## Where things are")[1]
+    assert set(re.findall(r"^ {8}([a-z_]+)/ ", readme, re.MULTILINE)) == wings
+    drawn = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    assert {name for name in wings if f'["{name}<br/>' in drawn} == wings
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    floors = {name for layer in contract["layers"] for name in layer.split(" | ")}
+    assert wings <= floors
 
 
 def test_results_in_the_documents_come_from_the_committed_tables() -> None:
