@@ -43,9 +43,9 @@ def test_paths_and_commands_that_documents_name_exist(document: Path) -> None:
     for path in re.findall(
         r"`((?:docs|notebooks|benchmarks|tests|mechocl|toy_models|probes|tools)/[\w./-]*)`", text
     ):
-        if not re.search(r"\b(?:NAME|WING|WHAT)", path):  # what the reader fills in
+        if not re.search("NAME|WING|WHAT", path):  # what the reader fills in
             assert (ROOT / path).exists(), f"{document.name} names {path}"
-    for command in re.findall(r"mechocl ([a-z]+)", " ".join(re.findall(r"`([^`]+)`", text))):
+    for command in re.findall(r"mechocl ([a-z]+)", "\n".join(re.findall(r"`([^`]+)`", text))):
         assert command in COMMANDS, f"{document.name} names `mechocl {command}`"
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"(?:`| {4})make ([a-z-]+)", text):
