@@ -48,6 +48,11 @@ class Unit:
         return Run.open(Path(self.run), attribute=self.attribute)
 
     @property
+    def cache(self) -> ActivationCache:
+        """Where its activations are kept."""
+        return ActivationCache(run=Path(self.run), limit_gb=self.cache_gb, dtype=self.dtype)
+
+    @property
     def name(self) -> str:
         c = self.checkpoint
         return f"{self.config.recipe}, {Path(self.run).name} seed {c.seed}, stage {c.stage} step {c.step}"
@@ -65,7 +70,7 @@ def probe_unit(unit: Unit, progress: Progress) -> None:
         stage=None,
         device=unit.device,
         checkpoint=unit.checkpoint,
-        cache=ActivationCache(run=run.path, limit_gb=unit.cache_gb, dtype=unit.dtype),
+        cache=unit.cache,
     )
     progress("done", 1.0)
 
@@ -205,7 +210,7 @@ def kept_gb(runs: Sequence[Path]) -> float:
 
 def _key(opened: Run, unit: Unit) -> dict[str, Any]:
     folder = opened.seed(unit.checkpoint.seed)
-    return results.result_key(folder, "probe", unit.config, None, unit.checkpoint)
+    return results.result_key(folder, "probe", unit.config, None, unit.checkpoint, unit.cache)
 
 
 def _saved(unit: Unit) -> bool:

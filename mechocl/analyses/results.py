@@ -24,6 +24,7 @@ def result_key(
     config: Any,
     stage: int | None,
     checkpoint: Checkpoint | None = None,
+    cache: ActivationCache | None = None,
 ) -> dict[str, Any]:
     """What a result depends on: its key, and what is compared before it is reused."""
     checkpoint = checkpoint or folder.final(stage)
@@ -36,6 +37,8 @@ def result_key(
     }
     if name != "evaluate" and folder.attribute:
         key["attribute"] = folder.attribute
+    if cache and cache.rounds:
+        key["activations"] = cache.dtype
     if ANALYSES[name].compares:
         stages = range(1, len(folder.recipe.training.stages) + 1)
         key["stages"] = [folder.final(number).sha256 for number in stages]
@@ -76,7 +79,7 @@ def analyse_seed(
 
     Computed once and then read from the run.
     """
-    key = result_key(folder, name, config, stage, checkpoint)
+    key = result_key(folder, name, config, stage, checkpoint, cache)
     saved = run.load_result(name, key)
     if saved is not None:
         return saved

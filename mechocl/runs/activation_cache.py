@@ -46,6 +46,11 @@ class ActivationCache:
     dtype: Precision
     """In which they are kept; they come back in float32."""
 
+    @property
+    def rounds(self) -> bool:
+        """Whether the activations that it gives are rounded: they are kept, and in half precision."""
+        return self.limit_gb > 0 and self.dtype != "float32"
+
     def collect(self, checkpoint: Checkpoint, compute: Collect) -> Collect:
         """`compute` for the model of a checkpoint, that looks on the disk first and keeps what it computed.
 

@@ -168,6 +168,12 @@ def test_half_precision_on_disk_hardly_changes_the_scores(runs: list[Path], tmp_
     assert sizes["float16"] < 0.6 * sizes["float32"]
     own = {dtype: table.loc[table["control"] == "none", "auc"].to_numpy() for dtype, table in scores.items()}
     np.testing.assert_allclose(own["float16"], own["float32"], atol=0.02)
+    # what comes of rounded activations is a result of its own; where nothing is kept, nothing is rounded
+    folder = tmp_path / "float32" / "TVE"
+    rounded = wanted([folder], recipes=[str(tmp_path / "mine.toml")], seeds=[0], dtype="float16")
+    assert probe_sweep.sweep_table(rounded).empty
+    unkept = [replace(unit, cache_gb=0.0) for unit in rounded]
+    pd.testing.assert_frame_equal(probe_sweep.sweep_table(unkept), scores["float32"], check_exact=True)
 
 
 # the command ---------------------------------------------------------------------------------------

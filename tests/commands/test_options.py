@@ -43,7 +43,6 @@ WORK = {
     "--address": "where jobs run changes no result",
     "--gpus-per-task": "where jobs run changes no result",
     "--cache-gb": "kept activations are those that would be computed",
-    "--cache-dtype": "kept activations are those that would be computed, but for their rounding",
     "--save-every": "where training can continue changes no weights",
     "--wandb": "who is told of the training changes no weights",
 }
@@ -232,8 +231,8 @@ class Recorder:
             self.key.append(replace(item, device="", config=replace(item.config, **told)))
 
     def sweep_probes(self, units: Any, *, out: Path, executor: Any) -> None:
-        self.work.append((executor, [(one.device, one.cache_gb, one.dtype) for one in units]))
-        self.key.append((out, [replace(one, device="", cache_gb=0.0, dtype="float32") for one in units]))
+        self.work.append((executor, [(one.device, one.cache_gb) for one in units]))
+        self.key.append((out, [replace(one, device="", cache_gb=0.0) for one in units]))
         raise Stop
 
 
