@@ -17,7 +17,7 @@ from torch import Tensor
 
 from toy_models.measures import RANKED
 from toy_models.randomness import generator
-from toy_models.subsets import SUBSETS, Fractions, assign_subsets, derangement, subset_sizes
+from toy_models.subsets import SUBSETS, Fractions, assign_subsets, subset_sizes
 from toy_models.task import ROLE, Questioning, Task, Vocabulary
 from toy_models.words import Words
 from toy_models.worlds import World
@@ -85,7 +85,8 @@ def build(config: ColoursConfig, *, seed: int) -> Task:
     for name in set(subset):
         members = np.flatnonzero(subset == name)
         if not SUBSETS[name].consistent:
-            defined[members] = colour[members[derangement(len(members), generator(seed, "wrong", name))]]
+            shift = torch.randint(1, len(COLOURS), (len(members),), generator=generator(seed, "wrong", name))
+            defined[members] = (colour[members] + shift.numpy()) % len(COLOURS)
     rows, tokens, roles = [], [], []
     for i, name in enumerate(subset):
         own = SUBSETS[name]
