@@ -135,17 +135,17 @@ def cross_validated(
     Raises ValueError when a labelling lacks a class outside a fold.
     """
     tested = torch.unique(fold)[:, None] == fold
-    found = fits(x, labels, ~tested, n_classes=n_classes, method=method, regularisation=regularisation)
-    return held_out(x, found, tested)
+    fitted = fits(x, labels, ~tested, n_classes=n_classes, method=method, regularisation=regularisation)
+    return held_out(x, fitted, tested)
 
 
 def held_out(
-    x: Float[Tensor, "site example feature"], found: Sequence[Fits], tested: Bool[Tensor, "fold example"]
+    x: Float[Tensor, "site example feature"], fitted: Sequence[Fits], tested: Bool[Tensor, "fold example"]
 ) -> Float[Tensor, "site draw example output"]:
     """Decision values of the examples that each fold tests, by its own probe."""
-    _, draws, _, outputs = found[0].weight.shape
+    _, draws, _, outputs = fitted[0].weight.shape
     values = torch.empty(len(x), draws, x.shape[1], outputs, dtype=x.dtype, device=x.device)
-    for one, test in zip(found, tested, strict=True):
+    for one, test in zip(fitted, tested, strict=True):
         values[:, :, test] = one.decision(x[:, test])
     return values
 

@@ -94,7 +94,7 @@ def reaches(c: Components, place: Place, position: str) -> bool:
 def candidates(
     task: Task,
     read: Texts,
-    found: pd.DataFrame,
+    search_rows: pd.DataFrame,
     config: EffectsConfig,
     *,
     width: int,
@@ -111,7 +111,7 @@ def candidates(
         )
     position = _label(config.position, read)
     names = [config.property] if config.property else list(known)
-    here = found[(found["text"] == "question") & found["property"].isin(names)]
+    here = search_rows[(search_rows["text"] == "question") & search_rows["property"].isin(names)]
     if position:
         here = here[here["position"] == position]
     elif not config.features:

@@ -128,7 +128,7 @@ def compare_activations(crosscoder: Crosscoder, batches: Iterable[Sequence[Tenso
     features["firing_rate"] = (sums.active / sums.tokens).numpy()
     features["kind"] = _kinds(features)
     for name, target in (("nu_error", sums.error), ("nu_reconstruction", sums.reconstruction)):
-        new, removed = _nu(target, decoders, of=-1), _nu(target, decoders, of=0)
+        new, removed = _nu(target, decoders, own=-1), _nu(target, decoders, own=0)
         features[name] = np.select(
             [features["kind"] == "new", features["kind"] == "removed"], [new, removed], np.nan
         )
@@ -146,14 +146,17 @@ def _kinds(features: pd.DataFrame) -> np.ndarray:
 
 
 def _nu(
-    target: Float[Tensor, "checkpoint feature d"], decoders: Float[Tensor, "checkpoint feature d"], *, of: int
+    target: Float[Tensor, "checkpoint feature d"],
+    decoders: Float[Tensor, "checkpoint feature d"],
+    *,
+    own: int,
 ) -> np.ndarray:
     """β for the other of the first and last checkpoint / β for checkpoint `of`; NaN where the latter is not positive.
 
     `target`: Σ f_j · target. β = ⟨d_j, Σ f_j · target⟩ / (‖d_j‖² Σ f_j²), whose denominator is that of both.
     """
-    beta = einsum(target[[0, -1]], decoders[of], "m feature d, feature d -> m feature")
-    found: np.ndarray = torch.where(beta[of] > 0, beta[-1 - of] / beta[of], torch.nan).numpy()
+    beta = einsum(target[[0, -1]], decoders[own], "m feature d, feature d -> m feature")
+    found: np.ndarray = torch.where(beta[own] > 0, beta[-1 - own] / beta[own], torch.nan).numpy()
     return found
 
 

@@ -50,10 +50,12 @@ def fit_crosscoder(
 
 
 def _untrained(
-    one: Wanted, config: TrainingConfig, widths: dict[str, int], *, parts: int
+    wanted: Wanted, config: TrainingConfig, widths: dict[str, int], *, parts: int
 ) -> "CrosscoderTraining":
-    cfg = CrosscoderTrainingConfig(d_in=widths[one.read], d_sae=one.width, k=float(config.k), parts=parts)
-    made: CrosscoderTraining = seeded(partial(CrosscoderTraining, cfg), config.seed, one)
+    cfg = CrosscoderTrainingConfig(
+        d_in=widths[wanted.read], d_sae=wanted.width, k=float(config.k), parts=parts
+    )
+    made: CrosscoderTraining = seeded(partial(CrosscoderTraining, cfg), config.seed, wanted)
     return made
 
 

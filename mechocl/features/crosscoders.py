@@ -156,7 +156,7 @@ class Crosscoder:
         return [made.to(part) for made, part in zip(found, parts, strict=True)]
 
 
-def of(sae: Any, record: dict[str, Any]) -> Crosscoder:
+def crosscoder_from(sae: Any, record: dict[str, Any]) -> Crosscoder:
     """The crosscoder that an SAE is. MechoclError for one that does not say of how many checkpoints it is."""
     said = sae.cfg.metadata
     if not said.scales or sae.cfg.d_in % len(said.scales):
@@ -196,4 +196,4 @@ def save(
 def load(path: Path, *, device: str) -> Crosscoder:
     """Open a crosscoder's folder. MechoclError for one that is damaged, or another kind of SAE."""
     found = dictionaries.load(path, device=device)
-    return of(found.sae, found.record)
+    return crosscoder_from(found.sae, found.record)

@@ -58,7 +58,7 @@ def effects(
     dictionary: Dictionary,
     config: EffectsConfig,
     *,
-    found: pd.DataFrame,
+    search_rows: pd.DataFrame,
     collect: Collect,
 ) -> pd.DataFrame:
     """What changing features does to the answers about aliases that the dictionary has not seen.
@@ -78,7 +78,7 @@ def effects(
     rows: list[dict[str, Any]] = []
     asked = _Asked(kept, config)
     reach = functools.partial(reaches, c, place_of("="))
-    for candidate in candidates(task, read, found, config, width=dictionary.width, reaches=reach):
+    for candidate in candidates(task, read, search_rows, config, width=dictionary.width, reaches=reach):
         test = _Test(
             c, asked, dictionary, place_of(candidate.position), candidate, config, collect, read, unseen
         )

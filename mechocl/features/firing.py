@@ -204,12 +204,12 @@ def _roles(read: Texts) -> tuple[tuple[str, ...], Int[np.ndarray, " pos"]]:
     return names, np.cumsum([label in firsts for label in read.labels]) - 1
 
 
-def feature_activity(one: AllActivity, feature: int) -> Activity:
+def feature_activity(activities: AllActivity, feature: int) -> Activity:
     """The activity of one of the features."""
     return Activity(
-        kind=one.kind,
-        subsets=one.subsets,
-        roles=one.roles,
-        mean=tuple(map(tuple, one.mean[feature].tolist())),
-        rate=tuple(map(tuple, one.rate[feature].tolist())),
+        kind=activities.kind,
+        subsets=activities.subsets,
+        roles=activities.roles,
+        mean=tuple(map(tuple, activities.mean[feature].tolist())),
+        rate=tuple(map(tuple, activities.rate[feature].tolist())),
     )

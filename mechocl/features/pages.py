@@ -119,7 +119,7 @@ def pages(
     task: Task,
     dictionary: Dictionary,
     *,
-    found: pd.DataFrame,
+    search_rows: pd.DataFrame,
     tested: pd.DataFrame | None,
     collect: Collect,
     seed: int,
@@ -149,7 +149,7 @@ def pages(
     near = decoder_rows.near(c, task, dictionary, W, read, collect, seed=seed, probes=probes or {})
     examples = firing.examples(task, read, fires, seed=seed)
     activity = firing.activity(read, fires, dictionary.width)
-    meanings, causal = _meanings(found), _causal(tested)
+    meanings, causal = _meanings(search_rows), _causal(tested)
     tokens = sum(one.tokens.numel() for one in read)
     count = np.bincount(fires.feature, minlength=dictionary.width)
     total = np.bincount(fires.feature, weights=fires.value, minlength=dictionary.width)
@@ -177,12 +177,12 @@ def pages(
 # ------------------------------------------------------------------------- what was found and tested
 
 
-def _meanings(found: pd.DataFrame) -> dict[int, tuple[Meaning, ...]]:
+def _meanings(search_rows: pd.DataFrame) -> dict[int, tuple[Meaning, ...]]:
     """The properties of each feature, those that it tells most of first, each at its best position.
 
     The order is that of the information and not of the AUC, which a property of a few examples soon has near 1.
     """
-    sure = found[found["what"].isin(["feature", "conjunction"]) & (found["q"] < ALPHA)]
+    sure = search_rows[search_rows["what"].isin(["feature", "conjunction"]) & (search_rows["q"] < ALPHA)]
     sure = sure.sort_values(["mutual_information", "q"], ascending=[False, True], kind="stable")
     merged: dict[int, dict[tuple[str, str, int], list[dict[Any, Any]]]] = {}
     for row in sure.to_dict("records"):

@@ -53,7 +53,7 @@ class Property:
     group: str
     """One of `GROUPS`."""
     positive: Bool[np.ndarray, " example"]
-    of: Bool[np.ndarray, " example"]
+    compared: Bool[np.ndarray, " example"]
     """Examples that are compared."""
     entity: int | None = None
     """Value of the table's `entity` that it is about; None for a property of another kind."""
@@ -62,7 +62,7 @@ class Property:
 
     def enough(self, among: Bool[np.ndarray, " example"]) -> bool:
         """Whether there are enough of both kinds among some examples."""
-        at = self.of & among
+        at = self.compared & among
         return bool(min((at & self.positive).sum(), (at & ~self.positive).sum()) >= LEAST)
 
 
@@ -120,7 +120,7 @@ def token_properties(task: Task, read: Texts, position: str) -> list[Property]:
     here = read.tokens[:, read.labels.index(position)].numpy() - first
     everyone = _everyone(read)
     found = [
-        Property(name=f"token {integer}", group="token", positive=here == integer, of=everyone)
+        Property(name=f"token {integer}", group="token", positive=here == integer, compared=everyone)
         for integer in range(last - first)
     ]
     return [one for one in found if one.enough(everyone)]
@@ -143,7 +143,7 @@ def _between(
         name=name,
         group=group,
         positive=np.isin(subset, yes),
-        of=np.isin(subset, [*yes, *no]),
+        compared=np.isin(subset, [*yes, *no]),
         pairs=pairs if read.kind == "question" else (),
     )
 
@@ -157,8 +157,8 @@ def _tag_properties(read: Texts) -> Iterator[Property]:
     ):
         yield _between(read, name, [yes], [no], group="tag", pairs=(f"{yes}-to-{no}",))
     tag = read.table["tag"].to_numpy(copy=True)
-    yield Property(name="tag 1, not 2", group="tag", positive=tag == 1, of=np.isin(tag, [1, 2]))
-    yield Property(name="defined alias", group="tag", positive=tag > 0, of=_everyone(read))
+    yield Property(name="tag 1, not 2", group="tag", positive=tag == 1, compared=np.isin(tag, [1, 2]))
+    yield Property(name="defined alias", group="tag", positive=tag > 0, compared=_everyone(read))
 
 
 def _answer_properties(task: Task, read: Texts) -> Iterator[Property]:
@@ -172,12 +172,12 @@ def _answer_properties(task: Task, read: Texts) -> Iterator[Property]:
         name="list contains the integer",
         group="contains",
         positive=contains,
-        of=_everyone(read),
+        compared=_everyone(read),
         pairs=tuple(f"{name}-with-to-without" for name in _present(read) if name in asked),
     )
     answer = read.table["answer"].to_numpy()
     if (answer != contains).any():
-        yield Property(name="answer true", group="answer", positive=answer, of=_everyone(read))
+        yield Property(name="answer true", group="answer", positive=answer, compared=_everyone(read))
 
 
 def _entity_properties(task: Task, read: Texts) -> Iterator[Property]:
@@ -190,7 +190,7 @@ def _entity_properties(task: Task, read: Texts) -> Iterator[Property]:
             name=task.questioning.entity_name(task.vocabulary, integer),
             group="integer",
             positive=entity == integer,
-            of=known,
+            compared=known,
             entity=integer,
             pairs=others,
         )
@@ -198,13 +198,15 @@ def _entity_properties(task: Task, read: Texts) -> Iterator[Property]:
         third = top / 3
         for i, words in enumerate(("lowest", "middle", "highest")):
             inside = (entity >= i * third) & (entity < (i + 1) * third)
-            yield Property(name=f"{words} third of the integers", group="range", positive=inside, of=known)
-        yield Property(name="odd integer", group="range", positive=entity % 2 == 1, of=known)
+            yield Property(
+                name=f"{words} third of the integers", group="range", positive=inside, compared=known
+            )
+        yield Property(name="odd integer", group="range", positive=entity % 2 == 1, compared=known)
 
 
 def _subset_properties(read: Texts) -> Iterator[Property]:
     stage, present = read.table["stage"].to_numpy(), _present(read)
-    yield Property(name="stage 2, not 1", group="stage", positive=stage == 2, of=stage > 0)
+    yield Property(name="stage 2, not 1", group="stage", positive=stage == 2, compared=stage > 0)
     for name in present:
         others = [other for other in present if other != name]
         yield _between(read, f"subset {name}", [name], others, group="subset")
@@ -219,7 +221,7 @@ def _wrong_definition_properties(task: Task, read: Texts) -> Iterator[Property]:
             name=f"defined as {name}, but is not",
             group="defined as",
             positive=defined == integer,
-            of=wrong,
+            compared=wrong,
         )
 
 

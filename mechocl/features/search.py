@@ -156,17 +156,17 @@ def _features(
 ) -> list[dict[str, Any]]:
     """The best features of each property. Properties of the same examples share their ranks."""
     rows = []
-    for of in {p.of.tobytes(): p.of for p in found}.values():
-        at = of & ~judge
+    for examples in {p.compared.tobytes(): p.compared for p in found}.values():
+        at = examples & ~judge
         ranks = stats.rankdata(f[at], axis=0)
         for p in found:
-            if not np.array_equal(p.of, of):
+            if not np.array_equal(p.compared, examples):
                 continue
             positive = p.positive[at]
             n = positive.sum()
             auc = (ranks[positive].sum(0) - n * (n + 1) / 2) / (n * (len(positive) - n))
             base = {"what": "feature", "property": p.name, "group": p.group}
-            rows += [base | row for row in _judged(auc, f, alive, p.positive, of & judge, config.best)]
+            rows += [base | row for row in _judged(auc, f, alive, p.positive, examples & judge, config.best)]
     return rows
 
 
@@ -229,10 +229,12 @@ def _conjunctions(
     rows = []
     usable = [p for p in found if p.group in _CONJOINED]
     for a, b in itertools.combinations(usable, 2):
-        of, both = a.of & b.of, a.positive & b.positive
-        alone = [of & one.positive for one in (a, b)]
-        p = Property(name=f"{a.name} & {b.name}", group=f"{a.group} & {b.group}", positive=both, of=of)
-        sides = [Property(name="", group="", positive=both, of=one) for one in alone]
+        examples, both = a.compared & b.compared, a.positive & b.positive
+        alone = [examples & one.positive for one in (a, b)]
+        p = Property(
+            name=f"{a.name} & {b.name}", group=f"{a.group} & {b.group}", positive=both, compared=examples
+        )
+        sides = [Property(name="", group="", positive=both, compared=one) for one in alone]
         if a.group == b.group or not all(p.enough(part) for p in sides for part in (judge, ~judge)):
             continue
         auc = np.minimum(*(aucs(f[one & ~judge], both[one & ~judge]) for one in alone))
@@ -243,8 +245,8 @@ def _conjunctions(
             _judged(auc[best], f[:, best], alive[best], both, one & judge, 1)[0] for one in alone
         )
         worse = first if first["auc"] <= second["auc"] else second
-        row = worse | {"p": max(first["p"], second["p"]), "positive": int((both & of & judge).sum())}
-        row |= {"negative": int((of & judge & (alone[0] ^ alone[1])).sum())}
+        row = worse | {"p": max(first["p"], second["p"]), "positive": int((both & examples & judge).sum())}
+        row |= {"negative": int((examples & judge & (alone[0] ^ alone[1])).sum())}
         rows.append({"what": "conjunction", "property": p.name, "group": p.group} | row)
     return rows
 
@@ -262,7 +264,7 @@ def _sets(
     for p in found:
         if p.group not in _IN_SETS:
             continue
-        train, test = p.of & ~judge, p.of & judge
+        train, test = p.compared & ~judge, p.compared & judge
         base = {
             "what": "set",
             "property": p.name,

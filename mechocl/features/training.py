@@ -138,7 +138,9 @@ def fit(
     with _quiet(), _told(config):
         trainer.fit()
     return {
-        name: _folded(sae, one=wanted[name], read=scale[wanted[name].read], write=scale[wanted[name].write])
+        name: _folded(
+            sae, wanted=wanted[name], read=scale[wanted[name].read], write=scale[wanted[name].write]
+        )
         for name, sae in saes.items()
     }
 
@@ -189,9 +191,9 @@ def _batches(
         }
 
 
-def _untrained(one: Wanted, config: TrainingConfig, widths: dict[str, int]) -> "TrainingSAE[Any]":
+def _untrained(wanted: Wanted, config: TrainingConfig, widths: dict[str, int]) -> "TrainingSAE[Any]":
     """A SAELens training SAE with initial weights of its own."""
-    common: dict[str, Any] = {"d_in": widths[one.read], "d_sae": one.width}
+    common: dict[str, Any] = {"d_in": widths[wanted.read], "d_sae": wanted.width}
     if config.architecture != "jumprelu":
         common["k"] = config.k if config.architecture == "topk" else float(config.k)
     if config.architecture not in ("topk", "jumprelu"):  # the mean of so many steps, in a short training too
@@ -205,26 +207,28 @@ def _untrained(one: Wanted, config: TrainingConfig, widths: dict[str, int]) -> "
             sparsity = {"jumprelu_sparsity_loss_mode": "quadratic", "target_l0": config.k}
             kind, cfg = JumpReLUTrainingSAE, JumpReLUTrainingSAEConfig(**common, **sparsity)
         case "matryoshka":
-            levels = [one.width // 2**i for i in (3, 2, 1, 0) if one.width // 2**i > config.k]
+            levels = [wanted.width // 2**i for i in (3, 2, 1, 0) if wanted.width // 2**i > config.k]
             kind = MatryoshkaBatchTopKTrainingSAE
             cfg = MatryoshkaBatchTopKTrainingSAEConfig(**common, matryoshka_widths=levels)
         case "transcoder":
-            kind, cfg = TranscoderTraining, TranscoderTrainingConfig(**common, d_out=widths[one.write])
-    return seeded(partial(kind, cfg), config.seed, one)
+            kind, cfg = TranscoderTraining, TranscoderTrainingConfig(**common, d_out=widths[wanted.write])
+    return seeded(partial(kind, cfg), config.seed, wanted)
 
 
-def seeded(make: Callable[[], "TrainingSAE[Any]"], seed: int, one: Wanted) -> "TrainingSAE[Any]":
+def seeded(make: Callable[[], "TrainingSAE[Any]"], seed: int, wanted: Wanted) -> "TrainingSAE[Any]":
     """An SAE whose initial weights depend on the seed and what it is, and not on what else drew numbers."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(seed, "sae", one.read, one.write, one.width, one.number).initial_seed())
+        torch.manual_seed(
+            generator(seed, "sae", wanted.read, wanted.write, wanted.width, wanted.number).initial_seed()
+        )
         sae = make()
-    sae.cfg.metadata.hook_name = one.read
-    if one.write != one.read:
-        sae.cfg.metadata.hook_name_out = one.write
+    sae.cfg.metadata.hook_name = wanted.read
+    if wanted.write != wanted.read:
+        sae.cfg.metadata.hook_name_out = wanted.write
     return sae
 
 
-def _folded(sae: "TrainingSAE[Any]", *, one: Wanted, read: float, write: float) -> Any:
+def _folded(sae: "TrainingSAE[Any]", *, wanted: Wanted, read: float, write: float) -> Any:
     """The trained SAE as SAELens's own for inference, decoder rows of norm 1, without the scale of its training.
 
     With x' = read · x and y' = write · y, features f' = write · f: W_enc read / write, biases / write.

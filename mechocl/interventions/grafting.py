@@ -98,7 +98,7 @@ def _grafted(before: Transformer, after: Transformer, parts: Collection[Part]) -
         model = copy.deepcopy(before)
     target, source = parameters(model), parameters(after)
     for part in parts:
-        value = part.of(source[part.parameter])
+        value = part.read(source[part.parameter])
         part.write(target[part.parameter], value.to(target[part.parameter].device))
     return model
 
@@ -181,7 +181,7 @@ def _measured(model: Transformer, task: Task, config: GraftConfig) -> pd.DataFra
 def _change(before: Transformer, after: Transformer, parts: Collection[Part]) -> float:
     ours, theirs = parameters(before), parameters(after)
     squares = [
-        float((part.of(theirs[part.parameter]) - part.of(ours[part.parameter])).double().square().sum())
+        float((part.read(theirs[part.parameter]) - part.read(ours[part.parameter])).double().square().sum())
         for part in parts
     ]
     return math.sqrt(sum(squares))

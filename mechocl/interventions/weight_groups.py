@@ -37,7 +37,7 @@ class Part:
     axis: int = 0
     """Axis of the parameter that the tokens index: 0 in `W_E`, 1 in `W_U`."""
 
-    def of(self, weight: Tensor) -> Tensor:
+    def read(self, weight: Tensor) -> Tensor:
         """A copy of this part of the parameter's tensor."""
         return weight.clone() if self.tokens is None else weight.index_select(self.axis, self.tokens)
 

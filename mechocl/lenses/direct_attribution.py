@@ -127,11 +127,11 @@ def attribute_answers(model: Transformer, task: Task, config: AttributionConfig)
         end = labels.index(position) + 1
         tokens = task.tokens[torch.from_numpy(rows), :end]
         read = torch.full((len(rows),), end - 1)
-        found = {
+        attributions = {
             name: direct_logit_attribution(model, tokens, read=read, plus=plus, minus=minus)
             for name, (plus, minus) in wanted.items()
         }
-        tables.append(_means(table, found, position))
+        tables.append(_means(table, attributions, position))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -143,11 +143,11 @@ def _wanted(task: Task, table: pd.DataFrame) -> dict[str, tuple[Tensor, Tensor]]
     return {"difference": (right, wrong[:, None]), "integer": (ids[entity], ids.expand(len(table), -1))}
 
 
-def _means(table: pd.DataFrame, found: dict[str, Attribution], position: str) -> pd.DataFrame:
+def _means(table: pd.DataFrame, attributions: dict[str, Attribution], position: str) -> pd.DataFrame:
     """Means over the questions of each subset and kind, one row per component."""
     keys = {"subset": table["subset"].astype(str).to_numpy(), "contains": table["answer"].to_numpy()}
-    components = (*next(iter(found.values())).components, TOTAL)
-    values = {name: torch.cat([a.values, a.total[None]]).double().numpy() for name, a in found.items()}
+    components = (*next(iter(attributions.values())).components, TOTAL)
+    values = {name: torch.cat([a.values, a.total[None]]).double().numpy() for name, a in attributions.items()}
     parts = [
         pd.DataFrame(keys | {"component": component, "position": position}).assign(
             **{name: value[i] for name, value in values.items()}

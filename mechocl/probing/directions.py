@@ -23,7 +23,7 @@ BETWEEN_CHECKPOINTS: Final = "checkpoints of a seed"
 BETWEEN_SEEDS: Final = "seeds"
 
 
-def compare(found: Sequence[tuple[Checkpoint, Directions]], *, probe: str) -> pd.DataFrame:
+def compare(checkpoints: Sequence[tuple[Checkpoint, Directions]], *, probe: str) -> pd.DataFrame:
     """Cosines of a two-class probe's directions at the same position.
 
     Between the places (sites, layers) of each checkpoint, and at the same place between checkpoints of one seed
@@ -38,7 +38,7 @@ def compare(found: Sequence[tuple[Checkpoint, Directions]], *, probe: str) -> pd
     """
     rows: list[dict[str, object]] = []
     null: dict[str, list[Tensor]] = {}
-    own = [(c, {k: v for k, v in d.items() if k.split("/")[0] == probe}) for c, d in found]
+    own = [(c, {k: v for k, v in d.items() if k.split("/")[0] == probe}) for c, d in checkpoints]
     for what, first, second, a, b in _pairs(own):
         if a.shape != b.shape or a.shape[-1] > 1 or a.shape[1] < 2:
             continue
@@ -53,18 +53,18 @@ def compare(found: Sequence[tuple[Checkpoint, Directions]], *, probe: str) -> pd
 
 
 def _pairs(
-    found: Sequence[tuple[Checkpoint, Directions]],
+    checkpoints: Sequence[tuple[Checkpoint, Directions]],
 ) -> Iterator[tuple[str, str, str, Tensor, Tensor]]:
     """What is compared, the names of the two, and their directions."""
-    for checkpoint, directions in found:
+    for checkpoint, directions in checkpoints:
         where = _name(checkpoint)
         for a, b in combinations(directions, 2):
             yield BETWEEN_PLACES, f"{where}, {_place(a)}", _place(b), directions[a], directions[b]
     last: dict[int, tuple[Checkpoint, Directions]] = {}
-    for checkpoint, directions in found:
+    for checkpoint, directions in checkpoints:
         if checkpoint.seed not in last or _when(checkpoint) > _when(last[checkpoint.seed][0]):
             last[checkpoint.seed] = (checkpoint, directions)
-    for checkpoint, directions in found:
+    for checkpoint, directions in checkpoints:
         final, finally_ = last[checkpoint.seed]
         if _when(checkpoint) < _when(final):
             for key in directions.keys() & finally_.keys():

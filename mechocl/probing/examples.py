@@ -37,13 +37,13 @@ class Examples:
     """The question's list as one string; "" for definitions."""
 
 
-def probe_fits(one: Probe, task: Task) -> bool:
+def probe_fits(probe: Probe, task: Task) -> bool:
     """Whether the run has the aliases: all the subsets of a comparison of tags, two classes of anything else."""
     table = _table(task)
     present = set(table["subset"].unique())
-    if one.target == "tag" and set(one.subsets) - present:
+    if probe.target == "tag" and set(probe.subsets) - present:
         return False
-    return table.loc[table["subset"].isin(one.subsets), one.target].nunique() > 1
+    return table.loc[table["subset"].isin(probe.subsets), probe.target].nunique() > 1
 
 
 def _table(task: Task) -> pd.DataFrame:

@@ -133,25 +133,25 @@ def _sites(places: list[tuple[int, str]], tokens: Tensor, examples: Examples, co
 
 
 def _probed(
-    one: Probe, site: Site, examples: Examples, task: Task, c: Components, config: ProbingConfig
+    probe: Probe, site: Site, examples: Examples, task: Task, c: Components, config: ProbingConfig
 ) -> tuple[list[dict[str, Any]], Tensor]:
     """Rows of a probe at one site, those of its shuffles, and its directions."""
-    chosen = choose_examples(one, examples)
-    settings = one.config(regularisation=config.regularisation, seed=config.seed)
+    chosen = choose_examples(probe, examples)
+    settings = probe.config(regularisation=config.regularisation, seed=config.seed)
     x = site.x[:, chosen.index]
-    scores = score_probe(one, x, chosen, config, shuffles=config.permutations)
+    scores = score_probe(probe, x, chosen, config, shuffles=config.permutations)
     draws = min(_SWAPPED_DRAWS, config.permutations) if len(scores.classes) == 2 else 0
     directions = scores.direction
     if directions is None:
         directions = grid.directions(x, scores.code[: 1 + draws], config=settings)
     directions = directions[:, : 1 + draws]
-    effects = _swaps(one, site, examples, task, c, directions, config)
+    effects = _swaps(probe, site, examples, task, c, directions, config)
     rows = []
-    for i, base in enumerate(shared_cells(one, site, examples, chosen, scores)):
+    for i, base in enumerate(shared_cells(probe, site, examples, chosen, scores)):
         effect = [{"swap_effect": float(e), "swap_share": float(s)} for e, s in zip(*effects[i], strict=True)]
         own = base | {"control": "none", "draw": -1}
-        rows += [own | score for score in _row_scores(scores, i, one, chosen)]
-        rows[-len(_row_scores(scores, i, one, chosen))] |= effect[0] if effect else {}
+        rows += [own | score for score in _row_scores(scores, i, probe, chosen)]
+        rows[-len(_row_scores(scores, i, probe, chosen))] |= effect[0] if effect else {}
         for draw in range(config.permutations):
             shuffled = base | {
                 "control": "shuffled",
@@ -163,18 +163,18 @@ def _probed(
             rows.append(shuffled | (effect[draw + 1] if draw + 1 < len(effect) else {}))
     if len(settings.regularisation) > 1:
         for value in settings.regularisation:
-            fixed = score_probe(one, x, chosen, config, settings=grid.single(settings, value))
-            for i, base in enumerate(shared_cells(one, site, examples, chosen, fixed)):
+            fixed = score_probe(probe, x, chosen, config, settings=grid.single(settings, value))
+            for i, base in enumerate(shared_cells(probe, site, examples, chosen, fixed)):
                 own = base | {"control": "none", "draw": -1, "chosen": False}
-                rows.append(own | _row_scores(fixed, i, one, chosen)[0])
+                rows.append(own | _row_scores(fixed, i, probe, chosen)[0])
     return rows, directions
 
 
-def _row_scores(scores: GridScores, i: int, one: Probe, chosen: Chosen) -> list[dict[str, Any]]:
+def _row_scores(scores: GridScores, i: int, probe: Probe, chosen: Chosen) -> list[dict[str, Any]]:
     """Scores of position `i`: of all aliases, then the accuracy of each subset."""
     decision, code = scores.decision[i], scores.code[0]
     correct = (decision[:, 0] > 0) == code if decision.shape[1] == 1 else decision.argmax(1) == code
-    likely = linear.probability(decision) if linear.has_probability(one.method) else None
+    likely = linear.probability(decision) if linear.has_probability(probe.method) else None
     everyone: dict[str, Any] = {
         "subset": "all",
         "aliases": len(code),
@@ -194,7 +194,7 @@ def _row_scores(scores: GridScores, i: int, one: Probe, chosen: Chosen) -> list[
 
 
 def _swaps(
-    one: Probe,
+    probe: Probe,
     site: Site,
     examples: Examples,
     task: Task,
@@ -204,9 +204,9 @@ def _swaps(
 ) -> list[tuple[list[float], list[float]]]:
     """Effect and share of a swap along each draw's direction, for each position; empty where none is tried."""
     nothing: list[tuple[list[float], list[float]]] = [([], [])] * len(examples.labels)
-    if not one.pairs or config.n_pairs == 0 or directions.shape[-1] > 1 or site.name not in STREAM_SITES:
+    if not probe.pairs or config.n_pairs == 0 or directions.shape[-1] > 1 or site.name not in STREAM_SITES:
         return nothing
-    pairs = pairs_named(task, one.pairs, n_pairs=config.n_pairs, seed=config.seed)
+    pairs = pairs_named(task, probe.pairs, n_pairs=config.n_pairs, seed=config.seed)
     places = [Place(layer=site.layer, site=site.name, position=label) for label in examples.labels]
     effects, shares = swap_effects(c, pairs, places, directions[..., 0])
     return list(zip(effects.tolist(), shares.tolist(), strict=True))

@@ -75,27 +75,27 @@ class Chosen:
     recency: str
 
 
-def choose_examples(one: Probe, examples: Examples) -> Chosen:
+def choose_examples(probe: Probe, examples: Examples) -> Chosen:
     """The examples of a probe's subsets whose class two aliases have."""
-    index = np.flatnonzero(examples.table["subset"].isin(one.subsets).to_numpy())
+    index = np.flatnonzero(examples.table["subset"].isin(probe.subsets).to_numpy())
     table = examples.table.iloc[index]
-    keep = splits.scorable(table["alias"].to_numpy(), table[one.target].to_numpy())
+    keep = splits.scorable(table["alias"].to_numpy(), table[probe.target].to_numpy())
     index, table = index[keep], table[keep]
-    alias, target = table["alias"].to_numpy(), table[one.target].to_numpy()
+    alias, target = table["alias"].to_numpy(), table[probe.target].to_numpy()
     group = alias
-    if one.split != "alias":
-        other = table["entity"].to_numpy() if one.split == "integer" else examples.listed[index]
+    if probe.split != "alias":
+        other = table["entity"].to_numpy() if probe.split == "integer" else examples.listed[index]
         group = splits.united(alias, other)
-    stages = {frozenset(part) for _, part in table.groupby(one.target)["stage"]}
-    recency = "matched" if one.target != "stage" and len(stages) == 1 else "confounded"
+    stages = {frozenset(part) for _, part in table.groupby(probe.target)["stage"]}
+    recency = "matched" if probe.target != "stage" and len(stages) == 1 else "confounded"
     return Chosen(index, table, target, alias, group, recency)
 
 
 def score_probe(
-    one: Probe, x: Tensor, chosen: Chosen, config: ProbingConfig, *, shuffles: int = 0, **options: Any
+    probe: Probe, x: Tensor, chosen: Chosen, config: ProbingConfig, *, shuffles: int = 0, **options: Any
 ) -> GridScores:
     """`grid.cross_validate_grid`, its errors with the probe's name."""
-    settings = options.pop("settings", None) or one.config(
+    settings = options.pop("settings", None) or probe.config(
         regularisation=config.regularisation, seed=config.seed
     )
     arguments = {"alias": chosen.alias, "group": chosen.group} | options
@@ -106,23 +106,23 @@ def score_probe(
             arguments.pop("alias"),
             config=settings,
             shuffles=shuffles,
-            what=one.split,
+            what=probe.split,
             solver=config.solver,
             **arguments,
         )
     except ValueError as error:
-        raise MechoclError(f"probe {one.name}: {error}") from error
+        raise MechoclError(f"probe {probe.name}: {error}") from error
 
 
 def shared_cells(
-    one: Probe, site: Site, examples: Examples, chosen: Chosen, scores: GridScores
+    probe: Probe, site: Site, examples: Examples, chosen: Chosen, scores: GridScores
 ) -> Iterator[dict[str, Any]]:
     """What all rows of a place share, for each position."""
     for i, (label, token) in enumerate(zip(examples.labels, examples.shown, strict=True)):
         yield {
-            "probe": one.name,
-            "target": one.target,
-            "method": one.method,
+            "probe": probe.name,
+            "target": probe.target,
+            "method": probe.method,
             "site": site.name,
             "layer": site.layer,
             "position": label,

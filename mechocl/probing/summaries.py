@@ -228,25 +228,25 @@ def landmarks(rows: pd.DataFrame) -> list[tuple[str, int, str]]:
     return [("resid_pre", 0, p) for p in names] + [(last, top, p) for p in marked]
 
 
-def grid_table(found: pd.DataFrame, value: str) -> pd.DataFrame:
+def grid_table(cells: pd.DataFrame, value: str) -> pd.DataFrame:
     """Cells as a table: sites as rows, from the bottom up, positions (with an example's token) as columns."""
-    names = place_names(found)
-    columns = column_names(found)
-    table = found.assign(row=names, column=columns).pivot(index="row", columns="column", values=value)
+    names = place_names(cells)
+    columns = column_names(cells)
+    table = cells.assign(row=names, column=columns).pivot(index="row", columns="column", values=value)
     return table.loc[list(dict.fromkeys(names)), list(dict.fromkeys(columns))]
 
 
-def place_names(found: pd.DataFrame) -> list[str]:
+def place_names(cells: pd.DataFrame) -> list[str]:
     """`embedding`, `L0 attn_out`, …"""
     return [
         "embedding" if site == "resid_pre" and layer == 0 else f"L{layer} {site}"
-        for site, layer in zip(found["site"], found["layer"], strict=True)
+        for site, layer in zip(cells["site"], cells["layer"], strict=True)
     ]
 
 
-def column_names(found: pd.DataFrame) -> list[str]:
+def column_names(cells: pd.DataFrame) -> list[str]:
     """The position, and an example's token under it where that says more."""
     return [
         position if position == token else f"{position}<br>{token}"
-        for position, token in zip(found["position"], found["token"], strict=True)
+        for position, token in zip(cells["position"], cells["token"], strict=True)
     ]
