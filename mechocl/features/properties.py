@@ -1,6 +1,6 @@
-"""What a feature may stand for: everything that the task's table says of a text, as yes/no properties.
+"""What a feature may stand for: everything that the task's table says about a text, as yes/no properties.
 
-Each property compares two kinds of examples and leaves the others out. The unit is the alias: of every alias there is
+Each property compares two kinds of examples and leaves all further ones out. The unit is the alias: every alias has
 one question and one definition, so that examples are independent of each other.
 """
 
@@ -56,18 +56,18 @@ class Property:
     compared: Bool[np.ndarray, " example"]
     """Examples that are compared."""
     entity: int | None = None
-    """Value of the table's `entity` that it is about; None for a property of another kind."""
+    """Value of the table's `entity` that the property is about; None for a property of another kind."""
     pairs: tuple[str, ...] = ()
-    """Contrasts whose clean and corrupted run differ in it (`contrasts.pairs_named`), for the causal test."""
+    """Contrasts whose clean and corrupted run differ in it (`named_pairs.pairs_named`), for the causal test."""
 
     def enough(self, among: Bool[np.ndarray, " example"]) -> bool:
-        """Whether there are enough of both kinds among some examples."""
+        """Whether there are enough examples of both kinds among the given ones."""
         at = self.compared & among
         return bool(min((at & self.positive).sum(), (at & ~self.positive).sum()) >= LEAST)
 
 
 def texts(task: Task, *, seed: int) -> list[Texts]:
-    """A question about each alias, half of them with its integer in the list, and its definition, where it has one."""
+    """A question about each alias, half of them with its integer in the list, and its definition, if it has one."""
     found = []
     draws = generator(seed, "feature texts")
     table = task.table
@@ -78,7 +78,7 @@ def texts(task: Task, *, seed: int) -> list[Texts]:
     }
     for kind, rows in kinds.items():
         order = rows[torch.randperm(len(rows), generator=draws).numpy()]
-        if kind == "question":  # aliases take turns in the answer that is wanted of their question
+        if kind == "question":  # aliases take turns in the wanted answer of their question
             aliases = np.unique(table["alias"].to_numpy()[order])
             wanted = np.zeros(int(aliases.max(initial=0)) + 1, dtype=bool)
             wanted[aliases[torch.randperm(len(aliases), generator=draws).numpy()[::2]]] = True
@@ -107,13 +107,13 @@ def texts(task: Task, *, seed: int) -> list[Texts]:
 
 
 def text_properties(task: Task, read: Texts) -> list[Property]:
-    """The properties of the texts, but for those of which there are too few examples."""
+    """The properties of the texts, except for those with too few examples."""
     everyone = _everyone(read)
     return [one for one in _all(task, read) if one.enough(everyone)]
 
 
 def token_properties(task: Task, read: Texts, position: str) -> list[Property]:
-    """Which integer stands at a position, where integers do."""
+    """Properties that say which integer stands at a position, if it is a position of integers."""
     if position != "entity" and _role(position) != "list":
         return []
     first, last = task.vocabulary.integers
@@ -162,7 +162,7 @@ def _tag_properties(read: Texts) -> Iterator[Property]:
 
 
 def _answer_properties(task: Task, read: Texts) -> Iterator[Property]:
-    """Of questions that have a list: whether it contains the integer, and whether the answer is true."""
+    """For questions with a list: whether it contains the integer, and whether the answer is true."""
     entity = read.table["entity"].to_numpy(copy=True)
     contains = task.questioning.contains(task.vocabulary, read.tokens, entity)
     if read.kind != "question" or not contains.any():
@@ -181,7 +181,7 @@ def _answer_properties(task: Task, read: Texts) -> Iterator[Property]:
 
 
 def _entity_properties(task: Task, read: Texts) -> Iterator[Property]:
-    """Which entity the alias stands for; of numbers also whether it is low or high, and whether it is odd."""
+    """Which entity the alias stands for; for numbers also whether it is low or high, and whether it is odd."""
     entity = read.table["entity"].to_numpy(copy=True)
     known, others = entity >= 0, _others(task, read)
     top = _entities(read)
@@ -256,7 +256,7 @@ def _asked(task: Task) -> set[str]:
 def roles(read: Texts, position: str, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """A random position of each example, and whether it is the given one or another of the same role.
 
-    The property *role*: one token of each alias, so that examples stay independent.
+    The property *role* takes one token of each alias, so that examples stay independent.
     """
     role = np.array([_role(label) for label in read.labels])
     n = len(read)

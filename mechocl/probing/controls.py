@@ -1,4 +1,4 @@
-"""The controls that a probe stands beside: other models, other splits, matched stages, the token embeddings."""
+"""The controls of a probe: other models, other splits, matched stages, and the token embeddings."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def _control_rows(
 
 
 def _matched(probe: Probe, site: Site, examples: Examples, config: ProbingConfig) -> list[dict[str, Any]]:
-    """Rows with the classes' stages matched; none where they are the same already, or cannot be."""
+    """Rows with the classes' stages matched; no rows where the stages match already, or cannot be matched."""
     chosen = choose_examples(probe, examples)
     stage = chosen.table["stage"].to_numpy()
     if probe.target == "stage" or len(np.unique(stage)) == 1:
@@ -54,7 +54,7 @@ def _matched(probe: Probe, site: Site, examples: Examples, config: ProbingConfig
 def _by_question(
     probe: Probe, first: Site, again: Site, examples: Examples, config: ProbingConfig
 ) -> list[dict[str, Any]]:
-    """Rows of the labels, and of random ones, when the probe is tested on another question about the same aliases."""
+    """Rows of the labels, and of random labels, when the probe is tested on another question about the same aliases."""
     chosen = choose_examples(probe, examples)
     x = torch.cat([first.x[:, chosen.index], again.x[:, chosen.index]], dim=1)
     alias = np.tile(chosen.alias, 2)
@@ -91,7 +91,7 @@ def _part(chosen: Chosen, keep: np.ndarray) -> Chosen:
 def _embeddings(
     probe: Probe, c: Components, examples: Examples, config: ProbingConfig
 ) -> list[dict[str, Any]]:
-    """Rows of the control that sees the alias's own token embeddings and nothing else."""
+    """Rows of the control that sees only the alias's own token embeddings."""
     chosen = choose_examples(probe, examples)
     names = [i for i, label in enumerate(examples.labels) if label.split(" ")[0] == "alias"]
     if not names:
