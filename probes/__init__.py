@@ -1,1 +1,1 @@
-"""Linear probes: fitting, splits and controls. Arrays in, scores out; no knowledge of models."""
+"""Linear probes: fitting, splits and controls. They take arrays, give scores, and know nothing of models."""

@@ -1,8 +1,8 @@
 """The probes of `probes.linear` for many sites and many labellings at once, in torch.
 
 A layer × position grid with a permutation test needs sites × permutations × folds fits of the same examples. They
-share the activations: one eigendecomposition of a site's training examples serves all labellings, and what is
-left are matrix products, on a CPU or a GPU. scikit-learn is the reference; `tests/probes/test_batched.py` compares.
+share the activations: one eigendecomposition of a site's training examples serves all labellings, and the rest is
+matrix products, on a CPU or a GPU. scikit-learn is the reference; `tests/probes/test_batched.py` compares with it.
 """
 
 import math
@@ -33,11 +33,12 @@ class Fits:
     scale: Float[Tensor, "site 1 feature"]
     """Features are (x − mean) / scale; a constant feature is 0."""
     weight: Float[Tensor, "site draw feature output"]
-    """Of the scaled features. `output`: one for two classes (the second is positive), else one a class."""
+    """Weight of the scaled features. For two classes there is one output (the second class is positive); for more
+    classes there is one output for each."""
     intercept: Float[Tensor, "site draw output"]
 
     def decision(self, x: Float[Tensor, "site example feature"]) -> Float[Tensor, "site draw example output"]:
-        """Decision values as scikit-learn's `decision_function`: log-odds or logits (logistic, whitened), or scores."""
+        """Decision values like scikit-learn's `decision_function`: log-odds or logits (logistic, whitened), or scores."""
         z = _scaled(x, self.mean, self.scale)
         found: Tensor = einsum(z, self.weight, "site n f, site draw f out -> site draw n out")
         return found + self.intercept[:, :, None]
@@ -46,7 +47,7 @@ class Fits:
     def direction(self) -> Float[Tensor, "site draw feature output"]:
         """Unit vectors in the space of the activations along which a decision value rises fastest.
 
-        Zero where the fit found nothing (all features constant).
+        They are zero where the fit found nothing (all features constant).
         """
         raw = self.weight / rearrange(self.scale, "site 1 f -> site 1 f 1")
         length = raw.norm(dim=2, keepdim=True)
@@ -64,11 +65,11 @@ def fit(
     """Fit one probe for each site and labelling, with classes weighted equally, as `probes.linear` does.
 
     Args:
-        x: activations at each site, floating point, the same examples in each.
-        labels: labellings of the examples, codes 0 … n_classes − 1; each must have every class.
+        x: activations at each site, in floating point, of the same examples.
+        labels: labellings of the examples, with codes 0 … n_classes − 1; each must have every class.
         n_classes: number of classes.
         method: see `probes.linear.ProbeConfig`.
-        regularisation: its value for the method.
+        regularisation: value of the method's regularisation.
 
     Raises:
         ValueError: a labelling lacks a class.
@@ -86,7 +87,7 @@ def fits(
     method: Method,
     regularisation: float,
 ) -> list[Fits]:
-    """`fit` on each of several choices of the examples; of logistic probes all at once, which costs little more."""
+    """`fit` on each of several choices of the examples; logistic probes are fitted together, which costs little more."""
     for one in trained:
         _check_classes(labels[:, one], n_classes)
     if method == "logistic":
@@ -135,23 +136,23 @@ def cross_validated(
     Raises ValueError when a labelling lacks a class outside a fold.
     """
     tested = torch.unique(fold)[:, None] == fold
-    found = fits(x, labels, ~tested, n_classes=n_classes, method=method, regularisation=regularisation)
-    return held_out(x, found, tested)
+    fitted = fits(x, labels, ~tested, n_classes=n_classes, method=method, regularisation=regularisation)
+    return held_out(x, fitted, tested)
 
 
 def held_out(
-    x: Float[Tensor, "site example feature"], found: Sequence[Fits], tested: Bool[Tensor, "fold example"]
+    x: Float[Tensor, "site example feature"], fitted: Sequence[Fits], tested: Bool[Tensor, "fold example"]
 ) -> Float[Tensor, "site draw example output"]:
-    """Decision values of the examples that each fold tests, by its own probe."""
-    _, draws, _, outputs = found[0].weight.shape
+    """Decision values of the examples that each fold tests, by the probe of this fold."""
+    _, draws, _, outputs = fitted[0].weight.shape
     values = torch.empty(len(x), draws, x.shape[1], outputs, dtype=x.dtype, device=x.device)
-    for one, test in zip(found, tested, strict=True):
+    for one, test in zip(fitted, tested, strict=True):
         values[:, :, test] = one.decision(x[:, test])
     return values
 
 
 def _check_classes(labels: Tensor, n_classes: int) -> None:
-    """ValueError when a labelling lacks a class."""
+    """Raises ValueError when a labelling lacks a class."""
     counts = torch.nn.functional.one_hot(labels, n_classes).sum(1)
     if int(counts.min()) == 0:
         draw = int((counts == 0).any(1).nonzero()[0])
@@ -162,7 +163,7 @@ def _check_classes(labels: Tensor, n_classes: int) -> None:
 
 
 def _standardisation(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each feature; infinity, which scales it to 0, for a constant one."""
+    """Mean and standard deviation of each feature; for a constant feature infinity, which scales it to 0."""
     mean = x.mean(1, keepdim=True)
     deviation = (x - mean).square().mean(1, keepdim=True).sqrt()
     rounding = 10 * torch.finfo(x.dtype).eps * x.abs().amax(1, keepdim=True)
@@ -206,7 +207,7 @@ def _second_moments(w: Tensor, z: Tensor) -> Tensor:
 
 
 def _means(z: Tensor, labels: Tensor, n_classes: int, shrinkage: float | None) -> tuple[Tensor, Tensor]:
-    """Nearest class mean; with shrinkage in the metric of the classes' pooled covariance (LDA, equal priors)."""
+    """Nearest class mean; with shrinkage, in the metric of the classes' pooled covariance (LDA, equal priors)."""
     hot = torch.nn.functional.one_hot(labels, n_classes).to(z.dtype)
     hot = hot / hot.sum(1, keepdim=True)
     means = einsum(hot, z, "draw n c, site n f -> site draw c f")
@@ -233,15 +234,15 @@ def _logistic(z: Tensor, labels: Tensor, trained: Tensor, n_classes: int, c: flo
     """Penalised logistic regression: all fits are one convex problem, solved by torch's L-BFGS.
 
     Each fold's probe is fitted on the examples that `trained` (fold, example) marks, with the features scaled by these
-    alone; but all read the same z, so that a step costs one pass over it. The search goes in the coordinates in which
-    Böhning's bound on the Hessian (Böhning & Lindsay 1988, Ann. Inst. Statist. Math. 40:641), which the labellings
-    share and, as a choice of coordinates, the folds too, is the identity.
+    alone. All probes read the same z, so that a step costs one pass over it. The search uses the coordinates in which
+    Böhning's bound on the Hessian (Böhning & Lindsay 1988, Ann. Inst. Statist. Math. 40:641) is the identity. All
+    labellings have the same bound, and all folds use the same coordinates.
 
     Returns the weight of z (site, fold, draw, feature, output) and the intercept (site, fold, draw, output).
     """
     sites, n, d = z.shape
     outputs, draws, folds = 1 if n_classes == 2 else n_classes, len(labels), len(trained)
-    curvature = c * (0.25 if n_classes == 2 else 0.5)  # of an example's loss by a logit, at most
+    curvature = c * (0.25 if n_classes == 2 else 0.5)  # largest curvature of an example's loss by a logit
     bound = curvature * z.mT @ z + torch.eye(d, dtype=z.dtype, device=z.device)
     root = torch.linalg.cholesky(bound).mT  # rootᵀ root = bound
     unit = (curvature * n) ** -0.5
@@ -260,7 +261,7 @@ def _logistic(z: Tensor, labels: Tensor, trained: Tensor, n_classes: int, c: flo
     )
 
     def fitted() -> tuple[Tensor, Tensor, Tensor]:
-        """Weights of the fold's own features (penalised), and weights and intercept of z."""
+        """Weights of the fold's own scaled features (penalised), and weights and intercept of z."""
         own = torch.linalg.solve_triangular(root, theta, upper=True)
         weight = rearrange(own, "site f (fold rest) -> site f fold rest", fold=folds) / scale
         shift = rearrange((mean * weight).sum(1), "site fold (draw out) -> site fold draw out", out=outputs)

@@ -14,17 +14,17 @@ def shuffle_by_alias(
     """Permute the labels among the aliases: the shuffled-label control.
 
     Each alias gets the label of another one (or keeps its own by chance), and all its examples get the
-    same. That keeps everything but the relation between activations and labels: how many aliases have
-    each class, and that examples of an alias go together, which shuffling single examples would break.
-    A permutation test by groups (Ojala & Garriga 2010, JMLR 11:1833; Winkler et al. 2015, NeuroImage
+    same label. This breaks only the relation between activations and labels. It keeps the number of aliases of
+    each class, and it keeps the examples of an alias together, which shuffling single examples would not.
+    It is a permutation test by groups (Ojala & Garriga 2010, JMLR 11:1833; Winkler et al. 2015, NeuroImage
     123:253, for exchangeability blocks).
 
     Args:
         target: class of each example, constant within each alias.
         alias: name or index of each example's alias.
-        seed: decides the permutation, together with the sorted aliases; the order of examples does not.
-        within: blocks of aliases; labels move inside a block only. With the folds of a cross-validation that
-            is stratified by the target, every fold keeps its classes, so that true and shuffled labels go
+        seed: decides the permutation, together with the sorted aliases; the order of examples has no influence.
+        within: blocks of aliases; labels move inside a block only. If the blocks are the folds of a cross-validation
+            that is stratified by the target, every fold keeps its classes, so that true and shuffled labels go
             through exactly the same procedure, which makes the test exact.
 
     Returns:
@@ -63,13 +63,13 @@ def random_label_per_alias(
 
     Selectivity is a probe's accuracy on the real target minus its accuracy here. With folds by alias the
     label of a test alias cannot be known, so anything above 1 / `n_classes` shows a leak; with aliases on
-    both sides of the split it measures how well the probe memorises them, as in the paper. Unlike there,
-    classes have equally many aliases (give or take one), so that none is missing by chance.
+    both sides of the split it measures how well the probe memorises them, as in the paper. Unlike in the
+    paper, classes have equally many aliases (give or take one), so that no class is missing by chance.
 
     Args:
         alias: name or index of each example's alias.
         n_classes: number of labels, from 2 to the number of aliases.
-        seed: decides the labels, together with the sorted aliases; the order of the examples does not.
+        seed: decides the labels, together with the sorted aliases; the order of the examples has no influence.
 
     Returns:
         Label of each example, 0 … n_classes − 1.
@@ -96,9 +96,9 @@ def matched(
 ) -> Bool[np.ndarray, " example"]:
     """Examples to keep so that every class has equally many aliases of each value of a nuisance variable.
 
-    A probe of the target can then not score by reading the nuisance. The nuisance here is when an alias was
-    learned: models linearly encode it (arXiv 2509.14223), so a probe that compares aliases of different
-    stages reads that. Values that some class lacks are dropped with all their aliases.
+    A probe of the target can then not score by reading the nuisance. Such a nuisance is the time at which an alias
+    was learned: models encode it linearly (arXiv 2509.14223), so a probe that compares aliases of different
+    stages reads it. Values that some class lacks are dropped with all their aliases.
 
     Args:
         target: class of each example, constant within each alias.
@@ -138,15 +138,15 @@ def corrected_p(
     The permutations must shuffle the labels of all cells alike.
 
     Args:
-        observed: scores with the true labels. NaN: a cell that could not be scored; its p is NaN.
-        null: scores with permuted labels, the same cells.
+        observed: scores with the true labels. A cell that could not be scored is NaN; its p is NaN.
+        null: scores of the same cells with permuted labels.
 
     Returns:
-        (1 + number of permutations whose maximum reaches the score) / (1 + number of permutations), so never
+        (1 + number of permutations whose maximum reaches the score) / (1 + number of permutations), which is never
         below 1 / (1 + permutations).
 
     Raises:
-        ValueError: there is no permutation, cells differ, or a permutation has no score where `observed` has one.
+        ValueError: there is no permutation, cells differ, or a permutation lacks a score that `observed` has.
     """
     if null.ndim != 2 or len(null) == 0 or null.shape[1:] != observed.shape:
         raise ValueError(
@@ -156,7 +156,7 @@ def corrected_p(
     result = np.full(len(observed), np.nan)
     if np.isnan(null[:, scored]).any():  # it would count as a permutation that does not reach the score
         raise ValueError(
-            "null has NaN in a cell that observed has a score of; score the permutations there too"
+            "null has NaN in a cell for which observed has a score; score the permutations in this cell too"
         )
     if scored.any():
         largest = null[:, scored].max(axis=1)

@@ -26,15 +26,15 @@ class GridScores:
     """Class of each example in each labelling, as an index into `classes`."""
     fold: Int[np.ndarray, " example"]
     decision: Float[np.ndarray, "site example output"]
-    """Held-out decision values with the true labels: one column for two classes, else one a class."""
+    """Held-out decision values with the true labels: one column for two classes, else one for each class."""
     balanced_accuracy: Float[np.ndarray, "site draw"]
-    """0 … 1."""
+    """From 0 to 1."""
     auc: Float[np.ndarray, "site draw"]
-    """`linear.auc_of_classes`. Of more than two classes with the true labels alone; NaN for shuffled ones."""
+    """`linear.auc_of_classes`. With more than two classes it is NaN for shuffled labels."""
     regularisation: Float[np.ndarray, "site fold"]
-    """Value used with the true labels."""
+    """Value that was used with the true labels."""
     direction: Float[torch.Tensor, "site draw feature output"] | None
-    """What `directions` gives for all labellings, where it came at no cost (logistic, torch, one value); else None."""
+    """What `directions` gives for all labellings, if it came at no cost (logistic, torch, one value); else None."""
 
 
 def labellings(
@@ -72,19 +72,19 @@ def cross_validate_grid(
     which labels are shuffled by alias, and the same choice of regularisation.
 
     Args:
-        x: activations at each site, the same examples in each.
+        x: activations at each site, of the same examples.
         target: class of each example, constant within each alias if there are shuffles.
         alias: name or index of each example's alias.
         config: method, regularisation, folds, seed.
         shuffles: number of shuffled labellings.
-        group: what must not be on both sides of a split; default: the alias (`splits.united` for more).
-        what: what a group is, for errors.
-        solver: `scikit-learn`, the reference; `torch`, all fits at once on x's device; `auto`: torch on a GPU
-            and wherever there are shuffles or more than one site, where it is faster on a CPU too.
-        fold: fold of each example, where it is given and not drawn: a control that needs another split.
+        group: what must not be on both sides of a split; default: the alias (`splits.united` joins several).
+        what: what a group is, for error messages.
+        solver: `scikit-learn` is the reference; `torch` makes all fits at once on x's device; `auto` takes torch on a
+            GPU, and also on a CPU if there are shuffles or more than one site, because it is faster then.
+        fold: fold of each example, for a control that needs another split; default: folds are drawn.
 
     Raises:
-        ValueError: as `linear.cross_validate`, and an example is NaN or infinite.
+        ValueError: where `linear.cross_validate` does, and when an example is NaN or infinite.
     """
     _check_finite(x)
     group = alias if group is None else group
@@ -111,7 +111,7 @@ def cross_validate_grid(
 
 
 def _check_finite(x: torch.Tensor) -> None:
-    """ValueError that names the first example, of the first site, with a NaN or an infinity."""
+    """Raises ValueError that names the first example, at the first site, with a NaN or an infinity."""
     bad = ~torch.isfinite(x).all(dim=2)
     if bool(bad.any()):
         site, example = torch.nonzero(bad)[0].tolist()
@@ -143,7 +143,7 @@ def _inside_folds(alias: np.ndarray, fold: np.ndarray) -> bool:
 def _logistic_decisions(
     x: torch.Tensor, codes: np.ndarray, fold: np.ndarray, config: ProbeConfig
 ) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
-    """As `_torch_decisions`, and the directions: the fit on all examples is one more fold of the same search."""
+    """Like `_torch_decisions`, with the directions: the fit on all examples is one more fold of the same search."""
     value = config.regularisation[0]
     tested = torch.as_tensor(np.unique(fold)[:, None] == fold, device=x.device)
     trained = torch.cat([~tested, torch.ones_like(tested[:1])])
@@ -195,10 +195,10 @@ def _torch_decisions(
 
 
 def _chosen(x: torch.Tensor, codes: np.ndarray, group: np.ndarray, config: ProbeConfig) -> np.ndarray:
-    """Index of the best value for each site and labelling, by balanced accuracy over inner folds; site × draw.
+    """Index of the best value for each site and labelling (site × draw), by balanced accuracy over inner folds.
 
-    The folds of the first labelling serve all whose every class they train on. Another one, of a rare class, has its
-    own, as in `probes.linear`.
+    The folds of the first labelling serve every labelling all of whose classes they train on. Any other labelling,
+    with a rare class, has folds of its own, as in `probes.linear`.
     """
     shared = _inner_folds(group, codes[0], config)
     served = np.array([_trains_on_every_class(code, shared) for code in codes])
@@ -211,7 +211,7 @@ def _chosen(x: torch.Tensor, codes: np.ndarray, group: np.ndarray, config: Probe
 
 
 def _inner_folds(group: np.ndarray, code: np.ndarray, config: ProbeConfig) -> np.ndarray:
-    """Fold of each training example; −1 for one whose class only one group has, which is left out of the choice."""
+    """Fold of each training example; −1 if only one group has its class, so that it is left out of the choice."""
     inner = np.full(len(code), -1)
     keep = np.flatnonzero(scorable(group, code))
     try:
@@ -232,7 +232,7 @@ def _trains_on_every_class(code: np.ndarray, inner: np.ndarray) -> bool:
 
 
 def _best_value(x: torch.Tensor, codes: np.ndarray, inner: np.ndarray, config: ProbeConfig) -> np.ndarray:
-    """As `_chosen`, for labellings that share their inner folds."""
+    """Like `_chosen`, for labellings that share their inner folds."""
     keep = inner >= 0
     classes = np.unique(codes[:, keep])
     codes = np.searchsorted(classes, codes[:, keep])
@@ -255,7 +255,7 @@ def _best_value(x: torch.Tensor, codes: np.ndarray, inner: np.ndarray, config: P
 def _scikit_learn_decisions(
     x: torch.Tensor, codes: np.ndarray, fold: np.ndarray, group: np.ndarray, config: ProbeConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `_torch_decisions`, one fit after the other."""
+    """Like `_torch_decisions`, with one fit after the other."""
     features = x.cpu().numpy().astype(np.float64)
     found = np.empty((len(x), len(codes), x.shape[1], 1 if codes.max() == 1 else codes.max() + 1))
     used = np.empty((len(x), fold.max() + 1))
@@ -272,7 +272,7 @@ def _predicted(decision: np.ndarray) -> np.ndarray:
 
 
 def _balanced_accuracy(decision: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Of each site and labelling; a decision value of exactly 0 counts for the first class, as in scikit-learn."""
+    """Balanced accuracy of each site and labelling; a decision of exactly 0 is the first class, as in scikit-learn."""
     correct = _predicted(decision) == codes
     shares = [
         (correct & (codes == c)).sum(-1) / np.maximum((codes == c).sum(-1), 1) for c in range(codes.max() + 1)
@@ -282,7 +282,7 @@ def _balanced_accuracy(decision: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 
 def _auc(decision: np.ndarray, codes: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """`linear.auc_of_classes` of each site and labelling; of many classes, which cost most, the first labelling's."""
+    """`linear.auc_of_classes` of each site and labelling; with many classes, which cost most, only the first one's."""
     outputs = decision.shape[-1]
     found = np.full(decision.shape[:2], np.nan)
     draws = len(codes) if outputs == 1 else 1
@@ -315,7 +315,7 @@ def directions(
 ) -> Float[torch.Tensor, "site draw feature output"]:
     """Unit directions of probes fitted on all examples, in the space of the activations.
 
-    With several values of the regularisation the middle one is used: a direction has no held-out score.
+    With several values of the regularisation the middle one is used, because a direction has no held-out score.
     """
     value = sorted(config.regularisation)[(len(config.regularisation) - 1) // 2]
     labels = torch.as_tensor(codes, device=x.device)

@@ -32,13 +32,13 @@ class ProbeConfig:
     """How a probe is fitted and scored."""
 
     method: Method
-    """`logistic`: scikit-learn's LogisticRegression, multinomial for more than two classes. `ridge`: its
-    RidgeClassifier (least squares on ±1), much faster for many classes. `difference-of-means`: the class whose
-    mean is nearest. `whitened-difference-of-means`: the same in the metric of the classes' pooled covariance,
-    scikit-learn's LinearDiscriminantAnalysis."""
+    """`logistic` is scikit-learn's LogisticRegression, multinomial for more than two classes. `ridge` is its
+    RidgeClassifier (least squares on ±1), which is much faster for many classes. `difference-of-means` takes the class
+    whose mean is nearest. `whitened-difference-of-means` does this in the metric of the classes' pooled covariance; it
+    is scikit-learn's LinearDiscriminantAnalysis."""
     regularisation: tuple[float, ...]
     """Inverse strength C (logistic), strength α (ridge) or shrinkage of the covariance, 0 … 1 (whitened), for
-    standardised features; a difference of means has none, and takes any one value. One value is used as
+    standardised features; a difference of means has no regularisation, and takes any one value. One value is used as
     it is; among several, the one with the best balanced accuracy on held-out aliases of the training
     folds is used, the earlier one on a tie."""
     n_folds: int = 5
@@ -71,14 +71,14 @@ class ProbeScore:
     predicted: Shaped[np.ndarray, " example"]
     """Class predicted by the probe of the fold in which the example was tested."""
     correct: Bool[np.ndarray, " example"]
-    """Whether that is the example's class."""
+    """Whether the predicted class is the example's class."""
     score: Float[np.ndarray, " example"] | None
-    """Two classes: decision value, in the fitted probe's own unit, above 0 for the positive class. Each
-    fold has its own probe: compare values within a fold. None for more classes."""
+    """For two classes the decision value, in the fitted probe's own unit, above 0 for the positive class. Each
+    fold has its own probe, so compare values within a fold only. None for more classes."""
     fold: Int[np.ndarray, " example"]
     """Fold in which the example was tested, 0 … n_folds − 1."""
     regularisation: tuple[float, ...]
-    """Value used in each fold."""
+    """Value that was used in each fold."""
     balanced_accuracy: float
     """Mean over classes of the share of their examples that are predicted right, 0 … 1."""
     auc: float
@@ -159,7 +159,7 @@ def held_out(
         config: method and regularisation.
 
     Returns:
-        One column of decision values of class 1, or one column a class; and the regularisation of each fold.
+        One column of decision values of class 1, or one column for each class; and the regularisation of each fold.
     """
     classes = np.unique(code)
     decision = np.empty((len(code), 1 if len(classes) == 2 else len(classes)))
@@ -173,14 +173,14 @@ def held_out(
 
 
 def _best(decision: np.ndarray) -> np.ndarray:
-    """Predicted class; of two classes the first one where the decision value is exactly 0."""
+    """Predicted class; with two classes it is the first one where the decision value is exactly 0."""
     return (decision[:, 0] > 0).astype(int) if decision.shape[1] == 1 else decision.argmax(axis=1)
 
 
 def balanced_accuracy(correct: Bool[np.ndarray, " example"], target: Shaped[np.ndarray, " example"]) -> float:
     """Mean over the classes in `target` of the share of their examples that are correct, 0 … 1.
 
-    Of a subset of the examples, pass `correct[subset]` and `target[subset]`. NaN for no examples.
+    For a subset of the examples, pass `correct[subset]` and `target[subset]`. It is NaN without examples.
     """
     _, class_index = np.unique(target, return_inverse=True)
     if len(class_index) == 0:
@@ -198,7 +198,7 @@ def auc_within_folds(
     Pairs across folds are left out: their scores come from different probes, and a fold with more
     positives was scored by a probe that saw fewer, which pulls a pooled AUC below 0.5 where there is no
     signal (Parker, Günter & Bedo 2007, BMC Bioinformatics 8:326; Forman & Scholz 2010, SIGKDD
-    Explorations 12:1). NaN if no fold has both classes.
+    Explorations 12:1). It is NaN if no fold has both classes.
     """
     wins, pairs = 0.0, 0
     for k in np.unique(fold):
@@ -217,9 +217,9 @@ def auc_of_classes(
     """`auc_within_folds` of two classes, or its mean over the classes, each against the rest.
 
     Args:
-        decision: one column of scores of class 1, or one column a class.
+        decision: one column of scores of class 1, or one column for each class.
         code: class of each example, 0, 1, …
-        fold: fold in which it was tested.
+        fold: fold in which the example was tested.
     """
     if decision.shape[1] == 1:
         return auc_within_folds(decision[:, 0], code == 1, fold)
@@ -233,7 +233,7 @@ def has_probability(method: Method) -> bool:
 
 
 def probability(decision: Float[np.ndarray, "example output"]) -> Float[np.ndarray, "example class"]:
-    """Class probabilities: the sigmoid of one column of log-odds, or the softmax of a column a class."""
+    """Class probabilities: the sigmoid of one column of log-odds, or the softmax over one column for each class."""
     if decision.shape[1] == 1:
         return np.concatenate([expit(-decision), expit(decision)], axis=1)
     found: Float[np.ndarray, "example class"] = np.exp(decision - logsumexp(decision, axis=1, keepdims=True))
@@ -248,7 +248,7 @@ def log_loss(likely: Float[np.ndarray, "example class"], code: Int[np.ndarray, "
 def calibration_error(likely: Float[np.ndarray, "example class"], code: Int[np.ndarray, " example"]) -> float:
     """Expected calibration error (Guo et al. 2017, arXiv 1706.04599, eq. 3), 0 … 1, of the predicted class.
 
-    Mean over ten equal bins of confidence of |accuracy − mean confidence|, weighted by their examples.
+    It is the mean over ten equal bins of confidence of |accuracy − mean confidence|, weighted by their examples.
     """
     confidence, right = likely.max(axis=1), likely.argmax(axis=1) == code
     which = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
@@ -257,7 +257,7 @@ def calibration_error(likely: Float[np.ndarray, "example class"], code: Int[np.n
 
 
 def _checked_features(x: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """A float64 copy of `x`, which is known to be a finite matrix with a row per example."""
+    """A float64 copy of `x`. Raises ValueError when `x` is not a finite matrix with one row per example."""
     if x.ndim != 2 or x.shape[1] == 0:
         raise ValueError(f"x has shape {x.shape}; expected (examples, features) with at least one feature")
     if target.shape != x.shape[:1]:
@@ -281,13 +281,13 @@ def _probe(method: Method, value: float) -> Any:
     elif method == "whitened-difference-of-means":
         model = _EqualPriors(solver="lsqr", shrinkage=value)
     else:  # with a covariance shrunk to a multiple of the identity the nearest mean decides
-        # centred: else the values of one class would rank examples by where the origin happens to be
+        # features are centred; else the values of one class would rank examples by where the origin happens to be
         return make_pipeline(StandardScaler(with_std=False), _EqualPriors(solver="lsqr", shrinkage=1.0))
     return make_pipeline(StandardScaler(), model)
 
 
 class _EqualPriors(LinearDiscriminantAnalysis):  # type: ignore[misc]
-    """scikit-learn's, with classes weighted equally however many there are."""
+    """scikit-learn's LinearDiscriminantAnalysis, with all classes weighted equally whatever their size."""
 
     def fit(self, x: np.ndarray, y: np.ndarray) -> "_EqualPriors":
         n = len(np.unique(y))
@@ -297,7 +297,7 @@ class _EqualPriors(LinearDiscriminantAnalysis):  # type: ignore[misc]
 
 
 def _columns(probe: Any, x: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Decision values as a column a class of `classes` (two: one column); −∞ for a class not fitted on."""
+    """Decision values, one column for each of `classes` (two classes: one column); −∞ for a class that was not fitted."""
     found = probe.decision_function(x)
     if found.ndim == 1 and len(classes) == 2:
         return np.asarray(found)[:, None]

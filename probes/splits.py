@@ -1,8 +1,8 @@
 """Cross-validation by alias: an alias is never on both sides of a split.
 
-Examples of one alias share its embedding, so a probe that has seen one of them can recognise the others
+Examples of one alias share its embedding, so a probe that has seen one of them can recognise all of them
 by name. Only a probe that is tested on new aliases says what activations have in common. The same holds
-for whatever else examples may share, their integer or their list: `united` joins several groupings into one.
+for anything else that examples may share, such as their integer or their list: `united` joins two groupings into one.
 """
 
 import warnings
@@ -30,11 +30,12 @@ def alias_folds(
     The folds depend on which alias has which classes and on `seed`, not on the order of the examples.
 
     A class needs two aliases, one to learn from and one to be tested on; see `scorable`. It may have
-    fewer aliases than there are folds, as rare classes of an integer target do: then it is tested in
+    fewer aliases than there are folds, as rare classes of an integer target do; then it is tested in
     some folds only. At least one class must reach every fold.
 
     Where the target is constant within each alias, the folds are scikit-learn's StratifiedKFold over
-    aliases; otherwise its StratifiedGroupKFold over examples, same guarantees but some 100 times slower.
+    aliases; otherwise they are its StratifiedGroupKFold over examples, with the same guarantees but some 100 times
+    slower.
 
     Args:
         alias: name or index of each example's alias.
@@ -67,7 +68,7 @@ def alias_folds(
 def _check_enough_aliases(
     n_aliases: int, classes: np.ndarray, alias_index: np.ndarray, class_index: np.ndarray, n_folds: int
 ) -> None:
-    """ValueError where aliases or classes are too few for the folds."""
+    """Raises ValueError when there are too few aliases or classes for the folds."""
     if n_folds < 2:
         raise ValueError(f"n_folds is {n_folds}; cross-validation needs at least 2")
     if n_aliases < n_folds:
@@ -91,8 +92,8 @@ def scorable(
 ) -> Bool[np.ndarray, " example"]:
     """True for examples whose class at least two aliases have.
 
-    The other classes cannot be scored on unseen aliases: kept, each would count as a certain mistake;
-    dropped without a word, they would change what chance is. So dropping them is the caller's step.
+    Classes of a single alias cannot be scored on unseen aliases. If they were kept, each would count as a certain
+    mistake; if they were dropped silently, chance would change. So the caller has to drop them.
 
     Raises:
         ValueError: lengths differ, or labels are floats.
@@ -109,7 +110,7 @@ def united(
 
     Examples that share an alias or a value belong together, and so do those that a chain of such examples
     links. `alias_folds(united(alias, integer), …)` tests a probe on integers that it was not fitted on. For a
-    target that `other` determines there is no such test: every class would be in one group.
+    target that `other` determines there is no such test, because every class would be in one group.
 
     Returns:
         Index of each example's group, 0, 1, …
@@ -139,7 +140,7 @@ def check_no_leak(
     """Raise a ValueError that names the groups whose examples are both in `train` and in `test`.
 
     Args:
-        group: name or index of each example's alias, or of what else must not be shared.
+        group: name or index of each example's alias, or of anything else that must not be shared.
         train: indices of the training examples.
         test: indices of the test examples.
         what: what a group is: `alias`, `integer`, `list`.

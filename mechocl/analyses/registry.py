@@ -106,7 +106,7 @@ def _sae_test(subject: Subject, config: EffectsConfig) -> Result:
     dictionary = subject.dictionary(config.sae, config.site)
     found = subject.rows("sae-search", config.searched())
     tested = effects.effects(
-        subject.model, subject.task, dictionary, config, found=found, collect=subject.collect
+        subject.model, subject.task, dictionary, config, search_rows=found, collect=subject.collect
     )
     return Result(tested)
 

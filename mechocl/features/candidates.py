@@ -1,7 +1,7 @@
 """Which features the causal test (`effects`) takes up: those that the user names, or the surest that the search found.
 
-They stand for properties that pairs of questions differ in. Unless the user says at which position, those of the search
-are left out where nothing leads from their position to the answer any more.
+They stand for properties that pairs of questions differ in. If the user names no position, features of the search are
+left out at positions from which nothing leads to the answer any more.
 """
 
 from collections.abc import Callable
@@ -25,15 +25,15 @@ ALPHA: Final = 0.05
 
 
 _SETS: Final = (4, 16)
-"""Sizes of the sets that are tested, each where it tells most of the property among the aliases that choose."""
+"""Sizes of the tested sets. A set is tested where it tells most about the property among the aliases that choose."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EffectsConfig:
-    """Which features are tested, and beside how many others."""
+    """Which features are tested, and beside how many controls."""
 
     sae: tyro.conf.Suppress[str] = ""
-    """Name of an SAE of the run, or an SAE folder of SAELens's."""
+    """Name of an SAE of the run, or an SAE folder in SAELens's format."""
     site: str = ""
     """Hook point of an SAE that does not name its own."""
     features: tuple[str, ...] = ()
@@ -43,15 +43,15 @@ class EffectsConfig:
     position: str = ""
     """Label of a position (alias, %, n1 …, =) of a question; default: where the search found them."""
     best: int = 2
-    """Features of each property that are tested, the surest of the search; of all integers together five times as many."""
+    """Features that are tested for each property, the surest of the search; five times as many for all integers together."""
     controls: int = 40
-    """Random features beside each."""
+    """Random features that are tested beside each candidate."""
     n_pairs: int = 200
     """Pairs of questions for a patch."""
     n_questions: int = 360
     """Questions of each subset for ablating and clamping."""
     seed: int = 0
-    """Draws the pairs; also the search's."""
+    """Draws the pairs; it is also the seed of the search."""
 
     def __post_init__(self) -> None:
         if self.features and not (self.property and self.position):
@@ -78,15 +78,15 @@ class Candidate:
     position: str
     features: tuple[int, ...]
     sign: int
-    """+1: active on the property's examples; −1: on the others; 0: features of a set."""
+    """+1: active on the property's examples; −1: active on the examples without it; 0: features of a set."""
     auc: float
     q: float
     like: tuple[int, ...]
-    """Others that the search found for the same property there: no controls."""
+    """Further features that the search found for the same property at the position; they cannot be controls."""
 
 
 def reaches(c: Components, place: Place, position: str) -> bool:
-    """Whether anything leads from a position at a place's site to the answer: past the last attention, from `=` alone."""
+    """Whether anything leads from a position at a place's site to the answer; after the last attention only `=` does."""
     past = place.site in ("resid_mid", "resid_post", "mlp_out", "attn_out")
     return place.layer < c.n_layers - 1 or not past or position == "="
 
@@ -94,24 +94,25 @@ def reaches(c: Components, place: Place, position: str) -> bool:
 def candidates(
     task: Task,
     read: Texts,
-    found: pd.DataFrame,
+    search_rows: pd.DataFrame,
     config: EffectsConfig,
     *,
     width: int,
     reaches: Callable[[str], bool] = lambda position: True,
 ) -> list[Candidate]:
-    """What is tested: the features that the user names, or the surest of each property that has pairs, and sets of tags.
+    """What is tested: the features that the user names, or the surest of each property that has pairs, and sets for tags.
 
-    `reaches`: whether anything leads from a position to the answer; where nothing does, the search's are left out.
+    `reaches` says whether anything leads from a position to the answer. Where nothing does, features of the search are
+    left out. Raises MechoclError for an unknown property or feature.
     """
     known = {p.name: p for p in properties.text_properties(task, read) if p.pairs}
     if config.property and config.property not in known:
         raise MechoclError(
-            f"no property {config.property!r} has pairs of questions that differ in it; those are {', '.join(known)}"
+            f"no property {config.property!r} has pairs of questions that differ in it; use one of {', '.join(known)}"
         )
     position = _label(config.position, read)
     names = [config.property] if config.property else list(known)
-    here = found[(found["text"] == "question") & found["property"].isin(names)]
+    here = search_rows[(search_rows["text"] == "question") & search_rows["property"].isin(names)]
     if position:
         here = here[here["position"] == position]
     elif not config.features:
@@ -122,7 +123,7 @@ def candidates(
 
 
 def _named_sets(here: pd.DataFrame, config: EffectsConfig, position: str) -> list[dict[Any, Any]]:
-    """The features that the user names, each as the search's row of it, or as a row without scores."""
+    """The features that the user names, each as its row of the search, or as a row without scores."""
     rows: list[dict[Any, Any]] = []
     for text in config.features:
         same = here["features"].map(lambda other, text=text: set(_numbers(other)) == set(_numbers(text)))
@@ -135,7 +136,7 @@ def _named_sets(here: pd.DataFrame, config: EffectsConfig, position: str) -> lis
 def _surest_sets(here: pd.DataFrame, sure: pd.DataFrame, config: EffectsConfig) -> list[dict[Any, Any]]:
     """The search's rows of the surest features of each property, then of sets of features for the tags.
 
-    `sure`: those rows of `here` that are of one feature and significant, the surest first.
+    `sure` are the rows of `here` that are of one feature and significant, the surest first.
     """
     integers = sure["group"] == "integer"
     single = [
@@ -151,7 +152,7 @@ def _surest_sets(here: pd.DataFrame, sure: pd.DataFrame, config: EffectsConfig) 
 
 
 def _candidate(row: dict[Any, Any], stands_for: Property, sure: pd.DataFrame, width: int) -> Candidate:
-    """A row of the search as a candidate. `sure`: the rows of single features that are significant."""
+    """A row of the search as a candidate. `sure` are the rows of single features that are significant."""
     numbers = _numbers(row["features"])
     if max(numbers) >= width:
         raise MechoclError(f"feature {max(numbers)}: the SAE has features 0 to {width - 1}")
@@ -173,6 +174,6 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _label(position: str, read: Texts) -> str:
-    """The label that a position has in the texts: of a name of several tokens the last one's."""
+    """The label that a position has in the texts; for a name of several tokens it is that of the last one."""
     found = [label for label in read.labels if label == position or label.startswith(f"{position} ")]
     return found[-1] if position and found else position

@@ -1,7 +1,7 @@
-"""What a crosscoder says of its checkpoints: which features they share, and which are the first's or the last's alone.
+"""What a crosscoder says about its checkpoints: features that they share, and features of only the first or the last.
 
-A feature is new, removed or shared by the norms of its decoder rows. Whether one that looks new is new, and does not hide
-in the first checkpoint, is checked by latent scaling (Minder et al. 2025, arXiv 2504.02922, section 3).
+The norms of a feature's decoder rows decide whether it is new, removed or shared. Latent scaling (Minder et al. 2025,
+arXiv 2504.02922, section 3) then checks that a feature which looks new is new, and not hidden in the first checkpoint.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,18 +26,18 @@ from toy_models.task import Task
 SHARED: Final = (0.3, 0.7)
 """Relative norms of a feature that the first and the last checkpoint share."""
 REMOVED: Final = 0.1
-"""Relative norm below which a feature is the first checkpoint's alone."""
+"""Relative norm below which a feature belongs to the first checkpoint only."""
 NEW: Final = 0.9
-"""Relative norm above which a feature is the last checkpoint's alone."""
+"""Relative norm above which a feature belongs to the last checkpoint only."""
 MOST_ERROR: Final = 0.2
-"""nu_error of a new or removed feature, at most."""
+"""Limit that nu_error of a new or removed feature stays below."""
 MOST_RECONSTRUCTION: Final = 0.5
-"""nu_reconstruction of a new or removed feature, at most."""
+"""Limit that nu_reconstruction of a new or removed feature stays below."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What a crosscoder says of its checkpoints."""
+    """What a crosscoder says about its checkpoints."""
 
     features: pd.DataFrame
     """One row per feature; see `compare`."""
@@ -55,7 +55,7 @@ def compare(
 ) -> Comparison:
     """Which features are shared, new or removed, on the definitions and test questions about held-out aliases.
 
-    `share` and `seed` draw the held-out aliases where the crosscoder does not say which it has not seen.
+    `share` and `seed` draw the held-out aliases if the crosscoder does not say which aliases it has not seen.
 
     Columns of `features`, where "first" and "last" are the first and the last checkpoint and activations are scaled
     to the same mean norm in all checkpoints:
@@ -63,22 +63,23 @@ def compare(
         feature            its number
         norm_0, norm_1 …   norm of its decoder row for each checkpoint
         relative_norm      ‖last‖ / (‖first‖ + ‖last‖), from 0 to 1
-        cosine             of the first's and the last's decoder rows
+        cosine             cosine of the first's and the last's decoder rows
         firing_rate        share of the tokens on which it is active
-        kind               `dead`: never active; else by the relative norm: `new` above 0.9, `removed` below 0.1, `shared`
-                           from 0.3 to 0.7, `other`
-        nu_error           of a new feature: how much of it is in what the reconstruction lacks of the first checkpoint, in
-                           proportion to the last's; of a removed one: the other way round. 0: it is not there; 1: it is
-                           there as well, and its decoder has shrunk to 0 (complete shrinkage). NaN for other kinds
-        nu_reconstruction  the same of the reconstructions: 1: the other features write it there (latent decoupling)
-        verdict            the kind; `shrunken` for a new or removed one whose nu_error is not below 0.2, or whose
-                           nu_reconstruction is not below 0.5
+        kind               `dead` if it is never active; else by the relative norm: `new` above 0.9, `removed` below
+                           0.1, `shared` from 0.3 to 0.7, and `other`
+        nu_error           for a new feature: how much of it is in what the reconstruction lacks of the first checkpoint,
+                           in proportion to the last one's; for a removed feature the reverse. 0 means that it is not
+                           there; 1 means that it is there as well, and its decoder has shrunk to 0 (complete
+                           shrinkage). NaN for all other kinds
+        nu_reconstruction  the same for the reconstructions; 1 means that other features write it (latent decoupling)
+        verdict            the kind; or `shrunken` for a new or removed feature whose nu_error is not below 0.2, or
+                           whose nu_reconstruction is not below 0.5
 
     nu is the quotient of two β, the closed-form minimisers of Σ_tokens ‖β f_j d_j − target‖², where d_j is the decoder
     row of the checkpoint whose feature it is. The target of nu_error is x − x̂ + f_j d_j^m, the error without the
-    feature's own part; that of nu_reconstruction x̂ without its bias.
+    feature's own part; the target of nu_reconstruction is x̂ without its bias.
 
-    Raises MechoclError when the models are not as many as the crosscoder's checkpoints, or of another width.
+    Raises MechoclError when the number of models is not that of the crosscoder's checkpoints, or their width differs.
     """
     if len(models) != len(crosscoder.scales):
         raise MechoclError(
@@ -101,7 +102,7 @@ def compare(
 def _read(
     models: Sequence[Transformer], task: Task, site: str, *, roles: tuple[str, ...]
 ) -> Iterator[list[Tensor]]:
-    """Every checkpoint's activations at the same tokens."""
+    """Activations of every checkpoint at the same tokens, batch by batch."""
     reads = read_tokens(task, roles)
     chosen = np.flatnonzero((task.table["split"] == "test") | (task.table["kind"] == "definition"))
     for rows in torch.split(torch.from_numpy(chosen), 1024):
@@ -111,7 +112,7 @@ def _read(
 
 
 def compare_activations(crosscoder: Crosscoder, batches: Iterable[Sequence[Tensor]]) -> Comparison:
-    """`compare` on given activations: in each batch, for every checkpoint (token, d)."""
+    """`compare` on given activations; each batch has an array (token, d) for every checkpoint."""
     scale = torch.tensor(crosscoder.scales, dtype=torch.float64)[:, None, None]
     decoders = crosscoder.decoders.cpu().double() * scale
     sums = _Sums(crosscoder, decoders)
@@ -128,7 +129,7 @@ def compare_activations(crosscoder: Crosscoder, batches: Iterable[Sequence[Tenso
     features["firing_rate"] = (sums.active / sums.tokens).numpy()
     features["kind"] = _kinds(features)
     for name, target in (("nu_error", sums.error), ("nu_reconstruction", sums.reconstruction)):
-        new, removed = _nu(target, decoders, of=-1), _nu(target, decoders, of=0)
+        new, removed = _nu(target, decoders, own=-1), _nu(target, decoders, own=0)
         features[name] = np.select(
             [features["kind"] == "new", features["kind"] == "removed"], [new, removed], np.nan
         )
@@ -146,19 +147,23 @@ def _kinds(features: pd.DataFrame) -> np.ndarray:
 
 
 def _nu(
-    target: Float[Tensor, "checkpoint feature d"], decoders: Float[Tensor, "checkpoint feature d"], *, of: int
+    target: Float[Tensor, "checkpoint feature d"],
+    decoders: Float[Tensor, "checkpoint feature d"],
+    *,
+    own: int,
 ) -> np.ndarray:
-    """β for the other of the first and last checkpoint / β for checkpoint `of`; NaN where the latter is not positive.
+    """Quotient of the β of two checkpoints, the first and the last; NaN where the denominator is not positive.
 
-    `target`: Σ f_j · target. β = ⟨d_j, Σ f_j · target⟩ / (‖d_j‖² Σ f_j²), whose denominator is that of both.
+    The denominator is that of checkpoint `own` (0 or −1). `target` is Σ f_j · target. β is
+    ⟨d_j, Σ f_j · target⟩ / (‖d_j‖² Σ f_j²), and both β have the same ‖d_j‖² Σ f_j².
     """
-    beta = einsum(target[[0, -1]], decoders[of], "m feature d, feature d -> m feature")
-    found: np.ndarray = torch.where(beta[of] > 0, beta[-1 - of] / beta[of], torch.nan).numpy()
+    beta = einsum(target[[0, -1]], decoders[own], "m feature d, feature d -> m feature")
+    found: np.ndarray = torch.where(beta[own] > 0, beta[-1 - own] / beta[own], torch.nan).numpy()
     return found
 
 
 class _Sums:
-    """What is summed over tokens, with every checkpoint's activations scaled to the same mean norm."""
+    """Sums over tokens, with every checkpoint's activations scaled to the same mean norm."""
 
     def __init__(self, crosscoder: Crosscoder, decoders: Float[Tensor, "checkpoint feature d"]) -> None:
         self._crosscoder = crosscoder
@@ -189,7 +194,7 @@ class _Sums:
             self._sum[m] += x.sum(0)
 
     def explained(self) -> np.ndarray:
-        """NaN for a checkpoint whose activations do not vary."""
+        """Explained variance of each checkpoint; NaN for a checkpoint whose activations do not vary."""
         total = self._square - self._sum.square().sum(-1) / self.tokens
         varies = total > 1e-9 * self._square
         found: np.ndarray = torch.where(varies, 1 - self._off / total, torch.nan).numpy()

@@ -1,8 +1,8 @@
 """Training a crosscoder with SAELens: a BatchTopK SAE of the checkpoints' activations side by side.
 
 Features are ranked by what they contribute to all checkpoints, f_j · Σ_m ‖d_j^m‖, as Minder et al. 2025 (arXiv
-2504.02922, section 2) do, and not by the norm of the whole row. With an L1 loss a feature's decoder for a checkpoint
-shrinks to 0 where it is weaker than in the other; with BatchTopK nothing draws it there.
+2504.02922, section 2) do, and not by the norm of the whole row. With an L1 loss, a feature's decoder for a checkpoint
+shrinks to 0 where it is weaker than in the other checkpoint; with BatchTopK nothing makes it shrink.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,11 +30,11 @@ def fit_crosscoder(
     device: str = "cpu",
     progress: Callable[[float], None] = lambda done: None,
 ) -> Any:
-    """A crosscoder, trained on batches of activations, each a checkpoint → (batch, d), in the checkpoints' order.
+    """Train a crosscoder on batches of activations, each a checkpoint → (batch, d), in the checkpoints' order.
 
     The result is a `sae_lens.SAE` of the activations side by side, in their own units, that SAELens saves and opens.
-    Its metadata say `parts`, how many checkpoints there are, and `scales`, what each one's activations were multiplied
-    by in training for a mean norm of √d, so that neither weighs more than the other.
+    Its metadata have `parts`, the number of checkpoints, and `scales`, the factors that gave each checkpoint's
+    activations a mean norm of √d in training, so that no checkpoint weighs more than another.
     """
     first = list(islice(stream, SCALE_BATCHES))
     scale = scales(first)
@@ -50,10 +50,12 @@ def fit_crosscoder(
 
 
 def _untrained(
-    one: Wanted, config: TrainingConfig, widths: dict[str, int], *, parts: int
+    wanted: Wanted, config: TrainingConfig, widths: dict[str, int], *, parts: int
 ) -> "CrosscoderTraining":
-    cfg = CrosscoderTrainingConfig(d_in=widths[one.read], d_sae=one.width, k=float(config.k), parts=parts)
-    made: CrosscoderTraining = seeded(partial(CrosscoderTraining, cfg), config.seed, one)
+    cfg = CrosscoderTrainingConfig(
+        d_in=widths[wanted.read], d_sae=wanted.width, k=float(config.k), parts=parts
+    )
+    made: CrosscoderTraining = seeded(partial(CrosscoderTraining, cfg), config.seed, wanted)
     return made
 
 
@@ -61,7 +63,7 @@ def _untrained(
 def _in_units(sae: Any, scale: list[float]) -> Any:
     """The crosscoder without the scales of its training, and with rows of norm 1.
 
-    With x'_m = s_m · x_m: rows of the encoder s_m times as large, decoders and their biases 1/s_m.
+    In training x'_m = s_m · x_m, so rows of the encoder become s_m times as large, decoders and their biases 1/s_m.
     """
     per_input = torch.tensor(scale).repeat_interleave(len(sae.b_dec) // len(scale)).to(sae.b_dec)
     sae.W_enc.mul_(per_input[:, None])
@@ -75,10 +77,10 @@ def _in_units(sae: Any, scale: list[float]) -> Any:
 
 @dataclass
 class CrosscoderTrainingConfig(BatchTopKTrainingSAEConfig):
-    """A BatchTopK crosscoder in training; saved as SAELens's JumpReLU SAE."""
+    """A BatchTopK crosscoder in training; it is saved as SAELens's JumpReLU SAE."""
 
     parts: int = 2
-    """Checkpoints, whose activations lie side by side."""
+    """Number of checkpoints, whose activations lie side by side."""
 
     @override
     @classmethod
@@ -89,14 +91,14 @@ class CrosscoderTrainingConfig(BatchTopKTrainingSAEConfig):
 class CrosscoderTraining(BatchTopKTrainingSAE):
     """A BatchTopK SAE that ranks features by the sum of their decoders' norms (Lindsey et al. 2024).
 
-    SAELens's activations are f_j · ‖whole row‖; here they stay so, and are selected by that times `_weight`.
+    As in SAELens, activations are f_j · ‖whole row‖; here they are selected by this product times `_weight`.
     """
 
     cfg: CrosscoderTrainingConfig
 
     @override
     def initialize_weights(self) -> None:
-        """A feature begins with the same decoder for all checkpoints, as one that is shared."""
+        """Start every feature with the same decoder for all checkpoints, like a shared feature."""
         super().initialize_weights()
         n = self.cfg.parts
         part = rearrange(self.W_dec.data, "feature (part d) -> part feature d", part=n)[0]

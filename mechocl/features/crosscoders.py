@@ -1,8 +1,8 @@
 """Crosscoders: one sparse dictionary of the same hook point in several checkpoints of a model.
 
-A feature's activation is computed from all checkpoints' activations together and is one for all; each checkpoint has
-a decoder of its own (Lindsey et al. 2024, "Sparse Crosscoders for Cross-Layer Features and Model Diffing"). So it
-says which features training has kept, made or removed (`checkpoint_comparison`).
+A feature has one activation, computed from the activations of all checkpoints together; each checkpoint has
+a decoder of its own (Lindsey et al. 2024, "Sparse Crosscoders for Cross-Layer Features and Model Diffing"). So a
+crosscoder says which features training has kept, made or removed (`checkpoint_comparison`).
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from mechocl.models.seam import Transformer, device_of
 from toy_models.task import Task
 
 ATTRIBUTE: Final = "attribute"
-"""Where a crosscoder's record, and the key of its rows, say which attribute of a closed-book run was asked for."""
+"""Key in a crosscoder's record, and in the key of its rows, of the attribute that was asked for in a closed-book run."""
 
 Which = Literal["stages", "all"]
 """The checkpoints of a crosscoder: the last of each stage, or all that training kept."""
@@ -39,21 +39,21 @@ class CrosscoderConfig:
     site: str = "blocks.0.hook_resid_post"
     """Hook point, the same in every checkpoint."""
     width: int = 512
-    """Features."""
+    """Number of features."""
     k: int = 16
     """Features that are active on a token, on average."""
     activations: int = 400_000
     """Tokens that it is trained on; each gives an activation of every checkpoint."""
     batch_size: int = 1024
-    """Tokens of a step."""
+    """Tokens in each step."""
     learning_rate: float = 3e-3
-    """Adam's, without warm-up; it falls to 0 over the last fifth."""
+    """Learning rate of Adam, without warm-up; it falls to 0 over the last fifth of the training."""
     held_out: float = HELD_OUT
-    """Share of each subset's aliases that it does not see: it is judged on them."""
+    """Share of each subset's aliases that it does not see and is judged on."""
     questions: float = 0.7
-    """Share of the examples that are questions; the others are definitions."""
+    """Share of the examples that are questions; the rest are definitions."""
     subsets: tuple[str, ...] = ()
-    """Subsets with weights, as d1_consistent=2; default: all, by their sizes."""
+    """Subsets with weights, such as d1_consistent=2; default: all, by their sizes."""
     roles: tuple[str, ...] = ()
     """Roles of the tokens (tag, alias, separator, entity, list, equals); default: all of these."""
     buffer: int = 65_536
@@ -65,7 +65,7 @@ class CrosscoderConfig:
         self.training()
 
     def training(self) -> TrainingConfig:
-        """The same for a sparse autoencoder, which refuses what makes no sense."""
+        """The same choices for a sparse autoencoder, whose config refuses values that make no sense."""
         of_one = {"site": (self.site,), "width": (self.width,), "architecture": "batchtopk"}
         return TrainingConfig(**dataclasses.asdict(self) | of_one)
 
@@ -77,10 +77,11 @@ def train_crosscoder(
     *,
     progress: Callable[[float], None] = lambda done: None,
 ) -> Any:
-    """Train a crosscoder of checkpoints, the first to the last: a `sae_lens.SAE` of their activations side by side.
+    """Train a crosscoder of checkpoints, from the first to the last.
 
-    Deterministic for a seed, on one machine. Raises MechoclError for fewer than two models, models of different
-    widths, a hook point that they do not have, and a mix that the task does not have.
+    The result is a `sae_lens.SAE` of their activations side by side. It is deterministic for a seed, on one machine.
+    Raises MechoclError for fewer than two models, models of different widths, a hook point that they do not have, and a
+    mix that the task does not have.
     """
     from mechocl.features.crosscoder_training import fit_crosscoder
 
@@ -121,9 +122,9 @@ class Crosscoder:
     site: str
     """Hook point of all checkpoints."""
     scales: tuple[float, ...]
-    """What each checkpoint's activations are multiplied by for a mean norm of √d, the first to the last."""
+    """Factors that give each checkpoint's activations a mean norm of √d, from the first to the last checkpoint."""
     record: dict[str, Any]
-    """What `mechocl.json` says; {} where it was not saved by `save`."""
+    """What `mechocl.json` says; {} if the crosscoder was not saved by `save`."""
 
     @property
     def width(self) -> int:
@@ -136,7 +137,7 @@ class Crosscoder:
 
     @property
     def biases(self) -> Float[Tensor, "checkpoint d"]:
-        """What the reconstruction is where no feature is active."""
+        """Reconstruction where no feature is active."""
         return self._parts(self.sae.b_dec.detach())
 
     def _parts(self, x: Tensor) -> Tensor:
@@ -145,23 +146,23 @@ class Crosscoder:
 
     @torch.no_grad()
     def encode(self, parts: Sequence[Float[Tensor, "*batch d"]]) -> Float[Tensor, "*batch feature"]:
-        """Activations of all features, from the activations of all checkpoints, the first to the last."""
+        """Activations of all features, from the activations of all checkpoints, in their order."""
         found: Tensor = self.sae.encode(torch.cat(list(parts), dim=-1).to(self.sae.W_enc))
         return found
 
     @torch.no_grad()
     def reconstruct(self, parts: Sequence[Float[Tensor, "*batch d"]]) -> list[Float[Tensor, "*batch d"]]:
-        """What the features make of each checkpoint's activations, in their own units."""
+        """The features' reconstruction of each checkpoint's activations, in their own units."""
         found = self._parts(self.sae.decode(self.encode(parts)))
         return [made.to(part) for made, part in zip(found, parts, strict=True)]
 
 
-def of(sae: Any, record: dict[str, Any]) -> Crosscoder:
-    """The crosscoder that an SAE is. MechoclError for one that does not say of how many checkpoints it is."""
+def crosscoder_from(sae: Any, record: dict[str, Any]) -> Crosscoder:
+    """The crosscoder that an SAE is. Raises MechoclError for an SAE that does not give the number of its checkpoints."""
     said = sae.cfg.metadata
     if not said.scales or sae.cfg.d_in % len(said.scales):
         raise MechoclError(
-            f"the SAE of {said.hook_name} is no crosscoder: it does not say which part of its input is whose"
+            f"the SAE of {said.hook_name} is no crosscoder: it does not say which part of its input belongs to which checkpoint"
         )
     return Crosscoder(sae, said.hook_name, tuple(said.scales), record)
 
@@ -176,8 +177,8 @@ def save(
 ) -> None:
     """Write a crosscoder as an SAE folder.
 
-    `checkpoints` says which they are: stage, step, sha256 of the weights. `attribute` is that of a closed-book run whose
-    questions it was trained on, and stands in the record where it was asked for.
+    `checkpoints` gives the stage, the step and the sha256 of the weights of each checkpoint. `attribute` is the attribute
+    of a closed-book run whose questions it was trained on; it stands in the record if it was asked for.
     """
     if len(checkpoints) != len(sae.cfg.metadata.scales):
         raise MechoclError(
@@ -194,6 +195,6 @@ def save(
 
 
 def load(path: Path, *, device: str) -> Crosscoder:
-    """Open a crosscoder's folder. MechoclError for one that is damaged, or another kind of SAE."""
+    """Open a crosscoder's folder. Raises MechoclError for a damaged folder, or another kind of SAE."""
     found = dictionaries.load(path, device=device)
-    return of(found.sae, found.record)
+    return crosscoder_from(found.sae, found.record)

@@ -1,6 +1,6 @@
 """What a feature's decoder row alone says: its direct path to the logits, and the known directions that it lies near.
 
-Neither asks on which texts the feature is active; what they take from texts is the scale of the final layer norm, and the
+Neither asks on which texts the feature is active. They use texts only for the scale of the final layer norm, and for the
 means of subsets that a row is compared with.
 """
 
@@ -37,7 +37,7 @@ _CONTRASTS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirectEffect:
-    """What a unit of activation adds to the logits at its own position past all later layers, in nats.
+    """What one unit of activation adds to the logits at its own position, in nats, without any later layer.
 
     The decoder row goes through the final layer norm, whose scale is frozen at its mean over `=` of questions.
     """
@@ -45,9 +45,9 @@ class DirectEffect:
     difference: float
     """True − false logit; 0 in a text world."""
     highest: tuple[tuple[int, float], ...]
-    """Integers that it raises most, the most first, with logits less the mean of all integers."""
+    """Integers that it raises most, the largest first, with logits minus the mean over all integers."""
     lowest: tuple[tuple[int, float], ...]
-    """Those that it lowers most, the most first."""
+    """Integers that it lowers most, the lowest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +56,11 @@ class Near:
 
     name: str
     cosine: float
-    """With the feature's decoder row."""
+    """Cosine with the feature's decoder row."""
 
 
 def _in_stream(dictionary: Dictionary) -> bool:
-    """Whether its decoder rows are vectors of the residual stream."""
+    """Whether a dictionary's decoder rows are vectors of the residual stream."""
     parts = dictionary.write.split(".")
     return len(parts) == 3 and parts[2].removeprefix("hook_") in STREAM_SITES
 
@@ -73,7 +73,8 @@ def direct_effects(
     read: list[Texts],
     collect: Collect,
 ) -> list[DirectEffect] | None:
-    """Of each decoder row W; None where the dictionary writes outside the residual stream, and without questions."""
+    """Direct effect of each decoder row of W; None if the dictionary writes outside the residual stream, or there are no
+    questions."""
     asked = [one for one in read if one.kind == "question"]
     if not _in_stream(dictionary) or not asked:
         return None
@@ -85,7 +86,7 @@ def direct_effects(
     integers = entities - entities.mean(1, keepdim=True)
     most = min(INTEGERS, integers.shape[1] // 2)
     order = integers.sort(dim=1, descending=True, stable=True)
-    difference = [0.0] * len(logits)  # where each question has an answer of its own
+    difference = [0.0] * len(logits)  # for questions that each have an answer of their own
     if (fixed := task.questioning.fixed_answers(task.vocabulary)) is not None:
         difference = (logits[:, fixed[0]] - logits[:, fixed[1]]).tolist()
     return [
@@ -101,10 +102,10 @@ def direct_effects(
 def frozen_rows(
     c: Components, rows: Float[Tensor, "feature d_model"], *, stream: Float[Tensor, "example d_model"]
 ) -> Float[Tensor, "feature d_model"]:
-    """The rows as the final layer norm passes them on with its scale at its mean over these final streams.
+    """The rows after the final layer norm, with its scale frozen at its mean over these final streams.
 
-    Without its shift; the rows themselves in a model without layer norm. Times W_U they are direct contributions to
-    the logits.
+    The norm's shift is left out. In a model without layer norm the rows do not change. Multiplied by W_U they are direct
+    contributions to the logits.
     """
     norm = c.ln_final
     if norm.w is None:
@@ -124,7 +125,10 @@ def near(
     seed: int,
     probes: Mapping[str, Tensor],
 ) -> list[tuple[Near, ...]]:
-    """Cosines with the embeddings of the tags, with differences of means, and with the probes."""
+    """Cosines of each decoder row with the embeddings of the tags, with differences of means, and with the probes.
+
+    Raises MechoclError for a probe of another width.
+    """
     known: dict[str, Tensor] = {}
     if _in_stream(dictionary) and W.shape[1] == c.W_E.shape[1]:
         known |= _tags(c, task)
@@ -161,7 +165,7 @@ def _tags(c: Components, task: Task) -> dict[str, Tensor]:
 def _differences(
     task: Task, dictionary: Dictionary, read: list[Texts], collect: Collect, *, seed: int
 ) -> Mapping[str, Tensor]:
-    """Directions between the means of two subsets, of the aliases that the dictionary has seen."""
+    """Directions between the means of two subsets, over the aliases that the dictionary has seen."""
     found = {}
     seen = ~unseen_aliases(task, dictionary, share=HELD_OUT, seed=seed)
     for texts in (one for one in read if one.kind == "question"):

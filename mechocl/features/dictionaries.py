@@ -3,7 +3,7 @@
 What a run has trained lies in `RUN/saes/NAME/seed-K/`, one folder for each seed of the run:
 
     cfg.json  sae_weights.safetensors   as `sae_lens.SAE.load_from_disk` reads them
-    mechocl.json                        the weights of which checkpoint it saw, which aliases it did not see
+    mechocl.json                        which checkpoint's weights it saw, and which aliases it did not see
 """
 
 import shutil
@@ -42,7 +42,7 @@ class Dictionary:
     read: str
     """Hook point whose activations it encodes."""
     write: str
-    """Hook point that its reconstruction stands for: the same, but for a transcoder."""
+    """Hook point that its reconstruction stands for; only a transcoder reads another one."""
     record: dict[str, Any]
     """What `mechocl.json` says; {} for an SAE from elsewhere."""
 
@@ -63,13 +63,13 @@ class Dictionary:
 
     @torch.no_grad()
     def reconstruct(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
-        """What the features make of x: of the site itself, or of the transcoder's other site."""
+        """The features' reconstruction from x: of the site itself, or of the site that a transcoder writes."""
         found: Tensor = self.sae(x.to(self.sae.W_enc))
         return found.to(x)
 
 
 def path_of(run: Path, name: str, seed: int) -> Path:
-    """Where a named SAE of a run lies; a folder of SAELens's is its own place for every seed."""
+    """Where a named SAE of a run lies; the path of an SAE folder stays the same for every seed."""
     if (Path(name) / CONFIG).exists() or Path(name).is_absolute():
         return Path(name)
     return run / FOLDER / name / f"seed-{seed}"
@@ -81,36 +81,36 @@ def names(run: Path) -> list[str]:
 
 
 def find(run: Path, name: str, seed: int) -> Path:
-    """The folder of an SAE: of that name in the run, or a folder anywhere. MechoclError when there is none."""
+    """The folder of an SAE with this name in the run, or at this path. Raises MechoclError when there is none."""
     path = path_of(run, name, seed)
     if name and path.is_dir():
         return path
     if name and Path(name).is_dir():
-        return Path(name)  # whose fault `load` will tell
+        return Path(name)  # `load` will say what is wrong with it
     known = names(run)
     raise MechoclError(
-        f"{run} has no SAE {name!r} for seed {seed}, and no folder is called so; "
+        f"{run} has no SAE {name!r} for seed {seed}, and no folder has this name; "
         + (f"it has {', '.join(known)}" if known else "train one with: mechocl sae train RUN")
     )
 
 
 def sha256(run: Path, name: str, seed: int) -> str:
-    """Of the weights of an SAE: what results that it takes part in depend on. Raises as `find`, and for no weights."""
+    """Checksum of an SAE's weights, which its results depend on. Raises MechoclError where `find` does."""
     path = find(run, name, seed)
     if not (path / WEIGHTS).exists():
-        load(path, device="cpu")  # which tells what is wrong
+        load(path, device="cpu")  # it says what is wrong
     return files.sha256(path / WEIGHTS)
 
 
 def load(path: Path, *, device: str, site: str | None = None) -> Dictionary:
-    """Open an SAE folder in SAELens's format: one that was trained here, or anybody's.
+    """Open an SAE folder in SAELens's format, whether it was trained here or elsewhere.
 
     Args:
         path: the folder.
-        device: where its weights shall be.
-        site: hook point that it is wanted for; default: the one that it names itself.
+        device: device for its weights.
+        site: hook point that it is wanted for; default: the hook point that it names itself.
 
-    Raises MechoclError for a folder that is incomplete, damaged or holds pickles alone, and a site that the SAE was
+    Raises MechoclError for a folder that is incomplete, damaged or holds only pickles, and for a site that the SAE was
     not trained on.
     """
     import sae_lens
@@ -132,7 +132,7 @@ def load(path: Path, *, device: str, site: str | None = None) -> Dictionary:
     for name, digest in record.get("sha256", {}).items():
         if files.sha256(path / name) != digest:
             raise MechoclError(f"{path / name} does not match its checksum; delete {path} and train it again")
-    held, _ = files.read_tensors(weights)  # damage is named here
+    held, _ = files.read_tensors(weights)  # it says what is damaged
     _refuse_other_widths(config, held, path)
     try:
         sae = sae_lens.SAE.load_from_disk(path, device=device)
@@ -141,7 +141,7 @@ def load(path: Path, *, device: str, site: str | None = None) -> Dictionary:
     trained_on: str | None = sae.cfg.metadata.hook_name
     read = trained_on or site
     if read is None:
-        raise MechoclError(f"{path / CONFIG} does not name its hook point; say it with --site")
+        raise MechoclError(f"{path / CONFIG} does not name its hook point; name it with --site")
     if site is not None and read != site:
         raise MechoclError(
             f"{path} was trained on {trained_on}, not on {site}; leave out --site or choose another SAE"
@@ -162,10 +162,10 @@ def _refuse_other_widths(config: dict[str, Any], weights: dict[str, Tensor], pat
 
 
 def check_fits(dictionary: Dictionary, model: Transformer, task: Task) -> None:
-    """MechoclError when the model lacks the SAE's hook points or their width is another, and for a crosscoder."""
+    """Raises MechoclError when the model lacks the SAE's hook points or has another width there, and for a crosscoder."""
     if dictionary.record.get("kind") == "crosscoder":
         raise MechoclError(
-            f"the SAE of {dictionary.read} is a crosscoder, of several checkpoints; `mechocl crosscoder` searches it"
+            f"the SAE of {dictionary.read} is a crosscoder of several checkpoints; search it with `mechocl crosscoder`"
         )
     for site, width in (
         (dictionary.read, dictionary.sae.W_enc.shape[0]),
@@ -179,7 +179,7 @@ def check_fits(dictionary: Dictionary, model: Transformer, task: Task) -> None:
 
 
 def save(sae: Any, path: Path, record: dict[str, Any]) -> None:
-    """Write an SAE folder whole: the files are made beside it, then renamed into place; an old one is replaced."""
+    """Write an SAE folder as a whole: its files are made beside it, then renamed into place of any old folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as made:
         new = Path(made) / "sae"
@@ -192,6 +192,6 @@ def save(sae: Any, path: Path, record: dict[str, Any]) -> None:
 
 
 def flat(x: Tensor) -> Tensor:
-    """Activations with the heads of a site (z) side by side, as SAEs take them."""
+    """Activations with the heads of a site (z) side by side, as SAEs read them."""
     found: Tensor = rearrange(x, "example pos ... -> example pos (...)")
     return found

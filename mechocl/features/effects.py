@@ -3,17 +3,18 @@
 The activation x at the dictionary's site becomes x + (f′ − f) W_dec: only the chosen features change, and what the
 dictionary does not reconstruct stays as it was. The rest of the model runs on from there.
 
-    patch    f′ is the feature's activation in the other run of a pair that differs in the property, both ways round
+    patch    f′ is the feature's activation in the other run of a pair that differs in the property, in both directions
     ablate   f′ = 0
     clamp    f′ is the feature's mean on the examples where it is active (these two for features of tags alone)
 
-**Controls.** A control is another live feature's decoder row, scaled to the same norm, with the candidate's own activations:
-so it is active on the same questions and changes the stream by as much, in a direction that the dictionary uses for
-something else. Features that the search has found for the same property there are no controls.
+**Controls.** A control is another live feature's decoder row, scaled to the same norm, with the candidate's own
+activations. So it is active on the same questions and changes the stream by as much, in a direction that the dictionary
+uses for something else. Features that the search has found for the same property at the position cannot be controls.
 
 **The rule.** A feature is a *retrieval feature* of a property if it is selective for it on held-out aliases (q < 0.05 in
-the search), and patching it moves the answer towards that of the other run, more than 95 % of at least 20 controls do; so
-about one in twenty features that do nothing of their own passes by chance. Patching is the judge because its values occur in real questions and it asks about both directions at once.
+the search), and if patching it moves the answer towards that of the other run by more than 95 % of at least 20 controls
+do. So about one in twenty features without an effect of their own passes by chance. Patching is the judge because its
+values occur in real questions, and because it tests both directions at once.
 """
 
 import functools
@@ -49,7 +50,7 @@ _AUC: Final = "within_alias_auc"
 _NEW: Final = ("d1", "d2", "d3")
 
 LEAST_CONTROLS: Final = 20
-"""Controls without which there is no verdict."""
+"""Number of controls below which there is no verdict."""
 
 
 def effects(
@@ -58,12 +59,12 @@ def effects(
     dictionary: Dictionary,
     config: EffectsConfig,
     *,
-    found: pd.DataFrame,
+    search_rows: pd.DataFrame,
     collect: Collect,
 ) -> pd.DataFrame:
     """What changing features does to the answers about aliases that the dictionary has not seen.
 
-    `found`: the rows of the search (`search.search`) for `config.searched()`; `collect`: the model's activations.
+    `search_rows` are those of `search.search` for `config.searched()`. `collect` gives the model's activations.
 
     One row per candidate, intervention, subset and metric; the columns are `mechocl.analyses.columns.SAE_TEST`.
 
@@ -78,7 +79,7 @@ def effects(
     rows: list[dict[str, Any]] = []
     asked = _Asked(kept, config)
     reach = functools.partial(reaches, c, place_of("="))
-    for candidate in candidates(task, read, found, config, width=dictionary.width, reaches=reach):
+    for candidate in candidates(task, read, search_rows, config, width=dictionary.width, reaches=reach):
         test = _Test(
             c, asked, dictionary, place_of(candidate.position), candidate, config, collect, read, unseen
         )
@@ -89,7 +90,7 @@ def effects(
 
 
 def _places(dictionary: Dictionary) -> Any:
-    """From a position's label to the place in the residual stream that the dictionary writes at."""
+    """Function from a position's label to the place in the residual stream that the dictionary writes at."""
     parts = dictionary.write.split(".")
     site = parts[-1].removeprefix("hook_")
     if len(parts) != 3 or parts[0] != "blocks" or site not in STREAM_SITES:
@@ -126,7 +127,7 @@ class _Test:
         self.rows = self._controls((everyone > 0).any(0))
 
     def _controls(self, live: Bool[Tensor, "feature"]) -> Float[Tensor, "fit member d"]:
-        """Decoder rows: the candidate's own, then those of each control, scaled to the norms of the candidate's."""
+        """Decoder rows of the candidate, then those of each control, scaled to the norms of the candidate's rows."""
         W, own = self.dictionary.W_dec.cpu(), list(self.candidate.features)
         pool = live.clone()
         pool[own + list(self.candidate.like)] = False
@@ -134,7 +135,7 @@ class _Test:
         draws = generator(self.config.seed, "controls", *own)
         count = self.config.controls if k > 1 else min(self.config.controls, len(free))
         chosen = [free[torch.randperm(len(free), generator=draws)] for _ in range(count if k > 1 else 1)]
-        if k == 1:  # every control another feature
+        if k == 1:  # every control is another feature
             borrowed = chosen[0][:count, None]
         elif len(free) < k:
             borrowed = free.new_zeros((0, k))
@@ -146,7 +147,7 @@ class _Test:
         return rows
 
     def patches(self) -> Iterator[dict[str, Any]]:
-        """The candidate's activations exchanged between the runs of pairs that differ in the property."""
+        """Rows for exchanging the candidate's activations between the runs of pairs that differ in the property."""
         parts = list(self._pairs())
         if not parts or not (
             self.config.features or any(bool((clean != other).any()) for _, clean, other in parts)
@@ -204,9 +205,9 @@ class _Test:
             yield pairs, clean, corrupted
 
     def ablations(self) -> Iterator[dict[str, Any]]:
-        """The candidate set to 0, and to its mean where it is active, in questions about each subset of new aliases.
+        """Rows for setting the candidate to 0, and to its mean where active, in questions about unseen aliases by subset.
 
-        Of features of tags: of others there is nothing to predict that would hold for a whole subset.
+        Only features of tags are tested: for all others nothing can be predicted that would hold for a whole subset.
         """
         if self.candidate.property.group != "tag":
             return
@@ -225,13 +226,13 @@ class _Test:
                     yield self._row(intervention, short, metric, found[0].corrupted, effect, predicted, f)
 
     def _predicted(self, intervention: str) -> int:
-        """Sign of the effect on answers: of tags, tag 1 is answered better than 3, and 3 better than 2."""
+        """Predicted sign of the effect on answers, which are better for tag 1 than for 3, and better for 3 than for 2."""
         return self.candidate.sign * (1 if intervention == "clamp" else -1)
 
     def _activations(
         self, tokens: Int[Tensor, "example pos"], labels: tuple[str, ...]
     ) -> Float[Tensor, "example feature"]:
-        """Of all features at the place."""
+        """Activations of all features at the place."""
         x = flat(self.collect(tokens, [self.dictionary.read])[self.dictionary.read])
         return self.dictionary.encode(x[:, self.place.index(labels)]).cpu()
 

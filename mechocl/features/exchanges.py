@@ -1,4 +1,4 @@
-"""What a feature's tests are made on, and how exchanges both ways round add up."""
+"""The questions that a feature is tested on, and how exchanges in both directions add up."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from toy_models.task import Task
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The questions that everything is tested on, each kind made once."""
+    """The questions that all candidates are tested on; each kind is made once."""
 
     task: Task
     config: EffectsConfig
@@ -32,7 +32,7 @@ class Asked:
         return self.made[name]
 
     def questions(self, short: str) -> Pairs | None:
-        """Questions about a subset, all of an alias together; None for one that the run does not have."""
+        """Questions about a subset, those of an alias together; None for a subset that the run does not have."""
 
         def make() -> Pairs:
             subset, n = named_pairs.subset_named(self.task, short), self.config.n_questions
@@ -53,13 +53,15 @@ class Asked:
 
 
 class Exchanged:
-    """A metric over exchanges both ways round, each contrast weighted by its number of pairs."""
+    """A metric over exchanges in both directions, with each contrast weighted by its number of pairs."""
 
     def __init__(self) -> None:
         self.count = 0
         self._base = 0.0
         self._forward = self._back = 0.0  # sums of clean − corrupted
-        self._effect: Tensor = torch.zeros(())  # sum of the effects towards the clean run, minus those back
+        self._effect: Tensor = torch.zeros(
+            ()
+        )  # sum of the effects towards the clean run, minus those towards the corrupted run
 
     def add(
         self, clean: float, corrupted: float, effect: Float[Tensor, "fit"], pairs: int, *, back: bool
@@ -72,7 +74,7 @@ class Exchanged:
 
     @property
     def base(self) -> float:
-        """Mean of the untouched runs."""
+        """Mean of the metric over the unchanged runs."""
         return self._base / self.count
 
     @property

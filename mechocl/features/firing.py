@@ -1,7 +1,7 @@
 """Where the features of a dictionary are active: in which texts, and on tokens of which subset and role.
 
-All activations above 0 are read once (`fires`). Of them come a few texts of each feature (`examples`), those with its
-largest activations and some from among the others, and its means and rates by subset and role of the token (`activity`).
+All activations above 0 are read once (`fires`). From them come a few texts of each feature (`examples`), those with its
+largest activations and some with smaller ones, and its means and rates by subset and role of the token (`activity`).
 """
 
 from dataclasses import dataclass
@@ -20,10 +20,11 @@ from toy_models.subsets import SUBSETS
 from toy_models.task import Task
 
 TOP: Final = 4
-"""Questions, and definitions, with a feature's largest activations that its page shows."""
+"""Number of questions, and of definitions, with a feature's largest activations that its page shows."""
 
 QUANTILES: Final = (0.75, 0.5, 0.25)
-"""Of the questions, and definitions, on which it is active, by largest activation: one at each is shown too."""
+"""Quantiles of the questions, and of the definitions, on which a feature is active, by largest activation. One text at
+each is shown too."""
 
 _BATCH: Final = 2048
 
@@ -38,13 +39,13 @@ class Text:
     """What stands at each token: alias, %, n1 …, =; tag, entity."""
     subset: str
     tag: int
-    """0: its alias is not defined."""
+    """Define tag of its alias; 0 if the alias is not defined."""
     integer: int | None
-    """What its alias stands for in questions."""
+    """Integer that its alias stands for in questions."""
     defined_as: int | None
-    """What its alias's definition says."""
+    """Integer that its alias's definition says."""
     contains: bool | None
-    """Whether the list contains the integer; None of a definition."""
+    """Whether the list contains the integer; None for a definition."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +54,13 @@ class Example:
 
     text: Text
     activations: tuple[float, ...]
-    """At each token."""
+    """Activation at each token."""
     peak: int
-    """Token of the largest activation; the first of equal ones."""
+    """Index of the token with the largest activation, the first of equal ones."""
     rank: int
-    """1: the text of its kind with the feature's largest activation; texts of equal ones are in random order."""
+    """Rank among the texts of its kind by the feature's largest activation, from 1; equal ones are in random order."""
     quantile: float | None
-    """Where it is among the texts of its kind with an activation (0.5: the median); None of the top examples."""
+    """Quantile among the texts of its kind with an activation (0.5 is the median); None for the top examples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,7 @@ class Activity:
     subsets: tuple[str, ...]
     roles: tuple[str, ...]
     mean: tuple[tuple[float, ...], ...]
-    """Mean activation of the tokens of a subset (row) and a role (column), those where it is 0 too."""
+    """Mean activation over all tokens of a subset (row) and a role (column), including those where it is 0."""
     rate: tuple[tuple[float, ...], ...]
     """Share of these tokens on which the feature is active."""
 
@@ -101,7 +102,7 @@ def fires(dictionary: Dictionary, read: list[Texts], collect: Collect) -> Fires:
 
 
 def examples(task: Task, read: list[Texts], fires: Fires, *, seed: int) -> dict[int, tuple[Example, ...]]:
-    """Each feature's top examples, and those at the quantiles."""
+    """Each feature's top examples, and its examples at the quantiles."""
     texts = [text for one in read for text in _texts(task, one)]
     kind = np.repeat(np.arange(len(read)), [len(one) for one in read])
     # the largest activation of each feature on each text; then each feature's texts of a kind, the largest first
@@ -176,7 +177,7 @@ class AllActivity:
 
 
 def activity(read: list[Texts], fires: Fires, width: int) -> list[AllActivity]:
-    """Means and rates of all features by subset and role, of each kind of texts; `width`: how many features there are."""
+    """Means and rates of all features by subset and role, for each kind of texts; `width` is the number of features."""
     found, before = [], 0
     for texts in read:
         roles, role = _roles(texts)
@@ -198,18 +199,18 @@ def activity(read: list[Texts], fires: Fires, width: int) -> list[AllActivity]:
 
 
 def _roles(read: Texts) -> tuple[tuple[str, ...], Int[np.ndarray, " pos"]]:
-    """Names of the roles in their order, and which of them each position has."""
+    """Names of the roles in their order, and the index of each position's role."""
     firsts = properties.role_names(read)  # the tokens of a role stand together
     names = tuple(firsts.values())
     return names, np.cumsum([label in firsts for label in read.labels]) - 1
 
 
-def feature_activity(one: AllActivity, feature: int) -> Activity:
+def feature_activity(activities: AllActivity, feature: int) -> Activity:
     """The activity of one of the features."""
     return Activity(
-        kind=one.kind,
-        subsets=one.subsets,
-        roles=one.roles,
-        mean=tuple(map(tuple, one.mean[feature].tolist())),
-        rate=tuple(map(tuple, one.rate[feature].tolist())),
+        kind=activities.kind,
+        subsets=activities.subsets,
+        roles=activities.roles,
+        mean=tuple(map(tuple, activities.mean[feature].tolist())),
+        rate=tuple(map(tuple, activities.rate[feature].tolist())),
     )

@@ -1,4 +1,4 @@
-"""Everything that is known of each feature of a dictionary: where it is active, what it stands for, what it does.
+"""Everything that is known about each feature of a dictionary: where it is active, what it stands for, what it does.
 
 A page puts together the texts on which a feature is active (`firing`), what the search (`search`) and the causal test
 (`effects`) have found, and what its decoder row alone says (`decoder_rows`).
@@ -24,12 +24,12 @@ from mechocl.runs.activation_cache import Collect
 from toy_models.task import Task
 
 MEANINGS: Final = 12
-"""Properties of a feature that are listed."""
+"""Number of properties of a feature that are listed, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meaning:
-    """A property that the feature is selective for (q < 0.05 in the search), at the position where it tells most of it."""
+    """A property that the feature is selective for (q < 0.05 in the search), at its most informative position."""
 
     property: str
     text: str
@@ -37,7 +37,7 @@ class Meaning:
     also: tuple[str, ...]
     """Other positions of these texts where it is selective for the property with the same sign."""
     sign: int
-    """+1: active on the property's examples; −1: on the others."""
+    """+1: active on the property's examples; −1: active on the examples without it."""
     auc: float
     mutual_information: float
     """In bits."""
@@ -46,18 +46,18 @@ class Meaning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patch:
-    """The feature's activation exchanged between two runs; see `effects`."""
+    """What exchanging the feature's activation between two runs does; see `effects`."""
 
     property: str
     position: str
     features: tuple[int, ...]
-    """All that were changed together."""
+    """All features that were changed together."""
     effect: float
-    """Of the logit difference, in nats, towards the other run."""
+    """Effect on the logit difference, in nats, positive towards the other run."""
     share: float | None
-    """Of what exchanging everything at the position does."""
+    """Effect as a share of what exchanging everything at the position does."""
     control_95: float | None
-    """What 95 % of matched random features stay below."""
+    """Effect that 95 % of matched random features stay below."""
     beats: float | None
     """Share of these features with a smaller effect."""
     retrieval: bool
@@ -65,7 +65,7 @@ class Patch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """The feature alone set to 0 (ablate) or to its mean where active (clamp) in questions about a subset; see `effects`."""
+    """What setting the feature alone to 0 (ablate) or to its mean where active (clamp) does to a subset; see `effects`."""
 
     intervention: str
     position: str
@@ -74,7 +74,7 @@ class Change:
     """`logit_difference` (nats, right − wrong answer) or `within_alias_auc`."""
     effect: float
     predicted: int
-    """Sign that the property predicts; 0: none, and the controls are compared in size."""
+    """Sign that the property predicts; 0 if it predicts none, so that effects and controls are compared in size."""
     control_95: float | None
     beats: float | None
 
@@ -89,23 +89,23 @@ class FeaturePage:
     mean: float
     """Mean activation where it is active."""
     norm: float
-    """Of its decoder row."""
+    """Norm of its decoder row."""
     examples: tuple[Example, ...]
-    """Questions, then definitions: top examples, then those at the quantiles; no text twice."""
+    """Questions, then definitions; in each the top examples, then those at the quantiles. No text comes twice."""
     activity: tuple[Activity, ...]
-    """Of questions and of definitions."""
+    """Activity in questions and in definitions."""
     direct: DirectEffect | None
     """None where the dictionary writes at a site outside the residual stream."""
     near: tuple[Near, ...]
-    """The largest |cosine| first."""
+    """Known directions near its decoder row, with the largest |cosine| first."""
     chance_cosine: float
-    """What |cosine| of 95 % of random directions stays below: 1.96 / √d."""
+    """Value that |cosine| of 95 % of random directions stays below, 1.96 / √d."""
     meanings: tuple[Meaning, ...]
-    """The most information first, at most 12."""
+    """Properties with the most information first, at most 12."""
     tested: bool
-    """Whether there was a causal test, be it of other features."""
+    """Whether there was a causal test, even if only of other features."""
     patches: tuple[Patch, ...]
-    """Those of the feature alone come first, retrieval before others, large effects before small."""
+    """Patches of the feature alone come first, then those with retrieval, then large effects before small ones."""
     changes: tuple[Change, ...]
 
     @property
@@ -119,24 +119,24 @@ def pages(
     task: Task,
     dictionary: Dictionary,
     *,
-    found: pd.DataFrame,
+    search_rows: pd.DataFrame,
     tested: pd.DataFrame | None,
     collect: Collect,
     seed: int,
     probes: Mapping[str, Float[Tensor, " d"]] | None = None,
 ) -> list[FeaturePage]:
-    """A page of every feature that is active in a question or definition of `properties.texts`, by number.
+    """A page for every feature that is active in a question or definition of `properties.texts`, by number.
 
     Args:
         model: the model of the dictionary.
-        task: whose texts are shown.
+        task: task whose texts are shown.
         dictionary: a sparse autoencoder or transcoder.
-        found: rows of `search.search`.
-        tested: rows of `effects.effects`; None: there was no causal test.
-        collect: the model's activations.
-        seed: of the search: draws the texts, the held-out aliases where the dictionary does not name them, and the
+        search_rows: rows of `search.search`.
+        tested: rows of `effects.effects`; None if there was no causal test.
+        collect: gives the model's activations.
+        seed: seed of the search. It draws the texts, the held-out aliases if the dictionary does not name them, and the
             order of equal activations.
-        probes: directions of probes at the dictionary's site, of its width.
+        probes: directions of probes at the dictionary's site, of the same width.
 
     Raises MechoclError for a dictionary of another model, a probe of another width, and where `take_apart` does.
     """
@@ -149,7 +149,7 @@ def pages(
     near = decoder_rows.near(c, task, dictionary, W, read, collect, seed=seed, probes=probes or {})
     examples = firing.examples(task, read, fires, seed=seed)
     activity = firing.activity(read, fires, dictionary.width)
-    meanings, causal = _meanings(found), _causal(tested)
+    meanings, causal = _meanings(search_rows), _causal(tested)
     tokens = sum(one.tokens.numel() for one in read)
     count = np.bincount(fires.feature, minlength=dictionary.width)
     total = np.bincount(fires.feature, weights=fires.value, minlength=dictionary.width)
@@ -177,12 +177,12 @@ def pages(
 # ------------------------------------------------------------------------- what was found and tested
 
 
-def _meanings(found: pd.DataFrame) -> dict[int, tuple[Meaning, ...]]:
-    """The properties of each feature, those that it tells most of first, each at its best position.
+def _meanings(search_rows: pd.DataFrame) -> dict[int, tuple[Meaning, ...]]:
+    """The properties of each feature, each at its best position, with the most informative first.
 
-    The order is that of the information and not of the AUC, which a property of a few examples soon has near 1.
+    The order is that of the information and not of the AUC, which is easily near 1 for a property of few examples.
     """
-    sure = found[found["what"].isin(["feature", "conjunction"]) & (found["q"] < ALPHA)]
+    sure = search_rows[search_rows["what"].isin(["feature", "conjunction"]) & (search_rows["q"] < ALPHA)]
     sure = sure.sort_values(["mutual_information", "q"], ascending=[False, True], kind="stable")
     merged: dict[int, dict[tuple[str, str, int], list[dict[Any, Any]]]] = {}
     for row in sure.to_dict("records"):

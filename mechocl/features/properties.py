@@ -1,6 +1,6 @@
-"""What a feature may stand for: everything that the task's table says of a text, as yes/no properties.
+"""What a feature may stand for: everything that the task's table says about a text, as yes/no properties.
 
-Each property compares two kinds of examples and leaves the others out. The unit is the alias: of every alias there is
+Each property compares two kinds of examples and leaves all further ones out. The unit is the alias: every alias has
 one question and one definition, so that examples are independent of each other.
 """
 
@@ -53,21 +53,21 @@ class Property:
     group: str
     """One of `GROUPS`."""
     positive: Bool[np.ndarray, " example"]
-    of: Bool[np.ndarray, " example"]
+    compared: Bool[np.ndarray, " example"]
     """Examples that are compared."""
     entity: int | None = None
-    """Value of the table's `entity` that it is about; None for a property of another kind."""
+    """Value of the table's `entity` that the property is about; None for a property of another kind."""
     pairs: tuple[str, ...] = ()
-    """Contrasts whose clean and corrupted run differ in it (`contrasts.pairs_named`), for the causal test."""
+    """Contrasts whose clean and corrupted run differ in it (`named_pairs.pairs_named`), for the causal test."""
 
     def enough(self, among: Bool[np.ndarray, " example"]) -> bool:
-        """Whether there are enough of both kinds among some examples."""
-        at = self.of & among
+        """Whether there are enough examples of both kinds among the given ones."""
+        at = self.compared & among
         return bool(min((at & self.positive).sum(), (at & ~self.positive).sum()) >= LEAST)
 
 
 def texts(task: Task, *, seed: int) -> list[Texts]:
-    """A question about each alias, half of them with its integer in the list, and its definition, where it has one."""
+    """A question about each alias, half of them with its integer in the list, and its definition, if it has one."""
     found = []
     draws = generator(seed, "feature texts")
     table = task.table
@@ -78,7 +78,7 @@ def texts(task: Task, *, seed: int) -> list[Texts]:
     }
     for kind, rows in kinds.items():
         order = rows[torch.randperm(len(rows), generator=draws).numpy()]
-        if kind == "question":  # aliases take turns in the answer that is wanted of their question
+        if kind == "question":  # aliases take turns in the wanted answer of their question
             aliases = np.unique(table["alias"].to_numpy()[order])
             wanted = np.zeros(int(aliases.max(initial=0)) + 1, dtype=bool)
             wanted[aliases[torch.randperm(len(aliases), generator=draws).numpy()[::2]]] = True
@@ -107,20 +107,20 @@ def texts(task: Task, *, seed: int) -> list[Texts]:
 
 
 def text_properties(task: Task, read: Texts) -> list[Property]:
-    """The properties of the texts, but for those of which there are too few examples."""
+    """The properties of the texts, except for those with too few examples."""
     everyone = _everyone(read)
     return [one for one in _all(task, read) if one.enough(everyone)]
 
 
 def token_properties(task: Task, read: Texts, position: str) -> list[Property]:
-    """Which integer stands at a position, where integers do."""
+    """Properties that say which integer stands at a position, if it is a position of integers."""
     if position != "entity" and _role(position) != "list":
         return []
     first, last = task.vocabulary.integers
     here = read.tokens[:, read.labels.index(position)].numpy() - first
     everyone = _everyone(read)
     found = [
-        Property(name=f"token {integer}", group="token", positive=here == integer, of=everyone)
+        Property(name=f"token {integer}", group="token", positive=here == integer, compared=everyone)
         for integer in range(last - first)
     ]
     return [one for one in found if one.enough(everyone)]
@@ -143,7 +143,7 @@ def _between(
         name=name,
         group=group,
         positive=np.isin(subset, yes),
-        of=np.isin(subset, [*yes, *no]),
+        compared=np.isin(subset, [*yes, *no]),
         pairs=pairs if read.kind == "question" else (),
     )
 
@@ -157,12 +157,12 @@ def _tag_properties(read: Texts) -> Iterator[Property]:
     ):
         yield _between(read, name, [yes], [no], group="tag", pairs=(f"{yes}-to-{no}",))
     tag = read.table["tag"].to_numpy(copy=True)
-    yield Property(name="tag 1, not 2", group="tag", positive=tag == 1, of=np.isin(tag, [1, 2]))
-    yield Property(name="defined alias", group="tag", positive=tag > 0, of=_everyone(read))
+    yield Property(name="tag 1, not 2", group="tag", positive=tag == 1, compared=np.isin(tag, [1, 2]))
+    yield Property(name="defined alias", group="tag", positive=tag > 0, compared=_everyone(read))
 
 
 def _answer_properties(task: Task, read: Texts) -> Iterator[Property]:
-    """Of questions that have a list: whether it contains the integer, and whether the answer is true."""
+    """For questions with a list: whether it contains the integer, and whether the answer is true."""
     entity = read.table["entity"].to_numpy(copy=True)
     contains = task.questioning.contains(task.vocabulary, read.tokens, entity)
     if read.kind != "question" or not contains.any():
@@ -172,16 +172,16 @@ def _answer_properties(task: Task, read: Texts) -> Iterator[Property]:
         name="list contains the integer",
         group="contains",
         positive=contains,
-        of=_everyone(read),
+        compared=_everyone(read),
         pairs=tuple(f"{name}-with-to-without" for name in _present(read) if name in asked),
     )
     answer = read.table["answer"].to_numpy()
     if (answer != contains).any():
-        yield Property(name="answer true", group="answer", positive=answer, of=_everyone(read))
+        yield Property(name="answer true", group="answer", positive=answer, compared=_everyone(read))
 
 
 def _entity_properties(task: Task, read: Texts) -> Iterator[Property]:
-    """Which entity the alias stands for; of numbers also whether it is low or high, and whether it is odd."""
+    """Which entity the alias stands for; for numbers also whether it is low or high, and whether it is odd."""
     entity = read.table["entity"].to_numpy(copy=True)
     known, others = entity >= 0, _others(task, read)
     top = _entities(read)
@@ -190,7 +190,7 @@ def _entity_properties(task: Task, read: Texts) -> Iterator[Property]:
             name=task.questioning.entity_name(task.vocabulary, integer),
             group="integer",
             positive=entity == integer,
-            of=known,
+            compared=known,
             entity=integer,
             pairs=others,
         )
@@ -198,13 +198,15 @@ def _entity_properties(task: Task, read: Texts) -> Iterator[Property]:
         third = top / 3
         for i, words in enumerate(("lowest", "middle", "highest")):
             inside = (entity >= i * third) & (entity < (i + 1) * third)
-            yield Property(name=f"{words} third of the integers", group="range", positive=inside, of=known)
-        yield Property(name="odd integer", group="range", positive=entity % 2 == 1, of=known)
+            yield Property(
+                name=f"{words} third of the integers", group="range", positive=inside, compared=known
+            )
+        yield Property(name="odd integer", group="range", positive=entity % 2 == 1, compared=known)
 
 
 def _subset_properties(read: Texts) -> Iterator[Property]:
     stage, present = read.table["stage"].to_numpy(), _present(read)
-    yield Property(name="stage 2, not 1", group="stage", positive=stage == 2, of=stage > 0)
+    yield Property(name="stage 2, not 1", group="stage", positive=stage == 2, compared=stage > 0)
     for name in present:
         others = [other for other in present if other != name]
         yield _between(read, f"subset {name}", [name], others, group="subset")
@@ -219,7 +221,7 @@ def _wrong_definition_properties(task: Task, read: Texts) -> Iterator[Property]:
             name=f"defined as {name}, but is not",
             group="defined as",
             positive=defined == integer,
-            of=wrong,
+            compared=wrong,
         )
 
 
@@ -254,7 +256,7 @@ def _asked(task: Task) -> set[str]:
 def roles(read: Texts, position: str, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """A random position of each example, and whether it is the given one or another of the same role.
 
-    The property *role*: one token of each alias, so that examples stay independent.
+    The property *role* takes one token of each alias, so that examples stay independent.
     """
     role = np.array([_role(label) for label in read.labels])
     n = len(read)

@@ -1,7 +1,7 @@
 """How good a dictionary is, on aliases that it has not seen.
 
-An SAE that keeps the loss and loses the retrieval is useless here, so the within-alias AUC is measured beside the
-loss while the reconstruction stands in the place of the activation.
+An SAE that keeps the loss but not the retrieval is useless here. So the within-alias AUC is measured beside the
+loss, with the reconstruction in the place of the activation.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ from mechocl.models.seam import Transformer
 from toy_models.task import ROLES, Task
 
 FOUND_AGAIN: Final = 0.9
-"""Cosine of two decoder rows from which on they are the same feature."""
+"""Cosine of two decoder rows above which they count as the same feature."""
 
 _LEAST_KNOWN: Final = 0.55
-"""Within-alias AUC that a subset must have for a share of it to be recovered."""
+"""Within-alias AUC that a subset must have for a recovered share."""
 
 
 def judge(
@@ -39,9 +39,9 @@ def judge(
     share: float,
     seed: int,
 ) -> pd.DataFrame:
-    """Measures of one dictionary. `others`: those of the same kind from other initial weights.
+    """Measures of one dictionary. `others` are dictionaries of the same kind from other initial weights.
 
-    `share` and `seed` draw the held-out aliases, where the dictionary does not say which it has not seen.
+    `share` and `seed` draw the held-out aliases if the dictionary does not say which it has not seen.
 
     Rows: `measure`, `part`, `value`.
 
@@ -56,7 +56,7 @@ def judge(
         auc_recovered       (spliced − ½) / (clean − ½), where clean is at least 0.55
         found_again         share of its live features that another dictionary has too: cosine > 0.9 of the decoder rows
 
-    All but `dead` and `found_again` are of the held-out aliases.
+    All measures except `dead` and `found_again` are of the held-out aliases.
     """
     check_fits(dictionary, model, task)
     unseen = about_aliases(task, unseen_aliases(task, dictionary, share=share, seed=seed))
@@ -70,19 +70,21 @@ def judge(
     live = dictionary.W_dec[fires.to(dictionary.W_dec.device)]
     for name, other in others.items():
         if other.W_dec.shape[1] != live.shape[1]:
-            raise MechoclError(f"{name} has another width than the SAE that it is compared with")
+            raise MechoclError(
+                f"{name} has another width than the SAE that it is compared with; name SAEs of equal width"
+            )
         rows.append(("found_again", name, found_again(live, other.W_dec)))
     return pd.DataFrame(rows, columns=["measure", "part", "value"])
 
 
 def unseen_aliases(task: Task, dictionary: Dictionary, *, share: float, seed: int) -> np.ndarray:
-    """Which aliases a dictionary has not seen, by alias; of one from elsewhere, a random share (it may have seen all)."""
+    """Whether a dictionary has not seen each alias; for an SAE from elsewhere, a random share (it may have seen all)."""
     record = dictionary.record
     return held_out(task, record.get("held_out", share), seed=record.get("seed", seed))
 
 
 def found_again(rows: Float[Tensor, "feature d"], others: Float[Tensor, "other d"]) -> float:
-    """Share of the decoder rows that have one among the others with a cosine above 0.9. NaN of no rows."""
+    """Share of the decoder rows that have a cosine above 0.9 with one of `others`; NaN if there are no rows."""
     return float((cosines(rows, others).amax(1) > FOUND_AGAIN).float().mean()) if len(rows) else float("nan")
 
 
@@ -94,7 +96,7 @@ def cosines(a: Float[Tensor, "feature d"], b: Float[Tensor, "other d"]) -> Float
 
 @contextlib.contextmanager
 def replaced(model: Transformer, dictionary: Dictionary, *, by_zeros: bool = False) -> Iterator[None]:
-    """Within the block the reconstruction (or zeros) stands at every token in the place of the activation."""
+    """Within the block, the reconstruction (or zeros) stands in the place of the activation at every token."""
     read: dict[str, Tensor] = {}
 
     def keep(x: Tensor, hook: Any) -> None:
@@ -115,7 +117,7 @@ def replaced(model: Transformer, dictionary: Dictionary, *, by_zeros: bool = Fal
 def _reconstruction(
     model: Transformer, task: Task, dictionary: Dictionary, rows: list[tuple[str, str, float]]
 ) -> Tensor:
-    """Appends explained variance and L0; which features were active."""
+    """Append explained variance and L0 to `rows`; return which features were active."""
     chosen = torch.from_numpy(
         np.flatnonzero((task.table["split"] == "test") | (task.table["kind"] == "definition"))
     )

@@ -1,6 +1,6 @@
 """Which features stand for what: every feature against every property of the task.
 
-The choice is made on the aliases that the dictionary was trained on, and judged on the aliases that neither has seen.
+Features are chosen on the aliases that the dictionary was trained on, and judged on aliases that were used for neither.
 """
 
 import itertools
@@ -25,10 +25,10 @@ from mechocl.runs.activation_cache import Collect
 from toy_models.task import Task
 
 _CONJOINED: Final = ("tag", "contains", "answer", "range", "stage")
-"""Groups of properties of which conjunctions are searched: yes/no properties of many examples."""
+"""Groups of properties whose conjunctions are searched: yes/no properties of many examples."""
 
 _FIRES: Final = 3
-"""Examples of the choice on which a feature must be active at a position to be looked at there."""
+"""Number of choosing examples on which a feature must be active at a position to be looked at there."""
 
 _IN_SETS: Final = ("tag", "contains", "answer", "stage")
 """Groups of properties that sets of features are chosen for."""
@@ -37,7 +37,7 @@ _ALPHA: Final = 10.0
 """Strength of the ridge of the probes, for standardised inputs."""
 
 _EXPECTED: Final = 5
-"""Examples of the rarer kind that must be expected to be active for the normal approximation to hold."""
+"""Number of examples of the rarer kind that must be expected to be active for the normal approximation to hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,19 +45,19 @@ class SearchConfig:
     """What is searched, and how much of it is kept."""
 
     sae: tyro.conf.Suppress[str] = ""
-    """Name of an SAE of the run, or an SAE folder of SAELens's."""
+    """Name of an SAE of the run, or an SAE folder in SAELens's format."""
     site: str = ""
     """Hook point of an SAE that does not name its own."""
     group: tuple[str, ...] = ()
     """Groups of properties: tag, contains, answer, integer, range, stage, subset, defined as, token, role; default: all."""
     best: int = 3
-    """Features of each property and position that are judged, those that are best where they are chosen."""
+    """Features that are judged for each property and position, the best ones on the aliases that choose."""
     sets: tuple[int, ...] = (1, 2, 4, 8, 16)
     """Sizes of the sets of features that predict a property together."""
     held_out: float = HELD_OUT
-    """Share of the aliases that judge, for an SAE that does not say which it has not seen."""
+    """Share of the aliases that judge, for an SAE that does not say which aliases it has not seen."""
     seed: int = 0
-    """Draws the texts, and the aliases that judge where the SAE does not say."""
+    """Draws the texts, and the aliases that judge if the SAE does not say which aliases it has not seen."""
 
     def __post_init__(self) -> None:
         if unknown := set(self.group) - set(GROUPS):
@@ -73,14 +73,14 @@ def search(task: Task, dictionary: Dictionary, config: SearchConfig, *, collect:
 
     Rows, by `what`:
 
-        feature      one feature for one property: the best where it is chosen
+        feature      one feature for one property, the best on the aliases that choose
         conjunction  one feature for two properties: examples of both against those of the first alone, and against
-                     those of the second alone; the worse of the two
+                     those of the second alone; the worse result counts
         set          `k` features together, chosen by orthogonal matching pursuit, for a ridge probe
 
     The columns are `mechocl.analyses.columns.SAE_SEARCH`.
 
-    Single features come first, the surest before. Raises MechoclError for a property that no example has.
+    Single features come first, the surest ones at the top. Raises MechoclError when no property has enough aliases.
     """
     rows: list[dict[str, Any]] = []
     asked = config.group or GROUPS
@@ -93,7 +93,7 @@ def search(task: Task, dictionary: Dictionary, config: SearchConfig, *, collect:
         for i, position in enumerate(read.labels):
             where = {"text": read.kind, "position": position}
             alive = _alive(f[~judge, i])
-            if len(alive) == 0:  # or every text has the same activations there: = at the embedding
+            if len(alive) == 0:  # also when every text has the same activations, as with = at the embedding
                 continue
             here = f[:, i, alive]
             found = [*of_all, *properties.token_properties(task, read, position)]
@@ -128,7 +128,7 @@ def _sorted(table: pd.DataFrame) -> pd.DataFrame:
 def aucs(
     f: Float[np.ndarray, "example feature"], positive: Bool[np.ndarray, " example"]
 ) -> Float[np.ndarray, " feature"]:
-    """Area under the ROC curve of every column: how often a positive example has the larger value, ties half."""
+    """Area under the ROC curve of every column: how often a positive example has the larger value; ties count half."""
     ranks = stats.rankdata(f, axis=0)
     n = positive.sum()
     found: np.ndarray = (ranks[positive].sum(0) - n * (n + 1) / 2) / (n * (len(positive) - n))
@@ -138,7 +138,10 @@ def aucs(
 def mutual_information(
     f: Float[np.ndarray, "example feature"], positive: Bool[np.ndarray, " example"]
 ) -> Float[np.ndarray, " feature"]:
-    """In bits, of activations (off, lower half, upper half of what a column has) with a property; plug-in estimate."""
+    """Mutual information, in bits, of activations (off, lower half, upper half of a column) and a property.
+
+    It is the plug-in estimate.
+    """
     on = f > 0
     median = np.nanmedian(np.where(on.any(0), np.where(on, f, np.nan), 0.0), axis=0)
     binned = on.astype(int) + (on & (f > median))
@@ -156,24 +159,24 @@ def _features(
 ) -> list[dict[str, Any]]:
     """The best features of each property. Properties of the same examples share their ranks."""
     rows = []
-    for of in {p.of.tobytes(): p.of for p in found}.values():
-        at = of & ~judge
+    for examples in {p.compared.tobytes(): p.compared for p in found}.values():
+        at = examples & ~judge
         ranks = stats.rankdata(f[at], axis=0)
         for p in found:
-            if not np.array_equal(p.of, of):
+            if not np.array_equal(p.compared, examples):
                 continue
             positive = p.positive[at]
             n = positive.sum()
             auc = (ranks[positive].sum(0) - n * (n + 1) / 2) / (n * (len(positive) - n))
             base = {"what": "feature", "property": p.name, "group": p.group}
-            rows += [base | row for row in _judged(auc, f, alive, p.positive, of & judge, config.best)]
+            rows += [base | row for row in _judged(auc, f, alive, p.positive, examples & judge, config.best)]
     return rows
 
 
 def _judged(
     auc: np.ndarray, f: np.ndarray, alive: np.ndarray, positive: np.ndarray, judge: np.ndarray, best: int
 ) -> list[dict[str, Any]]:
-    """Rows of the features with the most extreme AUC where they are chosen, judged on other aliases."""
+    """Rows of the features with the most extreme AUC on the aliases that choose, judged on other aliases."""
     chosen = np.argsort(-np.abs(auc - 0.5), kind="stable")[:best]
     value, yes = f[judge][:, chosen], positive[judge]
     sign = np.where(auc[chosen] >= 0.5, 1, -1)
@@ -198,11 +201,11 @@ def _judged(
 def significance(
     f: Float[np.ndarray, "example feature"], positive: Bool[np.ndarray, " example"]
 ) -> tuple[Float[np.ndarray, " feature"], Float[np.ndarray, " feature"]]:
-    """AUC of every column, and how likely one as large is by chance: Mann–Whitney, one-sided.
+    """AUC of every column, and the probability of one as large by chance: a one-sided Mann–Whitney test.
 
-    Its normal approximation fails where few of the rarer examples can differ from the rest. Where fewer than 5 of them are
-    expected to, Fisher's exact test of *active* with the property takes its place for a column that is mostly off, and
-    the exact distribution for one without ties.
+    Its normal approximation fails if few of the rarer examples can differ from the rest. If fewer than 5 of them are
+    expected to differ, it is replaced: by Fisher's exact test of *active* with the property for a column that is mostly
+    off, and by the exact distribution for a column without ties.
     """
     test = stats.mannwhitneyu(f[positive], f[~positive], axis=0, alternative="greater", method="asymptotic")
     p = np.where(np.isfinite(test.pvalue), test.pvalue, 1.0)
@@ -224,15 +227,17 @@ def _conjunctions(
 ) -> list[dict[str, Any]]:
     """Features that tell examples of two properties from those of the first alone, and from those of the second alone.
 
-    AUC and p are the worse ones of the two comparisons: a feature of one property alone has ½ in one of them.
+    AUC and p are the worse ones of the two comparisons: a feature of one property alone has an AUC of ½ in one of them.
     """
     rows = []
     usable = [p for p in found if p.group in _CONJOINED]
     for a, b in itertools.combinations(usable, 2):
-        of, both = a.of & b.of, a.positive & b.positive
-        alone = [of & one.positive for one in (a, b)]
-        p = Property(name=f"{a.name} & {b.name}", group=f"{a.group} & {b.group}", positive=both, of=of)
-        sides = [Property(name="", group="", positive=both, of=one) for one in alone]
+        examples, both = a.compared & b.compared, a.positive & b.positive
+        alone = [examples & one.positive for one in (a, b)]
+        p = Property(
+            name=f"{a.name} & {b.name}", group=f"{a.group} & {b.group}", positive=both, compared=examples
+        )
+        sides = [Property(name="", group="", positive=both, compared=one) for one in alone]
         if a.group == b.group or not all(p.enough(part) for p in sides for part in (judge, ~judge)):
             continue
         auc = np.minimum(*(aucs(f[one & ~judge], both[one & ~judge]) for one in alone))
@@ -243,8 +248,8 @@ def _conjunctions(
             _judged(auc[best], f[:, best], alive[best], both, one & judge, 1)[0] for one in alone
         )
         worse = first if first["auc"] <= second["auc"] else second
-        row = worse | {"p": max(first["p"], second["p"]), "positive": int((both & of & judge).sum())}
-        row |= {"negative": int((of & judge & (alone[0] ^ alone[1])).sum())}
+        row = worse | {"p": max(first["p"], second["p"]), "positive": int((both & examples & judge).sum())}
+        row |= {"negative": int((examples & judge & (alone[0] ^ alone[1])).sum())}
         rows.append({"what": "conjunction", "property": p.name, "group": p.group} | row)
     return rows
 
@@ -257,12 +262,12 @@ def _sets(
     x: np.ndarray,
     config: SearchConfig,
 ) -> list[dict[str, Any]]:
-    """How well k features predict a property, beside all of them and the site's own activations."""
+    """How well k features predict a property, beside all features and the site's own activations."""
     rows = []
     for p in found:
         if p.group not in _IN_SETS:
             continue
-        train, test = p.of & ~judge, p.of & judge
+        train, test = p.compared & ~judge, p.compared & judge
         base = {
             "what": "set",
             "property": p.name,
@@ -286,12 +291,14 @@ def pursued(
 ) -> Int[np.ndarray, " k"]:
     """Columns in the order in which orthogonal matching pursuit takes them to fit the property; at most `most`.
 
-    Pati et al. 1993; scikit-learn's. The first one is the column with the largest correlation.
+    The algorithm is scikit-learn's (Pati et al. 1993). The first one is the column with the largest correlation.
     """
     z = f - f.mean(0)
     z /= np.maximum(np.linalg.norm(z, axis=0), 1e-12)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # columns may depend on each other: it stops there
+        warnings.simplefilter(
+            "ignore", RuntimeWarning
+        )  # it stops with a warning when columns depend on each other
         path = orthogonal_mp(
             z, positive - positive.mean(), n_nonzero_coefs=min(most, *z.shape), return_path=True
         )
@@ -304,7 +311,7 @@ def pursued(
 
 
 def _probe(x: np.ndarray, positive: np.ndarray, train: np.ndarray, test: np.ndarray) -> dict[str, float]:
-    """AUC of a ridge probe on the examples that it was fitted on, and on the others, with p."""
+    """AUC of a ridge probe on the examples that it was fitted on, and AUC and p on the test examples."""
     scale = x[train].std(0)
     z = (x - x[train].mean(0)) / np.where(scale > 1e-9, scale, 1.0)
     score = Ridge(alpha=_ALPHA).fit(z[train], positive[train].astype(float)).predict(z)[:, None]
@@ -314,13 +321,13 @@ def _probe(x: np.ndarray, positive: np.ndarray, train: np.ndarray, test: np.ndar
 
 
 def _alive(f: Float[np.ndarray, "example feature"]) -> Int[np.ndarray, " alive"]:
-    """Features that are active on some of the examples, and not on all of them alike."""
+    """Features that are active on enough of the examples, and not equally on all of them."""
     found: np.ndarray = np.flatnonzero(((f > 0).sum(0) >= _FIRES) & (np.ptp(f, axis=0) > 0))
     return found
 
 
 def _roles(read: Texts, f: np.ndarray, judge: np.ndarray, config: SearchConfig) -> list[dict[str, Any]]:
-    """Features of a position's role, against the other roles of the same texts."""
+    """Rows of features for a position's role, compared with the other roles of the same texts."""
     rows = []
     for position, role in properties.role_names(read).items():
         at, positive = properties.roles(read, position, seed=config.seed)

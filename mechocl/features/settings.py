@@ -10,7 +10,7 @@ Architecture = Literal["topk", "batchtopk", "jumprelu", "matryoshka", "transcode
 
 
 HELD_OUT: Final = 0.34
-"""Share of the aliases that a dictionary is kept from, and a search from its choice where the dictionary does not say."""
+"""Share of the aliases that a dictionary does not see. If it does not say which, a search keeps as many from its choice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,25 +20,25 @@ class TrainingConfig:
     site: tuple[str, ...] = ("blocks.0.hook_resid_pre",)
     """Hook points, each with dictionaries of its own; for a transcoder the MLPs' outputs (blocks.0.hook_mlp_out)."""
     width: tuple[int, ...] = (1024,)
-    """Features; of several widths each has a dictionary."""
+    """Number of features; each of several widths has a dictionary of its own."""
     k: int = 16
-    """Features that are active on a token: exactly (topk) or on average (the others)."""
+    """Features that are active on a token: exactly (topk) or on average (all other architectures)."""
     architecture: Architecture = "topk"
-    """topk, batchtopk, jumprelu, matryoshka: SAELens's; transcoder: from an MLP's input to its output, batchtopk."""
+    """topk, batchtopk, jumprelu and matryoshka are SAELens's; transcoder is batchtopk from an MLP's input to its output."""
     sae_seeds: int = 1
-    """Dictionaries of each kind from other initial weights: how stable they are."""
+    """Dictionaries of each kind from different initial weights, which show how stable they are."""
     activations: int = 400_000
-    """Activations (tokens) that each is trained on."""
+    """Activations (tokens) that each dictionary is trained on."""
     batch_size: int = 1024
-    """Activations of a step."""
+    """Activations in each step."""
     learning_rate: float = 3e-3
-    """Adam's, without warm-up; it falls to 0 over the last fifth."""
+    """Learning rate of Adam, without warm-up; it falls to 0 over the last fifth of the training."""
     held_out: float = HELD_OUT
-    """Share of each subset's aliases that no dictionary sees: what is judged, searched and tested is judged on them."""
+    """Share of each subset's aliases that no dictionary sees; quality, search and test are judged on them."""
     questions: float = 0.7
-    """Share of the examples that are questions; the others are definitions."""
+    """Share of the examples that are questions; the rest are definitions."""
     subsets: tuple[str, ...] = ()
-    """Subsets with weights, as d1_consistent=2; default: all, by their sizes."""
+    """Subsets with weights, such as d1_consistent=2; default: all, by their sizes."""
     roles: tuple[str, ...] = ()
     """Roles of the tokens (tag, alias, separator, entity, list, equals); default: all of these."""
     buffer: int = 65_536
@@ -46,14 +46,14 @@ class TrainingConfig:
     seed: int = 0
     """Draws the held-out aliases, the examples, and the first initial weights."""
     wandb: str = ""
-    """Project on Weights & Biases that is told of the training; default: nobody is."""
+    """Project on Weights & Biases that the training is logged to; default: it is not logged."""
 
     def __post_init__(self) -> None:
         for name in ("k", "sae_seeds", "activations", "batch_size", "buffer"):
             if getattr(self, name) < 1:
                 raise MechoclError(f"{name} is {getattr(self, name)}; use at least 1")
         if not self.site:
-            raise MechoclError("no site; name a hook point, such as blocks.0.hook_resid_post")
+            raise MechoclError("site is empty; name a hook point, such as blocks.0.hook_resid_post")
         if not self.width or min(self.width) <= self.k:
             raise MechoclError(
                 f"width {min(self.width, default=0)} has no more features than k = {self.k}; use more"
@@ -71,13 +71,13 @@ class TrainingConfig:
         self.mix()
 
     def mix(self) -> Mix:
-        """Which texts the activations are of."""
+        """Which texts the activations come from."""
         return Mix(questions=self.questions, subsets=self.subsets, roles=self.roles)
 
     def names(self, *, stage: int | None = None) -> dict[str, tuple[str, int, int]]:
-        """Name of each dictionary → its site, width and number among those that differ in nothing else.
+        """Name of each dictionary → its site, its width, and its number among dictionaries of the same site and width.
 
-        `stage`: after which the model is, where that is not the last one.
+        `stage` is the stage after which the model was saved, if it is not the last one.
         """
         when = "" if stage is None else f"-stage{stage}"
         return {
@@ -93,8 +93,8 @@ class QualityConfig:
     """Which dictionary is judged."""
 
     sae: str
-    """Name of an SAE of the run, or an SAE folder of SAELens's."""
+    """Name of an SAE of the run, or an SAE folder in SAELens's format."""
     site: str = ""
     """Hook point of an SAE that does not name its own."""
     others: tuple[str, ...] = ()
-    """SAEs of the same kind from other initial weights, for its stability."""
+    """SAEs of the same kind from other initial weights, which show how stable it is."""

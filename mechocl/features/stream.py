@@ -1,4 +1,4 @@
-"""Activations of a task, in batches without end: what a dictionary is trained on.
+"""Endless batches of a task's activations, which dictionaries are trained on.
 
 Examples are drawn with replacement from the task's own texts, in a mix of questions and definitions and of
 subsets that the user sets. A buffer of examples goes through the model at a time; its tokens are shuffled and dealt
@@ -23,19 +23,19 @@ from toy_models.randomness import generator
 from toy_models.task import ROLE, ROLES, Task
 
 _UNREAD: Final = (ROLE["pad"], ROLE["answer"])
-"""Tokens that are not dealt out: no text goes on after them."""
+"""Roles of tokens that are left out, because no text goes on after them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mix:
-    """Which texts, and how often."""
+    """Which texts are drawn, and how often."""
 
     questions: float
-    """Share of the examples that are questions; the others are definitions."""
+    """Share of the examples that are questions; the rest are definitions."""
     subsets: tuple[str, ...] = ()
-    """Subsets, each with a weight: `d1_consistent=2`, or `d1_consistent` for 1; none: all, by their own sizes."""
+    """Subsets, each with a weight (`d1_consistent=2`, or `d1_consistent` for 1); if empty, all by their own sizes."""
     roles: tuple[str, ...] = ()
-    """Roles of the tokens (alias, list, equals, …); none: all but the answer."""
+    """Roles of the tokens (alias, list, equals, …); if empty, all except the answer."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.questions <= 1:
@@ -45,9 +45,9 @@ class Mix:
 
 
 def held_out(task: Task, share: float, *, seed: int) -> Bool[np.ndarray, " alias"]:
-    """Which aliases are kept from a dictionary (or from a choice): the share of each subset, at random.
+    """Whether each alias is kept from a dictionary (or from a choice): a random share of each subset.
 
-    Indexed by alias. Raises MechoclError for a share outside (0, 1).
+    The array is indexed by alias. Raises MechoclError for a share outside (0, 1).
     """
     if not 0 < share < 1:
         raise MechoclError(f"held_out is {share}; it is a share between 0 and 1")
@@ -72,8 +72,8 @@ def about_aliases(task: Task, chosen: Bool[np.ndarray, " alias"]) -> Task:
 def weights(task: Task, mix: Mix, *, without: Bool[np.ndarray, " alias"]) -> Float[np.ndarray, " example"]:
     """How often each example is drawn; they sum to 1.
 
-    `without`: aliases that are left out. Raises MechoclError for a subset that the task does not have, or a mix that
-    leaves nothing.
+    `without` are aliases that are left out. Raises MechoclError for a subset that the task does not have, and for a mix
+    that leaves nothing.
     """
     table = task.table
     subset = table["subset"].astype(str)
@@ -84,7 +84,7 @@ def weights(task: Task, mix: Mix, *, without: Bool[np.ndarray, " alias"]) -> Flo
             raise MechoclError(
                 f"the run has no subset {min(unknown)!r}; it has {', '.join(sorted(set(subset)))}"
             )
-        # a subset's weight is shared by its questions, and by its definitions
+        # a subset's weight is divided among its questions, and among its definitions
         size = (
             pd.Series(weight)
             .groupby([subset.to_numpy(), table["kind"].to_numpy()])
@@ -97,7 +97,9 @@ def weights(task: Task, mix: Mix, *, without: Bool[np.ndarray, " alias"]) -> Flo
         total = weight[kind].sum()
         if share > 0 and total == 0:
             what = "questions" if kind is is_question else "definitions"
-            raise MechoclError(f"the mix asks for {what}, and the chosen subsets have none")
+            raise MechoclError(
+                f"the mix asks for {what}, but the chosen subsets have none; choose other subsets"
+            )
         weight[kind] *= share / total if total else 0.0
     found: np.ndarray = weight / weight.sum()
     return found
@@ -176,10 +178,10 @@ class Stream(Iterator[dict[str, Tensor]]):
 
 
 def _refuse_other_shapes(model: Transformer, task: Task, site: str) -> None:
-    """MechoclError for a hook point that has no activation of every token."""
+    """Raises MechoclError for a hook point that has no activation of every token."""
     try:
         shape = activations.collect(model, task.tokens[:1], [site])[site].shape
-    except KeyError:  # a hook point that the model's forward pass goes by
+    except KeyError:  # a hook point that the model's forward pass does not use
         shape = torch.Size()
     if len(shape) < 3 or shape[:2] != task.tokens[:1].shape or "pattern" in site or "scores" in site:
         raise MechoclError(
@@ -188,7 +190,7 @@ def _refuse_other_shapes(model: Transformer, task: Task, site: str) -> None:
 
 
 def read_tokens(task: Task, roles: tuple[str, ...]) -> Bool[Tensor, "example pos"]:
-    """Tokens that are read: those of the roles; of none, all but pads and answers."""
+    """Tokens that are read: those of the roles; without roles, all except pads and answers."""
     wanted = [ROLE[name] for name in roles] or [i for i in range(len(ROLES)) if i not in _UNREAD]
     found: Tensor = torch.isin(task.roles, torch.tensor(wanted))
     return found

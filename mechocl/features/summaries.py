@@ -1,4 +1,4 @@
-"""What the features of a run's seeds come to: quality, what exists, what is causal."""
+"""Features summarised over the seeds of a run: their quality, which exist, and which are causal."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -10,7 +10,7 @@ from mechocl.behaviour.over_seeds import SeedSummary, over_seeds, summarize_seed
 from mechocl.features.candidates import ALPHA
 
 SHOWN: Final = ("tag", "contains", "stage")
-"""Groups of properties that tables show by their names; the others are counted."""
+"""Groups whose properties tables show by name; the properties of all other groups are counted."""
 
 
 def quality(rows: pd.DataFrame) -> pd.DataFrame:
@@ -22,9 +22,10 @@ def quality(rows: pd.DataFrame) -> pd.DataFrame:
 def existing(rows: pd.DataFrame) -> pd.DataFrame:
     """Which properties have features of their own, in questions, by position; rows of `sae-search` over seeds.
 
-    `property`, `group`, `position`; `selective` (dictionaries with a feature of q < 0.05 there) of `dictionaries` (one for
-    each seed, or several: column `sae`); `auc` (held-out aliases, of the best feature where it was chosen, the mean over
-    dictionaries; `auc_chosen`: there), and the same of sets of k features: `k=4` …, `all` features, and `dense`: the site's own activations.
+    Columns: `property`, `group`, `position`; `selective`, the number of dictionaries with a feature of q < 0.05 there,
+    of all `dictionaries` (one for each seed, or several: column `sae`); `auc` of the feature that was best where it was
+    chosen, on held-out aliases, the mean over dictionaries (`auc_chosen` is its AUC where it was chosen); and the AUC of
+    sets of k features (`k=4` …), of `all` features, and of the site's own activations (`dense`).
     """
     asked = _told_apart(rows[(rows["text"] == "question") & rows["group"].isin(SHOWN)])
     single = asked[asked["what"] == "feature"]
@@ -44,8 +45,10 @@ def existing(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def conjunctions(rows: pd.DataFrame) -> pd.DataFrame:
-    """Pairs of properties that have a feature of their own in questions: `property`, `position`, `selective` of `dictionaries`
-    (q < 0.05) and the mean `auc` over all of them, the most frequent first; only those of some dictionary."""
+    """Pairs of properties that have a feature of their own in questions of some dictionary, the most frequent first.
+
+    Columns: `property`, `position`, `selective` (number with q < 0.05) of `dictionaries`, and the mean `auc` over all
+    dictionaries."""
     asked = _told_apart(rows[(rows["what"] == "conjunction") & (rows["text"] == "question")])
     found = asked.assign(sure=asked["q"] < ALPHA).groupby(["property", "position"], sort=False)
     table = found.agg(selective=("sure", "sum"), auc=("auc", "mean")).reset_index()
@@ -55,7 +58,7 @@ def conjunctions(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _told_apart(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with a column `sae`, where a seed may have several dictionaries."""
+    """The rows with a column `sae`, because a seed may have several dictionaries."""
     return rows if "sae" in rows else rows.assign(sae="")
 
 
@@ -113,10 +116,10 @@ def patches(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def surest_patches(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of each dictionary, property and kind the patch of what the search was surest of; of integers the mean of all.
+    """For each dictionary, property and kind, the patch that the search was surest of; for integers the mean of all.
 
-    `share` and `control` are the effect, and the 95th percentile of the controls, over the mean gap of the property
-    (over dictionaries and seeds: the gap of a single one may be near 0). NaN where that is not above 0.
+    `share` is the effect, and `control` the 95th percentile of the controls, divided by the mean gap of the property
+    over dictionaries and seeds (a single gap may be near 0). They are NaN if this gap is not above 0.
     """
     keys = ["seed", "sae", "property", "kind", "group"]
     patched = patches(rows)
@@ -131,16 +134,16 @@ def surest_patches(rows: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True, slots=True)
 class PatchedShares:
-    """The share of a property's gap that patching moves, by `kind` and `property`; dictionaries of a seed are averaged."""
+    """Share of a property's gap that patching moves, by `kind` and `property`; dictionaries of a seed are averaged."""
 
     share: SeedSummary
-    """What patching the features moves."""
+    """Share that patching the features moves."""
     control: SeedSummary
-    """The 95th percentile of what the controls move."""
+    """The 95th percentile of the share that the controls move."""
 
 
 def summarize_shares(surest: pd.DataFrame) -> PatchedShares:
-    """`surest` as from `surest_patches`; patches without a share are left out."""
+    """Summarise `surest`, as from `surest_patches`; patches without a share are left out."""
     known = surest.dropna(subset=["share"])
     keys = ["kind", "property"]
     return PatchedShares(summarize_seeds(known, keys, "share"), summarize_seeds(known, keys, "control"))
@@ -149,7 +152,7 @@ def summarize_shares(surest: pd.DataFrame) -> PatchedShares:
 def on_subsets(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     """What ablating and clamping the surest feature of each property does to d1, d2 and d3, over the seeds.
 
-    `property`, `intervention`, `subset`, `mean`, `low`, `high`, `seeds`, `control` (mean effect of the controls).
+    Columns: `property`, `intervention`, `subset`, `mean`, `low`, `high`, `seeds`, `control` (mean effect of controls).
     """
     part = rows[
         (rows["intervention"] != "patch")

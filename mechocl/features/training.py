@@ -1,8 +1,8 @@
 """Training dictionaries with SAELens, on a stream of a run's own activations.
 
-SAELens has transcoders for inference only; `TranscoderTraining` gives its trainer one. Activations are scaled to a
-mean norm of √d while they are trained on, as SAELens does, and the scale is folded into the weights afterwards,
-with decoder rows of norm 1: a feature's activation is in the units of the site.
+SAELens has transcoders for inference only; `TranscoderTraining` is one that can be trained. In training, activations
+are scaled to a mean norm of √d, as in SAELens. Afterwards the scale is folded into the weights, with decoder rows of
+norm 1, so that a feature's activation is in the units of the site.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ from toy_models.randomness import generator
 from toy_models.task import Task
 
 SCALE_BATCHES: Final = 8
-"""Batches that the scale of a site is estimated from."""
+"""Number of batches that the scale of a site is estimated from."""
 
 
 def train(
@@ -59,9 +59,9 @@ def train(
 ) -> dict[str, Any]:
     """Train all dictionaries of a config in one pass over the model's activations: name → `sae_lens.SAE`.
 
-    `stage`: after which the model is, where that is not the last one, for the names. Deterministic for a seed, on one
-    machine. Raises MechoclError for a hook point that the model does not have, and a
-    mix that the task does not have.
+    `stage` is for the names: the stage after which the model was saved, if it is not the last one. The result is
+    deterministic for a seed, on one machine. Raises MechoclError for a hook point that the model does not have, and for
+    a mix that the task does not have.
     """
     stream = Stream(
         [model],
@@ -82,7 +82,7 @@ def train(
 
 
 def ends(model: Transformer, site: str, config: TrainingConfig) -> dict[str, str]:
-    """The hook points that a dictionary reads and writes. MechoclError for one that the model does not have."""
+    """The hook points that a dictionary reads and writes. Raises MechoclError for one that the model does not have."""
     if site not in model.hook_dict:
         near = [name for name in model.hook_dict if name.split(".")[-1] == site.split(".")[-1]]
         raise MechoclError(
@@ -107,7 +107,7 @@ class Wanted:
     write: str
     width: int
     number: int
-    """Among those that differ in nothing but their initial weights."""
+    """Number among the dictionaries that differ only in their initial weights."""
 
 
 def fit(
@@ -121,7 +121,8 @@ def fit(
 ) -> dict[str, Any]:
     """Train dictionaries on batches of activations, each a hook point → (batch, d).
 
-    `make` (Wanted, config, widths of the hook points): the untrained SAEs, where they are not of `config`'s kind.
+    `make` is given if the SAEs are not of `config`'s kind. It makes an SAE with initial weights from a `Wanted`, the
+    config and the widths of the hook points.
     """
     first = list(islice(stream, SCALE_BATCHES))
     scale = scales(first)
@@ -138,13 +139,15 @@ def fit(
     with _quiet(), _told(config):
         trainer.fit()
     return {
-        name: _folded(sae, one=wanted[name], read=scale[wanted[name].read], write=scale[wanted[name].write])
+        name: _folded(
+            sae, wanted=wanted[name], read=scale[wanted[name].read], write=scale[wanted[name].write]
+        )
         for name, sae in saes.items()
     }
 
 
 def scales(batches: Sequence[dict[str, Tensor]]) -> dict[str, float]:
-    """What activations are multiplied by for a mean norm of √d. MechoclError where there is nothing to scale."""
+    """Factors that give activations a mean norm of √d. Raises MechoclError when there is nothing to scale."""
     found = {
         site: math.sqrt(batches[0][site].shape[-1])
         / max(float(torch.cat([b[site] for b in batches]).norm(dim=-1).mean()), 1e-30)
@@ -177,7 +180,7 @@ def _batches(
     scale: dict[str, float],
     progress: Callable[[int], None],
 ) -> Iterator[dict[str, Tensor]]:
-    """Scaled activations under the keys of the trainer; a transcoder's input and output side by side."""
+    """Scaled activations under the keys of the trainer; a transcoder's input and output stand side by side."""
     pairs = {(one.read, one.write) for one in wanted.values()}
     for step, batch in enumerate(stream):
         if step % 20 == 0:
@@ -189,9 +192,9 @@ def _batches(
         }
 
 
-def _untrained(one: Wanted, config: TrainingConfig, widths: dict[str, int]) -> "TrainingSAE[Any]":
+def _untrained(wanted: Wanted, config: TrainingConfig, widths: dict[str, int]) -> "TrainingSAE[Any]":
     """A SAELens training SAE with initial weights of its own."""
-    common: dict[str, Any] = {"d_in": widths[one.read], "d_sae": one.width}
+    common: dict[str, Any] = {"d_in": widths[wanted.read], "d_sae": wanted.width}
     if config.architecture != "jumprelu":
         common["k"] = config.k if config.architecture == "topk" else float(config.k)
     if config.architecture not in ("topk", "jumprelu"):  # the mean of so many steps, in a short training too
@@ -205,34 +208,37 @@ def _untrained(one: Wanted, config: TrainingConfig, widths: dict[str, int]) -> "
             sparsity = {"jumprelu_sparsity_loss_mode": "quadratic", "target_l0": config.k}
             kind, cfg = JumpReLUTrainingSAE, JumpReLUTrainingSAEConfig(**common, **sparsity)
         case "matryoshka":
-            levels = [one.width // 2**i for i in (3, 2, 1, 0) if one.width // 2**i > config.k]
+            levels = [wanted.width // 2**i for i in (3, 2, 1, 0) if wanted.width // 2**i > config.k]
             kind = MatryoshkaBatchTopKTrainingSAE
             cfg = MatryoshkaBatchTopKTrainingSAEConfig(**common, matryoshka_widths=levels)
         case "transcoder":
-            kind, cfg = TranscoderTraining, TranscoderTrainingConfig(**common, d_out=widths[one.write])
-    return seeded(partial(kind, cfg), config.seed, one)
+            kind, cfg = TranscoderTraining, TranscoderTrainingConfig(**common, d_out=widths[wanted.write])
+    return seeded(partial(kind, cfg), config.seed, wanted)
 
 
-def seeded(make: Callable[[], "TrainingSAE[Any]"], seed: int, one: Wanted) -> "TrainingSAE[Any]":
-    """An SAE whose initial weights depend on the seed and what it is, and not on what else drew numbers."""
+def seeded(make: Callable[[], "TrainingSAE[Any]"], seed: int, wanted: Wanted) -> "TrainingSAE[Any]":
+    """An SAE whose initial weights depend only on the seed and on its own settings."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(seed, "sae", one.read, one.write, one.width, one.number).initial_seed())
+        torch.manual_seed(
+            generator(seed, "sae", wanted.read, wanted.write, wanted.width, wanted.number).initial_seed()
+        )
         sae = make()
-    sae.cfg.metadata.hook_name = one.read
-    if one.write != one.read:
-        sae.cfg.metadata.hook_name_out = one.write
+    sae.cfg.metadata.hook_name = wanted.read
+    if wanted.write != wanted.read:
+        sae.cfg.metadata.hook_name_out = wanted.write
     return sae
 
 
-def _folded(sae: "TrainingSAE[Any]", *, one: Wanted, read: float, write: float) -> Any:
-    """The trained SAE as SAELens's own for inference, decoder rows of norm 1, without the scale of its training.
+def _folded(sae: "TrainingSAE[Any]", *, wanted: Wanted, read: float, write: float) -> Any:
+    """The trained SAE as SAELens's inference SAE, with decoder rows of norm 1, without the scale of its training.
 
-    With x' = read · x and y' = write · y, features f' = write · f: W_enc read / write, biases / write.
+    In training x' = read · x, y' = write · y and f' = write · f, so W_enc is multiplied by read / write, and biases are
+    divided by write.
     """
     with tempfile.TemporaryDirectory() as folder:
         sae.save_inference_model(folder)
         found = SAE.load_from_disk(Path(folder), device=str(sae.device))
-    if not isinstance(sae, TopKTrainingSAE):  # whose decoders have norm 1 by now
+    if not isinstance(sae, TopKTrainingSAE):  # decoders of a TopK SAE have norm 1 already
         found.fold_W_dec_norm()
     with torch.no_grad():
         found.W_enc.mul_(read / write)
@@ -245,7 +251,7 @@ def _folded(sae: "TrainingSAE[Any]", *, one: Wanted, read: float, write: float) 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No bar of the trainer's own: there is one for the whole command."""
+    """Without a progress bar of the trainer, because the whole command has one."""
     before = multi_sae_trainer.tqdm
     multi_sae_trainer.tqdm = partial(before, disable=True)
     try:
@@ -256,7 +262,7 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _told(config: TrainingConfig) -> Iterator[None]:
-    """Weights & Biases, where the user has asked for it."""
+    """With logging to Weights & Biases, if the user has asked for it."""
     if not config.wandb:
         yield
         return
@@ -274,7 +280,7 @@ def _told(config: TrainingConfig) -> Iterator[None]:
 
 @dataclass
 class TranscoderTrainingConfig(BatchTopKTrainingSAEConfig):
-    """A BatchTopK transcoder in training; saved as SAELens's JumpReLU transcoder."""
+    """A BatchTopK transcoder in training; it is saved as SAELens's JumpReLU transcoder."""
 
     d_out: int = 0
     apply_b_dec_to_input: bool = False

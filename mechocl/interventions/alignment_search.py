@@ -1,4 +1,4 @@
-"""Distributed alignment search: the subspace whose swap gives the clean run's answer, learned.
+"""Distributed alignment search learns the subspace whose swap gives the clean run's answer.
 
 Geiger et al. 2023 (arXiv 2303.02536). An orthonormal basis is fitted by gradient descent, through the rest of
 the model, so that the corrupted run with the clean run's component in the subspace answers as the clean run does.
@@ -22,7 +22,7 @@ from toy_models.randomness import generator
 
 LEARNING_RATE: Final = 0.1
 BATCH: Final = 64
-"""Pairs a step."""
+"""Pairs in each step."""
 
 
 class _Rotations(nn.Module):
@@ -38,10 +38,11 @@ def fit_rotations(
 ) -> list[Float[Tensor, "d_model k"]]:
     """An orthonormal basis of each of the given dimensions, all fitted at once by Adam.
 
-    Loss: Kullback-Leibler divergence of the changed run from the clean one, over the target and the foil, on
-    `BATCH` pairs a step. `shuffled` is the control: each pair is asked for the answer of another pair's clean
-    run, drawn once. (To shuffle what is put in would be none: where clean and corrupted answers always differ,
-    any disturbance is then an improvement, and where all that is put in has the same tag, the tag remains.)
+    The loss is the Kullback–Leibler divergence of the changed run from the clean one, over the target and the
+    foil, on `BATCH` pairs in each step. `shuffled` is the control: each pair is asked for the answer of another
+    pair's clean run, which is drawn once. (It would be no control to shuffle the activations that are put in:
+    where clean and corrupted answers always differ, any disturbance is then an improvement, and where all these
+    activations have the same tag, the tag remains.)
 
     Raises MechoclError for a dimension that does not fit, and for pairs without a foil.
     """
@@ -76,5 +77,5 @@ def fit_rotations(
 
 
 def _difference(runs: Interchange, logits: Float[Tensor, "fit pair token"]) -> Float[Tensor, "fit pair"]:
-    """Target − foil: its sigmoid is the target's probability among the two."""
+    """Logit of the target minus that of the foil; its sigmoid is the target's probability among the two."""
     return METRICS["logit_difference"].per_pair(logits, runs.pairs, runs.clean_logits)

@@ -1,7 +1,7 @@
 """Attribution patching: what patching would do, to first order, for every site in two forward and one backward pass.
 
-(new − base activation) · gradient of the metric at the base run (Nanda 2023; Kramár et al. 2024, arXiv
-2403.00745). Exact where the model is linear in the site; elsewhere hold it against `patching`.
+The estimate is (new − base activation) · gradient of the metric at the base run (Nanda 2023; Kramár et al. 2024,
+arXiv 2403.00745). It is exact where the model is linear in the site; elsewhere compare it with `patching`.
 """
 
 from collections.abc import Sequence
@@ -33,16 +33,16 @@ def attribute_activations(
     mode: Literal["denoise", "noise"] = "denoise",
     batch_size: int = 256,
 ) -> PatchingResult:
-    """Estimates of what `patch_activations` gives with the same arguments, heads and neurons one at a time.
+    """Estimate what `patch_activations` gives with the same arguments, for heads and neurons one at a time.
 
     Effects are (new − base) · gradient, in the metric's unit, with the same sign as patching. Raises
-    MechoclError as `patch_activations`, and for a metric without a gradient.
+    MechoclError where `patch_activations` does, and for a metric without a gradient.
     """
     chosen = metric_named(metric)
     if not chosen.differentiable:
         raise MechoclError(f"{metric} has no gradient; use logit_difference, log_probability or kl_to_clean")
     if mode not in ("denoise", "noise"):
-        raise MechoclError(f"mode is {mode!r}; an attribution is of denoise or noise")
+        raise MechoclError(f"mode is {mode!r}; use denoise or noise")
     if batch_size < 1:
         raise MechoclError(f"batch_size is {batch_size}; use at least 1")
     c = take_apart(model)
@@ -67,7 +67,7 @@ def attribute_activations(
 def _products(
     c: Components, pairs: Pairs, keys: list[SiteKey], metric: Metric, mode: str
 ) -> tuple[dict[SiteKey, Tensor], Float[Tensor, "pair"], Float[Tensor, "pair"]]:
-    """(new − base) · gradient, element by element, at each site; and the metric of both runs."""
+    """(new − base) · gradient of each element at each site, and the metric of both runs."""
     ids = metric.tokens(pairs)
     at = torch.arange(len(pairs))
     kept: dict[str, dict[SiteKey, Tensor]] = {"clean": {}, "corrupted": {}}
@@ -103,7 +103,7 @@ def _products(
 
 
 def _summed(product: Tensor, site: str, where: Bool[Tensor, "pair pos"]) -> Float[Tensor, "unit pair"]:
-    """Sum over the masked positions, of each head or neuron by itself."""
+    """Sum over the masked positions, for each head or neuron separately."""
     if site == "pattern":
         per_unit = reduce(product, "pair head query key -> pair query head", "sum")
     elif product.ndim == 4:

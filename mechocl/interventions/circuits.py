@@ -3,8 +3,8 @@
 Edges are ranked by the size of their score. A *circuit* of k edges is the clean run in which every other edge
 carries the corrupted run's value; its **faithfulness** is the metric it reaches, normalised (0 corrupted, 1
 clean). **Completeness** asks the reverse: the same edges corrupted and all others kept should leave nothing
-(Wang et al. 2022, arXiv 2211.00593; curves as in Hanna et al. 2024, 2403.17806). Beside both: random circuits
-of the same size, drawn from the same edges.
+(Wang et al. 2022, arXiv 2211.00593; curves as in Hanna et al. 2024, 2403.17806). Random circuits of the same
+size, drawn from the same edges, are measured beside both.
 """
 
 from dataclasses import dataclass
@@ -36,14 +36,14 @@ ENOUGH: Final = 0.9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CircuitConfig:
-    """How edges are scored, and circuits judged."""
+    """How edges are scored, and how circuits are judged."""
 
     pairs: tuple[str, ...] = ("d1-to-other-d2", "d1-to-d2")
-    """Clean/corrupted pairs, by name (`contrasts`)."""
+    """Clean/corrupted pairs, by name (`interventions.pairs`)."""
     n_pairs: int = 100
-    """Pairs that score the edges; as many others judge the circuits."""
+    """Pairs that score the edges; the same number of other pairs judges the circuits."""
     method: Method = "patching"
-    """`patching`: every edge patched for itself; `eap-ig`, `eap`: by gradients, for larger models."""
+    """`patching` patches each edge separately; `eap-ig` and `eap` use gradients, for larger models."""
     steps: int = 8
     """Gradient steps of EAP-IG, which is computed beside `patching` too."""
     along: Along | None = None
@@ -72,18 +72,19 @@ class CircuitConfig:
 
 @dataclass(frozen=True, slots=True)
 class CircuitResult:
-    """Edges by score, and how circuits of the largest ones do."""
+    """Edges by score, and how well circuits of the edges with the largest scores do."""
 
     scores: EdgeScores
     curve: pd.DataFrame
-    """`edges`, `kind` ("circuit": kept alone; "without": all but them; "random": as many others kept alone),
-    `draw`, `value` (the metric), `normalised` (NaN where clean and corrupted hardly differ)."""
+    """Columns `edges` (the number), `kind` ("circuit": only these edges are kept; "without": all others are kept;
+    "random": only as many random edges are kept), `draw`, `value` (the metric), and `normalised` (NaN where clean
+    and corrupted hardly differ)."""
     clean: float
-    """The metric of the pairs that judge."""
+    """The metric of the clean run, on the pairs that judge."""
     corrupted: float
 
     def needed(self, share: float = ENOUGH) -> int | None:
-        """Edges of the smallest circuit from which on faithfulness stays at `share` or above; None if none is."""
+        """Size of the smallest circuit from which on faithfulness stays at `share` or above; None if there is none."""
         return _needed(self.curve[self.curve["kind"] == "circuit"], share)
 
 
@@ -94,7 +95,7 @@ def _needed(curve: pd.DataFrame, share: float) -> int | None:
 
 
 def score_edges(model: Transformer, pairs: Pairs, config: CircuitConfig) -> EdgeScores:
-    """Scores by the config's method."""
+    """Score the edges by the config's method."""
     if config.method == "patching":
         return patch_edges(model, pairs, metric=config.metric, along=config.along)
     steps = config.steps if config.method == "eap-ig" else 0
@@ -104,9 +105,9 @@ def score_edges(model: Transformer, pairs: Pairs, config: CircuitConfig) -> Edge
 def find_circuit(
     model: Transformer, scoring: Pairs, judging: Pairs, *, config: CircuitConfig
 ) -> CircuitResult:
-    """Rank the edges on one set of pairs; keep the top ones, ablate the rest, and judge that on another set.
+    """Rank the edges on one set of pairs; keep the top ones, ablate the rest, and judge this on another set.
 
-    Raises MechoclError where a role or position, and so its edges, is in one of the two sets alone.
+    Raises MechoclError when only one of the two sets has some role or position, and so its edges.
     """
     scores = score_edges(model, scoring, config)
     graph = graph_of(model, judging, along=config.along)
@@ -146,7 +147,7 @@ def _normalised(values: pd.Series, clean: float, corrupted: float) -> list[float
 
 
 def _ranked(scores: EdgeScores) -> Tensor:
-    """Flat indices of the possible edges, the largest score in size first."""
+    """Flat indices of the possible edges, the largest absolute score first."""
     possible = scores.graph.possible.flatten().nonzero()[:, 0]
     order: Tensor = possible[scores.scores.flatten()[possible].abs().argsort(descending=True, stable=True)]
     return order
@@ -159,7 +160,7 @@ def _top(order: Tensor, size: int, scores: EdgeScores) -> Bool[Tensor, "sender r
 
 
 def _sizes(n_edges: int) -> list[int]:
-    """0, 1, 2, 3, … then about 25 % more each time, up to all edges."""
+    """Sizes of circuits: 0, 1, 2, 3, …, then about 25 % more each time, up to all edges."""
     sizes = {0, n_edges} | set(range(1, min(n_edges, 11)))
     size = 10.0
     while size < n_edges:
@@ -202,9 +203,9 @@ def _attributed(model: Transformer, pairs: Pairs, config: CircuitConfig) -> pd.D
 
 
 def pool_heads(rows: pd.DataFrame) -> pd.DataFrame:
-    """Edges of one contrast over all heads of a layer: seeds number their heads differently.
+    """Edges of one contrast, summed over the heads of a layer, because seeds number their heads differently.
 
-    Rows as of `circuit_study`, with a seed column. Scores of the same sender, receiver and place are summed over heads.
+    `rows` as from `circuit_study`, with a seed column. The scores of edges that become the same are added up.
     """
     edges = rows[rows["kind"] == "edge"].copy()
     for column in ("sender", "receiver"):
@@ -214,7 +215,7 @@ def pool_heads(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def sizes_needed(rows: pd.DataFrame, share: float = ENOUGH) -> dict[int, int | None]:
-    """For each seed, edges of the smallest circuit from which on faithfulness stays at `share` or above."""
+    """For each seed, size of the smallest circuit from which on faithfulness stays at `share` or above."""
     curves = rows[rows["kind"] == "circuit"]
     return {seed: _needed(curves[curves["seed"] == seed], share) for seed in curves["seed"].unique().tolist()}
 

@@ -1,7 +1,7 @@
 """Edge attribution: every edge's score at once, by gradients.
 
 Edge attribution patching (EAP): Syed et al. 2023 (arXiv 2310.10348). With integrated gradients (EAP-IG): Hanna
-et al. 2024 (2403.17806). The sign is that of path patching (`edges`), which says what an estimate is worth.
+et al. 2024 (2403.17806). The sign is that of path patching (`edges`), which shows how good an estimate is.
 """
 
 import torch
@@ -32,8 +32,8 @@ def attribute_edges(
 
     With `steps = 0` the gradient is that of the corrupted run (EAP). Otherwise it is the mean over `steps`
     runs whose embeddings lie evenly between the corrupted and the clean ones, at (k − ½)/steps (EAP-IG; Hanna
-    et al., equation 3, with the midpoint rule). Costs max(steps, 1) backward passes per `batch_size` pairs,
-    however many edges there are. Raises MechoclError for a metric without a gradient, or negative steps.
+    et al., equation 3, with the midpoint rule). It costs max(steps, 1) backward passes per `batch_size` pairs,
+    however many edges there are. Raises MechoclError for a metric without a gradient, and for negative steps.
     """
     chosen = metric_named(metric)
     if not chosen.differentiable:
@@ -90,7 +90,7 @@ def _attributed(
 def _gradients(
     c: Components, embedded: Tensor, pairs: Pairs, metric: Metric, ids: Tensor | None, clean_logits: Tensor
 ) -> Float[Tensor, "pair pos receiver d_model"]:
-    """Gradient of the metric with respect to what each receiver alone reads; one backward pass."""
+    """Gradient of the metric with respect to what each receiver alone reads, from one backward pass."""
     leaves: list[Tensor] = []
 
     def alter(first: int, stream: Tensor, senders: list[Tensor], n: int) -> Tensor:

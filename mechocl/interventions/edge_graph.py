@@ -32,7 +32,7 @@ class Graph:
     """Whether the receiver reads what the sender writes there, and its answer can depend on it."""
 
     def index(self, sender: str, receiver: str, place: str) -> tuple[int, int, int]:
-        """MechoclError for an edge that the model does not have."""
+        """Indices of an edge in `possible`. Raises MechoclError for an edge that the model does not have."""
         names = (
             ("sender", sender, self.senders),
             ("receiver", receiver, self.receivers),
@@ -50,9 +50,9 @@ class Graph:
 
 
 def graph_of(model: Transformer, pairs: Pairs, *, along: Along | None = None) -> Graph:
-    """The edges of a model on these pairs (`along`: `places_of`).
+    """The edges of a model on these pairs; `places_of` explains `along`.
 
-    Raises MechoclError where roles are asked for and a position has none.
+    Raises MechoclError when roles are asked for and a position has no role.
     """
     return graph_from(take_apart(model), pairs, along)
 
@@ -77,8 +77,8 @@ def graph_from(c: Components, pairs: Pairs, along: Along | None) -> Graph:
             sender_rank.append(2 * layer + 2 - c.parallel)
     receivers.append("logits")
     receiver_rank.append(2 * c.n_layers)
-    heard.append(answers["mlp"])  # the last layer's: where the answer is read
-    # what is computed in the same half of a layer cannot read each other
+    heard.append(answers["mlp"])  # in the last layer, only where the answer is read
+    # components in the same half of a layer cannot read each other
     comes_before = torch.tensor(sender_rank)[:, None] <= torch.tensor(receiver_rank)
     possible = comes_before[..., None] & torch.stack(heard)
     return Graph(tuple(senders), tuple(receivers), places, possible)
@@ -90,13 +90,14 @@ def _heard(
     """Where the answer can depend on what a query, a key, a value or an MLP of a layer reads."""
     position, read = torch.arange(where.shape[1]), pairs.read[:, None]
     before, asking = position <= read, position == read if last else position <= read
-    # the first position attends to itself, whatever its query; the last layer answers only where it is read
+    # the first position attends to itself whatever its query is; in the last layer only the positions count at
+    # which the answer is read
     masks = {"q": asking & (position > 0), "k": before & (read > 0), "v": before, "mlp": asking}
     return {name: torch.bincount(where[mask], minlength=places) > 0 for name, mask in masks.items()}
 
 
 def places_of(pairs: Pairs, along: Along | None) -> tuple[tuple[str, ...], Int[Tensor, "pair pos"]]:
-    """The names of the places, and the place that each position of each pair is.
+    """The names of the places, and the index of the place that each position of each pair belongs to.
 
     `along`: whether a place is a position or the role of a position. None: the role where every position of
     every pair has one, else the position, as in the user's own pairs.

@@ -20,8 +20,8 @@ from mechocl.models.seam import Transformer
 Alter = Callable[
     [int, Float[Tensor, "batch pos d_model"], list[Tensor], int], Float[Tensor, "batch pos reads d_model"]
 ]
-"""(index of the first receiver, the stream they read, what the senders wrote so far, how many receivers)
-→ what each of them reads."""
+"""(index of the first receiver, the stream that the receivers read, what the senders wrote so far, number of
+receivers) → what each of these receivers reads."""
 
 
 def natural(first: int, stream: Tensor, senders: list[Tensor], n: int) -> Tensor:
@@ -34,7 +34,7 @@ def split_run(
 ) -> tuple[Float[Tensor, "batch pos d_model"], list[Float[Tensor, "batch pos d_model"]]]:
     """A forward pass in which every receiver has a residual stream of its own.
 
-    Gives what the unembedding reads, and what each sender wrote.
+    Returns what the unembedding reads, and what each sender wrote.
     """
     stream, senders, first = embedded, [embedded], 0
     for layer in range(c.n_layers):
@@ -96,8 +96,8 @@ def run_with_edges(
 ) -> Float[Tensor, "unit"]:
     """The metric of the base run with sets of edges that carry the other run's values, one set per unit.
 
-    The components behind an altered edge are computed anew, so that several edges act together. `chosen`:
-    indices as in `graph_of`. `batch_size`: examples in one forward pass.
+    The components after an altered edge are computed again, so that several edges act together. `chosen` has the
+    indices of `graph_of`. `batch_size` is the number of examples in one forward pass.
     """
     return _run_with_edges(take_apart(model), pairs, chosen, metric_named(metric), along, base, batch_size)
 
@@ -144,7 +144,7 @@ def check_request(chosen: Tensor | None, graph: Graph, batch_size: int) -> None:
 def answer_logits(
     c: Components, end: Tensor, pairs: Pairs, ids: Tensor | None, units: int
 ) -> Float[Tensor, "unit pair id"]:
-    """Logits where each pair's answer is read, from what the unembedding reads of `units` runs of all pairs."""
+    """Logits where each pair's answer is read; `end` is what the unembedding reads in `units` runs of all pairs."""
     at = torch.arange(len(end), device=end.device)
     own = end[at, pairs.read.repeat(units).to(end.device)]
     logits = c.logits(own, None if ids is None else ids.to(end.device))

@@ -1,12 +1,12 @@
 """Edges between components: path patching, edge attribution, and its integrated-gradients form.
 
-A component writes into the residual stream (a *sender*: the embedding, a head, an MLP) and others read it (a
-*receiver*: the query, key or value input of a head, an MLP, the unembedding). An edge is a sender, a receiver
-and a position or role; along it flows what that sender wrote there, straight to that receiver. Every edge
-score has one sign: **positive where the clean value on this edge speaks for the clean answer**.
+A component writes into the residual stream (a *sender*: the embedding, a head, an MLP) and other components read
+it (a *receiver*: the query, key or value input of a head, an MLP, the unembedding). An edge is a sender, a
+receiver and a position or role; it carries what this sender wrote at this place directly to this receiver. All
+edge scores have the same sign: **positive where the clean value on this edge speaks for the clean answer**.
 
-Path patching: Wang et al. 2022 (arXiv 2211.00593), Goldowsky-Dill et al. 2023 (2304.05969). By gradients:
-`edge_attribution`.
+Path patching: Wang et al. 2022 (arXiv 2211.00593), Goldowsky-Dill et al. 2023 (2304.05969). The module
+`edge_attribution` estimates the scores by gradients.
 """
 
 from collections.abc import Sequence
@@ -24,10 +24,7 @@ from mechocl.interventions.pairs import Pairs
 from mechocl.models.seam import Transformer
 
 _EDGES_AT_ONCE: Final = 1024
-"""Edges whose choice is written out at once: all of a large model's would be their number squared."""
-
-
-# ------------------------------------------------------------------------- the forward pass, edge by edge
+"""Edges whose masks are held at once; the masks of all edges of a large model would be too many numbers."""
 
 
 # ------------------------------------------------------------------------------------------ edge scores
@@ -73,8 +70,8 @@ def patch_paths(
 ) -> Float[Tensor, "path"]:
     """Path patching: effect of the clean value on each edge (sender, receiver, place) of the corrupted run.
 
-    patched − corrupted, in the metric's unit. `together`: all at once, one number. Raises MechoclError for an
-    edge that the model does not have.
+    An effect is patched − corrupted, in the metric's unit. With `together`, all edges are patched at once, which
+    gives one number. Raises MechoclError for an edge that the model does not have.
     """
     graph = graph_of(model, pairs, along=along)
     chosen = torch.zeros(len(paths), *graph.possible.shape, dtype=torch.bool)

@@ -1,7 +1,8 @@
 """Erasing which tag defined an alias: LEACE (Belrose et al. 2023, arXiv 2306.03819).
 
-The least-squares change of an activation after which no linear readout does better than a constant, on the
-examples that it was fitted on. What the model then still does with the tag, it reads otherwise, or elsewhere.
+LEACE is the least-squares change of an activation after which no linear readout does better than a constant, on
+the examples that LEACE was fitted on. A model that still uses the tag after it reads the tag in a non-linear way,
+or at another place.
 """
 
 import warnings
@@ -23,7 +24,7 @@ class Erasure:
     """A fitted eraser."""
 
     eraser: Callable[[Tensor], Tensor]
-    """The library's, in double precision on the CPU."""
+    """The library's eraser, in double precision on the CPU."""
 
     def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """The activations without the concept."""
@@ -31,10 +32,11 @@ class Erasure:
 
 
 def fit_erasure(x: Float[Tensor, "example d_model"], first: Bool[Tensor, "example"]) -> Erasure:
-    """LEACE of whether an example is one of the `first` kind. MechoclError when either kind is missing.
+    """Fit an eraser of whether an example is one of the `first` kind.
 
-    The library's two safeguards are off: a limit on the variance after erasure, and a threshold under which a
-    correlation stays. Either would leave some of the concept behind.
+    The library's two safeguards are off: a limit on the variance after erasure, and a threshold below which a
+    correlation is kept. Either would leave some of the concept behind. Raises MechoclError when either kind is
+    missing, or all activations are equal.
     """
     if first.all() or not first.any():
         raise MechoclError("erasure needs examples of both kinds; use more aliases")
@@ -64,7 +66,7 @@ class Readout:
     fitted_accuracy: float
     """Balanced accuracy on the examples that it was fitted on: .5 where nothing linear is left."""
     other_accuracy: float
-    """Balanced accuracy on the other examples. (An AUC would rank by whatever rounding left of the weights.)"""
+    """Balanced accuracy on the other examples. (An AUC would rank by what rounding has left of the weights.)"""
 
 
 def readout(
@@ -74,10 +76,10 @@ def readout(
     other: Float[Tensor, "other d_model"],
     other_first: Bool[Tensor, "other"],
 ) -> Readout:
-    """Fit scikit-learn's logistic regression on `x`, score it there and on `other`.
+    """Fit scikit-learn's logistic regression on `x`, and score it on `x` and on `other`.
 
-    Activations are centred and divided by one number. (To standardise each coordinate would blow up what
-    rounding leaves in those that hardly vary.)
+    Activations are centred and divided by one number. (To standardise each coordinate would enlarge the rounding
+    errors of coordinates that hardly vary.)
     """
     mean, scale = x.double().mean(0), x.double().var(0).mean().sqrt().clamp_min(1e-9)
     fitted, unseen = (((part.double() - mean) / scale).cpu().numpy() for part in (x, other))

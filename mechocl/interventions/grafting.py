@@ -1,10 +1,11 @@
 """Weight grafting across checkpoints: which weights carry what stage 2 added?
 
-The weights of the model after stage 2 are put, group by group, into the model before it (grafted *alone*), or
-all of them but one group (*all but*), and each graft is asked the test questions. Grafting follows the
-extractive structures of arXiv 2412.04614. A group that is enough has a share near 1 alone; one that is needed
-has a share near 0 where all but it are grafted. Both at once: it carries the gain. Neither: others do. Enough
-but not needed: the gain is there twice. Needed but not enough: it works with others.
+The weights of the model after stage 2 are put into the model before it, either one group (grafted *alone*) or all
+groups except one (*all but*), and each graft is asked the test questions. Grafting follows the
+extractive structures of arXiv 2412.04614. A group that is enough has a share near 1 alone; a group that is needed
+has a share near 0 when all other groups are grafted. A group that is both carries the gain; if it is neither,
+other groups carry it. If it is enough but not needed, the gain is there twice; if it is needed but not enough, it
+works together with other groups.
 """
 
 import copy
@@ -63,8 +64,9 @@ class GraftConfig:
 def graft(before: Transformer, after: Transformer, task: Task, *, groups: Collection[str]) -> Any:
     """A new model: `before` with the weight difference (after − before) of the chosen groups.
 
-    The groups' weights are copied from `after`, which is the sum without its rounding: all groups give exactly
-    `after`, none `before`. `groups`: names of `weight_groups.groups` or `layer_groups`; their order does not matter.
+    The groups' weights are copied from `after`, which gives the sum without rounding: all groups give exactly
+    `after`, and no groups give `before`. `groups` are names from `weight_groups.groups` or `layer_groups`, in any
+    order.
 
     Raises MechoclError for an unknown name, and for models of different shapes.
     """
@@ -77,7 +79,7 @@ def graft(before: Transformer, after: Transformer, task: Task, *, groups: Collec
 
 
 def check_alike(before: Transformer, after: Transformer) -> None:
-    """MechoclError where two models are not of one shape, with the first tensor that differs."""
+    """Raises MechoclError when two models differ in shape; the message names the first tensor that differs."""
     ours, theirs = parameters(before), parameters(after)
     for name in [*ours, *theirs]:
         shapes = [str(tuple(p[name].shape)) if name in p else "not there" for p in (ours, theirs)]
@@ -98,7 +100,7 @@ def _grafted(before: Transformer, after: Transformer, parts: Collection[Part]) -
         model = copy.deepcopy(before)
     target, source = parameters(model), parameters(after)
     for part in parts:
-        value = part.of(source[part.parameter])
+        value = part.read(source[part.parameter])
         part.write(target[part.parameter], value.to(target[part.parameter].device))
     return model
 
@@ -107,11 +109,11 @@ def _grafted(before: Transformer, after: Transformer, parts: Collection[Part]) -
 
 
 def graft_study(before: Transformer, after: Transformer, task: Task, config: GraftConfig) -> pd.DataFrame:
-    """What each group of stage 2's weight difference does, alone and left out, to every subset.
+    """What each group of stage 2's weight difference does to every subset, alone and left out.
 
     The columns are `mechocl.analyses.columns.GRAFT`. A group that stage 2 did not change has exactly effect 0 alone.
 
-    Raises MechoclError for models of different shapes, or that are not the task's.
+    Raises MechoclError for models of different shapes, and for models that do not belong to the task.
     """
     check_alike(before, after)
     parts = groups_of(before, task)
@@ -124,7 +126,7 @@ def graft_study(before: Transformer, after: Transformer, task: Task, config: Gra
         alone, all_but = none, all_
         if changes[name] > 0:
             alone = _measured(_grafted(before, after, group.parts), task, config)
-            # undoing one group of the model after is grafting all others
+            # to undo one group in the later model is to graft all other groups
             all_but = _measured(_grafted(after, before, group.parts), task, config)
         for kind, values in ((ALONE, alone), (ALL_BUT, all_but)):
             tables.append(compared(values, none, all_, group=name, kind=kind))
@@ -143,10 +145,10 @@ def compared(
     kind: str = ALONE,
     site: str = "",
 ) -> pd.DataFrame:
-    """Rows of `graft_study`'s form (without `change`) from three tables of one row a subset.
+    """Rows in the form of `graft_study` (without `change`) from three tables with one row for each subset.
 
-    Each table has the columns `subset`, `aliases` and some of `METRICS`: of an intervention, of the model before
-    stage 2, and of the one after it.
+    The tables are those of an intervention, of the model before stage 2, and of the model after it. Each has the
+    columns `subset`, `aliases` and some of `METRICS`.
     """
     tables = []
     for metric in [m for m in METRICS if m in values.columns]:
@@ -163,8 +165,8 @@ def estimates(
 ) -> list[GraftEstimate]:
     """Mean over seeds with its 95 % interval, by group, kind and subset, in the order of the rows.
 
-    `rows`: of `graft_study` and `steering.steering_study`, with a `seed` column. Seeds whose share is not defined
-    are left out, and `n` says how many are in.
+    `rows` as from `graft_study` and `steering.steering_study`, with a `seed` column. Seeds whose share is not
+    defined are left out, and `n` is the number of the remaining seeds.
     """
     chosen = rows[rows["metric"] == metric].dropna(subset=[column])
     found = []
@@ -181,7 +183,7 @@ def _measured(model: Transformer, task: Task, config: GraftConfig) -> pd.DataFra
 def _change(before: Transformer, after: Transformer, parts: Collection[Part]) -> float:
     ours, theirs = parameters(before), parameters(after)
     squares = [
-        float((part.of(theirs[part.parameter]) - part.of(ours[part.parameter])).double().square().sum())
+        float((part.read(theirs[part.parameter]) - part.read(ours[part.parameter])).double().square().sum())
         for part in parts
     ]
     return math.sqrt(sum(squares))

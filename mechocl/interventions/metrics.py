@@ -26,7 +26,7 @@ SMALLEST_DIFFERENCE: Final = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A named function from logits to one value per pair, and from those to one number."""
+    """A named function from logits to one value per pair, and from these values to one number."""
 
     name: str
     unit: str
@@ -36,12 +36,12 @@ class Metric:
     pool: Callable[[Values, Pairs], Float[Tensor, "*batch"]]
     """Values of all pairs → the metric."""
     all_tokens: bool = False
-    """Whether it needs the logits of the whole vocabulary, or those of targets and foils alone."""
+    """Whether it needs the logits of the whole vocabulary; otherwise it needs those of targets and foils only."""
     needs_foil: bool = False
     differentiable: bool = True
 
     def check(self, pairs: Pairs, outputs: int) -> None:
-        """MechoclError where a token that it looks at has no logit, or a pair lacks what it needs."""
+        """Raises MechoclError when a token that it looks at has no logit, or a pair lacks what it needs."""
         if self.needs_foil and bool((pairs.foil < 0).any()):
             raise MechoclError(
                 f"{self.name} compares the target with a foil, and {pairs.name} has none; use log_probability, "
@@ -58,7 +58,7 @@ class Metric:
             _kinds(pairs)
 
     def tokens(self, pairs: Pairs) -> Int[Tensor, "token"] | None:
-        """Ids of the logits that it needs, ascending; None: all."""
+        """Ids of the logits that it needs, ascending; None means all."""
         if self.all_tokens:
             return None
         needed = torch.cat([pairs.target, pairs.foil]) if self.needs_foil else pairs.target
@@ -129,7 +129,7 @@ def _auc(values: Values, pairs: Pairs) -> Tensor:
     having, lacking, weight = _kinds(pairs)
     a, b = values[..., having], values[..., lacking]
     won = (a > b).double() + (a == b).double() / 2
-    # so that two runs with the same answers have the same AUC to the last bit, in whatever order it is summed
+    # rounded, so that two runs with the same answers have the same AUC to the last bit in any order of summation
     return torch.round(won @ weight.to(won.device), decimals=12)
 
 
@@ -157,7 +157,7 @@ METRICS: Final[dict[str, Metric]] = {
 
 
 def metric_named(name: str) -> Metric:
-    """MechoclError for a name of none, with the known ones."""
+    """The metric of this name. Raises MechoclError, which lists the known metrics, for an unknown name."""
     if name not in METRICS:
         raise MechoclError(f"no metric is called {name!r}; known: {', '.join(METRICS)}")
     return METRICS[name]
@@ -166,7 +166,7 @@ def metric_named(name: str) -> Metric:
 def normalised(value: float, *, clean: float, corrupted: float) -> float:
     """0 for the corrupted run, 1 for the clean one.
 
-    Raises MechoclError where the two differ by less than `SMALLEST_DIFFERENCE`: the share of almost nothing
+    Raises MechoclError when the two differ by less than `SMALLEST_DIFFERENCE`, because a share of almost nothing
     says nothing.
     """
     if not abs(clean - corrupted) >= SMALLEST_DIFFERENCE:

@@ -19,9 +19,9 @@ from toy_models.task import ROLE, Task
 
 
 def pairs_named(task: Task, name: str, *, n_pairs: int, seed: int) -> Pairs:
-    """The pairs of a name of the module's docstring; there may be fewer than asked for.
+    """The pairs of one of the names that `interventions.pairs` lists; there may be fewer than asked for.
 
-    Raises MechoclError for a name of no contrast, an empty subset, and where no pair fits.
+    Raises MechoclError for an unknown name, for an empty subset, and when no pair fits.
     """
     if name.endswith(".csv"):
         return pairs_of_file(task, Path(name))[:n_pairs]
@@ -43,7 +43,7 @@ def pairs_named(task: Task, name: str, *, n_pairs: int, seed: int) -> Pairs:
 
 
 def subset_named(task: Task, short: str) -> str:
-    """`d1` → `d1_consistent`: the subset of the task whose name begins so. MechoclError for none or several."""
+    """`d1` → `d1_consistent`: the subset of the task whose name begins so. Raises MechoclError for none or several."""
     members = set(task.table["subset"].unique())
     present = [name for name in SUBSETS if name in members]
     found = [name for name in present if short == name] or [
@@ -109,7 +109,7 @@ def alias_pairs(
 def question_pairs(task: Task, *, subsets: Sequence[str], n_questions: int, seed: int) -> Pairs:
     """Test questions about aliases of some subsets, each paired with itself.
 
-    All questions of one alias come together. Raises MechoclError when a subset has none.
+    All questions about one alias come together. Raises MechoclError when a subset has no questions.
     """
     rows = np.concatenate([_test_questions(task, subset) for subset in subsets])
     alias = task.table["alias"].to_numpy()[rows]
@@ -121,7 +121,7 @@ def question_pairs(task: Task, *, subsets: Sequence[str], n_questions: int, seed
 
 
 def list_pairs(task: Task, *, subset: str, n_pairs: int, seed: int) -> Pairs:
-    """Questions whose list contains the alias's integer, and the same without: another integer stands there.
+    """Questions whose list contains the alias's integer, and the same questions with another integer in its place.
 
     Raises MechoclError when the subset has no questions, or every integer is in the list.
     """
@@ -133,23 +133,23 @@ def list_pairs(task: Task, *, subset: str, n_pairs: int, seed: int) -> Pairs:
         swapped = task.questioning.without_entity(task, rows, draws)
     except ValueError as error:
         raise MechoclError(
-            f"{subset}-with-to-without: {error}; {subset}-to-other-{subset} is there in every world"
+            f"{subset}-with-to-without: {error}; use {subset}-to-other-{subset}, which every world has"
         ) from None
     return _question_pairs(task, f"{subset}-with-to-without", rows, tokens, swapped, None)
 
 
 def tag_pairs(task: Task, *, clean: int, corrupted: int, n_pairs: int, seed: int) -> Pairs:
-    """Definitions that carry define tag `clean`, and the same with tag `corrupted`.
+    """Definitions that carry define tag `clean`, and the same definitions with define tag `corrupted`.
 
     The target is the defined entity, read just before it; there is no foil. Raises MechoclError when the
-    task has no definitions of a tag, or the tag comes after the entity.
+    task has no definitions with one of the tags, or when the tag comes after the entity.
     """
     rows = {tag: task.rows(kind="definition", tag=tag) for tag in (clean, corrupted)}
     for tag, found in rows.items():
         if len(found) == 0:
             raise MechoclError(
-                f"the run has no definitions with tag {tag}; it has tags 1 to 3 at most, in a text world those of the layout "
-                "that is read"
+                f"the run has no definitions with tag {tag}; it has tags 1 to 3 at most; a text world has those of "
+                "the layout that is read"
             )
     chosen = _shuffled(rows[clean], generator(seed, "tag pairs", clean, corrupted))[:n_pairs]
     picked = torch.from_numpy(chosen)
@@ -157,7 +157,7 @@ def tag_pairs(task: Task, *, clean: int, corrupted: int, n_pairs: int, seed: int
     at = (task.roles[picked] == ROLE["entity"]).int().argmax(1).numpy()
     if (is_tag[picked].int().argmax(1).numpy() > at).any():
         raise MechoclError(
-            "in this word order the tag comes after the entity, so it cannot change its prediction"
+            "in this word order the tag comes after the entity, so it cannot change the prediction of the entity"
         )
     tag_token = task.tokens[int(rows[corrupted][0])][is_tag[int(rows[corrupted][0])]]
     tokens = task.tokens[picked]

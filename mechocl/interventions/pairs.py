@@ -23,9 +23,9 @@ from mechocl.errors import MechoclError
 ROLE_NAMES: Final = (
     "tag", "alias", "%", "match", "rival", "others", "=", "entity", "last alias token", "words",
 )  # fmt: skip
-"""What stands at a position of a pair. `match`: the list item that is the clean alias's integer; `rival`: the
-one that is the corrupted alias's other integer; `others`: the rest of the list. In a text, `words`: those of the
-question; `alias`: the tokens of its name but the last."""
+"""What stands at a position of a pair. `match` is the list item that is the clean alias's integer, `rival` the
+item that is the corrupted alias's other integer, and `others` the rest of the list. In a text, `words` are those of
+the question, and `alias` are all tokens of the alias's name except the last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ class Pairs:
 
     @property
     def swapped(self) -> "Pairs":
-        """Clean and corrupted exchanged; what is right stays as it was."""
+        """The pairs with clean and corrupted exchanged; targets and foils stay as they were."""
         return replace(self, clean=self.corrupted, corrupted=self.clean)
 
 
@@ -88,9 +88,9 @@ def given_pairs(
     labels: Sequence[str] | None = None,
     name: str = "given pairs",
 ) -> Pairs:
-    """The user's own pairs. `read` is the last position where it is not given.
+    """The user's own pairs. If `read` is not given, it is the last position.
 
-    `foil` is needed by the logit difference alone. Raises MechoclError for pairs of unequal length.
+    Only the logit difference needs `foil`. Raises MechoclError for pairs of unequal length.
     """
     n, length = clean.shape
     return Pairs(

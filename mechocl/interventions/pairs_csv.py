@@ -15,9 +15,10 @@ from toy_models.task import Task
 
 
 def read_pairs(task: Task, path: Path) -> Pairs:
-    """Pairs in a CSV: columns `clean`, `corrupted`, `target` and perhaps `foil`, tokens between spaces.
+    """Pairs from a CSV with columns `clean`, `corrupted`, `target` and perhaps `foil`; spaces separate the tokens.
 
-    In a text world the cells are texts as they are, with `\\n` for a line break; of target and foil the first token counts.
+    In a text world the cells are plain texts, with `\\n` for a line break; only the first token of target and foil
+    counts.
 
     Raises MechoclError when the file or a column is missing, a token is not in the vocabulary, or lengths
     differ.
@@ -80,6 +81,6 @@ def _ids(task: Task, path: Path, number: int, cells: dict[str, str], column: str
 
 
 def _split(text: str, ids: Mapping[str, int]) -> list[str]:
-    """Tokens between spaces; some, like `alias 7`, have one inside."""
+    """Split a text at its spaces into tokens; some tokens, like `alias 7`, contain a space."""
     kinds = {token.split()[0] for token in ids if " " in token}
     return re.findall(rf"(?:{'|'.join(map(re.escape, kinds))}) +\S+|\S+" if kinds else r"\S+", text)

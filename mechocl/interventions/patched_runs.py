@@ -1,7 +1,7 @@
 """The runs that patches are put into, and forward passes that compute only what a patch changes.
 
 A pass begins at the patched layer and position, on the cached run: positions before it keep their keys and values,
-those behind it and layers above are computed, and in the last layer only the rows that the answer is read from.
+positions after it and layers above are computed, and in the last layer only the rows that the answer is read from.
 Many patches of the same pairs go through it together, and logits are computed for the metric's tokens alone.
 `tests/interventions/test_patching.py` holds every grid equal to TransformerLens's.
 """
@@ -34,8 +34,8 @@ from mechocl.models.sites import HEAD_SITES
 from toy_models.randomness import generator
 
 Mode = Literal["denoise", "noise", "zero", "mean", "resample"]
-"""What is put where. `denoise`: the clean run's activation into the corrupted run; `noise`: the other way
-round; `zero`, `mean` (over the pairs, at each position), `resample` (another pair's): into the clean run."""
+"""What is put where. `denoise` puts the clean run's activation into the corrupted run; `noise` does the reverse.
+`zero`, `mean` (over the pairs, at each position) and `resample` (from another pair) change the clean run."""
 
 SiteKey = tuple[int, str]
 
@@ -61,6 +61,8 @@ class _Base:
 
 @dataclass(frozen=True, slots=True)
 class PatchedRuns:
+    """Runs of the model `into`, in which activations come from runs of the model `origin`, on the same pairs."""
+
     into: Components
     origin: Components
     pairs: Pairs
@@ -107,7 +109,7 @@ class PatchedRuns:
             )  # fmt: skip
 
     def _means(self) -> dict[SiteKey, Tensor]:
-        """Mean over all clean examples of each site."""
+        """Mean of each site's activations over all clean examples."""
         total: dict[SiteKey, Tensor] = {}
         for tokens in torch.split(self.pairs.clean, self.batch_size):
             found: dict[SiteKey, Tensor] = {}
@@ -126,7 +128,7 @@ class PairsChunk:
     pairs: Pairs
     base: _Base
     source: dict[SiteKey, Tensor]
-    """Activations to put in; empty: zeros."""
+    """Activations to put in; if it is empty, zeros are put in."""
     ids: Int[Tensor, "id"] | None
     judge: Callable[[Tensor], Tensor]
     batch_size: int
@@ -136,7 +138,7 @@ class PairsChunk:
     def patched(
         self, key: SiteKey, where: Bool[Tensor, "pair pos"], each_unit: bool
     ) -> Float[Tensor, "unit pair"]:
-        """The metric of every pair with a site patched there, its units one at a time or (one row) together."""
+        """The metric of every pair with a site patched at `where`, its units one at a time or together (one row)."""
         units = self._units(key) if each_unit else 1
         where = where[:, : self.pairs.clean.shape[1]]
         if self._is_there(key, where):
@@ -159,7 +161,7 @@ class PairsChunk:
         """One forward pass of as many patches as `chosen` has rows."""
         (layer, site), n, c = key, len(chosen), self.c
         local = site in _LOCAL
-        if local and layer == c.n_layers - 1:  # the answer depends on the rows that it is read from
+        if local and layer == c.n_layers - 1:  # the answer depends only on the rows that it is read from
             where = where & (torch.arange(where.shape[1]) == self.pairs.read[:, None])
         masked = where.any(0).nonzero()[:, 0]
         if len(masked) == 0:
@@ -191,7 +193,7 @@ class PairsChunk:
     def _spread(self, layer: int, x: Tensor, changed: slice, tap: Tap, n: int) -> Tensor:
         """The stream after a layer from its first changed row on. `x`: the changed rows before the layer.
 
-        The rows behind them ask as they asked before, and some of the keys and values that they find are new.
+        The rows after them keep their queries, and some of the keys and values that they read are new.
         """
         new: dict[str, Tensor] = {}
 
@@ -295,7 +297,7 @@ def _up_to_the_answer(pairs: Pairs) -> Pairs:
 
 
 def resampled(n: int, seed: int) -> Int[Tensor, "pair"]:
-    """Another pair for each pair, at random; itself where there is only one."""
+    """A random other pair for each pair; the pair itself where there is only one."""
     order = torch.randperm(n, generator=generator(seed, "resample"))
     others = torch.empty_like(order)
     others[order] = order.roll(1)
@@ -333,7 +335,7 @@ def _stream(
 
 
 def _refuse_not_finite(stream: Sequence[Tensor], rows: Int[Tensor, "pair"], what: str) -> None:
-    """MechoclError for the first state of the stream that is not finite; a single state is the last one."""
+    """Raises MechoclError for the first state of the stream that is not finite; a single state is the last one."""
     names = ["the embedding", *(f"layer {layer}" for layer in range(len(stream) - 1))]
     for name, x in zip(names if len(stream) > 1 else ["the last layer"], stream, strict=True):
         wrong = (~x.isfinite()).flatten(1).any(1).nonzero()

@@ -3,8 +3,8 @@
 Meng et al. 2022 (arXiv 2202.05262); conventions of Heimersheim & Nanda (arXiv 2404.15255). One mechanism
 serves denoising, noising and ablations, at every site of `sites.SITES`, between two examples or between
 two models. A patch costs only what it changes: the forward pass begins at the patched layer and position, on
-the cached run, many patches at once, and logits are computed where the metric looks. In the first layer that
-reads the patch, the rows behind it keep their queries (and their MLPs, where these read beside attention); in
+the cached run; many patches share a pass, and logits are computed where the metric looks. In the first layer that
+reads the patch, the rows after it keep their queries (and their MLPs, where these read beside attention); in
 the last layer only the rows are computed that an answer is read from.
 """
 
@@ -53,9 +53,9 @@ class PatchingResult:
     mode: str
 
     def normalised(self) -> pd.DataFrame:
-        """`rows` with `normalised`: 0 is the corrupted run, 1 the clean one.
+        """`rows` with a column `normalised`: 0 is the corrupted run, 1 the clean one.
 
-        Raises MechoclError where the two hardly differ.
+        Raises MechoclError when the two hardly differ.
         """
         ends = {"clean": self.clean, "corrupted": self.corrupted}
         return self.rows.assign(normalised=[normalised(float(v), **ends) for v in self.rows["value"]])
@@ -77,7 +77,7 @@ class PatchingConfig:
     """What is patched into what."""
 
     pairs: tuple[str, ...] = ("d1-to-d2", "d1-to-other-d2")
-    """Clean/corrupted pairs, by name (`contrasts`), or a CSV file."""
+    """Clean/corrupted pairs, by name (`interventions.pairs`), or a CSV file."""
     n_pairs: int = 200
     """Pairs of each name."""
     site: tuple[str, ...] = ()
@@ -128,7 +128,7 @@ def patch(
 
 
 def _stream_sites(model: Transformer) -> list[str]:
-    """The residual stream without repetitions, and what is written into it."""
+    """Sites of the residual stream without repetitions, and of what is written into it."""
     present = sites_of(take_apart(model))
     wanted = ("attn_out", "resid_mid", "mlp_out", "resid_post")
     return [hook_name("resid_pre", 0), *(site for site in wanted if site in present)]
@@ -158,16 +158,16 @@ def patch_activations(
         by: what is patched at once. A pair that lacks a role counts with an effect of 0.
         mode: what is put where.
         each_unit: patch the heads and neurons of a site one at a time, or all together.
-        source_model: takes the activations from this model instead, on the same examples: another checkpoint.
-            "Clean" and "corrupted" are then this model's run on the examples that the activations come from,
-            and `model`'s on those that they go to (the other way round in `noise`).
-        batch_size: examples in one forward pass; bounds the memory whatever the grid.
+        source_model: model that the activations come from, if it is another one, such as another checkpoint.
+            The clean run is then the run of `source_model` on the clean examples, and the corrupted run is that
+            of `model` on the corrupted examples (in all other modes the models are exchanged).
+        batch_size: examples in one forward pass; it limits the memory, however large the grid is.
         seed: draws the partners of `resample`.
 
-    Effects are patched − base, in the metric's unit: base is the corrupted run in `denoise`, else the clean
-    one; so what carries the answer is positive in `denoise`, negative elsewhere. Raises MechoclError for an
-    unknown site, layer, metric or mode, a metric that looks at a token without a logit, and activations that
-    are not finite.
+    Effects are patched − base, in the metric's unit. The base is the corrupted run in `denoise`, and the clean run
+    in all other modes; so what carries the answer is positive in `denoise` and negative in the other modes. Raises
+    MechoclError for an unknown site, layer, metric or mode, for a metric that looks at a token without a logit, and
+    for activations that are not finite.
     """
     _check_choices(mode, by, batch_size)
     chosen = metric_named(metric)
@@ -231,7 +231,7 @@ def _check_choices(mode: str, by: str, batch_size: int) -> None:
 
 
 def place_masks(pairs: Pairs, by: By) -> dict[str, Bool[Tensor, "pair pos"]]:
-    """Where each patch goes: position, role or all → the positions of every pair."""
+    """Where each patch goes: from the name of a position or a role, or "all", to the positions of every pair."""
     shape = pairs.clean.shape
     if by == "all":
         return {"all": torch.ones(shape, dtype=torch.bool)}

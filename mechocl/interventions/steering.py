@@ -3,8 +3,8 @@
 One vector, the same for every question, is added to the residual stream of the model before stage 2 at one
 layer and position, and trained to make it answer rightly about half of the stage-2 aliases. How far it gets
 with the other half is what a mere shift of the model's state explains (arXiv 2507.08218 found such a vector
-behind out-of-context reasoning). Being constant it knows no alias; a within-alias AUC above that before stage 2
-means that the model already held the answers and had them unlocked.
+behind out-of-context reasoning). A constant vector knows no alias; a within-alias AUC above the one before stage 2
+therefore means that the model already held the answers and that the vector unlocks them.
 """
 
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ STEERING: Final = "steering vector"
 RANDOM: Final = "random vector"
 
 _BATCH: Final = 1024
-"""Questions at once."""
+"""Questions in one forward pass."""
 
 NEW: Final = tuple(name for name, subset in SUBSETS.items() if subset.stage == 2)
 
@@ -45,9 +45,9 @@ class SteeringConfig:
     steps: int = 100
     """Adam steps."""
     batch_size: int = 128
-    """Questions a step."""
+    """Questions in each step."""
     learning_rate: float = 0.5
-    """Adam's at the start, as a share of the root mean square of the residual stream at the site; falls to 0."""
+    """Adam's at the start, as a share of the root mean square of the residual stream at the site; it falls to 0."""
     random_vectors: int = 5
     """Random directions of the same norm at the same site, whose mean is the control."""
     seed: int = 0
@@ -67,16 +67,17 @@ class SteeringVector:
 
     vector: Float[Tensor, "d_model"]
     layer: int
-    """Added to the residual stream that this layer reads; the number of layers: after the last."""
+    """It is added to the residual stream that this layer reads; the number of layers means after the last layer."""
     position: int
     labels: tuple[str, str]
     """The site in words: `("embed", "alias")`, `("layer 0", "=")`."""
     training_log_probability: float
-    """Of the right answers about the aliases that it was trained on (mean, nats): the site has the highest."""
+    """Mean log-probability, in nats, of the right answers about the aliases that it was trained on. The chosen site
+    has the highest one."""
 
 
 def split_aliases(task: Task, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Test questions about one half of the aliases of each stage-2 subset, and about the other half.
+    """Rows of the test questions about one half of the aliases of each stage-2 subset, and about the other half.
 
     Raises MechoclError when the task has no stage-2 aliases, or a subset has only one.
     """
@@ -101,14 +102,14 @@ def split_aliases(task: Task, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def best_vector(model: Transformer, task: Task, rows: np.ndarray, config: SteeringConfig) -> SteeringVector:
-    """The steering vector that was best on these questions, over all layers and positions (of a text: the alias's last
-    token and `=`).
+    """The steering vector that was best on these questions, over all layers and positions (in a text: the alias's
+    last token and `=`).
 
-    At every site a vector is trained, from 0, to maximise the mean log-probability of the right answer, by
-    which the site is chosen too: an unlocked answer counts, and so does a threshold that is put right. The
-    model stays as it is.
+    At every site a vector is trained, from 0, to maximise the mean log-probability of the right answer. The site is
+    chosen by the same measure: it rises when an answer is unlocked, and also when a threshold is corrected. The
+    model itself does not change.
 
-    Raises MechoclError as `components.take_apart`, and for questions of different layouts.
+    Raises MechoclError where `components.take_apart` does, and for questions of different layouts.
     """
     c, labels = take_apart(model), asked_positions(task, rows)
     target = task.answers_of(rows)[0].to(c.device)
@@ -152,14 +153,14 @@ def steered_logits(
 def steering_study(
     before: Transformer, after: Transformer, task: Task, config: SteeringConfig
 ) -> pd.DataFrame:
-    """The best constant steering vector of the model before stage 2, beside random ones of its norm.
+    """The best constant steering vector of the model before stage 2, beside random vectors of the same norm.
 
-    Trained on one half of the stage-2 aliases, which also chooses the site; all values are of the other half.
-    Rows as of `grafting.graft_study`: `group` is "steering vector" or "random vector", `site` where it is
-    added, `metric` "auc" or "accuracy" (there is no such site in definitions, so no recall), `share` of what
-    stage 2 gained on the same aliases, `change` the vector's norm.
+    It is trained on one half of the stage-2 aliases, which also chooses the site; all values are of the other half.
+    The rows are like those of `grafting.graft_study`: `group` is "steering vector" or "random vector", `site` is
+    where it is added, `metric` is "auc" or "accuracy" (definitions have no such site, so there is no recall),
+    `share` is the share of what stage 2 gained on the same aliases, and `change` is the vector's norm.
 
-    Raises MechoclError for models of different shapes, as `best_vector`, and as `split_aliases`.
+    Raises MechoclError for models of different shapes, and where `best_vector` or `split_aliases` does.
     """
     check_alike(before, after)
     training, held_out = split_aliases(task, seed=config.seed)
@@ -194,7 +195,7 @@ class _Place:
 
     c: Components
     layer: int
-    """The number of layers: after the last."""
+    """The number of layers means after the last layer."""
     stream: Float[Tensor, "question pos d_model"]
     positions: list[int]
     """Where each of the vectors is added."""
@@ -219,7 +220,7 @@ class _Place:
         target: Int[Tensor, "all_questions"],
         chosen: slice | Int[Tensor, "question"],
     ) -> Float[Tensor, "question vector"]:
-        """Of the right answers to the chosen questions."""
+        """Log-probability of the right answers to the chosen questions."""
         log_p = self.c.logits(self.outputs(vectors, chosen)).log_softmax(-1)
         right = target[chosen][:, None, None].expand(-1, len(vectors), 1)
         return log_p.gather(-1, right)[..., 0]
@@ -227,8 +228,8 @@ class _Place:
 
 @torch.no_grad()
 def _places(c: Components, task: Task, rows: np.ndarray) -> list[_Place]:
-    """Before each layer at all positions (of a text, the alias's last and the one that is read); after the last layer at
-    the one that is read."""
+    """Before each layer, all positions (in a text, the alias's last one and the one that is read); after the last
+    layer, the position that is read."""
     n_pos = len(asked_positions(task, rows))
     found: list[list[Tensor]] = [[] for _ in range(c.n_layers + 1)]
     for batch in torch.split(task.tokens[torch.from_numpy(rows)][:, :n_pos], _BATCH):
@@ -267,7 +268,7 @@ def _train(
         batch = torch.randint(len(target), (config.batch_size,), generator=draws).to(device)
         optimizer.zero_grad()
         for place, vectors, scale in zip(places, scaled, scales, strict=True):
-            # a sum over positions: their vectors do not meet, so each is trained as if alone
+            # the vectors of different positions do not meet, so in this sum each is trained as if it were alone
             loss = -place.log_probability(vectors * scale, target, batch).mean(0).sum()
             loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -277,7 +278,7 @@ def _train(
 def _by_subset(
     task: Task, rows: np.ndarray, logits: Float[Tensor, "question vector candidate"]
 ) -> pd.DataFrame:
-    """Mean over aliases and vectors, one row a subset."""
+    """Mean over aliases and vectors, one row for each subset."""
     each = pd.concat([task.questioning.judge(task, rows, one) for one in logits.unbind(1)])
     means = each.groupby("subset")[["auc", "accuracy"]].mean()
     means["aliases"] = each.groupby("subset")["alias"].nunique()

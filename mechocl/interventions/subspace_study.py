@@ -7,8 +7,8 @@ Everything is fitted on one half of the aliases and judged on the other. Methods
     rotation               distributed alignment search in k dimensions, fitted on pairs in both directions
     erasure                LEACE of the tag; nothing is put in
 
-Controls: `shuffled` fits on labels that were dealt anew over the aliases (rotation: on the clean answers of other
-pairs), `random model` fits and judges in the model before training.
+Controls: `shuffled` fits on labels that were shuffled over the aliases (rotation: on the clean answers of other
+pairs), and `random model` fits and judges in the model before training.
 """
 
 from collections.abc import Iterator, Mapping
@@ -54,12 +54,12 @@ class SubspaceConfig:
     """Where subspaces are looked for, and how."""
 
     clean: str = "d1"
-    """Subset whose activations are put in, and whose tag comes first: its name or how that begins."""
+    """Subset whose activations are put in, and whose tag comes first: its name or the beginning of its name."""
     corrupted: str = "d2"
     """Subset whose questions are answered."""
     sites: tuple[str, ...] = ()
-    """Sites of the residual stream, in every layer (`resid_mid`) or in one (`blocks.0.hook_resid_mid`). None:
-    the stream before layer 0, and after each attention and MLP but the last of all, which the unembedding reads."""
+    """Sites of the residual stream, in every layer (`resid_mid`) or in one (`blocks.0.hook_resid_mid`). Default:
+    the stream before layer 0, and after each attention and MLP except the last site, which the unembedding reads."""
     positions: tuple[str, ...] = ("alias", "=")
     """Labels of positions."""
     ks: tuple[int, ...] = (1, 2, 4, 8)
@@ -84,15 +84,18 @@ def subspace_study(
 ) -> pd.DataFrame:
     """One row per method, `k`, place, control, contrast and metric; means over pairs of held-out aliases.
 
-    Contrasts, for subsets d1 and d2: `d1-to-d2`, two aliases of the same integer, where only the definition
-    differs: what is moved is the tag's effect. `d2-to-d1`, the same in the other direction, d1's questions
-    with d2's component: what is moved is harm, which any disturbance brings, so compare it with `shuffled`.
-    `d1-to-other-d2`, aliases of different integers.
+    The contrasts, for subsets d1 and d2, are:
+
+        d1-to-d2        two aliases of the same integer, of which only the definition differs: what moves is the
+                        tag's effect
+        d2-to-d1        the reverse, d1's questions with d2's component: what moves is harm, which any disturbance
+                        brings, so compare it with `shuffled`
+        d1-to-other-d2  two aliases of different integers
 
     The columns are `mechocl.analyses.columns.SUBSPACE`.
 
-    Where swapping the whole site changes nothing (a position that the answer no longer reads) only its own rows
-    are given. Raises MechoclError for subsets, sites or positions that are not there.
+    If swapping the whole site changes nothing (at a position that the answer no longer reads), only the rows of the
+    whole site are given. Raises MechoclError for subsets, sites or positions that are not there.
     """
     data = _data(task, config)
     rows: list[dict[str, Any]] = []
@@ -137,7 +140,7 @@ class _Questions:
     first: Bool[Tensor, "question"]
     """Whether the alias is of the clean subset."""
     shuffled: Bool[Tensor, "question"]
-    """The same, dealt anew over the aliases."""
+    """The same labels, shuffled over the aliases."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +148,7 @@ class _Data:
     fitting: Mapping[str, Pairs]
     """The tag's and the integer's contrast, half of the pairs in each direction."""
     judging: Mapping[str, tuple[str, Pairs]]
-    """Contrast → the one whose rotation it judges, and its pairs."""
+    """Contrast → the contrast whose rotation it judges, and its pairs."""
     fitted: _Questions
     unseen: _Questions
 
@@ -186,7 +189,7 @@ def both_ways(pairs: Pairs) -> Pairs:
 
 
 def _questions(task: Task, clean: str, corrupted: str, config: SubspaceConfig) -> _Questions:
-    """As many test questions, drawn at random, as two contrasts have pairs."""
+    """Test questions, drawn at random, as many as two contrasts have pairs."""
     rows = task.rows(kind="question", split="test", subset=(clean, corrupted))
     order = torch.randperm(len(rows), generator=generator(config.seed, "subspace questions"))
     rows = rows[order[: 2 * config.n_pairs].numpy()]
@@ -212,7 +215,7 @@ def _places(c: Components, config: SubspaceConfig) -> Iterator[Place]:
 
 
 Changes = dict[str, list[tuple[dict[str, Any], Tensor]]]
-"""Contrast → what each change is, and what it adds at the place."""
+"""Contrast → the labels of each change, and what it adds at the place."""
 
 
 def _at(
@@ -252,7 +255,7 @@ def _linear(
     unseen: Float[Tensor, "other d_model"],
     unseen_first: Bool[Tensor, "other"],
 ) -> Changes:
-    """The two methods that are fitted on labels, and how well they, or what they leave, tell the tag."""
+    """The two methods that are fitted on labels, and how well the tag can be decoded."""
     direction, erase = difference_of_means(x, first), fit_erasure(x, first)
     score = (unseen @ direction)[:, 0].cpu().numpy()
     before = readout(x, first, other=unseen, other_first=unseen_first)
@@ -293,7 +296,7 @@ def _rows(
     changes: Changes,
     place: Place,
 ) -> list[dict[str, Any]]:
-    """Rows of changes (what they are, and what they add) of each contrast, all run at once."""
+    """Rows of all changes of each contrast, which run together."""
     rows = []
     for name, (_, run) in judging.items():
         logits = run.logits(torch.stack([change for _, change in changes[name]]))

@@ -2,7 +2,7 @@
 
 An interchange intervention (Geiger et al. 2021, arXiv 2106.02997) on a subspace: the corrupted run's activation
 h gets the clean run's component, h + B Bᵀ (h_clean − h), and the rest of the model runs on from there. With
-all of `d_model` that is activation patching of the place; with no direction it is nothing.
+all of `d_model` this is activation patching of the place; with no direction it changes nothing.
 """
 
 from dataclasses import dataclass, field, replace
@@ -33,7 +33,7 @@ class Place:
     site: str
     """One of `STREAM_SITES`."""
     position: str
-    """Label of the position in the pairs: `alias`, `=`. A name of several tokens: its last one."""
+    """Label of the position in the pairs, such as `alias` or `=`. A name of several tokens means its last token."""
 
     def __post_init__(self) -> None:
         if self.site not in STREAM_SITES:
@@ -42,7 +42,7 @@ class Place:
             )
 
     def index(self, labels: tuple[str, ...]) -> int:
-        """Where it is; MechoclError when nothing of that label is there."""
+        """Index of the position. Raises MechoclError when no position has this label."""
         found = [
             i
             for i, label in enumerate(labels)
@@ -93,7 +93,7 @@ def difference_of_means(
     return (direction / length)[:, None]
 
 
-# ------------------------------------------------------------------------------------------ what follows
+# ------------------------------------------------------------------------------------------ the rest of a run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,22 +106,23 @@ class Interchange:
     """The clean run's activation at the place."""
     corrupted: Float[Tensor, "pair d_model"]
     clean_logits: Float[Tensor, "pair token"]
-    """Where the answer is read."""
+    """The clean run's logits where the answer is read."""
     corrupted_logits: Float[Tensor, "pair token"]
+    """The corrupted run's logits there."""
     tokens: Int[Tensor, "token"] | None
-    """Ids of the logits; None: all."""
+    """Ids of the tokens that have logits; None means all."""
     stream: Float[Tensor, "pair pos d_model"]
     """The corrupted run's residual stream where a change at the place enters it."""
     layer: int
-    """Layer whose input that is (`n_layers`: none is left), or the one that has done its attention …"""
+    """First layer that reads the changed stream; `n_layers` means that no layer is left."""
     mid: bool
-    """… if this is true."""
+    """Whether only the MLP of this layer is left, because its attention comes before the change."""
     index: int
-    """Position that changes."""
+    """Index of the position that changes."""
 
     @property
     def difference(self) -> Float[Tensor, "pair d_model"]:
-        """What a swap of everything adds: clean − corrupted."""
+        """What a swap of the whole activation adds: clean − corrupted."""
         return self.clean - self.corrupted
 
     def __getitem__(self, chosen: Int[Tensor, "pair"]) -> "Interchange":
@@ -136,7 +137,7 @@ class Interchange:
         at[self.index] = 1
         if (
             layer + self.mid == c.n_layers
-        ):  # positions no longer see each other: those before the answer are done
+        ):  # positions no longer see each other, so those before the answer are not needed
             x, at, first = x[:, first:], at[first:], 0
         fits = len(change)
         x = rearrange(x + change[:, :, None] * at[:, None], "fit pair pos d_model -> (fit pair) pos d_model")
@@ -165,7 +166,7 @@ def interchange(
         raise MechoclError(f"the model has no layer {place.layer}; its layers are 0 to {c.n_layers - 1}")
     find_sites(c, [place.site])
     index = place.index(pairs.labels)
-    direct = c.parallel or c.attn_only  # attention goes past the MLP
+    direct = c.parallel or c.attn_only  # the MLP does not read what attention writes
     mid = place.site == "resid_mid" or (place.site == "attn_out" and not direct)
     entry = "resid_pre" if place.site == "resid_pre" else "resid_mid" if mid else "resid_post"
     clean, _, clean_logits = _recorded(c, pairs.clean, pairs.read, place, entry, tokens)
@@ -224,7 +225,7 @@ class SwapResult:
     corrupted: float
     swapped: float
     clean_values: Float[Tensor, "pair"]
-    """Of each pair; `clean` is what the metric makes of them."""
+    """The metric's value of each pair, before they are pooled into `clean`."""
     corrupted_values: Float[Tensor, "pair"]
     swapped_values: Float[Tensor, "pair"] = field(repr=False)
 
@@ -235,14 +236,15 @@ class SwapResult:
 
     @property
     def normalised(self) -> float:
-        """0: still the corrupted run, 1: the clean one. MechoclError where these hardly differ."""
+        """0 is the corrupted run, 1 the clean one. Raises MechoclError when the two hardly differ."""
         return metrics.normalised(self.swapped, clean=self.clean, corrupted=self.corrupted)
 
     @property
     def explained(self) -> float:
-        """Share of the pairs' squared difference from the clean run that is gone: 1 − Σ (clean − swapped)² /
-        Σ (clean − corrupted)². It asks for the right change of every pair, not of their mean, has no unit, and so
-        can be compared between models. NaN where no pair differs."""
+        """Share of the pairs' squared difference from the clean run that the swap removes.
+
+        It is 1 − Σ (clean − swapped)² / Σ (clean − corrupted)², and NaN where no pair differs. It asks for the right
+        change of every pair, and not of their mean. It has no unit, so it can be compared between models."""
         before = float((self.clean_values - self.corrupted_values).square().sum())
         after = float((self.clean_values - self.swapped_values).square().sum())
         return 1 - after / before if before > 1e-9 else float("nan")
@@ -267,7 +269,7 @@ def swap(model: Transformer, pairs: Pairs, subspace: Subspace, *, metric: str) -
 
 
 def measured(runs: Interchange, logits: Float[Tensor, "fit pair token"], *, metric: str) -> list[SwapResult]:
-    """What a metric says of each changed run, beside the clean and the corrupted one."""
+    """A metric of each changed run, beside that of the clean and of the corrupted run."""
     m, pairs = metrics.metric_named(metric), runs.pairs
     every = torch.cat([runs.clean_logits[None], runs.corrupted_logits[None], logits])
     values = m.per_pair(every, pairs, runs.clean_logits).cpu()

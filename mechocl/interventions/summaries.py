@@ -1,4 +1,4 @@
-"""What interventions on the seeds of a run come to: circuits' curves, subspaces, patched sites."""
+"""Interventions summarised over the seeds of a run: curves of circuits, subspaces, patched sites."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ def summarize_subspaces(
     `rows` as from `subspace_study.subspace_study`, with a seed column. `value`: `normalised` (0: as the corrupted run,
     1: as the clean one, in the trained model's measure) or `explained` (share of the squared difference that is gone).
 
-    Raises MechoclError for another value.
+    Raises MechoclError for any other `value`.
     """
     if value not in SUBSPACE_VALUES:
         raise MechoclError(f"value is {value!r}; use {' or '.join(SUBSPACE_VALUES)}")
@@ -59,8 +59,9 @@ class PatchedGrid:
 def summarize_patching(rows: pd.DataFrame, *, value: str = "effect", most: int = 40) -> Sequence[PatchedGrid]:
     """One grid for each contrast, in the order of the rows.
 
-    `rows` as of `patching.PatchingResult.table`, with a seed column. `value`: `effect` (in the metric's unit) or
-    `normalised` (a share). `most`: of more sites (neurons) only the sites with the largest effects are kept.
+    `rows` as from `patching.PatchingResult.table`, with a seed column. `value`: `effect` (in the metric's unit) or
+    `normalised` (a share). If there are more than `most` sites (as with neurons), only those with the largest
+    effects are kept.
     """
     found = []
     for name, part in rows.groupby("contrast", sort=False):

@@ -1,9 +1,9 @@
 """Components that hold tag 2 back: those whose ablation raises the answers about `d2` and leaves `d1` alone.
 
-Selective retrieval predicts them (Krasheninnikov et al. speculate about a suppressing circuit). Among many
-components some look so by chance, so the best one is chosen on one half of each subset's aliases and judged
-on the other half; and the same search with the roles of `d1` and `d2` exchanged says how much of an effect
-the search finds where none is expected.
+Selective retrieval predicts such components (Krasheninnikov et al. speculate about a suppressing circuit). Among
+many components some look like this by chance, so the best one is chosen on one half of each subset's aliases and
+judged on the other half. The same search with the roles of `d1` and `d2` exchanged shows how large an effect the
+search finds where none is expected.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class SuppressionConfig:
     spared: str = "d1"
     """Subset whose answers shall stay."""
     watched: tuple[str, ...] = ("d3",)
-    """Subsets that are looked at beside them, where the run has them."""
+    """Further subsets that are measured, if the run has them."""
     ablation: Literal["mean", "zero", "resample"] = "mean"
     """What is put in a component's place."""
     n_questions: int = 3000
@@ -52,7 +52,7 @@ class SuppressionConfig:
 def ablate_components(model: Transformer, task: Task, config: SuppressionConfig) -> pd.DataFrame:
     """What ablating each head, MLP and neuron, at all positions, does to the answers about each subset.
 
-    The columns are `mechocl.analyses.columns.SUPPRESSION`. Raises MechoclError as `patch_activations`.
+    The columns are `mechocl.analyses.columns.SUPPRESSION`. Raises MechoclError where `patch_activations` does.
     """
     subsets = _subsets(task, config)
     asked = question_pairs(task, subsets=subsets, n_questions=config.n_questions, seed=config.seed)
@@ -85,10 +85,10 @@ def ablate_components(model: Transformer, task: Task, config: SuppressionConfig)
 
 
 def candidates(rows: pd.DataFrame, *, raised: str, spared: str) -> pd.DataFrame:
-    """The component of each seed that raises one subset most and another least, and what it does elsewhere.
+    """The component of each seed whose ablation best raises one subset and spares another, and all its effects.
 
-    Chosen by effect(raised) − |effect(spared)| on the choosing half. Rows: `seed`, `component`, and the
-    `effect` on the judging half of each `subset`.
+    It is chosen by effect(raised) − |effect(spared)| on the choosing half. The columns are `seed`, `component`, and
+    the `effect` on the judging half of each `subset`.
     """
     raised, spared = (_whole_name(rows, name) for name in (raised, spared))
     found = []
@@ -116,7 +116,7 @@ def _subsets(task: Task, config: SuppressionConfig) -> list[str]:
 
 
 def _halves(task: Task, asked: Pairs, subsets: list[str]) -> dict[tuple[str, str], Bool[Tensor, "question"]]:
-    """Questions of each half of each subset's aliases. MechoclError where a half is empty."""
+    """Questions of each half of each subset's aliases. Raises MechoclError when a half is empty."""
     found = {}
     for subset in subsets:
         members = task.table.loc[task.rows(subset=subset), "alias"].unique()

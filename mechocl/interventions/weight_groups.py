@@ -24,7 +24,7 @@ _KINDS: Final = {
     "MLP": r"\.mlp\.",
     "unembedding": r"^unembed\.|^lm_head\.",
 }
-"""Kind of a parameter by its name, in a `HookedTransformer` or a `TransformerBridge`; the first that fits."""
+"""Kind of a parameter by its name, in a `HookedTransformer` or a `TransformerBridge`; the first match counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,11 @@ class Part:
 
     parameter: str
     tokens: Int[Tensor, "token"] | None = None
-    """Token ids; None: the whole parameter."""
+    """Token ids; None means the whole parameter."""
     axis: int = 0
     """Axis of the parameter that the tokens index: 0 in `W_E`, 1 in `W_U`."""
 
-    def of(self, weight: Tensor) -> Tensor:
+    def read(self, weight: Tensor) -> Tensor:
         """A copy of this part of the parameter's tensor."""
         return weight.clone() if self.tokens is None else weight.index_select(self.axis, self.tokens)
 
@@ -57,16 +57,17 @@ class Group:
 
 
 def groups(model: Transformer, task: Task) -> dict[str, Group]:
-    """Groups of weights by name. Every number of every parameter is in exactly one.
+    """Groups of weights by name. Every number of every parameter is in exactly one group.
 
-    "alias embeddings" (rows of `W_E` of the aliases' names; in a text, of every token of an alias, whatever else is
-    written with it), "tag embeddings", "other embeddings" (integers, `%`, `=`, answers, pad, words), "position embeddings", "layer 0 attention", "layer 0 MLP", …, "layer norms" (with
-    the final one), "unembedding" (`W_U` and `b_U`). Those that a model lacks are left out.
+    The groups are "alias embeddings" (rows of `W_E` of the aliases' names; in a text, of every token of an alias,
+    whatever else is written with it), "tag embeddings", "other embeddings" (integers, `%`, `=`, answers, pad,
+    words), "position embeddings", "layer 0 attention", "layer 0 MLP", …, "layer norms" (with the final one), and
+    "unembedding" (`W_U` and `b_U`). Groups that a model lacks are left out.
 
-    Where the unembedding is tied, `W_U` is a second copy of `W_E` that changes with it: each column goes with its
-    token's embedding, and "unembedding" is `b_U` alone. So a graft of a tied model is tied.
+    Where the unembedding is tied, `W_U` is a second copy of `W_E` that changes with it: each column belongs to the
+    group of its token's embedding, and "unembedding" is `b_U` alone. So a graft of a tied model is tied.
 
-    Raises MechoclError for a model that is not the task's, or with a parameter of no known kind.
+    Raises MechoclError for a model that does not belong to the task, or has a parameter of unknown kind.
     """
     device, rows = seam.device_of(model), model.cfg.d_vocab
     tokens = {name: ids.to(device) for name, ids in _token_groups(task, rows).items()}
@@ -109,7 +110,7 @@ def _parts_of(name: str, weight: Tensor, tokens: Mapping[str, Tensor], tied: boo
 
 
 def _token_groups(task: Task, rows: int) -> dict[str, Tensor]:
-    """Token ids of each group of embeddings: all of the vocabulary, and the rows that pad it in a text model."""
+    """Token ids of each group of embeddings, with those of the rows that pad the vocabulary of a text model."""
     known = len(task.vocabulary)
     if rows < known or (rows > known and not task.vocabulary.padded):
         raise MechoclError(

@@ -16,7 +16,7 @@ from toy_models.task import Task
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionConfig:
-    """Which questions."""
+    """Which questions are looked at."""
 
     subsets: tuple[str, ...] = (
         "qd1_consistent",
@@ -32,7 +32,7 @@ def attention_patterns(model: Transformer, task: Task, config: AttentionConfig) 
     """Attention probabilities of every head on one true and one false question per subset.
 
     The columns are `mechocl.analyses.columns.ATTENTION`. Subsets that the task does not have are left out.
-    Raises MechoclError when it has none of them, or their questions have different layouts.
+    Raises MechoclError when the task has none of them, or their questions have different layouts.
     """
     chosen = []
     for subset in config.subsets:

@@ -1,9 +1,9 @@
 """Direct logit attribution: which component writes the answer into the residual stream?
 
 The residual stream after the last layer is a sum of what the embedding, each head, each MLP and the biases
-have written; but for the final layer norm's scale the logits are linear in it, so with that scale kept as it
-was in the run, every logit is a sum of contributions (Elhage et al. 2021, "A Mathematical Framework for
-Transformer Circuits"). What a component contributes by way of later ones is not in it.
+have written. Except for the final layer norm's scale, the logits are linear in it. With this scale kept as it
+was in the run, every logit is therefore a sum of contributions (Elhage et al. 2021, "A Mathematical Framework for
+Transformer Circuits"). What a component contributes through later components is not included.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from mechocl.models.seam import Transformer
 from toy_models.task import Task
 
 TOTAL: Final = "total"
-"""The component of the rows that hold the model's own logit difference: the sum of all others."""
+"""The component of the rows that hold the model's own logit difference, the sum of all components."""
 
 _BATCH: Final = 256
 
@@ -38,7 +38,7 @@ class AttributionConfig:
 
     def __post_init__(self) -> None:
         if not self.positions:
-            raise MechoclError("attribution at no position; name one, such as =")
+            raise MechoclError("positions is empty; name at least one, such as =")
         if self.aliases_per_subset < 1:
             raise MechoclError(f"aliases_per_subset is {self.aliases_per_subset}; use at least 1")
 
@@ -48,8 +48,8 @@ class Attribution:
     """Contributions to one logit difference of each example, in nats."""
 
     components: tuple[str, ...]
-    """ "embedding", "L0H0", …, "L0 mlp" (with its bias), …, "biases": those of the attention layers, of the final
-    layer norm and of the unembedding."""
+    """ "embedding", "L0H0", …, "L0 mlp" (with its bias), …, "biases" (those of the attention layers, of the final
+    layer norm and of the unembedding)."""
     values: Float[Tensor, "component example"]
     """They sum to `total` over the components."""
     total: Float[Tensor, "example"]
@@ -67,8 +67,8 @@ def direct_logit_attribution(
 ) -> Attribution:
     """What each component adds to (logit of `plus`) − (mean logit of the `minus`) at the position `read`.
 
-    The final layer norm's mean and scale are those of the run. In nats, on the CPU; a contribution above 0
-    speaks for `plus`. Raises MechoclError for tokens that have no logit, positions that are not there, and where
+    The final layer norm's mean and scale are those of the run. Contributions are in nats, on the CPU; one above 0
+    speaks for `plus`. Raises MechoclError for tokens without a logit, for positions that are not there, and where
     `take_apart` does.
     """
     c = take_apart(model)
@@ -111,8 +111,8 @@ def _attribute(
 def attribute_answers(model: Transformer, task: Task, config: AttributionConfig) -> pd.DataFrame:
     """Direct logit attribution of test questions, by component.
 
-    Rows are means over the questions of each subset, and of each kind of list, one for each component (see `Attribution`)
-    and one for the model itself; their columns are `mechocl.analyses.columns.ATTRIBUTION`.
+    Rows are means over the questions of each subset and of each kind of list. There is one row for each component
+    (see `Attribution`) and one for the model itself. The columns are `mechocl.analyses.columns.ATTRIBUTION`.
 
     Raises MechoclError for a position that the questions do not have.
     """
@@ -127,11 +127,11 @@ def attribute_answers(model: Transformer, task: Task, config: AttributionConfig)
         end = labels.index(position) + 1
         tokens = task.tokens[torch.from_numpy(rows), :end]
         read = torch.full((len(rows),), end - 1)
-        found = {
+        attributions = {
             name: direct_logit_attribution(model, tokens, read=read, plus=plus, minus=minus)
             for name, (plus, minus) in wanted.items()
         }
-        tables.append(_means(table, found, position))
+        tables.append(_means(table, attributions, position))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -143,11 +143,11 @@ def _wanted(task: Task, table: pd.DataFrame) -> dict[str, tuple[Tensor, Tensor]]
     return {"difference": (right, wrong[:, None]), "integer": (ids[entity], ids.expand(len(table), -1))}
 
 
-def _means(table: pd.DataFrame, found: dict[str, Attribution], position: str) -> pd.DataFrame:
+def _means(table: pd.DataFrame, attributions: dict[str, Attribution], position: str) -> pd.DataFrame:
     """Means over the questions of each subset and kind, one row per component."""
     keys = {"subset": table["subset"].astype(str).to_numpy(), "contains": table["answer"].to_numpy()}
-    components = (*next(iter(found.values())).components, TOTAL)
-    values = {name: torch.cat([a.values, a.total[None]]).double().numpy() for name, a in found.items()}
+    components = (*next(iter(attributions.values())).components, TOTAL)
+    values = {name: torch.cat([a.values, a.total[None]]).double().numpy() for name, a in attributions.items()}
     parts = [
         pd.DataFrame(keys | {"component": component, "position": position}).assign(
             **{name: value[i] for name, value in values.items()}

@@ -28,7 +28,7 @@ QUANTITIES: Final = ("rank", "first", "vocabulary_rank", "difference", "kl")
 """What a lens measures at one position of one question; see `logit_lens`."""
 
 _BATCH: Final = 256
-"""Questions at a time: every component is held at every position."""
+"""Questions in one batch, which is small because every component is held at every position."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class LensConfig:
     """What the logit lens looks at."""
 
     of: tuple[Literal["stream", "heads", "mlps"], ...] = ("stream", "heads", "mlps")
-    """The residual stream before and after each layer, what each head writes, what each MLP writes."""
+    """What is read: the residual stream before and after each layer, what each head writes, what each MLP writes."""
     aliases_per_subset: int = 100
     """Aliases of each subset, the first ones."""
 
@@ -45,22 +45,24 @@ class LensConfig:
             raise MechoclError(f"aliases_per_subset is {self.aliases_per_subset}; use at least 1")
         unknown = set(self.of) - {"stream", "heads", "mlps"}
         if unknown or not self.of:
-            raise MechoclError(f"a lens of {min(unknown, default='nothing')}; use stream, heads or mlps")
+            raise MechoclError(
+                f"a lens of {min(unknown, default='nothing')} does not exist; use stream, heads or mlps"
+            )
 
 
 @torch.no_grad()
 def logit_lens(model: Transformer, task: Task, config: LensConfig) -> pd.DataFrame:
     """What the residual stream and its components say at each layer and position of test questions.
 
-    `component` is "stream", "L0H1" or "L0 mlp"; `layer` is "embed", "layer 0", …, for a component the layer
-    that it is in; `position` is "alias", "%", "n1", …, "=". The stream goes through the final layer norm
-    and the unembedding. A component's output alone has no scale of its own: it is centred and divided by
+    `component` is "stream", "L0H1" or "L0 mlp". `layer` is "embed", "layer 0", …; for a component it is the layer
+    of the component. `position` is "alias", "%", "n1", …, "=". The stream goes through the final layer norm
+    and the unembedding. A component's output has no scale of its own: it is centred and divided by
     the scale that the final layer norm has for the whole stream at that position (frozen, as in direct
     logit attribution), without the norm's shift and the unembedding's bias. So its logits are what it
-    adds to the model's. An MLP's output includes its bias, a head's has none.
+    adds to the model's logits. An MLP's output includes its bias; a head's output has no bias.
 
-    Rows are means over the questions of each subset, and of each kind of list; their columns, also for a text world, are
-    `mechocl.analyses.columns.LENS`.
+    Rows are means over the questions of each subset, and of each kind of list. Their columns, also in a text world,
+    are `mechocl.analyses.columns.LENS`.
 
     Raises MechoclError for a model that `take_apart` does not cover, and a task without questions about aliases.
     """
@@ -78,7 +80,7 @@ def logit_lens(model: Transformer, task: Task, config: LensConfig) -> pd.DataFra
     return read_questions(c, task, readings, aliases_per_subset=config.aliases_per_subset)
 
 
-# ----------------------------------------------------------------------- what the stream is a sum of
+# ----------------------------------------------------------------------- the parts of the stream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,12 +88,12 @@ class Written:
     """The residual stream of some examples, and what each component has written into it."""
 
     components: tuple[str, ...]
-    """ "embedding" (of tokens, and of positions where the model adds them to the stream), "L0H0", …, "L0 mlp"
+    """ "embedding" (of tokens, and of positions if the model adds them to the stream), "L0H0", …, "L0 mlp"
     (with its bias), …, "biases" (those of all attention layers)."""
     values: Float[Tensor, "component batch pos d_model"]
     """They sum to the stream after the last layer."""
     stream: Float[Tensor, "site batch pos d_model"]
-    """Before layer 0, and after each layer."""
+    """The residual stream before layer 0, and after each layer."""
 
 
 def written(c: Components, tokens: Int[Tensor, "batch pos"]) -> Written:
@@ -122,9 +124,9 @@ def written(c: Components, tokens: Int[Tensor, "batch pos"]) -> Written:
 def frozen_norm(
     c: Components, x: Float[Tensor, "*batch d_model"], *, stream: Float[Tensor, "*#batch d_model"]
 ) -> Float[Tensor, "*batch d_model"]:
-    """A part of the final residual stream as the final layer norm of the whole of it passes it on.
+    """A part of the final residual stream, normalised as the final layer norm normalises the whole stream.
 
-    Linear in `x`: over the parts of a stream it sums to the norm of the stream, less the norm's shift.
+    It is linear in `x`: over the parts of a stream it sums to the norm of the stream, without the norm's shift.
     """
     norm = c.ln_final
     if norm.w is None:
@@ -147,7 +149,7 @@ Reading = tuple[str, str, Tensor]
 def read_questions(
     c: Components, task: Task, readings: Callable[[Written], Iterator[Reading]], *, aliases_per_subset: int
 ) -> pd.DataFrame:
-    """The table of `logit_lens` from what a lens makes of each batch of test questions."""
+    """The table of `logit_lens`, from the readings of a lens on each batch of test questions."""
     rows = questions(task, aliases_per_subset)
     labels = layout.asked_positions(task, rows)
     measured: dict[tuple[str, str], list[Tensor]] = {}
@@ -178,9 +180,9 @@ def read_questions(
 
 
 def questions(task: Task, aliases_per_subset: int) -> np.ndarray:
-    """Rows of the test questions about the first aliases of each subset, less those that name the entity.
+    """Rows of the test questions about the first aliases of each subset, without those that name the entity.
 
-    Raises MechoclError when the task has none.
+    Raises MechoclError when the task has no such question.
     """
     named = tuple(name for name, subset in SUBSETS.items() if subset.replaced)
     rows = task.rows(kind="question", split="test", subset=named)

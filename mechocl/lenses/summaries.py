@@ -9,14 +9,14 @@ from mechocl.behaviour.over_seeds import SeedSummary, summarize_seeds
 Quantity = Literal["difference", "integer"]
 
 LISTS: Final = {"list with the integer": (True,), "list without it": (False,), "mean of both": (True, False)}
-"""What the list of a question contains. In the mean what pushes towards false, whatever the list, cancels out."""
+"""What the list of a question contains. In the mean, what pushes towards false for every list cancels out."""
 
 
 def summarize_attribution(rows: pd.DataFrame, *, quantity: Quantity, position: str = "=") -> SeedSummary:
     """Contributions to the logits at a position, by `lists`, `subset` and `component`; both kinds of list count alike.
 
-    `rows` as from `direct_attribution.attribute_answers`, with a seed column. `lists`: a key of `LISTS`, or "" in a text world,
-    whose questions have no lists.
+    `rows` as from `direct_attribution.attribute_answers`, with a seed column. `lists` is a key of `LISTS`, or "" in a
+    text world, whose questions have no lists.
     """
     rows = rows[rows["position"] == position].sort_values("seed", kind="stable")
     kinds = LISTS if rows["contains"].any() else {"": (False,)}

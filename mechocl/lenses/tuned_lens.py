@@ -1,8 +1,8 @@
 """Tuned lens (Belrose et al. 2023, arXiv 2303.08112): a logit lens that first learns each layer's language.
 
-One affine translator per site of the residual stream, `x @ W + b`, trained so that the final layer norm and
-the unembedding make of it what the model itself will say. Where the logit lens sees nothing, the stream may
-hold nothing, or hold it in directions that the unembedding does not read; the tuned lens tells these apart.
+Each site of the residual stream has one affine translator, `x @ W + b`. It is trained so that the final layer norm
+and the unembedding give from it what the model itself will say. Where the logit lens sees nothing, the stream may
+hold nothing, or hold something in directions that the unembedding does not read; the tuned lens tells these apart.
 """
 
 from collections.abc import Iterator
@@ -32,9 +32,9 @@ class TunedLensConfig:
     examples: int = 4096
     """Training examples, drawn at random, that the translators are trained on; all if there are fewer."""
     steps: int = 600
-    """Steps of Adam; 0 leaves the logit lens."""
+    """Steps of Adam; with 0 the lens is the logit lens."""
     batch: int = 512
-    """Positions in a step."""
+    """Positions in each step."""
     lr: float = 0.01
     """Learning rate at the first step; it falls linearly to 0."""
     seed: int = 0
@@ -55,7 +55,7 @@ class TunedLens:
     """A trained translator of each site below the top of the residual stream."""
 
     layers: tuple[str, ...]
-    """Labels of the sites: "embed", "layer 0", … but the last layer, which needs no translation."""
+    """Labels of the sites: "embed", "layer 0", …, without the last layer, which needs no translation."""
     W: Float[Tensor, "site d_model d_model"]
     b: Float[Tensor, "site d_model"]
     loss: Float[Tensor, "site step"]
@@ -76,16 +76,16 @@ def fit_tuned_lens(
     at: Bool[Tensor, "example pos"],
     config: TunedLensConfig,
 ) -> TunedLens:
-    """Translators, identities at first, trained to minimise KL(model's output ‖ lens's output) in nats.
+    """Train translators, identities at first, to minimise KL(model's output ‖ lens's output) in nats.
 
     `at` marks the positions that count. The sites see the same batches and do not influence each other
-    (Belrose et al., eq. 5). The result lies on the model's device, is determined by `config.seed`, and the
-    model's weights take no part in the training. Raises MechoclError when `at` marks no position.
+    (Belrose et al., eq. 5). The result lies on the model's device and is determined by `config.seed`. The
+    model's weights are not trained. Raises MechoclError when `at` marks no position.
     """
     c = take_apart(model)
     stream = stream_at(c, tokens, at=at)
     if stream.shape[1] == 0:
-        raise MechoclError("there is no position to train a tuned lens on")
+        raise MechoclError("there is no position to train a tuned lens on; mark at least one")
     draws = generator(config.seed, "tuned lens", "batches")
     batches = torch.randint(stream.shape[1], (config.steps, config.batch), generator=draws)
     fitted = [_fit_site(c, x, stream[-1], batches.to(c.device), lr=config.lr) for x in stream[:-1]]
@@ -140,7 +140,7 @@ def stream_at(
 
 
 def predicted_positions(task: Task, rows: np.ndarray) -> Bool[Tensor, "example pos"]:
-    """Positions of the given examples after which comes a token of the example that the model can put out."""
+    """Positions of the given examples that are followed by a token which the model can put out."""
     tokens, roles = (x[torch.from_numpy(rows)] for x in (task.tokens, task.roles))
     at = torch.zeros(tokens.shape, dtype=torch.bool)
     at[:, :-1] = (roles[:, 1:] != ROLE["pad"]) & (tokens[:, 1:] < task.vocabulary.outputs)
@@ -148,7 +148,7 @@ def predicted_positions(task: Task, rows: np.ndarray) -> Bool[Tensor, "example p
 
 
 def fit_on_task(model: Transformer, task: Task, config: TunedLensConfig) -> TunedLens:
-    """Translators trained on the task's training examples, definitions and questions; no test question."""
+    """Translators trained on the task's training examples (definitions and questions), and on no test question."""
     rows = task.training_rows((1, 2))
     order = torch.randperm(len(rows), generator=generator(config.seed, "tuned lens", "examples"))
     chosen = rows[order[: config.examples].numpy()]
@@ -160,7 +160,7 @@ def tuned_lens(model: Transformer, task: Task, config: TunedLensConfig) -> pd.Da
     """The table of `lenses.logit_lens` of the residual stream, read through translators trained on this task.
 
     Its `kl` is held out: the translators have seen no test question. After the last layer the two lenses are
-    the same. Raises MechoclError as `logit_lens` does.
+    the same. Raises MechoclError where `logit_lens` does.
     """
     lens = fit_on_task(model, task, config)
     c = take_apart(model)

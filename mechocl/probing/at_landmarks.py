@@ -18,14 +18,14 @@ class Emergence:
     landmarks: list[tuple[str, int, str]]
     """Site, layer and position of each landmark."""
     checkpoints: pd.DataFrame
-    """`stage`, `step`, `epoch` (mean over the seeds) and `threshold`: what a place must exceed to be significant in the
-    whole grid; NaN without shuffles. In the order of training."""
+    """`stage`, `step`, `epoch` (mean over the seeds) and `threshold`, in the order of training. A place must exceed the
+    threshold to be significant in the whole grid; it is NaN without shuffles."""
     scores: SeedSummary
     """The statistic by `site`, `layer`, `position`, `stage` and `step`."""
 
 
 def summarize_emergence(rows: pd.DataFrame) -> Emergence:
-    """`rows`: of one probe at the checkpoints of one run, over the seeds."""
+    """Summarise `rows` of one probe at the checkpoints of one run, over the seeds."""
     own = _own(rows)
     when = own[["stage", "step", "epoch"]].groupby(["stage", "step"])["epoch"].mean().reset_index()
     limits = [
@@ -48,7 +48,7 @@ class RunsCompared:
     statistic: str
     """`auc` or `accuracy`, see `summaries.statistic`."""
     chance: float
-    """What the statistic is where there is nothing to read."""
+    """Value of the statistic where there is nothing to read."""
     landmarks: list[tuple[str, int, str]]
     """Site, layer and position of each landmark."""
     runs: pd.DataFrame
@@ -62,7 +62,10 @@ class RunsCompared:
 
 
 def compare_runs(rows: pd.DataFrame, gaps: pd.DataFrame | None = None) -> RunsCompared:
-    """`rows`: of one probe in several runs, one checkpoint each, over the seeds. `gaps`: as from `analyses.jobs.iml_gaps`."""
+    """Compare `rows` of one probe in several runs, at one checkpoint each, over the seeds.
+
+    `gaps` as from `analyses.jobs.iml_gaps`.
+    """
     own = _own(rows)
     value = statistic(rows)
     return RunsCompared(

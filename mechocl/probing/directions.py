@@ -1,7 +1,7 @@
 """Are two probes the same direction? Cosines between places, seeds and checkpoints, beside a null.
 
-A cosine of two directions in activations is not 0 by chance: activations vary in few directions, and any probe
-lies in these. So each cosine stands beside those with the directions of shuffled labels.
+Two directions in activations have a cosine that is not 0 even by chance: activations vary in few directions, and
+any probe lies in these. So each cosine stands beside the cosines of the directions of shuffled labels.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,22 +23,22 @@ BETWEEN_CHECKPOINTS: Final = "checkpoints of a seed"
 BETWEEN_SEEDS: Final = "seeds"
 
 
-def compare(found: Sequence[tuple[Checkpoint, Directions]], *, probe: str) -> pd.DataFrame:
+def compare(checkpoints: Sequence[tuple[Checkpoint, Directions]], *, probe: str) -> pd.DataFrame:
     """Cosines of a two-class probe's directions at the same position.
 
-    Between the places (sites, layers) of each checkpoint, and at the same place between checkpoints of one seed
-    and between seeds (of the last checkpoint of each). Only activations of equal width are compared. Directions of
-    different seeds live in unrelated bases: their cosines are there to be seen to be null.
+    Directions are compared between the places (sites, layers) of each checkpoint, and at the same place between
+    checkpoints of one seed and between seeds (at the last checkpoint of each). Only activations of equal width are
+    compared. Directions of different seeds lie in unrelated bases; their cosines are given to show that they are null.
 
     Returns:
-        Rows `compared` (one of the three), `first`, `second` (what is compared), `position` (its index), `cosine`, and
-        `null`: what 95 % of |cosine| stay below, over all pairs of that kind, when both probes are fitted on the same
-        shuffled labels: so the null shares with them what probes of the same examples have in common anyway.
-        Empty for a probe of more classes, or without shuffles.
+        Columns `compared` (one of the three kinds), `first` and `second` (the two that are compared), `position` (its
+        index), `cosine`, and `null`. 95 % of |cosine| stay below the null, over all pairs of this kind, when both
+        probes are fitted on the same shuffled labels; so the null includes what probes of the same examples have in
+        common anyway. The table is empty for a probe of more than two classes, and without shuffles.
     """
     rows: list[dict[str, object]] = []
     null: dict[str, list[Tensor]] = {}
-    own = [(c, {k: v for k, v in d.items() if k.split("/")[0] == probe}) for c, d in found]
+    own = [(c, {k: v for k, v in d.items() if k.split("/")[0] == probe}) for c, d in checkpoints]
     for what, first, second, a, b in _pairs(own):
         if a.shape != b.shape or a.shape[-1] > 1 or a.shape[1] < 2:
             continue
@@ -53,18 +53,18 @@ def compare(found: Sequence[tuple[Checkpoint, Directions]], *, probe: str) -> pd
 
 
 def _pairs(
-    found: Sequence[tuple[Checkpoint, Directions]],
+    checkpoints: Sequence[tuple[Checkpoint, Directions]],
 ) -> Iterator[tuple[str, str, str, Tensor, Tensor]]:
     """What is compared, the names of the two, and their directions."""
-    for checkpoint, directions in found:
+    for checkpoint, directions in checkpoints:
         where = _name(checkpoint)
         for a, b in combinations(directions, 2):
             yield BETWEEN_PLACES, f"{where}, {_place(a)}", _place(b), directions[a], directions[b]
     last: dict[int, tuple[Checkpoint, Directions]] = {}
-    for checkpoint, directions in found:
+    for checkpoint, directions in checkpoints:
         if checkpoint.seed not in last or _when(checkpoint) > _when(last[checkpoint.seed][0]):
             last[checkpoint.seed] = (checkpoint, directions)
-    for checkpoint, directions in found:
+    for checkpoint, directions in checkpoints:
         final, finally_ = last[checkpoint.seed]
         if _when(checkpoint) < _when(final):
             for key in directions.keys() & finally_.keys():

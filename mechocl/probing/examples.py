@@ -28,22 +28,22 @@ class Examples:
     labels: tuple[str, ...]
     """What stands at each position that is probed."""
     at: tuple[int, ...]
-    """Where those positions are."""
+    """Indices of these positions."""
     shown: tuple[str, ...]
-    """The first example's tokens there."""
+    """The first example's tokens at these positions."""
     again: Int[Tensor, "example pos"] | None
-    """Another question about each alias; None for definitions."""
+    """Tokens of another question about each alias; None for definitions."""
     listed: Shaped[np.ndarray, " example"]
     """The question's list as one string; "" for definitions."""
 
 
-def probe_fits(one: Probe, task: Task) -> bool:
-    """Whether the run has the aliases: all the subsets of a comparison of tags, two classes of anything else."""
+def probe_fits(probe: Probe, task: Task) -> bool:
+    """Whether the run has the aliases: all subsets for a comparison of tags, two classes for any other probe."""
     table = _table(task)
     present = set(table["subset"].unique())
-    if one.target == "tag" and set(one.subsets) - present:
+    if probe.target == "tag" and set(probe.subsets) - present:
         return False
-    return table.loc[table["subset"].isin(one.subsets), one.target].nunique() > 1
+    return table.loc[table["subset"].isin(probe.subsets), probe.target].nunique() > 1
 
 
 def _table(task: Task) -> pd.DataFrame:
@@ -65,12 +65,12 @@ def draw_examples(
 
     Args:
         task: the run's task.
-        at: what is read.
-        aliases_per_subset: the first ones.
-        positions: labels of those that are probed; none: all.
+        at: the kind of text that is read.
+        aliases_per_subset: number of aliases of each subset, the first ones.
+        positions: labels of the probed positions; if it is empty, all positions are probed.
         seed: draws the questions.
 
-    Raises MechoclError for a task without definitions, a position that is not there, and unequal layouts.
+    Raises MechoclError for a task without definitions, for a position that is not there, and for unequal layouts.
     """
     if at == "question":
         rows = task.rows(kind="question", split="test", answer=False)
@@ -100,7 +100,7 @@ def draw_examples(
 
 
 def _of_each_subset(table: pd.DataFrame, most: int) -> np.ndarray:
-    """Row numbers, the first aliases of each subset, by alias."""
+    """Row numbers of the first aliases of each subset, ordered by alias."""
     kept = table.sort_values("alias").groupby("subset", observed=True).head(most)
     return np.sort(kept.sort_values("alias").index.to_numpy())
 
@@ -111,7 +111,7 @@ def _list_of(task: Task, row: int) -> str:
 
 
 def _positions(labels: Sequence[str], wanted: tuple[str, ...]) -> list[int]:
-    """Indices of the positions asked for; MechoclError for one that is not there."""
+    """Indices of the wanted positions. Raises MechoclError for a position that is not there."""
     if not wanted:
         return list(range(len(labels)))
     for name in wanted:

@@ -1,15 +1,15 @@
-"""Linear probes on a model's activations at questions and definitions: what can be read where, and is it used.
+"""Linear probes on a model's activations at questions and definitions: what can be read where, and is it used?
 
-The probes come from a recipe (`probe_recipes`), and are scored on aliases that they were not fitted on. Every
+The probes come from a recipe (`probing.recipe`), and are scored on aliases that they were not fitted on. Every
 score stands beside its controls:
 
-    shuffled           the labels permuted among the aliases of a fold: for the significance of the whole grid
+    shuffled           the labels permuted among the aliases of a fold, for the significance of the whole grid
     untrained          the same probe on a model of the same shape before any training
     token embedding    the same probe on the alias's token embeddings alone
-    matched recency    every class with equally many aliases of each stage, where the classes' shares differ
-    question split     the same labels, split by question: an alias is on both sides
-    control task       a random label for each alias, split so too (Hewitt & Liang 2019, arXiv 1909.03368);
-                       selectivity is `question split` − `control task`
+    matched recency    the same probe on equally many aliases of each stage in every class, if the shares differ
+    question split     the same labels, split by question, so that an alias is on both sides
+    control task       a random label for each alias, also split by question (Hewitt & Liang 2019, arXiv
+                       1909.03368); selectivity is `question split` − `control task`
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ EMBEDDING: Final = (0, "resid_pre")
 
 
 _SWAPPED_DRAWS: Final = 10
-"""Shuffled directions that are swapped beside the probe's own."""
+"""Shuffled directions that are swapped beside the probe's own direction."""
 
 
 def probe(
@@ -60,22 +60,22 @@ def probe(
     collect: Collect,
     probes: Sequence[Probe] | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Tensor]]:
-    """Scores of every probe of a recipe at each site, layer and position, its controls, and its directions.
+    """Scores of every probe of a recipe at each site, layer and position, with its controls and its directions.
 
-    `collect` gives the model's activations (`directly(model)`); `probes`: these, and not those of the recipe.
+    `collect` gives the model's activations (`directly(model)`). `probes` replaces the probes of the recipe.
 
     The columns of the rows are `mechocl.analyses.columns.PROBE`.
 
-    Arrays: `probe/site/layer` → unit directions (position, draw, feature, output); draw 0 is the probe's own, the
-    others are of shuffled labels. Shuffles are there for two classes only.
+    The arrays map `probe/site/layer` to unit directions (position, draw, feature, output). Draw 0 is the probe's own
+    direction; all further draws are of shuffled labels. There are shuffles for two classes only.
 
-    Aliases whose class no other alias has are left out: they cannot be scored on unseen aliases. What a
-    probe of integers scores at `n1` … `=` where nothing is known lies a bit above `chance`: those positions
-    see (part of) a list that does not contain the alias's integer, and so rules some integers out. With a
+    Aliases whose class no other alias has are left out, because they cannot be scored on unseen aliases. At
+    `n1` … `=` a probe of integers scores a bit above `chance` even if nothing is known: these positions
+    see (part of) a list that does not contain the alias's integer, which rules some integers out. With a
     list of k out of n integers the floor rises up to 1 / (n − k). The shuffled control does not rise.
 
-    Raises MechoclError when no probe of the recipe fits the task, one has too few aliases for its folds or a
-    single class, the model lacks a site, or activations are not finite.
+    Raises MechoclError when no probe of the recipe fits the task, when a probe has too few aliases for its folds or
+    a single class, when the model lacks a site, and when activations are not finite.
     """
     rows: list[dict[str, Any]] = []
     arrays: dict[str, Tensor] = {}
@@ -104,7 +104,9 @@ def probe(
                 asked, own, examples, c, config, places=places, collect=collect, untrained=untrained
             )
     if not rows:
-        raise MechoclError(f"no probe of {config.recipe} fits this run: it has none of their subsets")
+        raise MechoclError(
+            f"no probe of {config.recipe} fits this run: it lacks the subsets that they compare"
+        )
     return pd.DataFrame(rows), arrays
 
 
@@ -133,25 +135,25 @@ def _sites(places: list[tuple[int, str]], tokens: Tensor, examples: Examples, co
 
 
 def _probed(
-    one: Probe, site: Site, examples: Examples, task: Task, c: Components, config: ProbingConfig
+    probe: Probe, site: Site, examples: Examples, task: Task, c: Components, config: ProbingConfig
 ) -> tuple[list[dict[str, Any]], Tensor]:
-    """Rows of a probe at one site, those of its shuffles, and its directions."""
-    chosen = choose_examples(one, examples)
-    settings = one.config(regularisation=config.regularisation, seed=config.seed)
+    """Rows of a probe at one site, with those of its shuffles, and its directions."""
+    chosen = choose_examples(probe, examples)
+    settings = probe.config(regularisation=config.regularisation, seed=config.seed)
     x = site.x[:, chosen.index]
-    scores = score_probe(one, x, chosen, config, shuffles=config.permutations)
+    scores = score_probe(probe, x, chosen, config, shuffles=config.permutations)
     draws = min(_SWAPPED_DRAWS, config.permutations) if len(scores.classes) == 2 else 0
     directions = scores.direction
     if directions is None:
         directions = grid.directions(x, scores.code[: 1 + draws], config=settings)
     directions = directions[:, : 1 + draws]
-    effects = _swaps(one, site, examples, task, c, directions, config)
+    effects = _swaps(probe, site, examples, task, c, directions, config)
     rows = []
-    for i, base in enumerate(shared_cells(one, site, examples, chosen, scores)):
+    for i, base in enumerate(shared_cells(probe, site, examples, chosen, scores)):
         effect = [{"swap_effect": float(e), "swap_share": float(s)} for e, s in zip(*effects[i], strict=True)]
         own = base | {"control": "none", "draw": -1}
-        rows += [own | score for score in _row_scores(scores, i, one, chosen)]
-        rows[-len(_row_scores(scores, i, one, chosen))] |= effect[0] if effect else {}
+        rows += [own | score for score in _row_scores(scores, i, probe, chosen)]
+        rows[-len(_row_scores(scores, i, probe, chosen))] |= effect[0] if effect else {}
         for draw in range(config.permutations):
             shuffled = base | {
                 "control": "shuffled",
@@ -163,18 +165,18 @@ def _probed(
             rows.append(shuffled | (effect[draw + 1] if draw + 1 < len(effect) else {}))
     if len(settings.regularisation) > 1:
         for value in settings.regularisation:
-            fixed = score_probe(one, x, chosen, config, settings=grid.single(settings, value))
-            for i, base in enumerate(shared_cells(one, site, examples, chosen, fixed)):
+            fixed = score_probe(probe, x, chosen, config, settings=grid.single(settings, value))
+            for i, base in enumerate(shared_cells(probe, site, examples, chosen, fixed)):
                 own = base | {"control": "none", "draw": -1, "chosen": False}
-                rows.append(own | _row_scores(fixed, i, one, chosen)[0])
+                rows.append(own | _row_scores(fixed, i, probe, chosen)[0])
     return rows, directions
 
 
-def _row_scores(scores: GridScores, i: int, one: Probe, chosen: Chosen) -> list[dict[str, Any]]:
-    """Scores of position `i`: of all aliases, then the accuracy of each subset."""
+def _row_scores(scores: GridScores, i: int, probe: Probe, chosen: Chosen) -> list[dict[str, Any]]:
+    """Scores at position `i`: those of all aliases, then the accuracy of each subset."""
     decision, code = scores.decision[i], scores.code[0]
     correct = (decision[:, 0] > 0) == code if decision.shape[1] == 1 else decision.argmax(1) == code
-    likely = linear.probability(decision) if linear.has_probability(one.method) else None
+    likely = linear.probability(decision) if linear.has_probability(probe.method) else None
     everyone: dict[str, Any] = {
         "subset": "all",
         "aliases": len(code),
@@ -194,7 +196,7 @@ def _row_scores(scores: GridScores, i: int, one: Probe, chosen: Chosen) -> list[
 
 
 def _swaps(
-    one: Probe,
+    probe: Probe,
     site: Site,
     examples: Examples,
     task: Task,
@@ -202,11 +204,11 @@ def _swaps(
     directions: Tensor,
     config: ProbingConfig,
 ) -> list[tuple[list[float], list[float]]]:
-    """Effect and share of a swap along each draw's direction, for each position; empty where none is tried."""
+    """Effect and share of a swap along each draw's direction, for each position; empty where no swap is tried."""
     nothing: list[tuple[list[float], list[float]]] = [([], [])] * len(examples.labels)
-    if not one.pairs or config.n_pairs == 0 or directions.shape[-1] > 1 or site.name not in STREAM_SITES:
+    if not probe.pairs or config.n_pairs == 0 or directions.shape[-1] > 1 or site.name not in STREAM_SITES:
         return nothing
-    pairs = pairs_named(task, one.pairs, n_pairs=config.n_pairs, seed=config.seed)
+    pairs = pairs_named(task, probe.pairs, n_pairs=config.n_pairs, seed=config.seed)
     places = [Place(layer=site.layer, site=site.name, position=label) for label in examples.labels]
     effects, shares = swap_effects(c, pairs, places, directions[..., 0])
     return list(zip(effects.tolist(), shares.tolist(), strict=True))
@@ -226,10 +228,10 @@ def _control_rows(
     collect: Collect,
     untrained: Transformer,
 ) -> list[dict[str, Any]]:
-    """Rows of all controls but the shuffles, which are scored with the probe itself.
+    """Rows of all controls except the shuffles, which are scored with the probe itself.
 
-    `own`: the model's activations at `places`. Those of the model before any training and those at the second
-    questions are made here one after the other, so that they are not held at the same time.
+    `own` are the model's activations at `places`. The activations of the model before any training and those at the
+    second questions are made here one after the other, so that they are not held at the same time.
     """
     rows: list[dict[str, Any]] = []
     for site in _sites(places, examples.tokens, examples, directly(untrained)):

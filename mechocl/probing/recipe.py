@@ -1,4 +1,4 @@
-"""What probes ask: one recipe a question, as TOML in `probes/recipes` or in a file of one's own."""
+"""What probes ask: one recipe for each question, as TOML in `probes/recipes` or in the user's own file."""
 
 from dataclasses import dataclass
 from importlib import resources
@@ -16,7 +16,7 @@ Target = Literal["tag", "defined_entity", "entity", "defined", "consistent", "st
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """One linear probe: what it reads, of which aliases, and how."""
+    """One linear probe: what it reads, about which aliases, and how."""
 
     name: str
     """Its name in tables."""
@@ -26,20 +26,22 @@ class Probe:
     """The text whose activations are read: a test question whose list does not contain the alias's integer, so that
     the integer cannot be copied from the list, or the definition that was trained on."""
     target: Target
-    """Column of the task's table; `defined`: whether the alias has a definition; `consistent`: whether the
+    """Column of the task's table. `defined` is whether the alias has a definition; `consistent` is whether the
     definition names the integer that the questions are about."""
     subsets: tuple[str, ...]
-    """Subsets whose aliases it compares. Those that a run lacks are left out; a tag needs all of its own."""
+    """Subsets whose aliases it compares. Subsets that a run lacks are left out, but a probe of tags needs all."""
     method: Method
     """See `probes.linear.ProbeConfig`."""
     regularisation: tuple[float, ...]
-    """See `probes.linear.ProbeConfig`; several values: one is chosen inside the training folds."""
+    """See `probes.linear.ProbeConfig`; of several values, one is chosen inside the training folds."""
     n_folds: int = 5
     """Folds of the cross-validation over aliases."""
     split: Literal["alias", "integer", "list"] = "alias"
-    """What is never on both sides of a split: the alias, or besides it also its integer or the question's list."""
+    """What is never on both sides of a split: the alias, and with `integer` or `list` also its integer or the
+    question's list."""
     pairs: str = ""
-    """Contrast (`mechocl.interventions.pairs`) on which an intervention along the probe's direction is tried; "": none."""
+    """Contrast (`mechocl.interventions.pairs`) on which an intervention along the probe's direction is tried; "" for
+    none."""
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.subsets if name not in SUBSETS]:
@@ -47,7 +49,7 @@ class Probe:
         ProbeConfig(method=self.method, regularisation=self.regularisation, n_folds=self.n_folds)
 
     def config(self, *, regularisation: tuple[float, ...], seed: int) -> ProbeConfig:
-        """How it is fitted; an empty `regularisation` leaves the recipe's own."""
+        """How it is fitted; if `regularisation` is empty, the recipe's own values are used."""
         return ProbeConfig(
             method=self.method,
             regularisation=regularisation or self.regularisation,
@@ -82,7 +84,7 @@ def named() -> dict[str, Path]:
 def load(name: str) -> tuple[Probe, ...]:
     """The probes of a recipe, by its name or the path of a TOML file.
 
-    Raises MechoclError naming the file, the key and what was expected.
+    Raises MechoclError that names the file, the key and what was expected.
     """
     values, path = recipes.read(name, named())
     recipe: ProbeRecipe = recipes.checked(_ADAPTER, values, source=str(path))

@@ -1,4 +1,4 @@
-"""What every score of a probe needs: its settings, the examples that it compares, the fit on aliases that it has not seen."""
+"""What every score of a probe needs: its settings, the examples that it compares, and its fit, tested on unseen aliases."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ SCORES: Final = ("accuracy", "auc", "log_loss", "calibration_error")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbingConfig:
-    """Which probes, where, and their controls."""
+    """Which probes are fitted, where, and with which controls."""
 
     recipe: str = "definition-retrieval"
     """Name of a recipe in `probes/recipes`, or a TOML file."""
@@ -30,17 +30,18 @@ class ProbingConfig:
     positions: tuple[str, ...] = ()
     """Position labels (alias, %, n1, =; at definitions tag, entity); default: all."""
     permutations: int = 100
-    """Shufflings of the labels for the corrected significance; 0: none. The smallest p is 1 / (1 + permutations)."""
+    """Shuffles of the labels for the corrected significance; 0 for none. The smallest p is 1 / (1 + permutations)."""
     controls: bool = True
-    """Also compute the other controls."""
+    """Also compute the controls that are not shuffles."""
     regularisation: tuple[float, ...] = ()
-    """Values instead of the recipe's; of several each has its rows, beside the one chosen inside the training folds."""
+    """Values that replace the recipe's. Each of several values has rows of its own, beside those of the value that is
+    chosen inside the training folds."""
     aliases_per_subset: int = 300
     """Aliases of each subset, the first ones."""
     n_pairs: int = 200
-    """Pairs for the intervention along a probe's direction; 0: none."""
+    """Pairs for the intervention along a probe's direction; 0 for no intervention."""
     solver: Solver = "auto"
-    """Who fits: scikit-learn, the reference, or many fits at once in torch; auto: the faster one."""
+    """What fits: scikit-learn, which is the reference, or torch with many fits at once; auto takes the faster one."""
     seed: int = 0
     """Draws the questions, folds, shuffles and pairs."""
 
@@ -75,27 +76,27 @@ class Chosen:
     recency: str
 
 
-def choose_examples(one: Probe, examples: Examples) -> Chosen:
-    """The examples of a probe's subsets whose class two aliases have."""
-    index = np.flatnonzero(examples.table["subset"].isin(one.subsets).to_numpy())
+def choose_examples(probe: Probe, examples: Examples) -> Chosen:
+    """The examples of a probe's subsets whose class at least two aliases have."""
+    index = np.flatnonzero(examples.table["subset"].isin(probe.subsets).to_numpy())
     table = examples.table.iloc[index]
-    keep = splits.scorable(table["alias"].to_numpy(), table[one.target].to_numpy())
+    keep = splits.scorable(table["alias"].to_numpy(), table[probe.target].to_numpy())
     index, table = index[keep], table[keep]
-    alias, target = table["alias"].to_numpy(), table[one.target].to_numpy()
+    alias, target = table["alias"].to_numpy(), table[probe.target].to_numpy()
     group = alias
-    if one.split != "alias":
-        other = table["entity"].to_numpy() if one.split == "integer" else examples.listed[index]
+    if probe.split != "alias":
+        other = table["entity"].to_numpy() if probe.split == "integer" else examples.listed[index]
         group = splits.united(alias, other)
-    stages = {frozenset(part) for _, part in table.groupby(one.target)["stage"]}
-    recency = "matched" if one.target != "stage" and len(stages) == 1 else "confounded"
+    stages = {frozenset(part) for _, part in table.groupby(probe.target)["stage"]}
+    recency = "matched" if probe.target != "stage" and len(stages) == 1 else "confounded"
     return Chosen(index, table, target, alias, group, recency)
 
 
 def score_probe(
-    one: Probe, x: Tensor, chosen: Chosen, config: ProbingConfig, *, shuffles: int = 0, **options: Any
+    probe: Probe, x: Tensor, chosen: Chosen, config: ProbingConfig, *, shuffles: int = 0, **options: Any
 ) -> GridScores:
-    """`grid.cross_validate_grid`, its errors with the probe's name."""
-    settings = options.pop("settings", None) or one.config(
+    """`grid.cross_validate_grid`, with the probe's name in its errors."""
+    settings = options.pop("settings", None) or probe.config(
         regularisation=config.regularisation, seed=config.seed
     )
     arguments = {"alias": chosen.alias, "group": chosen.group} | options
@@ -106,23 +107,23 @@ def score_probe(
             arguments.pop("alias"),
             config=settings,
             shuffles=shuffles,
-            what=one.split,
+            what=probe.split,
             solver=config.solver,
             **arguments,
         )
     except ValueError as error:
-        raise MechoclError(f"probe {one.name}: {error}") from error
+        raise MechoclError(f"probe {probe.name}: {error}") from error
 
 
 def shared_cells(
-    one: Probe, site: Site, examples: Examples, chosen: Chosen, scores: GridScores
+    probe: Probe, site: Site, examples: Examples, chosen: Chosen, scores: GridScores
 ) -> Iterator[dict[str, Any]]:
     """What all rows of a place share, for each position."""
     for i, (label, token) in enumerate(zip(examples.labels, examples.shown, strict=True)):
         yield {
-            "probe": one.name,
-            "target": one.target,
-            "method": one.method,
+            "probe": probe.name,
+            "target": probe.target,
+            "method": probe.method,
             "site": site.name,
             "layer": site.layer,
             "position": label,

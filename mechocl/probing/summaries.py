@@ -31,12 +31,12 @@ NOT_DECODABLE: Final = "not decodable"
 
 
 def statistic(rows: pd.DataFrame) -> str:
-    """What a probe's grid is judged by: `auc` for two classes, balanced `accuracy` for more."""
+    """Name of the statistic that judges a probe's grid: `auc` for two classes, balanced `accuracy` for more."""
     return "auc" if float(rows["chance"].max()) == 0.5 else "accuracy"
 
 
 def chance(rows: pd.DataFrame) -> float:
-    """What the statistic is where there is nothing to read: 0.5, or the mean over seeds of 1 / classes."""
+    """Value of the statistic where there is nothing to read: 0.5, or the mean over seeds of 1 / classes."""
     return 0.5 if statistic(rows) == "auc" else float(rows["chance"].mean())
 
 
@@ -44,10 +44,10 @@ def grid_cells(rows: pd.DataFrame) -> pd.DataFrame:
     """One row for each place of one probe at one checkpoint of one run, from its rows over the seeds.
 
     Columns: `site`, `layer`, `position`, `token`; `mean`, `low`, `high` of the statistic over seeds (95 %, NaN with
-    one seed); `p`, corrected for the whole grid by the maximum statistic: the mean over seeds against the means over
-    seeds of shuffled labels (NaN without shuffles); the mean of each control of `CONTROLS` that there is;
-    `selectivity` (question split − control task); `swap_share`, its `swap_low` and `swap_high`, `swap_shuffled`; and
-    `verdict`.
+    one seed); `p`, corrected for the whole grid by the maximum statistic, which compares the mean over seeds with the
+    means over seeds of shuffled labels (NaN without shuffles); the mean of each control of `CONTROLS` that the rows
+    have; `selectivity` (question split − control task); `swap_share`, with `swap_low` and `swap_high`;
+    `swap_shuffled`; and `verdict`.
     """
     value = statistic(rows)
     everyone = rows[(rows["subset"] == "all") & rows["chosen"]]
@@ -100,7 +100,7 @@ class Grid:
     recency: str
     """`matched`, or `confounded`: the classes differ in the stages in which they were learned."""
     subsets: pd.DataFrame
-    """Accuracy of each subset at each place, see `by_subset`; empty for two classes, where it alone says nothing."""
+    """Accuracy of each subset at each place, see `by_subset`; empty for two classes, where it would say nothing."""
 
 
 def probe_grids(rows: pd.DataFrame) -> list[Grid]:
@@ -143,7 +143,7 @@ def threshold(rows: pd.DataFrame) -> float:
 
 
 def _null(everyone: pd.DataFrame, value: str) -> np.ndarray:
-    """Means over seeds of the shuffled labels; draw × place."""
+    """Means over seeds of the statistic with shuffled labels, draw × place."""
     shuffled = everyone[everyone["control"] == "shuffled"]
     if shuffled.empty:
         return np.empty((0, 0))
@@ -162,7 +162,7 @@ def _corrected(everyone: pd.DataFrame, seeds: pd.DataFrame, value: str) -> np.nd
 
 
 def _swaps(everyone: pd.DataFrame, index: pd.MultiIndex) -> dict[str, np.ndarray]:
-    """Swap along the probe's direction and along shuffled ones; `swap_beyond`: whether it does more than these."""
+    """Swaps along the probe's direction and along shuffled ones; `swap_beyond` is whether the first does more."""
 
     def by_seed(control: str, value: str, how: Literal["mean", "max"]) -> np.ndarray:
         """place × seed"""
@@ -190,14 +190,14 @@ def _swaps(everyone: pd.DataFrame, index: pd.MultiIndex) -> dict[str, np.ndarray
             empty["swap_shuffled"][i] = np.nanmean(shuffled_share[i])
         if np.isfinite(effect[i]).all() and np.isfinite(shuffled[i]).all():
             more = effect[i] - shuffled[i]
-            # one seed has no interval: its own direction has to beat every shuffled one
+            # one seed has no interval, so its own direction has to beat every shuffled one
             alone = bool(effect[i][0] > largest[i][0] + 1e-6)
             beyond[i] = bool(estimate(more, unit="seed").low > 0) if len(more) > 1 else alone
     return empty | {"swap_beyond": beyond}
 
 
 def _verdict(row: Mapping[Any, Any]) -> str:
-    """A probe that reads something which no intervention confirms is decodable, not used."""
+    """The verdict on a place. What is read there but not confirmed by an intervention is decodable, not used."""
     if not row["p"] < LEVEL:
         return NOT_DECODABLE if np.isfinite(row["p"]) else "not tested"
     if row["swap_beyond"] is None:
@@ -216,7 +216,7 @@ def by_subset(rows: pd.DataFrame) -> pd.DataFrame:
 def landmarks(rows: pd.DataFrame) -> list[tuple[str, int, str]]:
     """The places that are always shown: the embedding at the alias, and the last residual stream where it matters.
 
-    `rows`: of a table or of `grid_cells`.
+    `rows` are those of a table or of `grid_cells`.
     """
     rows = rows[rows["site"] != "token embedding"]
     top = int(rows["layer"].max())
@@ -228,25 +228,25 @@ def landmarks(rows: pd.DataFrame) -> list[tuple[str, int, str]]:
     return [("resid_pre", 0, p) for p in names] + [(last, top, p) for p in marked]
 
 
-def grid_table(found: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Cells as a table: sites as rows, from the bottom up, positions (with an example's token) as columns."""
-    names = place_names(found)
-    columns = column_names(found)
-    table = found.assign(row=names, column=columns).pivot(index="row", columns="column", values=value)
+def grid_table(cells: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Cells as a table, with sites as rows, from the bottom up, and positions (with an example's token) as columns."""
+    names = place_names(cells)
+    columns = column_names(cells)
+    table = cells.assign(row=names, column=columns).pivot(index="row", columns="column", values=value)
     return table.loc[list(dict.fromkeys(names)), list(dict.fromkeys(columns))]
 
 
-def place_names(found: pd.DataFrame) -> list[str]:
-    """`embedding`, `L0 attn_out`, …"""
+def place_names(cells: pd.DataFrame) -> list[str]:
+    """Names of the cells' sites, such as `embedding` or `L0 attn_out`."""
     return [
         "embedding" if site == "resid_pre" and layer == 0 else f"L{layer} {site}"
-        for site, layer in zip(found["site"], found["layer"], strict=True)
+        for site, layer in zip(cells["site"], cells["layer"], strict=True)
     ]
 
 
-def column_names(found: pd.DataFrame) -> list[str]:
-    """The position, and an example's token under it where that says more."""
+def column_names(cells: pd.DataFrame) -> list[str]:
+    """The position of each cell, with an example's token under it where the token says more."""
     return [
         position if position == token else f"{position}<br>{token}"
-        for position, token in zip(found["position"], found["token"], strict=True)
+        for position, token in zip(cells["position"], cells["token"], strict=True)
     ]

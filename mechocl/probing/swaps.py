@@ -29,11 +29,11 @@ def swap_effects(
         c: the model, taken apart.
         pairs: clean and corrupted questions that differ in what the probe reads.
         places: sites in the residual stream.
-        directions: unit vectors u at each place; a vector of zeros changes nothing.
+        directions: unit vectors u at each place. A vector of zeros changes nothing.
 
     Returns:
-        The change of the mean logit difference, in nats, above 0 towards the clean run's answer; and the same as a
-        share of clean − corrupted, NaN where these hardly differ.
+        The change of the mean logit difference, in nats, positive towards the clean run's answer; and this change as
+        a share of clean − corrupted, which is NaN where the two hardly differ.
     """
     effects, shares = [], []
     for place, along in zip(places, directions, strict=True):

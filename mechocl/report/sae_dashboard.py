@@ -42,7 +42,7 @@ def write_sae_dashboard(
         subject.model,
         subject.task,
         dictionary,
-        found=subject.rows("sae-search", config),
+        search_rows=subject.rows("sae-search", config),
         tested=tested,
         collect=subject.collect,
         seed=config.seed,

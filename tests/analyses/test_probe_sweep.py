@@ -244,8 +244,12 @@ def test_mistakes_get_one_line(runs: list[Path], tmp_path: Path, fails: Fails) -
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"d2_consistent"', '"no_data"', "it has none of their subsets"),  # no_data: none in this run
-        (', "d2_consistent"', "", "it has none of their subsets"),  # one class
+        (
+            '"d2_consistent"',
+            '"no_data"',
+            "it lacks the subsets that they compare",
+        ),  # no_data: none in this run
+        (', "d2_consistent"', "", "it lacks the subsets that they compare"),  # one class
         ("regularisation = [1.0]", "regularisation = [1.0]\nn_folds = 30", "aliases, one for each fold"),
     ],
     ids=["absent subset", "one class", "fewer aliases than folds"],

@@ -63,7 +63,9 @@ def trained(factors: tuple[float, float] = (1.0, 1.0)) -> tuple[Crosscoder, Comp
     config = CrosscoderConfig(
         site="x", width=32, k=3, activations=900 * 512, batch_size=512, learning_rate=1e-2
     )
-    crosscoder = crosscoders.of(fit_crosscoder(stream(seed=0, factors=factors), "x", config.training()), {})
+    crosscoder = crosscoders.crosscoder_from(
+        fit_crosscoder(stream(seed=0, factors=factors), "x", config.training()), {}
+    )
     unseen = stream(seed=1, factors=factors)
     batches = [list(next(unseen).values()) for _ in range(6)]
     made = crosscoder.reconstruct(batches[0])
@@ -108,7 +110,7 @@ def test_a_checkpoint_that_is_the_other_has_nothing_new_and_nothing_removed() ->
             yield {"0:x": batch["0:x"], "1:x": 3 * batch["0:x"]}
 
     config = CrosscoderConfig(site="x", width=24, k=3, activations=50 * 512, batch_size=512)
-    crosscoder = crosscoders.of(fit_crosscoder(twice(), "x", config.training()), {})
+    crosscoder = crosscoders.crosscoder_from(fit_crosscoder(twice(), "x", config.training()), {})
     features = checkpoint_comparison.compare_activations(crosscoder, [list(next(twice()).values())]).features
     assert set(features["kind"]) <= {"shared", "dead"}
     assert (features["relative_norm"] - 0.5).abs().max() < 1e-3
@@ -146,7 +148,7 @@ def by_hand(*, factor: float = 1.0) -> tuple[Crosscoder, list[Tensor]]:
         strengths * torch.tensor([1.0, 0.0, 0.5, 1.0, 1.0, 1.0]),
         strengths * torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0, 4.0]) * factor,
     ]
-    return crosscoders.of(sae, {}), parts
+    return crosscoders.crosscoder_from(sae, {}), parts
 
 
 @pytest.mark.parametrize("factor", [1.0, 8.0])
@@ -267,7 +269,7 @@ def test_what_was_saved_opens_in_saelens_and_here(tmp_path: Path) -> None:
     opened = crosscoders.load(tmp_path / "cc", device="cpu")
     assert opened.scales == tuple(tiny().cfg.metadata.scales)
     assert (plain > 0).any()
-    for one in (crosscoders.of(sae, {}), opened):
+    for one in (crosscoders.crosscoder_from(sae, {}), opened):
         torch.testing.assert_close(one.encode(parts), plain, atol=1e-6, rtol=0)
         for m, made in enumerate(one.reconstruct(parts)):
             expected = plain @ sae.W_dec[:, 8 * m : 8 * m + 8] + sae.b_dec[8 * m : 8 * m + 8]
@@ -288,12 +290,14 @@ def test_one_seed_is_one_crosscoder_and_models_stay_as_they_are() -> None:
 
 def test_checkpoints_of_a_task_are_compared_on_aliases_that_were_not_seen() -> None:
     said = {"held_out": TINY.held_out, "seed": TINY.seed}
-    crosscoder = crosscoders.of(tiny(), said)
+    crosscoder = crosscoders.crosscoder_from(tiny(), said)
     found = checkpoint_comparison.compare(crosscoder, checkpoints(), task(), share=0.9, seed=77)
-    same = checkpoint_comparison.compare(crosscoders.of(tiny(), {}), checkpoints(), task(), share=0.4, seed=3)
+    same = checkpoint_comparison.compare(
+        crosscoders.crosscoder_from(tiny(), {}), checkpoints(), task(), share=0.4, seed=3
+    )
     pd.testing.assert_frame_equal(found.features, same.features)  # the record comes first
     others = checkpoint_comparison.compare(
-        crosscoders.of(tiny(), {}), checkpoints(), task(), share=0.4, seed=77
+        crosscoders.crosscoder_from(tiny(), {}), checkpoints(), task(), share=0.4, seed=77
     )
     assert not others.features["firing_rate"].equals(found.features["firing_rate"])
     assert found.features["relative_norm"].between(0, 1).all()
@@ -310,7 +314,7 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path) -> None:
         train(site="blocks.7")
     with pytest.raises(MechoclError, match="no more features than k = 4"):
         dataclasses.replace(TINY, width=4)
-    crosscoder = crosscoders.of(tiny(), {})
+    crosscoder = crosscoders.crosscoder_from(tiny(), {})
     with pytest.raises(MechoclError, match="of 2 checkpoints, and 1 models"):
         checkpoint_comparison.compare(crosscoder, checkpoints()[:1], task(), share=0.4, seed=0)
     with pytest.raises(MechoclError, match="has 16; it is a crosscoder of another model"):

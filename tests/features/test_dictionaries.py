@@ -215,7 +215,7 @@ def test_another_site_is_refused_and_a_missing_one_asked_for(saved: Path) -> Non
     config = json.loads((saved / dictionaries.CONFIG).read_text())
     del config["metadata"]["hook_name"]
     (saved / dictionaries.CONFIG).write_text(json.dumps(config))
-    refused(saved, "does not name its hook point; say it with --site")
+    refused(saved, "does not name its hook point; name it with --site")
     assert dictionaries.load(saved, device="cpu", site=SITE).read == SITE
 
 

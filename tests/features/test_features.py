@@ -60,7 +60,7 @@ def effects_of(mechanism: Mechanism, **changes: Any) -> pd.DataFrame:
     model = planted_model(task, mechanism)
     config = EffectsConfig(**{"n_pairs": 60, "n_questions": 60, **changes})
     return effects.effects(
-        model, task, dictionary(mechanism), config, found=found(mechanism), collect=directly(model)
+        model, task, dictionary(mechanism), config, search_rows=found(mechanism), collect=directly(model)
     )
 
 
@@ -369,7 +369,9 @@ def test_a_site_outside_the_stream_is_not_tested() -> None:
     one = dictionary(GATED)
     other = Dictionary(one.sae, "blocks.0.attn.hook_z", "blocks.0.attn.hook_z", {})
     with pytest.raises(MechoclError, match=r"features of blocks\.0\.attn\.hook_z cannot be changed"):
-        effects.effects(model, task, other, EffectsConfig(), found=found(GATED), collect=directly(model))
+        effects.effects(
+            model, task, other, EffectsConfig(), search_rows=found(GATED), collect=directly(model)
+        )
 
 
 # ------------------------------------------------------------------------------------------ summaries

@@ -297,7 +297,7 @@ def test_nothing_to_learn_from() -> None:
     [
         ({"k": 0}, "k is 0; use at least 1"),
         ({"width": (4,)}, "width 4 has no more features than k = 4"),
-        ({"site": ()}, "no site; name a hook point"),
+        ({"site": ()}, "site is empty; name a hook point"),
         ({"held_out": 1.0}, "held_out is 1.0; it is a share between 0 and 1"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"activations": 100}, "less than one batch of 256"),

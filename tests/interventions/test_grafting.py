@@ -191,7 +191,7 @@ def test_groups_partition_all_weights(kind: str, tmp_path: Path) -> None:
     for group in groups(model, task()).values():
         for part in group.parts:
             count = counts[part.parameter]
-            part.write(count, part.of(count) + 1)
+            part.write(count, part.read(count) + 1)
     for name, count in counts.items():
         assert (count == 1).all(), name
 
@@ -262,8 +262,8 @@ def test_a_graft_moves_its_own_group_alone() -> None:
         source = {name: after} | dict.fromkeys(others, before)
         for group, known in groups(before, task()).items():
             for part in known.parts:
-                expected = part.of(parameters(source[group])[part.parameter])
-                assert torch.equal(part.of(parameters(model)[part.parameter]), expected)
+                expected = part.read(parameters(source[group])[part.parameter])
+                assert torch.equal(part.read(parameters(model)[part.parameter]), expected)
         with pytest.raises(AssertionError):
             assert_same(model, before)
         with pytest.raises(AssertionError):
@@ -399,5 +399,5 @@ def test_parts_are_copies() -> None:
     part = groups(random_model(tied=True), task())["tag embeddings"].parts[-1]
     assert (part.parameter, part.axis) == ("unembed.W_U", 1)
     whole = groups(random_model(), task())["layer norms"].parts[0]
-    whole.of(weight).zero_()
+    whole.read(weight).zero_()
     assert weight.sum() == 15

@@ -245,7 +245,7 @@ def test_what_cannot_be_attributed() -> None:
 
 
 def test_config_refuses_nonsense() -> None:
-    with pytest.raises(MechoclError, match="at no position"):
+    with pytest.raises(MechoclError, match="positions is empty"):
         AttributionConfig(positions=())
     with pytest.raises(MechoclError, match="aliases_per_subset is 0"):
         AttributionConfig(aliases_per_subset=0)

@@ -305,5 +305,5 @@ def test_no_aliases_at_all_are_refused() -> None:
 
 
 def test_a_lens_of_nothing_is_refused() -> None:
-    with pytest.raises(MechoclError, match="a lens of nothing; use stream, heads or mlps"):
+    with pytest.raises(MechoclError, match="a lens of nothing does not exist; use stream, heads or mlps"):
         LensConfig(of=())

@@ -409,7 +409,7 @@ def test_the_limit_on_aliases() -> None:
 def test_a_task_without_definitions_is_refused() -> None:
     fractions = Fractions(qd1=0.0, qd2=0.0, q_only=1.0, d1=0.0, d2=0.0, d3=0.0)
     undefined = build(IntegerSetConfig(aliases=20, integers=12, list_length=4, fractions=fractions), seed=0)
-    with pytest.raises(MechoclError, match="fits this run: it has none of their subsets"):
+    with pytest.raises(MechoclError, match="fits this run: it lacks the subsets that they compare"):
         probe(random_model(undefined), undefined)
 
 

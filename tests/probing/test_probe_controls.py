@@ -50,7 +50,7 @@ def test_cells_without_a_score_have_no_p_and_do_not_count() -> None:
 def test_a_permutation_without_a_score_is_refused() -> None:
     """Left out, it would count as one that does not reach the score: p too small."""
     null = np.array([[0.6, 0.7], [0.4, np.nan]])
-    with pytest.raises(ValueError, match="null has NaN in a cell that observed has a score of"):
+    with pytest.raises(ValueError, match="null has NaN in a cell for which observed has a score"):
         corrected_p(np.array([0.5, 0.5]), null)
 
 

@@ -120,7 +120,7 @@ def effect_rows() -> pd.DataFrame:
 
 
 def make(**changes: Any) -> list[FeaturePage]:
-    options: dict[str, Any] = {"found": search_rows(), "tested": effect_rows(), "seed": 0}
+    options: dict[str, Any] = {"search_rows": search_rows(), "tested": effect_rows(), "seed": 0}
     of = changes.pop("dictionary", dictionary())
     return pages(model(), task(), of, collect=directly(model()), **(options | changes))
 
