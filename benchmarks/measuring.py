@@ -144,8 +144,8 @@ def write(lines: Sequence[Mapping[str, Any]], path: Path = RESULTS) -> None:
     new.replace(path)
 
 
-def _key(one: Mapping[str, Any]) -> tuple[str, str, str]:
-    return str(one["benchmark"]), str(one["case"]), str(one["machine"])
+def _key(result: Mapping[str, Any]) -> tuple[str, str, str]:
+    return str(result["benchmark"]), str(result["case"]), str(result["machine"])
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -27,8 +27,8 @@ import numpy as np
 import torch
 
 from mechocl.models.seam import Transformer
-from mechocl.probing import probe as probe_
 from mechocl.probing.examples import draw_examples
+from mechocl.probing.probe import probe as score_probes
 from mechocl.probing.recipe import Probe
 from mechocl.probing.scoring import ProbingConfig
 from mechocl.runs.activation_cache import directly
@@ -111,7 +111,7 @@ def ours(model: Transformer, task: Task) -> np.ndarray:
     config = ProbingConfig(
         sites=("resid_post",), permutations=0, controls=False, n_pairs=0, aliases_per_subset=len(task)
     )
-    rows, _ = probe_.probe(model, model, task, config, collect=directly(model), probes=[PROBE])
+    rows, _ = score_probes(model, model, task, config, collect=directly(model), probes=[PROBE])
     rows = rows[(rows["subset"] == "all") & (rows["site"] == "resid_post")]
     grid: np.ndarray = rows["accuracy"].to_numpy(dtype=float).reshape(model.cfg.n_layers, -1)
     return grid

@@ -66,20 +66,22 @@ def _source(line: dict[str, Any]) -> str:
     return f"{line['from_steps']} steps of each stage" if line["from_steps"] else "every step"
 
 
-def _timed(one: Whole, *, device: str, fast: bool) -> dict[str, Any]:
+def _timed(whole: Whole, *, device: str, fast: bool) -> dict[str, Any]:
     n = FAST_STEPS if fast else STEPS
-    steps = n if one.extrapolated or fast else None
+    steps = n if whole.extrapolated or fast else None
     torch.cuda.reset_peak_memory_stats()
-    took = seconds(recipes.load_recipe(one.recipe), seeds=one.seeds, device=device, steps=steps)
+    took = seconds(recipes.load_recipe(whole.recipe), seeds=whole.seeds, device=device, steps=steps)
     peak = measuring.peak_mib(device)
-    limit = one.limit_s
+    limit = whole.limit_s
     if limit is None:
-        assert one.times_one is not None
-        limit = one.times_one * seconds(recipes.load_recipe(one.recipe), seeds=1, device=device, steps=steps)
+        assert whole.times_one is not None
+        limit = whole.times_one * seconds(
+            recipes.load_recipe(whole.recipe), seeds=1, device=device, steps=steps
+        )
     command = COMMAND.replace(" --record", " --fast --record") if fast else COMMAND
     return measuring.line(
         "training-whole",
-        one.name,
+        whole.name,
         ours_s=took,
         theirs_s=limit,
         peak_mib=peak,

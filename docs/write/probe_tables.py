@@ -50,10 +50,10 @@ def take_tables(runs: Path) -> None:
         _landmarks(rows).to_csv(_path("emergence"), index=False, float_format="%.4g")
 
 
-def _facts(one: Grid) -> dict[str, object]:
+def _facts(grid: Grid) -> dict[str, object]:
     """What a grid's cells do not say themselves."""
     fields = [f.name for f in dataclasses.fields(Grid) if f.name not in ("cells", "subsets")]
-    return {name: getattr(one, name) for name in fields}
+    return {name: getattr(grid, name) for name in fields}
 
 
 def _landmarks(rows: pd.DataFrame) -> pd.DataFrame:

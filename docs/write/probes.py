@@ -190,18 +190,18 @@ def _range(values: set[int]) -> str:
     return str(min(values)) if len(values) == 1 else f"{min(values)} to {max(values)}"
 
 
-def _cell(one: Grid, site: str, layer: int, position: str) -> pd.Series:
-    cells = one.cells
+def _cell(grid: Grid, site: str, layer: int, position: str) -> pd.Series:
+    cells = grid.cells
     return cells[(cells["site"] == site) & (cells["layer"] == layer) & (cells["position"] == position)].iloc[
         0
     ]
 
 
-def _scores(one: Grid) -> list[str]:
+def _scores(grid: Grid) -> list[str]:
     """At the alias's embedding, at the alias after the last layer, and at `=` after it."""
-    last = int(one.cells["layer"].max())
+    last = int(grid.cells["layer"].max())
     places = (("resid_pre", 0, "alias"), ("resid_post", last, "alias"), ("resid_post", last, "="))
-    return [_interval(_cell(one, *place)) for place in places]
+    return [_interval(_cell(grid, *place)) for place in places]
 
 
 def _interval(row: "pd.Series[float]") -> str:
@@ -211,8 +211,8 @@ def _interval(row: "pd.Series[float]") -> str:
     return f"{mean}{star} [{low}, {high}]"
 
 
-def _significant(one: Grid) -> int:
-    return int((one.cells["p"] < summaries.LEVEL).sum())
+def _significant(grid: Grid) -> int:
+    return int((grid.cells["p"] < summaries.LEVEL).sum())
 
 
 def _readings(headline: dict[tuple[str, str], Grid], gaps: pd.DataFrame) -> list[str]:
@@ -253,9 +253,9 @@ def _readings(headline: dict[tuple[str, str], Grid], gaps: pd.DataFrame) -> list
     return found
 
 
-def _used(one: Grid) -> list[str]:
+def _used(grid: Grid) -> list[str]:
     rows = []
-    cells = one.cells[one.cells["position"].isin(["alias", "="])]
+    cells = grid.cells[grid.cells["position"].isin(["alias", "="])]
     for row in cells.to_dict("records"):
         ends = row["swap_share"], row["swap_low"], row["swap_high"]
         moved = [

@@ -123,7 +123,7 @@ def verdict(study: Study, e: Estimate | None) -> str:
     return "agrees" if e.mean > 0 else "disagrees"
 
 
-def run(*names: str) -> None:
+def train_studies(*names: str) -> None:
     """Train the named studies (default: all) where they are not finished, and save their tables."""
     studies = {study.name: study for study in read()}
     unknown = [name for name in names if name not in studies]
@@ -141,7 +141,7 @@ def run(*names: str) -> None:
 
 def main(what: Literal["list", "run"], names: tyro.conf.Positional[tuple[str, ...]] = ()) -> None:
     if what == "run":
-        run(*names)
+        train_studies(*names)
         return
     for study in read():
         if not study.of:

@@ -135,9 +135,9 @@ def describe_features(
     return rows.merge(_surest(found), on="feature", how="left")
 
 
-def _surest(found: pd.DataFrame) -> pd.DataFrame:
+def _surest(rows: pd.DataFrame) -> pd.DataFrame:
     """Of each feature the property that it stands for best."""
-    sure = found[(found["what"] == "feature") & (found["q"] < ALPHA)]
+    sure = rows[(rows["what"] == "feature") & (rows["q"] < ALPHA)]
     first = sure.sort_values("auc", ascending=False, kind="stable").drop_duplicates("features")
     columns = ["property", "group", "text", "position", "sign", "auc", "q"]
     return first[columns].assign(feature=first["features"].astype(int))

@@ -166,6 +166,6 @@ def compute(name: str, subject: Subject, config: Any) -> Result:
     return found
 
 
-def check_result(name: str, found: Result) -> None:
+def check_result(name: str, result: Result) -> None:
     """Raise UndeclaredRows where an analysis' rows are not as it declares them."""
-    check_rows(name, found.rows, ANALYSES[name].columns)
+    check_rows(name, result.rows, ANALYSES[name].columns)

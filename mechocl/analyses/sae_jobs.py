@@ -10,9 +10,9 @@ from mechocl.analyses import results
 from mechocl.analyses.jobs import complete_run
 from mechocl.features import dictionaries
 from mechocl.features.settings import QualityConfig, TrainingConfig
-from mechocl.runs import processes, progress as progress_
+from mechocl.runs import processes
 from mechocl.runs.processes import default_jobs
-from mechocl.runs.progress import Progress
+from mechocl.runs.progress import Job as SeedJob, Progress
 from mechocl.runs.run import Run
 
 
@@ -58,7 +58,7 @@ def train_dictionaries(
 
 
 def map_seeds(
-    run: Run, do: progress_.Job, work: Sequence[Any], *, title: str, device: str, jobs: int | None
+    run: Run, compute: SeedJob, work: Sequence[Any], *, title: str, device: str, jobs: int | None
 ) -> None:
     """One job for each of some seeds, several at a time; nothing where there are none.
 
@@ -66,7 +66,7 @@ def map_seeds(
     """
     if work:
         processes.map_jobs(
-            do,
+            compute,
             work,
             names=[f"seed {job.seed}" for job in work],
             title=title,

@@ -32,7 +32,7 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "data": data.data,
     "parity": parity.parity,
     "dynamics": training.dynamics,
-    "report": reports.report,
+    "report": reports.write_report,
     "runs": reports.runs,
 }
 """The commands, in the order in which the help lists them."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mechocl.runs.run import Run
 
 
-def report(
+def write_report(
     run: PositionalRun,
     out: Path | None = None,
     attribute: Attribute = "",

@@ -159,16 +159,16 @@ def _aside(node: tuple[str, str], nodes: list[tuple[str, str]]) -> float:
     return (beside.index(name) - (len(beside) - 1) / 2) * spread
 
 
-def curves(found: SeedSummary) -> go.Figure:
+def curves(summary: SeedSummary) -> go.Figure:
     """Faithfulness and completeness against the number of edges, one panel per contrast, over the seeds.
 
-    `found` as of `interventions.summaries.summarize_circuits`. Means over seeds in bold, seeds thin.
+    `summary` as of `interventions.summaries.summarize_circuits`. Means over seeds in bold, seeds thin.
     """
-    contrasts = list(found.by_seed["contrast"].drop_duplicates())
+    contrasts = list(summary.by_seed["contrast"].drop_duplicates())
     figure = make_subplots(
         rows=1, cols=len(contrasts), subplot_titles=contrasts, shared_yaxes=True, horizontal_spacing=0.06
     )
-    seeds, means = found.by_seed.dropna(subset=["value"]), found.estimates
+    seeds, means = summary.by_seed.dropna(subset=["value"]), summary.estimates
     for column, contrast in enumerate(contrasts, start=1):
         for kind, (name, color) in _CURVES.items():
             part = seeds[(seeds["contrast"] == contrast) & (seeds["kind"] == kind)]

@@ -53,17 +53,17 @@ def _in_order(positions: pd.Series) -> list[str]:
     return sorted(names, key=lambda p: (rank.get(p.split(" ")[0], 2), len(p), p))
 
 
-def shares(found: PatchedShares, *, title: str) -> go.Figure:
+def shares(patched: PatchedShares, *, title: str) -> go.Figure:
     """The share of the gap that patching moves, by property: dots are seeds, diamonds means with 95 % intervals.
 
-    `found` as from `summaries.summarize_shares`. Grey ticks: the 95th percentile of the controls.
+    `patched` as from `summaries.summarize_shares`. Grey ticks: the 95th percentile of the controls.
     """
-    names = sorted(dict.fromkeys(found.share.by_seed["property"]), key=_rank)
+    names = sorted(dict.fromkeys(patched.share.by_seed["property"]), key=_rank)
     figure = go.Figure()
     for j, (kind, (words, color)) in enumerate(_KINDS.items()):
         seeds, means, controls = (
             table[table["kind"] == kind]
-            for table in (found.share.by_seed, found.share.estimates, found.control.estimates)
+            for table in (patched.share.by_seed, patched.share.estimates, patched.control.estimates)
         )
         if seeds.empty:
             continue

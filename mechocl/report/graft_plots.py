@@ -26,11 +26,11 @@ _METRICS: Final = {"auc": "within-alias AUC", "accuracy": "accuracy", "recall": 
 
 
 def grafts(
-    found: Sequence[GraftEstimate], rows: pd.DataFrame, *, metric: str = "auc", column: str = "share"
+    estimates: Sequence[GraftEstimate], rows: pd.DataFrame, *, metric: str = "auc", column: str = "share"
 ) -> go.Figure:
     """What each group of weights carries, by subset: bars are means over seeds with 95 % intervals, dots seeds.
 
-    `found`: from `grafting.estimates` of the same rows, metric and column. Above, groups grafted alone, and the
+    `estimates`: from `grafting.estimates` of the same rows, metric and column. Above, groups grafted alone, and the
     steering vectors; below, all groups but one. Groups that stage 2 did not change are left out.
     """
     rows = rows[(rows["metric"] == metric) & (rows["change"] > 0) & (rows["group"] != "all")]
@@ -44,7 +44,7 @@ def grafts(
     for i, kind in enumerate(_KINDS, start=1):
         for j, subset in enumerate(subsets):
             at = {group: k + (j - (len(subsets) - 1) / 2) * width for k, group in enumerate(groups)}
-            here = [e for e in found if (e.kind, e.subset) == (kind, subset) and e.group in at]
+            here = [e for e in estimates if (e.kind, e.subset) == (kind, subset) and e.group in at]
             figure.add_trace(_bars(here, at, subset, width, first=i == 1), row=i, col=1)
             seeds = rows[(rows["kind"] == kind) & (rows["subset"] == subset)].dropna(subset=[column])
             figure.add_trace(_dots(seeds, at, subset, width, column), row=i, col=1)
@@ -65,19 +65,19 @@ def grafts(
 
 
 def _bars(
-    found: Sequence[GraftEstimate], at: dict[str, float], subset: str, width: float, *, first: bool
+    estimates: Sequence[GraftEstimate], at: dict[str, float], subset: str, width: float, *, first: bool
 ) -> go.Bar:
-    half = [e.estimate.high - e.estimate.mean for e in found]
+    half = [e.estimate.high - e.estimate.mean for e in estimates]
     return go.Bar(
-        x=[at[e.group] for e in found],
-        y=[e.estimate.mean for e in found],
+        x=[at[e.group] for e in estimates],
+        y=[e.estimate.mean for e in estimates],
         width=width * 0.92,
         error_y={"type": "data", "array": half, "thickness": 1.5, "width": 4, "color": "#222"},
         marker={"color": COLORS[subset], "opacity": 0.75},
         name=label(subset),
         legendgroup=subset,
         showlegend=first,
-        customdata=[[e.group, e.estimate.n, h] for e, h in zip(found, half, strict=True)],
+        customdata=[[e.group, e.estimate.n, h] for e, h in zip(estimates, half, strict=True)],
         hovertemplate=f"%{{customdata[0]}}, {subset}<br>%{{y:.3f}} ± %{{customdata[2]:.3f}} over %{{customdata[1]}} seeds<extra></extra>",
     )
 

@@ -30,21 +30,21 @@ def _titles(words: Words) -> dict[LensValue, str]:
     }
 
 
-def attribution(found: SeedSummary, *, words: Words) -> go.Figure:
+def attribution(summary: SeedSummary, *, words: Words) -> go.Figure:
     """Direct logit attribution: a bar for each component and subset, with a dot per seed and the 95 % interval.
 
-    `found` as from `lenses.summaries.summarize_attribution`. Panels: lists with the alias's integer, lists without, and
+    `summary` as from `lenses.summaries.summarize_attribution`. Panels: lists with the alias's integer, lists without, and
     the mean of both, in which what pushes towards false whatever the list cancels out.
     """
-    components, subsets = list(found.by_seed["component"].drop_duplicates()), _subsets(found.by_seed)
-    panels = list(found.by_seed["lists"].drop_duplicates())
+    components, subsets = list(summary.by_seed["component"].drop_duplicates()), _subsets(summary.by_seed)
+    panels = list(summary.by_seed["lists"].drop_duplicates())
     figure = make_subplots(rows=len(panels), cols=1, subplot_titles=panels, vertical_spacing=0.09)
     width = 0.8 / len(subsets)
     for panel, lists in enumerate(panels, start=1):
         for i, subset in enumerate(subsets):
             seeds, means = (
                 table[(table["lists"] == lists) & (table["subset"] == subset)]
-                for table in (found.by_seed, found.estimates)
+                for table in (summary.by_seed, summary.estimates)
             )
             wide = seeds.pivot(index="seed", columns="component", values="value")[components]
             x = np.arange(len(components)) + (i - (len(subsets) - 1) / 2) * width
@@ -53,7 +53,7 @@ def attribution(found: SeedSummary, *, words: Words) -> go.Figure:
             figure.add_trace(dots, row=panel, col=1)
     figure.update_xaxes(tickvals=list(range(len(components))), ticktext=components)
     figure.update_yaxes(zerolinecolor="#777", matches="y")
-    what = words.attributed_difference if found.quantity == "difference" else words.attributed_entity
+    what = words.attributed_difference if summary.quantity == "difference" else words.attributed_entity
     figure.update_yaxes(title=f"contribution {what}", row=min(2, len(panels)), col=1)
     figure.update_layout(
         height=160 + 220 * len(panels),

@@ -156,12 +156,12 @@ def patching(grids: Sequence[PatchedGrid]) -> go.Figure:
     )
 
 
-def _seed_values(one: PatchedGrid) -> pd.DataFrame:
+def _seed_values(grid: PatchedGrid) -> pd.DataFrame:
     """For each cell its interval and its values by seed, as text."""
-    found = one.cells.estimates.set_index(["site", "position"])
-    by_seed = one.cells.by_seed.groupby(["site", "position"])["value"]
+    found = grid.cells.estimates.set_index(["site", "position"])
+    by_seed = grid.cells.by_seed.groupby(["site", "position"])["value"]
     seeds = by_seed.agg(lambda x: ", ".join(f"{v:+.2f}" for v in x))
-    text = one.means.astype(object)
+    text = grid.means.astype(object)
     for site in text.index:
         for position in text.columns:
             row = found.loc[(site, position)] if (site, position) in found.index else None

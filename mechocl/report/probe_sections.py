@@ -134,17 +134,17 @@ def _section(grids: Sequence[Grid], rows: pd.DataFrame, probe: Probe, gaps: pd.D
     )
 
 
-def described(one: Grid) -> str:
+def described(grid: Grid) -> str:
     """One sentence: where it can be read, and whether it is used there."""
-    cells = one.cells
-    if not one.permutations:
+    cells = grid.cells
+    if not grid.permutations:
         return "no significance was computed (no permutations)."
     significant = cells[cells["p"] < summaries.LEVEL]
-    text = f"readable at {len(significant)} of {len(cells)} places (corrected p < .05, {one.permutations} permutations)"
+    text = f"readable at {len(significant)} of {len(cells)} places (corrected p < .05, {grid.permutations} permutations)"
     if len(significant):
         best = significant.sort_values("mean", ascending=False, kind="stable").to_dict("records")[0]
         text += f", best at {where(best)}: {number(best['mean'])}"
-    if one.recency == "confounded":
+    if grid.recency == "confounded":
         text += "; its classes differ in when they were learned, so it may read that instead"
     counts = cells["verdict"].value_counts()
     tried = {v: int(counts.get(v, 0)) for v in (summaries.USED, summaries.NOT_USED)}
@@ -156,9 +156,9 @@ def described(one: Grid) -> str:
 _CONTROL_COLUMNS: Final = ("shuffled", "untrained", "matched recency", "selectivity")
 
 
-def _lines(one: Grid) -> list[tuple[str, ...]]:
+def _lines(grid: Grid) -> list[tuple[str, ...]]:
     """The landmarks, then the best of the other places."""
-    cells, landmarks = one.cells, summaries.landmarks(one.cells)
+    cells, landmarks = grid.cells, summaries.landmarks(grid.cells)
     keys = list(zip(cells["site"], cells["layer"], cells["position"], strict=True))
     first = [keys.index(key) for key in landmarks if key in keys]
     others = [i for i in cells["mean"].sort_values(ascending=False).index if i not in first]
@@ -210,8 +210,8 @@ def where(row: Any) -> str:
     return f"{row['position']}, {place}"
 
 
-def _embedding(one: Grid) -> str:
-    alone = one.token_embedding
+def _embedding(grid: Grid) -> str:
+    alone = grid.token_embedding
     return f" (alias's token embedding alone: {number(alone)})" if np.isfinite(alone) else ""
 
 
