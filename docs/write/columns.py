@@ -50,7 +50,7 @@ def _type(column: Column) -> str:
 
 
 def _meaning(column: Column) -> str:
-    whose = f"Of {column.only} alone. " if column.only else ""
+    whose = f"For {column.only} alone. " if column.only else ""
     return whose + column.meaning
 
 
