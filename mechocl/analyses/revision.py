@@ -1,9 +1,9 @@
 """Which code a result comes from: a hash of everything of ours that the functions behind it use.
 
-In the module of a function, the function's own definition counts, and so do the definitions that it names. Of the
-modules that these import, all the source counts, and so do all modules that these import in turn, also inside functions.
-Comments, docstrings, blank lines and the ends of lines do not count, so an edit of prose keeps the revision. Every other
-edit of a module that counts changes the revision, even a new line break.
+In the module of a function, the function's own definition counts, and so do the definitions that it names. The
+modules that these import count as a whole, and so do all modules that these import in turn, also inside functions.
+Comments, docstrings, blank lines and the ends of lines do not count, so an edit of prose keeps the revision.
+Every other edit of a module that counts changes the revision, even a new line break.
 
 The package's own `__init__` does not count: it is the front door, which names everything and computes nothing.
 """

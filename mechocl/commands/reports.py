@@ -1,4 +1,4 @@
-"""`mechocl report` and `mechocl runs`: the page of a run, and which runs there are."""
+"""`mechocl report` and `mechocl runs`: write the page of a run, and list the runs in a folder."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
