@@ -1,4 +1,4 @@
-"""Weight grafts → plotly figure. As in `mechocl.report.plots`, nothing here computes, shows or saves."""
+"""Plotly figure of weight grafts. As in `mechocl.report.plots`, nothing here computes, shows or saves."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -28,10 +28,11 @@ _METRICS: Final = {"auc": "within-alias AUC", "accuracy": "accuracy", "recall": 
 def grafts(
     estimates: Sequence[GraftEstimate], rows: pd.DataFrame, *, metric: str = "auc", column: str = "share"
 ) -> go.Figure:
-    """What each group of weights carries, by subset: bars are means over seeds with 95 % intervals, dots seeds.
+    """Draw what each group of weights carries, by subset. Bars are means over seeds with 95 % intervals, dots are seeds.
 
-    `estimates`: from `grafting.estimates` of the same rows, metric and column. Above, groups grafted alone, and the
-    steering vectors; below, all groups but one. Groups that stage 2 did not change are left out.
+    `estimates` come from `grafting.estimates` of the same rows, metric and column. The upper panel has groups that are
+    grafted alone, and the steering vectors. In the lower panel all groups except one are grafted. Groups that stage 2 did
+    not change are left out.
     """
     rows = rows[(rows["metric"] == metric) & (rows["change"] > 0) & (rows["group"] != "all")]
     rows = rows[rows["subset"].map(lambda name: SUBSETS[name].stage == 2)]
@@ -83,7 +84,7 @@ def _bars(
 
 
 def _dots(seeds: pd.DataFrame, at: dict[str, float], subset: str, width: float, column: str) -> go.Scatter:
-    # to the left of the interval, each seed at its own place
+    # the dots are to the left of the interval, each seed at its own place
     number = seeds["seed"].rank(method="dense").to_numpy() - 1
     spread = number / max(1.0, float(number.max(initial=0))) - 1.0
     return go.Scatter(

@@ -1,4 +1,4 @@
-"""Figures of probes: the layer × token grid with its controls, emergence over training, word orders compared."""
+"""Figures of probes: the layer × token grid with its controls, emergence over training, and word orders compared."""
 
 from typing import Final
 
@@ -26,7 +26,7 @@ TITLES: Final = {"auc": "AUC", "accuracy": "balanced accuracy"}
 
 
 def grid(probed: Grid) -> go.Figure:
-    """Layer × token heatmaps of a probe, its mean over seeds, beside its controls; sites from the bottom up."""
+    """Draw layer × token heatmaps of a probe, as means over seeds, beside its controls. Sites run from the bottom up."""
     found, value, floor = probed.cells, probed.statistic, probed.chance
     panels = [(name, title) for name, title in _PANELS if name in found]
     columns = min(2, len(panels))
@@ -80,9 +80,10 @@ def grid(probed: Grid) -> go.Figure:
 
 
 def emergence(emerging: Emergence) -> go.Figure:
-    """A probe's statistic at its landmarks over the checkpoints of one run: mean and 95 % interval over seeds.
+    """Draw a probe's statistic at its landmarks over the checkpoints of one run: mean and 95 % interval over seeds.
 
-    Dotted: what a place must exceed to be significant in the whole grid; dashed lines part the stages.
+    The dotted line is the value that a place must exceed to be significant in the whole grid. Dashed lines part the
+    stages.
     """
     when = emerging.checkpoints
     labels = [f"stage {r.stage}<br>{float(f'{r.epoch:.2g}'):g}" for r in when.itertuples()]
@@ -124,7 +125,7 @@ def emergence(emerging: Emergence) -> go.Figure:
 
 
 def word_orders(compared: RunsCompared) -> go.Figure:
-    """One probe at its landmarks, run beside run: a dot a seed, the mean with its 95 % interval; gaps below."""
+    """Draw one probe at its landmarks, run beside run: a dot per seed, and the mean with its 95 % interval. Gaps are below."""
     runs, gaps = compared.runs, compared.gaps
     twice = runs["word_order"].duplicated(keep=False).any()
     names = [f"{r.word_order}<br>{r.run}" if twice else str(r.word_order) for r in runs.itertuples()]
@@ -160,7 +161,7 @@ def _at(table: pd.DataFrame, place: tuple[str, int, str]) -> pd.DataFrame:
 
 
 def _place_name(place: tuple[str, int, str]) -> str:
-    """`=, L0 resid_post`."""
+    """The name of a place, such as `=, L0 resid_post`."""
     site, layer, position = place
     return f"{position}, {'embedding' if (site, layer) == ('resid_pre', 0) else f'L{layer} {site}'}"
 
@@ -176,7 +177,7 @@ def _dots(
     color: str,
     row: int,
 ) -> None:
-    """Seeds of each run as dots, their mean with its interval beside them."""
+    """Draw the seeds of each run as dots, and beside them their mean with its interval."""
     groups = [seeds.loc[seeds["run"] == run, "value"].dropna().to_numpy(dtype=float) for run in runs]
     x = np.concatenate([np.full(len(g), i + shift - 0.03) for i, g in enumerate(groups)])
     figure.add_trace(
@@ -201,9 +202,9 @@ def _dots(
 
 
 def cosines(pairs: pd.DataFrame) -> go.Figure:
-    """How alike probe directions are between places, checkpoints and seeds (`probe_directions.compare`).
+    """Draw how alike probe directions are between places, checkpoints and seeds (`probe_directions.compare`).
 
-    One dot a pair; a bar is what 95 % of the pairs with shuffled labels stay below.
+    There is one dot for each pair. 95 % of the pairs with shuffled labels stay below the bar.
     """
     figure = go.Figure()
     kinds = list(dict.fromkeys(pairs["compared"]))

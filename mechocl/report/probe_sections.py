@@ -1,4 +1,4 @@
-"""What probes found, as sections of a page: for each probe its figures and its table of verdicts."""
+"""What probes found, as sections of a page. Each probe has its figures and its table of verdicts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ HOW_TO_READ: Final = (
 )
 
 _SHOWN: Final = 8
-"""Places in the table of verdicts of a run: the landmarks, then the best ones."""
+"""Number of places in the table of verdicts of a run: the landmarks, then the best other places."""
 
 
 def sections(
@@ -32,8 +32,8 @@ def sections(
 ) -> tuple[Section, ...]:
     """A section for each probe of a sweep's table.
 
-    `grids`: of `probe_summaries.grids(rows)`. `gaps`: as from `pipeline.gaps`, beside the
-    comparison of word orders.
+    `grids` are those of `probing.summaries.probe_grids(rows)`. `gaps` are those of `analyses.jobs.iml_gaps`, which stand
+    beside the comparison of word orders.
     """
     found = []
     for recipe, name in dict.fromkeys((one.recipe, one.probe) for one in grids):
@@ -45,7 +45,7 @@ def sections(
 
 
 def direction_sections(units: Sequence[probe_sweep.Unit]) -> tuple[Section, ...]:
-    """How alike the directions of the two-class probes of finished units are; nothing without shuffles."""
+    """Sections on how alike the directions of the two-class probes of finished units are. Empty without shuffles."""
     found = []
     for run, recipe in dict.fromkeys((unit.run, unit.config.recipe) for unit in units):
         own = [u for u in units if (u.run, u.config.recipe) == (run, recipe)]
@@ -135,7 +135,7 @@ def _section(grids: Sequence[Grid], rows: pd.DataFrame, probe: Probe, gaps: pd.D
 
 
 def described(grid: Grid) -> str:
-    """One sentence: where it can be read, and whether it is used there."""
+    """One sentence that says where the probe's target can be read, and whether it is used."""
     cells = grid.cells
     if not grid.permutations:
         return "no significance was computed (no permutations)."
@@ -157,7 +157,7 @@ _CONTROL_COLUMNS: Final = ("shuffled", "untrained", "matched recency", "selectiv
 
 
 def _lines(grid: Grid) -> list[tuple[str, ...]]:
-    """The landmarks, then the best of the other places."""
+    """Lines of the table of verdicts: the landmarks, then the best of the other places."""
     cells, landmarks = grid.cells, summaries.landmarks(grid.cells)
     keys = list(zip(cells["site"], cells["layer"], cells["position"], strict=True))
     first = [keys.index(key) for key in landmarks if key in keys]
@@ -180,7 +180,7 @@ def _lines(grid: Grid) -> list[tuple[str, ...]]:
 
 
 def _subsets(grids: Sequence[Grid]) -> Table:
-    """Accuracy of each subset at the landmarks: which aliases carry it."""
+    """Table of the accuracy of each subset at the landmarks, which says which aliases carry the result."""
     present = {s for one in grids for s in one.subsets["subset"].unique()}
     subsets = [s for s in plots.COLORS if s in present]
     lines = []
@@ -203,7 +203,7 @@ def _subsets(grids: Sequence[Grid]) -> Table:
 
 
 def where(row: Any) -> str:
-    """`alias, embedding`, `=, L0 resid_post`."""
+    """The name of a row's place, such as `alias, embedding` or `=, L0 resid_post`."""
     place = (
         "embedding" if (row["site"], row["layer"]) == ("resid_pre", 0) else f"L{row['layer']} {row['site']}"
     )

@@ -1,4 +1,4 @@
-"""Subspace study → figure. Nothing here computes a result, shows or saves."""
+"""Figure of the subspace study. Nothing here computes a result, shows or saves."""
 
 from typing import Final
 
@@ -24,10 +24,10 @@ _VALUES: Final = {
 
 
 def subspace_effects(summary: SeedSummary) -> go.Figure:
-    """What changing each subspace does, its two controls beside it; one row of panels per contrast.
+    """Draw what changing each subspace does, beside its two controls, with one row of panels per contrast.
 
-    `summary` as from `interventions.summaries.summarize_subspaces`. A dot per seed, and the mean with its 95 % interval.
-    Places that the answer does not read are left out.
+    `summary` comes from `interventions.summaries.summarize_subspaces`. Dots are seeds; beside them is the mean with its
+    95 % interval. Places that the answer does not read are left out.
 
     Raises MechoclError when there is nothing to draw.
     """

@@ -1,4 +1,4 @@
-"""Sweeps and dynamics → plotly figures. As in `mechocl.report.plots`, nothing here computes, shows or saves."""
+"""Plotly figures of sweeps and dynamics. As in `mechocl.report.plots`, nothing here computes, shows or saves."""
 
 from collections.abc import Sequence
 from numbers import Real
@@ -15,11 +15,11 @@ from toy_models.subsets import SUBSETS
 
 
 def phase_diagram(settings: Sequence[Summary], *, contrast: str = "strong") -> go.Figure:
-    """Where internalization lives: one contrast in AUC over the settings of a sweep.
+    """Draw where internalization lives: one contrast in AUC over the settings of a sweep.
 
-    One swept field: AUC by subset, and the contrast with its 95 % interval, against its values. More: a map,
-    the first field down and the others across, each cell with the difference, its interval's half-width and
-    the number of runs (and failures).
+    With one swept field the figure shows AUC by subset, and the contrast with its 95 % interval, over the field's values.
+    With more fields it is a map, with the first field down and the other fields across. Each cell has the difference, the
+    half-width of its interval, and the number of runs and of failures.
     """
     keys = list(settings[0].setting)
     return _phase_map(settings, keys, contrast) if len(keys) > 1 else _phase_line(settings, keys, contrast)
@@ -29,7 +29,7 @@ def _phase_line(settings: Sequence[Summary], keys: Sequence[str], contrast: str)
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08, row_heights=[0.55, 0.45])
     values = [one.setting[keys[0]] if keys else "" for one in settings]
     x = [str(value) for value in values]
-    ordered = all(isinstance(value, Real) for value in values)  # words have nothing between them
+    ordered = all(isinstance(value, Real) for value in values)  # no line between words
     mode = "lines+markers" if ordered else "markers"
     for subset in [s for s in SUBSETS if any(s in one.auc for one in settings)]:
         y = [one.auc[subset].mean if subset in one.auc else np.nan for one in settings]
@@ -117,7 +117,7 @@ _CURVES: Final = {
 
 
 def dynamics(curves: pd.DataFrame) -> go.Figure:
-    """The curves of `dynamics.curves`: mean over seeds in bold, the seeds thin; one column a stage."""
+    """Draw the curves of `dynamics.curves`, one column per stage. The mean over seeds is bold, the seeds are thin."""
     stages = sorted(curves["stage"].unique())
     figure = make_subplots(
         rows=len(_DYNAMICS),
@@ -173,9 +173,9 @@ _TICKS: Final = [m * 10.0**power for power in range(-4, 5) for m in (1, 2, 3, 5)
 
 
 def scaling(table: pd.DataFrame) -> go.Figure:
-    """Time of an epoch over each axis, both logarithmic: dots measured, the line fitted.
+    """Draw the time of an epoch over each axis, both logarithmic. Dots are measured, the line is fitted.
 
-    `table`: columns axis, value, seconds_per_epoch, fitted, exponent, as `benchmarks/training_scaling.py` writes it.
+    `table` has the columns axis, value, seconds_per_epoch, fitted and exponent, as `benchmarks/training_scaling.py` writes it.
     """
     axes = list(table["axis"].unique())
     exponents = table.groupby("axis")["exponent"].first()
