@@ -1,6 +1,6 @@
-"""Whole recipes on a GPU, against their limits: the training steps of all stages, without evaluating.
+"""Time whole recipes on a GPU against their limits: the training steps of all stages, without evaluating.
 
-The first is trained to its end. The others are extrapolated from `STEPS` steps of each stage.
+The first recipe is trained to its end. Other recipes are extrapolated from `STEPS` steps of each stage.
 """
 
 import itertools
@@ -25,7 +25,7 @@ FAST_STEPS: Final = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whole:
-    """A recipe trained with some seeds, within a limit: seconds, or so many times what one seed takes."""
+    """A recipe that is trained with some seeds. Its limit is in seconds, or in multiples of the time of one seed."""
 
     name: str
     recipe: str
@@ -43,7 +43,7 @@ WHOLE: Final = (
 
 
 def measure(*, device: str, fast: bool) -> list[dict[str, Any]]:
-    """Time all, print the table, return the lines; without a GPU only name the command."""
+    """Time all recipes, print the table and return the lines. Without a GPU only the command is named."""
     if device != "cuda":
         measuring.print_table(
             ["what", "measured", "command"], [[one.name, "not measured", COMMAND] for one in WHOLE]
@@ -94,7 +94,7 @@ def _timed(whole: Whole, *, device: str, fast: bool) -> dict[str, Any]:
 def seconds(recipe: recipes.Recipe, *, seeds: int, device: str, steps: int | None) -> float:
     """Seconds of all stages' steps, for all seeds together.
 
-    `steps`: time so many of each stage after some to warm up, and extrapolate; None: all of them.
+    `steps`: time so many steps of each stage, after some to warm up, and extrapolate. None times all steps.
     """
     tasks = [integer_set.build(recipe.task, seed=seed) for seed in range(seeds)]
     models = [
