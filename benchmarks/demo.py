@@ -1,9 +1,8 @@
 """Seconds and memory of `mechocl demo`, from start to written report, against its limits.
 
-The demo runs as its users run it, in a process of its own, into a temporary folder. "ratio" is seconds
-over the limit. Memory is the proportional set size of the process and its workers, summed, sampled
-twice a second; without Linux's /proc it is not measured. The exit status is 1 when the demo fails or
-passes a limit.
+The demo runs as its users run it, in a process of its own, into a temporary folder. "ratio" is its seconds
+÷ the limit. Memory is the sum of the proportional set sizes of the process and its workers, sampled twice a
+second. Without Linux's /proc it is not measured. The exit status is 1 when the demo fails or exceeds a limit.
 """
 
 import contextlib
@@ -36,7 +35,7 @@ FAST: Final = Limits(seconds=75.0, memory_mib=3000.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """A finished command."""
+    """A command that has ended: its exit status, seconds and memory."""
 
     returncode: int
     seconds: float
@@ -60,13 +59,13 @@ def watch(command: Sequence[str]) -> Watched:
 
 
 def tree_mib(root: int) -> float | None:
-    """Memory of a process and all below it in MiB, pages that they share counted once; None without /proc."""
+    """Memory in MiB of a process and all processes below it. Shared pages count once. None without /proc."""
     if not Path("/proc/self/smaps_rollup").exists():
         return None
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # a process that has just ended
-            # the name, in brackets, may hold anything: what follows it is the state and the parent
+            # the name in brackets may hold anything; the state and the parent follow it
             parent = int((folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
             children.setdefault(parent, []).append(int(folder.name))
     total, left = 0, [root]
@@ -81,7 +80,7 @@ def tree_mib(root: int) -> float | None:
 
 
 def measure(*, fast: bool, seeds: int, device: str) -> tuple[dict[str, Any], bool]:
-    """The line, and whether the demo kept within its limits."""
+    """The line of this benchmark, and whether the demo kept within its limits."""
     limits = FAST if fast else FULL
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "demo"

@@ -4,14 +4,14 @@ ours     mechocl.features.training.train: a stream of the task's activations int
 theirs   sae_lens.LanguageModelSAETrainingRunner: its ActivationsStore into the same trainer
 
 Both train a TopK SAE of the same width, k, batch, learning rate and number of activations on the same hook point of
-the same untrained toy model, on the same texts in the same mix, without pads and answers. Theirs gets the texts as a
-pretokenised data set (`override_dataset`) and the model by `override_model`; so it works without a tokenizer, and
+the same untrained toy model, on the same texts in the same mix, without pads and answers. SAELens gets the texts as a
+pretokenised data set (`override_dataset`) and the model by `override_model`, so it works without a tokenizer, and
 `exclude_special_tokens` takes ids. Its buffer holds as many activations as ours, and as many texts go through the
-model at a time; *by default* are SAELens's 32 texts at a time. Nothing is logged or saved.
+model at a time. *by default* means SAELens's own 32 texts at a time. Nothing is logged or saved.
 
-The two must explain the same share of the variance of the held-out aliases' activations within 0.03; otherwise the
-exit status is 1. Each side runs in a process of its own, so that its peak memory is its own: what is compared is the
-memory above that of the model, the texts and the imported packages.
+The two must explain the same share of the variance of the held-out aliases' activations within 0.03. Otherwise the
+exit status is 1. Each side runs in a process of its own, so that its peak memory can be measured. The memory that is
+compared is what a side takes above the model, the texts and the imported packages.
 """
 
 import argparse
@@ -40,12 +40,12 @@ from toy_models.integer_set import build
 from toy_models.task import ROLE, Task
 
 TOLERANCE: Final = 0.03
-"""Largest difference of the explained variance."""
+"""Largest difference of the explained variance that is allowed."""
 
 SITE: Final = "blocks.0.hook_resid_post"
 RECIPE: Final = "integer-set/cpu"
 PROMPTS: Final = {"theirs": 1024, "theirs, by default": 32}
-"""Texts that go through the model at a time; ours takes 1024."""
+"""Number of texts that go through the model at a time on SAELens's sides. Ours takes 1024."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ def ours(model: Any, config: TrainingConfig, task: Task) -> Any:
 
 
 def dataset(task: Task, config: TrainingConfig) -> Any:
-    """Texts drawn as ours are, enough for all activations: a pretokenised data set."""
+    """A pretokenised data set of texts that are drawn as ours are, enough for all activations."""
     from datasets import Dataset
 
     weight = weights(task, config.mix(), without=held_out(task, config.held_out, seed=config.seed))
@@ -133,12 +133,12 @@ def theirs(model: Any, config: TrainingConfig, task: Task, texts: Any, *, prompt
         verbose=False,
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a row of the data set that is a tensor already; each is printed
+        warnings.simplefilter("ignore")  # each row of the data set that is a tensor already gives a warning
         return LanguageModelSAETrainingRunner(cfg, override_model=model, override_dataset=texts).run()
 
 
 def explained(model: Any, task: Task, sae: Any, config: TrainingConfig) -> float:
-    """1 − Σ‖x − x̂‖² / Σ‖x − mean‖² over the tokens about aliases that were not seen."""
+    """Explained variance, 1 − Σ‖x − x̂‖² / Σ‖x − mean‖², over the tokens about aliases that were not seen."""
     unseen = about_aliases(task, held_out(task, config.held_out, seed=config.seed))
     x = flat(activations.collect(model, unseen.tokens, [SITE])[SITE])[read_tokens(unseen, ())][:20_000]
     with torch.no_grad():
@@ -147,8 +147,8 @@ def explained(model: Any, task: Task, sae: Any, config: TrainingConfig) -> float
 
 
 def side(name: str, size: Size) -> dict[str, Any]:
-    """One side's seconds, its memory above that of what it was given, and how much it explains."""
-    import sae_lens  # noqa: F401  what both have to import
+    """One side's seconds, its memory above that of its inputs, and its explained variance."""
+    import sae_lens  # noqa: F401  both sides import it
 
     from mechocl.features import training  # noqa: F401
 
@@ -157,7 +157,7 @@ def side(name: str, size: Size) -> dict[str, Any]:
     texts = None if name == "ours" else dataset(task, config)
     before = measuring.peak_mib()
     started = time.perf_counter()
-    with contextlib.redirect_stderr(io.StringIO()):  # SAELens's bars
+    with contextlib.redirect_stderr(io.StringIO()):  # hides SAELens's progress bars
         if name == "ours":
             sae = ours(model, config, task)
         else:
@@ -182,14 +182,14 @@ class Disagreement(Exception):
 
 
 def measure(size: Size, *, threads: int, fast: bool) -> dict[str, Any]:
-    """The line of this benchmark. Raises Disagreement when one explains more than the other."""
+    """The line of this benchmark. Raises Disagreement when one side explains more than the other."""
     sides = ["ours", *PROMPTS]
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     for turn in range(size.rounds):
         for name in sides[:: 1 if turn % 2 == 0 else -1]:
             found[name].append(in_a_process(name, fast=fast, threads=threads))
     explains = {name: statistics.median(r["explained"] for r in runs) for name, runs in found.items()}
-    if not max(explains.values()) - min(explains.values()) <= TOLERANCE:  # also when one is not a number
+    if not max(explains.values()) - min(explains.values()) <= TOLERANCE:  # true also when one is not a number
         raise Disagreement(f"the variance that they explain differs by more than {TOLERANCE}: {explains}")
     seconds = {name: [r["seconds"] for r in runs] for name, runs in found.items()}
     mib = {name: statistics.median(r["mib"] for r in runs) for name, runs in found.items()}

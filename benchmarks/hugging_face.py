@@ -18,8 +18,8 @@ IGNORED = -100
 def build(a: Architecture, *, d_vocab: int, n_ctx: int) -> Any:
     """A GPT-NeoX of this shape, with logits for the whole vocabulary.
 
-    Without positions no dimension is rotated, which GPT-NeoX does not forbid. Its cache of keys and values,
-    of no use in training, is off. ValueError for a shape that GPT-NeoX does not have.
+    Without positions no dimension is rotated, which GPT-NeoX allows. Its cache of keys and values is off, because
+    training does not use it. Raises ValueError when GPT-NeoX does not have the shape.
     """
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
@@ -55,8 +55,8 @@ def build(a: Architecture, *, d_vocab: int, n_ctx: int) -> Any:
 def copy_weights(theirs: Any, model: Any) -> None:
     """Give a GPT-NeoX the weights of a `HookedTransformer` of the same shape.
 
-    Where that has fewer logits than tokens, the rest of the unembedding stays as it was. GPT-NeoX's
-    unembedding has no bias.
+    If the `HookedTransformer` has fewer logits than tokens, the rest of the unembedding stays as it was.
+    GPT-NeoX's unembedding has no bias.
     """
     theirs.gpt_neox.embed_in.weight.copy_(model.embed.W_E)
     for layer, block in zip(theirs.gpt_neox.layers, model.blocks, strict=True):
@@ -85,14 +85,14 @@ def _copy(module: Any, weight: Tensor, bias: Tensor) -> None:
 
 
 def labels(task: Task) -> Tensor:
-    """The tokens that carry loss, in their own places (the model shifts them); `IGNORED` elsewhere."""
+    """The tokens that carry loss, in their own places, and `IGNORED` elsewhere. The model shifts them itself."""
     made = torch.full_like(task.tokens, IGNORED)
     made[:, 1:] = task.tokens[:, 1:].masked_fill(~task.loss_mask[:, :-1], IGNORED)
     return made
 
 
 class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """A stage's training examples; a batch is one look-up, the fastest that the Trainer's loader offers."""
+    """A stage's training examples. A batch is one look-up, which is the fastest way of the Trainer's loader."""
 
     def __init__(self, task: Task, stage: StageConfig) -> None:
         chosen = torch.from_numpy(task.training_rows(stage.data))
@@ -121,8 +121,8 @@ def train(
 ) -> None:
     """`Trainer.train` at a constant learning rate, without evaluating, saving, logging or reporting.
 
-    `on_step_end` says whether to stop. The Trainer's own grouping stays: no weight decay for biases and
-    layer norms. Its check of the loss for NaN, which belongs to logging, is off.
+    `on_step_end` returns whether to stop. The Trainer's own grouping stays, so biases and layer norms have no weight
+    decay. Its check of the loss for NaN, which belongs to logging, is off.
     """
     import transformers
     from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -145,7 +145,7 @@ def train(
             learning_rate=stage.learning_rate,
             lr_scheduler_type="constant",
             optim={"adamw": "adamw_torch_fused", "adafactor": "adafactor", "sgd": "sgd"}[stage.optimizer],
-            # the Trainer's SGD is torch's, and takes its momentum so; AdamW has β₁ in its place
+            # the Trainer's SGD is torch's and takes its momentum here; AdamW takes β₁ instead
             optim_args=f"momentum={stage.momentum}" if stage.optimizer == "sgd" else None,
             adam_beta1=stage.momentum,
             adam_beta2=stage.beta2,
@@ -158,7 +158,7 @@ def train(
             report_to=[],
             disable_tqdm=True,
             dataloader_pin_memory=device == "cuda",
-            remove_unused_columns=False,  # what would look into each row
+            remove_unused_columns=False,  # removing them would look into each row
         )
         trainer = Trainer(
             model=model,

@@ -1,4 +1,4 @@
-"""What every benchmark does alike: time several sides in turns, name the machine, print, record."""
+"""What all benchmarks share: time several sides in turns, name the machine, print and record."""
 
 import argparse
 import datetime
@@ -20,7 +20,7 @@ RESULTS: Final = Path(__file__).with_name("results.jsonl")
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
-    """The options that every benchmark has; the module's docstring is the help text."""
+    """The options that every benchmark has. The module's docstring is the help text."""
     made = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -28,7 +28,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     made.add_argument(
         "--record",
         action="store_true",
-        help=f"put the result into {RESULTS.name}, in the place of the same benchmark's on this machine",
+        help=f"put the result into {RESULTS.name}; it replaces the older result of the same benchmark on this machine",
     )
     return made
 
@@ -36,10 +36,10 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 def in_turns(
     sides: Mapping[str, Callable[[], float | None]], *, rounds: int, device: str = "cpu"
 ) -> dict[str, list[float]]:
-    """Seconds that each side took in each round: what it returns, if it has a clock of its own.
+    """Seconds that each side took in each round. A side that returns a number has measured them itself.
 
-    The sides alternate, and each round starts with another one, so that a slow minute of the machine
-    falls on all of them.
+    The sides alternate, and each round starts with another side, so that a slow minute of the machine
+    falls on all sides.
     """
     names = list(sides)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -82,7 +82,7 @@ def peak_mib(device: str = "cpu") -> float:
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status")
-    if status.exists():  # on Linux getrusage's number starts at the size of the process that started this one
+    if status.exists():  # on Linux getrusage starts at the size of the parent process
         found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))
         if found:
             return int(found[1]) / 2**10
@@ -102,7 +102,7 @@ def line(
     command: str,
     **more: Any,
 ) -> dict[str, Any]:
-    """One result. `ratio` is ours / theirs (lower is better), by default that of the two times."""
+    """One result. `ratio` is ours / theirs (lower is better). By default it is the ratio of the two times."""
     return {
         "benchmark": benchmark,
         "case": case,
@@ -120,7 +120,7 @@ def line(
 
 
 def finish(lines: Sequence[Mapping[str, Any]], *, record: bool) -> None:
-    """Print the results as JSON lines, last of all; with `record`, write them down first."""
+    """Print the results as JSON lines, after all other output. With `record`, save them first."""
     if record:
         write(lines)
         print("recorded; `python -m docs.write.benchmarks` writes docs/benchmarks.md anew")
@@ -129,14 +129,14 @@ def finish(lines: Sequence[Mapping[str, Any]], *, record: bool) -> None:
 
 
 def read(path: Path = RESULTS) -> list[dict[str, Any]]:
-    """The recorded results, in a fixed order; none when there is no such file."""
+    """The recorded results, in a fixed order. The list is empty when the file does not exist."""
     if not path.exists():
         return []
     return [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines() if text]
 
 
 def write(lines: Sequence[Mapping[str, Any]], path: Path = RESULTS) -> None:
-    """Record results; each takes the place of an older one of the same benchmark, case and machine."""
+    """Record results. Each replaces an older result of the same benchmark, case and machine."""
     kept = {_key(one): dict(one) for one in [*read(path), *lines]}
     text = "".join(json.dumps(kept[key], ensure_ascii=False) + "\n" for key in sorted(kept))
     new = path.with_suffix(".tmp")
@@ -144,8 +144,8 @@ def write(lines: Sequence[Mapping[str, Any]], path: Path = RESULTS) -> None:
     new.replace(path)
 
 
-def _key(one: Mapping[str, Any]) -> tuple[str, str, str]:
-    return str(one["benchmark"]), str(one["case"]), str(one["machine"])
+def _key(result: Mapping[str, Any]) -> tuple[str, str, str]:
+    return str(result["benchmark"]), str(result["case"]), str(result["machine"])
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

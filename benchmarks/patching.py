@@ -4,16 +4,16 @@ ours     mechocl.interventions.patching.patch_activations
 theirs   transformer_lens.patching.get_act_patch_resid_pre and …_attn_head_out_by_pos, all pairs in one batch,
          without progress bars; the clean run is cached at the patched hook points alone
 
-Two grids, of the residual stream by layer × position and of heads × positions, in a model of six layers that
-was not trained, over 256 pairs. Both sides fill the whole grid; every value must agree within 1e-5, otherwise
-the exit status is 1. Two sorts of pairs, because ours skips a patch that puts in what is already there:
+Two grids are filled, the residual stream by layer × position and heads × positions, in an untrained model of six
+layers, over 256 pairs. Both sides fill the whole grid. Every value must agree within 1e-5, otherwise the exit status
+is 1. There are two sorts of pairs, because ours skips a patch that puts in what is already there:
 
-alias    the same list asked about two aliases: before layer 0 they differ at one position alone
-apart    random tokens, clean and corrupted of different halves of the vocabulary: nothing is skipped
+alias    the same list is asked about two aliases, so before layer 0 the pair differs at one position alone
+apart    clean and corrupted are random tokens of different halves of the vocabulary, so nothing is skipped
 
-The line's ratio is the worst of the cases. Beside it stand the backward passes that score all edges by EAP-IG
-(at most 3 for each step, otherwise the exit status is 1), with its time next to that of path patching some
-edges, and the peak memory of ours after grids that hold ever more patches, in a process for each batch size.
+The line's ratio is the worst of the cases. The line also has the number of backward passes that score all edges by
+EAP-IG (at most 3 for each step, otherwise the exit status is 1), the time of EAP-IG and of path patching some edges,
+and the peak memory of ours after grids of more and more patches, in a process for each batch size.
 """
 
 import statistics
@@ -39,9 +39,9 @@ from mechocl.interventions.patching import patch_activations
 from mechocl.models.seam import Transformer
 
 BATCH_SIZE: Final = 1024
-"""Examples in one forward pass of ours."""
+"""Number of examples in one forward pass of ours."""
 TOLERANCE: Final = 1e-5
-"""Largest difference (logits) of a value of the grid."""
+"""Largest difference of a value of the grid that is allowed, in logits."""
 
 
 class Disagreement(Exception):
@@ -52,7 +52,7 @@ class Disagreement(Exception):
 
 
 def ours_grid(model: Transformer, pairs: Pairs, site: str) -> Tensor:
-    """Logit difference of each patched run, in theirs' order."""
+    """Logit difference of each patched run, in the order of transformer_lens."""
     found = patch_activations(model, pairs, sites=[site], batch_size=BATCH_SIZE)
     return torch.tensor(found.rows["value"].to_numpy())
 
@@ -76,7 +76,7 @@ def theirs_grid(model: Any, pairs: Pairs, site: str) -> Tensor:
 
 
 def time_grid(model: Transformer, pairs: Pairs, grid: str, *, rounds: int) -> dict[str, Any]:
-    """Both sides in turns. Raises Disagreement when a value differs."""
+    """Time both sides in turns. Raises Disagreement when a value differs."""
     values: dict[str, Tensor] = {}
 
     def fill(side: str, how: Callable[[Any, Pairs, str], Tensor]) -> Callable[[], None]:
@@ -85,7 +85,7 @@ def time_grid(model: Transformer, pairs: Pairs, grid: str, *, rounds: int) -> di
     sides = {"ours": fill("ours", ours_grid), "theirs": fill("theirs", theirs_grid)}
     seconds = measuring.in_turns(sides, rounds=rounds)
     difference = float((values["ours"] - values["theirs"]).abs().max())
-    if not difference <= TOLERANCE:  # also when one is not a number
+    if not difference <= TOLERANCE:  # true also when one is not a number
         raise Disagreement(f"{grid}: a value differs by {difference:.2g}, more than {TOLERANCE:g}")
     medians = {side: statistics.median(times) for side, times in seconds.items()}
     return {
@@ -118,7 +118,10 @@ def counted_gradients() -> Iterator[list[int]]:
 
 
 def time_edges(model: Transformer, pairs: Pairs, *, steps: int, paths: int) -> dict[str, Any]:
-    """All edges by EAP-IG, one batch, beside the patching of some. Raises Disagreement for too many passes."""
+    """Time EAP-IG of all edges in one batch, and path patching of some edges.
+
+    Raises Disagreement when EAP-IG needs too many backward passes.
+    """
     graph = graph_of(model, pairs, along="position")
     possible = graph.possible.nonzero()
     started = time.perf_counter()
@@ -138,7 +141,7 @@ def time_edges(model: Transformer, pairs: Pairs, *, steps: int, paths: int) -> d
         "steps": steps,
         "backward_passes": len(calls),
         "eap_ig_s": float(f"{attributed_s:.4g}"),
-        "path_s": float(f"{patched_s / len(some):.4g}"),  # an edge
+        "path_s": float(f"{patched_s / len(some):.4g}"),  # seconds of one edge
         "paths": len(some),
     }
 

@@ -1,6 +1,6 @@
-"""Peak memory of patching in a process of its own, after grids that hold ever more patches.
+"""Measure peak memory of patching in a process of its own, after grids of more and more patches.
 
-Printed as JSON, for one number of examples in a forward pass; patching.py starts one process for each.
+Prints JSON for one number of examples in a forward pass. patching.py starts one process for each number.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from mechocl.models.sites import hook_name
 
 
 def memory_of_grids(size: Size, *, batch_size: int) -> list[dict[str, Any]]:
-    """Peak memory so far (MiB) of this process after each of ever larger grids."""
+    """Peak memory so far of this process, in MiB, after each grid. The grids become larger and larger."""
     made = subject(size)
     last = size.n_layers - 1
     grids = {
@@ -36,7 +36,7 @@ def memory_of_grids(size: Size, *, batch_size: int) -> list[dict[str, Any]]:
 
 
 def memory_of_processes(*, fast: bool, batches: Sequence[int]) -> list[dict[str, Any]]:
-    """`memory_of_grids` in a process for each batch size, all at once, of one thread each."""
+    """`memory_of_grids` in one process for each batch size. They run at the same time, with one thread each."""
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, *(["--fast"] if fast else [])]
     started = [

@@ -1,4 +1,4 @@
-"""What patching is measured on: a model that was not trained, and pairs of two sorts."""
+"""What patching is measured on: an untrained model, and pairs of two sorts."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ GRIDS: Final = {"layer × position": "resid_pre", "heads × positions": "z"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """What is measured."""
+    """How large the measurement is."""
 
     n_layers: int = 6
     d_model: int
@@ -27,12 +27,12 @@ class Size:
     aliases: int
     pairs: int
     rounds: dict[tuple[str, str], int]
-    """Rounds of each (grid, sort of pairs)."""
+    """Number of rounds of each pair (grid, sort of pairs)."""
     memory_batches: tuple[int, ...]
     edge_pairs: int
     edge_steps: int
     paths: int
-    """Edges whose path is patched."""
+    """Number of edges whose path is patched."""
 
     @property
     def name(self) -> str:
@@ -45,7 +45,9 @@ FULL: Final = Size(
     n_heads=8,
     aliases=2000,
     pairs=256,
-    rounds=dict(zip(_ALL, (3, 3, 1, 1), strict=True)),  # theirs fills the grid of heads in 528 forward passes
+    rounds=dict(
+        zip(_ALL, (3, 3, 1, 1), strict=True)
+    ),  # transformer_lens fills the grid of heads in 528 forward passes
     memory_batches=(256, 1024),
     edge_pairs=128,
     edge_steps=8,

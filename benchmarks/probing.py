@@ -5,11 +5,11 @@ theirs   one question at a time through run_with_cache with everything cached (a
          it does not need would take less memory and the same time), then scikit-learn's LogisticRegression
          (C = 0.01, features scaled) in a 5-fold cross-validation for each layer and token
 
-Both sides read the same thing: which define tag an alias had, from 800 questions about 800 aliases, after every
-layer and at every token of a model of six layers, d_model 512, that was not trained but for a direction that was put
-into the aliases' embeddings. They use the same folds; no balanced accuracy may differ by more than half a point,
-otherwise the exit status is 1. Each side runs in a process of its own, so that its peak memory is its own: what is
-compared is the memory above that of the model and the questions.
+Both sides read which define tag an alias had, from 800 questions about 800 aliases, after every layer and at every
+token. The model has six layers and d_model 512. It is untrained, except that a direction was put into the aliases'
+embeddings. Both use the same folds. No balanced accuracy may differ by more than half a point, otherwise the exit
+status is 1. Each side runs in a process of its own, so that its peak memory can be measured. The memory that is
+compared is what a side takes above the model and the questions.
 """
 
 import argparse
@@ -27,8 +27,8 @@ import numpy as np
 import torch
 
 from mechocl.models.seam import Transformer
-from mechocl.probing import probe as probe_
 from mechocl.probing.examples import draw_examples
+from mechocl.probing.probe import probe as score_probes
 from mechocl.probing.recipe import Probe
 from mechocl.probing.scoring import ProbingConfig
 from mechocl.runs.activation_cache import directly
@@ -40,7 +40,7 @@ from toy_models.subsets import Fractions
 from toy_models.task import Task
 
 TOLERANCE: Final = 0.005
-"""Largest difference of a balanced accuracy."""
+"""Largest difference of a balanced accuracy that is allowed."""
 
 PROBE: Final = Probe(
     name="tag",
@@ -74,7 +74,7 @@ FAST: Final = Size(
 
 
 def subject(size: Size) -> tuple[Any, Task]:
-    """A random model, in whose alias embeddings tag 1 and tag 2 differ along a direction, and the task."""
+    """An untrained model, in whose alias embeddings tag 1 and tag 2 differ along a direction, and the task."""
     fractions = Fractions(qd1=0.0, qd2=0.0, d1=0.5, d2=0.5, d3=0.0)
     config = IntegerSetConfig(
         aliases=size.questions,
@@ -107,18 +107,18 @@ def subject(size: Size) -> tuple[Any, Task]:
 
 
 def ours(model: Transformer, task: Task) -> np.ndarray:
-    """Balanced accuracy after each layer (rows), at each token up to `=`."""
+    """Balanced accuracy after each layer (rows) and at each token up to `=` (columns)."""
     config = ProbingConfig(
         sites=("resid_post",), permutations=0, controls=False, n_pairs=0, aliases_per_subset=len(task)
     )
-    rows, _ = probe_.probe(model, model, task, config, collect=directly(model), probes=[PROBE])
+    rows, _ = score_probes(model, model, task, config, collect=directly(model), probes=[PROBE])
     rows = rows[(rows["subset"] == "all") & (rows["site"] == "resid_post")]
     grid: np.ndarray = rows["accuracy"].to_numpy(dtype=float).reshape(model.cfg.n_layers, -1)
     return grid
 
 
 def theirs(model: Any, task: Task) -> np.ndarray:
-    """The same grid, plainly."""
+    """The same grid by the plain procedure."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import cross_val_score
     from sklearn.pipeline import make_pipeline
@@ -184,7 +184,7 @@ def measure(size: Size, *, threads: int, fast: bool) -> dict[str, Any]:
             found[name].append(in_a_process(name, fast=fast, threads=threads))
     grids = {name: np.array(results[0]["grid"]) for name, results in found.items()}
     difference = float(np.abs(grids["ours"] - grids["theirs"]).max())
-    if not difference <= TOLERANCE:  # also when one is not a number
+    if not difference <= TOLERANCE:  # true also when one is not a number
         raise Disagreement(f"a balanced accuracy differs by {difference:.4f}, more than {TOLERANCE}")
     seconds = {name: [r["seconds"] for r in results] for name, results in found.items()}
     mib = {name: statistics.median(r["mib"] for r in results) for name, results in found.items()}

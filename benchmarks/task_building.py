@@ -3,8 +3,8 @@
 ours    toy_models.integer_set.build, vectorised over all examples
 plain   the same protocol, one example at a time, in plain Python
 
-Both give token ids, a loss mask and a table of the same shape and the same make-up. Before the result
-counts, both are checked against the protocol; the exit status is 1 when one of them breaks it.
+Both give token ids, a loss mask and a table of the same shape and the same make-up. Both are checked against
+the protocol before the result counts. The exit status is 1 when one of them breaks it.
 """
 
 import random
@@ -38,7 +38,7 @@ class ProtocolBroken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What both sides make."""
+    """The task that a side has built."""
 
     tokens: Tensor  # (example, pos)
     loss_mask: Tensor  # (example, pos)
@@ -51,7 +51,7 @@ def ours(config: IntegerSetConfig) -> Built:
 
 
 def plain(config: IntegerSetConfig) -> Built:
-    """The paper's protocol, one example after the other."""
+    """Build the task by the paper's protocol, one example after another."""
     draws = random.Random(0)
     sizes = subset_sizes(config.aliases, config.fractions, config.tag_reliability)
     subset_of = [name for name, size in sizes.items() for _ in range(size)]
@@ -186,11 +186,11 @@ def measure(config: IntegerSetConfig, *, fast: bool) -> dict[str, Any]:
     built: dict[str, Built] = {}
 
     def build(side: str) -> Callable[[], None]:
-        def run() -> None:
-            built.pop(side, None)  # both sides start with their last result gone
+        def build_once() -> None:
+            built.pop(side, None)  # both sides start without their last result
             built[side] = sides[side](config)
 
-        return run
+        return build_once
 
     seconds = measuring.in_turns(
         {side: build(side) for side in sides}, rounds=FAST_ROUNDS if fast else ROUNDS

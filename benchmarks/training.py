@@ -5,19 +5,19 @@ stack    the same with several seeds together (--seeds)
 Trainer  transformers.Trainer on a GPTNeoXForCausalLM of the same shape: same examples, batch size, precision
          and optimiser, labels of -100 where there is no loss; no evaluation, saving, logging or reporting
 
-GPT-NeoX has logits for every token of the vocabulary, at every position, without bias: where a recipe has
-fewer (cpu), the Trainer computes what ours leaves out. Tied embeddings are tied there too; without positions
-no dimension is rotated. The Trainer's batches are one look-up, as ours; it gives biases and layer norms no
-weight decay. Before timing, the losses of both on a batch must agree (over the logits that both have);
-otherwise the exit status is 1.
+GPT-NeoX has logits for every token of the vocabulary, at every position, without bias. If a recipe has fewer
+logits (cpu), the Trainer computes some that ours leaves out. Tied embeddings are tied in GPT-NeoX too, and
+without positions no dimension is rotated. The Trainer's batches are one look-up, as ours are. It gives biases
+and layer norms no weight decay. Before timing, the losses of both sides on a batch must agree, over the logits
+that both have. Otherwise the exit status is 1.
 
-Each side has a process of its own and steps in turns with the others; the Trainer's clock runs from its
+Each side has a process of its own and takes turns with the other sides. The Trainer's clock runs from its
 on_step_begin to its on_step_end. FLOP/s are useful work by one formula for all sides
-(training_work.flops_per_example); the ceiling is the fastest matrix product seen between the rounds, in the
+(training_work.flops_per_example). The ceiling is the fastest matrix product seen between the rounds, in the
 same precision with as many threads.
 
---scaling measures the time of an epoch against the number of aliases, layers, width and seeds, and --whole
-(on a GPU) whole recipes against their limits; each is in a module of its own.
+--scaling measures how the time of an epoch grows with aliases, layers, width and seeds. --whole measures whole
+recipes on a GPU against their limits. Each of the two is in a module of its own.
 """
 
 import statistics
@@ -44,9 +44,9 @@ from toy_models.task import Task
 from toy_models.training import token_losses
 
 TOLERANCE: Final = 1e-4
-"""Largest difference (nats) of the losses at the same weights, in float32."""
+"""Largest difference in nats of the losses at the same weights, in float32, that is allowed."""
 WARM_UP: Final = 3
-"""Steps of each side before the first that is timed."""
+"""Number of steps of each side before the first timed step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class Case:
     device: str
     batch_size: int
     many: int  # models in the stack
-    steps: int  # in a row, of each side in turn
+    steps: int  # that each side trains in a row in its turn
     rounds: int
     fast_rounds: int
 
@@ -121,7 +121,7 @@ def measure(case: Case, *, many: int | None, threads: int | None, fast: bool) ->
     sides = {name: Side(job, models=k) for name, k in (("ours", 1), (stack, count), ("Trainer", 0))}
     try:
         check(recipe, task, stage, device=case.device)
-        for side in sides.values():  # all get ready at once
+        for side in sides.values():  # all sides get ready at the same time
             side.start(WARM_UP)
         for side in sides.values():
             side.wait()
@@ -151,10 +151,10 @@ def measure(case: Case, *, many: int | None, threads: int | None, fast: bool) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What turns seconds a step into speeds."""
+    """What is needed to compute speeds from the seconds of a step."""
 
     batch_size: int
-    flops: float  # an example
+    flops: float  # of an example
     ceiling: float  # FLOP/s
 
 
@@ -169,7 +169,7 @@ def check(recipe: recipes.Recipe, task: Task, stage: StageConfig, *, device: str
     theirs = theirs.to(device)
     hugging_face.copy_weights(theirs, model)
     parameters = {k: v.detach() for k, v in lean.parameters_of([model]).items()}
-    # definitions come first: take examples from the whole of the data
+    # definitions come first, so take examples from all of the data
     rows = torch.from_numpy(task.training_rows(stage.data))
     rows = rows[:: -(-len(rows) // stage.batch_size)]
     mask, tokens = task.loss_mask[rows, :-1].to(device), task.tokens[rows].to(device)
@@ -177,11 +177,11 @@ def check(recipe: recipes.Recipe, task: Task, stage: StageConfig, *, device: str
         most = int(mask.sum(1).max())
         shape = lean.shape_of(model)
         ours = float(token_losses(parameters, shape, tokens[None], mask[None], most=most))
-        # labels are taken from what the Trainer gets, and logits where ours has them
+        # labels are those that the Trainer gets; of its logits, those that ours has too are used
         labels = hugging_face.labels(task)[rows].to(device)
         logits = theirs(input_ids=tokens).logits[:, :-1, : task.vocabulary.outputs]
         other = float(F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten()))
-    if not abs(ours - other) <= TOLERANCE:  # also when one is not a number
+    if not abs(ours - other) <= TOLERANCE:  # true also when one is not a number
         raise Disagreement(f"losses differ by more than {TOLERANCE:g}: ours {ours:.6f}, Trainer {other:.6f}")
     print(f"losses agree at the same weights: {ours:.4f} nats, difference {abs(ours - other):.1g}")
 
@@ -196,7 +196,7 @@ def _summarised(
     models: int,
     fast: bool,
 ) -> dict[str, Any]:
-    # of one model
+    # seconds of one model
     step_s = {side: statistics.median(values) / case.steps for side, values in seconds.items()}
     step_s[stack] /= models
     ratios = {side: measuring.median_ratio(values, seconds["Trainer"]) for side, values in seconds.items()}
@@ -258,8 +258,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1, help="torch's threads on a CPU (default: 1)")
     parser.add_argument("--seeds", type=int, help="models in the stack (default: each case's own)")
     others = parser.add_mutually_exclusive_group()
-    others.add_argument("--scaling", action="store_true", help="exponents of the time of an epoch, instead")
-    others.add_argument("--whole", action="store_true", help="whole recipes on a GPU, instead")
+    others.add_argument(
+        "--scaling", action="store_true", help="measure the exponents of the time of an epoch instead"
+    )
+    others.add_argument("--whole", action="store_true", help="measure whole recipes on a GPU instead")
     options = parser.parse_args(argv)
     try:
         device = seam.resolve_device(options.device)

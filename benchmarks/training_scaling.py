@@ -1,7 +1,8 @@
 """How the time of an epoch grows with aliases, layers, width and seeds: exponents, a table, a figure.
 
-Each axis changes one thing of the recipe `integer-set/cpu`, stage 1 (width: also the MLP's, 4 times as
-wide). All points take turns; the time of an epoch is the median step's times its number of steps.
+Each axis changes one thing of the recipe `integer-set/cpu`, stage 1. The width changes the MLP's width too,
+which is 4 times as large. All points take turns. The time of an epoch is the median time of a step × the
+number of its steps.
 """
 
 import datetime
@@ -36,7 +37,7 @@ WARM_UP: Final = 3
 
 
 class Point:
-    """Models in training, at one place of one axis."""
+    """Models in training, for one value of one axis."""
 
     def __init__(self, axis: str, value: int, changes: Sequence[str], device: str) -> None:
         recipe = recipes.load_recipe(RECIPE, (*changes, *_changes(axis, value)))
@@ -67,7 +68,7 @@ def _changes(axis: str, value: int) -> tuple[str, ...]:
 
 
 def measure(*, device: str, fast: bool, changes: Sequence[str] = ()) -> pd.DataFrame:
-    """Time all points; a row each, as `fitted` gives them. `changes`: to the recipe, for all points."""
+    """Time all points. Returns a row for each, as `fitted` does. `changes` are made to the recipe for all points."""
     points = {
         (axis, value): Point(axis, value, changes, device)
         for axis, values in AXES.items()
@@ -96,7 +97,7 @@ def _block(point: Point, steps: int) -> Any:
 
 
 def fitted(table: pd.DataFrame) -> pd.DataFrame:
-    """Add each axis's `exponent` (slope of log time over log value, least squares) and the `fitted` times."""
+    """Add each axis's `exponent` (slope of log time over log value by least squares) and the `fitted` times."""
     parts = []
     for _, part in table.groupby("axis", sort=False):
         x, y = np.log(part["value"]), np.log(part["seconds_per_epoch"])
@@ -106,7 +107,7 @@ def fitted(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def finish(table: pd.DataFrame, *, record: bool) -> None:
-    """Print the table; with `record`, write it down."""
+    """Print the table. With `record`, save it."""
     measuring.print_table(
         ["axis", "value", "seconds an epoch", "fitted", "exponent"],
         [
@@ -122,5 +123,5 @@ def finish(table: pd.DataFrame, *, record: bool) -> None:
 
 
 def read(path: Path = RESULT) -> pd.DataFrame | None:
-    """The recorded table; None when there is none."""
+    """The recorded table. None when no table is recorded."""
     return pd.read_csv(path) if path.exists() else None

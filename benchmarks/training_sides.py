@@ -1,6 +1,6 @@
 """Each side of the training benchmark in a process of its own, which trains when it is told to.
 
-So the memory of a side is its own, and the sides can still take turns: while one trains, the others wait.
+So the memory of each side can be measured, and the sides can still take turns: while one trains, the other sides wait.
 """
 
 import dataclasses
@@ -32,12 +32,12 @@ class Job:
     batch_size: int
     device: str
     threads: int | None
-    """torch's threads; None: as many as it takes by itself."""
+    """Number of torch's threads. None takes torch's default."""
     steps: int
-    """The most that will be asked for, in all."""
+    """The largest number of steps that will be asked for in all."""
 
     def load(self) -> tuple[Recipe, StageConfig]:
-        """The recipe, and its first stage with a constant learning rate and nothing but steps."""
+        """The recipe, and its first stage with a constant learning rate and nothing but training steps."""
         recipe = recipes.load_recipe(self.recipe, self.changes)
         stage = dataclasses.replace(
             recipe.training.stages[0],
@@ -69,7 +69,7 @@ class Side:
     """A side's process, seen from the benchmark."""
 
     def __init__(self, job: Job, *, models: int) -> None:
-        """`models`: how many of ours are trained together; 0: the Trainer."""
+        """`models`: number of our models that are trained together. 0 means the Trainer."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["transformer_lens", "transformers.trainer"])  # imported once for all
         self._pipe, theirs = context.Pipe()
@@ -78,22 +78,22 @@ class Side:
         theirs.close()  # so that the end of the process is seen here
 
     def start(self, steps: int) -> None:
-        """Ask for steps, without waiting for their end."""
+        """Ask the process for steps, without waiting for their end."""
         self._pipe.send(steps)
 
     def wait(self) -> float:
-        """Seconds that the steps asked for took. SideEnded when the process has ended."""
+        """Wait for the steps, and return the seconds that they took. Raises SideEnded when the process has ended."""
         try:
             return float(self._pipe.recv())
         except EOFError:
-            raise SideEnded("a side's process ended before its time; see above") from None
+            raise SideEnded("a side's process ended before its time; see its output above") from None
 
     def train(self, steps: int) -> float:
         self.start(steps)
         return self.wait()
 
     def finish(self) -> float:
-        """End the process; the most memory that it had, in MiB."""
+        """End the process, and return the largest memory that it had, in MiB."""
         self._pipe.send(0)
         peak = self.wait()
         self._process.join()
@@ -104,7 +104,7 @@ class Side:
 
 
 class _Turns:
-    """The steps asked for, seen from a side's process."""
+    """The steps that are asked for, seen from a side's process."""
 
     def __init__(self, pipe: Connection, device: str) -> None:
         self.pipe, self.device = pipe, device
@@ -112,7 +112,7 @@ class _Turns:
         self.started: float | None = None
 
     def wait(self) -> bool:
-        """Wait to be asked; False: no more."""
+        """Wait until steps are asked for. Returns False when no more steps will be."""
         self.left, self.started = int(self.pipe.recv()), None
         return self.left > 0
 
@@ -122,7 +122,7 @@ class _Turns:
             self.started = time.perf_counter()
 
     def end_step(self) -> bool:
-        """Whether that was the last step asked for."""
+        """Count a step, and return whether it was the last one that was asked for."""
         self.left -= 1
         if self.left:
             return False
@@ -154,7 +154,7 @@ def _train_ours(job: Job, models: int, turns: _Turns) -> None:
     steps_per_epoch = math.ceil(len(tasks[0].training_rows(stage.data)) / stage.batch_size)
     stage = dataclasses.replace(stage, epochs=math.ceil(job.steps / steps_per_epoch) + 1)
     moments = train_stage(ours, tasks, stage, seeds=range(models), precision=recipe.training.precision)
-    next(moments)  # step 0: nothing is trained yet
+    next(moments)  # step 0, before any training
     while turns.wait():
         ended = False
         while not ended:

@@ -1,6 +1,6 @@
-"""Whole recipes on a GPU, against their limits: the training steps of all stages, without evaluating.
+"""Time whole recipes on a GPU against their limits: the training steps of all stages, without evaluating.
 
-The first is trained to its end. The others are extrapolated from `STEPS` steps of each stage.
+The first recipe is trained to its end. Other recipes are extrapolated from `STEPS` steps of each stage.
 """
 
 import itertools
@@ -25,7 +25,7 @@ FAST_STEPS: Final = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whole:
-    """A recipe trained with some seeds, within a limit: seconds, or so many times what one seed takes."""
+    """A recipe that is trained with some seeds. Its limit is in seconds, or in multiples of the time of one seed."""
 
     name: str
     recipe: str
@@ -43,7 +43,7 @@ WHOLE: Final = (
 
 
 def measure(*, device: str, fast: bool) -> list[dict[str, Any]]:
-    """Time all, print the table, return the lines; without a GPU only name the command."""
+    """Time all recipes, print the table and return the lines. Without a GPU only the command is named."""
     if device != "cuda":
         measuring.print_table(
             ["what", "measured", "command"], [[one.name, "not measured", COMMAND] for one in WHOLE]
@@ -66,20 +66,22 @@ def _source(line: dict[str, Any]) -> str:
     return f"{line['from_steps']} steps of each stage" if line["from_steps"] else "every step"
 
 
-def _timed(one: Whole, *, device: str, fast: bool) -> dict[str, Any]:
+def _timed(whole: Whole, *, device: str, fast: bool) -> dict[str, Any]:
     n = FAST_STEPS if fast else STEPS
-    steps = n if one.extrapolated or fast else None
+    steps = n if whole.extrapolated or fast else None
     torch.cuda.reset_peak_memory_stats()
-    took = seconds(recipes.load_recipe(one.recipe), seeds=one.seeds, device=device, steps=steps)
+    took = seconds(recipes.load_recipe(whole.recipe), seeds=whole.seeds, device=device, steps=steps)
     peak = measuring.peak_mib(device)
-    limit = one.limit_s
+    limit = whole.limit_s
     if limit is None:
-        assert one.times_one is not None
-        limit = one.times_one * seconds(recipes.load_recipe(one.recipe), seeds=1, device=device, steps=steps)
+        assert whole.times_one is not None
+        limit = whole.times_one * seconds(
+            recipes.load_recipe(whole.recipe), seeds=1, device=device, steps=steps
+        )
     command = COMMAND.replace(" --record", " --fast --record") if fast else COMMAND
     return measuring.line(
         "training-whole",
-        one.name,
+        whole.name,
         ours_s=took,
         theirs_s=limit,
         peak_mib=peak,
@@ -92,7 +94,7 @@ def _timed(one: Whole, *, device: str, fast: bool) -> dict[str, Any]:
 def seconds(recipe: recipes.Recipe, *, seeds: int, device: str, steps: int | None) -> float:
     """Seconds of all stages' steps, for all seeds together.
 
-    `steps`: time so many of each stage after some to warm up, and extrapolate; None: all of them.
+    `steps`: time so many steps of each stage, after some to warm up, and extrapolate. None times all steps.
     """
     tasks = [integer_set.build(recipe.task, seed=seed) for seed in range(seeds)]
     models = [

@@ -12,9 +12,9 @@ from toy_models.architectures import Architecture
 from toy_models.task import Task
 
 SQUARES: Final = {"cpu": (512, 1024), "cuda": (4096, 8192)}
-"""Sides of the square products tried for the ceiling."""
+"""Sizes of the square matrices that are multiplied to find the ceiling."""
 CEILING_S: Final = 0.1
-"""Seconds for each shape."""
+"""Seconds that each shape is tried for."""
 
 
 def matmul_parameters(a: Architecture) -> int:
@@ -31,9 +31,9 @@ def flops_per_example(task: Task, a: Architecture, stages: tuple[int, ...]) -> f
         + 12 · layers · d_model · n(n + 1)/2                 attention: scores and their sum, causal
         + 6 · d_model · outputs · m                          the unembedding
 
-    n is the number of positions up to the last with loss, m that of the positions with loss, outputs that
-    of the tokens that the model has logits for. Pads, positions without loss before the unembedding, and
-    logits of tokens that are never predicted do not count, whoever computes them.
+    n is the number of positions up to the last one with loss, m is the number of positions with loss, and outputs
+    is the number of tokens that the model has logits for. Pads, positions without loss at the unembedding, and
+    logits of tokens that are never predicted do not count, even if a side computes them.
     """
     mask = task.loss_mask[torch.from_numpy(task.training_rows(stages))]
     position = torch.arange(1, mask.shape[1] + 1)
@@ -62,7 +62,7 @@ def model_products(
 def ceiling(
     products: Iterable[tuple[int, int, int]], *, device: str, precision: Literal["float32", "bf16"]
 ) -> float:
-    """Operations a second of the fastest matrix product: squares, and the given ones."""
+    """Operations per second of the fastest matrix product, among square ones and the given ones."""
     dtype = torch.float32 if precision == "float32" else torch.bfloat16
     squares = [(n, n, n) for n in SQUARES[device]]
     return max(_speed(shape, device, dtype) for shape in [*squares, *products] if math.prod(shape))

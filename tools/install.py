@@ -1,6 +1,6 @@
 """Make .venv and install the project into it, once: `python3 tools/install.py dev notebooks`.
 
-Runs on any Python, so that an old one gets a clear line. Does nothing when the same extras, pyproject.toml
+Runs on any Python, so that an old Python gets a clear message. Does nothing when the same extras, pyproject.toml
 and constraints.txt are installed already, so that later calls work offline.
 """
 
@@ -33,7 +33,7 @@ def main(extras):
     if sys.version_info < (3, 11):
         found = "%d.%d" % sys.version_info[:2]
         stop(
-            "Python 3.11 or newer is needed, this one is "
+            "Python 3.11 or newer is needed, but this is "
             + found
             + "; name another: make PYTHON=python3.12 …"
         )
@@ -45,7 +45,10 @@ def main(extras):
                 return
     free = shutil.disk_usage(ROOT).free / 2**30
     if free < NEEDED_GIB:
-        stop("%.1f GiB are free here, the installation needs about %d; make room first" % (free, NEEDED_GIB))
+        stop(
+            "%.1f GiB are free here, but the installation needs about %d; make room first"
+            % (free, NEEDED_GIB)
+        )
     target = ROOT + ("[" + ",".join(extras) + "]" if extras else "")
     constraints = os.path.join(ROOT, "constraints.txt")
     steps = [

@@ -1,1 +1,1 @@
-"""Documents that are written by code, from committed tables: `python -m docs.write.results` and its like."""
+"""Documents that code writes from committed tables, for example `python -m docs.write.results`."""

@@ -6,13 +6,13 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """A measurement that the page shows even when nobody has made it."""
+    """A measurement that the page lists even when nobody has made it."""
 
     case: str
     device: str
     command: str
     aim: float | None = None
-    """Largest ratio that the measurement should give."""
+    """Aim: the largest ratio that the measurement should give."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +20,7 @@ class Section:
     benchmark: str
     title: str
     text: str
-    ours: str  # heading of the column
+    ours: str  # heading of the column of our side
     theirs: str
     expected: tuple[Expected, ...]
 

@@ -13,7 +13,7 @@ from docs.write.markdown import write_text_table
 from docs.write.places import DOCS
 from mechocl.behaviour.formats import number
 
-# the benchmarks are scripts, which are run from their folder and find one another there
+# the benchmarks are scripts that import each other from their own folder
 sys.path.append(str(Path(__file__).parent.parent.parent / "benchmarks"))
 import measuring
 import training_scaling
@@ -29,7 +29,7 @@ result into `benchmarks/results.jsonl`, from which `python -m docs.write.benchma
 
 
 def write_page(results: Sequence[Mapping[str, Any]], scaling: pd.DataFrame | None) -> str:
-    """The whole page. Raises ValueError for a result of a benchmark that has no section here."""
+    """The whole page. Raises ValueError when the benchmark of a result has no section."""
     unknown = {str(r["benchmark"]) for r in results} - {s.benchmark for s in SECTIONS}
     if unknown:
         raise ValueError(f"no section is written for the benchmark {min(unknown)!r}; add it to SECTIONS")
@@ -96,7 +96,7 @@ def _side(r: Mapping[str, Any], side: Mapping[str, Any]) -> list[str]:
 
 
 def _patching(r: Mapping[str, Any]) -> str:
-    """Grids, edges and memory of one result."""
+    """The tables of grids, edges and memory of one result."""
     cases = [
         [
             case["grid"],

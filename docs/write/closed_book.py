@@ -13,17 +13,17 @@ _PAPER: Final = {
     "q_entity": ".58", "qd1_consistent": ".505", "q_only": ".455", "qd2_inconsistent": ".445",
     "d1_consistent": ".31", "d3_consistent": ".30", "d2_consistent": ".28", "no_data": ".245",
 }  # fmt: skip
-"""Exact match of Pythia-2.8B on CVDB, read off the paper's plots (≈): questions of stage 1 after stage 1, the others
-after stage 2."""
+"""Exact match of Pythia-2.8B on CVDB, read off the paper's plots (≈). Questions about subsets of stage 1 are asked after
+stage 1, other questions after stage 2."""
 
 _REPRODUCTION: Final = {"qd1_consistent": ".469", "q_only": ".448", "qd2_inconsistent": ".392"}
-"""The independent reproduction, Pythia-6.9B after stage 1."""
+"""Exact match of the independent reproduction, Pythia-6.9B after stage 1."""
 
 _PAPER_NAMES: Final = {
     "qd1_consistent": ".185", "qd2_inconsistent": ".04",
     "d1_consistent": ".18", "d3_consistent": ".22", "d2_consistent": ".07",
 }  # fmt: skip
-"""The same of "What is the name of X?", Pythia-2.8B (≈)."""
+"""Exact match of Pythia-2.8B on the question "What is the name of X?", read off the plots too (≈)."""
 
 _NOT_RUN: Final = (
     (
@@ -46,7 +46,7 @@ _NOT_RUN: Final = (
 
 
 def write_section() -> list[str]:
-    """The section, from the committed tables alone."""
+    """The section, which is written from the committed tables alone."""
     table = pd.read_csv(TABLES / "closed-book.csv", keep_default_na=False, na_values=["nan", ""])
     table["attribute"] = table["attribute"].fillna("")
     known = pd.read_csv(TABLES / "closed-book-known.csv").set_index("attribute")
@@ -83,7 +83,7 @@ def write_section() -> list[str]:
 
 
 def _reading(table: pd.DataFrame) -> str:
-    """What the tables say, as far as their intervals say it."""
+    """The paragraph that says what the tables show, as far as their intervals allow."""
     last = table[table["stage"] == 2]
     asked = last[last["test"] == "questions"]
     recall = asked[asked["subset"].isin(["d1_consistent", "d2_consistent", "d3_consistent"])]["recall"].mean()
@@ -125,7 +125,7 @@ def _difference(table: pd.DataFrame, better: str, worse: str, metric: str = "exa
 
 
 def _over_seeds(table: pd.DataFrame, value: str = "value") -> dict[Any, Any]:
-    """One row of `over_seeds.over_seeds` for the whole table, of a value that some seed has."""
+    """The one row of `over_seeds.over_seeds` for the whole table. Some seed must have the value."""
     return over_seeds.over_seeds(table.assign(all=""), ["all"], value).to_dict("records")[0]
 
 
@@ -134,7 +134,7 @@ def _stage_of(subset: str) -> int:
 
 
 def _of_stage(table: pd.DataFrame) -> pd.DataFrame:
-    """Subsets of stage 1 after stage 1, the others after the last."""
+    """Rows of the subsets of stage 1 after stage 1, and of other subsets after the last stage."""
     return table[table["stage"] == table["subset"].map(_stage_of)]
 
 

@@ -17,8 +17,8 @@ PAGE: Final = DOCS / "columns.md"
 _ABOVE: Final = """\
 # The columns of every analysis
 
-Written by `python -m docs.write.columns` from `mechocl/analyses/columns.py`; the rows that an analysis makes are checked
-against these tables. Those that are saved (`RUN/results/ANALYSIS/KEY/rows.parquet`) have the column `seed` in front.
+`python -m docs.write.columns` writes this page from `mechocl/analyses/columns.py`. The rows that an analysis makes are
+checked against these tables. Saved rows (`RUN/results/ANALYSIS/KEY/rows.parquet`) have the column `seed` in front.
 """
 
 
@@ -33,7 +33,7 @@ def write_page() -> str:
 
 
 def _together(declared: Mapping[str, Columns]) -> list[tuple[list[str], Columns]]:
-    """Analyses that have the same columns share a table."""
+    """Put together the analyses that have the same columns, which share a table."""
     found: dict[int, tuple[list[str], Columns]] = {}
     for name, own in declared.items():
         found.setdefault(id(own), ([], own))[0].append(name)
@@ -50,7 +50,7 @@ def _type(column: Column) -> str:
 
 
 def _meaning(column: Column) -> str:
-    whose = f"Of {column.only} alone. " if column.only else ""
+    whose = f"For {column.only} alone. " if column.only else ""
     return whose + column.meaning
 
 

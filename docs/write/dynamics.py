@@ -23,11 +23,11 @@ RUNS = {
         "--set training.stages.0.evaluations=60",
     ),
 }
-"""Runs behind the section on dynamics: title and command."""
+"""Title and command of each run behind the section on dynamics."""
 
 
 def take_dynamics(runs: Path) -> None:
-    """Write the curves and onsets of the runs in `RUNS`, where they are in a folder."""
+    """Write the curves and onsets of those runs of `RUNS` that are in the folder."""
     for name in RUNS:
         if (runs / name).exists():
             curves, onsets = jobs.measure_dynamics(Run.open(runs / name))
@@ -36,7 +36,7 @@ def take_dynamics(runs: Path) -> None:
 
 
 def write_dynamics() -> list[str]:
-    """When each part is learned, and in which order, from the saved onsets."""
+    """The section that says when each part is learned, and in which order, from the saved onsets."""
     lines = [
         "## When it appears",
         "",
@@ -62,7 +62,7 @@ def write_dynamics() -> list[str]:
 
 
 def _onsets(onsets: pd.DataFrame) -> list[str]:
-    """When each part is learned."""
+    """The table that says when each part is learned."""
     rows = []
     for event in dynamics.EVENTS:
         part = onsets[onsets["event"] == event.name]
@@ -77,7 +77,7 @@ def _onsets(onsets: pd.DataFrame) -> list[str]:
 
 
 def _order(onsets: pd.DataFrame) -> list[str]:
-    """Which of two parts is learned first."""
+    """The table that says which of two parts is learned first."""
     rows = [
         [
             o.first,

@@ -1,4 +1,4 @@
-"""What the tables of features say, in words; every number and every yes and no is taken from them."""
+"""What the tables of features say, in words. Every number and every yes and no comes from the tables."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -9,7 +9,7 @@ from docs.write.feature_tables import TAGS, WIDTH, has_table, read_table
 from mechocl.behaviour.formats import HYPHEN, interval, number
 
 _TEST: Final = ["order", "site", "property", "kind"]
-"""What identifies a row of the table `causal`."""
+"""Columns that identify a row of the table `causal`."""
 
 
 def write_reading() -> list[str]:
@@ -29,7 +29,7 @@ def write_reading() -> list[str]:
 
 
 def share_in_words(row: Mapping[Any, Any]) -> str:
-    """The share of a gap that a patch moves, of a row of the table `causal`."""
+    """The share of a gap that a patch moves, from a row of the table `causal`."""
     return interval(row["share"], row["low"], row["high"], 2, sign=True, minus=HYPHEN)
 
 
@@ -38,7 +38,7 @@ def _passed(row: Mapping[Any, Any]) -> str:
 
 
 def _matches(existing: pd.DataFrame, causal: pd.DataFrame) -> list[str]:
-    """Is there a feature at `=` of the alias's integer being in the list?"""
+    """Is there a feature at `=` that says that the list contains the alias's integer?"""
     matches = []
     for order, site in existing[["order", "site"]].drop_duplicates().itertuples(index=False):
         key = (order, site, "list contains the integer", "feature")
@@ -72,7 +72,7 @@ def _conjunctions() -> list[str]:
 
 
 def _integers(existing: pd.DataFrame, causal: pd.DataFrame) -> list[str]:
-    """How many integers have a feature: the alias's own, and the one that an unreliable definition named."""
+    """How many integers have a feature, as the alias's own and as the one that an unreliable definition named?"""
     counted = read_table("counted").set_index(["order", "site", "group"])
 
     def count(order: str, site: str, group: str) -> str:

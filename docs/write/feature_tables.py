@@ -16,7 +16,7 @@ from mechocl.features.settings import QualityConfig
 from mechocl.runs.run import Run
 
 ORDERS = {"TVE": "demo", "VTE": "order-VTE", "EVT": "order-EVT", "VET": "order-VET"}
-"""The word orders in which internalization is strong, and their runs."""
+"""The word orders in which internalization is strong, and the run of each."""
 
 SITES = ("resid_pre", "resid_mid", "resid_post")
 WIDTH, K = 256, 8
@@ -35,7 +35,7 @@ def _name(site: str, number: int) -> str:
 
 
 def take_tables(runs: Path) -> None:
-    """Write the tables from the runs' own results, where they are."""
+    """Write the tables from the results of those runs that are in the folder."""
     kept: dict[str, list[pd.DataFrame]] = {
         name: []
         for name in ("runs", "quality", "existing", "counted", "conjunctions", "causal", "patches", "subsets")
@@ -100,7 +100,7 @@ def _save(table: pd.DataFrame, name: str) -> None:
 
 
 def _explained(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Explained variance of the checkpoints, and the shared features' range of relative norms."""
+    """Explained variance of the checkpoints, and the range of relative norms of the shared features."""
     parts = []
     for column in ("explained_first", "explained_last"):
         one = over_seeds(rows.drop_duplicates([*keys, "seed"]), keys, column)
@@ -113,7 +113,7 @@ def _explained(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 
 def _rows(run: Run, analysis: str, site: str) -> pd.DataFrame | None:
-    """Rows of both dictionaries of a site, over the seeds that have them; `sae` tells which."""
+    """Rows of both dictionaries of a site, over the seeds that have them. The column `sae` names the dictionary."""
     parts = []
     names = [_name(site, number) for number in (0, 1)]
     for number, name in enumerate(names):
@@ -150,12 +150,12 @@ def _crosscoded(run: Run, site: str) -> pd.DataFrame | None:
 
 
 def has_table(name: str) -> bool:
-    """Whether a table was taken."""
+    """Whether a table is saved."""
     return _path(name).exists()
 
 
 def read_table(name: str) -> pd.DataFrame:
-    """One of the tables."""
+    """Read one of the saved tables."""
     return pd.read_csv(_path(name))
 
 

@@ -29,7 +29,7 @@ _QUALITY: Final = {
 
 
 def draw_figures() -> dict[str, go.Figure]:
-    """Which properties have features where (TVE), and what patching them does, by word order."""
+    """Figures of which properties have features where (TVE), and of what patching them does, by word order."""
     if not has_table("existing"):
         return {}
     existing, best = read_table("existing"), read_table("patches")
@@ -46,7 +46,7 @@ def draw_figures() -> dict[str, go.Figure]:
 
 
 def write_section() -> list[str]:
-    """What exists, what is causal, what differs before and after stage 2."""
+    """The section on what exists, what is causal, and what differs before and after stage 2."""
     if not has_table("existing"):
         return []
     orders = read_table("existing")["order"].unique()
@@ -74,7 +74,7 @@ def write_section() -> list[str]:
 
 
 def _commands() -> list[str]:
-    """What was trained, and how."""
+    """The paragraphs and commands that say what was trained, and how."""
     runs = read_table("runs").astype({"seeds": str})
     seeds = runs.groupby("order", sort=False)["seeds"].first()
     sites = runs.groupby("order", sort=False)["site"].agg(list)

@@ -32,7 +32,7 @@ def draw_figures() -> dict[str, go.Figure]:
 
 
 def write_svg(figures: dict[str, go.Figure], folder: Path) -> None:
-    """Draw figures in a Chromium, with plotly's own code, as SVG files."""
+    """Draw figures as SVG files, in a Chromium and with plotly's own code."""
     from playwright.sync_api import sync_playwright
 
     folder.mkdir(exist_ok=True)

@@ -10,7 +10,7 @@ from toy_models.measures import YES_OR_NO
 
 
 def write_map() -> list[str]:
-    """Every study with a table: its command, its settings, and the paper's finding beside ours."""
+    """The section with every study that has a table: command, settings, and the paper's finding beside ours."""
     done = [(study, table) for study in studies.read() if (table := study.table()) is not None]
     lines = [
         "## The map: where internalization lives",
@@ -39,7 +39,7 @@ def write_map() -> list[str]:
 
 
 def _findings(done: list[tuple[studies.Study, pd.DataFrame]]) -> list[str]:
-    """The paper's finding and ours, one line for each study."""
+    """The table of the paper's finding and ours, one line for each study."""
     meaning = {c.name: c.meaning for c in internalization.CONTRASTS}
     rows = []
     for study, table in done:

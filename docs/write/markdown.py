@@ -8,10 +8,10 @@ import pandas as pd
 def write_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)
 ) -> list[str]:
-    """The lines of a Markdown table whose cells are written already.
+    """The lines of a Markdown table whose cells are texts.
 
-    `left`: numbers of the columns that are aligned to the left; the others, which hold numbers, are aligned to
-    the right. A `|` within a cell is escaped. Raises ValueError where a row has not one cell for each column.
+    `left`: indices of the columns that are aligned to the left. Other columns, which hold numbers, are aligned to the
+    right. A `|` within a cell is escaped. Raises ValueError when a row does not have one cell for each column.
     """
     for row in rows:
         if len(row) != len(columns):
@@ -26,5 +26,5 @@ def write_table(
 
 
 def write_text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table of texts: every column is aligned to the left."""
+    """The lines of a Markdown table of texts, in which every column is aligned to the left."""
     return write_table(columns, rows, left=range(len(columns)))

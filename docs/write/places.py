@@ -1,4 +1,4 @@
-"""Where the documents are, and the tables that they are written from."""
+"""Where the documents are, and where the tables are that they are written from."""
 
 from pathlib import Path
 from typing import Final

@@ -20,13 +20,13 @@ SWEEPS: Final = {
     "reliability": f" --recipe reliability-at-definition{SITES}",
     "others": f" --recipe implied-entity,recency,defined,tag-across-integers{SITES}",
 }
-"""Folder of each sweep of last checkpoints in runs/probes, and its options."""
+"""Each sweep of last checkpoints: its folder in runs/probes, and its options."""
 
 EMERGENCE: Final = "emergence"
 
 
 def take_tables(runs: Path) -> None:
-    """Write the tables from the sweeps in `runs/probes`, where they are."""
+    """Write the tables from those sweeps that are in `runs/probes`."""
     for name in SWEEPS:
         path = runs / "probes" / name
         if path.exists():
@@ -50,14 +50,14 @@ def take_tables(runs: Path) -> None:
         _landmarks(rows).to_csv(_path("emergence"), index=False, float_format="%.4g")
 
 
-def _facts(one: Grid) -> dict[str, object]:
-    """What a grid's cells do not say themselves."""
+def _facts(grid: Grid) -> dict[str, object]:
+    """Fields of a grid that its cells do not have."""
     fields = [f.name for f in dataclasses.fields(Grid) if f.name not in ("cells", "subsets")]
-    return {name: getattr(one, name) for name in fields}
+    return {name: getattr(grid, name) for name in fields}
 
 
 def _landmarks(rows: pd.DataFrame) -> pd.DataFrame:
-    """Each seed's scores at the landmarks, with the true labels."""
+    """Each seed's scores at the landmarks, for probes with the true labels."""
     own = rows[(rows["control"] == "none") & (rows["subset"] == "all") & rows["chosen"]]
     keys = zip(own["site"], own["layer"], own["position"], strict=True)
     marks = set(landmarks(own))
@@ -75,19 +75,19 @@ def read_grids(name: str) -> list[Grid]:
     for (recipe, probe, run), part in table.groupby(["recipe", "probe", "run"], sort=False):
         own = subsets[(subsets["recipe"] == recipe) & (subsets["probe"] == probe) & (subsets["run"] == run)]
         cells = part.drop(columns=facts).dropna(axis=1, how="all").reset_index(drop=True)
-        first = part[facts].head(1).astype(object).to_dict("records")[0]  # of Python's own types
+        first = part[facts].head(1).astype(object).to_dict("records")[0]  # values of Python's own types
         found.append(Grid(cells=cells, subsets=own, **first))
     return found
 
 
 def read_landmarks(name: str) -> pd.DataFrame:
-    """A table of landmarks, with the columns that figures ask for."""
+    """Read a table of landmarks, with the columns that figures need."""
     rows = pd.read_csv(_path(name))
     return rows.assign(control="none", subset="all", chosen=True)
 
 
 def has_table(name: str) -> bool:
-    """Whether a table was taken."""
+    """Whether a table is saved."""
     return _path(name).exists()
 
 

@@ -27,11 +27,11 @@ from mechocl.report import probe_plots, probe_sections
 from toy_models.subsets import SUBSETS
 
 _PAPER: Final = "≈ .9 and more with the alias first, ≈ .5 with the tag first"
-"""The earlier tag probe on Pythia-1B, read off its figure."""
+"""Result of the earlier tag probe on Pythia-1B, read off its figure."""
 
 
 def draw_figures() -> dict[str, go.Figure]:
-    """The paper's grid for two word orders, the orders beside each other, and emergence."""
+    """Figures of the paper's grid for two word orders, of all orders beside each other, and of emergence."""
     found = {}
     if not has_table("orders"):
         return found
@@ -63,7 +63,7 @@ def _titled(figure: go.Figure, text: str) -> go.Figure:
 
 
 def write_section() -> list[str]:
-    """What can be read where, on the seeds of six word orders."""
+    """The section that says what can be read where, over the seeds of six word orders."""
     headline = {(one.probe, one.word_order): one for one in read_grids("definition-retrieval")}
     return [
         "## What can be read where",
@@ -93,7 +93,7 @@ def write_section() -> list[str]:
 
 
 def _commands(headline: dict[tuple[str, str], Grid]) -> list[str]:
-    """What was trained and probed, and how."""
+    """The paragraphs and commands that say what was trained and probed, and how."""
     seeds = {one.seeds for one in headline.values()}
     return [
         f"Linear probes on {_range(seeds)} seeds of each of six word orders (T: define tag, V: alias, E: entity), recipe "
@@ -147,7 +147,7 @@ def _tags(headline: dict[tuple[str, str], Grid], gaps: pd.DataFrame) -> list[str
 
 
 def _more() -> list[str]:
-    """The sweeps beside the main one, where they were made."""
+    """The parts on the sweeps beside the main one, as far as their tables are saved."""
     lines = []
     if has_table("others"):
         lines += [
@@ -190,33 +190,33 @@ def _range(values: set[int]) -> str:
     return str(min(values)) if len(values) == 1 else f"{min(values)} to {max(values)}"
 
 
-def _cell(one: Grid, site: str, layer: int, position: str) -> pd.Series:
-    cells = one.cells
+def _cell(grid: Grid, site: str, layer: int, position: str) -> pd.Series:
+    cells = grid.cells
     return cells[(cells["site"] == site) & (cells["layer"] == layer) & (cells["position"] == position)].iloc[
         0
     ]
 
 
-def _scores(one: Grid) -> list[str]:
-    """At the alias's embedding, at the alias after the last layer, and at `=` after it."""
-    last = int(one.cells["layer"].max())
+def _scores(grid: Grid) -> list[str]:
+    """The scores at the alias's embedding, at the alias after the last layer, and at `=` after the last layer."""
+    last = int(grid.cells["layer"].max())
     places = (("resid_pre", 0, "alias"), ("resid_post", last, "alias"), ("resid_post", last, "="))
-    return [_interval(_cell(one, *place)) for place in places]
+    return [_interval(_cell(grid, *place)) for place in places]
 
 
 def _interval(row: "pd.Series[float]") -> str:
-    """`0.612* [0.580, 0.644]`: a star where it is significant in the whole grid."""
+    """A score such as `0.612* [0.580, 0.644]`. The star says that it is significant in the whole grid."""
     star = "*" if row["p"] < summaries.LEVEL else ""
     mean, low, high = (number(row[name]) for name in ("mean", "low", "high"))
     return f"{mean}{star} [{low}, {high}]"
 
 
-def _significant(one: Grid) -> int:
-    return int((one.cells["p"] < summaries.LEVEL).sum())
+def _significant(grid: Grid) -> int:
+    return int((grid.cells["p"] < summaries.LEVEL).sum())
 
 
 def _readings(headline: dict[tuple[str, str], Grid], gaps: pd.DataFrame) -> list[str]:
-    """What the table says, sentence by sentence, each made from its numbers."""
+    """What the table says, in sentences that are made from its numbers."""
 
     def reads(probe: str) -> list[str]:
         return [order for order in ORDERS if _significant(headline[(probe, order)])]
@@ -253,9 +253,9 @@ def _readings(headline: dict[tuple[str, str], Grid], gaps: pd.DataFrame) -> list
     return found
 
 
-def _used(one: Grid) -> list[str]:
+def _used(grid: Grid) -> list[str]:
     rows = []
-    cells = one.cells[one.cells["position"].isin(["alias", "="])]
+    cells = grid.cells[grid.cells["position"].isin(["alias", "="])]
     for row in cells.to_dict("records"):
         ends = row["swap_share"], row["swap_low"], row["swap_high"]
         moved = [

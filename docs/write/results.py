@@ -2,7 +2,7 @@
 
 python -m docs.write.results --run runs/demo     take the tables from a run first
 python -m docs.write.results --closed-book runs/closed-book --model runs/biographies
-                                                 take those of the closed-book section
+                                                 take the tables of the closed-book section first
 python -m docs.write.results                     only write the pages and the figures (needs a Chromium)
 """
 
@@ -40,7 +40,7 @@ _MEANING: Final = {c.name: c.meaning for c in internalization.CONTRASTS}
 
 
 def take_tables(run_path: Path) -> None:
-    """Write the tables from a run's own results."""
+    """Write the tables from the results of a run."""
     run = Run.open(run_path)
     rows = results.load_rows(run, "evaluate", registry.EvaluateConfig())
     if rows is None:
@@ -84,7 +84,7 @@ def take_tables(run_path: Path) -> None:
 
 
 def write_page() -> str:
-    """The page, from the committed tables alone."""
+    """The page, which is written from the committed tables alone."""
     subsets = pd.read_csv(TABLES / "demo-subsets.csv")
     contrasts = pd.read_csv(TABLES / "demo-contrasts.csv")
     facts = pd.read_csv(TABLES / "demo-run.csv").iloc[0]
@@ -130,7 +130,7 @@ def write_page() -> str:
 
 
 def _subsets(subsets: pd.DataFrame) -> list[str]:
-    """Each subset's means over seeds."""
+    """The table of each subset's means over seeds."""
     means = subsets.groupby("subset", sort=False)[list(METRICS)].mean()
     return write_table(
         ["subset", "AUC", "accuracy", "logit difference", "definition recall"],
@@ -139,7 +139,7 @@ def _subsets(subsets: pd.DataFrame) -> list[str]:
 
 
 def _contrasts(contrasts: pd.DataFrame) -> list[str]:
-    """Each contrast in one quantity."""
+    """The table of each contrast in one quantity."""
     rows = [
         [
             _MEANING[c["contrast"]],
@@ -155,12 +155,12 @@ def _contrasts(contrasts: pd.DataFrame) -> list[str]:
 
 
 def _difference(c: Mapping[Any, Any]) -> str:
-    """A saved contrast and its interval."""
+    """A saved contrast and its interval, as text."""
     return formats.interval(c["mean"], c["low"], c["high"], sign=True, minus=formats.HYPHEN)
 
 
 def _inside() -> list[str]:
-    """What the analyses show, as small tables."""
+    """The section on what the analyses show, as small tables."""
     lens = pd.read_csv(TABLES / "demo-lens.csv")
     lines = [
         "## Inside the models",
@@ -181,7 +181,7 @@ def _inside() -> list[str]:
 
 
 def _pivot(table: pd.DataFrame, index: str, columns: list[str], value: str) -> pd.DataFrame:
-    """Pivot with rows and columns in the order in which they come."""
+    """A pivot table whose rows and columns keep the order in which they come."""
     grid = table.pivot(index=index, columns=columns, values=value)
     order = (
         pd.MultiIndex.from_frame(table[columns].drop_duplicates())
@@ -201,7 +201,7 @@ def _grid(grid: pd.DataFrame, *, digits: int) -> list[str]:
 
 
 def write_readme(text: str) -> str:
-    """README's text with its results section made from the tables."""
+    """README's text, with its results section made anew from the tables."""
     contrasts = pd.read_csv(TABLES / "demo-contrasts.csv").set_index(["metric", "contrast"])
     facts = pd.read_csv(TABLES / "demo-run.csv").iloc[0]
     auc = pd.read_csv(TABLES / "demo-subsets.csv").groupby("subset")["auc"].mean()

@@ -1,6 +1,6 @@
 """Write what 1, 10 and 100 nodes would do into docs/scale.md, from the measured cost of a task.
 
-python -m docs.write.scale --measure     measure first: one core of this machine, quiet, about a minute
+python -m docs.write.scale --measure     measure first, on one core of this idle machine (about a minute)
 python -m docs.write.scale               only write the page from docs/results/scale.csv
 """
 
@@ -28,7 +28,7 @@ from mechocl.runs import provenance, recipes, sweep_folder, sweeps
 TABLE: Final = TABLES / "scale.csv"
 NODES: Final = (1, 10, 100)
 CORES: Final = 32
-"""Of a node."""
+"""Number of cores of a node."""
 
 _START, _END = "<!-- scale -->", "<!-- end of scale -->"
 
@@ -42,11 +42,11 @@ WORK = {
         {"8 seeds of 6 settings": 8 * 6, "32 seeds of 100 settings": 3200, "100 seeds of 1000 settings": 100_000},
     ),
 }  # fmt: skip
-"""Tasks of one kind, and numbers of them that somebody may want."""
+"""Kinds of tasks, each with its name and with numbers of tasks that somebody may want."""
 
 
 def measure() -> None:
-    """Seconds of a task of each kind on one core, and of a worker's start."""
+    """Measure and save the seconds of a task of each kind on one core, and of a worker's start."""
     torch.set_num_threads(1)
     started = time.perf_counter()
     subprocess.run(
@@ -80,7 +80,7 @@ def measure() -> None:
 
 
 def write_section() -> str:
-    """The table, and where its numbers come from."""
+    """The section: the table, and where its numbers come from."""
     measured = pd.read_csv(TABLE).set_index("work")
     first = measured.iloc[0]
     rows = []
@@ -102,7 +102,7 @@ def write_section() -> str:
 
 
 def write_page(text: str) -> str:
-    """docs/scale.md with its last section made from the table."""
+    """The text of docs/scale.md, with its last section made anew from the table."""
     before, rest = text.split(_START)
     return f"{before}{_START}\n\n{write_section()}\n\n{_END}{rest.split(_END)[1]}"
 

@@ -8,7 +8,7 @@ from mechocl.behaviour import formats
 
 
 def write_search() -> list[str]:
-    """How the setups were found."""
+    """The section that says how the setups were found."""
     table = pd.read_csv(TABLES / "search.csv", keep_default_na=False)
     seeds = table["seeds"].astype(int)
     table["t"] = table["gap"].astype(float) / (table["gap_sd"].astype(float) / seeds**0.5)

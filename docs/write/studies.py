@@ -1,4 +1,4 @@
-"""The studies behind docs/results.md: train them, and say what they say.
+"""The studies behind docs/results.md: train them, and say what they find.
 
 python -m docs.write.studies list             the commands
 python -m docs.write.studies run [NAME ...]   train what is missing in runs/studies, save tables in docs/results/sweeps
@@ -38,25 +38,25 @@ class Study:
     set: tuple[str, ...] = ()
     seeds: int = 8
     first_seed: int = 100
-    """Seeds from 100 up confirm: setups were chosen on seeds below."""
+    """The first seed. Seeds from 100 up confirm a setup, because setups were chosen on lower seeds."""
     paper: str = ""
     """What the paper found."""
     judged: Literal["rises", "falls", "differs", "positive", "zero", ""] = ""
-    """How the finding is read off: the gap rises or falls along the field; it is larger at the settings `high`
-    than at `low`; it is above 0; it is 0 (which an interval can contradict, not prove); or no finding to compare
+    """How the finding is judged: the gap rises or falls along the field, it is larger at the settings `high` than at
+    `low`, it is above 0, it is 0 (which an interval can contradict, but not prove), or there is no finding to compare
     with."""
     high: tuple[Any, ...] = ()
     low: tuple[Any, ...] = ()
     note: str = ""
-    """What else a reader must know."""
+    """A note with what else a reader must know."""
     contrast: str = "strong"
     """The contrast of `internalization.CONTRASTS` that is judged."""
     of: str = ""
-    """Another study, from whose table the finding is read; then nothing is trained."""
+    """Name of another study. If given, the finding is read from its table and nothing is trained."""
 
     @property
     def arguments(self) -> list[str]:
-        """Arguments of the command that trains it."""
+        """Arguments of the command that trains the study."""
         found = ["sweep", self.recipe]
         for axis in self.over:
             found += ["--over", axis]
@@ -84,7 +84,7 @@ def read(path: Path = DOCS / "studies.toml") -> list[Study]:
 
 
 def evidence(study: Study, frame: pd.DataFrame) -> Estimate | None:
-    """The number that decides, signed so that the paper's finding is positive; None where there is none."""
+    """The number that decides, with the sign that makes the paper's finding positive. None if there is no such number."""
     runs = sweep_summaries.by_run(frame, study.contrast)
     if study.judged in ("rises", "falls"):
         e = sweep_summaries.trend(runs, study.key)
@@ -113,7 +113,7 @@ def _negated(e: Estimate) -> Estimate:
 
 
 def verdict(study: Study, e: Estimate | None) -> str:
-    """agrees, disagrees or cannot tell, by the 95 % interval."""
+    """Whether the study agrees, disagrees or cannot tell, by the 95 % interval."""
     if e is None:
         return "–"
     if math.isnan(e.p) or e.low <= 0 <= e.high:
@@ -123,8 +123,8 @@ def verdict(study: Study, e: Estimate | None) -> str:
     return "agrees" if e.mean > 0 else "disagrees"
 
 
-def run(*names: str) -> None:
-    """Train the named studies (default: all) where they are not finished, and save their tables."""
+def train_studies(*names: str) -> None:
+    """Train the named studies (default: all) as far as they are not finished, and save their tables."""
     studies = {study.name: study for study in read()}
     unknown = [name for name in names if name not in studies]
     if unknown:
@@ -141,7 +141,7 @@ def run(*names: str) -> None:
 
 def main(what: Literal["list", "run"], names: tyro.conf.Positional[tuple[str, ...]] = ()) -> None:
     if what == "run":
-        run(*names)
+        train_studies(*names)
         return
     for study in read():
         if not study.of:

@@ -1,4 +1,4 @@
-"""Write docs/toolbox.md, a worked question, from the committed tables docs/results/toolbox-*.csv.
+"""Write docs/toolbox.md, in which the toolbox answers one question, from the tables docs/results/toolbox-*.csv.
 
 `python -m docs.write.results` writes it together with docs/results.md.
 """
@@ -29,7 +29,7 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def write_page() -> str:
-    """The page, from the committed tables alone."""
+    """The page, which is written from the committed tables alone."""
     patch = read_table("patch")
     n = patch["seed"].nunique()
     parts = [

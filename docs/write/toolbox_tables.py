@@ -86,7 +86,7 @@ def take_tables(run_path: Path) -> None:
 
 
 def _estimated(run: Run) -> pd.DataFrame:
-    """How attribution patching of every neuron at `=` ranks them, beside patching each: Spearman's ρ by seed."""
+    """How attribution patching ranks the neurons at `=`, compared with patching each: Spearman's ρ by seed."""
     found = []
     for folder in run.finished_seeds():
         subject = open_subject(folder, stage=None, device="cpu")
@@ -109,5 +109,5 @@ def _write(table: pd.DataFrame, name: str) -> None:
 
 
 def read_table(name: str) -> pd.DataFrame:
-    """One of the tables."""
+    """Read one of the saved tables."""
     return pd.read_csv(TABLES / f"toolbox-{name}.csv", keep_default_na=True, na_filter=True)

@@ -1,9 +1,9 @@
 """What the columns of every analysis mean: `docs/columns.md` is written from this file.
 
-Conventions of all tables: an effect is the changed run − the unchanged one, in the unit of its metric. Logits and
-log-probabilities are in nats. A logit difference is right − wrong answer, so above 0 is right, unless its column says
-otherwise. Of a closed-book run the answer's first token stands for the integer, and the first tokens of all answers to the
-question for the integers.
+Conventions of all tables: an effect is the metric of the changed run − that of the unchanged one. Logits and
+log-probabilities are in nats. A logit difference is the right answer's logit − the wrong one's, so a value above 0 means
+that the answer is right, unless its column says otherwise. In a closed-book run the answer's first token takes the place
+of the integer, and the first tokens of all answers to the question take the place of the integers.
 """
 
 from typing import Final
@@ -21,33 +21,33 @@ _LAYER: Final = Column("int64", "Layer of the site, from 0.")
 _SITE: Final = Column("str", "Site in TransformerLens's words, such as resid_mid or attn_out.")
 _POSITION: Final = Column("str", "Label of the position in the question: alias, %, n1, …, =.")
 _CONTRAST: Final = Column("str", "Name of the pairs of clean and corrupted examples.")
-_METRIC: Final = Column("str", "Name of the metric that values and effects are of.")
+_METRIC: Final = Column("str", "Name of the metric of the values and effects.")
 _PAIRS: Final = Column("int64", "Number of pairs that the row is over.")
 _CLEAN: Final = Column("float64", "Metric of the clean run.", "of the metric")
 _CORRUPTED: Final = Column("float64", "Metric of the corrupted run.", "of the metric")
-_NORMALISED: Final = Column("float64", "Value on a scale where 0 is the corrupted run and 1 the clean one. NaN where "
-    "the two hardly differ.")  # fmt: skip
+_NORMALISED: Final = Column("float64", "Value on a scale where 0 is the corrupted run and 1 is the clean one. NaN "
+    "where the two runs hardly differ.")  # fmt: skip
 
 EVALUATE: Final[Columns] = {
     "alias": Column("int64", "Number of the alias in the task."),
     "subset": Column("str", "Subset that the alias belongs to."),
-    "accuracy": Column("float64", "Share of the alias's test questions that are answered rightly: the true logit − "
-        "the false logit is above 0 where true is right. 0.5 is chance. In a world of other answers than true and "
-        "false: the share in which no other answer is as likely.", "share", _FROM_SCRATCH),
+    "accuracy": Column("float64", "Share of the alias's test questions that are answered rightly. An answer is true "
+        "if the true logit − the false logit is above 0. 0.5 is chance. In a world with other answers than true and "
+        "false it is the share of the questions in which no other answer is as likely as the right one.", "share", _FROM_SCRATCH),
     "logit_difference": Column("float64", "Mean over the alias's test questions of the right answer's logit − the "
         "wrong answer's.", "nats", _FROM_SCRATCH),
     "auc": Column("float64", "Within-alias AUC: over pairs of the alias's test questions, one that contains its "
         "integer and one that does not, how often the first has the larger true − false logit. Ties count half; 0.5 "
-        "means that nothing is known. In a world of other answers: the share of the other answers that are less likely "
-        "than the right one.", "share", _FROM_SCRATCH),
+        "means that nothing is known. In a world with other answers it is the share of the other answers that are less "
+        "likely than the right one.", "share", _FROM_SCRATCH),
     "test": Column("str", "What is asked: held-out questions, association (whose entity the alias is), or questions "
-        "with the definition in context, by its tag.", "", _CLOSED_BOOK),
+        "behind a definition in context, which is named by its tag.", "", _CLOSED_BOOK),
     "attribute": Column("str", "Attribute of the entity that is asked for.", "", _CLOSED_BOOK),
     "exact_match": Column("float64", "Share of the test questions whose generated answer is one of the right ones.", "share", _CLOSED_BOOK),
     "log_probability": Column("float64", "Log-probability of the right answer, summed over its tokens, the mean over "
         "the questions.", "nats", _CLOSED_BOOK),
     "generated": Column("str", "The answer that the model gave.", "", _CLOSED_BOOK),
-    "recall": Column("float64", "1 where the defined entity is the model's first choice behind the beginning of the "
+    "recall": Column("float64", "1 where the defined entity is the model's first choice after the beginning of the "
         "training definition, else 0. NaN without a definition, and for word orders in which the alias comes after "
         "the entity.", "share"),
 }  # fmt: skip
@@ -55,33 +55,33 @@ EVALUATE: Final[Columns] = {
 LENS: Final[Columns] = {
     "subset": _SUBSET,
     "contains": Column("bool", "Whether the question's list contains the alias's integer. Read the rows where it "
-        "does not: there the list itself does not name the integer. Always False of closed-book runs."),
+        "does not: in these the list itself does not name the integer. Always False for closed-book runs."),
     "component": Column("str", "What is read: stream, the residual stream; L0H1, the output of a head; L0 mlp, the "
         "output of an MLP."),
-    "layer": Column("str", "Where the stream is read: embed, before layer 0; layer 0, after that layer; … Of a "
-        "component the layer that it is in."),
+    "layer": Column("str", "Where the stream is read: embed is before layer 0, layer 0 is after that layer, and "
+        "so on. For a component, the layer that it is in."),
     "position": _POSITION,
     "rank": Column("float64", "Mean rank of the alias's integer among the integers. 1 is the top, (integers + 1) / 2 "
         "is chance, and ties take their mean rank.", "rank"),
     "first": Column("float64", "Share of the questions in which that rank is 1.", "share"),
     "vocabulary_rank": Column("float64", "Mean rank of the alias's integer among all tokens that the model can put "
         "out.", "rank"),
-    "difference": Column("float64", "Mean of the true logit − the false logit, whichever is right; of closed-book "
-        "runs right − wrong answer.", "nats"),
+    "difference": Column("float64", "Mean of the true logit − the false logit, whichever is right. For closed-book "
+        "runs, the right answer's logit − the wrong one's.", "nats"),
     "kl": Column("float64", "Mean Kullback-Leibler divergence of the lens's distribution from the model's own at "
-        "that position. NaN of a component, which is no distribution.", "nats"),
+        "that position. NaN for a component, which gives no distribution.", "nats"),
     "questions": Column("int64", "Number of questions that the row is over."),
 }  # fmt: skip
 
 ATTRIBUTION: Final[Columns] = {
     "subset": _SUBSET,
-    "contains": Column("bool", "Whether the question's list contains the alias's integer. What pushes towards false "
-        "always is right in one kind of question and wrong in the other, so read both."),
+    "contains": Column("bool", "Whether the question's list contains the alias's integer. A component that always "
+        "pushes towards false is right in one kind of question and wrong in the other, so read both kinds."),
     "component": Column("str", "embedding, L0H1 (a head), L0 mlp, biases (of all attention layers, the final layer "
-        "norm and the unembedding), or total: the model itself."),
+        "norm and the unembedding), or total (the model itself)."),
     "position": Column("str", "Label of the position whose logits are taken apart."),
-    "difference": Column("float64", "Mean contribution to true − false logit, its sign turned where false is right: "
-        "above 0 speaks for the right answer.", "nats"),
+    "difference": Column("float64", "Mean contribution to the true − false logit. Its sign is turned where false is "
+        "right, so that a value above 0 speaks for the right answer.", "nats"),
     "integer": Column("float64", "Mean contribution to the logit of the alias's integer − the mean logit of all "
         "integers.", "nats"),
     "questions": Column("int64", "Number of questions that the row is over."),
@@ -91,40 +91,40 @@ PATCH: Final[Columns] = {
     "layer": _LAYER,
     "site": _SITE,
     "index": Column("int64", "Number of the head or neuron that is patched; −1 where the whole site is patched."),
-    "position": Column("str", "Position, or role of the positions, that is patched; all: every position."),
+    "position": Column("str", "Position, or role of the positions, that is patched. all means every position."),
     "value": Column("float64", "Metric of the patched run.", "of the metric"),
-    "effect": Column("float64", "Metric of the patched run − of the run that is patched into: the corrupted one "
-        "where clean activations are put into it, else the clean one. So a site that carries the answer is above 0 "
-        "in denoise and below 0 in the other modes.", "of the metric"),
+    "effect": Column("float64", "Metric of the patched run − that of the run that is patched into: the corrupted "
+        "run where clean activations are put in, else the clean run. So a site that carries the answer has an effect "
+        "above 0 in the mode denoise and below 0 in the other modes.", "of the metric"),
     "normalised": _NORMALISED,
     "clean": _CLEAN,
     "corrupted": _CORRUPTED,
     "metric": _METRIC,
     "unit": Column("str", "Unit of the metric."),
     "contrast": _CONTRAST,
-    "mode": Column("str", "denoise: clean activations into the corrupted run; noise: corrupted ones into the clean "
-        "run; zero, mean, resample: zeros, means, or another pair's activations into the clean run."),
+    "mode": Column("str", "denoise puts clean activations into the corrupted run; noise puts corrupted ones into the "
+        "clean run; zero, mean and resample put zeros, means or another pair's activations into the clean run."),
     "pairs": _PAIRS,
 }  # fmt: skip
 
 CIRCUIT: Final[Columns] = {
     "contrast": _CONTRAST,
-    "kind": Column("str", "edge: the score of one edge. circuit: the edges with the largest scores kept and all "
-        "other edges corrupted; without: the same edges corrupted and all others kept; random: as many edges drawn "
-        "at random kept."),
-    "sender": Column("str", "Component that the edge comes from. Missing but for edges."),
-    "receiver": Column("str", "Input that the edge goes to. Missing but for edges."),
-    "place": Column("str", "Role or position of the edge. Missing but for edges."),
-    "value": Column("float64", "Of an edge its score: metric with the edge's clean value in the corrupted run − of "
-        "the corrupted run (or the estimate of this by gradients). Else the metric of the run.", "of the metric"),
+    "kind": Column("str", "edge: the score of one edge. circuit: the edges with the largest scores are kept and all "
+        "other edges are corrupted. without: the same edges are corrupted and all other edges are kept. random: as "
+        "many edges are kept, which are drawn at random."),
+    "sender": Column("str", "Component that the edge comes from. Missing except for edges."),
+    "receiver": Column("str", "Input that the edge goes to. Missing except for edges."),
+    "place": Column("str", "Role or position of the edge. Missing except for edges."),
+    "value": Column("float64", "For an edge, its score: the metric with the edge's clean value in the corrupted run "
+        "− that of the corrupted run, or the estimate of this by gradients. Else the metric of the run.", "of the metric"),
     "attributed": Column("float", "The edge's score by gradients (EAP-IG) beside the exact one. NaN where the score "
-        "itself is by gradients, for the within-alias AUC, and but for edges.", "of the metric"),
-    "edges": Column("float64", "Number of edges of the circuit. NaN of an edge."),
-    "draw": Column("float64", "Number of the random circuit, from 0; 0 of the other circuits. NaN of an edge."),
-    "normalised": Column("float64", "Faithfulness: the value on a scale where 0 is the corrupted run and 1 the clean "
-        "one. NaN of an edge, and where the two runs hardly differ."),
-    "clean": Column("float64", "Metric of the clean run of the pairs that judge.", "of the metric"),
-    "corrupted": Column("float64", "Metric of the corrupted run of the pairs that judge.", "of the metric"),
+        "itself is by gradients, for the within-alias AUC, and where the row is no edge.", "of the metric"),
+    "edges": Column("float64", "Number of edges of the circuit. NaN for an edge."),
+    "draw": Column("float64", "Number of the random circuit, from 0. 0 for the other circuits, NaN for an edge."),
+    "normalised": Column("float64", "Faithfulness: the value on a scale where 0 is the corrupted run and 1 is the "
+        "clean one. NaN for an edge, and where the two runs hardly differ."),
+    "clean": Column("float64", "Metric of the clean run, on the pairs that judge.", "of the metric"),
+    "corrupted": Column("float64", "Metric of the corrupted run, on the pairs that judge.", "of the metric"),
     "pairs": Column("int64", "Number of pairs that judge."),
 }  # fmt: skip
 
@@ -134,21 +134,21 @@ SUPPRESSION: Final[Columns] = {
     "subset": _SUBSET,
     "half": Column("str", "Half of the subset's aliases: choosing, by which the best component is chosen, or "
         "judging."),
-    "value": Column("float64", "Within-alias AUC of the ablated model; of closed-book runs right − wrong logit.", "share, or nats"),
-    "effect": Column("float64", "Ablated − whole model: above 0 the component held these answers back.", "share, or nats"),
+    "value": Column("float64", "Within-alias AUC of the ablated model. For closed-book runs, right − wrong logit.", "share, or nats"),
+    "effect": Column("float64", "Value − that of the whole model. Above 0, the component held these answers back.", "share, or nats"),
     "aliases": _ALIASES,
 }  # fmt: skip
 
 GRAFT: Final[Columns] = {
     "group": Column("str", "Group of weights that is grafted. none: the model before the stage; all: the model after "
-        "it; steering vector and random vector: added to the stream of the model before the stage."),
+        "it; steering vector and random vector: a vector is added to the stream of the model before the stage."),
     "kind": Column("str", "alone: the group's weights of the model after the stage are put into the model before it; "
-        "all but: all weights but this group's are."),
-    "site": Column("str", "Layer and position at which a vector is added; empty for weights."),
+        "all but: all weights except this group's are."),
+    "site": Column("str", "Layer and position at which a vector is added. Empty for weights."),
     "subset": _SUBSET,
     "metric": Column("str", "auc, accuracy or recall, as in the rows of evaluate."),
-    "value": Column("float64", "Metric of the changed model. NaN of recall where there is nothing to recall.", "share"),
-    "effect": Column("float64", "Value − that of the model before the stage: above 0 is better than before. NaN as value.", "share"),
+    "value": Column("float64", "Metric of the changed model. NaN for recall where there is nothing to recall.", "share"),
+    "effect": Column("float64", "Value − that of the model before the stage: above 0 is better than before. NaN where the value is NaN.", "share"),
     "share": Column("float64", "Effect ÷ gain of the stage: 0 is as before the stage, 1 as after it. NaN where the "
         "gain is below 0.01."),
     "aliases": _ALIASES,
@@ -156,14 +156,14 @@ GRAFT: Final[Columns] = {
 }  # fmt: skip
 
 SUBSPACE: Final[Columns] = {
-    "method": Column("str", "whole site: the activation is exchanged, which is the ceiling; difference of means; "
-        "rotation (distributed alignment search); erasure (LEACE): the tag is removed and nothing is put in."),
-    "k": Column("int64", "Dimensions of the subspace. 0 of erasure; those of the model of the whole site."),
+    "method": Column("str", "whole site (the activation is exchanged, which is the ceiling), difference of means, "
+        "rotation (distributed alignment search), or erasure (LEACE: the tag is removed and nothing is put in)."),
+    "k": Column("int64", "Dimensions of the subspace. 0 for erasure; the model's own dimensions for the whole site."),
     "layer": _LAYER,
     "site": _SITE,
     "position": _POSITION,
-    "control": Column("str", "none; shuffled: fitted on labels that were dealt anew over the aliases; random model: "
-        "fitted and judged in the model before training."),
+    "control": Column("str", "none; shuffled, which is fitted on labels that were dealt anew over the aliases; or random "
+        "model, which is fitted and judged in the model before training."),
     "contrast": Column("str", "What the two aliases of a pair differ in: d1-to-d2 have the same integer, so what "
         "moves is the tag's effect; d2-to-d1 is the other direction; d1-to-other-d2 have different integers."),
     "metric": _METRIC,
@@ -172,12 +172,12 @@ SUBSPACE: Final[Columns] = {
     "swapped": Column("float64", "Metric of the corrupted run with the clean run's component in the subspace.", "of the metric"),
     "effect": Column("float64", "Swapped − corrupted.", "of the metric"),
     "normalised": Column("float64", "Effect ÷ the trained model's clean − corrupted, also in the controls, so that "
-        "they stand on the same scale. NaN where these hardly differ."),
+        "they stand on the same scale. NaN where clean and corrupted hardly differ."),
     "explained": Column("float64", "Share of the pairs' squared difference from the clean run that the swap removes. "
-        "It has no unit, so that a random model's can be compared.", "share"),
+        "It has no unit, so that a random model's share can be compared.", "share"),
     "decoding": Column("float64", "How well the tag of held-out aliases is read: along the difference of means, as "
-        "AUC; after erasure, as balanced accuracy of a logistic regression. 0.5 is chance; NaN of the other methods.", "share"),
-    "decoding_before": Column("float64", "Balanced accuracy of the same regression before the erasure. NaN of the "
+        "AUC; after erasure, as balanced accuracy of a logistic regression. 0.5 is chance. NaN for the other methods.", "share"),
+    "decoding_before": Column("float64", "Balanced accuracy of the same regression before the erasure. NaN for the "
         "other methods.", "share"),
     "pairs": _PAIRS,
 }  # fmt: skip
@@ -186,36 +186,36 @@ PROBE: Final[Columns] = {
     "probe": Column("str", "Name of the probe in its recipe."),
     "target": Column("str", "What it predicts: a column of the task's table."),
     "method": Column("str", "How it is fitted, as in `probes.linear`."),
-    "site": Column("str", "Site whose activations it reads; token embedding: those of the alias's tokens alone."),
+    "site": Column("str", "Site whose activations it reads. token embedding: it reads the embeddings of the alias's tokens alone."),
     "layer": _LAYER,
     "position": Column("str", "Label of the position in the question or the definition."),
     "token": Column("str", "Token of one example at that position."),
     "regularisation": Column("float64", "Strength of the regularisation; the median over folds where one of several "
         "is chosen."),
-    "chosen": Column("bool", "False of one of several values of the regularisation that were tried; True of all "
+    "chosen": Column("bool", "False for one of several values of the regularisation that were tried, True for all "
         "other rows."),
     "chance": Column("float64", "Balanced accuracy of guessing: 1 ÷ number of classes.", "share"),
-    "recency": Column("str", "matched: all classes have aliases of the same stages; confounded: they do not."),
+    "recency": Column("str", "matched where all classes have aliases of the same stages, else confounded."),
     "accuracy": Column("float64", "Accuracy on aliases that the probe was not fitted on: balanced over classes where "
         "the subset is all, else plain.", "share"),
-    "auc": Column("float64", "Area under the ROC curve on those aliases. 0.5 is chance; NaN of the rows of single "
+    "auc": Column("float64", "Area under the ROC curve on those aliases. 0.5 is chance. NaN for the rows of single "
         "subsets.", "share"),
-    "log_loss": Column("float64", "Mean negative log-probability of the right class. NaN of controls, single "
+    "log_loss": Column("float64", "Mean negative log-probability of the right class. NaN for controls, single "
         "subsets, and methods without probabilities.", "nats"),
-    "calibration_error": Column("float64", "Expected calibration error. NaN as log_loss.", "share"),
-    "swap_effect": Column("float64", "What exchanging the component along the probe's direction between pairs does "
-        "to the logit difference. NaN where no exchange is tried.", "nats"),
-    "swap_share": Column("float64", "Swap effect ÷ the effect of exchanging the whole activation. NaN as "
-        "swap_effect.", "share"),
+    "calibration_error": Column("float64", "Expected calibration error. NaN where log_loss is NaN.", "share"),
+    "swap_effect": Column("float64", "What it does to the logit difference to exchange, between the questions of a "
+        "pair, the component along the probe's direction. NaN where no exchange is tried.", "nats"),
+    "swap_share": Column("float64", "Swap effect ÷ the effect of exchanging the whole activation. NaN where "
+        "swap_effect is NaN.", "share"),
     "control": Column("str", "none: the probe itself; shuffled, untrained, token embedding, matched recency, "
         "question split, control task: see `probing.probe`."),
-    "draw": Column("int64", "Number of the shuffle, from 0; −1 of all other rows."),
-    "subset": Column("str", "Subset that is scored; all: every alias that the probe compares."),
+    "draw": Column("int64", "Number of the shuffle, from 0. −1 for all other rows."),
+    "subset": Column("str", "Subset that is scored. all means every alias that the probe compares."),
     "aliases": _ALIASES,
 }  # fmt: skip
 
 SAE_QUALITY: Final[Columns] = {
-    "measure": Column("str", "What is measured, on held-out aliases but for dead and found_again. "
+    "measure": Column("str", "What is measured, on held-out aliases except for dead and found_again. "
         "explained_variance: 1 − Σ‖x − x̂‖² / Σ‖x − mean‖². l0: mean number of active features on a token. dead, "
         "silent: share of the features that are active on no token of any alias, of the held-out aliases. loss: nats "
         "per token that carries loss. auc_clean, auc_spliced: within-alias AUC without and with the reconstruction "
@@ -224,13 +224,13 @@ SAE_QUALITY: Final[Columns] = {
     "part": Column("str", "all, or a role of the tokens; of the loss clean, spliced, zero (zeros in the place of the "
         "activation) or recovered, (zero − spliced) / (zero − clean); of the AUC a subset; of found_again the other "
         "dictionary."),
-    "value": Column("float64", "The measure's value. NaN where it is not defined, as of tokens that are always the "
+    "value": Column("float64", "The measure's value. NaN where it is not defined, as for tokens that are always the "
         "same.", "of the measure"),
 }  # fmt: skip
 
 SAE_SEARCH: Final[Columns] = {
-    "text": Column("str", "question or definition: the texts that activations are read at."),
-    "position": Column("str", "Label of the position; any: a position of each role."),
+    "text": Column("str", "Kind of the texts in which activations are read: question or definition."),
+    "position": Column("str", "Label of the position. any means a position of each role."),
     "what": Column("str", "feature: one feature for one property. conjunction: one feature for two properties, "
         "against the examples of each alone; the worse of the two. set: k features together, for a ridge probe."),
     "property": Column("str", "The property of the examples."),
@@ -238,19 +238,19 @@ SAE_SEARCH: Final[Columns] = {
         "token, role."),
     "features": Column("str", "Numbers of the features, with commas."),
     "k": Column("int64", "Number of features."),
-    "sign": Column("int64", "+1: active on the property's examples; −1: on the others."),
-    "auc_chosen": Column("float64", "How often an example with the property has the larger activation × sign than "
-        "one without, of the aliases that choose. Ties count half; ½ is chance.", "share"),
-    "auc": Column("float64", "The same of the aliases that judge.", "share"),
+    "sign": Column("int64", "+1: active on the property's examples; −1: active on the other examples."),
+    "auc_chosen": Column("float64", "How often an example with the property has a larger activation × sign than an "
+        "example without it, among the aliases that choose. Ties count half; ½ is chance.", "share"),
+    "auc": Column("float64", "The same among the aliases that judge.", "share"),
     "mutual_information": Column("float64", "Mutual information of the activation (off, lower half, upper half) and "
-        "the property. NaN of a set.", "bits"),
+        "the property. NaN for a set.", "bits"),
     "p": Column("float64", "One-sided p of the Mann-Whitney test in the direction of the sign, or of an exact test where examples are few."),
     "positive": Column("int64", "Number of judging aliases with the property."),
     "negative": Column("int64", "Number of judging aliases without it."),
-    "fires": Column("float64", "Share of the judging aliases on which the feature is active. NaN of a set.", "share"),
-    "dense_auc": Column("float64", "AUC of a ridge probe of the site's activations on the same split. NaN but of a "
-        "set.", "share"),
-    "all_auc": Column("float64", "AUC of a ridge probe of all features on the same split. NaN but of a set.", "share"),
+    "fires": Column("float64", "Share of the judging aliases on which the feature is active. NaN for a set.", "share"),
+    "dense_auc": Column("float64", "AUC of a ridge probe of the site's activations on the same split. NaN except for "
+        "a set.", "share"),
+    "all_auc": Column("float64", "AUC of a ridge probe of all features on the same split. NaN except for a set.", "share"),
     "q": Column("float64", "False discovery rate (Benjamini-Hochberg) over the rows of one `what`."),
 }  # fmt: skip
 
@@ -259,21 +259,21 @@ SAE_TEST: Final[Columns] = {
     "group": Column("str", "Group of the property."),
     "features": Column("str", "Numbers of the features that are changed together, with commas."),
     "k": Column("int64", "Number of features."),
-    "sign": Column("int64", "+1: active on the property's examples; −1: on the others; 0: features of a set."),
+    "sign": Column("int64", "+1: active on the property's examples; −1: active on the other examples; 0: features of a set."),
     "position": _POSITION,
-    "auc": Column("float64", "AUC of the search. NaN of what the search has not found.", "share"),
-    "q": Column("float64", "False discovery rate of the search. NaN of what the search has not found."),
+    "auc": Column("float64", "AUC of the search. NaN for features that the search has not found.", "share"),
+    "q": Column("float64", "False discovery rate of the search. NaN for features that the search has not found."),
     "intervention": Column("str", "patch: activations exchanged between the runs of pairs; ablate: set to 0; clamp: "
         "set to the mean where active."),
-    "subset": Column("str", "Subset whose questions are asked; pairs: the pairs of a patch."),
+    "subset": Column("str", "Subset whose questions are asked. pairs means the pairs of a patch."),
     "metric": _METRIC,
     "base": Column("float64", "Metric of the untouched run.", "of the metric"),
-    "gap": Column("float64", "Of a patch: what exchanging everything would do, in the direction of the property. NaN "
-        "of the other interventions.", "of the metric"),
+    "gap": Column("float64", "For a patch, what exchanging everything would do, in the direction of the property. NaN "
+        "for the other interventions.", "of the metric"),
     "effect": Column("float64", "Changed − untouched run; of a patch the mean of both exchanges, towards the other "
         "run.", "of the metric"),
-    "share": Column("float64", "Effect ÷ gap. NaN where there is no gap, or next to none.", "share"),
-    "predicted": Column("int64", "Sign of the effect that the property predicts; 0: it predicts none."),
+    "share": Column("float64", "Effect ÷ gap. NaN where there is no gap, or almost none.", "share"),
+    "predicted": Column("int64", "Sign of the effect that the property predicts. 0 means that it predicts none."),
     "controls": Column("int64", "Number of random features of equal norm that were changed in the same way."),
     "control_mean": Column("float64", "Mean effect of the controls. NaN without controls.", "of the metric"),
     "control_95": Column("float64", "95th percentile of the controls' effects × predicted, or of their sizes where "
@@ -281,8 +281,8 @@ SAE_TEST: Final[Columns] = {
     "beats": Column("float64", "Share of the controls with a smaller effect in that sense. NaN without controls.", "share"),
     "rate": Column("float64", "Share of the questions on which the features are active.", "share"),
     "strength": Column("float64", "Mean norm of what the features write where they are active.", "norm"),
-    "retrieval": Column("bool", "Whether it is a retrieval feature: a patch that moves the logit difference as "
-        "predicted, more than 95 % of at least 20 controls do, of a feature with q below 0.05."),
+    "retrieval": Column("bool", "Whether it is a retrieval feature: its q is below 0.05, and patching it moves the "
+        "logit difference as predicted, and more than 95 % of at least 20 controls do."),
 }  # fmt: skip
 
 ATTENTION: Final[Columns] = {
@@ -292,35 +292,35 @@ ATTENTION: Final[Columns] = {
     "query": Column("int64", "Position that attends, from 0."),
     "key": Column("int64", "Position that is attended to, from 0."),
     "value": Column("float32", "Attention probability, 0 … 1; those of one query sum to 1.", "share"),
-    "difference": Column("float64", "The question's true logit − false logit, whichever is right; of closed-book "
-        "runs right − wrong answer.", "nats"),
+    "difference": Column("float64", "The question's true logit − false logit, whichever is right. For closed-book "
+        "runs, the right answer's logit − the wrong one's.", "nats"),
 }  # fmt: skip
 
 CROSSCODER: Final[Columns] = {
     "feature": Column("int64", "Number of the feature."),
     "norm_{n}": Column("float64", "Norm of its decoder row for checkpoint n, where activations are scaled to the "
         "same mean norm in all checkpoints.", "norm"),
-    "relative_norm": Column("float64", "‖last‖ / (‖first‖ + ‖last‖), of the decoder rows of the first and the last "
-        "checkpoint: from 0 (the first's alone) to 1 (the last's alone)."),
+    "relative_norm": Column("float64", "‖last‖ / (‖first‖ + ‖last‖) of the decoder rows of the first and the last "
+        "checkpoint, from 0 (the feature is in the first alone) to 1 (it is in the last alone)."),
     "cosine": Column("float64", "Cosine of these two rows."),
     "firing_rate": Column("float64", "Share of the tokens on which it is active.", "share"),
     "kind": Column("str", "dead: never active; else by the relative norm: new above 0.9, removed below 0.1, shared "
         "from 0.3 to 0.7, other."),
-    "nu_error": Column("float64", "Of a new feature: how much of it is in what the reconstruction lacks of the first "
-        "checkpoint, in proportion to the last; of a removed one the other way round. 0: it is not there; 1: it is, "
-        "and its decoder has shrunk (complete shrinkage). NaN of the other kinds."),
-    "nu_reconstruction": Column("float64", "The same of the reconstructions; 1: other features write it there "
-        "(latent decoupling). NaN of the other kinds."),
-    "verdict": Column("str", "The kind; shrunken for a new or removed feature whose nu_error is not below 0.2, or "
+    "nu_error": Column("float64", "For a new feature: how much of it is in what the reconstruction lacks of the first "
+        "checkpoint, in proportion to the last. For a removed feature, the other way round. 0: it is not there. 1: it is "
+        "there, and its decoder has shrunk (complete shrinkage). NaN for the other kinds."),
+    "nu_reconstruction": Column("float64", "The same for the reconstructions. 1: other features write it there "
+        "(latent decoupling). NaN for the other kinds."),
+    "verdict": Column("str", "The kind, or shrunken for a new or removed feature whose nu_error is not below 0.2 or "
         "whose nu_reconstruction is not below 0.5."),
     "explained_first": Column("float64", "Explained variance of the first checkpoint's activations.", "share"),
     "explained_last": Column("float64", "Explained variance of the last checkpoint's activations.", "share"),
     "property": Column("str", "Property that the feature stands for best, by the rows of sae-search. This column and "
         "the following ones are missing where no property has q below 0.05."),
     "group": Column("str", "Group of the property."),
-    "text": Column("str", "question or definition: where it was found."),
+    "text": Column("str", "Kind of the text where it was found: question or definition."),
     "position": Column("str", "Label of the position where it was found."),
-    "sign": Column("float64", "+1: active on the property's examples; −1: on the others."),
+    "sign": Column("float64", "+1: active on the property's examples; −1: active on the other examples."),
     "auc": Column("float64", "AUC of the feature for the property on judging aliases.", "share"),
     "q": Column("float64", "False discovery rate of that search."),
 }  # fmt: skip
@@ -331,4 +331,4 @@ ALL: Final[dict[str, Columns]] = {
     "probe": PROBE, "sae-quality": SAE_QUALITY, "sae-search": SAE_SEARCH, "sae-test": SAE_TEST,
     "attention": ATTENTION, "crosscoder": CROSSCODER,
 }  # fmt: skip
-"""By the name of the analysis, which is also the folder of its results."""
+"""Columns by the name of the analysis, which is also the name of the folder of its results."""

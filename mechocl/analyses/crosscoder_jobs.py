@@ -1,4 +1,4 @@
-"""Crosscoders of the seeds of a run: trained in parallel, kept, compared, and their features named."""
+"""Train the crosscoders of a run's seeds in parallel, keep them, compare their checkpoints and name their features."""
 
 import json
 from collections.abc import Sequence
@@ -41,11 +41,11 @@ class Job:
     which: Which
     device: str
     attribute: str = ""
-    """Of a closed-book run: the questions about what it is trained on; "": the run's default."""
+    """Attribute of a closed-book run: the crosscoder is trained on the questions about it. "" is the run's default."""
 
 
 def crosscoder_name(config: CrosscoderConfig, which: Which, *, attribute: str = "") -> str:
-    """Name of the crosscoder among the run's SAEs. It ends with the attribute of a closed-book run where one is given."""
+    """Name of the crosscoder among the run's SAEs. It ends with the attribute, if one is given."""
     asked = f"-{attribute}" if attribute else ""
     return f"{config.site}-crosscoder-{config.width}-k{config.k}-{which}{asked}"
 
@@ -53,19 +53,19 @@ def crosscoder_name(config: CrosscoderConfig, which: Which, *, attribute: str = 
 def crosscode(
     run: Run, config: CrosscoderConfig, *, which: Which, seeds: Sequence[int], device: str, jobs: int | None
 ) -> pd.DataFrame:
-    """One row for each feature of each seed's crosscoder; what is there already is not trained again.
+    """Return one row for each feature of each seed's crosscoder. A crosscoder that exists already is not trained again.
 
     The columns are `columns.CROSSCODER`: what the comparison of the checkpoints says of the feature, how much of the
     first and the last checkpoint's variance the crosscoder explains, and the surest property that the search finds for
     the feature.
 
-    Of a closed-book run it is trained on the questions about the run's attribute, and they are what is searched.
+    In a closed-book run it is trained on the questions about the run's attribute, and the search looks at them too.
 
     Raises MechoclError for a run of one stage.
     """
     if which == "stages" and len(run.recipe.training.stages) < 2:
         raise MechoclError(
-            f"{run.path} has one stage, so there is no before and after; use a run of two stages, or --checkpoints all"
+            f"{run.path} has one stage, so there are no two stages to compare; use a run of two stages, or --checkpoints all"
         )
     work = [
         Job(str(run.path), seed, config, which, device, run.attribute)
@@ -77,14 +77,14 @@ def crosscode(
 
 
 def saved_rows(run: Run, config: CrosscoderConfig, *, which: Which, seeds: Sequence[int]) -> pd.DataFrame:
-    """The rows of `crosscode` that are there; nothing is trained."""
+    """The saved rows of `crosscode`. Nothing is trained."""
     found = [_rows(run, seed, config, which) for seed in seeds]
     there = [rows for rows in found if rows is not None]
     return pd.concat(there, ignore_index=True) if there else pd.DataFrame()
 
 
 def crosscode_seed(job: Job, progress: Progress) -> None:
-    """Train one seed's crosscoder if it is not there, compare its checkpoints, and search its features."""
+    """Train one seed's crosscoder if it is missing, compare its checkpoints, and search its features."""
     run = Run.open(Path(job.run), attribute=job.attribute)
     folder = run.seed(job.seed)
     chosen = _checkpoints(folder, job.which)
@@ -114,7 +114,7 @@ def describe_features(
     *,
     progress: Progress,
 ) -> pd.DataFrame:
-    """One row for each feature of a crosscoder of the loaded checkpoints: the columns `columns.CROSSCODER`."""
+    """One row for each feature of a crosscoder of the loaded checkpoints, with the columns `columns.CROSSCODER`."""
     progress("comparing", 0.8)
     compared = checkpoint_comparison.compare(
         crosscoder, loaded, task, share=config.held_out, seed=config.seed
@@ -135,9 +135,9 @@ def describe_features(
     return rows.merge(_surest(found), on="feature", how="left")
 
 
-def _surest(found: pd.DataFrame) -> pd.DataFrame:
-    """Of each feature the property that it stands for best."""
-    sure = found[(found["what"] == "feature") & (found["q"] < ALPHA)]
+def _surest(rows: pd.DataFrame) -> pd.DataFrame:
+    """For each feature, the property that it stands for best."""
+    sure = rows[(rows["what"] == "feature") & (rows["q"] < ALPHA)]
     first = sure.sort_values("auc", ascending=False, kind="stable").drop_duplicates("features")
     columns = ["property", "group", "text", "position", "sign", "auc", "q"]
     return first[columns].assign(feature=first["features"].astype(int))
@@ -165,7 +165,7 @@ def _trained(path: Path, config: CrosscoderConfig, chosen: list[Checkpoint], att
 
 
 def follow_crosscoder_code(folder: type[SeedFolder]) -> revision.Code:
-    """The code that the rows come from, as `Analysis.follow_code`. That of the training does not count, as its weights do."""
+    """The code that the rows come from, as in `Analysis.follow_code`. The training's code does not count: its weights do."""
     return revision.follow_code(describe_features, crosscoders.load, folder)
 
 
@@ -181,7 +181,7 @@ def _key(path: Path, chosen: list[Checkpoint], folder: SeedFolder) -> dict[str, 
 
 
 def _rows(run: Run, seed: int, config: CrosscoderConfig, which: Which) -> pd.DataFrame | None:
-    """Saved rows of a seed; None where its crosscoder is missing, or is another one."""
+    """Saved rows of a seed. None where its crosscoder is missing, or was trained otherwise."""
     folder = run.seed(seed)
     chosen = _checkpoints(folder, which)
     name = crosscoder_name(config, which, attribute=run.attribute)

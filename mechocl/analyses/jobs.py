@@ -1,4 +1,4 @@
-"""What the commands do: train and analyse the seeds of a run in parallel, then report."""
+"""What the commands do: train and analyse the seeds of a run in parallel, and collect the rows."""
 
 import time
 from collections.abc import Sequence
@@ -25,22 +25,22 @@ _TRAINING_SHARE: Final = 0.85
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What one process does for some seeds: those of a stack together, if they are to be trained."""
+    """What one process does for some seeds. Seeds that are to be trained are the seeds of one stack."""
 
     run: str
     seeds: tuple[int, ...]
     device: str
     train: bool
     analyses: tuple[tuple[str, Any], ...]
-    """Names and configs."""
+    """Names and configs of the analyses that are computed."""
     stage: int | None = None
     attribute: str = ""
-    """Of a text world: what the analyses look at."""
+    """Attribute of a text world that the analyses look at."""
     save_every_s: float = SAVE_EVERY_S
 
 
 def train_and_analyse(job: Job, progress: Progress) -> None:
-    """Train seeds if asked to, then compute the analyses that are not there yet."""
+    """Train the seeds if the job says so, then compute the analyses that are missing."""
     run = Run.open(Path(job.run), attribute=job.attribute)
     share = (_TRAINING_SHARE if job.analyses else 1.0) if job.train else 0.0
     if job.train:
@@ -68,13 +68,14 @@ def train(
     device: str = "auto",
     jobs: int | None = None,
 ) -> Run:
-    """Train a recipe and return its run; a run that is there already is opened, or continued where it was stopped.
+    """Train a recipe and return its run. A run that exists already is opened, or continued where it was stopped.
 
-    `recipe`: a name such as "integer-set/cpu", or the path of a TOML file. `out`: the folder of the run. `seeds`: how
-    many, from 0 on, or which. `changes`: fields of the recipe to change, such as "task.aliases=500". `device`: cpu,
-    cuda, or auto, which takes a GPU where there is one. `jobs`: seeds at a time; None: one for each core of a CPU.
+    `recipe`: a name such as "integer-set/cpu", or the path of a TOML file. `out`: the folder of the run. `seeds`:
+    the number of seeds, which are counted from 0, or the seeds themselves. `changes`: fields of the recipe to change,
+    such as "task.aliases=500". `device`: cpu, cuda, or auto, which takes a GPU where there is one. `jobs`: number of
+    seeds that are computed at a time; None takes one for each core of a CPU.
 
-    Raises MechoclError for a recipe that cannot be used, and for a folder that holds something else.
+    Raises MechoclError when the recipe cannot be used, and when the folder holds something else.
     """
     numbers = seeds_from(seeds, 0) if isinstance(seeds, int) else tuple(seeds)
     return train_run(
@@ -98,7 +99,7 @@ def train_run(
     then: tuple[tuple[str, Any], ...] = (),
     save_every_s: float = SAVE_EVERY_S,
 ) -> Run:
-    """Train (or continue) a run: stacks of seeds in parallel, each followed by the given analyses."""
+    """Train or continue a run. Stacks of seeds are trained in parallel, and each is followed by the given analyses."""
     jobs = min(jobs or default_jobs(len(seeds), device), len(seeds))
     run = Run.create(
         path,
@@ -117,7 +118,7 @@ def train_run(
     started = time.monotonic()
     title = "training and analysing" if then else "training"
     try:
-        _run(work, title, jobs, run.manifest["threads"])
+        _compute_jobs(work, title, jobs, run.manifest["threads"])
     finally:
         run = run.note_seconds(title, time.monotonic() - started)
     return run
@@ -132,11 +133,11 @@ def analyse_run(
     device: str = "auto",
     jobs: int | None = None,
 ) -> pd.DataFrame:
-    """The rows of one analysis over all finished seeds of a run; what is missing is computed and kept beside the run.
+    """The rows of one analysis over all finished seeds of a run. Missing rows are computed and kept beside the run.
 
-    `name`: a name of `registry.ANALYSES`, such as "lens". `config`: None: the analysis's defaults. `stage`: the models
-    after this stage, from 1; None: after the last. `device` and `jobs` as of `train`. `docs/columns.md` says what the
-    columns mean. Raises MechoclError for another name.
+    `name`: a name of `registry.ANALYSES`, such as "lens". `config`: None takes the analysis's defaults. `stage`: the
+    analysis looks at the models after this stage, from 1; None takes the last one. `device` and `jobs` are those of
+    `train`. `docs/columns.md` says what the columns mean. Raises MechoclError when no analysis has this name.
     """
     if name not in registry.ANALYSES:
         raise MechoclError(f"there is no analysis {name!r}; there are {', '.join(registry.ANALYSES)}")
@@ -148,9 +149,9 @@ def analyse_run(
 
 
 def evaluate_run(run: Run, *, device: str, jobs: int | None) -> pd.DataFrame:
-    """Rows of the evaluate analysis: each subset as it is after the stage that it is judged after.
+    """Rows of the evaluate analysis. Each subset is evaluated after the stage that it is judged after.
 
-    That is the last stage, but for the subsets of stage 1 in a closed-book run (`RunKind.judging_stage`).
+    That is the last stage, except for the subsets of stage 1 in a closed-book run (`RunKind.judging_stage`).
     """
     config = registry.EvaluateConfig()
     last = analyse_run(run, "evaluate", config, stage=None, device=device, jobs=jobs)
@@ -172,7 +173,7 @@ def complete_run(
     jobs: int | None,
     seeds: Sequence[int] | None = None,
 ) -> None:
-    """Compute the analyses that a run (or some of its seeds) does not have yet."""
+    """Compute the analyses that a run, or some of its seeds, lacks."""
     missing = []
     for folder in [f for f in run.finished_seeds() if seeds is None or f.seed in seeds]:
         todo = tuple(
@@ -184,7 +185,7 @@ def complete_run(
             missing.append(Job(str(run.path), (folder.seed,), device, False, todo, stage, run.attribute))
     if missing:
         jobs = min(jobs or default_jobs(len(missing), device), len(missing))
-        _run(missing, "analysing", jobs, run.manifest["threads"])
+        _compute_jobs(missing, "analysing", jobs, run.manifest["threads"])
 
 
 def measure_dynamics(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -193,7 +194,7 @@ def measure_dynamics(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     history = pd.concat([f.history().assign(seed=f.seed) for f in folders], ignore_index=True)
     if "auc" not in history.columns:
         raise MechoclError(
-            f"{run.path} is a run whose history has no AUC, which dynamics is about; its curves are in its report "
+            f"{run.path} has no AUC in its history, and dynamics needs it; see the curves in its report "
             f"(mechocl report {run.path})"
         )
     curves = learning.curves(history)
@@ -204,9 +205,10 @@ def measure_dynamics(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def iml_gaps(runs: Sequence[Path], *, device: str, jobs: int | None) -> pd.DataFrame:
-    """The IML gap, d1 − d2, of each seed: `run`, `seed`, `gap`, `metric` (AUC; of closed-book runs exact match).
+    """The IML gap, d1 − d2, of each seed, in the columns `run`, `seed`, `gap` and `metric`.
 
-    Runs without both have no rows. Seeds that failed to learn their definitions are left out.
+    The metric is the AUC, or for closed-book runs the exact match. Runs that lack one of the two subsets have
+    no rows. Seeds that failed to learn their definitions are left out.
     """
     from mechocl.behaviour import formats, over_seeds
 
@@ -226,8 +228,10 @@ def iml_gaps(runs: Sequence[Path], *, device: str, jobs: int | None) -> pd.DataF
 
 
 def reported_analyses(recipe: AnyRecipe) -> tuple[tuple[str, Any], ...]:
-    """The analyses of a report on a recipe's runs, with their default configs; those that compare stages where there are
-    several."""
+    """The analyses of a report on a recipe's runs, with their default configs.
+
+    Those that compare stages are among them where the recipe has several stages.
+    """
     several = len(recipe.training.stages) > 1
     return tuple(
         (name, registry.ANALYSES[name].config())
@@ -236,6 +240,6 @@ def reported_analyses(recipe: AnyRecipe) -> tuple[tuple[str, Any], ...]:
     )
 
 
-def _run(work: list[Job], title: str, jobs: int, threads: int) -> None:
+def _compute_jobs(work: list[Job], title: str, jobs: int, threads: int) -> None:
     names = [seeds_in_words(job.seeds) for job in work]
     map_jobs(train_and_analyse, work, names=names, title=title, jobs=min(jobs, len(work)), threads=threads)

@@ -1,4 +1,4 @@
-"""The probe sweep: runs × seeds × checkpoints × recipes, each unit saved as it is finished, one table of all."""
+"""The probe sweep over runs, seeds, checkpoints and recipes. Each unit is saved when it is finished; one table has all."""
 
 import time
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ from mechocl.runs.progress import Executor, Progress
 from mechocl.runs.run import Run
 
 Which = Literal["final", "stages", "all"]
-"""Checkpoints: the last one, the last of each stage, or every one that training kept."""
+"""Which checkpoints are probed: the last one, the last of each stage, or every one that training kept."""
 
 WHERE: Final = ("run", "word_order", "recipe", "seed", "stage", "step", "epoch")
-"""Columns of the table that say which unit a row is of."""
+"""Columns of the table that say which unit a row belongs to."""
 
 _TABLE_EVERY_S: Final = 30.0
 """Seconds between two writings of the table while units are finished."""
@@ -41,10 +41,10 @@ class Unit:
     cache_gb: float
     dtype: Precision
     attribute: str = ""
-    """Of a closed-book run: which question is probed; "": the default."""
+    """Which question of a closed-book run is probed. "" is the run's default."""
 
     def opened(self) -> Run:
-        """The run, looking at the unit's question."""
+        """The run, opened to look at the unit's question."""
         return Run.open(Path(self.run), attribute=self.attribute)
 
     @property
@@ -59,7 +59,7 @@ class Unit:
 
 
 def probe_unit(unit: Unit, progress: Progress) -> None:
-    """Compute a unit where it is missing. It is saved in the run; a second try finds it there."""
+    """Compute a unit if it is missing, and save it in the run, where a second try finds it."""
     run = unit.opened()
     progress("probing", 0.0)
     results.analyse_seed(
@@ -87,11 +87,13 @@ def list_units(
     dtype: Precision,
     attribute: str = "",
 ) -> list[Unit]:
-    """Everything that a sweep computes, in order. `seeds`: None for all that were trained to the end; `attribute`:
-    of closed-book runs, which question is probed, "" for each run's default.
+    """Everything that a sweep computes, in order.
 
-    Raises MechoclError for a run or a seed that is not there, two runs of one name, a negative limit, and an
-    attribute for a run that has none.
+    `seeds`: None takes all seeds that were trained to the end. `attribute`: which question of closed-book runs is
+    probed; "" takes each run's default.
+
+    Raises MechoclError when a run or a seed is missing, when two runs have the same name, when the limit is negative,
+    and when an attribute is given for a run that has none.
     """
     if not cache_gb >= 0:
         raise MechoclError(f"--cache-gb {cache_gb:g}: give GB, 0 or more (0: keep nothing)")
@@ -130,10 +132,10 @@ def chosen_checkpoints(folder: SeedFolder, which: Which) -> list[Checkpoint]:
 
 
 def sweep_probes(wanted: Sequence[Unit], *, out: Path, executor: Executor) -> pd.DataFrame:
-    """Compute the units that are missing and write `out/table.parquet`, again and again while they come.
+    """Compute the units that are missing. Write `out/table.parquet`, again and again while units are finished.
 
-    A sweep that was killed goes on with what is missing. Returns the table: a row of `probing.probe.probe` each, with
-    the columns of `WHERE` in front, and of closed-book runs the `attribute`.
+    A sweep that was killed goes on with the missing units. Returns the table: the rows of `probing.probe.probe`, with
+    the columns of `WHERE` in front, and for closed-book runs the `attribute`.
     """
     missing = [unit for unit in wanted if not _saved(unit)]
     last = time.monotonic()
@@ -160,7 +162,7 @@ def sweep_probes(wanted: Sequence[Unit], *, out: Path, executor: Executor) -> pd
 
 
 def sweep_table(wanted: Sequence[Unit]) -> pd.DataFrame:
-    """The rows of the units that are finished; each unit once."""
+    """The rows of the finished units, each unit once."""
     parts = []
     for unit in dict.fromkeys(wanted):
         opened = unit.opened()
@@ -192,7 +194,7 @@ def probe_directions(unit: Unit) -> dict[str, Tensor]:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A table that a sweep wrote, or the one in its folder; MechoclError when it is none."""
+    """Read the table of a sweep from its file or its folder. Raises MechoclError when it is not such a table."""
     file = path / "table.parquet" if path.is_dir() else path
     try:
         found = pd.read_parquet(file)

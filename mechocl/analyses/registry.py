@@ -1,4 +1,4 @@
-"""The analyses of a run, one mechanism for all: (subject, config) → tidy rows, and arrays that belong to them.
+"""The analyses of a run. Each computes tidy rows, and arrays that belong to them, from a subject and a config.
 
 Each analysis has one function here, whose definition and imports say which code its results come from.
 """
@@ -33,7 +33,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateConfig:
-    """Nothing to choose: every test question is asked."""
+    """Config of an analysis that has nothing to choose: every test question is asked."""
 
 
 def _evaluate(subject: Subject, config: EvaluateConfig) -> Result:
@@ -117,22 +117,22 @@ def _attention(subject: Subject, config: attention.AttentionConfig) -> Result:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """A function from (subject, config) to a result, with what is declared of it."""
+    """A function from a subject and a config to a result, and what it declares about the result."""
 
     compute: Callable[[Subject, Any], Result]
-    """A function of this module."""
+    """The function, which stands in this module."""
     config: type
     columns: Columns
-    """Every column of its rows; saved rows have `seed` in front."""
+    """Every column of its rows. Saved rows have the column `seed` in front."""
     compares: bool = False
-    """Whether it looks at the models after other stages."""
+    """Whether it looks at the models after other stages too."""
     beside: tuple[Callable[..., Any], ...] = ()
     """Functions that its rows depend on though `compute` does not name them."""
 
     def follow_code(self, folder: type[SeedFolder]) -> revision.Code:
         """The code that its results come from in runs whose seeds have this class of folder.
 
-        Its revision is another one after every edit that may change a number, and the same one after an edit of prose.
+        Its revision changes with every edit that may change a number. It stays the same after an edit of prose.
         """
         return revision.follow_code(self.compute, open_subject, folder, *self.beside)
 
@@ -157,15 +157,15 @@ ANALYSES: Final[dict[str, Analysis]] = {
 
 
 def compute(name: str, subject: Subject, config: Any) -> Result:
-    """What an analysis finds; nothing is saved.
+    """Compute the result of an analysis. Nothing is saved.
 
-    Raises UndeclaredRows where the rows are not as the analysis declares them.
+    Raises UndeclaredRows when the rows are not as the analysis declares them.
     """
     found = ANALYSES[name].compute(subject, config)
     check_result(name, found)
     return found
 
 
-def check_result(name: str, found: Result) -> None:
-    """Raise UndeclaredRows where an analysis' rows are not as it declares them."""
-    check_rows(name, found.rows, ANALYSES[name].columns)
+def check_result(name: str, result: Result) -> None:
+    """Raise UndeclaredRows when the rows of an analysis are not as it declares them."""
+    check_rows(name, result.rows, ANALYSES[name].columns)

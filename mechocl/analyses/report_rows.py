@@ -7,9 +7,9 @@ from mechocl.runs.run import Run
 
 
 def complete_report(run: Run, *, device: str, jobs: int | None) -> dict[str, pd.DataFrame]:
-    """Rows of every analysis that the report of a run shows, by name; what is missing is computed first.
+    """Rows of every analysis that the report of a run shows, by its name. Missing rows are computed first.
 
-    Of a run whose models cannot be taken apart these are the answers alone.
+    If the models of the run cannot be taken apart, these are the answers alone.
     """
     wanted = analysis_jobs.reported_analyses(run.recipe)
     if not run.kind.can_be_taken_apart(run):

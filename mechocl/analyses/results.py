@@ -26,7 +26,7 @@ def result_key(
     checkpoint: Checkpoint | None = None,
     cache: ActivationCache | None = None,
 ) -> dict[str, Any]:
-    """What a result depends on: its key, and what is compared before it is reused."""
+    """The key of a result: everything that it depends on, which is compared before the result is reused."""
     checkpoint = checkpoint or folder.final(stage)
     key = {
         "seed": folder.seed,
@@ -51,7 +51,7 @@ def result_key(
 
 
 def _files(config: Any) -> dict[str, Path]:
-    """Files that a config names, of the user's or of the package: tables of pairs, recipes of probes."""
+    """Files that a config names, such as tables of pairs and recipes of probes, from the user or the package."""
     found = {one: Path(one) for one in getattr(config, "pairs", ()) if one.endswith(".csv")}
     recipe = getattr(config, "recipe", "")
     path = probe_recipes.named().get(recipe, Path(recipe))
@@ -60,7 +60,7 @@ def _files(config: Any) -> dict[str, Path]:
 
 def _sha256(path: Path) -> str:
     if not path.is_file():
-        raise MechoclError(f"{path} does not exist; give a file that does")
+        raise MechoclError(f"{path} does not exist; give a file that exists")
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -77,7 +77,7 @@ def analyse_seed(
 ) -> pd.DataFrame:
     """The rows of one analysis of one seed at a checkpoint (default: the last of a stage), with a `seed` column.
 
-    Computed once and then read from the run.
+    They are computed once and then read from the run.
     """
     key = result_key(folder, name, config, stage, checkpoint, cache)
     saved = run.load_result(name, key)
@@ -105,7 +105,7 @@ def rows_of_seed(
     checkpoint: Checkpoint | None = None,
     cache: ActivationCache | None = None,
 ) -> Rows:
-    """A function that gives rows of any analysis of one seed at a checkpoint, as `analyse_seed`: for `open_subject`."""
+    """A function for `open_subject` that gives, as `analyse_seed` does, rows of any analysis of one seed at a checkpoint."""
 
     def rows(name: str, config: Any) -> pd.DataFrame:
         return analyse_seed(
@@ -125,7 +125,7 @@ def rows_of_seed(
 def load_rows(
     run: Run, name: str, config: Any, *, stage: int | None = None, seeds: Sequence[int] | None = None
 ) -> pd.DataFrame | None:
-    """Saved rows of an analysis over the finished seeds, or some of them; None when one of them is missing."""
+    """Saved rows of an analysis over all finished seeds, or over some. None when the rows of one seed are missing."""
     folders = [f for f in run.finished_seeds() if seeds is None or f.seed in seeds]
     tables = [run.load_result(name, result_key(f, name, config, stage)) for f in folders]
     if any(t is None for t in tables):

@@ -1,9 +1,9 @@
 """Which code a result comes from: a hash of everything of ours that the functions behind it use.
 
-Of the module that a function stands in, its own definition counts and those that it names there; of what these
-import, whole modules count, and all that these import in turn, also inside functions. Comments, docstrings, blank
-lines and the ends of lines do not count, so an edit of prose keeps the revision; every other edit of a module that
-counts changes it, a new line break too.
+In the module of a function, the function's own definition counts, and so do the definitions that it names. The
+modules that these import count as a whole, and so do all modules that these import in turn, also inside functions.
+Comments, docstrings, blank lines and the ends of lines do not count, so an edit of prose keeps the revision.
+Every other edit of a module that counts changes the revision, even a new line break.
 
 The package's own `__init__` does not count: it is the front door, which names everything and computes nothing.
 """
@@ -42,12 +42,12 @@ _IMPORT: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """The code that counts."""
+    """The code that a result comes from."""
 
     modules: frozenset[str]
     """Names of the modules that count as a whole."""
     definitions: frozenset[str]
-    """What counts by itself, as `module:name`."""
+    """Definitions that count by themselves, as `module:name`."""
     sha256: str
 
     @property
@@ -57,15 +57,15 @@ class Code:
 
 
 def follow_code(*functions: Callable[..., Any]) -> Code:
-    """The code that some functions or classes use. It is read once in a process, until `forget_sources`.
+    """The code that some functions or classes use. A process reads it once, until `forget_sources` is called.
 
-    They must stand at the top of their modules.
+    The functions and classes must stand at the top level of their modules.
     """
     return _code_of(functions)
 
 
 def forget_sources() -> None:
-    """Have the sources read anew, as after modules were edited and loaded again in a session."""
+    """Have the sources read anew. This is for a session in which modules were edited and loaded again."""
     for cached in (_code_of, _module, _opened, _spec):
         cached.cache_clear()
 
@@ -87,7 +87,7 @@ def _code_of(functions: tuple[Callable[..., Any], ...]) -> Code:
 
 
 def read_source(module: str) -> str:
-    """The source of a module of ours."""
+    """The source of one of our modules."""
     spec = _spec(module)
     assert spec is not None, f"there is no module {module}"
     assert isinstance(spec.loader, InspectLoader), f"the source of {module} cannot be read"
@@ -102,21 +102,21 @@ def without_prose(source: str) -> str:
     """Source without comments, strings that are statements (docstrings), blank lines and the ends of lines."""
     source += "\n"
     kept: list[str] = []
-    run = ""  # since the last string that is kept: what is blank within a string stays
+    pending = ""  # code since the last string that is kept; blanks within a string stay
     depth = end = 0
     for match in _TOKEN.finditer(source):
         between = source[end : match.start()]
         end = match.end()
-        run += between
+        pending += between
         depth += sum(map(between.count, "([{")) - sum(map(between.count, ")]}"))
         if match[0].startswith("#"):
             continue
         begins = not source[source.rfind("\n", 0, match.start()) + 1 : match.start()].strip(" \t")
         ends = source[end : source.index("\n", end)].split("#")[0].strip() == ""
         if not (depth == 0 and begins and ends):
-            kept += [_BLANK.sub("\n", run), match[0]]
-            run = ""
-    kept.append(_BLANK.sub("\n", run + source[end:]))
+            kept += [_BLANK.sub("\n", pending), match[0]]
+            pending = ""
+    kept.append(_BLANK.sub("\n", pending + source[end:]))
     return "".join(kept).strip()
 
 
@@ -128,7 +128,7 @@ class _Module:
     text: str
     """Its source without prose."""
     imports: frozenset[str]
-    """Modules of ours that it imports anywhere, and the packages that these are in."""
+    """Our modules that it imports anywhere, and the packages that these are in."""
 
 
 @functools.cache
@@ -149,14 +149,14 @@ def _spec(module: str) -> ModuleSpec | None:
 
 
 def _is_module(package: str, name: str) -> bool:
-    """Whether something that is imported from a package is a module; a module that is no package is not imported here."""
+    """Whether a name that is imported from a package is a module. A module that is no package is not imported for this."""
     found = _spec(package)
     inside = found is not None and found.submodule_search_locations is not None
     return inside and _spec(f"{package}.{name}") is not None
 
 
 def _followed(names: Iterable[str]) -> set[str]:
-    """The modules, and all that they import."""
+    """The modules, and all modules that they import."""
     found: set[str] = set()
     todo = set(_with_packages(names))
     while todo:
@@ -167,14 +167,14 @@ def _followed(names: Iterable[str]) -> set[str]:
 
 
 def _with_packages(names: Iterable[str]) -> Iterator[str]:
-    """Modules, and the packages that they are in, less the front door."""
+    """The modules, and the packages that they are in, except for the front door."""
     for name in names:
         parts = name.split(".")
         yield from (".".join(parts[: n + 1]) for n in range(len(parts)) if parts[: n + 1] != [_FRONT_DOOR])
 
 
 def _imports(tree: ast.AST, module: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Names that import statements bind, and the modules of ours that each of them stands for."""
+    """Names that import statements bind, and our modules that each name stands for."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -198,12 +198,12 @@ def _ours(module: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A module definition by definition."""
+    """A module, split into its definitions."""
 
     source: str
     definitions: Mapping[str, ast.stmt]
     bound: Mapping[str, frozenset[str]]
-    """Names that its import statements at the top bind, and the modules of ours that they stand for."""
+    """Names that the import statements at its top level bind, and our modules that they stand for."""
 
 
 @functools.cache
@@ -219,7 +219,7 @@ def _opened(module: str) -> _Opened:
 
 
 def _reached(module: str, name: str) -> tuple[dict[str, str], set[str]]:
-    """The definitions that one definition of a module names, itself included, and the modules that they import."""
+    """The definitions that one definition of a module names, including itself, and the modules that they import."""
     opened = _opened(module)
     own = opened.definitions
     assert name in own, f"{name} does not stand at the top of {module}"

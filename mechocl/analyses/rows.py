@@ -1,4 +1,4 @@
-"""Declared rows: which columns a table has, of which type, in which unit, and what they mean."""
+"""Declared rows: which columns a table has, and the type, unit and meaning of each."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Literal
 import pandas as pd
 
 Dtype = Literal["int64", "float64", "float32", "float", "bool", "str"]
-"""Type of a column; `float`: float32 or float64."""
+"""Type of a column. `float` means float32 or float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,26 +17,26 @@ class Column:
 
     dtype: Dtype
     meaning: str
-    """One or more sentences; also the sign convention, and when the value is NaN."""
+    """What the column means, in whole sentences, with the sign convention and when the value is NaN."""
     unit: str = ""
-    """"" for names, numbers and counts."""
+    """Unit of the values. "" for names, numbers and counts."""
     only: str = ""
-    """Kind of rows that have the column; "": all rows."""
+    """Kind of rows that have the column. "" means all rows."""
 
 
 Columns = Mapping[str, Column]
-"""Columns by name. A name with `{n}` stands for one or more columns with a number there: `norm_{n}` for norm_0, norm_1."""
+"""Columns by name. A name with `{n}` stands for one or more columns with a number in its place: norm_0, norm_1 …"""
 
 
 class UndeclaredRows(Exception):
-    """An analysis has made other rows than it declares: a fault of the analysis, not of its user."""
+    """An analysis has made other rows than it declares. This is a fault of the analysis, not of its user."""
 
 
 def check_rows(analysis: str, rows: pd.DataFrame, declared: Columns) -> None:
     """Raise UndeclaredRows, with the names of the analysis and the column, where rows are not as they are declared.
 
-    Rows must have all columns that are declared for every kind of rows, all of at most one kind, and no others. The types
-    of a table without rows are not checked.
+    Rows must have all columns that are declared for every kind of rows, all columns of at most one kind, and no other
+    columns. The types of a table without rows are not checked.
     """
     kinds = {column.only for name, column in declared.items() if column.only and _matching(name, rows)}
     if len(kinds) > 1:
@@ -66,7 +66,7 @@ def _matching(name: str, rows: pd.DataFrame) -> list[str]:
 
 
 def _has_dtype(values: pd.Series, dtype: Dtype) -> bool:
-    if dtype == "str":  # missing strings are None or NaN, by pandas' version
+    if dtype == "str":  # missing strings are None or NaN, which depends on the version of pandas
         return isinstance(values.dtype, pd.StringDtype) or (
             values.dtype == object and all(isinstance(value, str) for value in values.dropna())
         )

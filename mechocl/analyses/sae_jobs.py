@@ -1,4 +1,4 @@
-"""Dictionaries of the seeds of a run: trained in parallel, kept, and not trained twice."""
+"""Train the dictionaries of a run's seeds in parallel, and keep them, so that none is trained twice."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from mechocl.analyses import results
 from mechocl.analyses.jobs import complete_run
 from mechocl.features import dictionaries
 from mechocl.features.settings import QualityConfig, TrainingConfig
-from mechocl.runs import processes, progress as progress_
+from mechocl.runs import processes
 from mechocl.runs.processes import default_jobs
-from mechocl.runs.progress import Progress
+from mechocl.runs.progress import Job as SeedJob, Progress
 from mechocl.runs.run import Run
 
 
@@ -26,7 +26,7 @@ class Job:
     stage: int | None
     device: str
     attribute: str = ""
-    """Of a closed-book run: which question the rows on quality look at. The dictionaries do not depend on it."""
+    """Which question of a closed-book run the rows on quality look at. The dictionaries do not depend on it."""
 
 
 def train_dictionaries(
@@ -38,10 +38,11 @@ def train_dictionaries(
     device: str,
     jobs: int | None,
 ) -> dict[str, QualityConfig]:
-    """Train the dictionaries of some seeds that are not there yet, and judge all of them.
+    """Train the missing dictionaries of some seeds, and judge all dictionaries.
 
-    Of a closed-book run a dictionary is trained on all texts. It is judged on the questions about the run's attribute, so
-    another attribute is judged without training anything again. Returns the name of each and the config of its `sae-quality` analysis.
+    In a closed-book run a dictionary is trained on all texts. It is judged on the questions about the run's attribute, so
+    another attribute is judged without training anything again. Returns the config of the `sae-quality` analysis of each
+    dictionary, by the dictionary's name.
     """
     last = len(run.recipe.training.stages)
     stage = None if stage == last else stage
@@ -58,15 +59,16 @@ def train_dictionaries(
 
 
 def map_seeds(
-    run: Run, do: progress_.Job, work: Sequence[Any], *, title: str, device: str, jobs: int | None
+    run: Run, compute: SeedJob, work: Sequence[Any], *, title: str, device: str, jobs: int | None
 ) -> None:
-    """One job for each of some seeds, several at a time; nothing where there are none.
+    """Do one job for each of some seeds, several at a time. Without seeds nothing is done.
 
-    Each has as many threads as the run's training had, however many run beside it: the bits depend on it.
+    Each job has as many threads as the run's training had, however many jobs work beside it, because the number of
+    threads changes the bits of the result.
     """
     if work:
         processes.map_jobs(
-            do,
+            compute,
             work,
             names=[f"seed {job.seed}" for job in work],
             title=title,
@@ -112,15 +114,20 @@ def _judged(config: TrainingConfig, stage: int | None) -> dict[str, QualityConfi
 
 
 def _record(config: TrainingConfig, checkpoint: str) -> dict[str, Any]:
-    """What a dictionary was trained on, and how: what must be the same for it to be used again."""
+    """What a dictionary was trained on, and how. A saved dictionary is used again only if this is the same."""
     how = dataclasses.asdict(config)
-    for name in ("wandb", "site", "width", "sae_seeds"):  # those that train beside it change nothing
+    for name in (
+        "wandb",
+        "site",
+        "width",
+        "sae_seeds",
+    ):  # the dictionaries that train beside it change nothing
         how.pop(name)
     return {"checkpoint": checkpoint, "held_out": config.held_out, "seed": config.seed, "config": how}
 
 
 def _done(run: Run, seed: int, config: TrainingConfig, stage: int | None) -> bool:
-    """Whether all dictionaries of a seed are there, trained so on these weights."""
+    """Whether all dictionaries of a seed exist, and were trained with this config on these weights."""
     import json
 
     from mechocl import files

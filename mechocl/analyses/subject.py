@@ -16,7 +16,7 @@ from mechocl.runs.folders import Checkpoint, SeedFolder
 from toy_models.task import Task
 
 Rows = Callable[[str, Any], pd.DataFrame]
-"""Rows of an analysis of the same model, by its name and config."""
+"""A function that gives the rows of an analysis of the same model, by the analysis's name and config."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,20 +26,20 @@ class Subject:
     model: Transformer
     task: Task
     after: Callable[[int], Transformer]
-    """The model after a stage, from 1. Raises MechoclError for a stage that the run does not have."""
+    """Gives the model after a stage, counted from 1. Raises MechoclError when the run does not have the stage."""
     untrained: Callable[[], Transformer]
-    """A model of the same shape before any training."""
+    """Gives a model of the same shape before any training."""
     stage: int
-    """After which stage `model` is."""
+    """The stage after which `model` was taken, from 1."""
     collect: Collect
-    """Activations of `model`, from the disk where they are kept there."""
+    """Gives activations of `model`, from the disk if they are kept on it."""
     dictionary: Callable[[str, str], Dictionary]
-    """A sparse autoencoder by its name or folder, and the hook point of one that names none ("" otherwise)."""
+    """Gives a sparse autoencoder by its name or folder, and by a hook point, which is "" if the SAE names its own."""
     rows: Rows
     """Rows of another analysis of the same model."""
 
     def before(self) -> Transformer:
-        """The model before the stage. Raises MechoclError where there is none."""
+        """The model before the stage. Raises MechoclError when no stage comes before it."""
         if self.stage < 2:
             raise MechoclError(
                 f"stage {self.stage} has no stage before it, so there are no weights to compare with; "

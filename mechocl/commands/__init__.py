@@ -1,1 +1,1 @@
-"""The command line: parse, call, print. One file a group of commands."""
+"""The command line: it parses, calls and prints. Each file has one group of commands."""

@@ -1,4 +1,4 @@
-"""The commands that analyse a run: compute what is missing, print it over the seeds, say where it is."""
+"""The commands that analyse a run. They compute missing rows, print them over the seeds, and say where they are."""
 
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from toy_models.measures import Measures
 
 _GRID_ROWS: Final = 24
-"""Sites that a grid on the terminal still shows."""
+"""The largest number of sites that a grid on the terminal shows."""
 
 _LARGEST: Final = 10
-"""Lines of the largest effects."""
+"""Number of lines with the largest effects."""
 
 On = Annotated[Where, tyro.conf.OmitArgPrefixes]
 
 
 def evaluate(on: On) -> None:
-    """Answers on every test question: each subset, and weak and strong internalization with intervals."""
+    """Print the answers to every test question: each subset, and weak and strong internalization with intervals."""
     from mechocl.analyses.jobs import evaluate_run
     from mechocl.analyses.registry import EvaluateConfig
     from mechocl.behaviour import formats, over_seeds
@@ -41,7 +41,9 @@ def evaluate(on: On) -> None:
     last = len(opened.recipe.training.stages)
     if on.stage is None and opened.kind.judging_stage(opened.recipe) < last:
         rows = evaluate_run(opened, device=on.resolved_device(), jobs=jobs_of(on.jobs))
-        print("each subset after the last stage that trains on its data; --stage N: all after that stage")
+        print(
+            "each subset after the last stage that trains on its data; with --stage N, all subsets after that stage"
+        )
     if on.stage in (None, len(opened.recipe.training.stages)):
         rows = printing.learned(rows, measures)
     cells = {(e.subset, e.metric): e.estimate for e in over_seeds.subsets(rows)}
@@ -80,13 +82,14 @@ def lens(
     config: Annotated[LensConfig, tyro.conf.OmitArgPrefixes] = LensConfig(),  # noqa: B008
     kind: Literal["logit", "tuned", "direct"] = "logit",
 ) -> None:
-    """What the residual stream and its components say, layer by layer, of the alias's integer and the answer.
+    """Show what the residual stream and its components say, layer by layer, of the alias's integer and the answer.
 
     Args:
         on: The run.
         config: What the lens looks at.
-        kind: logit: through the final layer norm and the unembedding; tuned: the same after translators
-            trained on the run's own data (the residual stream alone); direct: what each component adds to the answer's logits.
+        kind: logit reads through the final layer norm and the unembedding. tuned does the same after translators
+            that are trained on the run's own data, for the residual stream alone. direct says what each component adds
+            to the answer's logits.
     """
     from mechocl.commands import printing
     from mechocl.lenses.direct_attribution import AttributionConfig
@@ -97,7 +100,7 @@ def lens(
     if kind == "direct":
         aliases = AttributionConfig(aliases_per_subset=config.aliases_per_subset)
         opened, (rows,) = _analysed(on, ("attribution", aliases))
-        print("contribution at = to the right answer's logit over the other's, in nats")
+        print("contribution at = to the right answer's logit − the other answer's, in nats")
         cells = rows.groupby(["component", "subset"], sort=False)["difference"].mean().unstack()
         printing.grid(cells, "+.3f", corner="component")
         _say_where(opened, "attribution")
@@ -122,7 +125,7 @@ def patch(
     on: On,
     config: Annotated[PatchingConfig, tyro.conf.OmitArgPrefixes] = PatchingConfig(),  # noqa: B008
 ) -> None:
-    """Activation patching: put activations of one run into another, and see what it does to the answer."""
+    """Patch activations: put activations of one question into another, and see what this does to the answer."""
     from mechocl.behaviour import over_seeds
     from mechocl.commands import printing
 
@@ -142,11 +145,11 @@ def circuit(
     config: Annotated[CircuitConfig, tyro.conf.OmitArgPrefixes] = CircuitConfig(),  # noqa: B008
     suppression: bool = True,
 ) -> None:
-    """Edges that carry the answer, how much circuits of them carry alone, and components that hold tag 2 back.
+    """Find edges that carry the answer, how much circuits of them carry alone, and components that hold tag 2 back.
 
     Args:
         on: The run.
-        config: How edges are scored, and circuits judged.
+        config: How edges are scored, and how circuits are judged.
         suppression: Search for components whose ablation raises the answers about d2 and leaves d1 alone.
     """
     from mechocl.commands import printing
@@ -177,12 +180,12 @@ def graft(
     config: Annotated[GraftConfig, tyro.conf.OmitArgPrefixes] = GraftConfig(),  # noqa: B008
     steering: bool = True,
 ) -> None:
-    """Which weights carry what stage 2 added: parts of the weight difference, alone and left out.
+    """Find which weights carry what stage 2 added: parts of the weight difference are grafted alone, and left out.
 
     Args:
         on: The run.
         config: What is measured.
-        steering: The best constant steering vector beside them: the baseline that a part has to beat.
+        steering: Fit the best constant steering vector too, which is the baseline that a part has to beat.
     """
     import pandas as pd
 
@@ -195,7 +198,7 @@ def graft(
     rows = pd.concat(found, ignore_index=True)
     rows = rows[rows["subset"].map(lambda name: SUBSETS[name].stage == 2)]
     for metric in ("auc", "accuracy"):
-        print(f"share of stage 2's gain in {metric} (0 as before, 1 as after), mean over seeds")
+        print(f"share of stage 2's gain in {metric} (0: as before it, 1: as after it), mean over seeds")
         part = rows[rows["metric"] == metric].assign(graft=rows["group"] + ", " + rows["kind"])
         cells = part.groupby(["graft", "subset"], sort=False)["share"].mean().unstack()
         printing.grid(cells, "+.3f", corner="graft")
@@ -208,7 +211,7 @@ def subspace(
     on: On,
     config: Annotated[SubspaceConfig, tyro.conf.OmitArgPrefixes] = SubspaceConfig(),  # noqa: B008
 ) -> None:
-    """Which directions carry the tag and the integer: swapped between questions, or erased, with two controls."""
+    """Find which directions carry the tag and the integer: swap them between questions, or erase them, with controls."""
     from mechocl.commands import printing
 
     opened, (rows,) = _analysed(on, ("subspace", config))
@@ -229,7 +232,7 @@ def subspace(
 
 
 def _analysed(on: Where, *wanted: tuple[str, Any]) -> "tuple[Run, list[pd.DataFrame]]":
-    """Rows of each analysis (name, config) over the run's seeds; those that failed are named."""
+    """The run, and the rows of each analysis (name, config) over its seeds. Prints which seeds failed."""
     from mechocl.analyses import results
     from mechocl.analyses.jobs import complete_run
     from mechocl.commands import printing
@@ -242,7 +245,7 @@ def _analysed(on: Where, *wanted: tuple[str, Any]) -> "tuple[Run, list[pd.DataFr
 
 
 def _print_ends(name: object, part: "pd.DataFrame") -> None:
-    """The unpatched runs of a contrast, over the seeds."""
+    """Print the metric of the clean and the corrupted run of a contrast, over the seeds."""
     clean, corrupted = part["clean"].mean(), part["corrupted"].mean()
     print(
         f"\n{name}: clean {clean:+.3f}, corrupted {corrupted:+.3f}; {part['pairs'].iloc[0]:.0f} pairs, "
@@ -251,7 +254,7 @@ def _print_ends(name: object, part: "pd.DataFrame") -> None:
 
 
 def _shares(part: "pd.DataFrame") -> str:
-    """Whether the effects can be read as shares."""
+    """Say whether the effects can be read as shares."""
     without = part.loc[part["normalised"].isna(), "seed"].nunique()
     if without == 0:
         return "`normalised` in the rows: 0 is the corrupted run, 1 the clean one"

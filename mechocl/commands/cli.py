@@ -1,4 +1,4 @@
-"""The command line as a whole: which commands there are, and how each of them may end."""
+"""The command line as a whole: its commands, and how each of them may end."""
 
 import contextlib
 import errno
@@ -32,7 +32,7 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "data": data.data,
     "parity": parity.parity,
     "dynamics": training.dynamics,
-    "report": reports.report,
+    "report": reports.write_report,
     "runs": reports.runs,
 }
 """The commands, in the order in which the help lists them."""
@@ -45,10 +45,10 @@ GROUPS: Final[dict[str, dict[str, Callable[..., None]]]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns its exit code; all but 0 come with one line on stderr.
+    """Run one command and return its exit code. A code other than 0 comes with one line on stderr.
 
-    0; 2 for what the user can mend; 1 for a fault; 130 after Ctrl-C. Any other exception is a bug, and
-    raised.
+    The code is 0 after success, 2 for an error that the user can mend, 1 for a fault, and 130 after Ctrl-C. Any other
+    exception is a bug, and is raised.
     """
     try:
         call = _parsed(list(sys.argv[1:] if arguments is None else arguments))
@@ -75,8 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parsed(given: list[str]) -> Callable[[], None]:
     """The call that the arguments stand for.
 
-    Raises MechoclError for a value that a config refuses. Ends with SystemExit after help, and after the usage where
-    the arguments cannot be parsed.
+    Raises MechoclError when a config refuses a value. Raises SystemExit after the help is printed, and after the usage
+    is printed because the arguments cannot be parsed.
     """
     group = given.pop(0) if given and given[0] in GROUPS else ""
     parse: Callable[..., Callable[[], None]] = functools.partial(
@@ -94,11 +94,11 @@ def _parsed(given: list[str]) -> Callable[[], None]:
     except SystemExit as end:
         if (refusal := _refusal_behind(end)) is not None:
             raise refusal from None
-    return parse()  # which now says what is wrong, or shows the help
+    return parse()  # this time it says what is wrong, or shows the help
 
 
 def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-    """A function with the command's arguments that does not run it, but returns the call: parsing then ends first."""
+    """A function with the command's arguments that returns the call and does not run it, so that parsing ends first."""
 
     @functools.wraps(command)
     def bind(*arguments: Any, **options: Any) -> Callable[[], None]:
@@ -108,7 +108,7 @@ def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]
 
 
 def _refusal_behind(error: BaseException | None) -> MechoclError | None:
-    """The MechoclError of a config that ended the parsing; tyro makes a usage message of it."""
+    """The MechoclError of a config that ended the parsing. tyro turns it into a usage message."""
     while error is not None and not isinstance(error, MechoclError):
         error = error.__cause__ or error.__context__
     return error
@@ -120,7 +120,7 @@ _MENDABLE: Final = {
     errno.EROFS: "the disk is read-only; choose another place",
     errno.EACCES: "permission denied; choose another place",
     errno.EPERM: "permission denied; choose another place",
-    errno.ENOENT: "no such file or folder, and it cannot be made; choose another place",
+    errno.ENOENT: "the file or folder does not exist and cannot be made; choose another place",
     errno.ENOTDIR: "a file stands where a folder is needed; choose another place",
     errno.EEXIST: "a file stands where a folder is needed; choose another place",
     errno.EISDIR: "a folder stands where a file is needed; choose another place",

@@ -33,16 +33,16 @@ def pretrain(
     device: Device = "auto",
     save_every: SaveEvery = 60.0,
 ) -> None:
-    """Pretrain a small GPT-NeoX on an invented world, for those without the weights of Pythia.
+    """Pretrain a small GPT-NeoX on an invented world, for users who do not have the weights of Pythia.
 
-    Saves an ordinary Hugging Face folder; the same command again continues one that was stopped.
+    Saves an ordinary Hugging Face folder. The same command continues a training that was stopped.
 
     Args:
         world: The world that it reads about.
-        out: Folder of the model, which is new or the same one's.
+        out: Folder of the model. It is new, or holds the same model.
         people: The people of the world, and the corpus.
         model: The model, and its training.
-        seed: Draws the world, the weights and the order of the texts.
+        seed: Seed that draws the world, the weights and the order of the texts.
     """
     import torch
 
@@ -77,17 +77,18 @@ def finetune(
     save_every: SaveEvery = SAVE_EVERY_S * 3,
     dry_run: bool = False,
 ) -> None:
-    """Fine-tune a Hugging Face model on definitions and questions; the same command again continues.
+    """Fine-tune a Hugging Face model on definitions and questions.
 
-    Several GPUs or nodes: `accelerate launch -m mechocl finetune …` with the same arguments.
+    The same command continues a run that was stopped. For several GPUs or nodes, use `accelerate launch -m mechocl
+    finetune …` with the same arguments.
 
     Args:
         recipe: Name of a recipe that comes with the package (closed-book/two-stage …), or a TOML file.
-        out: Folder of the run, which is new or the same run's.
-        model: Name on the hub or folder of a Hugging Face model, which is taken instead of the recipe's.
-        seeds: The seeds.
-        computing: How they are computed.
-        dry_run: Only say what it would cost: tokens, memory, time.
+        out: Folder of the run. It is new, or holds the same run.
+        model: Name on the hub, or folder, of a Hugging Face model that is taken instead of the recipe's model.
+        seeds: The seeds that are trained.
+        computing: How the seeds are computed.
+        dry_run: Only say what the training would cost: tokens, memory, time.
     """
     from mechocl.analyses import jobs
     from mechocl.closed_book import cost
@@ -104,7 +105,7 @@ def finetune(
     if dry_run:
         return
     if out is None:
-        raise MechoclError("give --out DIR, the folder of the run; or --dry-run")
+        raise MechoclError("give --out DIR, the folder of the run, or --dry-run")
     fine_tuning.refuse(resolved)
     processes = fine_tuning.processes()
     run = jobs.train_run(
@@ -119,6 +120,6 @@ def finetune(
     if first:
         printing.failures(run)
     if len(run.failures()) == len(run.seeds):
-        run.finished_seeds()  # says so
+        run.finished_seeds()  # raises an error that says so
     if first:
         print(f"run: {out}")

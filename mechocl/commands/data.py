@@ -1,4 +1,4 @@
-"""`mechocl data …`: whether the user's own data sets can be used, and what becomes of them."""
+"""`mechocl data …`: says whether the user's own data sets can be used, and what is made of them."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 _CVDB: Final = CvdbConfig()
 _TREX: Final = TrexConfig()
 _SHOWN: Final = 3
-"""Entities whose questions are shown."""
+"""Number of entities whose questions are shown."""
 
 
 def cvdb(
     check: Annotated[Path, tyro.conf.arg(metavar="FILE")],
     entities: int = _CVDB.entities,
 ) -> None:
-    """Say what becomes of a cross-verified-database.csv, and whether it holds enough people.
+    """Say what is made of a cross-verified-database.csv, and whether it holds enough people.
 
-    Ends with 0 if it can be used, with 2 and one line if it cannot. Nothing is written.
+    The exit code is 0 if the file can be used, and 2, with one line, if it cannot. Nothing is written.
 
     Args:
-        check: The file: CSV in Latin-1, or the same packed as .gz or .xz.
-        entities: People who are to be asked about: half the most-read men, half the most-read women.
+        check: The file, a CSV in Latin-1, which may be packed as .gz or .xz.
+        entities: Number of people who are asked about. Half are the most-read men, half the most-read women.
     """
     from mechocl.closed_book import cvdb
 
@@ -51,14 +51,14 @@ def trex(
     entities: int = _TREX.entities,
     min_predicates: int = _TREX.min_predicates,
 ) -> None:
-    """Say what becomes of T-REx's JSON files, and whether they hold enough creative works.
+    """Say what is made of T-REx's JSON files, and whether they hold enough creative works.
 
-    Ends with 0 if they can be used, with 2 and one line if they cannot. Nothing is written.
+    The exit code is 0 if the files can be used, and 2, with one line, if they cannot. Nothing is written.
 
     Args:
         check: The folder of the JSON files, or one of them.
-        entities: Works that are to be asked about: those with the most questions.
-        min_predicates: Questions that a work must have.
+        entities: Number of works that are asked about. They are the works with the most questions.
+        min_predicates: Number of questions that a work must have.
     """
     from mechocl.closed_book import trex
 

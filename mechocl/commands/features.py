@@ -30,12 +30,12 @@ def train(
 ) -> None:
     """Train sparse autoencoders with SAELens on the run's own activations, and judge them on unseen aliases.
 
-    Several sites, widths and initial weights are trained in one pass over the activations. What is there already is
-    not trained again. Each lies in RUN/saes/NAME/seed-K, as sae_lens.SAE.load_from_disk opens it.
+    Several sites, widths and initial weights are trained in one pass over the activations. An autoencoder that exists
+    already is not trained again. Each is in RUN/saes/NAME/seed-K, as sae_lens.SAE.load_from_disk opens it.
 
     Args:
         on: The run.
-        config: Which dictionaries, and on what.
+        config: Which dictionaries are trained, and on what.
     """
     from mechocl.analyses import sae_jobs
 
@@ -70,7 +70,7 @@ def search(
     run, seeds, _ = _computed(on, "sae-search", config)
     rows = _rows(run, "sae-search", config, on, seeds)
     printing.frame(
-        "AUC on held-out aliases, in questions: of the best feature, of k features, of all, of the activations themselves",
+        "AUC on held-out aliases, in questions: of the best feature, of k features, of all features, of the activations",
         summaries.existing(rows),
     )
     printing.frame(
@@ -89,7 +89,7 @@ def causal_test(
 
     Args:
         on: The run and the SAE.
-        config: Which features, and beside how many others.
+        config: Which features are tested, and beside how many random ones.
     """
     from mechocl.commands import printing
     from mechocl.features import summaries
@@ -127,10 +127,10 @@ def causal_test(
 def dashboard(on: OnSae, site: str = "", out: Path | None = None) -> None:
     """Write one self-contained HTML page of a sparse autoencoder: a table of its features, and a page of each.
 
-    Searches the features where that has not been done; what `mechocl sae test` has found is shown where it has.
+    Searches the features if that has not been done. Shows what `mechocl sae test` has found, if that has been done.
 
     Args:
-        on: The run and the SAE. Of several seeds the page is of the first one.
+        on: The run and the SAE. If there are several seeds, the page shows the first one.
         site: Hook point of an SAE that does not name its own.
         out: File of the page. By default it is RUN/saes/SAE/seed-K.html.
     """
@@ -150,15 +150,15 @@ def crosscoder(
     config: Annotated[CrosscoderConfig, tyro.conf.OmitArgPrefixes] = CrosscoderConfig(),  # noqa: B008
     checkpoints: Which = "stages",
 ) -> None:
-    """One dictionary of a site in several checkpoints: which features training shares, removes and makes.
+    """Train one dictionary of a site in several checkpoints, to see which features training keeps, removes and makes.
 
-    Each lies in RUN/saes, as an SAE of the checkpoints' activations side by side.
+    Each is in RUN/saes, as an SAE of the checkpoints' activations side by side.
 
     Args:
         on: The run.
         config: The crosscoder, and what it is trained on.
-        checkpoints: stages compares the last checkpoint of each stage, so before and after stage 2. all compares every
-            checkpoint that training kept.
+        checkpoints: stages compares the last checkpoint of each stage, so the models before and after stage 2. all
+            compares every checkpoint that training kept.
     """
     from mechocl.analyses import crosscoder_jobs
     from mechocl.commands import printing
@@ -186,7 +186,7 @@ def crosscoder(
 
 
 def sae() -> None:
-    """Sparse autoencoders: train, search, test, share; `mechocl sae --help` lists them."""
+    """Train, search, test and share sparse autoencoders; `mechocl sae --help` lists the commands."""
     raise MechoclError(
         f"say what to do: mechocl sae {'|'.join(SAE_COMMANDS)}; `mechocl sae --help` explains them"
     )
@@ -201,7 +201,7 @@ SAE_COMMANDS: Final[dict[str, Callable[..., None]]] = {
 
 
 def _opened(on: WhereSeeds) -> "tuple[Run, tuple[int, ...], str]":
-    """The run, the seeds that are asked for, and the device."""
+    """The run, the seeds that the user asks for, and the device."""
     from mechocl.commands import printing
 
     run = on.opened()
@@ -213,7 +213,7 @@ def _opened(on: WhereSeeds) -> "tuple[Run, tuple[int, ...], str]":
 def _computed(
     on: WhereSeeds, name: str, config: Any, *, first: bool = False
 ) -> "tuple[Run, tuple[int, ...], str]":
-    """The run with the rows of an analysis, over its seeds or of the first of them."""
+    """Compute the rows of an analysis over the chosen seeds, or for the first one. Returns run, seeds and device."""
     from mechocl.analyses import jobs
 
     run, seeds, device = _opened(on)
@@ -239,7 +239,7 @@ def _print_quality(name: str, rows: "pd.DataFrame") -> None:
 
     found = summaries.quality(rows)
     body = [[r["measure"], r["part"], formats.mean_in_words(r)] for r in found.to_dict("records")]
-    print(f"\n{name}: on aliases that it has not seen")
+    print(f"\n{name}, on aliases that it has not seen")
     printing.table(["measure", "of", "mean [95 %]"], body)
 
 

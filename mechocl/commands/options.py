@@ -17,36 +17,39 @@ Device = Annotated[
     Literal["auto", "cpu", "cuda"],
     tyro.conf.arg(help="Where to compute. auto takes a GPU if there is one."),
 ]
-"""`--device`."""
+"""The option `--device`."""
 
 Attribute = Annotated[
     str,
     tyro.conf.arg(
-        help="Which question of a closed-book run is looked at, as birth. By default it is the one with the most even answers."
+        help="Which question of a closed-book run is looked at, such as birth. By default it is the one with the most even answers."
     ),
 ]
-"""`--attribute`."""
+"""The option `--attribute`."""
 
 SeedList = Annotated[
-    str, tyro.conf.arg(help="Which seeds of the run are used, as 0,1,2. By default all of them are.")
+    str, tyro.conf.arg(help="Which seeds of the run are used, such as 0,1,2. By default all are used.")
 ]
-"""`--seeds` of a run that is trained already; `numbers` reads it."""
+"""The option `--seeds` of a run that is trained already. `numbers` reads it."""
 
 SaveEvery = Annotated[
-    float, tyro.conf.arg(help="Seconds between resume points: the training that a kill can cost.")
+    float,
+    tyro.conf.arg(
+        help="Seconds between resume points. So much training is lost at most when the process is killed."
+    ),
 ]
-"""`--save-every`; `seconds_of` reads it."""
+"""The option `--save-every`. `seconds_of` reads it."""
 
 Changes = Annotated[
     tuple[tuple[str, ...], ...],  # `--set a=1 b=2` and `--set a=1 --set b=2` say the same
     tyro.conf.arg(
         name="set",
         metavar="KEY=VALUE ...",
-        help="Changes to the recipe, as task.aliases=500 or training.stages.0.epochs=10.",
+        help="Changes to the recipe, such as task.aliases=500 or training.stages.0.epochs=10.",
     ),
     tyro.conf.UseAppendAction,
 ]
-"""`--set`; `joined` reads it."""
+"""The option `--set`. `joined` reads it."""
 
 PositionalRun = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 PositionalRecipe = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
@@ -54,14 +57,14 @@ PositionalRecipe = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="R
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Computing:
-    """On which device the work is done, and how much of it at a time."""
+    """On which device the work is done, and how many jobs are done at a time."""
 
     device: Device = "auto"
     jobs: int = 0
     """How many seeds, runs or checkpoints are computed at a time. 0 takes one per core on a CPU, and one on a GPU."""
 
     def resolved_device(self) -> str:
-        """The device that `--device` means here: cpu or cuda. Raises MechoclError for one that is not there."""
+        """The device that `--device` means on this machine: cpu or cuda. Raises MechoclError when the machine lacks it."""
         from mechocl.models import seam
 
         return seam.resolve_device(self.device)
@@ -78,7 +81,7 @@ class Where(Computing):
     attribute: Attribute = ""
 
     def opened(self) -> "Run":
-        """The run, looking at the attribute. Raises MechoclError for a stage that the run does not have."""
+        """Open the run to look at the attribute. Raises MechoclError when the run does not have the stage."""
         from mechocl.runs.run import Run
 
         run = Run.open(self.run, attribute=self.attribute)
@@ -95,7 +98,7 @@ class WhereSeeds(Where):
     seeds: SeedList = "all"
 
     def chosen(self, run: "Run") -> tuple[int, ...]:
-        """The seeds of `--seeds`. Raises MechoclError for one that the run has not trained to the end."""
+        """The seeds of `--seeds`. Raises MechoclError when the run has not trained one of them to the end."""
         there = tuple(folder.seed for folder in run.finished_seeds())
         seeds = there if self.seeds == "all" else numbers(self.seeds)
         if missing := set(seeds) - set(there):
@@ -108,7 +111,7 @@ class WhereSae(WhereSeeds):
     """The run and one of its sparse autoencoders, and how they are computed."""
 
     sae: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SAE")]
-    """Name of an SAE of the run, or an SAE folder of SAELens's."""
+    """Name of an SAE of the run, or a folder in which SAELens saved an SAE."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,10 +121,10 @@ class SeedRange:
     seeds: int = 4
     """Number of seeds that are trained. A sweep trains as many of each setting."""
     first_seed: int = 0
-    """Number of the first seed. The other seeds follow it."""
+    """Number of the first seed. The next seeds follow it without gaps."""
 
     def numbers(self) -> tuple[int, ...]:
-        """The seeds, one after another. Raises MechoclError where there would be none."""
+        """The numbers of the seeds. Raises MechoclError when there would be no seed."""
         from mechocl.runs.train_toy import seeds_from
 
         return seeds_from(self.seeds, self.first_seed)
@@ -134,12 +137,12 @@ class Place:
     on: Literal["here", "ray"] = "here"
     """here computes in processes of this machine. ray computes in tasks of Ray, on many machines that share the folders."""
     address: str = ""
-    """Address of Ray's head as host:port, or auto for one that runs here. By default Ray is started here, and stopped."""
+    """Address of Ray's head as host:port, or auto for a head on this machine. By default a Ray is started here."""
     gpus_per_task: float = 0.0
     """How many GPUs a task on Ray gets. Under 1, several tasks share a GPU."""
 
     def executor(self, jobs: int) -> Executor:
-        """Who runs the jobs, with `--jobs`. Raises MechoclError for options that do not go together."""
+        """The executor that runs the jobs, as many at a time. Raises MechoclError when options do not go together."""
         from mechocl.runs import on_ray
 
         return on_ray.executor_named(
@@ -148,31 +151,31 @@ class Place:
 
 
 def jobs_of(count: int) -> int | None:
-    """`--jobs` as a number; None where it shall be chosen. Raises MechoclError for a number below 0."""
+    """`--jobs` as a number. None means that the number is chosen later. Raises MechoclError when it is below 0."""
     if count < 0:
         raise MechoclError(f"--jobs {count}: give the number of seeds at a time, or 0 to have it chosen")
     return count or None
 
 
 def seconds_of(save_every: float) -> float:
-    """`--save-every` in seconds. Raises MechoclError for what is not 0 or more."""
+    """`--save-every` in seconds. Raises MechoclError when it is not 0 or more."""
     if not save_every >= 0:
         raise MechoclError(f"--save-every {save_every}: give seconds, 0 or more")
     return save_every
 
 
 def listed(values: Sequence[str]) -> tuple[str, ...]:
-    """`("a,b", "c")` → `("a", "b", "c")`."""
+    """Split values that may be written with commas: `("a,b", "c")` → `("a", "b", "c")`."""
     return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
 
 
 def joined(groups: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """What an option that may be repeated was given, all in one: `(("a", "b"), ("c",))` → `("a", "b", "c")`."""
+    """Join the values of an option that may be repeated: `(("a", "b"), ("c",))` → `("a", "b", "c")`."""
     return tuple(value for group in groups for value in group)
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    """Seeds that are written as `0,1,2`. Raises MechoclError for anything else."""
+    """Read seeds that are written as `0,1,2`. Raises MechoclError when the text is anything else."""
     parts = listed((text,))
     if not parts or not all(part.isdecimal() for part in parts):
         raise MechoclError(f"--seeds {text}: give seeds as 0,1,2, or all")
@@ -180,7 +183,7 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def changed_options(*given: tuple[Any, Any]) -> tuple[str, ...]:
-    """The options of some dataclasses that were changed, as `--n-pairs`; each argument is (what was given, its default)."""
+    """The changed options of some dataclasses, such as `--n-pairs`. Each argument is a pair (given object, its default)."""
     return tuple(
         f"--{field.name.replace('_', '-')}"
         for values, default in given

@@ -1,4 +1,4 @@
-"""`mechocl parity`: whether a Hugging Face model can be opened, and how equal the opened one is."""
+"""`mechocl parity`: says whether a Hugging Face model can be opened, and whether the opened model computes the same."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,7 +21,8 @@ def parity(
 ) -> None:
     """Open a Hugging Face model in TransformerLens, and compare the two forward passes layer by layer.
 
-    Ends with 0 where they are the same within rounding, with 2 and one line that names the layer where they part.
+    The exit code is 0 if they are the same within rounding. Else it is 2, with one line that names the layer where they
+    begin to differ.
 
     Args:
         model: Folder of a saved model or of a LoRA adapter, or a name on the hub.
@@ -29,8 +30,8 @@ def parity(
         bridge: Open the model as a TransformerBridge, not as a HookedTransformer.
         fold: Fold the layer norms' weights into those that read from them.
         centre: Centre the weights that write to the residual stream, and the unembedding.
-        base: Folder or name of the model under an adapter. By default it is the one that the adapter names.
-        out: File that the comparison is written to, too (JSON).
+        base: Folder or name of the model under an adapter. By default it is the model that the adapter names.
+        out: JSON file that the comparison is written to as well.
     """
     import torch
 

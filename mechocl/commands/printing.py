@@ -1,4 +1,4 @@
-"""What commands print: tables, grids, answers, and who failed."""
+"""What commands print: tables, grids, answers, and which seeds failed."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -15,7 +15,7 @@ _number: Final = partial(formats.number, minus=formats.HYPHEN)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table whose cells are written already."""
+    """Print a table whose cells are texts."""
     # The cells are texts and stay as they are: tabulate would print +0.250 as 0.25. The head is a row like the
     # others, for tabulate makes a column wider than a head that it knows of.
     text = tabulate.tabulate([columns, *rows], tablefmt="plain", disable_numparse=True)
@@ -24,7 +24,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def grid(cells: pd.DataFrame, digits: str, *, corner: str = "layer") -> None:
-    """A table of numbers with named rows and columns; `digits` as in `+.3f` or `.1f`. Cells that are texts stay so."""
+    """Print a table of numbers with named rows and columns. `digits` is a format such as `+.3f`. Cells with texts stay so."""
     sign, places = digits.startswith("+"), int(digits.strip("+.f") or 0)
     body = [
         [
@@ -37,7 +37,7 @@ def grid(cells: pd.DataFrame, digits: str, *, corner: str = "layer") -> None:
 
 
 def frame(title: str, rows: pd.DataFrame) -> None:
-    """A title and a table as it is, without its index; numbers with three digits, missing ones as –."""
+    """Print a title and a table without its index. Numbers have three digits, and a missing number is –."""
     print(f"\n{title}")
     table(
         [str(name) for name in rows.columns],
@@ -46,9 +46,9 @@ def frame(title: str, rows: pd.DataFrame) -> None:
 
 
 def over_seeds(rows: pd.DataFrame, keys: list[str], value: str, *, most: int | None = None) -> None:
-    """The mean of a value over seeds with its interval, one line for each combination of the keys.
+    """Print the mean of a value over seeds with its interval, one line for each combination of the keys.
 
-    `most`: only so many lines, the largest means in size first.
+    `most`: print only so many lines, those with the means of largest size, in this order.
     """
     found = seed_estimates.over_seeds(rows, keys, value)
     if most is not None:
@@ -67,7 +67,7 @@ def failures(run: Any) -> None:
 
 
 def learned(rows: pd.DataFrame, measures: Measures | None = None) -> pd.DataFrame:
-    """Rows of the seeds that learned their definitions; the others are named."""
+    """Rows of the seeds that learned their definitions. Prints which seeds failed to learn them."""
     kept, failed = seed_estimates.without_failed(rows, measures)
     for line in sentences.failures_in_words(failed, rows["seed"].nunique()):
         print(line)
@@ -80,7 +80,7 @@ def answers(rows: pd.DataFrame, measures: Measures | None = None) -> None:
 
 
 def text_tests(rows: pd.DataFrame) -> None:
-    """The other tests of a text world: entity association by question, definitions in context."""
+    """Print the other tests of a text world: entity association by question, and definitions in context."""
     other = rows[rows["test"] != "questions"]
     print("\nwhose entity an alias is (exact match), and definitions in context")
     keys = ["test", "attribute", "subset"]
@@ -93,9 +93,9 @@ def text_tests(rows: pd.DataFrame) -> None:
 
 
 def probes(grids: Sequence[Any]) -> None:
-    """What a probe sweep found at each run's last checkpoint: a grid for each probe, and what its controls say.
+    """Print what a probe sweep found at each run's last checkpoint: a grid for each probe, and what its controls say.
 
-    `grids`: of `probe_summaries.grids`.
+    `grids` are those of `probing.summaries.probe_grids`.
     """
     from mechocl.probing import summaries
     from mechocl.report import probe_plots, probe_sections
@@ -118,5 +118,5 @@ def probes(grids: Sequence[Any]) -> None:
         ]
         alone = one.token_embedding
         controls += [f"token embedding {_number(alone)}"] if alone == alone else []
-        print(f"controls, their best place: {', '.join(controls) or 'none'}")
+        print(f"controls, each at its best place: {', '.join(controls) or 'none'}")
         print(probe_sections.described(one))

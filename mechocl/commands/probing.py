@@ -31,7 +31,7 @@ class Probed:
     """Which models of the runs are probed, and what is kept of their activations."""
 
     checkpoints: Literal["final", "stages", "all"] = "final"
-    """final probes the last checkpoint. stages probes the last one of each stage. all probes those that training kept."""
+    """final probes the last checkpoint. stages probes the last one of each stage. all probes every one that training kept."""
     seeds: SeedList = "all"
     attribute: Attribute = ""
     cache_gb: float = 4.0
@@ -49,19 +49,19 @@ def probe(
     computing: Annotated[Computing, tyro.conf.OmitArgPrefixes] = Computing(),  # noqa: B008
     place: Annotated[Place, tyro.conf.OmitArgPrefixes] = Place(),  # noqa: B008
 ) -> None:
-    """Linear probes at each site, layer and position: what can be read where, beside its controls.
+    """Fit linear probes at each site, layer and position, to see what can be read where, beside controls.
 
-    Sweeps runs, seeds and checkpoints; the same command again continues what was stopped. Writes one table
+    Sweeps runs, seeds and checkpoints. The same command continues a sweep that was stopped. Writes one table
     (table.parquet) and one page of figures (probes.html). Lists may be written with commas.
 
     Args:
         runs: Folders of runs. Several are compared, for example two word orders.
-        config: Which probes, where, and their controls.
+        config: Which probes are fitted, where, and with which controls.
         probed: Which models are probed.
         out: Folder of the table and the page. By default it is probes/<recipe> in the first run.
-        table: Probe nothing, and print and draw what this table, or the folder that holds it, has.
-        computing: How they are computed.
-        place: Where they are computed.
+        table: Probe nothing. Print and draw the results in this table, or in the table in this folder.
+        computing: How the probes are computed.
+        place: Where the probes are computed.
     """
     from mechocl.analyses import jobs, probe_sweep
 
@@ -98,7 +98,7 @@ def probe(
 def _listed_units(
     runs: Sequence[Path], config: ProbingConfig, probed: Probed, *, device: str
 ) -> "list[Unit]":
-    """Everything that is computed, in order."""
+    """The units that the sweep computes, in order."""
     from mechocl.analyses import probe_sweep
 
     return probe_sweep.list_units(

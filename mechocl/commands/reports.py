@@ -1,4 +1,4 @@
-"""`mechocl report` and `mechocl runs`: the page of a run, and which runs there are."""
+"""`mechocl report` and `mechocl runs`: write the page of a run, and list the runs in a folder."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mechocl.runs.run import Run
 
 
-def report(
+def write_report(
     run: PositionalRun,
     out: Path | None = None,
     attribute: Attribute = "",

@@ -1,4 +1,4 @@
-"""`mechocl demo`, `train`, `sweep` and `dynamics`: models of the integer-set task, and how they learned."""
+"""`mechocl demo`, `train`, `sweep` and `dynamics`: train models of the integer-set task, and see how they learned."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -34,7 +34,7 @@ FAST: Final = (
     "training.stages.0.evaluations=5",
     "training.stages.1.evaluations=4",
 )
-"""Changes that make a smoke test of the demo's recipe."""
+"""Changes of the demo's recipe that make it a smoke test."""
 
 
 def demo(
@@ -43,7 +43,7 @@ def demo(
     fast: bool = False,
     computing: Annotated[Computing, tyro.conf.OmitArgPrefixes] = Computing(),  # noqa: B008
 ) -> None:
-    """Train the small integer-set recipe over several seeds, run every analysis, write the report.
+    """Train the small integer-set recipe over several seeds, run every analysis, and write the report.
 
     Args:
         out: Folder that holds the whole demo: a run and its report.html.
@@ -84,14 +84,14 @@ def train(
     computing: Annotated[Computing, tyro.conf.OmitArgPrefixes] = Computing(),  # noqa: B008
     save_every: SaveEvery = SAVE_EVERY_S,
 ) -> None:
-    """Train a recipe over several seeds; the same command again continues a run that was stopped.
+    """Train a recipe over several seeds. The same command continues a run that was stopped.
 
     Args:
         recipe: Name of a recipe that comes with the package (integer-set/cpu, integer-set/paper,
             integer-set/one-stage), or a TOML file.
-        out: Folder of the run, which is new or the same run's.
-        seeds: The seeds.
-        computing: How they are computed.
+        out: Folder of the run. It is new, or holds the same run.
+        seeds: The seeds that are trained.
+        computing: How the seeds are computed.
     """
     from mechocl.analyses import jobs
     from mechocl.commands import printing
@@ -110,7 +110,7 @@ def train(
     )
     printing.failures(run)
     if len(run.failures()) == len(run.seeds):
-        run.finished_seeds()  # says so
+        run.finished_seeds()  # raises an error that says so
     print(f"run: {out}")
 
 
@@ -127,20 +127,20 @@ def sweep(
     computing: Annotated[Computing, tyro.conf.OmitArgPrefixes] = Computing(),  # noqa: B008
     place: Annotated[Place, tyro.conf.OmitArgPrefixes] = Place(),  # noqa: B008
 ) -> None:
-    """Train a recipe at every setting of some of its fields; the same command again continues.
+    """Train a recipe at every setting of some of its fields. The same command continues a sweep that was stopped.
 
-    Prints one line a setting: seeds, failures, AUC by subset, weak and strong internalization. Several
-    processes may work on one directory.
+    Prints one line for each setting: seeds, failures, AUC by subset, weak and strong internalization. Several
+    processes may work on one folder.
 
     Args:
         recipe: Name of a recipe that comes with the package, or a TOML file.
-        over: A field and its values, as task.word_order=TVE,VTE. Of several fields every combination is trained.
-        out: Folder of the sweep, which is new or the same sweep's.
-        seeds: The seeds.
-        table: Train nothing, and print what this sweep's folder, or a table saved from one, holds.
+        over: A field and its values, such as task.word_order=TVE,VTE. With several fields, every combination is trained.
+        out: Folder of the sweep. It is new, or holds the same sweep.
+        seeds: The seeds that are trained.
+        table: Train nothing. Print the results in this folder of a sweep, or in this table that a sweep wrote.
         figure: Write the phase diagram here (HTML). By default it is phase-diagram.html in the sweep's folder.
-        computing: How it is computed.
-        place: Where it is computed.
+        computing: How the sweep is computed.
+        place: Where the sweep is computed.
     """
     from mechocl.runs.sweep_folder import read_sweep
     from mechocl.runs.sweeps import run_sweep
@@ -170,7 +170,7 @@ def sweep(
 
 
 def _print_sweep(frame: "pd.DataFrame", figure: Path | None) -> None:
-    """A line for each setting and each failure; the phase diagram is written where there is a place for it."""
+    """Print a line for each setting and each failure. Write the phase diagram if `figure` names its file."""
     from mechocl.commands import printing
     from mechocl.report import page, training_plots, training_tables
     from mechocl.runs.sweep_summaries import summaries
@@ -186,9 +186,9 @@ def _print_sweep(frame: "pd.DataFrame", figure: Path | None) -> None:
 
 
 def dynamics(run: PositionalRun, out: Path | None = None) -> None:
-    """When each part of the behaviour was learned, over the seeds: curves, onsets and their order.
+    """Show when each part of the behaviour was learned, over the seeds: curves, onsets and their order.
 
-    Reads the evaluations that training wrote; `--set training.stages.0.evaluations=50` makes them finer.
+    Reads the evaluations that training wrote. `--set training.stages.0.evaluations=50` makes them finer.
 
     Args:
         run: Folder of a run.

@@ -15,15 +15,15 @@ from jaxtyping import Float
 from jinja2 import Environment
 
 DECIMALS = 4
-"""Attention weights are rounded to this many decimals on the page."""
+"""Number of decimals that attention weights are rounded to on the page."""
 
 TOLERANCE = 1e-3
-"""How far half-precision weights may stray out of [0, 1]."""
+"""How far weights in half precision may lie outside of [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AttentionView:
-    """The attention of every layer and head on one question. `ValueError` if it cannot be drawn."""
+    """The attention of every layer and head on one question. Raises ValueError when it cannot be drawn."""
 
     title: str
     """What the reader selects, such as "d1 alias, list contains its integer"."""
@@ -37,8 +37,8 @@ class AttentionView:
     def __post_init__(self) -> None:
         if self.patterns.ndim != 4 or 0 in self.patterns.shape:
             raise ValueError(
-                f"attention view {self.title!r}: patterns must have the shape (layer, head, query, key), "
-                f"none of them 0, but have {self.patterns.shape}"
+                f"attention view {self.title!r}: patterns must have the shape (layer, head, query, key) without a 0, "
+                f"but they have {self.patterns.shape}"
             )
         if self.patterns.shape[2:] != (len(self.tokens), len(self.tokens)):
             raise ValueError(
@@ -52,15 +52,15 @@ class AttentionView:
             )
         if (np.triu(self.patterns, k=1) > TOLERANCE).any():
             raise ValueError(
-                f"attention view {self.title!r}: a query attends to a later key; only causal ones are drawn"
+                f"attention view {self.title!r}: a query attends to a later key; give causal patterns"
             )
 
 
 def attention_explorer_html(views: Sequence[AttentionView]) -> str:
-    """An HTML fragment with one explorer over `views`: selects for question, layer and head, and the heads.
+    """An HTML fragment with one explorer over `views`: it selects question, layer and head, and draws the heads.
 
     The page must also hold `circuitsvis_bundle()` in a script, once, and at most one explorer. Only the
-    selected layer of the selected question is drawn. `ValueError` if there is no view.
+    selected layer of the selected question is drawn. Raises ValueError when there is no view.
     """
     if not views:
         raise ValueError("the attention explorer needs at least one view")
@@ -85,7 +85,7 @@ def javascript_for_script(source: str) -> str:
 
 
 def json_for_script(text: str) -> str:
-    """JSON made safe to stand inside a script element: no `<` is left, and it parses to the same value."""
+    """JSON made safe to stand inside a script element. It has no `<`, and it parses to the same value."""
     return text.replace("<", r"\u003c")
 
 
@@ -100,7 +100,7 @@ def _as_json(view: AttentionView) -> dict[str, object]:
 
 
 def _shorter_zeros(values: object) -> object:
-    """Nested lists with `0` for `0.0`: half of a causal pattern is zeros, so it takes less of the page."""
+    """Nested lists with `0` for `0.0`. Half of a causal pattern is zeros, so this makes the page smaller."""
     if isinstance(values, list):
         return [_shorter_zeros(value) for value in values]
     return 0 if values == 0.0 else values

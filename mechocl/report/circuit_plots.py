@@ -39,10 +39,10 @@ class _Line:
 
 
 def circuit(rows: pd.DataFrame, *, contrast: str, seed: int, edges: int = 12) -> go.Figure:
-    """One seed's circuit: places across, layers upward, thickness the size of an edge's score.
+    """Draw one seed's circuit. Places run across, layers run upward, and a thick edge has a score of large size.
 
-    `rows` as of `circuits.circuit_study`, with a seed column. Blue edges speak for the clean answer, red ones against
-    it. An edge into a head's keys or values runs from the place that is read to the places where the head
+    `rows` are those of `circuits.circuit_study`, with a seed column. Blue edges speak for the clean answer, red ones
+    against it. An edge into a head's keys or values runs from the place that is read to the places where the head
     writes. Raises MechoclError when no edge has a score.
     """
     own = rows[(rows["seed"] == seed) & (rows["contrast"] == contrast) & (rows["kind"] == "edge")]
@@ -92,7 +92,7 @@ def circuit(rows: pd.DataFrame, *, contrast: str, seed: int, edges: int = 12) ->
 def _draw_line(
     figure: go.Figure, line: _Line, start: tuple[float, float], end: tuple[float, float], *, largest: float
 ) -> None:
-    """Add an edge to the figure: its colour says the sign, its width the share of the `largest` score."""
+    """Add an edge to the figure. Its colour shows the sign of its score, its width the share of the `largest` score."""
     (x0, y0), (x1, y1) = start, end
     along = np.linspace(0, 1, 15)  # points to hover over
     color = _FOR if line.value > 0 else _AGAINST
@@ -114,7 +114,7 @@ def _draw_line(
 
 
 def _lines(chosen: pd.DataFrame) -> list[_Line]:
-    """The edges, those into keys and values once for every place at which their head writes."""
+    """The edges as lines. An edge into keys or values has one line for every place at which its head writes."""
     edges = [{k: str(v) for k, v in row.items()} for row in chosen.to_dict("records")]
     writes: dict[str, list[str]] = {}
     for edge in edges:
@@ -133,14 +133,14 @@ def _lines(chosen: pd.DataFrame) -> list[_Line]:
 
 
 def _place_order(place: str) -> tuple[int, str]:
-    """Roles in the order of a question, then positions by their number."""
+    """Key that sorts roles in the order of a question, then positions by their number."""
     number = re.search(r"\d+", place)
     known = ROLE_NAMES.index(place) if place in ROLE_NAMES else 3 if number else len(ROLE_NAMES)
     return known, number[0].zfill(6) if number else place
 
 
 def _level(name: str, nodes: list[tuple[str, str]]) -> float:
-    """From bottom to top: the embedding, heads and MLP of each layer, the logits."""
+    """Height of a component: from bottom to top the embedding, the heads and MLP of each layer, and the logits."""
     found = re.fullmatch(r"L(\d+)(H\d+| mlp)", name)
     if found:
         return 1.2 + 2.4 * int(found[1]) + (1.2 if name.endswith("mlp") else 0.0)
@@ -150,7 +150,7 @@ def _level(name: str, nodes: list[tuple[str, str]]) -> float:
 
 
 def _aside(node: tuple[str, str], nodes: list[tuple[str, str]]) -> float:
-    """Heads of one layer at one place stand beside each other."""
+    """Shift to the side, by which heads of one layer at one place stand beside each other."""
     name, place = node
     if "H" not in name:
         return 0.0
@@ -159,16 +159,16 @@ def _aside(node: tuple[str, str], nodes: list[tuple[str, str]]) -> float:
     return (beside.index(name) - (len(beside) - 1) / 2) * spread
 
 
-def curves(found: SeedSummary) -> go.Figure:
-    """Faithfulness and completeness against the number of edges, one panel per contrast, over the seeds.
+def curves(summary: SeedSummary) -> go.Figure:
+    """Draw faithfulness and completeness over the number of edges, with one panel for each contrast.
 
-    `found` as of `interventions.summaries.summarize_circuits`. Means over seeds in bold, seeds thin.
+    `summary` comes from `interventions.summaries.summarize_circuits`. Bold lines are means over seeds, thin ones seeds.
     """
-    contrasts = list(found.by_seed["contrast"].drop_duplicates())
+    contrasts = list(summary.by_seed["contrast"].drop_duplicates())
     figure = make_subplots(
         rows=1, cols=len(contrasts), subplot_titles=contrasts, shared_yaxes=True, horizontal_spacing=0.06
     )
-    seeds, means = found.by_seed.dropna(subset=["value"]), found.estimates
+    seeds, means = summary.by_seed.dropna(subset=["value"]), summary.estimates
     for column, contrast in enumerate(contrasts, start=1):
         for kind, (name, color) in _CURVES.items():
             part = seeds[(seeds["contrast"] == contrast) & (seeds["kind"] == kind)]
@@ -203,10 +203,10 @@ def curves(found: SeedSummary) -> go.Figure:
 
 
 def suppression(rows: pd.DataFrame, *, raised: str, spared: str) -> go.Figure:
-    """What ablating each component does to the answers about two subsets, on the judging half of their aliases.
+    """Draw what ablating each component does to the answers about two subsets, on the judging half of their aliases.
 
-    `rows` as of `suppression.ablate_components`, with a seed column; a dot for each component of each seed. What holds
-    `raised` back alone lies above 0 and near the vertical line.
+    `rows` are those of `suppression.ablate_components`, with a seed column. There is a dot for each component of each
+    seed. A component that holds back `raised` alone lies above 0 and near the vertical line.
     """
     judged = rows[rows["half"] == "judging"]
     wide = judged.pivot_table(

@@ -1,7 +1,7 @@
-"""One self-contained HTML dashboard of a dictionary: a table of its features to search and sort, and a page of each.
+"""A self-contained HTML dashboard of a dictionary: a table of its features to search and sort, and a page of each.
 
-The page needs no network and its Content-Security-Policy forbids any. Its data is one JSON text in a script element:
-numbers are rounded, and strings (tokens, properties, positions) and texts stand in it once, referred to by their index.
+The page needs no network and its Content-Security-Policy forbids any. Its data is one JSON text in a script element.
+Numbers are rounded. Strings (tokens, properties, positions) and texts stand in it once, and are named by their index.
 """
 
 import json
@@ -28,16 +28,16 @@ DIGITS: Final = 4
 def dashboard_html(
     pages: Sequence[FeaturePage], *, width: int, title: str, facts: Mapping[str, str], warning: str = ""
 ) -> str:
-    """The dashboard as one HTML page, the same text for the same pages.
+    """The dashboard as one HTML page. The same pages always give the same text.
 
     Args:
-        pages: `mechocl.features.pages.pages`.
-        width: features that the dictionary has; those without a page are counted as inactive.
-        title: heading of the page.
-        facts: what the header says of the dictionary, by name: site, width, quality, run, seed, held-out aliases.
-        warning: a reason for caution that no reader may miss.
+        pages: Pages of features, as `mechocl.features.pages.pages` makes them.
+        width: Number of features of the dictionary. Features without a page are counted as inactive.
+        title: Heading of the page.
+        facts: What the header says of the dictionary, by name: site, width, quality, run, seed, held-out aliases.
+        warning: A reason for caution that every reader must see.
 
-    Raises ValueError for a page of a feature that the dictionary does not have, and two pages of one.
+    Raises ValueError when the dictionary does not have the feature of a page, and when a feature has two pages.
     """
     numbers = [page.number for page in pages]
     if len(set(numbers)) != len(numbers):
@@ -85,7 +85,7 @@ def write(
 
 @dataclass(slots=True)
 class _Shared:
-    """What stands once on the page, in the order in which it was first asked for."""
+    """Strings and texts that stand once on the page, in the order in which they were first asked for."""
 
     strings: dict[str, int] = field(default_factory=dict)
     texts: dict[Text, int] = field(default_factory=dict)
@@ -98,7 +98,7 @@ class _Shared:
 
 
 def _data(pages: Sequence[FeaturePage], width: int) -> dict[str, Any]:
-    """What `dashboard.html.j2` reads; the names are short, because each stands there a thousand times."""
+    """The data that `dashboard.html.j2` reads. The names are short, because each occurs a thousand times."""
     shared = _Shared()
     features = [_feature(page, shared) for page in pages]
     texts = [_text(text, shared) for text in shared.texts]  # before the strings are listed
@@ -205,7 +205,7 @@ def _change(change: Change, shared: _Shared) -> list[Any]:
 
 
 def _number(x: float | None) -> float | int | None:
-    """Rounded; whole numbers without a point, and nothing for what is not finite."""
+    """The number, rounded. A whole number has no point, and a number that is not finite becomes None."""
     if x is None or not math.isfinite(x):
         return None
     rounded = float(f"{x:.{DIGITS}g}")

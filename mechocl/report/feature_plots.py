@@ -1,4 +1,4 @@
-"""Features → plotly figures. As in `mechocl.report.plots`, nothing here computes a result, shows or saves."""
+"""Plotly figures of features. As in `mechocl.report.plots`, nothing here computes a result, shows or saves."""
 
 import textwrap
 from typing import Final
@@ -20,7 +20,7 @@ _CONTROL: Final = "#8a8a8a"
 
 
 def selectivity(panels: list[tuple[str, pd.DataFrame]]) -> go.Figure:
-    """AUC of the best feature of each property at each position; panels of `summaries.existing`."""
+    """Draw the AUC of the best feature of each property at each position. Panels come from `summaries.existing`."""
     grids = []
     shown = _first_seen(pd.concat([table for _, table in panels]))  # the same rows in all panels
     for name, table in panels:
@@ -47,23 +47,23 @@ def _first_seen(table: pd.DataFrame) -> list[str]:
 
 
 def _in_order(positions: pd.Series) -> list[str]:
-    """alias, %, n1 …, = in the order of a question."""
+    """The positions in the order of a question: alias, %, n1 …, =."""
     rank = {"alias": 0, "%": 1, "=": 99}
     names = dict.fromkeys(positions)
     return sorted(names, key=lambda p: (rank.get(p.split(" ")[0], 2), len(p), p))
 
 
-def shares(found: PatchedShares, *, title: str) -> go.Figure:
-    """The share of the gap that patching moves, by property: dots are seeds, diamonds means with 95 % intervals.
+def shares(patched: PatchedShares, *, title: str) -> go.Figure:
+    """Draw the share of the gap that patching moves, by property. Dots are seeds, diamonds means with 95 % intervals.
 
-    `found` as from `summaries.summarize_shares`. Grey ticks: the 95th percentile of the controls.
+    `patched` comes from `summaries.summarize_shares`. Grey ticks are the 95th percentile of the controls.
     """
-    names = sorted(dict.fromkeys(found.share.by_seed["property"]), key=_rank)
+    names = sorted(dict.fromkeys(patched.share.by_seed["property"]), key=_rank)
     figure = go.Figure()
     for j, (kind, (words, color)) in enumerate(_KINDS.items()):
         seeds, means, controls = (
             table[table["kind"] == kind]
-            for table in (found.share.by_seed, found.share.estimates, found.control.estimates)
+            for table in (patched.share.by_seed, patched.share.estimates, patched.control.estimates)
         )
         if seeds.empty:
             continue
@@ -103,7 +103,7 @@ def _seed_dots(seeds: pd.DataFrame, x: pd.Series, color: str) -> go.Scatter:
 
 
 def _diamonds(means: pd.DataFrame, x: list[float], color: str, words: str) -> go.Scatter:
-    """The mean of each property with its interval; no bar where there is one seed."""
+    """The mean of each property with its interval. There is no bar where there is one seed."""
     half = (means["high"] - means["mean"]).to_numpy(dtype=float)
     return go.Scatter(
         x=x,
@@ -117,7 +117,7 @@ def _diamonds(means: pd.DataFrame, x: list[float], color: str, words: str) -> go
 
 
 def _ticks(control: pd.Series, x: list[float], *, showlegend: bool) -> go.Scatter:
-    """What the controls of each property move."""
+    """The share that the controls of each property move."""
     line = {"width": 2, "color": _CONTROL}
     return go.Scatter(
         x=x,
@@ -132,7 +132,7 @@ def _ticks(control: pd.Series, x: list[float], *, showlegend: bool) -> go.Scatte
 
 
 def _rank(name: str) -> tuple[int, str]:
-    """New aliases' tags first, then asked-about ones', then the rest."""
+    """Key that sorts the tags of new aliases first, then those of asked-about aliases, then other properties."""
     for i, start in enumerate(("new alias", "asked-about")):
         if name.startswith(start):
             return i, name

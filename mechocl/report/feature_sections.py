@@ -1,4 +1,4 @@
-"""The report's section on sparse autoencoders: of those that the run has trained, searched and tested."""
+"""The report's section on the sparse autoencoders that were trained, searched and tested in the run."""
 
 from collections.abc import Callable
 from typing import Final
@@ -16,10 +16,10 @@ from mechocl.report.page import Section, Table
 from mechocl.runs.run import Run
 
 _PANELS: Final = 4
-"""Kinds of dictionaries that are drawn beside each other."""
+"""Largest number of kinds of dictionaries that are drawn beside each other."""
 
 _LINES: Final = 10
-"""Lines of the table of what exists."""
+"""Largest number of lines in the table of what exists."""
 
 _QUALITY: Final = (
     ("explained_variance", "all"),
@@ -33,9 +33,9 @@ _QUALITY: Final = (
 
 
 def section(run: Run) -> Section | None:
-    """What the saved searches and tests of the run's dictionaries say; None where there are none.
+    """What the saved searches and tests of the run's dictionaries say. None if nothing is saved.
 
-    Dictionaries that differ in their initial weights alone are shown together.
+    Dictionaries that differ only in their initial weights are shown together.
     """
     names = [name for name in dictionaries.names(run.path) if "-crosscoder-" not in name]
     searched = _together(run, names, "sae-search", lambda name: SearchConfig(sae=name))
@@ -86,7 +86,7 @@ def _kind(name: str) -> str:
 def _together(
     run: Run, names: list[str], analysis: str, config: Callable[[str], object]
 ) -> dict[str, pd.DataFrame]:
-    """Saved rows by kind of dictionary; column `sae` tells those of one kind apart."""
+    """Saved rows by kind of dictionary. The column `sae` tells the dictionaries of one kind apart."""
     found: dict[str, list[pd.DataFrame]] = {}
     for name in names:
         rows = _saved(run, analysis, config(name))
@@ -96,7 +96,7 @@ def _together(
 
 
 def _saved(run: Run, analysis: str, config: object) -> pd.DataFrame | None:
-    """Rows over the seeds that have them."""
+    """Saved rows of all seeds that have them. None if no seed has them."""
     name = str(getattr(config, "sae", ""))
     there = [
         folder
@@ -112,7 +112,7 @@ def _saved(run: Run, analysis: str, config: object) -> pd.DataFrame | None:
 
 
 def _quality(run: Run, names: list[str]) -> Table:
-    """One line for each dictionary, with those of other initial weights as they were judged."""
+    """A table with one line for each dictionary, judged beside the dictionaries with other initial weights."""
     lines = []
     for name in names:
         others = tuple(other for other in names if other != name and _kind(other) == _kind(name))

@@ -1,4 +1,4 @@
-"""Weight grafts → plotly figure. As in `mechocl.report.plots`, nothing here computes, shows or saves."""
+"""Plotly figure of weight grafts. As in `mechocl.report.plots`, nothing here computes, shows or saves."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -26,12 +26,13 @@ _METRICS: Final = {"auc": "within-alias AUC", "accuracy": "accuracy", "recall": 
 
 
 def grafts(
-    found: Sequence[GraftEstimate], rows: pd.DataFrame, *, metric: str = "auc", column: str = "share"
+    estimates: Sequence[GraftEstimate], rows: pd.DataFrame, *, metric: str = "auc", column: str = "share"
 ) -> go.Figure:
-    """What each group of weights carries, by subset: bars are means over seeds with 95 % intervals, dots seeds.
+    """Draw what each group of weights carries, by subset. Bars are means over seeds with 95 % intervals, dots are seeds.
 
-    `found`: from `grafting.estimates` of the same rows, metric and column. Above, groups grafted alone, and the
-    steering vectors; below, all groups but one. Groups that stage 2 did not change are left out.
+    `estimates` come from `grafting.estimates` of the same rows, metric and column. The upper panel has groups that are
+    grafted alone, and the steering vectors. In the lower panel all groups except one are grafted. Groups that stage 2 did
+    not change are left out.
     """
     rows = rows[(rows["metric"] == metric) & (rows["change"] > 0) & (rows["group"] != "all")]
     rows = rows[rows["subset"].map(lambda name: SUBSETS[name].stage == 2)]
@@ -44,7 +45,7 @@ def grafts(
     for i, kind in enumerate(_KINDS, start=1):
         for j, subset in enumerate(subsets):
             at = {group: k + (j - (len(subsets) - 1) / 2) * width for k, group in enumerate(groups)}
-            here = [e for e in found if (e.kind, e.subset) == (kind, subset) and e.group in at]
+            here = [e for e in estimates if (e.kind, e.subset) == (kind, subset) and e.group in at]
             figure.add_trace(_bars(here, at, subset, width, first=i == 1), row=i, col=1)
             seeds = rows[(rows["kind"] == kind) & (rows["subset"] == subset)].dropna(subset=[column])
             figure.add_trace(_dots(seeds, at, subset, width, column), row=i, col=1)
@@ -65,25 +66,25 @@ def grafts(
 
 
 def _bars(
-    found: Sequence[GraftEstimate], at: dict[str, float], subset: str, width: float, *, first: bool
+    estimates: Sequence[GraftEstimate], at: dict[str, float], subset: str, width: float, *, first: bool
 ) -> go.Bar:
-    half = [e.estimate.high - e.estimate.mean for e in found]
+    half = [e.estimate.high - e.estimate.mean for e in estimates]
     return go.Bar(
-        x=[at[e.group] for e in found],
-        y=[e.estimate.mean for e in found],
+        x=[at[e.group] for e in estimates],
+        y=[e.estimate.mean for e in estimates],
         width=width * 0.92,
         error_y={"type": "data", "array": half, "thickness": 1.5, "width": 4, "color": "#222"},
         marker={"color": COLORS[subset], "opacity": 0.75},
         name=label(subset),
         legendgroup=subset,
         showlegend=first,
-        customdata=[[e.group, e.estimate.n, h] for e, h in zip(found, half, strict=True)],
+        customdata=[[e.group, e.estimate.n, h] for e, h in zip(estimates, half, strict=True)],
         hovertemplate=f"%{{customdata[0]}}, {subset}<br>%{{y:.3f}} ± %{{customdata[2]:.3f}} over %{{customdata[1]}} seeds<extra></extra>",
     )
 
 
 def _dots(seeds: pd.DataFrame, at: dict[str, float], subset: str, width: float, column: str) -> go.Scatter:
-    # to the left of the interval, each seed at its own place
+    # the dots are to the left of the interval, each seed at its own place
     number = seeds["seed"].rank(method="dense").to_numpy() - 1
     spread = number / max(1.0, float(number.max(initial=0))) - 1.0
     return go.Scatter(

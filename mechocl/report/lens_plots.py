@@ -1,4 +1,4 @@
-"""Lenses and direct logit attribution → plotly figure.
+"""Plotly figures of lenses and of direct logit attribution.
 
 Heads have no identity over seeds: `L0H1` of one seed is no relative of `L0H1` of another. So a mean over
 seeds is drawn with every seed's own dot beside it wherever there is room.
@@ -21,7 +21,7 @@ LensValue = Literal["rank", "vocabulary_rank", "difference", "kl"]
 
 
 def _titles(words: Words) -> dict[LensValue, str]:
-    """Titles of the colour scales."""
+    """Title of the colour scale of each value."""
     return {
         "rank": f"mean rank<br>({words.entities})",
         "vocabulary_rank": "mean rank<br>(vocabulary)",
@@ -30,21 +30,21 @@ def _titles(words: Words) -> dict[LensValue, str]:
     }
 
 
-def attribution(found: SeedSummary, *, words: Words) -> go.Figure:
-    """Direct logit attribution: a bar for each component and subset, with a dot per seed and the 95 % interval.
+def attribution(summary: SeedSummary, *, words: Words) -> go.Figure:
+    """Draw direct logit attribution: a bar for each component and subset, with a dot per seed and the 95 % interval.
 
-    `found` as from `lenses.summaries.summarize_attribution`. Panels: lists with the alias's integer, lists without, and
-    the mean of both, in which what pushes towards false whatever the list cancels out.
+    `summary` comes from `lenses.summaries.summarize_attribution`. The panels are lists with the alias's integer, lists
+    without it, and the mean of both. In the mean a push towards false that does not depend on the list cancels out.
     """
-    components, subsets = list(found.by_seed["component"].drop_duplicates()), _subsets(found.by_seed)
-    panels = list(found.by_seed["lists"].drop_duplicates())
+    components, subsets = list(summary.by_seed["component"].drop_duplicates()), _subsets(summary.by_seed)
+    panels = list(summary.by_seed["lists"].drop_duplicates())
     figure = make_subplots(rows=len(panels), cols=1, subplot_titles=panels, vertical_spacing=0.09)
     width = 0.8 / len(subsets)
     for panel, lists in enumerate(panels, start=1):
         for i, subset in enumerate(subsets):
             seeds, means = (
                 table[(table["lists"] == lists) & (table["subset"] == subset)]
-                for table in (found.by_seed, found.estimates)
+                for table in (summary.by_seed, summary.estimates)
             )
             wide = seeds.pivot(index="seed", columns="component", values="value")[components]
             x = np.arange(len(components)) + (i - (len(subsets) - 1) / 2) * width
@@ -53,7 +53,7 @@ def attribution(found: SeedSummary, *, words: Words) -> go.Figure:
             figure.add_trace(dots, row=panel, col=1)
     figure.update_xaxes(tickvals=list(range(len(components))), ticktext=components)
     figure.update_yaxes(zerolinecolor="#777", matches="y")
-    what = words.attributed_difference if found.quantity == "difference" else words.attributed_entity
+    what = words.attributed_difference if summary.quantity == "difference" else words.attributed_entity
     figure.update_yaxes(title=f"contribution {what}", row=min(2, len(panels)), col=1)
     figure.update_layout(
         height=160 + 220 * len(panels),
@@ -66,9 +66,9 @@ def attribution(found: SeedSummary, *, words: Words) -> go.Figure:
 def lenses_compared(
     logit: pd.DataFrame, tuned: pd.DataFrame, *, value: LensValue, words: Words, contains: bool = False
 ) -> go.Figure:
-    """Logit lens (left) and tuned lens (right), layer × position, a row of panels per subset, over all seeds.
+    """Draw the logit lens (left) and the tuned lens (right) as layer × position, with a row of panels per subset.
 
-    `logit` and `tuned` as from `lenses.logit_lens` and `tuned_lens.tuned_lens`.
+    `logit` and `tuned` come from `lenses.logit_lens` and `tuned_lens.tuned_lens`. Values are means over all seeds.
     """
     panels = []
     for subset in _subsets(logit):
@@ -83,9 +83,9 @@ def lenses_compared(
 def component_lens(
     rows: pd.DataFrame, *, value: LensValue, words: Words, contains: bool = False
 ) -> go.Figure:
-    """Logit lens of the stream, the heads and the MLPs × position, one panel per subset, over all seeds.
+    """Draw the logit lens of the stream, the heads and the MLPs at each position, with one panel per subset.
 
-    `rows` as from `lenses.logit_lens`. Rows from bottom to top as the table has them.
+    `rows` come from `lenses.logit_lens`. Components run from bottom to top in the order of the table.
     """
     rows = rows[rows["contains"] == contains].dropna(subset=[value])
     stream = rows["component"] == "stream"
@@ -110,7 +110,7 @@ def _subsets(rows: pd.DataFrame) -> list[str]:
 def _bars(
     seeds: pd.DataFrame, means: pd.DataFrame, x: np.ndarray, subset: str, width: float
 ) -> tuple[go.Bar, go.Scatter]:
-    """Means with intervals as bars, seeds as dots. `seeds`: a row per seed, a column per component."""
+    """Means with intervals as bars, and seeds as dots. `seeds` has a row for each seed, a column for each component."""
     mean = means["mean"].to_numpy(dtype=float)
     half = means["high"].to_numpy(dtype=float) - mean
     names = [TOTAL + " (the model's own)" if c == TOTAL else c for c in seeds]

@@ -1,4 +1,4 @@
-"""One self-contained HTML report: verdicts first, then sections of figures and tables, then attention.
+"""A self-contained HTML report: first the verdicts, then sections of figures and tables, then attention.
 
 The page needs no network and its Content-Security-Policy forbids any: plotly's and CircuitsVis's scripts,
 the data and the style are all inside the one file.
@@ -26,13 +26,13 @@ from mechocl.report.attention_explorer import (
 )
 
 SIZE_LIMIT = 8_000_000
-"""Bytes: a report that mail and chat still carry. The two scripts alone take 6.1 million."""
+"""Largest size of a report in bytes, which mail and chat still carry. The two scripts alone take 6.1 million."""
 
 DEFAULT_HEIGHT = 420
-"""Pixels, for a figure that names no height."""
+"""Height in pixels of a figure that names no height."""
 
 COMPACT_MARGIN = {"t": 60, "b": 60, "l": 70, "r": 30}
-"""Pixels, for a figure that names no margin; plotly's own leave much of a report empty."""
+"""Margins in pixels of a figure that names no margin. Plotly's own margins leave much of a report empty."""
 
 _SECTION_ID = re.compile(r"[a-z][a-z0-9-]*")
 _RESERVED_IDS = frozenset({"summary", "trained", "attention"})
@@ -42,7 +42,7 @@ _NO_NUMBER = frozenset({"", "-", "–", "—", "n/a", "nan"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A table of strings that are ready to show. `ValueError` if a row has not one cell per column."""
+    """A table of strings that are ready to show. Raises ValueError when a row does not have one cell per column."""
 
     caption: str
     columns: tuple[str, ...]
@@ -55,26 +55,26 @@ class Table:
 
     @property
     def numeric(self) -> tuple[bool, ...]:
-        """For each column, whether its cells are numbers: with intervals, signs or %, and not all empty."""
+        """For each column, whether its cells are numbers, which may have intervals, signs or %, and are not all empty."""
         return tuple(_is_numeric([row[i] for row in self.rows]) for i in range(len(self.columns)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """One question and its evidence. `ValueError` if `id` cannot be the target of a link."""
+    """One question and its evidence. Raises ValueError when `id` cannot be the target of a link."""
 
     id: str
     """Lower-case letters, digits and hyphens; not `summary`, `trained` or `attention`."""
     title: str
     how_to_read: str
-    """Two sentences: what is drawn, and what to look for."""
+    """Two sentences that say what is drawn, and what to look for."""
     figures: tuple[Figure, ...] = ()
-    """Drawn one below the other at the page's width; a figure's own width is kept as its greatest width."""
+    """Figures, one below the other at the page's width. A figure's own width is kept as its greatest width."""
     tables: tuple[Table, ...] = ()
     html: str = ""
-    """More HTML, trusted and inserted as it is."""
+    """More HTML, which is trusted and inserted as it is."""
     finding: str = ""
-    """What was found, as a plain sentence, shown in bold at the top."""
+    """What was found, as a plain sentence, which is shown in bold at the top."""
 
     def __post_init__(self) -> None:
         if not _SECTION_ID.fullmatch(self.id) or self.id in _RESERVED_IDS:
@@ -91,23 +91,23 @@ class SummaryRow:
     label: str
     sentence: str
     answer: str = ""
-    """A word or two; "yes" and "no" get a colour of their own, any other a neutral one."""
+    """A word or two. "yes" and "no" have colours of their own, any other text has a neutral one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Everything on the page. `ValueError` if two sections have the same id."""
+    """Everything on the page. Raises ValueError when two sections have the same id."""
 
     title: str
     summary: tuple[SummaryRow, ...]
-    """What a reader with one minute should know."""
+    """What a reader who has one minute should know."""
     facts: dict[str, str] = field(default_factory=dict)
     """What was trained: recipe, seeds, time, versions."""
     sections: tuple[Section, ...] = ()
     attention: tuple[AttentionView, ...] = ()
-    """Questions of the attention explorer; none, and the page has no explorer."""
+    """Questions of the attention explorer. Without any, the page has no explorer."""
     warning: str = ""
-    """A reason for caution that no reader may miss, such as "smoke test: one seed, small task"."""
+    """A reason for caution that every reader must see, such as "smoke test: one seed, small task"."""
 
     def __post_init__(self) -> None:
         ids = [section.id for section in self.sections]
@@ -117,7 +117,7 @@ class Report:
 
 
 def render(report: Report) -> str:
-    """The report as one HTML page, the same text for the same report."""
+    """The report as one HTML page. The same report always gives the same text."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -137,8 +137,8 @@ def render(report: Report) -> str:
 def write(report: Report, path: Path) -> int:
     """Render `report` into the file `path`, atomically, and return its size in bytes.
 
-    `FileNotFoundError` if the folder is missing; `ValueError` if the page would be over `SIZE_LIMIT`. In both
-    cases nothing is written.
+    Raises FileNotFoundError when the folder is missing, and ValueError when the page would be larger than `SIZE_LIMIT`.
+    In both cases nothing is written.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(
@@ -158,12 +158,12 @@ def write(report: Report, path: Path) -> int:
 
 
 def write_figure(figure: Figure, path: Path) -> None:
-    """Write a plotly figure as one HTML file that works without a network. Raises OSError as `write`."""
+    """Write a plotly figure as one HTML file that works without a network. Raises OSError when it cannot be written."""
     write_text(path, figure.to_html(include_plotlyjs=True))
 
 
 def _plot(section: Section, index: int) -> dict[str, Any]:
-    """What the template needs of one figure: its name, its size, and its JSON without a fixed width."""
+    """What the template needs to know of one figure: its name, its size, and its JSON without a fixed width."""
     figure = json.loads(section.figures[index].to_json())
     layout = figure["layout"]
     width = layout.pop("width", None)

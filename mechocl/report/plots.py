@@ -1,4 +1,4 @@
-"""Result → plotly figure. Nothing here computes a result, shows, saves or touches a model."""
+"""Plotly figures of results. Nothing here computes a result, shows, saves or touches a model."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -36,14 +36,14 @@ _TITLES: Final = {
 
 
 def label(subset: str) -> str:
-    """The paper's notation and our name: `Ḋ₅ᶜᵒⁿˢ d1_consistent`."""
+    """The paper's notation for a subset and our name: `Ḋ₅ᶜᵒⁿˢ d1_consistent`."""
     return f"{SUBSETS[subset].notation} {subset}"
 
 
 def training_curves(history: pd.DataFrame, *, metrics: Sequence[str] = ("auc", "recall")) -> go.Figure:
-    """Evaluations during training by subset: mean over seeds in bold, single seeds thin.
+    """Draw the evaluations during training by subset. The mean over seeds is bold, single seeds are thin.
 
-    `history`: columns seed, stage, epoch, subset and the metrics.
+    `history` has the columns seed, stage, epoch, subset and the metrics.
     """
     stages = sorted(history["stage"].unique())
     figure = make_subplots(
@@ -99,7 +99,7 @@ def training_curves(history: pd.DataFrame, *, metrics: Sequence[str] = ("auc", "
 def subset_values(
     estimates: list[SubsetEstimate], per_seed: pd.DataFrame, *, metric: str = "auc"
 ) -> go.Figure:
-    """Each subset's value: one dot per seed, the mean with its 95 % interval beside them."""
+    """Draw each subset's value: one dot per seed, and beside them the mean with its 95 % interval."""
     chosen = [e for e in estimates if e.metric == metric]
     figure = go.Figure()
     for i, e in enumerate(chosen):
@@ -138,9 +138,9 @@ def subset_values(
 
 
 def patching(grids: Sequence[PatchedGrid]) -> go.Figure:
-    """Mean effect of patching each site, site × position, one panel per contrast, over all seeds.
+    """Draw the mean effect over seeds of patching each site at each position, with one panel per contrast.
 
-    `grids` as of `interventions.summaries.summarize_patching`. The interval and every seed's value are in the cells'
+    `grids` come from `interventions.summaries.summarize_patching`. The interval and every seed's value are in the cells'
     hover text.
     """
     panels = [
@@ -156,12 +156,12 @@ def patching(grids: Sequence[PatchedGrid]) -> go.Figure:
     )
 
 
-def _seed_values(one: PatchedGrid) -> pd.DataFrame:
-    """For each cell its interval and its values by seed, as text."""
-    found = one.cells.estimates.set_index(["site", "position"])
-    by_seed = one.cells.by_seed.groupby(["site", "position"])["value"]
+def _seed_values(grid: PatchedGrid) -> pd.DataFrame:
+    """A table with the interval and the values by seed of each cell, as text."""
+    found = grid.cells.estimates.set_index(["site", "position"])
+    by_seed = grid.cells.by_seed.groupby(["site", "position"])["value"]
     seeds = by_seed.agg(lambda x: ", ".join(f"{v:+.2f}" for v in x))
-    text = one.means.astype(object)
+    text = grid.means.astype(object)
     for site in text.index:
         for position in text.columns:
             row = found.loc[(site, position)] if (site, position) in found.index else None
@@ -171,9 +171,9 @@ def _seed_values(one: PatchedGrid) -> pd.DataFrame:
 
 
 def attention(pattern: np.ndarray, tokens: Sequence[str], *, layer: int) -> go.Figure:
-    """Attention probabilities of the heads of one layer: query rows, key columns.
+    """Draw the attention probabilities of the heads of one layer. Rows are queries, columns are keys.
 
-    `pattern`: shape (layer, head, query, key).
+    `pattern` has the shape (layer, head, query, key).
     """
     names = [f"{i}: {t}" for i, t in enumerate(tokens)]
     panels = [
@@ -194,7 +194,7 @@ def heatmaps(
     bottom_up: bool = True,
     hovers: list[pd.DataFrame] | None = None,
 ) -> go.Figure:
-    """Tables of numbers as heatmaps on one colour scale, two beside each other. `hovers`: more text for each cell."""
+    """Draw tables of numbers as heatmaps on one colour scale, two in a row. `hovers` has more text for each cell."""
     columns = min(2, len(panels))
     n_rows = -(-len(panels) // columns)
     per_row = 70 + 34 * max(len(grid) for _, grid in panels)

@@ -13,10 +13,10 @@ from mechocl.report.page import Report, SummaryRow
 def probe_report(
     grids: Sequence[Grid], rows: pd.DataFrame, *, units: Sequence[Unit] = (), gaps: pd.DataFrame | None = None
 ) -> Report:
-    """The page of a sweep's table: a section for each probe, and how alike the directions of finished units are.
+    """The page of a sweep's table: a section for each probe, and sections on how alike the directions are.
 
-    `grids` are those of `probing.summaries.probe_grids(rows)`. `gaps` are those of `analyses.jobs.iml_gaps`, which stand
-    beside the comparison of runs.
+    `grids` are those of `probing.summaries.probe_grids(rows)`. Directions are those of the finished units in `units`.
+    `gaps` are those of `analyses.jobs.iml_gaps`, which stand beside the comparison of runs.
     """
     sections = probe_sections.sections(grids, rows, gaps=gaps) + probe_sections.direction_sections(units)
     return Report(

@@ -1,4 +1,4 @@
-"""Figures of probes: the layer × token grid with its controls, emergence over training, word orders compared."""
+"""Figures of probes: the layer × token grid with its controls, emergence over training, and word orders compared."""
 
 from typing import Final
 
@@ -25,9 +25,9 @@ _COLORS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e
 TITLES: Final = {"auc": "AUC", "accuracy": "balanced accuracy"}
 
 
-def grid(one: Grid) -> go.Figure:
-    """Layer × token heatmaps of a probe, its mean over seeds, beside its controls; sites from the bottom up."""
-    found, value, floor = one.cells, one.statistic, one.chance
+def grid(probed: Grid) -> go.Figure:
+    """Draw layer × token heatmaps of a probe, as means over seeds, beside its controls. Sites run from the bottom up."""
+    found, value, floor = probed.cells, probed.statistic, probed.chance
     panels = [(name, title) for name, title in _PANELS if name in found]
     columns = min(2, len(panels))
     n_rows = -(-len(panels) // columns)
@@ -79,17 +79,18 @@ def grid(one: Grid) -> go.Figure:
     return styled(figure)
 
 
-def emergence(found: Emergence) -> go.Figure:
-    """A probe's statistic at its landmarks over the checkpoints of one run: mean and 95 % interval over seeds.
+def emergence(emerging: Emergence) -> go.Figure:
+    """Draw a probe's statistic at its landmarks over the checkpoints of one run: mean and 95 % interval over seeds.
 
-    Dotted: what a place must exceed to be significant in the whole grid; dashed lines part the stages.
+    The dotted line is the value that a place must exceed to be significant in the whole grid. Dashed lines part the
+    stages.
     """
-    when = found.checkpoints
+    when = emerging.checkpoints
     labels = [f"stage {r.stage}<br>{float(f'{r.epoch:.2g}'):g}" for r in when.itertuples()]
     at = pd.MultiIndex.from_frame(when[["stage", "step"]])
     figure = go.Figure()
-    for place, color in zip(found.landmarks, _COLORS, strict=False):
-        e = _at(found.scores.estimates, place).set_index(["stage", "step"]).reindex(at)
+    for place, color in zip(emerging.landmarks, _COLORS, strict=False):
+        e = _at(emerging.scores.estimates, place).set_index(["stage", "step"]).reindex(at)
         name = _place_name(place)
         figure.add_trace(
             go.Scatter(
@@ -117,15 +118,15 @@ def emergence(found: Emergence) -> go.Figure:
             figure.add_vline(x=i - 0.5, line={"dash": "dash", "color": "#bbb", "width": 1})
     figure.update_layout(
         height=420,
-        yaxis={"title": TITLES[found.statistic]},
+        yaxis={"title": TITLES[emerging.statistic]},
         xaxis={"title": "stage, and its epoch", "type": "category", "tickangle": 0},
     )
     return styled(figure)
 
 
-def word_orders(found: RunsCompared) -> go.Figure:
-    """One probe at its landmarks, run beside run: a dot a seed, the mean with its 95 % interval; gaps below."""
-    runs, gaps = found.runs, found.gaps
+def word_orders(compared: RunsCompared) -> go.Figure:
+    """Draw one probe at its landmarks, run beside run: a dot per seed, and the mean with its 95 % interval. Gaps are below."""
+    runs, gaps = compared.runs, compared.gaps
     twice = runs["word_order"].duplicated(keep=False).any()
     names = [f"{r.word_order}<br>{r.run}" if twice else str(r.word_order) for r in runs.itertuples()]
     figure = make_subplots(
@@ -137,17 +138,17 @@ def word_orders(found: RunsCompared) -> go.Figure:
         + ([] if gaps is None else ["implicit meta-learning, d1 − d2"]),
     )
     line = {"dash": "dot", "color": "#999", "width": 1}
-    for j, (place, color) in enumerate(zip(found.landmarks, _COLORS, strict=False)):
-        seeds, means = _at(found.scores.by_seed, place), _at(found.scores.estimates, place)
-        shift = (j - (len(found.landmarks) - 1) / 2) * 0.14
+    for j, (place, color) in enumerate(zip(compared.landmarks, _COLORS, strict=False)):
+        seeds, means = _at(compared.scores.by_seed, place), _at(compared.scores.estimates, place)
+        shift = (j - (len(compared.landmarks) - 1) / 2) * 0.14
         _dots(figure, seeds, means, runs["run"], shift=shift, name=_place_name(place), color=color, row=1)
     if gaps is not None:
-        name = f"IML gap ({found.metric})"
+        name = f"IML gap ({compared.metric})"
         _dots(figure, gaps.by_seed, gaps.estimates, runs["run"], shift=0.0, name=name, color="#444", row=2)
         figure.add_hline(y=0, line=line, row=2, col=1)
-        figure.update_yaxes(title=found.metric, row=2, col=1)
-    figure.add_hline(y=found.chance, line=line, row=1, col=1)
-    figure.update_yaxes(title=TITLES[found.statistic], row=1, col=1)
+        figure.update_yaxes(title=compared.metric, row=2, col=1)
+    figure.add_hline(y=compared.chance, line=line, row=1, col=1)
+    figure.update_yaxes(title=TITLES[compared.statistic], row=1, col=1)
     figure.update_xaxes(tickvals=list(range(len(names))), ticktext=names, range=[-0.5, len(names) - 0.5])
     figure.update_layout(height=400 if gaps is None else 620)
     return styled(figure)
@@ -160,7 +161,7 @@ def _at(table: pd.DataFrame, place: tuple[str, int, str]) -> pd.DataFrame:
 
 
 def _place_name(place: tuple[str, int, str]) -> str:
-    """`=, L0 resid_post`."""
+    """The name of a place, such as `=, L0 resid_post`."""
     site, layer, position = place
     return f"{position}, {'embedding' if (site, layer) == ('resid_pre', 0) else f'L{layer} {site}'}"
 
@@ -176,7 +177,7 @@ def _dots(
     color: str,
     row: int,
 ) -> None:
-    """Seeds of each run as dots, their mean with its interval beside them."""
+    """Draw the seeds of each run as dots, and beside them their mean with its interval."""
     groups = [seeds.loc[seeds["run"] == run, "value"].dropna().to_numpy(dtype=float) for run in runs]
     x = np.concatenate([np.full(len(g), i + shift - 0.03) for i, g in enumerate(groups)])
     figure.add_trace(
@@ -200,15 +201,15 @@ def _dots(
     )  # fmt: skip
 
 
-def cosines(found: pd.DataFrame) -> go.Figure:
-    """How alike probe directions are between places, checkpoints and seeds (`probe_directions.compare`).
+def cosines(pairs: pd.DataFrame) -> go.Figure:
+    """Draw how alike probe directions are between places, checkpoints and seeds (`probe_directions.compare`).
 
-    One dot a pair; a bar is what 95 % of the pairs with shuffled labels stay below.
+    There is one dot for each pair. 95 % of the pairs with shuffled labels stay below the bar.
     """
     figure = go.Figure()
-    kinds = list(dict.fromkeys(found["compared"]))
+    kinds = list(dict.fromkeys(pairs["compared"]))
     for i, kind in enumerate(kinds):
-        part = found[found["compared"] == kind]
+        part = pairs[pairs["compared"] == kind]
         spread = np.linspace(-0.3, 0.3, len(part)) if len(part) > 1 else np.zeros(1)
         figure.add_trace(
             go.Scatter(

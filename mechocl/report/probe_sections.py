@@ -1,4 +1,4 @@
-"""What probes found, as sections of a page: for each probe its figures and its table of verdicts."""
+"""What probes found, as sections of a page. Each probe has its figures and its table of verdicts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ HOW_TO_READ: Final = (
 )
 
 _SHOWN: Final = 8
-"""Places in the table of verdicts of a run: the landmarks, then the best ones."""
+"""Number of places in the table of verdicts of a run: the landmarks, then the best other places."""
 
 
 def sections(
@@ -32,8 +32,8 @@ def sections(
 ) -> tuple[Section, ...]:
     """A section for each probe of a sweep's table.
 
-    `grids`: of `probe_summaries.grids(rows)`. `gaps`: as from `pipeline.gaps`, beside the
-    comparison of word orders.
+    `grids` are those of `probing.summaries.probe_grids(rows)`. `gaps` are those of `analyses.jobs.iml_gaps`, which stand
+    beside the comparison of word orders.
     """
     found = []
     for recipe, name in dict.fromkeys((one.recipe, one.probe) for one in grids):
@@ -45,7 +45,7 @@ def sections(
 
 
 def direction_sections(units: Sequence[probe_sweep.Unit]) -> tuple[Section, ...]:
-    """How alike the directions of the two-class probes of finished units are; nothing without shuffles."""
+    """Sections on how alike the directions of the two-class probes of finished units are. Empty without shuffles."""
     found = []
     for run, recipe in dict.fromkeys((unit.run, unit.config.recipe) for unit in units):
         own = [u for u in units if (u.run, u.config.recipe) == (run, recipe)]
@@ -134,17 +134,17 @@ def _section(grids: Sequence[Grid], rows: pd.DataFrame, probe: Probe, gaps: pd.D
     )
 
 
-def described(one: Grid) -> str:
-    """One sentence: where it can be read, and whether it is used there."""
-    cells = one.cells
-    if not one.permutations:
+def described(grid: Grid) -> str:
+    """One sentence that says where the probe's target can be read, and whether it is used."""
+    cells = grid.cells
+    if not grid.permutations:
         return "no significance was computed (no permutations)."
     significant = cells[cells["p"] < summaries.LEVEL]
-    text = f"readable at {len(significant)} of {len(cells)} places (corrected p < .05, {one.permutations} permutations)"
+    text = f"readable at {len(significant)} of {len(cells)} places (corrected p < .05, {grid.permutations} permutations)"
     if len(significant):
         best = significant.sort_values("mean", ascending=False, kind="stable").to_dict("records")[0]
         text += f", best at {where(best)}: {number(best['mean'])}"
-    if one.recency == "confounded":
+    if grid.recency == "confounded":
         text += "; its classes differ in when they were learned, so it may read that instead"
     counts = cells["verdict"].value_counts()
     tried = {v: int(counts.get(v, 0)) for v in (summaries.USED, summaries.NOT_USED)}
@@ -156,9 +156,9 @@ def described(one: Grid) -> str:
 _CONTROL_COLUMNS: Final = ("shuffled", "untrained", "matched recency", "selectivity")
 
 
-def _lines(one: Grid) -> list[tuple[str, ...]]:
-    """The landmarks, then the best of the other places."""
-    cells, landmarks = one.cells, summaries.landmarks(one.cells)
+def _lines(grid: Grid) -> list[tuple[str, ...]]:
+    """Lines of the table of verdicts: the landmarks, then the best of the other places."""
+    cells, landmarks = grid.cells, summaries.landmarks(grid.cells)
     keys = list(zip(cells["site"], cells["layer"], cells["position"], strict=True))
     first = [keys.index(key) for key in landmarks if key in keys]
     others = [i for i in cells["mean"].sort_values(ascending=False).index if i not in first]
@@ -180,7 +180,7 @@ def _lines(one: Grid) -> list[tuple[str, ...]]:
 
 
 def _subsets(grids: Sequence[Grid]) -> Table:
-    """Accuracy of each subset at the landmarks: which aliases carry it."""
+    """Table of the accuracy of each subset at the landmarks, which says which aliases carry the result."""
     present = {s for one in grids for s in one.subsets["subset"].unique()}
     subsets = [s for s in plots.COLORS if s in present]
     lines = []
@@ -203,15 +203,15 @@ def _subsets(grids: Sequence[Grid]) -> Table:
 
 
 def where(row: Any) -> str:
-    """`alias, embedding`, `=, L0 resid_post`."""
+    """The name of a row's place, such as `alias, embedding` or `=, L0 resid_post`."""
     place = (
         "embedding" if (row["site"], row["layer"]) == ("resid_pre", 0) else f"L{row['layer']} {row['site']}"
     )
     return f"{row['position']}, {place}"
 
 
-def _embedding(one: Grid) -> str:
-    alone = one.token_embedding
+def _embedding(grid: Grid) -> str:
+    alone = grid.token_embedding
     return f" (alias's token embedding alone: {number(alone)})" if np.isfinite(alone) else ""
 
 

@@ -1,4 +1,4 @@
-"""A run → the report that answers its questions."""
+"""Make the report of a run, which answers its questions."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ from toy_models.words import Words
 
 
 def build(run: Run, rows: dict[str, pd.DataFrame], *, warning: str = "") -> Report:
-    """The report of a run from the saved rows of each analysis (`pipeline.REPORTED`)."""
+    """The report of a run from the saved rows of its reported analyses (`analyses.jobs.reported_analyses`)."""
     history = pd.concat([f.history().assign(seed=f.seed) for f in run.finished_seeds()], ignore_index=True)
     failures = run.failures()
     if failures:
@@ -174,7 +174,7 @@ def _patching(rows: pd.DataFrame, words: Words) -> Section:
 
 
 def _probes(run: Run, rows: pd.DataFrame) -> tuple[Section, ...]:
-    """The probes of a run's last checkpoint."""
+    """Sections on the probes of a run's last checkpoint."""
     where: dict[str, Any] = {
         "run": run.path.name,
         "word_order": run.recipe.task.word_order,
@@ -186,7 +186,7 @@ def _probes(run: Run, rows: pd.DataFrame) -> tuple[Section, ...]:
 
 
 def attention_views(run: Run, rows: pd.DataFrame) -> tuple[AttentionView, ...]:
-    """The first seed's patterns, one view per question."""
+    """The attention patterns of the first seed, with one view per question."""
     seed = int(rows["seed"].iloc[0])
     task = run.seed(seed).analysed_task()
     views = []

@@ -27,8 +27,8 @@ def write_sae_dashboard(
 ) -> int:
     """Write the page of one seed's SAE into the file `out`, whose folder is made, and return its size in bytes.
 
-    `config` names the SAE and the search whose rows are shown. What the causal test found is shown where it was run;
-    otherwise the page says that the features have not been tested.
+    `config` names the SAE and the search whose rows are shown. The page shows what the causal test found. If the
+    test was not done, the page says that the features have not been tested.
     """
     folder = run.seed(seed)
     subject = open_subject(
@@ -62,7 +62,7 @@ def write_sae_dashboard(
 
 
 def dictionary_facts(dictionary: Dictionary, quality: pd.DataFrame) -> dict[str, str]:
-    """What the page's header says of a dictionary, from the rows of its `sae-quality`."""
+    """What the page's header says of a dictionary, from the rows of its `sae-quality` analysis."""
     value = {
         (str(measure), str(part)): float(number)
         for measure, part, number in zip(quality["measure"], quality["part"], quality["value"], strict=True)
@@ -94,7 +94,7 @@ def probe_directions_at(
 ) -> Mapping[str, Float[Tensor, " d"]]:
     """Unit vectors of the run's default two-class probes at a hook point, by probe and position.
 
-    There are none where the probes have not been computed.
+    The mapping is empty if the probes have not been computed.
     """
     inputs = results.result_key(folder, "probe", ProbingConfig(), stage)
     rows, arrays = run.load_result("probe", inputs), run.load_arrays("probe", inputs)

@@ -1,4 +1,4 @@
-"""Subspace study → figure. Nothing here computes a result, shows or saves."""
+"""Figure of the subspace study. Nothing here computes a result, shows or saves."""
 
 from typing import Final
 
@@ -23,15 +23,15 @@ _VALUES: Final = {
 }
 
 
-def subspace_effects(found: SeedSummary) -> go.Figure:
-    """What changing each subspace does, its two controls beside it; one row of panels per contrast.
+def subspace_effects(summary: SeedSummary) -> go.Figure:
+    """Draw what changing each subspace does, beside its two controls, with one row of panels per contrast.
 
-    `found` as from `interventions.summaries.summarize_subspaces`. A dot per seed, and the mean with its 95 % interval.
-    Places that the answer does not read are left out.
+    `summary` comes from `interventions.summaries.summarize_subspaces`. Dots are seeds; beside them is the mean with its
+    95 % interval. Places that the answer does not read are left out.
 
     Raises MechoclError when there is nothing to draw.
     """
-    seeds, means = (frame.assign(label=_labels) for frame in (found.by_seed, found.estimates))
+    seeds, means = (frame.assign(label=_labels) for frame in (summary.by_seed, summary.estimates))
     fitted = seeds[seeds["method"] == "rotation"]
     places, contrasts = (
         fitted["place"].drop_duplicates().tolist(),
@@ -64,7 +64,7 @@ def subspace_effects(found: SeedSummary) -> go.Figure:
             figure.update_xaxes(
                 tickvals=list(range(len(labels))), ticktext=labels, tickangle=-40, row=r, col=c
             )
-        figure.update_yaxes(title=_VALUES[found.quantity], row=r, col=1)
+        figure.update_yaxes(title=_VALUES[summary.quantity], row=r, col=1)
     figure.update_layout(
         height=230 * len(contrasts) + 150,
         legend={"orientation": "h", "yanchor": "bottom", "y": 1 + 0.14 / len(contrasts), "x": 0},

@@ -1,4 +1,4 @@
-"""The report's section on what text worlds ask besides questions: whose entity an alias is, and definitions in context."""
+"""The report's section on the other tests of text worlds: whose entity an alias is, and definitions in context."""
 
 import pandas as pd
 
@@ -9,7 +9,7 @@ from toy_models.subsets import SUBSETS
 
 
 def other_tests(rows: pd.DataFrame) -> Section:
-    """Entity association, and definitions in context."""
+    """The section on entity association and definitions in context, from the rows of the evaluate analysis."""
     present = [s for s in SUBSETS if s in set(rows["subset"])]
     association = rows[rows["test"] == "association"]
     asked = list(association["attribute"].drop_duplicates())

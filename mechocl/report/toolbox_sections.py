@@ -18,11 +18,11 @@ from toy_models.subsets import SUBSETS
 from toy_models.words import Words
 
 _SHOWN: Final = 5e-4
-"""Effects below this are left out of tables: they would read 0."""
+"""Effects below this are left out of tables, because they would read 0."""
 
 
 def circuit(rows: pd.DataFrame) -> Section:
-    """`rows` of the circuit analysis over the seeds."""
+    """The section on circuits. `rows` are those of the circuit analysis over the seeds."""
     figures, tables = [circuit_plots.curves(summarize_circuits(rows))], []
     findings = []
     first = int(rows["seed"].min())
@@ -65,7 +65,7 @@ def circuit(rows: pd.DataFrame) -> Section:
 
 
 def suppression(rows: pd.DataFrame, words: Words) -> Section:
-    """`rows` of the suppression analysis over the seeds."""
+    """The section on components that hold tag 2 back. `rows` are those of the suppression analysis over the seeds."""
     config = SuppressionConfig()
     lines = []
     searches = (
@@ -101,7 +101,7 @@ def suppression(rows: pd.DataFrame, words: Words) -> Section:
 
 
 def weights(graft: pd.DataFrame, steering: pd.DataFrame) -> Section:
-    """Rows of the graft and steering analyses over the seeds."""
+    """The section on weights, from the rows of the graft and steering analyses over the seeds."""
     rows = pd.concat([graft, steering], ignore_index=True)
     changed = rows[(rows["metric"] == "auc") & (rows["change"] > 0)]
     changed = changed[changed["subset"].map(lambda name: SUBSETS[name].stage == 2)]
@@ -138,7 +138,7 @@ def weights(graft: pd.DataFrame, steering: pd.DataFrame) -> Section:
 
 
 def _best_group(shares: pd.DataFrame) -> str:
-    """Which group's change alone gives most of the gains; nothing where stage 2 gained nothing."""
+    """A sentence on the group whose change alone gives most of the gains. It is empty if stage 2 gained nothing."""
     alone = shares[(shares["kind"] == grafting.ALONE) & (shares["group"] != "all")]
     if alone.empty:
         return ""
@@ -151,7 +151,7 @@ def _best_group(shares: pd.DataFrame) -> str:
 
 
 def subspaces(rows: pd.DataFrame) -> Section:
-    """`rows` of the subspace analysis over the seeds."""
+    """The section on directions. `rows` are those of the subspace analysis over the seeds."""
     rows = rows[rows["metric"] == "logit_difference"]
     place = rows["position"] + ", " + rows["site"] + " " + rows["layer"].astype(str)
     method = rows["method"].where(rows["method"] != "rotation", "rotation, k = " + rows["k"].astype(str))
@@ -191,7 +191,7 @@ def _above(row: Mapping[Any, Any]) -> str:
 
 
 def _drawn(draw: Callable[[], Figure]) -> list[Figure]:
-    """The figure, or none where there is nothing to draw."""
+    """A list with the figure, which is empty if there is nothing to draw."""
     try:
         return [draw()]
     except MechoclError:

@@ -1,4 +1,4 @@
-"""Sweeps and dynamics → plotly figures. As in `mechocl.report.plots`, nothing here computes, shows or saves."""
+"""Plotly figures of sweeps and dynamics. As in `mechocl.report.plots`, nothing here computes, shows or saves."""
 
 from collections.abc import Sequence
 from numbers import Real
@@ -14,29 +14,29 @@ from mechocl.runs.sweep_summaries import Summary
 from toy_models.subsets import SUBSETS
 
 
-def phase_diagram(found: Sequence[Summary], *, contrast: str = "strong") -> go.Figure:
-    """Where internalization lives: one contrast in AUC over the settings of a sweep.
+def phase_diagram(settings: Sequence[Summary], *, contrast: str = "strong") -> go.Figure:
+    """Draw where internalization lives: one contrast in AUC over the settings of a sweep.
 
-    One swept field: AUC by subset, and the contrast with its 95 % interval, against its values. More: a map,
-    the first field down and the others across, each cell with the difference, its interval's half-width and
-    the number of runs (and failures).
+    With one swept field the figure shows AUC by subset, and the contrast with its 95 % interval, over the field's values.
+    With more fields it is a map, with the first field down and the other fields across. Each cell has the difference, the
+    half-width of its interval, and the number of runs and of failures.
     """
-    keys = list(found[0].setting)
-    return _phase_map(found, keys, contrast) if len(keys) > 1 else _phase_line(found, keys, contrast)
+    keys = list(settings[0].setting)
+    return _phase_map(settings, keys, contrast) if len(keys) > 1 else _phase_line(settings, keys, contrast)
 
 
-def _phase_line(found: Sequence[Summary], keys: Sequence[str], contrast: str) -> go.Figure:
+def _phase_line(settings: Sequence[Summary], keys: Sequence[str], contrast: str) -> go.Figure:
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08, row_heights=[0.55, 0.45])
-    values = [one.setting[keys[0]] if keys else "" for one in found]
+    values = [one.setting[keys[0]] if keys else "" for one in settings]
     x = [str(value) for value in values]
-    ordered = all(isinstance(value, Real) for value in values)  # words have nothing between them
+    ordered = all(isinstance(value, Real) for value in values)  # no line between words
     mode = "lines+markers" if ordered else "markers"
-    for subset in [s for s in SUBSETS if any(s in one.auc for one in found)]:
-        y = [one.auc[subset].mean if subset in one.auc else np.nan for one in found]
+    for subset in [s for s in SUBSETS if any(s in one.auc for one in settings)]:
+        y = [one.auc[subset].mean if subset in one.auc else np.nan for one in settings]
         trace = go.Scatter(x=x, y=y, mode=mode, name=label(subset), line={"color": COLORS[subset]})
         figure.add_trace(trace, row=1, col=1)
     for name, color in (("weak", "#6c6c6c"), (contrast, "#1f78c8")):
-        estimates = [one.contrasts.get(name) for one in found]
+        estimates = [one.contrasts.get(name) for one in settings]
         mean = [e.mean if e else np.nan for e in estimates]
         half = [e.high - e.mean if e else np.nan for e in estimates]
         trace = go.Scatter(
@@ -56,13 +56,13 @@ def _phase_line(found: Sequence[Summary], keys: Sequence[str], contrast: str) ->
     return figure.update_layout(height=620, width=860, template="plotly_white", margin={"t": 30, "b": 60})
 
 
-def _phase_map(found: Sequence[Summary], keys: Sequence[str], contrast: str) -> go.Figure:
-    down = list(dict.fromkeys(str(one.setting[keys[0]]) for one in found))
-    names = [", ".join(f"{k.split('.')[-1]} {one.setting[k]}" for k in keys[1:]) for one in found]
+def _phase_map(settings: Sequence[Summary], keys: Sequence[str], contrast: str) -> go.Figure:
+    down = list(dict.fromkeys(str(one.setting[keys[0]]) for one in settings))
+    names = [", ".join(f"{k.split('.')[-1]} {one.setting[k]}" for k in keys[1:]) for one in settings]
     across = list(dict.fromkeys(names))
     values = np.full((len(down), len(across)), np.nan)
     text = np.full(values.shape, "", dtype=object)
-    for one, name in zip(found, names, strict=True):
+    for one, name in zip(settings, names, strict=True):
         cell = down.index(str(one.setting[keys[0]])), across.index(name)
         e = one.contrasts.get(contrast)
         failed = f", {one.failed} failed" if one.failed else ""
@@ -117,7 +117,7 @@ _CURVES: Final = {
 
 
 def dynamics(curves: pd.DataFrame) -> go.Figure:
-    """The curves of `dynamics.curves`: mean over seeds in bold, the seeds thin; one column a stage."""
+    """Draw the curves of `dynamics.curves`, one column per stage. The mean over seeds is bold, the seeds are thin."""
     stages = sorted(curves["stage"].unique())
     figure = make_subplots(
         rows=len(_DYNAMICS),
@@ -173,9 +173,9 @@ _TICKS: Final = [m * 10.0**power for power in range(-4, 5) for m in (1, 2, 3, 5)
 
 
 def scaling(table: pd.DataFrame) -> go.Figure:
-    """Time of an epoch over each axis, both logarithmic: dots measured, the line fitted.
+    """Draw the time of an epoch over each axis, both logarithmic. Dots are measured, the line is fitted.
 
-    `table`: columns axis, value, seconds_per_epoch, fitted, exponent, as `benchmarks/training_scaling.py` writes it.
+    `table` has the columns axis, value, seconds_per_epoch, fitted and exponent, as `benchmarks/training_scaling.py` writes it.
     """
     axes = list(table["axis"].unique())
     exponents = table.groupby("axis")["exponent"].first()

@@ -1,4 +1,4 @@
-"""Sweeps and dynamics → tables of ready strings, for the terminal and for pages."""
+"""Tables of strings on sweeps and dynamics, for the terminal and for pages."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ _CONTRASTS = ("weak", "strong", "strong_d1_d3")
 
 
 def settings_table(settings: Sequence[Summary]) -> Table:
-    """One line for each setting of a sweep: its values, runs and failures, AUC by subset, contrasts, seconds of a run."""
+    """One line for each setting of a sweep: values, runs and failures, AUC by subset, contrasts, seconds of a run."""
     keys = list(settings[0].setting) if settings else []
     subsets = [name for name in COLORS if any(name in one.auc for one in settings)]
     return Table(

@@ -228,7 +228,7 @@ def test_a_file_of_pairs_is_part_of_what_a_result_depends_on(
     path.write_text("clean,corrupted,target\n1 2,1 4,1\n")
     assert result_key(seed, name, config, None) != first
     path.unlink()
-    with pytest.raises(MechoclError, match=r"mine.csv does not exist; give a file that does"):
+    with pytest.raises(MechoclError, match=r"mine.csv does not exist; give a file that exists"):
         result_key(seed, name, config, None)
 
 

@@ -112,7 +112,11 @@ def test_an_edit_of_code_changes_it(
         ("mechocl.models.seam", "import torch\n", "import torch  # tensors\n\n\n# and more\n"),
         ("mechocl.lenses.logit_lens", "@torch.no_grad()\n", "# a reason\n@torch.no_grad()  # another\n"),
         ("mechocl.lenses.tuned_lens", '"""Steps of Adam; 0 leaves the logit lens."""', '"""Steps."""'),
-        ("mechocl.analyses.registry", '"""What an analysis finds; nothing is saved.', '"""What is found.'),
+        (
+            "mechocl.analyses.registry",
+            '"""Compute the result of an analysis. Nothing is saved.',
+            '"""What is found.',
+        ),
         ("mechocl.analyses.registry", "def compute(", "X = 1\n\n\ndef compute("),
         ("mechocl.analyses.columns", "Number of the alias in the task.", "Another meaning."),
         ("mechocl.analyses.results", "import hashlib\n", "import hashlib\nX = 1\n"),

@@ -149,7 +149,7 @@ def test_what_a_closed_book_run_has_not(run: Run, capsys: pytest.CaptureFixture[
     assert cli.main(["evaluate", str(run.path), "--attribute", "gender"]) == 2
     assert "leave out --attribute" in capsys.readouterr().err
     assert cli.main(["dynamics", str(run.path)]) == 2
-    assert f"{run.path} is a run whose history has no AUC" in capsys.readouterr().err
+    assert f"{run.path} has no AUC in its history" in capsys.readouterr().err
 
 
 def test_a_family_that_cannot_be_taken_apart_has_a_report_of_its_answers(

@@ -323,7 +323,10 @@ def test_places_that_cannot_be_written(recipe: str, tmp_path: Path, fails: Fails
         (tmp_path / "file", f"{tmp_path / 'file'} exists and is not a run; choose another --out"),
         (tmp_path / "file" / "run", "a file stands where a folder is needed; choose another place"),
         (tmp_path / ("n" * 300), "the name is too long; choose a shorter one"),
-        (Path("/proc/run"), "/proc/run: no such file or folder, and it cannot be made; choose another place"),
+        (
+            Path("/proc/run"),
+            "/proc/run: the file or folder does not exist and cannot be made; choose another place",
+        ),
     ):
         assert message in fails(*arguments, "--out", place, *CPU)
 

@@ -238,5 +238,7 @@ def test_a_crosscoder_needs_two_stages(tmp_path: Path, fails: Fails) -> None:
         tiny.TOML[: tiny.TOML.rindex("[[training.stages]]")].replace("data = [1]", "data = [1, 2]")
     )
     assert cli.main(["train", str(recipe), "--out", str(tmp_path / "one"), "--seeds", "1", *CPU]) == 0
-    assert "has one stage, so there is no before and after" in fails("crosscoder", tmp_path / "one", *CPU)
+    assert "has one stage, so there are no two stages to compare" in fails(
+        "crosscoder", tmp_path / "one", *CPU
+    )
     assert "leave out --stage" in fails("crosscoder", tmp_path / "one", "--stage", "1", *CPU)

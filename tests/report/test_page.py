@@ -270,7 +270,7 @@ def test_patterns_must_be_weights(weight: float) -> None:
 
 def test_patterns_must_be_causal() -> None:
     """The drawing greys out later keys, so weight on them would be hidden."""
-    with pytest.raises(ValueError, match="only causal ones"):
+    with pytest.raises(ValueError, match="give causal patterns"):
         AttentionView(title="q", tokens=["x", "y"], patterns=np.full((1, 1, 2, 2), 0.5), caption="")
 
 
