@@ -53,8 +53,8 @@ class RecordingTrainer(Trainer):  # type: ignore[misc]
 
     def weights(self) -> dict[str, Tensor]:
         """All weights by name, gathered if they are sharded. All processes must call it."""
-        of = self.accelerator.get_state_dict if self.is_fsdp_enabled else type(self.model).state_dict
-        found: dict[str, Tensor] = of(self.model)
+        read = self.accelerator.get_state_dict if self.is_fsdp_enabled else type(self.model).state_dict
+        found: dict[str, Tensor] = read(self.model)
         return found
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
