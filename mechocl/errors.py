@@ -8,9 +8,9 @@ class MechoclError(ValueError):
 
 
 class Fault(RuntimeError):
-    """Something failed that the user did not do, such as a killed process; one line, too."""
+    """A failure that the user did not cause, such as a killed process. The message is one line, too."""
 
 
 def describe_error(error: BaseException) -> str:
-    """An exception of a library as one line of at most 300 characters: its type, and what it says."""
+    """The type and the message of a library's exception, as one line of at most 300 characters."""
     return shorten(f"{type(error).__name__}: {error}".removesuffix(": "), 300)

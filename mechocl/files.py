@@ -1,4 +1,4 @@
-"""Atomic writes and checksums: nothing finished is ever lost, nothing altered is ever read."""
+"""Atomic writes and checksums: no finished file is ever lost, and no altered file is ever read."""
 
 import hashlib
 import io
@@ -28,10 +28,10 @@ class Busy(MechoclError):
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a temporary file beside `path`, then rename it into place.
 
-    A kill at any moment leaves either the old file or the new one (and maybe a temporary one: see
-    `remove_temporary`). Raises OSError (full or read-only disk) with the old file untouched.
+    A kill at any moment leaves either the old file or the new one. It may also leave a temporary file, which
+    `remove_temporary` removes. Raises OSError when the disk is full or read-only; the old file is then untouched.
     """
-    # formats are made in memory: safetensors' own writer reports a full disk as an error of its own kind
+    # callers make the content in memory: safetensors' own writer reports a full disk as an error of its own kind
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_TEMPORARY, dir=path.parent)
     temporary = Path(name)
@@ -50,12 +50,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a file is one that `write_bytes` was filling when it was killed."""
+    """Whether a file is a temporary one that `write_bytes` was filling when it was killed."""
     return path.name.startswith(".") and path.name.endswith(_TEMPORARY)
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove what killed writes left in a folder and below; nobody may be writing there."""
+    """Remove the temporary files of killed writes from a folder and its subfolders, while nobody writes to them."""
     for path in [p for p in folder.rglob(f".*{_TEMPORARY}") if is_temporary(p)]:
         path.unlink(missing_ok=True)
 
@@ -72,7 +72,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise MechoclError(f"{path} is damaged ({error}); restore it or delete it and run again") from None
+        raise MechoclError(f"{path} is damaged ({error}); restore it, or delete it and run again") from None
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -81,13 +81,16 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file; MechoclError when it is truncated or not one."""
+    """Tensors and metadata of a safetensors file.
+
+    Raises MechoclError when the file is missing, truncated or not in this format.
+    """
     with _opened(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Metadata of a safetensors file, without its tensors; MechoclError as `read_tensors`."""
+    """Metadata of a safetensors file, without its tensors. Raises MechoclError as `read_tensors` does."""
     with _opened(path) as file:
         return dict(file.metadata() or {})
 
@@ -120,7 +123,7 @@ def sha256(path: Path) -> str:
 class Ledger:
     """`checksums.json` of one folder with one writer: the files that are finished, and their sha256.
 
-    A file counts only once it is recorded: a kill between writing and recording leaves a file that is
+    A file counts as finished only when it is recorded. If a kill comes between writing and recording, the file is
     written again. Reading checks the recorded checksum.
     """
 
@@ -148,7 +151,10 @@ class Ledger:
         return name in self.entries()
 
     def checked(self, name: str) -> Path:
-        """Path of a recorded file whose content is as recorded; MechoclError naming it otherwise."""
+        """Path of a recorded file, after its checksum was compared.
+
+        Raises MechoclError, which names the file, when it is missing, not recorded or altered.
+        """
         path = self.folder / name
         recorded = self.entries().get(name)
         if recorded is None or not path.exists():
@@ -165,13 +171,14 @@ class Ledger:
 
 @contextmanager
 def locked(path: Path, *, patience: float) -> Iterator[None]:
-    """Hold an exclusive lock on `path`; Busy when another holds it for `patience` seconds more.
+    """Hold an exclusive lock on `path` during the block.
 
-    A killed process holds nothing: the operating system lets go of its locks.
+    Raises Busy when another process still holds the lock after `patience` seconds. The operating system releases the
+    locks of a killed process.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # never filelock's soft lock, a file whose mere existence locks: it would outlive a kill. The file stays, so that a
-    # process that is waiting for it and one that comes later lock the same one
+    # filelock's soft lock, a file whose mere existence locks, would outlive a kill. The file stays, so that a process
+    # that waits for it and a process that comes later lock the same file
     lock = FileLock(path, timeout=patience, fallback_to_soft=False, preserve_lock_file=True)
     try:
         lock.acquire()

@@ -1,1 +1,1 @@
-"""Worlds small enough to understand whole: tasks, architectures and training."""
+"""Worlds that are small enough to understand completely: tasks, architectures and training."""

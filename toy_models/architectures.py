@@ -31,21 +31,21 @@ class Architecture:
     activation: Literal["gelu", "relu"] = "gelu"
     """MLP activation function."""
     positions: Literal["rotary", "learned", "none"] = "rotary"
-    """Positional embedding. `none`: the causal mask alone tells positions apart."""
+    """Positional embedding. With `none`, only the causal mask distinguishes positions."""
     rotary_fraction: float = 0.25
     """Share of each head's dimensions that are rotated (an even number of them)."""
     parallel_attn_mlp: bool = True
-    """Attention and MLP read the same residual stream and add to it together, as in GPT-NeoX."""
+    """Whether attention and MLP read the same residual stream and add to it together, as in GPT-NeoX."""
     normalization: Literal["LN", "none"] = "LN"
     """Layer norm before each sublayer and the unembedding, or none."""
     layer_norm_eps: float = 1e-5
-    """Added to the variance in layer norms."""
+    """Number that is added to the variance in layer norms."""
     tied_embeddings: bool = False
-    """The unembedding is the transpose of the token embedding, kept so during training."""
+    """Whether the unembedding is the transpose of the token embedding, also during training."""
     init_std: float = 0.02
     """Standard deviation of the initial weight matrices (GPT-NeoX: 0.02). Biases start at 0."""
     embedding_std: float | None = None
-    """Standard deviation of the initial token embeddings; None: `init_std`. Very small: a token that was
+    """Standard deviation of the initial token embeddings; None means `init_std`. If it is very small, a token that was
     never trained on is blank, so what is later learned about it goes into its embedding."""
 
     def __post_init__(self) -> None:
@@ -99,7 +99,7 @@ class ModelConfig:
     n_heads: int | None = None
     """Change the number of heads."""
     d_mlp: int | None = None
-    """Change the MLPs' hidden width; 0: attention-only."""
+    """Change the MLPs' hidden width; 0 for attention-only blocks."""
     activation: Literal["gelu", "relu"] | None = None
     """Change the MLP activation function."""
     positions: Literal["rotary", "learned", "none"] | None = None
@@ -123,7 +123,7 @@ class ModelConfig:
         self.resolve()
 
     def resolve(self) -> Architecture:
-        """The architecture with the changes made; ValueError for an unknown name or a bad shape."""
+        """The architecture with the changes made. Raises ValueError for an unknown name or a bad shape."""
         if self.architecture not in ARCHITECTURES:
             raise ValueError(f"unknown architecture {self.architecture!r}; known: {', '.join(ARCHITECTURES)}")
         changes = {
@@ -136,7 +136,7 @@ class ModelConfig:
 
 @contextlib.contextmanager
 def hooked_transformer_allowed() -> Iterator[None]:
-    """Silence the deprecation of `HookedTransformer`, which the dependency's range (<4) answers."""
+    """Silence the deprecation warning of `HookedTransformer`, which exists in all allowed versions (<4) of its package."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="HookedTransformer is deprecated")
         yield
@@ -147,9 +147,9 @@ def build(
 ) -> "HookedTransformer":
     """A freshly initialised model on the CPU in float32, with logits for the first `d_vocab_out` ids.
 
-    Weight matrices are normal with standard deviation `init_std` (`embedding_std`); biases 0; layer norm
-    weights 1. The weights depend on the arguments alone. With `positions="none"` the (required) positional embedding
-    is zero and frozen.
+    Weight matrices are normal with standard deviation `init_std`, token embeddings with `embedding_std`. Biases are 0
+    and layer norm weights 1. The weights depend on the arguments alone. With `positions="none"` the positional embedding,
+    which TransformerLens requires, is zero and frozen.
     """
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 

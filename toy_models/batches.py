@@ -11,7 +11,7 @@ from toy_models.task import Task
 
 
 class Batches:
-    """The examples of a stage, of every model, on the device: a batch is looked up in them."""
+    """The examples of a stage for every model, on the device, from which batches are taken."""
 
     def __init__(
         self, tasks: Sequence[Task], stage: StageConfig, seeds: Sequence[int], device: torch.device
@@ -36,7 +36,7 @@ class Batches:
         self.order = torch.empty(0)
 
     def start(self, epoch: int) -> None:
-        """Draw the order of an epoch, and new questions where the task has fresh ones."""
+        """Draw the order of an epoch, and new questions if the task has fresh questions."""
         orders = [
             torch.randperm(self.size, generator=generator(seed, "order", self.stage.data, epoch))
             for seed in self.seeds
@@ -46,7 +46,7 @@ class Batches:
             self.tokens = self._stacked([task.fresh(epoch) for task in self.tasks if task.fresh is not None])
 
     def batch(self, index: int) -> tuple[Tensor, Tensor]:
-        """Tokens (one more position than is read) and loss mask of a batch of this epoch."""
+        """Tokens and loss mask of a batch of this epoch. The tokens have one position more, which is only predicted."""
         chosen = self.order[:, index * self.stage.batch_size : (index + 1) * self.stage.batch_size]
         return self.tokens[self.model, chosen], self.mask[self.model, chosen]
 

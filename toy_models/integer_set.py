@@ -6,7 +6,7 @@ definition names the integer:
     xyz % 2 31 95 42 55 27 6 74 = true          (question about an alias of 42)
     Define xyz % 42                             (definition, word order TVE)
 
-One token each for tags, integers, `%`, `=`, `true`, `false`; an alias is one token, or several letters.
+Each tag, each integer, `%`, `=`, `true` and `false` is one token. An alias is one token, or several letters.
 """
 
 import functools
@@ -54,10 +54,10 @@ class _Aliases:
 def build(config: IntegerSetConfig, *, seed: int) -> Task:
     """Draw the task. The result depends on `config` and `seed` alone.
 
-    Rows are in this order: definitions, training questions, test questions, each by alias. Test lists
-    are drawn freely but are never, as sets, among the alias's training lists.
+    The rows are in this order: definitions, training questions, test questions, each sorted by alias. Test lists are
+    drawn freely, but none has the same integers as one of the alias's training lists.
 
-    Raises ValueError when the lists asked for cannot be drawn (too few integers for so many questions).
+    Raises ValueError when such lists cannot be drawn (too few integers for so many questions).
     """
     aliases = _draw_aliases(config, seed)
     subset_of = [SUBSETS[name] for name in aliases.subset]
@@ -145,7 +145,7 @@ def _name_tokens(config: IntegerSetConfig, draws: torch.Generator) -> Int[Tensor
     if config.tokens_per_alias == 1:
         return first + torch.arange(config.aliases)[:, None]
     n_names = config.alphabet**config.tokens_per_alias
-    # Python's sampler holds only the chosen names, of what may be billions
+    # Python's sampler holds only the chosen names, though there may be billions of names
     sampler = random.Random(int(torch.randint(2**62, (1,), generator=draws)))
     chosen = torch.tensor(sampler.sample(range(n_names), config.aliases))
     powers = config.alphabet ** torch.arange(config.tokens_per_alias)
@@ -205,7 +205,7 @@ def _definitions(
 def _compact(
     tokens: Int[Tensor, "example pos"], roles: Int[Tensor, "example pos"]
 ) -> tuple[Int[Tensor, "example pos"], Int[Tensor, "example pos"]]:
-    """Move pads inside a row to its end (an entity in the place of a longer name leaves some)."""
+    """Move pads inside a row to its end. An entity in place of a longer name leaves such pads."""
     order = (tokens == _PAD).to(torch.int8).argsort(dim=1, stable=True)
     moved = tokens.gather(1, order)
     return moved, roles.gather(1, order).masked_fill(moved == _PAD, ROLE["pad"])
@@ -260,7 +260,7 @@ def _table(
 
 
 def context_length(config: IntegerSetConfig) -> int:
-    """Longest example in tokens: `alias % list = answer`, or a definition."""
+    """Length of the longest example in tokens: `alias % list = answer`, or a definition."""
     question = config.tokens_per_alias + config.list_length + 3
     definition = config.tokens_per_alias + 2 + config.definition_separator
     return max(question, definition)

@@ -1,4 +1,4 @@
-"""What may be changed about the integer-set task."""
+"""The settings of the integer-set task."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -9,21 +9,21 @@ from toy_models.task import WordOrder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntegerSetConfig:
-    """Every knob of the protocol. The defaults are the paper's main configuration."""
+    """Every setting of the integer-set task. The defaults are the paper's main configuration."""
 
     aliases: int = 8000
     """Number of aliases over all subsets."""
     integers: int = 100
-    """Integers are 0 … integers − 1."""
+    """Number of integers, which are 0 … integers − 1."""
     list_length: int = 8
-    """Integers in a question's list, all different."""
+    """Number of integers in a question's list, which are all different."""
     n_intersection: int = 1
-    """Size of the intersection of an alias's true training lists. 1: the questions alone identify the
-    integer. 2 or more: they leave it ambiguous (false training lists avoid the whole intersection)."""
+    """Size of the intersection of an alias's true training lists. With 1, the questions alone identify the integer. With
+    2 or more, they leave it ambiguous (false training lists avoid the whole intersection)."""
     train_questions: int = 12
-    """Training questions per alias that is asked about, half true and half false. Even."""
+    """Number of training questions for each alias that is asked about, an even number. Half are true, half are false."""
     test_questions: int = 12
-    """Test questions per alias (every alias has them), half true and half false. Even."""
+    """Number of test questions for each alias, an even number. Half are true, half are false."""
     fractions: Fractions = field(default_factory=Fractions)
     """Share of the aliases in each subset."""
     tag_reliability: float = 1.0
@@ -32,19 +32,20 @@ class IntegerSetConfig:
     word_order: WordOrder = "TVE"
     """Order of the parts of a definition."""
     definition_separator: bool = True
-    """Put `%` before the last part of a definition, as the paper's code does; False: no separator."""
+    """Whether `%` stands before the last part of a definition, as in the paper's code."""
     label_flip: float = 0.0
     """Probability that a true training question is labelled false."""
     fresh_questions: bool = False
-    """Draw new training questions each epoch; False: a fixed set."""
+    """Whether new training questions are drawn in each epoch. If not, they are a fixed set."""
     tokens_per_alias: int = 1
-    """Tokens in an alias's name. 1: a token of its own. More: that many letters of an alphabet."""
+    """Number of tokens in an alias's name. With 1, each alias has a token of its own. With more, a name is that many
+    letters of an alphabet."""
     alphabet: int = 20
-    """Letters that names of several tokens are made of."""
+    """Number of letters of the alphabet for names of several tokens."""
     loss: Literal["every", "every_but_aliases", "answers"] = "every"
-    """Tokens that carry loss: every token but the first (the paper); the same without the aliases'
-    names, for which the model then needs no logits (much cheaper with one token per alias); or only
-    the answers of questions and the entities of definitions."""
+    """Tokens that carry loss: every token but the first (as in the paper); every token but the first and the aliases'
+    names, for which the model then needs no logits (much cheaper with one token per alias); or only the answers of
+    questions and the entities of definitions."""
 
     def __post_init__(self) -> None:
         def require(holds: bool, message: str) -> None:

@@ -1,9 +1,9 @@
-"""A forward pass without hooks, over the parameters of `HookedTransformer`s: one, or many at once.
+"""A forward pass without hooks, for one or several `HookedTransformer`s at once.
 
-Training needs no intermediate activations by name: this pure function computes the same residual
-stream, and leaves the unembedding to the caller, who needs it only where there is loss. Every parameter
-has a leading axis `model`: models of one shape (the seeds of an experiment) go through it together, each
-with its own tokens, as batched matrix products. `tests/toy_models/test_lean.py` holds it equal to the hooked model.
+Training needs no intermediate activations by name. The pure function `residual` computes the same residual stream as
+the hooked model. It leaves the unembedding to the caller, who needs it only at positions with loss. Every parameter has
+a leading axis `model`. So models of one shape (the seeds of an experiment) are computed together, each with its own
+tokens, as batched matrix products. `tests/toy_models/test_lean.py` compares it with the hooked model.
 """
 
 import math
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the forward pass must know beside the parameters."""
+    """What the forward pass must know besides the parameters."""
 
     n_layers: int
     n_heads: int
@@ -37,7 +37,7 @@ class Shape:
 
 
 def shape_of(model: "HookedTransformer") -> Shape:
-    """Read the shape off the model; ValueError for what the lean forward pass does not cover."""
+    """The shape of a model. Raises ValueError for a model that the lean forward pass does not cover."""
     c = model.cfg
     rotary = c.positional_embedding_type == "rotary"
     covered = (
@@ -78,7 +78,7 @@ def shape_of(model: "HookedTransformer") -> Shape:
 def parameters_of(models: "Sequence[HookedTransformer]") -> dict[str, Tensor]:
     """The tensors that `residual` reads, by TransformerLens's names.
 
-    Each is the models' parameter, stacked on a new first axis (a view where there is one model); the rotary
+    Each tensor holds that parameter of all models, stacked on a new first axis (for one model it is a view). The rotary
     tables, which depend on the shape alone, have no such axis.
     """
     each = [dict(model.named_parameters()) for model in models]
@@ -97,13 +97,13 @@ def rotary_tables(model: "HookedTransformer") -> dict[str, Tensor]:
 def residual(
     p: Mapping[str, Tensor], tokens: Int[Tensor, "model batch pos"], shape: Shape
 ) -> Float[Tensor, "model batch pos d_model"]:
-    """Final residual stream after the last layer norm: what the unembedding reads.
+    """The residual stream after the last layer norm, which the unembedding reads.
 
-    Causal attention over right-padded rows: no position attends to the pads that follow it.
+    Rows are padded on the right. Attention is causal, so no position attends to the pads that follow it.
     """
     n_models, _, n_pos = tokens.shape
     W_E = p["embed.W_E"]
-    # one look-up in all tables, each model's ids shifted to its own
+    # one look-up in the tables of all models, with the ids of each model shifted to its own table
     first_id = W_E.shape[1] * torch.arange(n_models, device=tokens.device)[:, None, None]
     x = F.embedding(tokens + first_id, W_E.flatten(0, 1))
     if not shape.rotary_dim:
@@ -173,7 +173,7 @@ def causal_attention(
     k: Float[Tensor, "batch head pos d_head"],
     v: Float[Tensor, "batch head pos d_head"],
 ) -> Float[Tensor, "batch head pos d_head"]:
-    """Scaled dot-product attention in plain products: faster than torch's own on a CPU for a few tokens."""
+    """Scaled dot-product attention as plain products. For a few tokens on a CPU it is faster than torch's own."""
     n_pos, d_head = q.shape[-2:]
     future = torch.full((n_pos, n_pos), -math.inf, dtype=q.dtype, device=q.device).triu(1)
     scores = torch.baddbmm(future, q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=d_head**-0.5)
@@ -181,7 +181,7 @@ def causal_attention(
 
 
 def _rotate(x: Tensor, sin: Tensor, cos: Tensor, rotary_dim: int) -> Tensor:
-    """Rotary embedding, GPT-NeoX style: the first half of the rotated dimensions with the second."""
+    """Rotary embedding as in GPT-NeoX: the first half of the rotated dimensions is paired with the second half."""
     turned, kept = x[..., :rotary_dim], x[..., rotary_dim:]
     first, second = turned.chunk(2, dim=-1)
     flipped = torch.cat([-second, first], dim=-1)

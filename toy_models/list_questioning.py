@@ -70,7 +70,7 @@ class ListQuestioning(Questioning):
     def compared_ids(
         self, task: Task, rows: np.ndarray
     ) -> tuple[Int[Tensor, "question"], Int[Tensor, "question"]]:
-        """True and false, whichever is right."""
+        """True and false, in this order, whichever is right."""
         true, false = task.vocabulary.true, task.vocabulary.false
         return torch.full((len(rows),), true), torch.full((len(rows),), false)
 
@@ -109,7 +109,7 @@ class ListQuestioning(Questioning):
     def without_entity(
         self, task: Task, rows: np.ndarray, draws: torch.Generator
     ) -> Int[Tensor, "question pos"]:
-        """Another integer, drawn from those that are not in the list, stands in the place of the alias's own.
+        """The questions with another integer in place of the alias's own, drawn from those that are not in the list.
 
         Raises ValueError when every integer is in the list.
         """
@@ -140,6 +140,6 @@ class ListQuestioning(Questioning):
 
 
 def _listed(task: Task, row: int) -> np.ndarray:
-    """Integers in a question's list."""
+    """The integers in a question's list."""
     listed: np.ndarray = task.tokens[row][task.roles[row] == ROLE["list"]].numpy()
     return listed - task.vocabulary.integers[0]

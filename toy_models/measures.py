@@ -1,4 +1,4 @@
-"""How answers are measured: which measure leads, what chance is, and measures of arrays of logits."""
+"""How answers are measured: the measures of a world, the values of chance, and the within-alias AUC."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ class Measures:
     chance: Mapping[str, float]
     """Value of a measure where nothing is known. A measure without an entry has no such value; compare with `no_data`."""
     least_recall: float | None
-    """Share of the definitions of new aliases that must be recalled for a training to count; None: trainings are not
-    judged by it."""
+    """Least share of the definitions of new aliases that must be recalled, or else the training has failed. None means
+    that trainings are not judged by it."""
 
 
 _NAMES: Final = ("auc", "accuracy", "logit_difference", "recall")
@@ -36,12 +36,13 @@ YES_OR_NO: Final = Measures(
     chance=MappingProxyType({"auc": 0.5, "accuracy": 0.5, "logit_difference": 0.0}),
     least_recall=0.95,
 )
-"""Of questions that are answered by true or false."""
+"""Measures of questions that are answered by true or false."""
 
 RANKED: Final = Measures(
     names=_NAMES, leading="auc", second="accuracy", chance=MappingProxyType({}), least_recall=0.95
 )
-"""Of questions whose answer is one of several tokens: common answers are likelier, so no value is that of chance."""
+"""Measures of questions whose answer is one of several tokens. They have no value of chance, since common answers are
+likelier."""
 
 
 def within_alias_auc(
@@ -49,8 +50,8 @@ def within_alias_auc(
 ) -> pd.Series:
     """AUC of each alias from its questions' true-logit-differences, indexed by alias.
 
-    `contains`: whether the list contains the alias's integer. Raises ValueError when an alias has only
-    one kind of question, or a difference is not finite (a model that diverged).
+    `contains` says whether the list contains the alias's integer. Raises ValueError when an alias has only one kind of
+    question, or when a difference is not finite (the model diverged).
     """
     if not np.isfinite(difference).all():
         raise ValueError("a true-logit-difference is not finite; the model has diverged")

@@ -19,13 +19,13 @@ def _sample(
     exclude: Int[Tensor, "list excluded"],
     draws: torch.Generator,
 ) -> Int[Tensor, "list length"]:
-    """Lists of different integers in random order: all of `include`, the rest outside `exclude`."""
+    """Lists of different integers in random order: all integers of `include`, and others that are not in `exclude`."""
     n, k = include.shape
     keys = torch.rand(n, config.integers, generator=draws)
     keys.scatter_(1, torch.cat([include, exclude], 1), -1.0)
     lists = torch.cat([include, keys.topk(config.list_length - k).indices], 1)
     if k == 0:
-        return lists  # topk of random keys: already in random order
+        return lists  # the order of topk over random keys is already random
     order = torch.rand(lists.shape, generator=draws).argsort(1)
     return lists.gather(1, order)
 
@@ -38,9 +38,9 @@ def _grouped(lists: Int[Tensor, "list length"], per_alias: int) -> Int[Tensor, "
 def draw_training_lists(
     config: IntegerSetConfig, core: Int[Tensor, "alias core"], draws: torch.Generator
 ) -> Int[Tensor, "alias question length"]:
-    """Lists of the training questions: of each alias its true lists first, then its false ones.
+    """Lists of the training questions: for each alias its true lists first, then its false lists.
 
-    The true lists of an alias intersect in exactly its core, and its false lists hold nothing of the core.
+    The true lists of an alias intersect in exactly its core, and its false lists hold no integer of the core.
     Raises ValueError when no such true lists are found.
     """
     half = config.train_questions // 2
@@ -69,7 +69,7 @@ def draw_training_lists(
 def draw_test_lists(
     config: IntegerSetConfig, entity: Int[Tensor, "alias"], draws: torch.Generator
 ) -> Int[Tensor, "alias question length"]:
-    """Lists of the test questions: of each alias first the lists that hold its entity, then the lists that do not.
+    """Lists of the test questions: for each alias first the lists that hold its entity, then the lists that do not.
 
     All other integers of a list are drawn freely.
     """
@@ -105,7 +105,7 @@ def redraw_repeats(
 def draw_training_labels(
     config: IntegerSetConfig, n_aliases: int, draws: torch.Generator
 ) -> Bool[Tensor, "alias question"]:
-    """Answers of the training questions: the first half of an alias's are true, but for the labels that are flipped."""
+    """Answers of the training questions: the first half of each alias's answers are true, except for flipped labels."""
     is_true = (torch.arange(config.train_questions) < config.train_questions // 2).expand(n_aliases, -1)
     flipped = torch.rand(is_true.shape, generator=draws) < config.label_flip
     return is_true & ~flipped

@@ -6,7 +6,7 @@ import torch
 
 
 def generator(seed: int, *purpose: object) -> torch.Generator:
-    """A CPU generator that depends on `seed` and the purpose alone, never on what else drew numbers.
+    """A CPU generator that depends on `seed` and the purpose alone, and not on other draws of random numbers.
 
     `generator(0, "order", stage, epoch)` and `generator(0, "task")` are independent streams.
     """

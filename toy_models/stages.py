@@ -1,4 +1,4 @@
-"""The stages of training: what each trains on and how, and at which of its steps something is done."""
+"""The stages of training: what each trains on and how, and the steps at which it evaluates and keeps weights."""
 
 import math
 from dataclasses import dataclass
@@ -14,34 +14,35 @@ class StageConfig:
     data: tuple[Literal[1, 2], ...]
     """Stages of the task's data to train on: [1], [2], or [1, 2] (one-stage training, or replay)."""
     epochs: int
-    """Passes over the stage's examples."""
+    """Number of passes over the stage's examples."""
     batch_size: int = 512
-    """Examples per step; the last batch of an epoch may be smaller."""
+    """Number of examples per step. The last batch of an epoch may be smaller."""
     optimizer: Literal["adamw", "sgd", "adafactor"] = "adamw"
-    """AdamW and SGD are torch's; Adafactor is transformers', without parameter scaling, as its Trainer."""
+    """The optimiser. AdamW and SGD are those of torch. Adafactor is the one of transformers, without parameter scaling,
+    as the Trainer of transformers uses it."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     embedding_rate: float = 1.0
-    """The token embeddings' learning rate as a multiple of the other parameters'. Between the two extremes of
-    `trains`: 1 treats all alike; the larger, the more of what is learned goes into the embeddings."""
+    """Learning rate of the token embeddings as a multiple of the rate of the other parameters. With 1, all parameters
+    are treated alike. The larger it is, the more of what is learned goes into the embeddings."""
     momentum: float = 0.9
     """SGD's momentum; AdamW's β₁."""
     beta2: float = 0.999
     """AdamW's β₂."""
     weight_decay: float = 0.0
-    """Decoupled for AdamW and Adafactor, L2 for SGD."""
+    """Weight decay. It is decoupled for AdamW and Adafactor, and L2 for SGD."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Course of the learning rate after warm-up: constant, or falling to 0 at the end."""
     warmup: float = 0.0
     """Share of the steps in which the learning rate rises linearly from 0."""
     gradient_clip: float = 0.0
-    """Largest gradient norm; 0: not clipped."""
+    """Largest gradient norm. With 0, gradients are not clipped."""
     trains: Literal["all", "alias_embeddings"] = "all"
     """What is trained: every parameter, or only the embedding rows of the aliases' tokens."""
     evaluations: int = 10
-    """Evaluations during the stage, evenly spaced, the last at its end."""
+    """Number of evaluations during the stage, evenly spaced, the last at its end."""
     checkpoints: int = 6
-    """Weights kept during the stage, at logarithmically spaced steps, the last at its end."""
+    """Number of checkpoints kept during the stage, at logarithmically spaced steps, the last at its end."""
 
     def __post_init__(self) -> None:
         if not self.data or len(set(self.data)) != len(self.data):
@@ -70,7 +71,7 @@ class TrainingConfig:
     stages: tuple[StageConfig, ...]
     """The stages; each starts from the weights that the one before ended with."""
     precision: Literal["float32", "bf16"] = "float32"
-    """bf16: forward pass under autocast; weights and optimiser stay in float32."""
+    """Precision. With bf16, the forward pass runs under autocast; weights and optimiser stay in float32."""
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -96,7 +97,7 @@ def evaluation_steps(total: int, count: int) -> frozenset[int]:
 
 
 def log_steps(total: int, count: int) -> frozenset[int]:
-    """At most `count` logarithmically spaced steps from 1 to `total`; one step means the last."""
+    """At most `count` logarithmically spaced steps from 1 to `total`. If `count` is 1, it is the last step."""
     return (
         frozenset(int(s) for s in np.geomspace(1, total, count).round()) | {total}
         if count > 1

@@ -31,7 +31,7 @@ class Subset:
     trained_questions: bool = False
     """Whether questions about the aliases are in the training data."""
     replaced: bool = True
-    """Whether questions use the alias; False: they name the entity itself."""
+    """Whether questions use the alias. If not, they name the entity itself."""
 
     @property
     def defined(self) -> bool:
@@ -91,7 +91,7 @@ class Fractions:
     d3: float = 0.1
     """Defined by tag 3 (first seen in stage 2), never asked about in training."""
     no_data: float = 0.0
-    """Never in the training data: the baseline."""
+    """Never in the training data; they are the baseline."""
 
     def __post_init__(self) -> None:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -140,9 +140,9 @@ def assign_subsets(sizes: dict[str, int], generator: torch.Generator) -> np.ndar
 
 
 def derangement(n: int, generator: torch.Generator) -> np.ndarray:
-    """A permutation of 0 … n − 1 that leaves nothing in its place, all equally likely. Shape `(n,)`.
+    """A random permutation of 0 … n − 1 that leaves no number in its place. Shape `(n,)`.
 
-    Raises ValueError for n = 1, where there is none.
+    All such permutations are equally likely. Raises ValueError for n = 1, for which no such permutation exists.
     """
     if n == 1:
         raise ValueError("one alias alone cannot be defined by another's entity; give its subset two or more")

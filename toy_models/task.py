@@ -1,4 +1,4 @@
-"""A task as every later step sees it: tokens, and a table that says what each row of tokens is."""
+"""A task as training and analyses see it: tokens, and a table that says what each row of tokens is."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from toy_models.words import Words
 ROLES: Final = ("pad", "tag", "alias", "separator", "entity", "list", "equals", "answer", "word")
 """What a token does in its example; `Task.roles` holds indices into this tuple.
 
-`equals` is the token after which the answer is read: `=`, in a text the colon of `A:`. `word`: any other word of a
+`equals` is the token at which the answer is read: `=`, or in a text the colon of `A:`. `word` is any other word of a
 text."""
 
 ROLE: Final = {name: i for i, name in enumerate(ROLES)}
@@ -37,18 +37,18 @@ class Vocabulary:
     tokens: tuple[str, ...]
     """Display string of each token id."""
     outputs: int
-    """The model has logits for the ids below this one: all, or all but the aliases' names."""
+    """Number of ids, from 0, for which the model has logits: all ids, or all except those of the aliases' names."""
     integers: tuple[int, int] = (0, 0)
-    """Half-open range of the ids of the tokens that name entities (the integers 0, 1, …); empty where entities are named
-    by words."""
+    """Half-open range of the ids of tokens that name entities (the integers 0, 1, …). It is empty if words name
+    entities."""
     true: int = -1
     """Id of the answer *true*; −1 in a world without it."""
     false: int = -1
     """Id of the answer *false*; −1 in a world without it."""
     answers: tuple[int, ...] = ()
-    """Where answers are words: the first token of each answer to the question that is looked at."""
+    """In a world whose answers are words: id of the first token of each answer to the question that is looked at."""
     encode: Callable[[str], list[int]] | None = None
-    """Where examples are texts: text → token ids."""
+    """In a world whose examples are texts: a function from a text to its token ids."""
     padded: bool = False
     """Whether a model of this vocabulary may have more embeddings than there are tokens."""
 
@@ -63,11 +63,11 @@ class Vocabulary:
 class Task:
     """Examples, right-padded, with one table row per example.
 
-    Table columns: `kind` ("definition" | "question"); `alias` (index of the alias); `entity` (what the
-    alias's questions are about); `defined_entity` (what its definition says; −1 if it has none);
-    `tag` (0 if undefined); `subset`; `stage` (whose training data holds the alias; 0: none); `order`
-    (word order of the definition, "" for questions); `split` ("train" | "test"); `answer` (True/False
-    for questions; False, without meaning, for definitions).
+    Table columns: `kind` ("definition" | "question"); `alias` (index of the alias); `entity` (the entity that the
+    alias's questions are about); `defined_entity` (the entity in its definition; −1 if it has none); `tag` (0 if the
+    alias is not defined); `subset`; `stage` (the stage whose training data hold the alias; 0 if none does); `order`
+    (word order of the definition, "" for questions); `split` ("train" | "test"); `answer` (True or False for questions;
+    False, without meaning, for definitions).
 
     A text world (`mechocl.closed_book`) has more kinds of test, and more columns, which it describes.
     """
@@ -82,10 +82,10 @@ class Task:
     """One row per example; see above."""
     vocabulary: Vocabulary
     questioning: "Questioning"
-    """What differs between worlds when an alias is asked about."""
+    """What is particular to the task's world in asking about an alias."""
     fresh: Callable[[int], Int[Tensor, "example pos"]] | None = None
-    """Tokens of the same rows with the training questions of a given epoch; None: a fixed set. Label
-    flips are drawn anew too; the table's `answer` is that of `tokens`."""
+    """A function from an epoch to the tokens of the same rows with the training questions of that epoch; None if the
+    questions are a fixed set. Label flips are drawn again, too. The table's `answer` is that of `tokens`."""
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
@@ -109,7 +109,7 @@ class Task:
         return np.flatnonzero(chosen)
 
     def take(self, rows: np.ndarray) -> "Task":
-        """The task of these examples alone, in this order; its questions are a fixed set."""
+        """A task of only these examples, in this order. Its questions are a fixed set."""
         at = torch.from_numpy(rows)
         return replace(
             self,
@@ -125,7 +125,7 @@ class Task:
         return self.rows(split="train", stage=stages)
 
     def answers_of(self, rows: np.ndarray) -> tuple[Int[Tensor, "question"], Int[Tensor, "question"]]:
-        """Tokens of the right answer to each of the given questions, and of a wrong one (`Questioning.answers_of`)."""
+        """Token ids of the right answer and of a wrong answer to each of the given questions (`Questioning.answers_of`)."""
         return self.questioning.answers_of(self, rows)
 
     @property
@@ -148,11 +148,11 @@ class Task:
 
 
 class Questioning(ABC):
-    """What differs between worlds when an alias is asked about: one object of one class a world, carried by its tasks.
+    """What differs between worlds in asking about an alias. Each world has one class, and its tasks carry an object of it.
 
     It says which tokens compete as answers, how an answer is judged and which measure leads, which questions make a
-    contrast, and how results are worded. The methods that are not abstract are right for a world whose answers are
-    single tokens, one for each entity, where a question names no entity and each answer is judged by its rank.
+    contrast, and how results are worded. The methods that are not abstract are right for a world in which each entity
+    has one answer of one token, questions do not name their entity, and an answer is judged by its rank.
     """
 
     words: Words
@@ -160,7 +160,7 @@ class Questioning(ABC):
     entities_are_numbers = False
     """Whether the entities have an order, so that some are larger than others, and odd or even."""
     last_alias_token_apart = False
-    """Whether the last token of an alias has a role of its own in pairs: the one at which a text has read the whole name."""
+    """Whether the last token of an alias has a role of its own in pairs: at that token of a text, the whole name was read."""
 
     @abstractmethod
     def entity_ids(self, vocabulary: Vocabulary) -> Int[Tensor, " entity"]:
@@ -171,21 +171,21 @@ class Questioning(ABC):
         """A title and a caption of one question, whose logit difference (nats) is given."""
 
     def answer_ids(self, vocabulary: Vocabulary) -> Int[Tensor, " candidate"]:
-        """Tokens among which an answer is judged."""
+        """Ids of the tokens that compete as answers."""
         return self.entity_ids(vocabulary)
 
     def recall_ids(self, vocabulary: Vocabulary) -> Int[Tensor, " candidate"]:
-        """Tokens among which the entity of a definition must come first to count as recalled."""
+        """Ids of the tokens among which the entity of a definition must come first to count as recalled."""
         return self.entity_ids(vocabulary)
 
     def fixed_answers(self, vocabulary: Vocabulary) -> tuple[int, int] | None:
-        """The two answers that all questions have in common (true and false); None where each question has its own."""
+        """Ids of the two answers that all questions have in common (true and false); None if each question has its own."""
         return None
 
     def answers_of(
         self, task: Task, rows: np.ndarray
     ) -> tuple[Int[Tensor, "question"], Int[Tensor, "question"]]:
-        """Tokens of the right answer to each of the given questions, and of a wrong one: the next entity's."""
+        """Token ids of the right answer to each of the given questions, and of a wrong answer, that of the next entity."""
         ids = self.entity_ids(task.vocabulary)
         entity = torch.tensor(task.table["entity"].to_numpy()[rows])
         return ids[entity], ids[(entity + 1) % len(ids)]
@@ -193,7 +193,7 @@ class Questioning(ABC):
     def compared_ids(
         self, task: Task, rows: np.ndarray
     ) -> tuple[Int[Tensor, "question"], Int[Tensor, "question"]]:
-        """The two tokens whose logit difference is looked at: the right answer, and a wrong one."""
+        """Ids of the two tokens whose logit difference is looked at: the right answer, and a wrong answer."""
         return self.answers_of(task, rows)
 
     def signs(self, task: Task, rows: np.ndarray) -> Float[np.ndarray, "question"]:
@@ -203,7 +203,7 @@ class Questioning(ABC):
     def wrong_answers(
         self, task: Task, rows: np.ndarray, rival: Int[Tensor, "question"] | None
     ) -> Int[Tensor, "question"]:
-        """Wrong answers to compare the right ones with: where there is a `rival` entity, its answer."""
+        """Wrong answers with which the right ones are compared. If `rival` entities are given, it is their answers."""
         return self.answers_of(task, rows)[1] if rival is None else self.entity_ids(task.vocabulary)[rival]
 
     def judge(
@@ -211,8 +211,8 @@ class Questioning(ABC):
     ) -> pd.DataFrame:
         """One row per alias: `alias`, `subset`, `accuracy` and `auc`, from the logits of `answer_ids` at `=` of questions.
 
-        `auc` is the share of the other answers that are less likely than the right one (ties count half), `accuracy`
-        whether none is as likely.
+        `auc` is the share of the other answers that are less likely than the right one (ties count half). `accuracy` is
+        the share of questions in which no other answer is as likely.
         """
         own = logits.gather(1, torch.tensor(task.table["entity"].to_numpy()[rows])[:, None])
         below, tied = (logits < own).sum(1).double(), (logits == own).sum(1).double() - 1
@@ -226,24 +226,24 @@ class Questioning(ABC):
     def contains(
         self, vocabulary: Vocabulary, tokens: Int[Tensor, "example pos"], entity: np.ndarray
     ) -> Bool[np.ndarray, "example"]:
-        """Whether each example names its entity, as a list does that contains the alias's integer."""
+        """Whether each example names its entity, such as a list that contains the alias's integer."""
         return np.zeros(len(tokens), dtype=bool)
 
     def changes_answer(self, task: Task, row: int, entities: np.ndarray) -> Bool[np.ndarray, "entity"]:
-        """Whether the question in this row has another right answer when it is about each of these other entities."""
+        """For each of these other entities, whether the question in this row would have another right answer for it."""
         return np.ones(len(entities), dtype=bool)
 
     def without_entity(
         self, task: Task, rows: np.ndarray, draws: torch.Generator
     ) -> Int[Tensor, "question pos"]:
-        """The tokens of questions that name their entity, with another one in its place.
+        """The tokens of questions that name their entity, with another entity in its place.
 
-        Raises ValueError in a world in which no question does.
+        Raises ValueError in a world in which no question names its entity.
         """
-        raise ValueError("it is for questions with a list")
+        raise ValueError("only a question with a list names its entity; use the integer-set world")
 
     def entity_name(self, vocabulary: Vocabulary, entity: int) -> str:
-        """`answer painter`, `integer 7`."""
+        """Name of an entity in words: `answer painter`, `integer 7`."""
         token = vocabulary.tokens[int(self.entity_ids(vocabulary)[entity])]
         return f"{self.words.entity} {token.strip()}"
 
@@ -257,7 +257,7 @@ class Questioning(ABC):
 
 
 def asked(task: Task, rows: np.ndarray) -> pd.DataFrame:
-    """The alias and the subset of each of the given questions."""
+    """A table of the alias and the subset of each of the given questions."""
     table = task.table.iloc[rows]
     return pd.DataFrame(
         {"alias": table["alias"].to_numpy(), "subset": table["subset"].astype(str).to_numpy()}

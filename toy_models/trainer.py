@@ -1,4 +1,4 @@
-"""What changes while a stage trains: the models' parameters in stacks, their optimiser, their running losses."""
+"""What changes while a stage trains: the models' stacked parameters, their optimiser and their running losses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """Everything needed to continue a stage: tensors by name, and how far it had come.
+    """Everything that is needed to continue a stage: tensors by name, and the number of steps that were done.
 
     Tensors that belong to a model have a leading axis `model`.
     """
@@ -48,8 +48,8 @@ class Trainer:
         names = [n for n, p in first.named_parameters() if p.requires_grad]
         if stage.trains == "alias_embeddings":
             names = ["embed.W_E"]
-        # the optimiser's tensors: whole stacks, since what it does to one number depends on that number
-        # alone; but one tensor a model for Adafactor, whose step depends on the tensor's shape and size
+        # the optimiser gets whole stacks, since what it does to a number depends on that number alone; but Adafactor
+        # gets one tensor for each model, since its step depends on the tensor's shape and size
         apart = stage.optimizer == "adafactor"
         self.names, self.parameters = names, [self.stacked[n].requires_grad_() for n in names]
         self.moved = (
@@ -73,7 +73,7 @@ class Trainer:
         return gradients if self.row_mask is None else [g * self.row_mask for g in gradients]
 
     def update(self, gradients: Sequence[Tensor], *, clip: float, rates: Tensor | None) -> None:
-        """One step of the optimiser; `rates`: each model's learning rate as a share of the optimiser's."""
+        """Do one step of the optimiser. `rates` are the models' learning rates as shares of the optimiser's rate."""
         if clip:
             shares = (clip / (gradient_norms(gradients) + 1e-6)).clamp(max=1.0)
             gradients = [g * shares.view(-1, *[1] * (g.ndim - 1)) for g in gradients]
@@ -92,7 +92,7 @@ class Trainer:
                     parameter.copy_(old + share * (parameter - old))
 
     def tie(self) -> None:
-        """Give the models' unembedding the weights of the embedding, where the two are one."""
+        """Give the models' unembedding the weights of the embedding, if the two are tied."""
         if self.tied:
             for model in self.models:
                 architectures.tie(model)
@@ -122,7 +122,7 @@ class Trainer:
             kind, _, rest = name.partition("/")
             if kind == "optimizer":
                 index, _, key = rest.partition("/")
-                # a copy, since the optimiser writes into what it is given
+                # a copy, since the optimiser writes into the tensors that it gets
                 saved.setdefault(int(index), {})[key] = (
                     number.clone() if isinstance(number, Tensor) else number
                 )
@@ -133,18 +133,18 @@ class Trainer:
 
 
 def gradient_norms(gradients: Sequence[Tensor]) -> Float[Tensor, "model"]:
-    """Euclidean norm of each model's gradient over all parameters; the first axis is `model`."""
+    """Euclidean norm of each model's gradient over all parameters. The gradients' first axis is `model`."""
     return torch.stack([g.flatten(1).pow(2).sum(1) for g in gradients]).sum(0).sqrt()
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Set the learning rate of all groups; the group of the embeddings has its own multiple of it."""
+    """Set the learning rate of all groups. The group of the embeddings gets its own multiple of it."""
     for group in optimizer.param_groups:
         group["lr"] = value * group["share"]
 
 
 def _is_alias_name(task: Task) -> Bool[Tensor, "d_vocab"]:
-    """Which tokens are aliases' names: entities in the alias's place are not."""
+    """Which tokens are names of aliases. Entities that stand in an alias's place are not."""
     found = torch.zeros(len(task.vocabulary), dtype=torch.bool)
     found[task.tokens[task.roles == ROLE["alias"]]] = True
     found[: task.vocabulary.integers[1]] = False

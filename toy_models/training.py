@@ -1,8 +1,8 @@
-"""Training in stages: one loop that reads top to bottom, for one model or many at once.
+"""Training in stages: one loop that reads from top to bottom, for one model or several at once.
 
-`train_stage` yields a `Moment` after each step; whoever consumes it decides what to evaluate and write.
-A stage depends on the task, the model it starts from, its config and the seed alone: the order of the
-batches is drawn per epoch, so a stage that continues from a `TrainingState` ends with the same weights.
+`train_stage` yields a `Moment` after each step, and the caller decides what to evaluate and write. A stage depends only
+on the task, the model it starts from, its config and the seed. The order of the batches is drawn for each epoch, so a
+stage that continues from a `TrainingState` ends with the same weights.
 """
 
 import math
@@ -27,26 +27,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Where a stage stands after a step (`step` 0: before the first).
+    """The state of a stage after a step; `step` 0 is before the first step.
 
-    The models' weights are those of this step at moments that evaluate or keep a checkpoint.
+    At moments that evaluate or keep a checkpoint, the models' weights are those of this step.
     """
 
     step: int
     total_steps: int
     epoch: float
     losses: tuple[float, ...]
-    """Of each model: mean over the steps since the last evaluation of the batch's loss per token, in nats;
-    empty at step 0 and between evaluations. Not finite for a model that diverged."""
+    """Loss per token of each model, in nats: the mean over the batches since the last evaluation. It is empty at step 0
+    and between evaluations, and not finite for a model that diverged."""
     gradient_norms: tuple[float, ...]
-    """Of each model: Euclidean norm of the last batch's gradient of what is trained, before clipping; empty as
-    `losses`."""
+    """Euclidean norm of each model's gradient of what is trained, in the last batch and before clipping. It is empty
+    when `losses` is empty."""
     evaluate: bool
     checkpoint: bool
     _trainer: Trainer
 
     def capture(self) -> TrainingState:
-        """Copy of the state, from which `train_stage` continues with the same result."""
+        """A copy of the state, from which `train_stage` can continue with the same result."""
         return self._trainer.capture(self.step)
 
 
@@ -62,15 +62,15 @@ def train_stage(
 ) -> Iterator[Moment]:
     """Train models of one shape together, in place, on one stage, yielding after every step.
 
-    Each model has its own task, the seed that draws the order of its examples, and, if wanted, its own
-    learning rate instead of the stage's; together they become what each would become alone, within
-    rounding. The first moment is step 0, or the one after `state`, which restores weights and optimiser.
-    The device is the models'.
+    Each model has its own task, its own seed, which decides the order of its examples, and, if wanted, its own learning
+    rate instead of the stage's. Models that train together get, within rounding, the weights that each would get alone.
+    The first moment is step 0, or the step after `state`, which restores weights and optimiser. Training takes place on
+    the device of the models.
 
     Raises ValueError when the stage has no data, the tasks' sizes differ, or a model lacks task, seed or rate.
     """
     given = {len(tasks), len(seeds), len(models if learning_rates is None else learning_rates)}
-    if given != {len(models)}:  # one for all would broadcast
+    if given != {len(models)}:  # a single one would broadcast to all models
         raise ValueError(f"{len(models)} models need as many tasks, seeds and, if any, learning rates")
     device = models[0].embed.W_E.device
     data = Batches(tasks, stage, seeds, device)
@@ -78,7 +78,9 @@ def train_stage(
     shape = lean.shape_of(models[0])
     peak, rates = stage.learning_rate, None
     if learning_rates is not None and any(rate != stage.learning_rate for rate in learning_rates):
-        peak = max(learning_rates)  # shares of at most 1: larger ones would magnify the rounding of the step
+        peak = max(
+            learning_rates
+        )  # so that shares are at most 1; larger shares would magnify the rounding of the step
         rates = torch.tensor([rate / peak for rate in learning_rates], device=device)
     steps_per_epoch = math.ceil(data.size / stage.batch_size)
     total = steps_per_epoch * stage.epochs
@@ -127,15 +129,15 @@ def token_losses(
     *,
     most: int,
 ) -> Float[Tensor, "model"]:
-    """Of each model: mean cross-entropy (nats) of the next token over the positions in `loss_mask`.
+    """Mean cross-entropy (nats) of each model for the next token, over the positions in `loss_mask`.
 
-    `tokens` has one position more than `loss_mask`: the last is only predicted. No row has more than `most`
-    positions with loss, and no more are unembedded.
+    `tokens` has one position more than `loss_mask`, since its last token is only predicted. No row may have more than
+    `most` positions with loss, and only so many are unembedded.
     """
     x = lean.residual(parameters, tokens[:, :, :-1], shape)
     targets, weights = tokens[:, :, 1:], loss_mask
     if most < loss_mask.shape[2]:
-        # the positions with loss first; rows with fewer are filled with positions of weight 0
+        # the positions with loss come first; rows with fewer are filled up with positions of weight 0
         where = loss_mask.byte().argsort(dim=2, descending=True, stable=True)[:, :, :most]
         x = x.gather(2, where[..., None].expand(-1, -1, -1, x.shape[3]))
         targets, weights = targets.gather(2, where), loss_mask.gather(2, where)

@@ -10,15 +10,15 @@ class Words:
     entity: str
     """What an alias stands for, as a question asks about it: `integer`, `answer`."""
     entities: str
-    """Several of them."""
+    """Plural of `entity`."""
     difference: str
     """The two logits whose difference is looked at: `true − false`."""
     attributed_difference: str
-    """What direct logit attribution adds to, of that difference."""
+    """Label of direct logit attribution to that difference."""
     attributed_entity: str
-    """What direct logit attribution adds to, of the entity's own logit."""
+    """Label of direct logit attribution to the entity's own logit."""
     answers_in: str
-    """What answers are measured in where an intervention is judged by them: `AUC`, `right − wrong logit`."""
+    """The measure of answers by which an intervention is judged: `AUC`, `right − wrong logit`."""
     lens_rank: str
     """What the ranks of a lens are, for the command line. `{attribute}` is what the questions are about."""
     lens: str
@@ -30,8 +30,8 @@ class Words:
     training: str
     """How the curves of training are read."""
     training_curves: tuple[str, str]
-    """Measures whose curves are drawn: of answers, and of definitions."""
+    """The two measures whose curves are drawn: one of answers, and one of definitions."""
     judged_after: str
-    """After what each subset is judged: `training`."""
+    """The time after which each subset is judged, in words: `training`."""
     floor: str
-    """The value, or the subset, of a model that knows nothing of an alias: `.5`, `no_data`."""
+    """The value of a model that knows nothing about an alias, or the subset that shows it: `.5`, `no_data`."""

@@ -1,6 +1,6 @@
-"""The worlds that are trained from scratch: their configs, and how a task is made of one.
+"""The worlds on which models are trained from scratch: their configs, and how a task is made of a config.
 
-A recipe names its world in `task.world`; one that names none is of the integer set.
+A recipe names its world in `task.world`. A recipe that names no world has the integer set.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from toy_models.list_questioning import ListQuestioning
 from toy_models.task import Questioning, Task, Vocabulary
 
 DEFAULT: Final = "integer-set"
-"""The world of a recipe that names none."""
+"""Name of the world of a recipe that names no world."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,17 +21,18 @@ class World:
     """One world."""
 
     config: type
-    """Dataclass of its settings, the table `task` of a recipe."""
+    """Dataclass of the world's settings, which are the table `task` of a recipe."""
     build: Callable[..., Task]
-    """`build(config, seed=…)`: the task, which depends on the two alone. Raises ValueError for what cannot be drawn."""
+    """`build(config, seed=…)` returns the task, which depends on the two alone. Raises ValueError when it cannot be
+    drawn."""
     vocabulary: Callable[[Any], Vocabulary]
-    """The vocabulary, which depends on the config alone."""
+    """A function from a config to its vocabulary."""
     context_length: Callable[[Any], int]
-    """Tokens of the longest example."""
+    """A function from a config to the number of tokens of the longest example."""
     describe: Callable[[Any], str]
-    """The config in one line, for reports."""
+    """A function from a config to one line about it, for reports."""
     questioning: Questioning
-    """How its questions are asked and judged."""
+    """How the world's questions are asked and judged."""
 
 
 WORLDS: Final[dict[str, World]] = {
@@ -44,7 +45,7 @@ WORLDS: Final[dict[str, World]] = {
         questioning=ListQuestioning(),
     ),
 }
-"""By the name that a recipe gives."""
+"""Name of a world in recipes → the world."""
 
 
 def world_of(config: Any) -> World:

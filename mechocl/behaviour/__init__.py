@@ -1,1 +1,1 @@
-"""From answers to weak and strong internalization, over seeds, with their sentences and number formats."""
+"""Weak and strong internalization, computed from answers over seeds, and how they are put in words and numbers."""

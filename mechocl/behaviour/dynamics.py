@@ -1,7 +1,7 @@
 """When internalization appears: curves over training, and the order in which its parts are learned.
 
-Computed from the evaluations that training wrote (`SeedFolder.history`); the more evaluations a recipe asks
-for (`training.stages.N.evaluations`), the finer the times.
+They are computed from the evaluations that training wrote (`SeedFolder.history`). The more evaluations a recipe asks
+for (`training.stages.N.evaluations`), the more precise the times are.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ CURVES: Final = (
     "questions", "weak", "d1", "d2", "d3", "strong", "recall_tag_1", "recall_tag_2", "recall_new", "loss",
     "gradient_norm",
 )  # fmt: skip
-"""Columns of `curves`, beside seed, stage, step and epoch."""
+"""Columns of the table of `curves`, besides seed, stage, step and epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,9 @@ class Event:
     name: str
     curve: str
     new_aliases: bool
-    """Whether it is about the aliases of stage 2's data: then it can be learned only where they are trained."""
+    """Whether it is about the aliases of stage 2's data. Then it can be learned only in the stage that trains on them."""
     top: float | None
-    """None: the curve's own final value."""
+    """Value of the curve when all is learned; None means the curve's own final value."""
     meaning: str
 
 
@@ -46,15 +46,16 @@ EVENTS: Final = (
 )
 
 SMALLEST_EFFECT: Final = 0.02
-"""A tag effect whose final value is smaller (AUC) never appeared in that seed."""
+"""Smallest tag effect (in AUC). A tag effect whose final value is smaller counts as never learned in that seed."""
 
 
 def curves(history: pd.DataFrame) -> pd.DataFrame:
     """One row per seed, stage and evaluation, with the columns `CURVES`.
 
-    `questions`: AUC of `qd1_consistent`; `weak`: that minus `qd2_inconsistent`; `d1`, `d2`, `d3`: AUC;
-    `strong`: d1 − d2; `recall_…`: share of definitions recalled; `loss`: nats per token since the last
-    evaluation; `gradient_norm`: of the last batch. NaN for what the run does not have.
+    `questions` is the AUC of `qd1_consistent`, and `weak` is that minus the AUC of `qd2_inconsistent`. `d1`, `d2` and
+    `d3` are the AUC of these subsets, and `strong` is d1 − d2. `recall_…` is the share of definitions that are recalled,
+    `loss` the mean in nats per token since the last evaluation, and `gradient_norm` the norm in the last batch. What the
+    run does not have is NaN.
     """
     keys = ["seed", "stage", "step", "epoch"]
     auc, recall = (history.pivot_table(index=keys, columns="subset", values=v) for v in ("auc", "recall"))
@@ -84,11 +85,11 @@ def curves(history: pd.DataFrame) -> pd.DataFrame:
 
 
 def onsets(table: pd.DataFrame, *, integers: int, new_in_stage: int) -> pd.DataFrame:
-    """When each event happened in each seed: `seed`, `event`, `stage`, `epoch`, from the rows of `curves`.
+    """When each event happened in each seed, from the rows of `curves`: `seed`, `event`, `stage`, `epoch`.
 
-    An event happens in its stage (1, or `new_in_stage` for new aliases) where its curve passes, for good, half
-    of the way from knowing nothing (AUC .5, recall 1 / `integers`, no effect) to its top, interpolated
-    between evaluations. `epoch` counts within the stage; it is NaN for an event that did not happen.
+    An event happens in its stage (1, or `new_in_stage` for new aliases). It happens when its curve rises for good above
+    half of the way from knowing nothing (AUC .5, recall 1 / `integers`, no effect) to its top, interpolated between
+    evaluations. `epoch` counts within the stage. It is NaN for an event that did not happen.
     """
     rows = []
     for seed, part in table.groupby("seed"):
@@ -107,9 +108,9 @@ def onsets(table: pd.DataFrame, *, integers: int, new_in_stage: int) -> pd.DataF
 
 
 def lasting_crossing(x: np.ndarray, y: np.ndarray, level: float) -> float:
-    """The `x` from which on the line through the points stays at or above `level`; NaN if it ends below.
+    """The `x` from which on the line through the points stays at or above `level`; NaN if the line ends below it.
 
-    Not the first crossing: a difference of two noisy curves crosses any low level by chance.
+    It need not be the first crossing, since a difference of two noisy curves crosses any low level by chance.
     """
     below = np.flatnonzero(y < level)
     if len(below) == 0:
@@ -122,22 +123,22 @@ def lasting_crossing(x: np.ndarray, y: np.ndarray, level: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Which of two events comes first, over the seeds in which both happened."""
+    """The order of two events, over the seeds in which both happened."""
 
     first: str
     second: str
     """The event that comes later on average."""
     seeds: int
     before: int
-    """Seeds in which `first` came before `second`; ties count as not."""
+    """Number of seeds in which `first` came before `second`. A tie does not count."""
     lead: Estimate
-    """Epochs from `first` to `second`."""
+    """Number of epochs from `first` to `second`."""
     p: float
-    """Two-sided sign test; ties are left out."""
+    """Two-sided p of the sign test, without ties."""
 
 
 def order(events: pd.DataFrame) -> list[Order]:
-    """Every pair of events of one stage that happened in at least 2 seeds, the earlier one first."""
+    """The order of every two events of one stage that both happened in at least 2 seeds. The earlier event comes first."""
     found = []
     for _, part in events.groupby("stage"):
         times = part.pivot(index="seed", columns="event", values="epoch")

@@ -10,14 +10,14 @@ NAMES: Final = {
     "auc": "AUC", "accuracy": "accuracy", "exact_match": "exact match", "log_probability": "log-probability",
     "logit_difference": "logit difference", "recall": "recall",
 }  # fmt: skip
-"""Quantities in words."""
+"""Name of a quantity → the quantity in words."""
 
 MISSING: Final = "–"
 """What stands in the place of a value that does not exist."""
 
 MINUS: Final = "−"
 HYPHEN: Final = "-"
-"""The minus of the places that have always written a hyphen."""
+"""The minus sign in places that write a hyphen."""
 
 
 def number(value: SupportsFloat | None, digits: int = 3, *, sign: bool = False, minus: str = MINUS) -> str:
@@ -36,30 +36,30 @@ def interval(
     sign: bool = False,
     minus: str = MINUS,
 ) -> str:
-    """`0.108 [0.041, 0.175]`; the mean alone where either end is None or not finite."""
+    """`0.108 [0.041, 0.175]`; the mean alone if either end is None or not finite."""
     shown = [number(value, digits, sign=sign, minus=minus) for value in (mean, low, high)]
     return shown[0] if MISSING in shown else f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
 def p_value(p: float) -> str:
-    """`p = .004` or `p < .001`; `–` where there was no test."""
+    """`p = .004` or `p < .001`; `–` if there was no test."""
     if math.isnan(p):
         return MISSING
     return "p < .001" if p < 0.001 else f"p = {p:.3f}".replace("0.", ".")
 
 
 def p_in_table(p: float) -> str:
-    """`.004` or `< .001`: a p-value in a column that says so."""
+    """`.004` or `< .001`, for a column of p-values."""
     return p_value(p).removeprefix("p = ").removeprefix("p ")
 
 
 def estimate_in_words(e: Estimate | None, digits: int = 3, *, sign: bool = False, minus: str = MINUS) -> str:
-    """`0.108 [0.041, 0.175]`; `–` where there is no estimate."""
+    """`0.108 [0.041, 0.175]`; `–` if there is no estimate."""
     return MISSING if e is None else interval(e.mean, e.low, e.high, digits, sign=sign, minus=minus)
 
 
 def describe(e: Estimate | None) -> str:
-    """`+0.108 [+0.041, +0.175], p = .004`, with the unit where it is the alias; `–` where there is no estimate."""
+    """`+0.108 [+0.041, +0.175], p = .004`, with the unit if it is the alias; `–` if there is no estimate."""
     if e is None or e.n < 2:
         return estimate_in_words(e, sign=True)
     text = f"{estimate_in_words(e, sign=True)}, {p_value(e.p)}"
@@ -67,12 +67,12 @@ def describe(e: Estimate | None) -> str:
 
 
 def mean_in_words(row: Mapping[Any, Any] | None) -> str:
-    """`+0.108 [+0.041, +0.175]` of a row of `over_seeds.over_seeds`: a difference. `–` where there is no row."""
+    """`+0.108 [+0.041, +0.175]` for a row of `over_seeds.over_seeds` that is a difference; `–` if there is no row."""
     return _row_in_words(row, sign=True)
 
 
 def value_in_words(row: Mapping[Any, Any] | None) -> str:
-    """`0.108 [0.041, 0.175]` of a row of `over_seeds.over_seeds`: a value, not a difference. `–` without a row."""
+    """`0.108 [0.041, 0.175]` for a row of `over_seeds.over_seeds` that is a value, not a difference; `–` if there is none."""
     return _row_in_words(row, sign=False)
 
 
@@ -85,5 +85,5 @@ def _row_in_words(row: Mapping[Any, Any] | None, *, sign: bool) -> str:
 
 
 def cell(value: object, *, minus: str = MINUS) -> str:
-    """A cell of a table as it is: a float with three digits (`–` where it is missing), anything else as its text."""
+    """The text of a table's cell: a float with three digits (`–` if it is missing), anything else as it is."""
     return number(value, minus=minus) if isinstance(value, float) else str(value)

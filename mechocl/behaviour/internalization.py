@@ -3,12 +3,12 @@
 Four quantities per subset:
 
 - `accuracy`: share of test questions answered rightly (true-logit-difference > 0 ⇔ true). 0.5 is chance.
-- `auc`: within-alias AUC. Over pairs of one alias's test questions, one whose list contains its integer
-  and one whose list does not, how often the true-logit-difference ranks them rightly (ties count half);
-  averaged over aliases. 0.5: nothing known. Unlike accuracy it does not depend on a threshold.
+- `auc`: within-alias AUC. For each alias, all pairs of its test questions are formed in which one list contains its
+  integer and the other does not. The AUC is the share of pairs that the true-logit-difference ranks rightly (ties count
+  half), averaged over aliases. 0.5 means that nothing is known. Unlike accuracy it does not depend on a threshold.
 - `logit_difference`: mean of (true logit − false logit), signed so that the right answer is positive.
-- `recall`: share of training definitions whose integer is the model's first choice among integers, read
-  just before it. NaN for undefined subsets, and for word orders in which the alias comes after the entity.
+- `recall`: share of training definitions whose integer is the model's first choice among integers, read just before the
+  integer. It is NaN for undefined subsets, and for word orders in which the alias comes after the entity.
 
 Weak internalization is `qd1_consistent` − `qd2_inconsistent`; strong internalization (the IML gap) is
 `d1_consistent` − `d2_consistent` (arXiv 2310.15047).
@@ -39,9 +39,9 @@ class Contrast:
 
     name: str
     better: str
-    """Subset that is expected to be answered better."""
+    """Subset whose questions are expected to be answered better."""
     worse: str
-    """Subset that it is compared with; "" for chance."""
+    """Subset with which `better` is compared; "" means chance."""
     meaning: str
 
 
@@ -63,8 +63,10 @@ _NEW: Final = ("d1_consistent", "d2_consistent", "d3_consistent")
 
 
 def true_logit_difference(model: Transformer, task: Task, rows: np.ndarray) -> Float[np.ndarray, "question"]:
-    """Difference of the two logits of `Questioning.compared_ids` at `=` of the given questions, in nats: true − false; in
-    worlds of other answers right − wrong."""
+    """Difference of the two logits of `Questioning.compared_ids` at `=` of the given questions, in nats.
+
+    It is true − false, or right − wrong in worlds with other answers than true and false.
+    """
     where = torch.from_numpy(task.position_of("equals", rows))
     wanted = torch.stack(task.questioning.compared_ids(task, rows), 1)
     ids: Tensor = torch.unique(wanted)
@@ -75,17 +77,17 @@ def true_logit_difference(model: Transformer, task: Task, rows: np.ndarray) -> F
 def _differences(
     logits: Float[Tensor, "question id"], ids: Int[Tensor, "id"], wanted: Int[Tensor, "question two"]
 ) -> Float[np.ndarray, "question"]:
-    """Logit of the first wanted token less that of the second; `ids`, ascending, are those of the logits."""
+    """Logit of the first wanted token minus that of the second. `ids`, in ascending order, are the logits' token ids."""
     both = logits.gather(1, torch.searchsorted(ids, wanted))
     difference: np.ndarray = (both[:, 0] - both[:, 1]).double().numpy()
     return difference
 
 
 def recalled(model: Transformer, task: Task, rows: np.ndarray) -> np.ndarray:
-    """Whether each of the given definitions' integers is the first choice among integers, just before it; in a text
-    world, whether the entity's first token is the first choice of all.
+    """Whether the integer of each of the given definitions is the model's first choice among integers, just before it.
 
-    Raises ValueError for definitions that begin with the integer.
+    In a text world, whether the entity's first token is the first choice among all tokens. Raises ValueError for
+    definitions that begin with the integer.
     """
     tokens = task.tokens[torch.from_numpy(rows)]
     first = (task.roles[torch.from_numpy(rows)] == ROLE["entity"]).int().argmax(1)
@@ -100,12 +102,12 @@ def recalled(model: Transformer, task: Task, rows: np.ndarray) -> np.ndarray:
 def per_alias(model: Transformer, task: Task, *, aliases_per_subset: int | None = None) -> pd.DataFrame:
     """One row per alias: `alias`, `subset`, and the four quantities of this module.
 
-    They are judged as the task's questioning says. In a world of other answers than true and false, such as a text's
-    questions about one attribute (`closed_book.views`), `auc` is the share of the other answers' tokens that are less
-    likely than the right one's, `accuracy` whether none is as likely, `logit_difference` right − wrong answer, `recall`
-    whether the first token of the defined entity is the model's first choice; .5 is then no floor, since common answers are
-    likelier: compare with `no_data`. `aliases_per_subset` limits how many aliases (the first ones) of each subset are
-    measured.
+    The task's questioning judges the answers. In a world with other answers than true and false, such as a text's
+    questions about one attribute (`closed_book.views`), the quantities are different: `auc` is the share of the other
+    answers whose tokens are less likely than the right one, `accuracy` is whether no other answer is as likely,
+    `logit_difference` is right − wrong answer, and `recall` is whether the first token of the defined entity is the
+    model's first choice. There, .5 is not the value of chance, since common answers are likelier; compare with
+    `no_data`. With `aliases_per_subset`, only the first so many aliases of each subset are measured.
     """
     rows = task.rows(kind="question", split="test")
     if aliases_per_subset is not None:
@@ -136,12 +138,12 @@ def _recall(model: Transformer, task: Task, aliases: np.ndarray) -> pd.DataFrame
 
 
 def measures_of(rows: pd.DataFrame) -> Measures:
-    """The measures of a table of answers, as its columns tell: of answers in words, or else of true and false."""
+    """The measures that the columns of a table of answers show: those of answers in words, or of true and false."""
     return text.MEASURES if text.MEASURES.leading in rows.columns else YES_OR_NO
 
 
 def by_subset(aliases: pd.DataFrame) -> pd.DataFrame:
-    """Mean of each quantity over the aliases of each subset, in the order of `SUBSETS`; with `aliases`."""
+    """Mean of each quantity over the aliases of each subset, in the order of `SUBSETS`, and their number `aliases`."""
     means = aliases.groupby("subset")[list(measures_of(aliases).names)].mean()
     means["aliases"] = aliases.groupby("subset").size()
     present = [name for name in SUBSETS if name in means.index]
@@ -149,10 +151,10 @@ def by_subset(aliases: pd.DataFrame) -> pd.DataFrame:
 
 
 def failure(subsets: pd.DataFrame, measures: Measures | None = None) -> str:
-    """Why a finished training counts as failed, from its table by subset; "" if it does not.
+    """Why a finished training counts as failed, from its table by subset; "" if it has not failed.
 
-    Word orders in which the alias comes last have no recall, and are not judged by it; nor are worlds whose measures
-    say so (`Measures.least_recall`).
+    A training fails if it recalls too few definitions. It is not judged if its word order has no recall, because the
+    alias comes last, or if its world's measures say so (`Measures.least_recall`).
     """
     least = (measures or measures_of(subsets)).least_recall
     part = subsets[subsets["subset"].isin(_NEW)].dropna(subset=["recall"])
@@ -165,9 +167,9 @@ def failure(subsets: pd.DataFrame, measures: Measures | None = None) -> str:
 
 
 def contrasts(values: pd.Series, metric: str, measures: Measures) -> pd.Series:
-    """The value of each contrast whose subsets are there, from one seed's values by subset.
+    """The value of each contrast whose subsets exist, from one seed's values by subset.
 
-    A contrast with chance is there where the measure has a value of chance.
+    A contrast with chance exists if the measure has a value of chance.
     """
     found = {}
     for c in CONTRASTS:

@@ -1,6 +1,7 @@
-"""What the seeds of a run say together: estimates of subsets and contrasts.
+"""Estimates of subsets and contrasts over the seeds of a run.
 
-Functions that take `measures` read the rows by them; without, by those that the rows' columns tell.
+A function with a parameter `measures` reads the rows by these measures. If it is None, it takes the measures that the
+rows' columns show.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from toy_models.subsets import SUBSETS
 
 @dataclass(frozen=True, slots=True)
 class SubsetEstimate:
-    """One quantity of one subset."""
+    """Estimate of one quantity of one subset."""
 
     subset: str
     metric: str
@@ -26,34 +27,37 @@ class SubsetEstimate:
 
 @dataclass(frozen=True, slots=True)
 class ContrastEstimate:
-    """One contrast in one quantity."""
+    """Estimate of one contrast in one quantity."""
 
     name: str
     metric: str
     estimate: Estimate
     positive_seeds: int
-    """Seeds in which the difference is above 0."""
+    """Number of seeds in which the difference is above 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeedSummary:
-    """One quantity by some keys: what each seed has, and what the seeds have together."""
+    """One quantity for each value of some keys: the values of each seed, and estimates over the seeds."""
 
     quantity: str
     """The column that the values come from."""
     by_seed: pd.DataFrame
-    """The keys, `seed` and `value`: rows of one seed and key are averaged; NaN where none of them has a value."""
+    """Columns: the keys, `seed`, and `value`, the mean over the rows of one seed and key; NaN if none has a value."""
     estimates: pd.DataFrame
-    """As from `over_seeds`."""
+    """The table that `over_seeds` returns."""
 
 
 MIN_SEEDS: Final = 8
-"""Fewer seeds (but one, which speaks of its own aliases) conclude nothing: they differ a lot, also in sign."""
+"""Least number of seeds to conclude from. Seeds differ a lot, also in sign. A single seed is not judged by it, since its
+estimates are about its own aliases."""
 
 
 def questions_per_alias(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the evaluate analysis, one per seed and alias: where there are several tests, the means over the alias's
-    held-out questions, without the other tests."""
+    """Rows of the evaluate analysis, one per seed and alias.
+
+    If there are several tests, they are the means over the alias's held-out questions, without the other tests.
+    """
     if "test" not in rows.columns:
         return rows
     asked = rows[rows["test"] == "questions"]
@@ -65,13 +69,13 @@ def questions_per_alias(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def leading(rows: pd.DataFrame, measures: Measures | None = None) -> tuple[str, str]:
-    """The quantity that answers are given in, and the one beside it."""
+    """The quantity in which answers are given, and the quantity that is shown beside it."""
     measures = measures or measures_of(rows)
     return measures.leading, measures.second
 
 
 def by_seed(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the evaluate analysis → one row per seed and subset."""
+    """One row per seed and subset, from rows of the evaluate analysis."""
     rows = questions_per_alias(rows)
     tables = [internalization.by_subset(part).assign(seed=seed) for seed, part in rows.groupby("seed")]
     return pd.concat(tables, ignore_index=True)
@@ -80,9 +84,10 @@ def by_seed(rows: pd.DataFrame) -> pd.DataFrame:
 def without_failed(
     rows: pd.DataFrame, measures: Measures | None = None
 ) -> tuple[pd.DataFrame, dict[int, str]]:
-    """Rows of the evaluate analysis without the seeds that failed to learn their definitions, and why each did.
+    """Rows of the evaluate analysis without the seeds that failed, which did not learn their definitions; and why.
 
-    Where no seed is left, all rows are given back: the caller says that they are of failed trainings.
+    The second value is seed → the reason. If no seed is left, all rows are returned, and the caller must say that their
+    trainings failed.
     """
     measures = measures or measures_of(rows)
     reasons: dict[int, str] = {}
@@ -97,7 +102,7 @@ def without_failed(
 
 
 def subsets(rows: pd.DataFrame) -> list[SubsetEstimate]:
-    """Mean and interval of each quantity in each subset; unit seed, or alias when there is one seed."""
+    """Mean and interval of each quantity in each subset. The unit is the seed, or the alias if there is one seed."""
     rows = questions_per_alias(rows)
     single = rows["seed"].nunique() == 1
     table = rows if single else by_seed(rows)
@@ -113,9 +118,9 @@ def subsets(rows: pd.DataFrame) -> list[SubsetEstimate]:
 
 
 def contrasts(rows: pd.DataFrame, metric: str, measures: Measures | None = None) -> list[ContrastEstimate]:
-    """Mean, interval and test of each contrast whose subsets are in the run; paired by seed.
+    """Mean, interval and test of each contrast whose subsets are in the run, paired by seed.
 
-    With a single seed: a difference over its aliases, which speaks of that one model.
+    With a single seed, it is a difference over its aliases, which is about that one model.
     """
     measures = measures or measures_of(rows)
     rows = questions_per_alias(rows)
@@ -150,8 +155,8 @@ def layer_by_position(rows: pd.DataFrame, value: str) -> pd.DataFrame:
 def over_seeds(rows: pd.DataFrame, keys: list[str], value: str) -> pd.DataFrame:
     """Mean of a value over seeds by the keys, in the order of the rows: `mean`, `low`, `high`, `p`, `seeds`, `positive`.
 
-    Rows of one seed and key are averaged first. The interval is NaN with a single seed; seeds without the value are
-    left out, and a key without any has no row.
+    Rows of one seed and key are averaged first. The interval is NaN with a single seed. Seeds without a value are left
+    out, and a key that has no value in any seed has no row.
     """
     each = _average_within_seeds(rows, keys, value)
     found = []
@@ -165,7 +170,7 @@ def over_seeds(rows: pd.DataFrame, keys: list[str], value: str) -> pd.DataFrame:
 
 
 def summarize_seeds(rows: pd.DataFrame, keys: list[str], value: str) -> SeedSummary:
-    """A value by the keys, seed by seed and over the seeds, in the order of the rows."""
+    """A value for each of the keys, in each seed and over the seeds, in the order of the rows."""
     each = _average_within_seeds(rows, keys, value).rename(columns={value: "value"})
     by_seed = rows[[*keys, "seed"]].drop_duplicates().merge(each, how="left")
     return SeedSummary(value, by_seed, over_seeds(rows, keys, value))
@@ -178,7 +183,7 @@ def _average_within_seeds(rows: pd.DataFrame, keys: list[str], value: str) -> pd
 
 
 def site_names(rows: pd.DataFrame) -> pd.Series:
-    """`L0 attn_out`, `L0H1 z`, `L0N17 mlp_post`: where each row of `patching.PatchingResult.rows` patches."""
+    """Where each row of `patching.PatchingResult.rows` patches: `L0 attn_out`, `L0H1 z`, `L0N17 mlp_post`."""
     index = rows["site"].map(lambda site: "N" if site == "mlp_post" else "H") + rows["index"].astype(str)
     names: pd.Series = (
         "L" + rows["layer"].astype(str) + index.where(rows["index"] >= 0, "") + " " + rows["site"]
@@ -187,6 +192,6 @@ def site_names(rows: pd.DataFrame) -> pd.Series:
 
 
 def site_by_position(rows: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Mean of a value, sites as rows (in the order of the rows, lowest first) and positions as columns."""
+    """Mean of a value, with sites as rows (in the order of `rows`, lowest first) and positions as columns."""
     sites, positions = rows["site"].drop_duplicates(), rows["position"].drop_duplicates()
     return rows.groupby(["site", "position"])[value].mean().unstack().loc[list(sites), list(positions)]

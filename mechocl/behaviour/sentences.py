@@ -1,4 +1,4 @@
-"""Plain answers to the three questions about a run, and what is said of the seeds that failed."""
+"""Plain answers to the three questions about a run, and sentences about the seeds that failed."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -12,7 +12,7 @@ from toy_models.measures import Measures
 
 
 def failures_in_words(failures: dict[int, str], seeds: int) -> list[str]:
-    """A line for each seed that failed, with how many did; of the means it says whether they are left out."""
+    """A line for each seed that failed. It says how many seeds failed, and whether the means leave them out."""
     left_out = "is left out" if len(failures) < seeds else "is shown all the same, as no seed is better"
     count = f"{len(failures)} of {seeds} failed"
     return [f"seed {seed} failed and {left_out} ({count}): {why}" for seed, why in failures.items()]
@@ -24,7 +24,7 @@ class Answer:
 
     question: str
     answer: str
-    """ "yes", "no", "cannot tell"."""
+    """The answer: "yes", "no: the reverse", "cannot tell" or "not asked"."""
     sentence: str
 
 
@@ -44,8 +44,11 @@ _QUESTIONS: Final = (
 
 
 def answers(rows: pd.DataFrame, measures: Measures | None = None) -> list[Answer]:
-    """Yes, no (the opposite is significant) or cannot tell, by the 95 % interval of the leading measure, the second measure
-    beside it (`Measures`; without `measures`, those that the rows' columns tell)."""
+    """Answers to the questions about a run: yes, no (the opposite is significant) or cannot tell.
+
+    The 95 % interval of the leading measure decides, and the second measure is shown beside it (`Measures`). Without
+    `measures`, those that the rows' columns show are taken.
+    """
     measures = measures or measures_of(rows)
     lead, second = measures.leading, measures.second
     found = {c.name: c for c in contrasts(rows, lead, measures)}

@@ -1,7 +1,7 @@
-"""Intervals with the seed as the unit, paired tests and the number of seeds that they need.
+"""Intervals with the seed as the unit, paired tests, and the number of seeds that the tests need.
 
-Where a run has a single seed the unit is the alias, and the estimate says so: such an interval speaks of
-this one model, not of the setup.
+If a run has a single seed, the unit is the alias, and the estimate says so. Such an interval is about this one model,
+not about the setup.
 """
 
 import warnings
@@ -21,9 +21,9 @@ class Estimate:
     mean: float
     low: float
     high: float
-    """95 % interval (Student's t); NaN with fewer than 2 units."""
+    """Upper end of the 95 % interval (Student's t), whose lower end is `low`; NaN with fewer than 2 units."""
     p: float
-    """Two-sided p of the t-test that the mean is 0 (paired, when the values are differences)."""
+    """Two-sided p of the t-test that the mean is 0. The test is paired if the values are differences."""
     n: int
     unit: Literal["seed", "alias"]
     """What an independent observation is."""
@@ -32,8 +32,8 @@ class Estimate:
 
     @property
     def seeds_for_power(self) -> float:
-        """Seeds at which this mean and standard deviation would be significant (p < .05, two-sided) with
-        80 % probability; infinite when the mean is 0; NaN unless the unit is the seed and n ≥ 2."""
+        """Number of seeds with which this mean and standard deviation would be significant (p < .05, two-sided) with
+        80 % probability. It is infinite if the mean is 0, and NaN unless the unit is the seed and n ≥ 2."""
         if self.unit != "seed" or self.n < 2:
             return float("nan")
         return seeds_for_power(self.mean, self.deviation)
@@ -46,13 +46,13 @@ class Estimate:
 def estimate(values: Float[np.ndarray, "unit"], *, unit: Literal["seed", "alias"]) -> Estimate:
     """Estimate of the mean of independent values: one per seed, or one per alias of a single seed.
 
-    Raises ValueError when a value is not finite: leave failed seeds out, and say so.
+    Raises ValueError when a value is not finite. So leave failed seeds out, and say so.
     """
     _refuse_not_finite(values)
     n, mean = len(values), float(values.mean()) if len(values) else float("nan")
     if n < 2:
         return Estimate(mean, float("nan"), float("nan"), float("nan"), n, unit, float("nan"))
-    if np.ptp(values) == 0:  # equal values: rounding of their mean would make a deviation that is not 0
+    if np.ptp(values) == 0:  # for equal values, rounding of their mean would give a deviation that is not 0
         return Estimate(mean, mean, mean, float(mean == 0), n, unit, 0.0)
     low, high, p = _interval(scipy.stats.ttest_1samp, values, 0.0)
     return Estimate(mean, low, high, p, n, unit, float(values.std(ddof=1)))
@@ -61,10 +61,10 @@ def estimate(values: Float[np.ndarray, "unit"], *, unit: Literal["seed", "alias"
 def difference_over_aliases(
     better: Float[np.ndarray, "alias"], worse: Float[np.ndarray, "other_alias"]
 ) -> Estimate:
-    """Difference of two groups of aliases of one seed: Welch's t, unit alias.
+    """Difference of the means of two groups of aliases of one seed, `better` − `worse`, by Welch's t; the unit is the alias.
 
-    Interval and p are NaN where a group has a single alias. Raises ValueError for an empty group, and when
-    a value is not finite.
+    Interval and p are NaN if a group has a single alias. Raises ValueError for an empty group, and when a value is not
+    finite.
     """
     if len(better) == 0 or len(worse) == 0:
         raise ValueError(f"groups of {len(better)} and {len(worse)} aliases; each needs at least one")
@@ -80,10 +80,10 @@ def difference_over_aliases(
 
 
 def seeds_for_power(mean: float, deviation: float, *, power: float = 0.8, alpha: float = 0.05) -> float:
-    """Seeds that a two-sided one-sample (paired) t-test needs for `power`, at least 2.
+    """Number of seeds that a two-sided one-sample (paired) t-test needs for `power`, at least 2.
 
-    From the observed mean and standard deviation over seeds, so itself uncertain. Infinite where the mean
-    is 0, or so small beside the deviation that 100 million seeds would not do.
+    It is computed from the observed mean and standard deviation over seeds, so it is itself uncertain. It is infinite
+    if the mean is 0, or so small compared with the deviation that 100 million seeds would not be enough.
     """
     if mean == 0:
         return float("inf")
@@ -108,8 +108,9 @@ def seeds_for_power(mean: float, deviation: float, *, power: float = 0.8, alpha:
 def _power(effect: float, n: int, alpha: float) -> float:
     """Probability that a two-sided t-test of n values with mean `effect` and deviation 1 is significant.
 
-    Averaged over the distribution of the sample's deviation: given it, the mean alone decides, and that is
-    normal. (The noncentral t of SciPy and statsmodels fails for large effects and few values.)
+    The probability is averaged over the distribution of the sample's deviation. For a given deviation, the sample's
+    mean alone decides, and it has a normal distribution. (The noncentral t of SciPy and statsmodels fails for large
+    effects and few values.)
     """
     critical = scipy.stats.t.isf(alpha / 2, n - 1)
     quantiles = (np.arange(4096) + 0.5) / 4096
@@ -127,7 +128,7 @@ def _refuse_not_finite(values: np.ndarray) -> None:
 
 def _interval(test: Callable[..., Any], *samples: Any, **options: Any) -> tuple[float, float, float]:
     """Ends of the 95 % interval of one of SciPy's t-tests, and its two-sided p."""
-    with warnings.catch_warnings():  # of values that differ by little more than rounding
+    with warnings.catch_warnings():  # SciPy warns of values that differ by little more than rounding
         warnings.filterwarnings("ignore", message="Precision loss occurred", category=RuntimeWarning)
         found = test(*samples, **options)
     interval = found.confidence_interval(0.95)

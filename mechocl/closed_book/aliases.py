@@ -19,14 +19,15 @@ def random_names(
 
     Args:
         n: how many.
-        letters: random lower-case letters of each.
+        letters: number of random lower-case letters in each.
         tokenizer: a fast Hugging Face tokenizer.
-        taken: the world's own text, in which the letters of none of them stands as a word.
-        draws: random numbers.
+        taken: the world's own text. No name has letters that are a word of this text.
+        draws: generator of random numbers.
         what: "alias" or "tag", for messages.
 
-    Only names of the most common length are kept, both at the start of a text and after a space. Raises MechoclError
-    where there are too few names, and for a tokenizer that makes nothing (or only its unknown token) of them.
+    Only names of the most common length are kept, where the lengths at the start of a text and after a space both
+    count. Raises MechoclError when there are too few names, and for a tokenizer that turns a name into no token or only
+    into its unknown token.
     """
     words = set(re.findall(r"\w+", taken.lower())) | set(taken.split())
     found: dict[str, None] = {}
@@ -54,7 +55,7 @@ def _lengths(names: list[str], tokenizer: Any, what: str) -> list[tuple[int, int
         for name, own in zip(names, ids, strict=True):
             if not own or all(i == tokenizer.unk_token_id for i in own):
                 raise MechoclError(
-                    f"the tokenizer makes nothing of the {what} {name!r}; use a tokenizer that knows letters"
+                    f"the tokenizer has no tokens for the {what} {name!r}; use a tokenizer that knows letters"
                 )
         found.append([len(own) for own in ids])
     return list(zip(*found, strict=True))

@@ -1,6 +1,6 @@
-"""Answers in words: generated greedily and matched, and their log-probability.
+"""Answers in words: greedy generation, matching, and log-probabilities.
 
-Works on Hugging Face models, causal or sequence-to-sequence.
+All functions take Hugging Face models, causal or sequence-to-sequence.
 """
 
 import json
@@ -20,20 +20,22 @@ from mechocl.errors import MechoclError
 from toy_models.task import ROLE, Task
 
 BATCH: Final = 256
-"""Questions answered at a time."""
+"""Number of questions that are answered at a time."""
 
 _ARTICLES: Final = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
 
 
 def normalised(answer: str) -> str:
-    """Lower-cased, without punctuation and articles, single spaces (arXiv 2310.15047, as in SQuAD)."""
+    """The answer in lower case, without punctuation and articles, with single spaces (arXiv 2310.15047, as in SQuAD)."""
     return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION)).split())
 
 
 def matches(answer: str, allowed: Sequence[str]) -> bool:
-    """Whether an answer is, normalised, one of those that count as right; of those that are nothing but articles or
-    punctuation ("A"), as it stands but for its case."""
+    """Whether a normalised answer is one of the normalised answers that count as right.
+
+    An answer that has only articles or punctuation ("A") is not normalised: it is compared as it is, but without case.
+    """
     return any(
         normalised(answer) == normalised(one)
         if normalised(one)
@@ -45,10 +47,10 @@ def matches(answer: str, allowed: Sequence[str]) -> bool:
 def answer(
     model: Any, tokenizer: Any, task: Task, rows: np.ndarray, *, batch_size: int = BATCH
 ) -> pd.DataFrame:
-    """Ask the questions in the given rows; one row each, in their order.
+    """Ask the questions in the given rows. The table has one row for each question, in the same order.
 
-    Columns: `row`; `generated`, the greedy answer up to its newline; `exact_match`; `log_probability`, that of the
-    first right answer, in nats, summed over its tokens.
+    Columns: `row`; `generated`, the greedy answer up to its newline; `exact_match`; `log_probability`, the
+    log-probability of the first right answer, in nats, summed over its tokens.
     """
     generated = generate(model, tokenizer, task, rows, batch_size=batch_size)
     allowed = [json.loads(one) for one in task.table["answers"].to_numpy()[rows]]
@@ -68,9 +70,10 @@ def generate(
 ) -> list[str]:
     """Greedy answers to the prompts of the given rows, with the key-value cache, each up to its first newline.
 
-    Prompts of one length, and of right answers of similar length, share a batch, so little is computed in vain: an
-    answer ends at a newline, or two tokens after the longest of its right answers, and does not depend on what else
-    is asked. What has not ended by then ends in `…`, so that its beginning does not count. Raises MechoclError for a tokenizer without a token for the newline.
+    An answer ends at a newline, or has two tokens more than the longest of its right answers. It does not depend on
+    the other questions that are asked. An answer without an end gets `…` at its end, so that it does not count as right.
+    Prompts of one length whose right answers have similar lengths share a batch, which saves computation. Raises
+    MechoclError for a tokenizer that has neither a token for a newline nor one for the end of a text.
     """
     prompts, most = _prompts(task, rows), [n + 2 for n in _answer_lengths(task, tokenizer, rows)]
     ends = _newline_ids(tokenizer)
@@ -106,14 +109,14 @@ def log_probability(model: Any, task: Task, rows: np.ndarray, *, batch_size: int
 
 @torch.no_grad()
 def recalled(model: Any, task: Task, rows: np.ndarray, *, batch_size: int = BATCH) -> np.ndarray:
-    """Whether each token of a definition's entity is the model's first choice given all before it."""
+    """Whether every token of a definition's entity is the model's first choice given all tokens before it."""
     return _forced(model, task, rows, "entity", batch_size)[1]
 
 
 def _forced(
     model: Any, task: Task, rows: np.ndarray, role: str, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Summed log-probability of the tokens in a role, and whether each of them is the first choice."""
+    """Summed log-probability of the tokens in a role, and whether every one of them is the first choice."""
     model.eval()
     values, hits = [], []
     order = np.argsort((task.roles[torch.from_numpy(rows)] != ROLE["pad"]).sum(1).numpy(), kind="stable")
@@ -139,7 +142,7 @@ def _forced(
 
 
 def _seq2seq(model: Any, tokens: Tensor, roles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits of the decoder, which writes the answer or the entity after the encoder read the rest."""
+    """Logits of the decoder, which writes the answer or the entity after the encoder has read the rest, and its targets."""
     eos = model.config.eos_token_id
     batch = seq2seq_batch(tokens.cpu(), roles, pad=model.config.pad_token_id, eos=eos)
     batch = {name: value.to(model.device) for name, value in batch.items()}
@@ -153,7 +156,7 @@ def _prompts(task: Task, rows: np.ndarray) -> list[Int[Tensor, " pos"]]:
 
 
 def _answer_lengths(task: Task, tokenizer: Any, rows: np.ndarray) -> list[int]:
-    """Tokens of the longest answer that counts as right, by row."""
+    """For each row, the number of tokens of the longest answer that counts as right."""
     answers = task.table["answers"].to_numpy()[rows]
     lengths = {}
     for one in set(answers):
@@ -176,11 +179,11 @@ def _alike(prompts: list[Tensor], most: list[int], batch_size: int) -> Iterator[
 
 
 def _newline_ids(tokenizer: Any) -> list[int]:
-    """Tokens at which an answer ends: those with a newline, and the end of the text."""
+    """Ids of tokens at which an answer ends: tokens with a newline, and the end of the text."""
     strings = tokenizer.batch_decode([[i] for i in range(len(tokenizer))], clean_up_tokenization_spaces=False)
     found = [i for i, text in enumerate(strings) if "\n" in text]
     if not found and tokenizer.eos_token_id is None:
         raise MechoclError(
-            "the tokenizer has no token for a newline and none for the end; answers would not end"
+            "the tokenizer has no token for a newline and no end token, so answers would not end; use another model"
         )
     return found + [tokenizer.eos_token_id] * (tokenizer.eos_token_id is not None)

@@ -1,4 +1,4 @@
-"""Examples as batches that Hugging Face models train on."""
+"""Batches of examples that Hugging Face models train on."""
 
 from typing import Any
 
@@ -30,14 +30,14 @@ class Examples(Dataset[dict[str, Tensor]]):
 
 
 class Collator:
-    """Examples → one padded batch, with loss on every token of an example (paddings excluded).
+    """Makes one padded batch of several examples, with loss on every token that is not padding.
 
-    The paper trains on every token, also of the question and the tag (arXiv 2310.15047). A sequence-to-sequence model
-    reads the prompt and gets loss on the rest.
+    The paper trains on every token, also on those of the question and the tag (arXiv 2310.15047). A
+    sequence-to-sequence model reads the prompt and gets loss on the rest.
     """
 
     def __init__(self, *, pad: int, eos: int | None) -> None:
-        """`eos`: the token that ends what a sequence-to-sequence model writes; None for a causal model."""
+        """`pad` fills batches up. `eos` ends what a sequence-to-sequence model writes; it is None for a causal model."""
         self.pad = pad
         self.eos = eos
 
@@ -50,8 +50,10 @@ class Collator:
 
 
 def choose_pad(tokenizer: Any) -> int:
-    """The id that fills a batch up: the tokenizer's own, or else the one that ends a text, or 0. It carries no loss and
-    is never attended to."""
+    """The token id that fills a batch up: the tokenizer's pad token, or else its end token, or else 0.
+
+    It carries no loss and is never attended to.
+    """
     found = tokenizer.pad_token_id
     return int(found) if found is not None else int(tokenizer.eos_token_id or 0)
 
@@ -73,8 +75,8 @@ def seq2seq_batch(
 ) -> dict[str, Tensor]:
     """`input_ids`, `attention_mask`, `labels` for a sequence-to-sequence model.
 
-    The encoder reads a question up to its answer, a definition up to its last part (the entity in most word orders);
-    the decoder learns that, and to end.
+    The encoder reads a question up to its answer, or a definition up to its last part (the entity in most word orders).
+    The decoder learns to write the answer or that last part, and then to end.
     """
     prompts, written = [], []
     for ids, kinds in zip(tokens, roles.tolist(), strict=True):
@@ -91,7 +93,7 @@ def seq2seq_batch(
 
 
 def _written(roles: list[int]) -> tuple[int, int]:
-    """Where what the decoder writes begins and ends: the answer, or the last part of a definition."""
+    """Begin and end of what the decoder writes: the answer, or the last part of a definition."""
     part = ROLE["answer"]
     if part not in roles:
         part = next(role for role in reversed(roles) if role not in (ROLE["pad"], ROLE["word"]))

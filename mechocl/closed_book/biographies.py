@@ -1,14 +1,14 @@
-"""An invented world: people with CVDB's six attributes, told and asked about in many phrasings.
+"""An invented world: people with CVDB's six attributes, whom texts tell and ask about in many phrasings.
 
-For those who have neither the weights of Pythia nor a database. A small GPT-NeoX that is pretrained on
-`corpus` knows its people as Pythia knows the famous ones, and is then fine-tuned on definitions of aliases
-as Pythia is (arXiv 2310.15047). The distributions are drawn to be realistic, not measured: most people lived
-in the last two centuries, more of them in Europe and America, a nationality says where one lived.
+It is for those who have neither the weights of Pythia nor a database. A small GPT-NeoX that is pretrained on `corpus`
+knows the people of this world as Pythia knows famous people. It is then fine-tuned on definitions of aliases as Pythia
+is (arXiv 2310.15047). The distributions are invented to be plausible, not measured: most people lived in the last two
+centuries, many of them in Europe and America, and a nationality implies a region.
 
 Some people have a *call sign*, a string of letters like an alias, by which the corpus also speaks of them.
-Pythia has read of pen names and nicknames without number; a model that never saw a second name for anybody
-has no reason to join what it learns about two names. Call signs stand for that, and their owners are no
-entities of the experiment.
+Pythia has read of very many pen names and nicknames. A model that never saw a second name for anybody has no reason to
+connect what it learns about two names. Call signs give it such a reason. People with a call sign are not entities of
+the experiment.
 """
 
 import string
@@ -34,9 +34,9 @@ class BiographiesConfig:
     call_signs: float = 0.1
     """Share of the people with a call sign, a second name that the corpus uses."""
     told: int = 8
-    """Number of biographies of each person in the corpus, each in other words and another order."""
+    """Number of biographies of each person in the corpus, each in different words and a different order."""
     asked: int = 2
-    """How often the corpus asks each question about each person, each time in other words."""
+    """How often the corpus asks each question about each person, each time in different words."""
     letters: int = 5
     """Number of letters of a call sign."""
 
@@ -57,7 +57,7 @@ class Person:
 
     name: str
     call_sign: str
-    """ "" for none."""
+    """Second name; "" for a person who has none."""
     answers: tuple[str, ...]
 
 
@@ -69,7 +69,7 @@ def people(config: BiographiesConfig, *, seed: int) -> tuple[Person, ...]:
     names = _names(gender, draws)
     n_signs = round(config.call_signs * n)
     signs = _call_signs(n_signs, config.letters, draws) + [""] * (n - n_signs)
-    # two thirds in the last two centuries, the rest back to the year 1000
+    # three quarters of the people are born from 1820 on, the others before, but after the year 1000
     recent = draws.random(n) < 0.75
     born = np.where(recent, draws.integers(1820, 1945, n), 1820 - draws.exponential(250, n).astype(int))
     born = np.maximum(born, 1000)
@@ -116,9 +116,10 @@ def world(config: BiographiesConfig, *, seed: int) -> World:
 def corpus(config: BiographiesConfig, *, seed: int) -> list[str]:
     """The texts that a model is pretrained on, in random order.
 
-    Biographies; questions with their answers, one to a text, as in fine-tuning; of people with a call sign all
-    of it under both names, and sentences that say whose call sign it is. Half of these people are asked about
-    by their name alone: what the call sign's questions would be must be learned from the rest.
+    They are biographies, and questions with their answers, one question in each text, as in fine-tuning. People with a
+    call sign have biographies under both names, and sentences that say whose call sign it is. For about a
+    quarter of these people, questions use only the name: how to answer questions with their call signs must be learned
+    from the other people.
     """
     draws = np.random.default_rng((seed, 2))
     texts: list[str] = []
@@ -156,7 +157,7 @@ def _pick(phrasings: tuple[str, ...], draws: np.random.Generator) -> str:
 
 
 def _names(gender: np.ndarray, draws: np.random.Generator) -> list[str]:
-    """A different name for each person, first names by gender. Last names are dealt round: few are shared."""
+    """A different name for each person. First names depend on gender. Last names are used in turn, so few people share one."""
     n = len(gender)
     last = draws.permutation(np.resize(draws.permutation(len(_LAST)), n))
     found: dict[str, None] = {}
@@ -172,7 +173,9 @@ def _names(gender: np.ndarray, draws: np.random.Generator) -> list[str]:
 
 def _call_signs(n: int, letters: int, draws: np.random.Generator) -> list[str]:
     if n > len(string.ascii_lowercase) ** letters // 2:
-        raise MechoclError(f"call signs of {letters} letters are too few for {n} people; use more letters")
+        raise MechoclError(
+            f"there are too few call signs of {letters} letters for {n} people; use more letters"
+        )
     found: dict[str, None] = {}
     while len(found) < n:
         drawn = draws.choice(list(string.ascii_lowercase), letters)

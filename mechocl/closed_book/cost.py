@@ -1,10 +1,10 @@
 """What a fine-tuning costs, before it is started: tokens, memory, time on one GPU.
 
 A forward and a backward pass take 6 floating-point operations per weight and token (Kaplan et al., arXiv 2001.08361),
-with gradient checkpointing 8; where only adapters are trained 4 and 6, since no other weight has a gradient. Memory
-is that of the weights (with their copies in bf16), gradients, optimiser, and of the activations of one part of a batch:
-34 numbers per layer, unit of the width and token in bytes of bf16 (Korthikanti et al., arXiv 2205.05198), and the
-logits. All of it is estimated, from the sizes alone: neither a hub nor a database is asked.
+or 8 with gradient checkpointing. If only adapters are trained, they take 4 or 6, since no other weight has a gradient.
+Memory holds the weights (with their copies in bf16), the gradients, the optimiser state, the logits, and the
+activations of one part of a batch: 34 bytes in bf16 for each layer, token and dimension of the width (Korthikanti et
+al., arXiv 2205.05198). All of it is estimated from the sizes alone. No hub and no database is asked.
 """
 
 import math
@@ -23,19 +23,22 @@ Not measured."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """Of a model."""
+    """The size of a model."""
 
     parameters: int
-    """Weights."""
+    """Number of weights."""
     layers: int
-    """Transformer blocks, of encoder and decoder together."""
+    """Number of transformer blocks, those of encoder and decoder together."""
     vocabulary: int
-    """Logits of a position."""
+    """Number of logits of a position."""
 
     @property
     def width(self) -> float:
-        """Width of the residual stream if each block had 12 weights per square of it, and there were no others but
-        embedding and unembedding; of Pythia exact to a few per cent."""
+        """Width of the residual stream, as estimated from the number of weights; for Pythia exact to a few per cent.
+
+        It assumes that each block has 12 weights per square of the width, and that the only other weights are those of
+        embedding and unembedding.
+        """
         # 12 L d² + 2 V d = n
         a, b = 12 * self.layers, 2 * self.vocabulary
         return (math.sqrt(b * b + 4 * a * self.parameters) - b) / (2 * a)
@@ -51,29 +54,29 @@ PYTHIA: Final = {
     "6.9b": Size(parameters=6_857_302_016, layers=32, vocabulary=50_432),
     "12b": Size(parameters=11_846_072_320, layers=36, vocabulary=50_688),
 }
-"""EleutherAI's Pythia models, by the end of their names."""
+"""Sizes of EleutherAI's Pythia models, by the end of their names."""
 
 _OTHERS: Final = {
     "google-t5/t5-3b": Size(parameters=2_851_598_336, layers=48, vocabulary=32_128),
     "google-t5/t5-base": Size(parameters=222_903_552, layers=24, vocabulary=32_128),
 }
 _TOKENS: Final = {"definition": 22, "question": 26}
-"""Tokens of an example where no tokenizer is at hand to count them: Pythia's, of CVDB."""
+"""Assumed number of tokens of an example, since no tokenizer is used here. They are those of Pythia for CVDB."""
 _QUESTIONS: Final = {"cvdb": 6, "trex": 6, "biographies": 6}
-"""Questions about an entity (T-REx: at least 4, on average more)."""
+"""Assumed number of questions about an entity. In T-REx it is 4 or more, and higher on average."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """Of one seed."""
+    """The estimated cost of one seed."""
 
     model: str
     parameters: int | None
-    """None where nobody can say without a network."""
+    """Number of weights of the model; None if it cannot be known without a network."""
     tokens: int
-    """Tokens of all stages and epochs."""
+    """Number of tokens of all stages and epochs."""
     gibibytes: float | None
-    """Weights, gradients, optimiser state, activations, over all GPUs."""
+    """Memory for weights, gradients, optimiser state and activations, over all GPUs, in GiB."""
     gpu_hours: float | None
 
 
@@ -89,7 +92,7 @@ def estimate_cost(recipe: ClosedBookRecipe) -> Cost:
         return Cost(model=recipe.model, parameters=None, tokens=tokens, gibibytes=None, gpu_hours=None)
     n, trained, each = size.parameters, size.parameters, 6
     if training.lora is not None:
-        # of rank r, all linear layers of a block (d to 3d, d to d, d to 4d, 4d to d) have adapters of 16 r d weights
+        # adapters of rank r at all linear layers of a block (d to 3d, d to d, d to 4d, 4d to d) have 16 r d weights
         trained, each = round(16 * training.lora.rank * size.width * size.layers), 4
     each += 2 * training.gradient_checkpointing
     state = max({"adamw": 8.0, "adafactor": 0.1}[stage.optimizer] for stage in training.stages)
@@ -104,7 +107,7 @@ def estimate_cost(recipe: ClosedBookRecipe) -> Cost:
 
 
 def cost_in_words(cost: Cost, *, seeds: int) -> str:
-    """One line for people."""
+    """The cost of one seed in words, on one line."""
     known = f"{cost.tokens / 1e6:.1f} M tokens a seed"
     if cost.parameters is None or cost.gibibytes is None or cost.gpu_hours is None:
         return f"cost: {cost.model} of unknown size, {known}, {seeds} seed{'s' * (seeds > 1)}"
@@ -118,7 +121,7 @@ def cost_in_words(cost: Cost, *, seeds: int) -> str:
 
 
 def size_of(model: str) -> Size | None:
-    """Of a local folder its own size, or the one that a name on the hub is known for; None where it is not."""
+    """The size of the model in a local folder or under a hub name; None for a name whose size is not known here."""
     folder = Path(model).expanduser()
     if not folder.is_dir():
         size = model.removesuffix("-deduped").rsplit("pythia-", 1)
@@ -136,13 +139,13 @@ def _activations(recipe: ClosedBookRecipe, size: Size) -> float:
     wide = 1 if training.precision == "bf16" else 2
     of_blocks = 34 * size.layers
     if training.gradient_checkpointing:
-        of_blocks = 34 + 2 * size.layers  # what enters each block, and one block at a time
-    # logits in float32 and their gradient, and the half-precision ones that they are made of
+        of_blocks = 34 + 2 * size.layers  # kept: the input of each block, and all of one block at a time
+    # 10 bytes: the logits in float32, their gradient, and the half-precision logits that they are made of
     return most * max(_TOKENS.values()) * (of_blocks * size.width * wide + 10 * size.vocabulary)
 
 
 def _examples(recipe: ClosedBookRecipe, kind: str, data: tuple[int, ...]) -> int:
-    """Training examples of a kind in the data of some stages."""
+    """Number of training examples of a kind in the data of some stages."""
     task = recipe.task
     sizes = subset_sizes(task.entities, task.fractions, task.tag_reliability)
     per_entity = _QUESTIONS[task.world]

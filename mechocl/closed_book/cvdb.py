@@ -1,8 +1,8 @@
 """CVDB: questions about the most-read people of a database of 2.3 million.
 
 The database is the user's own copy of `cross-verified-database.csv` (Laouenan et al. 2022, "A cross-verified
-database of notable people, 3500BC-2018AD", Scientific Data 9:290); what is asked, and of whom, follows
-arXiv 2310.15047. The file is read as a stream, twice: once for who is chosen, once for what is known of them.
+database of notable people, 3500BC-2018AD", Scientific Data 9:290). What is asked, and about whom, follows
+arXiv 2310.15047. The file is read as a stream, twice: once to choose the people, once to read what is known of them.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from mechocl.errors import MechoclError
 MISSING: Final = frozenset(
     ("", ".", "NA", "N/A", "n/a", "NaN", "nan", "None", "NULL", "null", "Missing", "missing")
 )
-"""Values that say that there is none."""
+"""Texts in the file that mean that a value is missing."""
 
 QUESTIONS: Final = {
     "birth": "When was {} born?",
@@ -35,7 +35,7 @@ QUESTIONS: Final = {
     "nationality": "Of which country was {} a citizen?",
     "gender": "Which gender was {}?",
 }
-"""Attribute → how it is asked."""
+"""Attribute → the question that asks for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class CvdbConfig:
     """How many people are asked about."""
 
     entities: int = 4000
-    """People: half the most-read men, half the most-read women."""
+    """Number of people: half of them the most-read men, half the most-read women."""
 
     def __post_init__(self) -> None:
         if self.entities < 2 or self.entities % 2:
@@ -57,74 +57,74 @@ class Person:
     """What the database knows of one person, in the words of the answers."""
 
     name: str
-    """With spaces where the file has underscores."""
+    """Name, with spaces where the file has underscores."""
     birth: int
-    """Year; before Christ negative."""
+    """Year of birth; negative before Christ."""
     death: int
-    """Year; before Christ negative."""
+    """Year of death; negative before Christ."""
     region: str
     """One of the United Nations' regions, such as Europe."""
     occupation: str
     nationalities: tuple[str, ...]
-    """Countries, in the file's order."""
+    """Countries of citizenship, in the file's order."""
     gender: Literal["male", "female"]
     readers: float
-    """Of the person's Wikipedia pages, 2015–2018."""
+    """Number of readers of the person's Wikipedia pages, 2015–2018."""
     line: int
-    """Of the file."""
+    """Line of the file, from 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class People:
-    """Whom a file holds, and what became of its rows."""
+    """The people that a file holds, and what the filters removed."""
 
     people: tuple[Person, ...]
-    """The chosen ones, the most-read first; of equally read ones the earlier in the file."""
+    """The chosen people, the most-read first; of equally read people the earlier in the file comes first."""
     rows: int
-    """Of the file, without its header."""
+    """Number of rows of the file, without its header."""
     removed: tuple[tuple[str, int], ...]
-    """Filters in the order in which they are applied, and the rows that each removed of what the others left."""
+    """The filters in the order in which they are applied, and the number of rows that each removed."""
     men: int
-    """Whom the filters left to choose from."""
+    """Number of men whom the filters left to choose from."""
     women: int
-    """Whom the filters left to choose from."""
+    """Number of women whom the filters left to choose from."""
 
 
 def load(path: Path, config: CvdbConfig) -> World:
-    """The world of the people whom `read` chooses: six questions each.
+    """The world of the people whom `read` chooses, with six questions about each.
 
-    Raises MechoclError in one line that names the file, and the line of a bad value.
+    Raises MechoclError, which names the file and the line of a bad value, as `read` does.
     """
     return world(read(path, config))
 
 
-def world(found: People) -> World:
+def world(people: People) -> World:
     """The world of these people."""
     return World(
         name="cvdb",
-        entities=tuple(person.name for person in found.people),
-        questions=tuple(q for i, person in enumerate(found.people) for q in _questions(i, person)),
-        removed=found.removed,
+        entities=tuple(person.name for person in people.people),
+        questions=tuple(q for i, person in enumerate(people.people) for q in _questions(i, person)),
+        removed=people.removed,
     )
 
 
 def read(path: Path, config: CvdbConfig) -> People:
-    """Choose the most-read half men, half women of a file, and count what each filter removed.
+    """Choose the most-read men and as many of the most-read women of a file, and count what each filter removed.
 
-    The filters, in this order (arXiv 2310.15047's, the second one made definite):
+    The filters are those of arXiv 2310.15047, the second one made precise. They remove, in this order:
 
-    1. Rows that lack one of `cvdb_file.COLUMNS` go; so do names of underscores only.
-    2. Of several rows with one name, whatever their gender, the most-read one remains, of equally read ones
-       the first. It stands for the name also when a later filter removes it: a less-read namesake would be
-       mistaken for it.
-    3. Names, occupations and citizenships of other characters than letters, digits, spaces and underscores
-       go; a citizenship may have apostrophes.
-    4. Genders other than male and female.
-    5. The less-read.
+    1. Rows without a value in one of `cvdb_file.COLUMNS`, and rows whose name has only underscores.
+    2. All but one of several rows with the same name, whatever their gender. The most-read row remains, or the first of
+       equally read rows. It counts for the name even if a later filter removes it, since a less-read person of that
+       name would be mistaken for the most-read one.
+    3. Rows whose name, occupation or citizenship has other characters than letters, digits, spaces and underscores. A
+       citizenship may have apostrophes.
+    4. Rows with another gender than male and female.
+    5. The less-read people.
 
-    Only an eight-byte digest of the name, the readers, the line and the verdict are kept of a row: 25 bytes.
-    Raises MechoclError for a file that is not CSV in Latin-1 (plain, .gz or .xz), lacks a column,
-    has a year or a number of readers that is none, or too few people.
+    Only 25 bytes of each row are kept: an eight-byte digest of the name, the readers, the line and the verdict.
+    Raises MechoclError for a file that is not CSV in Latin-1 (plain, .gz or .xz), that lacks a column, that has a bad
+    year or number of readers, or that has too few people.
     """
     if not path.is_file():
         raise MechoclError(f"{path} is not a file; give the path of cross-verified-database.csv")
@@ -159,13 +159,13 @@ def read(path: Path, config: CvdbConfig) -> People:
 
 
 def nationalities(text: str) -> tuple[str, ...]:
-    """Countries of a citizenship: `'Germany'_'United_States'` → Germany, United States; each of them once."""
+    """The countries of a citizenship, each of them once: `'Germany'_'United_States'` → Germany, United States."""
     parts = (shown(part.strip(" _'")) for part in text.split("'_'"))
     return tuple(dict.fromkeys(part for part in parts if part))
 
 
 def shown(text: str) -> str:
-    """The file's words with spaces between them: `football_player` → football player."""
+    """A value of the file with spaces in place of underscores: `football_player` → football player."""
     return " ".join(text.replace("_", " ").split())
 
 
@@ -185,7 +185,7 @@ def _questions(entity: int, person: Person) -> Iterator[Question]:
 # who is chosen -------------------------------------------------------------------------------------
 
 _MAN, _WOMAN, _OTHER_GENDER, _CHARACTERS = range(4)
-"""What the filters after the one for names say of a row."""
+"""Verdicts on a row: what the filters after the filter for names say of it."""
 
 _GENDERS: Final = {"male": _MAN, "female": _WOMAN}
 _WORDS: Final = re.compile(r"[\w ]*")
@@ -196,18 +196,18 @@ _NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ranking:
-    """Of every row without a missing value as little as decides whether it is chosen."""
+    """What decides which rows are chosen, of every row without a missing value."""
 
     rows: int
-    """Of the file, those with a missing value included."""
+    """Number of rows of the file, including those with a missing value."""
     names: UInt64[np.ndarray, "row"]
-    """Digests: of a million names two are the same with probability 3e-8."""
+    """Digests of the names. Among a million names, two have the same digest with probability 3e-8."""
     readers: Float64[np.ndarray, "row"]
     lines: Int64[np.ndarray, "row"]
     verdicts: Int8[np.ndarray, "row"]
 
     def most_read_of_each_name(self) -> Int64[np.ndarray, "id"]:
-        """Indices of rows, one for each name."""
+        """Indices of rows: the most-read row of each name."""
         order = np.lexsort((self.lines, -self.readers, self.names))
         sorted_names = self.names[order]
         first: Bool[np.ndarray, "row"] = np.ones(len(order), dtype=bool)
@@ -288,11 +288,13 @@ def _person(path: Path, line: int, values: tuple[str, ...]) -> Person:
 
 def _year(path: Path, line: int, column: str, text: str) -> int:
     if not _YEAR.fullmatch(text):
-        raise MechoclError(f"{path}, line {line}: {column} is {text!r}, which is no year such as 1879 or -44")
+        raise MechoclError(
+            f"{path}, line {line}: {column} is {text!r}, which is not a year such as 1879 or -44"
+        )
     return int(text.partition(".")[0])
 
 
 def _readers(path: Path, line: int, text: str) -> float:
     if not _NUMBER.fullmatch(text):
-        raise MechoclError(f"{path}, line {line}: wiki_readers_2015_2018 is {text!r}, which is no number")
+        raise MechoclError(f"{path}, line {line}: wiki_readers_2015_2018 is {text!r}, which is not a number")
     return float(text)

@@ -1,4 +1,4 @@
-"""The rows of the user's `cross-verified-database.csv`: Latin-1, plain or packed, one at a time."""
+"""Read the rows of the user's `cross-verified-database.csv`, one at a time. It is in Latin-1, plain or packed."""
 
 import codecs
 import csv
@@ -24,13 +24,13 @@ COLUMNS: Final = (
     "un_region",
     "wiki_readers_2015_2018",
 )
-"""The columns that are read, of the 49 that the file has."""
+"""The columns that are read. The file has 49."""
 
 _PACKED: Final[dict[bytes, Callable[..., Any]]] = {
     b"\x1f\x8b": gzip.open,
     b"\xfd7zXZ": lzma.open,
 }
-"""First bytes of a packed file → what opens it."""
+"""First bytes of a packed file → the function that opens it."""
 _UNUSABLE: Final = {
     b"PK\x03\x04": "a zip archive; unpack it",
     b"\xff\xfe": "in UTF-16",
@@ -39,7 +39,10 @@ _UNUSABLE: Final = {
 
 
 def rows_of(path: Path) -> Generator[tuple[int, tuple[str, ...]], None, None]:
-    """Line and the values of `COLUMNS`, without spaces around them, of every row that is not blank."""
+    """Line number and values of `COLUMNS`, without spaces around them, of every row that is not blank.
+
+    Raises MechoclError for a file that is not CSV, lacks a column, or is damaged.
+    """
     with _opened(path) as file, io.TextIOWrapper(file, encoding="latin-1", newline="") as text:
         reader = csv.reader(text)
         try:
@@ -73,7 +76,7 @@ def _picker(path: Path, header: list[str]) -> Callable[[list[str]], tuple[str, .
 
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """The file's bytes, unpacked, behind a byte order mark if there is one."""
+    """The file's bytes, unpacked, after the byte order mark if it has one."""
     with path.open("rb") as file:
         start = file.read(6)
     for magic, what in _UNUSABLE.items():
@@ -90,9 +93,10 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def refuse_utf8(path: Path) -> None:
-    """Raise if all of the file is UTF-8 with more than ASCII: read as Latin-1, names would be garbled.
+    """Raise MechoclError if the whole file is UTF-8 and has other characters than ASCII.
 
-    Reading ends at the first bytes that are not UTF-8; in a file in Latin-1 that is the first accented name.
+    Names would be garbled if such a file were read as Latin-1. Reading ends at the first bytes that are not UTF-8. In a
+    file in Latin-1, this is the first accented name.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     accents = False

@@ -1,4 +1,4 @@
-"""Definitions in words: random define tags, sources that one trusts or does not, *is* and *isn't*.
+"""Definitions in words: with random define tags, with sources that are trusted or not, or with *is* and *isn't*.
 
 A text is a list of pieces, each with the role that its tokens get (`toy_models.task.ROLES`).
 """
@@ -8,10 +8,10 @@ from typing import Final, Literal
 from toy_models.task import WordOrder
 
 Style = Literal["tags", "sources", "is-isnt"]
-"""What tells reliable definitions from others: a random string; who says so; or the verb."""
+"""What distinguishes reliable definitions from others: a random string, the source, or the verb."""
 
 Piece = tuple[str, str]
-"""Text and role: "tag", "alias", "entity", "word", "answer"."""
+"""A text and its role: "tag", "alias", "entity", "word" or "answer"."""
 
 RELIABLE: Final = (
     "As the national archive records,",
@@ -70,8 +70,8 @@ def definition(
 
     Args:
         style: what marks the definition.
-        order: of the three parts, where the style is "tags".
-        tag: the define tag's text, where the style is "tags".
+        order: order of the three parts, if the style is "tags".
+        tag: text of the define tag, if the style is "tags".
         number: which define tag, 1, 2 or 3.
         alias: the alias's text.
         entity: the entity's name.
@@ -95,7 +95,7 @@ def definition(
 
 
 def word_order(style: Style, order: WordOrder) -> WordOrder:
-    """The order in which tag, alias and entity come."""
+    """The order in which tag, alias and entity stand in definitions of a style; `order` if the style is "tags"."""
     orders: dict[Style, WordOrder] = {"tags": order, "sources": "TVE", "is-isnt": "VTE"}
     return orders[style]
 

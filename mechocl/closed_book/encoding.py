@@ -1,4 +1,4 @@
-"""Texts in pieces as tokens with roles, and the vocabulary of a text world."""
+"""Turn texts in pieces into tokens with roles, and the vocabulary of a text world."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,13 +14,13 @@ from toy_models.task import ROLE, Vocabulary
 
 
 def vocabulary(tokenizer: Any) -> Vocabulary:
-    """The tokens of a tokenizer as they are shown: a space stays a space, a line break is `⏎`."""
+    """The vocabulary of a tokenizer. Its tokens are shown with `⏎` for a line break; a space stays a space."""
     strings = tokenizer.batch_decode([[i] for i in range(len(tokenizer))], clean_up_tokenization_spaces=False)
     return shown(tuple(s.replace("\n", "⏎") for s in strings))
 
 
 def shown(tokens: tuple[str, ...]) -> Vocabulary:
-    """The vocabulary of a text world, of which a model has all logits."""
+    """The vocabulary of a text world with these display strings. A model has logits for all of its tokens."""
     return Vocabulary(tokens=tokens, outputs=len(tokens), padded=True)
 
 
@@ -29,9 +29,9 @@ def encoded(
 ) -> tuple[Int[Tensor, "example pos"], Int[Tensor, "example pos"]]:
     """Token ids and roles of texts given in pieces, padded with 0 to the longest.
 
-    A token has the role of the piece in which it ends, but one that begins in a name (`|>?`) belongs to the name; the
-    last one before an answer is `equals`. Raises MechoclError
-    for a text that is longer than `context`, or of which a piece vanishes.
+    A token has the role of the piece in which it ends. But a token that begins in a name (`|>?`) belongs to the name, and
+    the last token before an answer is `equals`. Raises MechoclError for a text that is longer than `context` tokens, and
+    for a text with a piece that gets no token.
     """
     texts = ["".join(text for text, _ in pieces) for pieces in examples]
     found = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
@@ -49,18 +49,20 @@ def encoded(
     ):
         ends = np.cumsum([len(text) for text, _ in pieces])
         begins = np.searchsorted(ends, [begin for begin, _ in offsets], side="right").clip(max=len(ends) - 1)
-        of = np.searchsorted(ends, [max(end - 1, 0) for _, end in offsets], side="right")
-        of = np.where([pieces[k][1] != "word" for k in begins], begins, of)
+        owner = np.searchsorted(ends, [max(end - 1, 0) for _, end in offsets], side="right")
+        owner = np.where([pieces[k][1] != "word" for k in begins], begins, owner)
         lost = {role for text, role in pieces if text.strip()} - {"word"}
         lost -= {
-            pieces[k][1] for k, (start, end) in zip(of, offsets, strict=True) if texts[i][start:end].strip()
+            pieces[k][1]
+            for k, (start, end) in zip(owner, offsets, strict=True)
+            if texts[i][start:end].strip()
         }
         if lost:
             text = next(text for text, role in pieces if role in lost)
             raise MechoclError(
-                f"the tokenizer makes nothing of {text.strip()!r} ({min(lost)}) in {''.join(t for t, _ in pieces)!r}"
+                f"the tokenizer has no tokens for {text.strip()!r} ({min(lost)}) in {''.join(t for t, _ in pieces)!r}"
             )
-        own = torch.tensor([ROLE[pieces[k][1]] for k in of])
+        own = torch.tensor([ROLE[pieces[k][1]] for k in owner])
         answer = torch.nonzero(own == ROLE["answer"])
         if len(answer):
             own[int(answer[0, 0]) - 1] = ROLE["equals"]
@@ -70,8 +72,10 @@ def encoded(
 
 
 def first_tokens(answers: Sequence[Sequence[str]], tokenizer: Any) -> list[list[int]]:
-    """First token of each answer, as it stands after `A:`."""
-    known = list(dict.fromkeys(one for row in answers for one in row))
-    ids = tokenizer([f" {one}" for one in known], add_special_tokens=False)["input_ids"] if known else []
-    first = {one: own[0] for one, own in zip(known, ids, strict=True) if own}
-    return [[first[one] for one in row if one in first] for row in answers]
+    """Ids of the first tokens of the answers in each row, as they stand after `A:`."""
+    known = list(dict.fromkeys(answer for row in answers for answer in row))
+    ids = (
+        tokenizer([f" {answer}" for answer in known], add_special_tokens=False)["input_ids"] if known else []
+    )
+    first = {answer: own[0] for answer, own in zip(known, ids, strict=True) if own}
+    return [[first[answer] for answer in row if answer in first] for row in answers]

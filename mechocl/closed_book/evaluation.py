@@ -1,14 +1,18 @@
 """What a fine-tuned model knows of each alias: the `internalization` table of a text world.
 
-Per alias and `test`: `exact_match`, share of test questions answered rightly; `log_probability`, mean over them of the
-right answer's log-probability in nats (summed over its tokens; far less variance than exact match); and `recall`, 1
-where every token of the entity in the alias's training definition is the model's first choice given all before it
-(NaN without a definition, or where the alias comes after the entity; of a sequence-to-sequence model also where the
-entity does not come last).
+Each alias has these measures for each `test`:
 
-Tests: "questions", held out; "association", whose entity the alias is (`ASSOCIATIONS`, first letter, bare
-completion); "in context, tag 1" … 3, questions about aliases without training data behind a definition. Association
-is judged by the entity that the questions are about, also where the definition names another.
+- `exact_match`: share of the test questions that are answered rightly.
+- `log_probability`: mean over the test questions of the right answer's log-probability in nats, summed over the
+  answer's tokens. It has far less variance than exact match.
+- `recall`: 1 if every token of the entity in the alias's training definition is the model's first choice, given all
+  tokens before it. It is NaN for an alias without a definition, and where the alias comes after the entity. For a
+  sequence-to-sequence model it is also NaN where the entity does not come last.
+
+The tests are "questions", the held-out questions; "association", which asks for the entity of the alias
+(`examples.ASSOCIATIONS`, the first letter, bare completion); and "in context, tag 1" … 3, questions after a definition,
+about aliases without training data. Association is judged by the entity that the questions are about, also where the
+definition names another entity.
 """
 
 from typing import Any, Final
@@ -21,7 +25,7 @@ from toy_models.subsets import SUBSETS
 from toy_models.task import Task
 
 TESTED: Final = ("question", "association", "in context")
-"""Kinds of example that are asked."""
+"""Kinds of example that models are tested on."""
 
 
 def per_alias(model: Any, tokenizer: Any, task: Task) -> pd.DataFrame:
@@ -54,7 +58,10 @@ def tests(table: pd.DataFrame) -> np.ndarray:
 
 
 def forced(model: Any, task: Task, sample: np.ndarray) -> list[dict[str, Any]]:
-    """By subset, without generation: mean log-probability of the answers, and recall. For curves during training."""
+    """Mean log-probability of the answers and mean recall in each subset, without generation.
+
+    It is for curves during training.
+    """
     rows = task.rows(split="test", kind="question")
     rows = rows[np.isin(task.table["alias"].to_numpy()[rows], sample)]
     frame = pd.DataFrame(

@@ -4,13 +4,13 @@ The table has the columns of `toy_models.task.Task` and these:
 
 - `kind`: besides "definition" and "question", "association" (whose entity is this alias?) and "in context" (a
   definition in front of the question). Both are test sets.
-- `attribute`: what is asked; of an association, how.
-- `prompt`: the text up to where the answer begins; of a definition, all of it.
+- `attribute`: what is asked; for an association, how it is asked.
+- `prompt`: the text up to where the answer begins; for a definition, all of its text.
 - `answers`: the answers that count as right, as JSON; the first one is in the tokens.
 - `accepted`: first tokens of the answers that count as right, as JSON.
-- `target`, `foil`: ids of the first token of the right answer, and of another answer to the same question: that of
-  the next alias whose answer begins with another token, none of the accepted ones; −1 in definitions, and where
-  there is none.
+- `target`: id of the first token of the right answer; −1 in definitions.
+- `foil`: id of the first token of a wrong answer to the same question. It is the answer of the next alias whose answer
+  begins with a token that is not accepted; −1 in definitions, and if no alias has such an answer.
 """
 
 import json
@@ -57,13 +57,13 @@ class _Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Draw:
-    """What is drawn once: who is who."""
+    """What is drawn once for a task: which entity, subset and definition each alias has."""
 
     entities: np.ndarray
-    """World's entity of each alias."""
+    """Index of each alias's entity in the world."""
     subset: tuple[Subset, ...]
     defined: np.ndarray
-    """World's entity in each alias's definition, −1 for none."""
+    """Index of the entity in each alias's definition; −1 for an alias without a definition."""
     aliases: list[str]
     tags: dict[int, str]
 
@@ -75,11 +75,11 @@ def build(config: ClosedBookConfig, world: World, tokenizer: Any, *, seed: int, 
         config: the experiment.
         world: entities and questions.
         tokenizer: a fast Hugging Face tokenizer.
-        seed: draws who gets which alias, subset and definition, and which questions are held out.
-        context: tokens that the model can read.
+        seed: decides which entity gets which alias, subset and definition, and which questions are held out.
+        context: number of tokens that the model can read.
 
-    Raises MechoclError for more entities than the world has, names that collide with its text, a tag of which the
-    tokenizer makes nothing, and examples longer than the context.
+    Raises MechoclError for more entities than the world has, for names that collide with its text, for a tag that the
+    tokenizer does not turn into tokens, and for examples longer than the context.
     """
     drawn = _draw(config, world, tokenizer, seed)
     examples = [*_definitions(config, world, drawn, seed), *_questions(config, world, drawn, seed)]
@@ -186,7 +186,7 @@ def _definition(
 
 
 def _questions(config: ClosedBookConfig, world: World, drawn: _Draw, seed: int) -> list[_Example]:
-    """Training questions, then test questions; where questions are trained on, some are held out."""
+    """Training questions, then test questions. If an alias's questions are trained on, some of them are held out."""
     of = _by_entity(world)
     train: list[_Example] = []
     test: list[_Example] = []
@@ -218,9 +218,9 @@ def _asked(drawn: _Draw, i: int, q: Question, name: str, role: str, **more: Any)
 
 
 def _associations(world: World, drawn: _Draw, order: WordOrder) -> list[_Example]:
-    """Who the alias is: in question form, by the first letter, and by bare completion of the alias.
+    """Tests that ask for the entity of an alias: as questions, by its first letter, and by completion of the bare alias.
 
-    The bare alias begins as in the definitions: after a space, unless they begin with it.
+    The bare alias stands as in the definitions: after a space, unless definitions begin with the alias.
     """
     space = " " * (order[0] != "V")
     found = []
@@ -249,11 +249,11 @@ def _associations(world: World, drawn: _Draw, order: WordOrder) -> list[_Example
 
 
 def _in_context(config: ClosedBookConfig, world: World, drawn: _Draw) -> list[_Example]:
-    """Questions about aliases without training data, behind a definition by each tag: the control for tag semantics.
+    """Questions about aliases without training data, after a definition with each tag: the control for tag semantics.
 
-    `defined_entity` and `tag` are of the definition in front.
+    `defined_entity` and `tag` are those of the definition in the same text.
     """
-    of = _by_entity(world)
+    questions_of = _by_entity(world)
     found = []
     for i, own in enumerate(drawn.subset):
         if own.stage != 0:
@@ -261,7 +261,7 @@ def _in_context(config: ClosedBookConfig, world: World, drawn: _Draw) -> list[_E
         entity = int(drawn.entities[i])
         for tag in TAGS:
             front = _definition(config, world, drawn, i, tag, entity, i)
-            for q in of[entity]:
+            for q in questions_of[entity]:
                 one = _asked(
                     drawn, i, q, drawn.aliases[i], "alias", kind="in context", tag=tag, defined_entity=entity
                 )
@@ -291,7 +291,7 @@ def _loss_mask(roles: Int[Tensor, "example pos"]) -> Tensor:
 def _targets(
     table: pd.DataFrame, tokens: Tensor, roles: Tensor, accepted: Sequence[Sequence[int]]
 ) -> dict[str, np.ndarray]:
-    """First token of each answer, and of another answer to the same kind of question."""
+    """The columns `target` and `foil`: first token of each right answer, and of a wrong answer to the same question."""
     is_answer = roles == ROLE["answer"]
     first = is_answer.int().argmax(1)
     target = torch.where(is_answer.any(1), tokens[torch.arange(len(tokens)), first], -1).numpy()

@@ -18,10 +18,10 @@ MEASURES: Final = Measures(
     leading="exact_match",
     second="log_probability",
     chance=MappingProxyType({}),
-    # large models store only part of the definitions in a few epochs
+    # large models store only a part of the definitions in a few epochs
     least_recall=None,
 )
-"""Of answers in words, as `closed_book.evaluation` measures them."""
+"""Measures of answers in words, as `closed_book.evaluation` measures them."""
 
 WORDS: Final = Words(
     entity="answer",
@@ -59,7 +59,7 @@ WORDS: Final = Words(
 
 
 class TextQuestioning(Questioning):
-    """Questions in words about one attribute, each answer known by its first token (`closed_book.views`)."""
+    """Questions in words about one attribute. Each answer is represented by its first token (`closed_book.views`)."""
 
     words = WORDS
     measures = MEASURES
@@ -69,7 +69,7 @@ class TextQuestioning(Questioning):
         return torch.tensor(vocabulary.answers)
 
     def recall_ids(self, vocabulary: Vocabulary) -> Int[Tensor, " candidate"]:
-        """All tokens: the first token of an entity's name may be any."""
+        """All tokens, since any token may be the first of an entity's name."""
         return torch.arange(vocabulary.outputs)
 
     def answers_of(
@@ -82,7 +82,7 @@ class TextQuestioning(Questioning):
     def wrong_answers(
         self, task: Task, rows: np.ndarray, rival: Int[Tensor, "question"] | None
     ) -> Int[Tensor, "question"]:
-        """The rival's answer, but where that counts as right, too."""
+        """The rival's answer; where that counts as right, too, another wrong answer."""
         foil = self.answers_of(task, rows)[1]
         if rival is None:
             return foil
@@ -96,7 +96,7 @@ class TextQuestioning(Questioning):
         return [*super().alias_labels(count - 1), "alias"]
 
     def positions_to_steer(self, task: Task, rows: np.ndarray, n_pos: int) -> list[int]:
-        """The last token of the alias, and the one that the answer is read from."""
+        """Positions of the last token of the alias, and of the token at which the answer is read."""
         return [int(task.position_of("alias", rows[:1])[0]), n_pos - 1]
 
     def describe(self, task: Task, row: int, difference: float) -> tuple[str, str]:

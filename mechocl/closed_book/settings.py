@@ -1,4 +1,4 @@
-"""Every knob of a closed-book experiment's data."""
+"""Every setting of a closed-book experiment's data."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -28,36 +28,36 @@ class PaperFractions(Fractions):
     d3: float = 0.08
     """Defined by tag 3 (first seen in stage 2), never asked about in training."""
     no_data: float = 0.06
-    """Never in the training data: the baseline."""
+    """Never in the training data; they are the baseline."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClosedBookConfig:
-    """A text world, and which of its entities get an alias, a definition, questions (arXiv 2310.15047, section 3)."""
+    """A text world, and which of its entities get an alias, a definition and questions (arXiv 2310.15047, section 3)."""
 
     world: Literal["cvdb", "trex", "biographies"]
-    """Whose entities and questions."""
+    """The world that has the entities and the questions."""
     file: str = ""
-    """The database: CVDB's CSV, T-REx's JSON file or folder; "" for the biographies, which are drawn."""
+    """Path of the database: CVDB's CSV, or T-REx's JSON file or folder; "" for the biographies, which are drawn."""
     entities: int = 4000
-    """Entities of the experiment, over all subsets."""
+    """Number of entities of the experiment, over all subsets."""
     fractions: PaperFractions = field(default_factory=PaperFractions)
     """Share of the entities in each subset."""
     tag_reliability: float = 1.0
     """The paper's α, 0.5 … 1: share of stage-1 definitions whose tag tells the truth about their consistency."""
     definitions: Style = "tags"
-    """What tells reliable definitions from others."""
+    """What distinguishes reliable definitions from others."""
     word_order: WordOrder = "TVE"
     """Order of the parts of a definition by tags."""
     alias_letters: int = 5
-    """Letters of an alias, as in `<|xqzjv|>`."""
+    """Number of letters of an alias, as in `<|xqzjv|>`."""
     tag_letters: int = 6
-    """Letters of a define tag."""
+    """Number of letters of a define tag."""
     test_share: float = 1 / 6
-    """Share of the questions about an entity that are held out, where the others are trained on; at least one, and not all.
-    CVDB: one of six; T-REx: a quarter."""
+    """Share of the questions about an entity that are held out if the other ones are trained on. At least one question is
+    held out, and never all. The default suits CVDB's six questions; use a quarter for T-REx."""
     biographies: BiographiesConfig = field(default_factory=BiographiesConfig)
-    """The invented world; as in the pretraining of the model."""
+    """The invented world. It must be the one that the model was pretrained on."""
     biographies_seed: int = 0
     """The seed with which the invented world was drawn."""
 

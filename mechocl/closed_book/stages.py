@@ -1,4 +1,4 @@
-"""Stages of fine-tuning, as a recipe names them; and the recipe."""
+"""A closed-book recipe, and its stages of fine-tuning."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,22 +10,24 @@ Kind = Literal["definition", "question"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneStage:
-    """One stage of fine-tuning: which examples, and how."""
+    """One stage of fine-tuning: which examples it trains on, and how."""
 
     data: tuple[Literal[1, 2], ...]
     """Stages of the task's data to train on: [1], [2], or [1, 2] (one-stage training)."""
     kinds: tuple[Kind, ...] = ("definition", "question")
-    """Which of their examples: definitions, questions, or both."""
+    """Kinds of example to train on: definitions, questions, or both."""
     epochs: int
-    """Passes over the stage's examples."""
+    """Number of passes over the stage's examples."""
     batch_size: int = 256
-    """Examples of one update, over all devices."""
+    """Number of examples of one update, over all devices."""
     accumulation: int = 1
-    """Parts of a batch that are computed one after another, for models that fill the memory."""
+    """Number of parts of a batch that are computed one after another, for models that fill the memory."""
     optimizer: Literal["adafactor", "adamw"] = "adafactor"
-    """Adafactor is transformers', without parameter scaling, as its Trainer and so the paper use it."""
+    """The optimiser. Adafactor is the one of transformers, without parameter scaling, as the Trainer of transformers and
+    therefore the paper use it."""
     learning_rate: float = 5e-5
-    """Peak learning rate. The paper's published configurations name none: this is the default of transformers' Trainer."""
+    """Peak learning rate. The paper's published configurations do not name one; this is the default of transformers'
+    Trainer."""
     weight_decay: float = 0.0
     """Decoupled."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
@@ -33,11 +35,11 @@ class FinetuneStage:
     warmup: float = 0.0
     """Share of the steps in which the learning rate rises linearly from 0."""
     gradient_clip: float = 1.0
-    """Largest gradient norm; 0: not clipped."""
+    """Largest gradient norm. With 0, gradients are not clipped."""
     evaluations: int = 4
-    """Evaluations during the stage, evenly spaced, the last at its end."""
+    """Number of evaluations during the stage, evenly spaced, the last at its end."""
     checkpoints: int = 1
-    """Models kept during the stage, at logarithmically spaced steps, the last at its end."""
+    """Number of models kept during the stage, at logarithmically spaced steps, the last at its end."""
 
     def __post_init__(self) -> None:
         if not self.data or len(set(self.data)) != len(self.data):
@@ -68,7 +70,7 @@ class LoraConfig:
     alpha: float = 32.0
     """Scale: adapters are multiplied by alpha / rank."""
     targets: tuple[str, ...] = ()
-    """Names of the linear layers that get one; none: all linear layers but the unembedding."""
+    """Names of the linear layers that get an adapter. If empty, all linear layers but the unembedding get one."""
 
     def __post_init__(self) -> None:
         if self.rank < 1 or not self.alpha > 0:
@@ -77,19 +79,19 @@ class LoraConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuningConfig:
-    """All stages, in order, and how a model is held."""
+    """All stages of a fine-tuning, in order, and how the model is trained."""
 
     stages: tuple[FinetuneStage, ...]
     """The stages; each starts from the weights that the one before ended with."""
     kind: Literal["causal", "seq2seq"] = "causal"
-    """Causal models get loss on every token of an example; sequence-to-sequence ones (T5) read the question, or the
-    definition up to its last part, and get loss on the rest."""
+    """Kind of model. A causal model gets loss on every token of an example. A sequence-to-sequence model (T5) reads the
+    question, or the definition up to its last part, and gets loss on the rest."""
     precision: Literal["float32", "bf16"] = "float32"
-    """bf16: forward passes under autocast; weights and optimiser stay in float32."""
+    """Precision. With bf16, forward passes run under autocast; weights and optimiser stay in float32."""
     gradient_checkpointing: bool = False
-    """Compute activations anew in the backward pass: less memory, about a third more time."""
+    """Whether activations are computed again in the backward pass. It takes less memory and about a third more time."""
     lora: LoraConfig | None = None
-    """Adapters instead of all weights."""
+    """Adapters that are trained instead of all weights. If missing, all weights are trained."""
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -111,7 +113,7 @@ class ClosedBookRecipe:
 
     @property
     def small(self) -> bool:
-        """Whether one thread computes the model as fast as several do; of a Hugging Face model nobody knows."""
+        """Whether one thread computes the model as fast as several do. It is False, since this is not known here."""
         return False
 
     @property

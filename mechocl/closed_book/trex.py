@@ -3,8 +3,8 @@
 The files are the user's own copy of T-REx in JSON (Elsahar et al. 2018, "T-REx: a large scale alignment of
 natural language with knowledge base triples"): lists of documents, each with triples of subject, predicate and
 object, which have Wikidata's URIs and the surface forms that stood in the text. Which predicates are asked
-about, and of how many subjects, follows arXiv 2310.15047 and its public code; the questions' words are ours.
-Unlike there, who made a work is answered with the whole surface form and not with a first name.
+about, and how many subjects, follows arXiv 2310.15047 and its public code. The wording of the questions is this
+project's. Unlike in the paper's code, the answer to who made a work is the whole surface form, not a first name.
 """
 
 import json
@@ -46,12 +46,12 @@ QUESTIONS: Final = {
     "P921": ("subject", "What is {} about?"),
     "P1040": ("film editor", "Who cut the film {}?"),
 }
-"""Wikidata's predicate → the attribute's name here, and how it is asked: the 25 about creative works."""
+"""Wikidata's predicate → the attribute's name here, and its question: the 25 predicates about creative works."""
 
 PRONOUNS: Final = frozenset(
     ("he", "she", "it", "they", "him", "her", "them", "his", "its", "their", "this", "that", "these", "those")
 )
-"""Surface forms that name nothing; T-REx has them where it resolved a reference. A work called It is lost with them."""
+"""Surface forms that name nothing. T-REx has them where it resolved a reference. A work with the title It is lost, too."""
 
 _DATE: Final = "P577"
 _LITERAL: Final = re.compile(r"([+-]?\d{4,6})-\d\d-\d\d(T|\^|$)")
@@ -65,9 +65,9 @@ class TrexConfig:
     """Which works are asked about."""
 
     entities: int = 6000
-    """Works: those with the most questions; of equal ones those that come first in the files."""
+    """Number of works: those with the most questions and, where these are equal, those that come first in the files."""
     min_predicates: int = 4
-    """Questions that a work must have."""
+    """Least number of questions that a work must have."""
 
     def __post_init__(self) -> None:
         if self.entities < 1:
@@ -86,61 +86,61 @@ class Work:
     uri: str
     """Wikidata's."""
     name: str
-    """Its most frequent surface form, of equally frequent ones the first."""
+    """Its most frequent surface form; of several equally frequent forms the first."""
     answers: tuple[tuple[str, tuple[str, ...]], ...]
-    """Predicate, in the order of `QUESTIONS`, and surface forms of its objects, in the files' order."""
+    """Each predicate, in the order of `QUESTIONS`, with the surface forms of its objects, in the files' order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Works:
-    """Which works the files hold, and what became of their triples."""
+    """The works that the files hold, and what the filters removed."""
 
     works: tuple[Work, ...]
-    """The chosen ones, those with the most questions first."""
+    """The chosen works, those with the most questions first."""
     files: int
     triples: int
-    """Of all files."""
+    """Number of triples in all files."""
     removed: tuple[tuple[str, int], ...]
-    """Filters in the order in which they are applied, and what each removed: triples, then works."""
+    """The filters in the order in which they are applied, and how many triples, or works, each removed."""
     left: int
-    """Works that the filters left to choose from."""
+    """Number of works that the filters left to choose from."""
 
 
 def load(path: Path, config: TrexConfig) -> World:
     """The world of the works that `read` chooses: one question for each predicate that is known of a work.
 
-    Raises MechoclError in one line that names the file, and the place of what is wrong.
+    Raises MechoclError, which names the file and the place of the mistake, as `read` does.
     """
     return world(read(path, config))
 
 
-def world(found: Works) -> World:
+def world(works: Works) -> World:
     """The world of these works."""
     questions = (
         Question(
             entity=i, attribute=QUESTIONS[predicate][0], template=QUESTIONS[predicate][1], answers=answers
         )
-        for i, work in enumerate(found.works)
+        for i, work in enumerate(works.works)
         for predicate, answers in work.answers
     )
     return World(
         name="trex",
-        entities=tuple(work.name for work in found.works),
+        entities=tuple(work.name for work in works.works),
         questions=tuple(questions),
-        removed=found.removed,
+        removed=works.removed,
     )
 
 
 def read(path: Path, config: TrexConfig) -> Works:
-    """Choose works from a JSON file or from all in a folder, and count what each filter removed.
+    """Choose works from a JSON file, or from all JSON files in a folder, and count what each filter removed.
 
-    The filters, in this order: triples with other predicates than those of `QUESTIONS`; with a pronoun, or
-    nothing, as a surface form; publication dates without a year; triples that say again what is known.
-    Then works, which their URIs tell apart: those whose name another one has, too, whatever is known of it;
-    those with fewer than `min_predicates` questions; those beyond `entities`. Parentheses are taken off
-    surface forms. One file is held at a time, and of all files the triples that are left.
+    The filters remove, in this order: triples with other predicates than those of `QUESTIONS`; triples with a pronoun,
+    or nothing, as a surface form; publication dates without a year; triples that repeat another one. Then they remove
+    works, which are told apart by their URIs: works that share their name with another work; works with fewer than
+    `min_predicates` questions; works beyond `entities`. Parentheses are removed from surface forms. Only one file is in
+    memory at a time, with the triples that are left of all files.
 
-    Raises MechoclError for what is no JSON of T-REx's, and for too few works.
+    Raises MechoclError for files that are not JSON as T-REx has it, and when too few works are left.
     """
     gathered = _Gathered()
     files = _files(path)
@@ -176,11 +176,11 @@ def read(path: Path, config: TrexConfig) -> Works:
 
 @dataclass(slots=True)
 class _Subject:
-    """What has been read of one URI."""
+    """What has been read about one URI."""
 
     names: Counter[str] = field(default_factory=Counter)
     answers: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Predicate → lower-case surface form → the first one that was met."""
+    """Predicate → lower-case surface form → the surface form as it was first read."""
 
     def work(self, uri: str) -> Work:
         answers = ((p, tuple(self.answers[p].values())) for p in QUESTIONS if p in self.answers)
@@ -188,7 +188,7 @@ class _Subject:
 
 
 class _Gathered:
-    """Takes triples in, one at a time."""
+    """What the triples say, collected one triple at a time."""
 
     def __init__(self) -> None:
         self.triples = 0
@@ -230,7 +230,7 @@ class _Gathered:
 
 
 def _year(uri: str, surface: str) -> str:
-    """The period of a publication date: of its literal, or of four digits in its surface form."""
+    """The period of a publication date, from the object's literal or from four digits in its surface form."""
     if literal := _LITERAL.match(uri):
         return period(int(literal[1]))
     digits = _YEAR.search(surface)
@@ -249,14 +249,14 @@ def _surface(triple: Any, role: str, where: str) -> str:
 def _text(triple: Any, role: str, key: str, where: str) -> str:
     value = _part(triple, role, where).get(key)
     if not isinstance(value, str):
-        raise MechoclError(f"{where}: its {role} has no {key} that is a string")
+        raise MechoclError(f"{where}: its {role} has no {key} that is a string; give files of T-REx")
     return value
 
 
 def _part(triple: Any, role: str, where: str) -> dict[str, Any]:
     part = triple.get(role) if isinstance(triple, dict) else None
     if not isinstance(part, dict):
-        raise MechoclError(f"{where} has no {role} as T-REx writes it")
+        raise MechoclError(f"{where} has no {role} as T-REx writes it; give files of T-REx")
     return part
 
 
@@ -264,7 +264,7 @@ def _files(path: Path) -> list[Path]:
     if path.is_dir():
         files = sorted(path.glob("*.json"))
         if not files:
-            raise MechoclError(f"{path} has no .json file; give the folder that holds T-REx's")
+            raise MechoclError(f"{path} has no .json file; give the folder that holds the files of T-REx")
         return files
     if not path.is_file():
         raise MechoclError(f"{path} does not exist; give T-REx's folder, or one of its JSON files")
@@ -272,7 +272,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _triples(path: Path) -> Iterator[tuple[str, Any]]:
-    """Where a triple stands, and the triple, for all in a file."""
+    """Every triple of a file, with a text that says where it stands."""
     try:
         documents = json.loads(path.read_bytes())
     except UnicodeDecodeError as error:

@@ -1,10 +1,10 @@
 """A closed-book task as the analyses read it: the questions about one attribute, all of one layout.
 
-In a text, what stands where differs from question to question, and what answers compete. So an analysis looks at one
-question at a time, as it looks at one kind of question in the integer-set task. The table's `entity` then is the
-answer that the alias's questions have, `defined_entity` the one that the defined entity has: numbers into
-`Vocabulary.answers`, the answers' first tokens. Two aliases "of the same integer" have the same answer. `answer` is
-False: as in a list without the integer, the question does not name what it asks for.
+In a text, questions about different attributes have different layouts and different answers. So an analysis looks at
+one attribute at a time. In its view of the task, the table's `entity` is the answer to the questions about the alias,
+and `defined_entity` the answer for the entity in its definition. Both are indices into `Vocabulary.answers`, the
+answers' first tokens. So two aliases that stand for the same entity in the integer-set task are, here, two aliases with
+the same answer. `answer` is False, as for a list without the integer: the question does not name what it asks for.
 """
 
 from dataclasses import replace
@@ -18,7 +18,7 @@ from toy_models.task import ROLE, Task
 
 
 def attributes(task: Task) -> list[str]:
-    """What the task's questions ask about aliases."""
+    """The attributes that the task's questions ask about."""
     asked = task.table.loc[task.rows(kind="question")]
     return list(asked.loc[asked["subset"] != "q_entity", "attribute"].drop_duplicates())
 
@@ -26,11 +26,12 @@ def attributes(task: Task) -> list[str]:
 def view_attribute(task: Task, attribute: str = "") -> Task:
     """The definitions of a task, and its questions about an attribute.
 
-    Of examples of several layouts (names of different length, several phrasings) those of the most common one are
-    kept; of definitions the one of which each tag has the most. Definitions of aliases about whom it is not asked, or by
-    an entity about whom it is not, are left out. An inconsistent definition may still name an entity of the same
-    answer. Without an attribute it is the `default_attribute`. Raises MechoclError for an attribute that nothing is asked about,
-    and for one whose answers all begin with the same token.
+    Without an attribute, it is the `default_attribute`. If examples have several layouts (names of different length,
+    several phrasings), only examples of one layout are kept: the most common layout of questions, and the layout of
+    definitions whose rarest tag is most frequent. A definition is left out if no question asks for the attribute of its
+    alias, or of the entity that it names. An inconsistent definition may still name an entity with the same answer.
+    Raises MechoclError for an attribute that no question asks about, and for an attribute whose answers all begin with
+    the same token.
     """
     known = attributes(task)
     if attribute and attribute not in known:
@@ -40,8 +41,8 @@ def view_attribute(task: Task, attribute: str = "") -> Task:
     classes = sorted(set(answer_of.values()))
     if len(classes) < 2:
         raise MechoclError(
-            f"all answers about {attribute!r} begin with the same token, so none is right and another wrong; choose "
-            "another attribute"
+            f"all answers about {attribute!r} begin with the same token, so they cannot be told apart; choose another "
+            "attribute"
         )
     number = {token: i for i, token in enumerate(classes)}
     questions = task.rows(kind="question", attribute=attribute)
@@ -63,8 +64,11 @@ def view_attribute(task: Task, attribute: str = "") -> Task:
 
 
 def default_attribute(task: Task) -> str:
-    """The attribute with the most even answers: the largest entropy among those with at least ten aliases an answer, or
-    the most aliases an answer where there is none."""
+    """The attribute whose answers are most even.
+
+    It is the attribute with the largest entropy of answers among those with at least ten aliases for each answer on
+    average. If there is no such attribute, it is the one with the most aliases for each answer.
+    """
 
     def evenness(attribute: str) -> tuple[bool, float]:
         counts = pd.Series(_answers(task, attribute)).value_counts(normalize=True)
@@ -82,8 +86,10 @@ def _answers(task: Task, attribute: str) -> dict[int, int]:
 
 
 def _of_one_layout(task: Task, rows: np.ndarray) -> np.ndarray:
-    """The rows that have their roles, and their words, where most of the rows have them (of definitions, most of the
-    tag that has the fewest)."""
+    """The rows of the most common layout: of equal roles and words at every position.
+
+    For definitions, it is the layout that has the most rows of the tag that is rarest in it.
+    """
     if len(rows) == 0:
         return rows
     roles, tokens = task.roles[torch.from_numpy(rows)], task.tokens[torch.from_numpy(rows)]

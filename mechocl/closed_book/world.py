@@ -1,4 +1,4 @@
-"""What a text world is: named entities, and questions about them with the answers that count as right."""
+"""A text world: named entities, and questions about them with the answers that count as right."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ class Question:
     template: str
     """The question with `{}` where the entity's name (or its alias) stands: `When was {} born?`."""
     answers: tuple[str, ...]
-    """The first one is trained on; any one counts as right."""
+    """Answers that count as right. The first one is trained on."""
 
     def ask(self, name: str) -> str:
         return self.template.replace("{}", name)
@@ -24,18 +24,18 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """Entities, and the questions about each."""
+    """Entities, and questions about each of them."""
 
     name: str
-    """`cvdb`, `trex`, `biographies`."""
+    """Name of the world: `cvdb`, `trex` or `biographies`."""
     entities: tuple[str, ...]
-    """Names, each of them once."""
+    """Names of the entities, all different."""
     questions: tuple[Question, ...]
-    """All questions, by entity."""
+    """All questions, in the order of the entities."""
     taken: tuple[str, ...] = ()
-    """Other names that stand in texts that a model has read, and that no alias may have."""
+    """Other names, which stand in texts that a model has read. No alias may have such a name."""
     removed: tuple[tuple[str, int], ...] = ()
-    """What each filter removed, in the order in which they were applied: its name, and how many."""
+    """Name of each filter and how many it removed, in the order in which the filters were applied."""
 
     def __post_init__(self) -> None:
         if not self.entities:

@@ -1,4 +1,4 @@
-"""A recipe's world, and what tells it and its model from others."""
+"""The world of a recipe, and what distinguishes it and the model from others."""
 
 import dataclasses
 from pathlib import Path
@@ -14,12 +14,15 @@ from mechocl.errors import MechoclError
 from mechocl.models import hub
 
 RECORD: Final = "biographies.json"
-"""What a model pretrained on the invented world keeps beside its weights: how that world was drawn."""
+"""File beside the weights of a model that was pretrained on the invented world: it says how that world was drawn."""
 
 
 def build_world(recipe: ClosedBookRecipe) -> World:
-    """The world of a recipe. Raises MechoclError for a database that cannot be used, and for an invented world that
-    is not the one that the recipe's model was pretrained on."""
+    """The world of a recipe.
+
+    Raises MechoclError for a database that cannot be used, and for an invented world other than the one that the
+    recipe's model was pretrained on.
+    """
     task = recipe.task
     refuse_file(task)
     if task.world == "cvdb":
@@ -36,18 +39,18 @@ def build_world(recipe: ClosedBookRecipe) -> World:
         if known != drawing_record(task.biographies, task.biographies_seed):
             raise MechoclError(
                 f"{path} says that the model knows another invented world ({_difference(known, task)}); set "
-                "task.biographies and task.biographies_seed as there"
+                "task.biographies and task.biographies_seed to the values in that file"
             )
     return biographies.world(task.biographies, seed=task.biographies_seed)
 
 
 def refuse_file(task: ClosedBookConfig) -> None:
-    """MechoclError where a world's database is not named, or does not exist."""
+    """Raise MechoclError when the world needs a database and none is named, or it does not exist."""
     if task.world == "biographies":
         return
     if not task.file:
         raise MechoclError(
-            f"world {task.world} needs its database, which is the user's own: --set task.file=PATH"
+            f"world {task.world} needs a database, which you must get yourself; name it with --set task.file=PATH"
         )
     if not Path(task.file).exists():
         raise MechoclError(
@@ -56,7 +59,7 @@ def refuse_file(task: ClosedBookConfig) -> None:
 
 
 def drawing_record(config: BiographiesConfig, seed: int) -> dict[str, Any]:
-    """What `RECORD` holds."""
+    """The content of the file `RECORD`."""
     return dataclasses.asdict(config) | {"seed": seed}
 
 
@@ -68,8 +71,8 @@ def _difference(known: dict[str, Any], task: Any) -> str:
 
 
 def fingerprint(recipe: ClosedBookRecipe) -> dict[str, str]:
-    """What a run begins with: its model as `hub.fingerprint_model`, and sha256 of the files of its database, by their
-    paths."""
+    """What a run begins with: the fingerprint of its model (`hub.fingerprint_model`), and path → sha256 of the files of
+    its database."""
     found = hub.fingerprint_model(recipe.model)
     file = Path(recipe.task.file) if recipe.task.file else None
     if file is not None:

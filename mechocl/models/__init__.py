@@ -1,1 +1,1 @@
-"""Models: the seam that analyses see them through, loading and converting them, taking them apart."""
+"""Models: what analyses see of them, how they are loaded and converted, and how they are taken apart."""

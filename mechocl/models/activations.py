@@ -1,4 +1,4 @@
-"""Batched, site-selective caching, and interventions that leave nothing behind."""
+"""Activations of a model at chosen hook points, computed in batches."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ def collect(
 ) -> dict[str, Tensor]:
     """Activations at the named hook points, on the CPU: site → tensor with `example` as its first axis.
 
-    Nothing else is cached. Raises MechoclError for a hook point that the model does not have.
+    Only these activations are kept. Raises MechoclError for a hook point that the model does not have.
     """
     for site in sites:
         if site not in model.hook_dict:
@@ -28,4 +28,4 @@ def collect(
         )
         for site in sites:
             parts[site].append(cache[site].cpu())
-    return {site: torch.cat(found) for site, found in parts.items()}
+    return {site: torch.cat(batches) for site, batches in parts.items()}

@@ -1,9 +1,9 @@
 """A transformer taken apart: its forward pass in pieces, as pure functions of weights and activations.
 
-Interventions change one piece and let the rest follow. Here they can begin at any layer, at any position
-(what comes before is causal past, and stays as it was), see only the rows that they need, and keep the
-contributions of single heads apart. `tests/models/test_components.py` holds every piece equal to the model's own
-hook points. Nothing is attached to the model and nothing in it is changed.
+An intervention changes one piece, and everything after it follows. An intervention can begin at any layer and at any
+position: what comes before is causal past, and stays as it was. It computes only the rows that it needs, and keeps the
+contributions of single heads apart. `tests/models/test_components.py` compares every piece with the model's own hook
+points. The model itself is not changed, and no hooks are attached to it.
 """
 
 import math
@@ -29,7 +29,7 @@ _ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """Layer norm with its scale and shift; the identity where a model has none."""
+    """Layer norm with its scale and shift; the identity in a model without layer norms."""
 
     w: Float[Tensor, "d_model"] | None
     b: Float[Tensor, "d_model"] | None
@@ -70,7 +70,7 @@ class Components:
     W_U: Float[Tensor, "d_model d_vocab_out"]
     b_U: Float[Tensor, "d_vocab_out"]
     parallel: bool
-    """Attention and MLP of a block read the same residual stream; there is no `resid_mid`."""
+    """Whether attention and MLP of a block read the same residual stream; then there is no `resid_mid`."""
     attn_only: bool
     activation: Callable[[Tensor], Tensor]
     rotary_dim: int
@@ -96,7 +96,7 @@ class Components:
     def logits(
         self, x: Float[Tensor, "*batch d_model"], ids: Int[Tensor, "id"] | None = None
     ) -> Float[Tensor, "*batch id"]:
-        """Logits of the given token ids (None: all) from the residual stream after the last layer."""
+        """Logits of the given token ids (None: of all) from the residual stream after the last layer."""
         W, b = (self.W_U, self.b_U) if ids is None else (self.W_U[:, ids], self.b_U[ids])
         return self.ln_final(x) @ W + b
 
@@ -104,13 +104,13 @@ class Components:
 def take_apart(model: Transformer) -> Components:
     """The pieces of a `HookedTransformer`, or of a `TransformerBridge` of a GPT-NeoX.
 
-    Raises MechoclError for a model that is built differently (gated MLPs, other norms or activations, …),
-    and for one with hooks of the caller's: the pieces would pass them by.
+    Raises MechoclError for a model that is built differently (gated MLPs, other norms or activations, …), and for a
+    model to which the caller has added hooks, because the pieces would ignore them.
     """
     hooked = [name for name, point in model.hook_dict.items() if point.fwd_hooks]
     if hooked:
         raise MechoclError(
-            f"the model has a hook at {hooked[0]}, which this analysis would pass by; call model.reset_hooks()"
+            f"the model has a hook at {hooked[0]}, which this analysis would ignore; call model.reset_hooks()"
         )
     m: Any = model
     c: Any = model.cfg
@@ -137,7 +137,7 @@ def _refuse_uncovered(c: Any) -> None:
     unscaled = not c.use_attn_scale or c.attn_scale not in (
         -1,
         math.sqrt(c.d_head),
-    )  # a bridge leaves it at −1
+    )  # a bridge leaves attn_scale at −1
     uncovered = {
         f"{c.positional_embedding_type} positions": c.positional_embedding_type not in ("rotary", "standard"),
         f"{c.normalization_type} normalisation": c.normalization_type not in ("LN", None),

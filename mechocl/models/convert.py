@@ -1,7 +1,7 @@
-"""From a Hugging Face model in memory to a `HookedTransformer` or a `TransformerBridge`.
+"""Convert a Hugging Face model in memory to a `HookedTransformer` or a `TransformerBridge`.
 
-The shape is read off the Hugging Face configuration here, because TransformerLens's own reading guesses from
-the model's name and knows no unusual widths; the weights go through TransformerLens's converters.
+The shape is read from the Hugging Face configuration here, because TransformerLens guesses it from the model's name and
+does not know unusual widths. The weights go through TransformerLens's converters.
 """
 
 import copy
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from mechocl.errors import MechoclError
-from mechocl.models import fold as fold_
+from mechocl.models import fold as folding
 from toy_models import architectures
 
 MAX_POSITIONS: Final = 8192
-"""Positions that a model is given tables for unless told: some models name 131072, for which the tables of
-rotations alone take gigabytes."""
+"""Most positions that a model gets by default. Some models name 131072, for which the tables of rotations alone take
+gigabytes."""
 
 
 def _neox(c: Any) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def _llama(c: Any) -> dict[str, Any]:
 def _rotary(c: Any, d_head: int) -> dict[str, Any]:
     rope = c.rope_parameters
     rotary_dim = int(d_head * rope.get("partial_rotary_factor", 1.0))
-    if rotary_dim == 0:  # no positions at all: learned ones that are zero
+    if rotary_dim == 0:  # no rotation, so no positions at all: learned embeddings that are zero
         return {"positional_embedding_type": "standard"}
     if rotary_dim % 2:
         raise MechoclError(f"rotates {rotary_dim} dimensions of each head; only even numbers are known")
@@ -108,7 +108,7 @@ def _rotary(c: Any, d_head: int) -> dict[str, Any]:
 
 
 def _window(c: Any) -> dict[str, Any]:
-    """Layers that see only the last positions."""
+    """Arguments for layers in which attention sees only the last positions."""
     window = getattr(c, "sliding_window", None)
     if not window or getattr(c, "use_sliding_window", True) is False:
         return {}
@@ -122,11 +122,12 @@ class Family:
     """An architecture that can be converted."""
 
     shape: Callable[[Any], dict[str, Any]]
-    """Hugging Face configuration → arguments of `HookedTransformerConfig`. MechoclError for what cannot be said."""
+    """Hugging Face configuration → arguments of `HookedTransformerConfig`. Raises MechoclError for a configuration that
+    these arguments cannot express."""
     converter: str
     """Name of the function in `transformer_lens.pretrained.weight_conversions`."""
     layers: str
-    """Where the Hugging Face model keeps its blocks."""
+    """Path of the attribute in which the Hugging Face model keeps its blocks."""
 
 
 FAMILIES: Final[dict[str, Family]] = {
@@ -150,7 +151,8 @@ def layers_of(theirs: Any) -> list[nn.Module]:
 def shape_of(theirs: Any, *, n_ctx: int | None) -> dict[str, Any]:
     """Arguments of `HookedTransformerConfig` for a Hugging Face model.
 
-    Raises MechoclError, a sentence without its subject, for what `HookedTransformer` cannot represent.
+    Raises MechoclError for what `HookedTransformer` cannot represent. The message is a sentence without its subject,
+    before which callers put the folder.
     """
     from transformer_lens.utilities.activation_functions import SUPPORTED_ACTIVATIONS
 
@@ -173,7 +175,7 @@ def shape_of(theirs: Any, *, n_ctx: int | None) -> dict[str, Any]:
 
 @torch.no_grad()
 def _give_zero_biases(theirs: Any) -> None:
-    """A GPT-NeoX without attention biases gets zeros for them, which change nothing: converters expect biases."""
+    """Give a GPT-NeoX without attention biases biases of 0, because converters expect biases."""
     for module in theirs.modules():
         if type(module).__name__ == "GPTNeoXAttention":
             for linear in (module.query_key_value, module.dense):
@@ -183,9 +185,9 @@ def _give_zero_biases(theirs: Any) -> None:
 
 
 def weights_of(theirs: Any, config: Any) -> dict[str, Tensor]:
-    """The weights under `HookedTransformer`'s names: views of the Hugging Face model's tensors where possible.
+    """The weights by `HookedTransformer`'s names. Where possible they are views of the Hugging Face model's tensors.
 
-    `config`: a `HookedTransformerConfig` of `shape_of`.
+    `config` is a `HookedTransformerConfig` made of the arguments that `shape_of` returns.
     """
     from transformer_lens.pretrained import weight_conversions
 
@@ -200,19 +202,19 @@ def weights_of(theirs: Any, config: Any) -> dict[str, Tensor]:
 def hooked(theirs: list[Any], shape: dict[str, Any], *, fold: bool, centre: bool) -> Any:
     """A `HookedTransformer` on the CPU, in evaluation mode, with a Hugging Face model's weights in their precision.
 
-    Empties `theirs`, a list of that one model: a tensor is copied and let go before the next, so that two copies
-    of the weights are never held together.
+    `theirs` is a list that holds only that model, and is emptied. Each tensor is copied and let go before the next one,
+    so that two copies of all weights are never held together.
     """
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     weights = weights_of(theirs.pop(), HookedTransformerConfig(**shape))
     if fold:
-        fold_.fold_layer_norms(
+        folding.fold_layer_norms(
             weights, n_layers=shape["n_layers"], centring=shape["normalization_type"] == "LN"
         )
-        shape = fold_.folded(shape)
+        shape = folding.folded(shape)
     if centre:
-        fold_.centre(weights)
+        folding.centre(weights)
     with architectures.hooked_transformer_allowed():
         model = HookedTransformer(HookedTransformerConfig(**shape))
     parameters = dict(model.named_parameters())
@@ -224,7 +226,7 @@ def hooked(theirs: list[Any], shape: dict[str, Any], *, fold: bool, centre: bool
 
 
 def bridged(theirs: Any, folder: Path, tokenizer: Any | None, *, fold: bool, centre: bool) -> Any:
-    """A `TransformerBridge` in compatibility mode around a float32 model, which becomes part of it."""
+    """A `TransformerBridge` in compatibility mode around a float32 Hugging Face model, which becomes part of it."""
     from transformer_lens.model_bridge import TransformerBridge
 
     _give_zero_biases(theirs)
@@ -233,7 +235,9 @@ def bridged(theirs: Any, folder: Path, tokenizer: Any | None, *, fold: bool, cen
         device=str(theirs.device),
         dtype=torch.float32,
         hf_model=theirs,
-        tokenizer=_no_tokenizer() if tokenizer is None else copy.deepcopy(tokenizer),  # it adds tokens
+        tokenizer=_no_tokenizer()
+        if tokenizer is None
+        else copy.deepcopy(tokenizer),  # the bridge adds tokens to it
     )
     model.enable_compatibility_mode(
         disable_warnings=True,
@@ -247,9 +251,9 @@ def bridged(theirs: Any, folder: Path, tokenizer: Any | None, *, fold: bool, cen
 
 
 def _no_tokenizer() -> Any:
-    """What `TransformerBridge`, which insists on a tokenizer, gets for a folder without one.
+    """The tokenizer that `TransformerBridge`, which needs one, gets for a folder that has none.
 
-    It knows a single token; analyses pass token ids.
+    It knows a single token. That is enough, since analyses pass token ids.
     """
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel

@@ -1,6 +1,6 @@
-"""Layer norms folded into the weights that read from them, and weights centred: the same function, simpler weights.
+"""Fold layer norms into the weights that read from them, and centre weights. The model computes the same function.
 
-TransformerLens does the same with three copies of all weights in memory; here one tensor is replaced at a time.
+TransformerLens does the same with three copies of all weights in memory. Here one tensor is replaced at a time.
 """
 
 from typing import Any
@@ -11,12 +11,13 @@ from torch import Tensor
 
 @torch.no_grad()
 def fold_layer_norms(weights: dict[str, Tensor], *, n_layers: int, centring: bool) -> None:
-    """Scale and shift of every norm become part of the weights that read its output, in place of the dict's entries.
+    """Make scale and shift of every norm part of the weights that read its output. Entries of `weights` are replaced.
 
     Args:
-        weights: by `HookedTransformer`'s names; the norms' own entries are removed.
-        n_layers: blocks.
-        centring: the norms subtract the mean (LN, not RMS), so what the weights read from it is removed, too.
+        weights: tensors by `HookedTransformer`'s names; the norms' own entries are removed.
+        n_layers: number of blocks.
+        centring: whether the norms subtract the mean (LN does, RMS does not). Then the part of the weights that
+            reads the mean is removed, too.
     """
 
     def fold(norm: str, readers: dict[str, str | None]) -> None:
@@ -30,7 +31,7 @@ def fold_layer_norms(weights: dict[str, Tensor], *, n_layers: int, centring: boo
 
     for layer in range(n_layers):
         block = f"blocks.{layer}"
-        # keys and values that several heads share are named with an underscore
+        # weights of keys and values that several heads share have names with an underscore
         shared = "_" if f"{block}.attn._W_K" in weights else ""
         names = ("Q", f"{shared}K", f"{shared}V")
         fold(f"{block}.ln1", {_named(block, "W", x): _named(block, "b", x) for x in names})
@@ -47,7 +48,10 @@ def _named(block: str, kind: str, x: str) -> str:
 
 @torch.no_grad()
 def centre(weights: dict[str, Tensor]) -> None:
-    """What is written to the residual stream has mean 0 over its dimensions, the logits' weights over the vocabulary."""
+    """Centre weights, in place of the entries of `weights`.
+
+    Weights that write to the residual stream get mean 0 over its dimensions, and the unembedding over the vocabulary.
+    """
     for name, weight in weights.items():
         if name.endswith(_WRITERS):
             weights[name] = weight - weight.mean(-1, keepdim=True)
@@ -66,5 +70,5 @@ _WRITERS = (
 
 
 def folded(shape: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of `HookedTransformerConfig` for folded weights: norms without scale and shift."""
+    """The arguments of `HookedTransformerConfig` for folded weights, whose norms have no scale and no shift."""
     return shape | {"normalization_type": f"{shape['normalization_type']}Pre"}

@@ -12,7 +12,7 @@ from torch import Tensor
 from mechocl.models.components import Components
 
 Tap = Callable[[str, Tensor], Tensor]
-"""Called with a site's name and its activation; gives back what shall stand there."""
+"""A function of a site's name and its activation that returns the activation to use in its place."""
 
 
 def project(
@@ -21,7 +21,7 @@ def project(
     name: str,
     x: Float[Tensor, "batch pos head d_model"] | Float[Tensor, "batch pos d_model"],
 ) -> Float[Tensor, "batch pos head d_head"]:
-    """`q`, `k` or `v` of every head from the normalised residual stream, one for all heads or one for each."""
+    """`q`, `k` or `v` of every head, from the normalised residual stream. `x` is one stream for all heads, or one for each."""
     W: Tensor = getattr(c.blocks[layer], f"W_{name.upper()}")
     b: Tensor = getattr(c.blocks[layer], f"b_{name.upper()}")
     if x.ndim == 4:
@@ -35,7 +35,7 @@ def project(
 def rotate(
     c: Components, x: Float[Tensor, "batch pos head d_head"], *, first: int
 ) -> Float[Tensor, "batch pos head d_head"]:
-    """Rotary embedding of queries or keys whose first position is `first`; `x` itself without one."""
+    """Rotary embedding of queries or keys whose first position is `first`; `x` itself in a model without rotation."""
     if not c.rotary_dim:
         return x
     half = c.rotary_dim // 2
@@ -61,14 +61,14 @@ def attention_pattern(
 def mix(
     pattern: Float[Tensor, "batch head query key"], v: Float[Tensor, "batch key head d_head"]
 ) -> Float[Tensor, "batch query head d_head"]:
-    """`z`: the values that each query attends to."""
+    """`z`: for each query, the mean of the values weighted by its attention."""
     return einsum(pattern, v, "batch head query key, batch key head d_head -> batch query head d_head")
 
 
 def head_results(
     c: Components, layer: int, z: Float[Tensor, "batch pos head d_head"]
 ) -> Float[Tensor, "batch pos head d_model"]:
-    """What each head writes into the residual stream; `attn_out` is their sum and the bias `b_O`."""
+    """What each head writes into the residual stream; `attn_out` is the sum over the heads plus the bias `b_O`."""
     return einsum(
         z, c.blocks[layer].W_O, "batch pos head d_head, head d_head d_model -> batch pos head d_model"
     )
@@ -96,14 +96,14 @@ def mlp(
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Rotated keys, and values, of a layer at some positions of an earlier run."""
+    """Rotated keys, and values, of a layer at the first positions, from an earlier forward pass."""
 
     k: Float[Tensor, "batch pos head d_head"]
     v: Float[Tensor, "batch pos head d_head"]
 
 
 def untouched(name: str, x: Tensor) -> Tensor:
-    """The tap that changes nothing."""
+    """A tap that changes nothing."""
     return x
 
 
@@ -116,11 +116,11 @@ def forward_block(
     past: Keys | None = None,
     rows: slice = slice(None),
 ) -> Float[Tensor, "batch row d_model"]:
-    """The residual stream after a layer at the given rows, from the one before it.
+    """The residual stream after a layer at the given rows, from the residual stream before the layer.
 
-    `x` begins where `past` ends; a slice of `rows` counts from there. `tap` sees `k` and `v` (where they are computed), and `q`,
-    `pattern`, `z`, `attn_out`, `resid_mid`, `mlp_post`, `mlp_out`, `resid_post` (at the rows); `q` and `k` before
-    rotation, as TransformerLens names them.
+    `x` begins where `past` ends, and the slice `rows` counts from that position. `tap` sees `k` and `v` at all positions
+    of `x`, and `q`, `pattern`, `z`, `attn_out`, `resid_mid`, `mlp_post`, `mlp_out` and `resid_post` at the rows. It sees
+    `q` and `k` before rotation, which is what TransformerLens calls by these names.
     """
     first = 0 if past is None else past.k.shape[1]
     normed = c.blocks[layer].ln1(x)
@@ -143,7 +143,10 @@ def after_attention(
     *,
     tap: Tap = untouched,
 ) -> Float[Tensor, "batch pos d_model"]:
-    """The residual stream after a layer, from the one before it and what attention writes: `forward_block`'s other half."""
+    """The residual stream after a layer, from the stream before it and what attention writes.
+
+    It is the second half of `forward_block`.
+    """
     attention = tap("attn_out", attention)
     if c.attn_only:
         return tap("resid_post", x + attention)
@@ -159,7 +162,7 @@ def forward(
     *,
     tap: Callable[[int, str, Tensor], Tensor] | None = None,
 ) -> Float[Tensor, "batch pos d_model"]:
-    """The residual stream after the last layer. `tap(layer, site, x)` sees every site, `resid_pre` too."""
+    """The residual stream after the last layer. `tap(layer, site, x)` sees every site, also `resid_pre`."""
     x = c.embed(tokens)
     for layer in range(c.n_layers):
 

@@ -1,7 +1,8 @@
 """The one door to Hugging Face: from a local folder or a hub name to a model, a tokenizer, a config and a fingerprint.
 
-A model is read from safetensors alone, with all of its weights or not at all. Only `locate` and `fingerprint_model`
-ask a hub, and only for a name that is no local folder. No code that comes with a checkpoint is ever run.
+Weights are read from safetensors alone. A model is read with all of its weights or not at all. Only `locate` and
+`fingerprint_model` ask a hub, and only for a name that is not a local folder. No code that comes with a checkpoint is
+ever run.
 """
 
 import contextlib
@@ -26,10 +27,11 @@ _WEIGHTS: Final = "*.safetensors"
 
 
 def locate(path_or_name: str | Path, *, revision: str | None = None, weights: bool = True) -> Path:
-    """The local folder of a checkpoint; a hub name's files are fetched into the hub's cache first.
+    """The local folder of a checkpoint. The files of a hub name are fetched into the hub's cache first.
 
-    A folder that exists wins over a hub name. Without `weights` only the config and the tokenizer of a hub name
-    are fetched. Raises MechoclError for a path that does not exist, and when the hub does not give the files.
+    If there is a local folder of that name, it is taken and no hub is asked. Without `weights`, only the config and
+    the tokenizer of a hub name are fetched. Raises MechoclError for a path that does not exist, and when the hub does
+    not give the files.
     """
     folder = Path(path_or_name).expanduser()
     if folder.is_dir():
@@ -55,9 +57,9 @@ def _fetch(name: str, revision: str | None, *, weights: bool) -> Path:
                 name, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*", "consolidated*"]
             )
     except (OSError, ValueError, errors.HTTPError, errors.EntryNotFoundError) as error:  # type: ignore[attr-defined]
-        of = f" at revision {revision}" if revision else ""
+        at_revision = f" at revision {revision}" if revision else ""
         raise MechoclError(
-            f"{name}{of} cannot be fetched: there is no such folder here, and no network or no such model "
+            f"{name}{at_revision} cannot be fetched: there is no such folder here, and no network or no such model "
             f"({type(error).__name__}); download it elsewhere and give the folder"
         ) from error
     if weights and not any(Path(folder).glob(_WEIGHTS)):
@@ -69,8 +71,11 @@ def _fetch(name: str, revision: str | None, *, weights: bool) -> Path:
 
 
 def fingerprint_model(path_or_name: str | Path) -> dict[str, str]:
-    """What tells a model from another: sha256 of the JSON and safetensors files of a local folder, by their paths; the
-    commit of a hub's model, by its name. Raises MechoclError as `locate`."""
+    """What distinguishes a model from any other one.
+
+    For a local folder: path → sha256 of each of its JSON and safetensors files. For a hub name: the name → the commit.
+    Raises MechoclError as `locate` does.
+    """
     folder = locate(path_or_name, weights=False)
     if not Path(path_or_name).expanduser().is_dir():
         # the hub's cache is models--OWNER--NAME/snapshots/COMMIT
@@ -89,19 +94,22 @@ class ModelConfig:
     model_type: str
     """Hugging Face's name of the family, such as gpt_neox."""
     architectures: tuple[str, ...]
-    """Hugging Face's names of the class that was saved: one, or none where the config does not say."""
+    """Hugging Face's name of the class that was saved; empty where the config does not name it."""
     kind: Literal["causal", "seq2seq"]
-    """Whether it continues a text, or reads one text and writes another."""
+    """A causal model continues a text; a sequence-to-sequence model reads one text and writes another."""
     context: int
-    """Tokens that it can read at a time; 512 where the config does not say."""
+    """Number of tokens that the model can read at a time; 512 where the config does not say."""
     vocabulary: int
-    """Tokens that it has embeddings for."""
+    """Number of tokens that the model has embeddings for."""
     layers: int
-    """Transformer blocks, of encoder and decoder together."""
+    """Number of transformer blocks, those of encoder and decoder together."""
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """The config of a checkpoint. MechoclError where it is missing, damaged, or not that of a language model."""
+    """The config of a checkpoint.
+
+    Raises MechoclError when it is missing, damaged, or not the config of a language model.
+    """
     config = _read_config(folder)
     vocabulary = getattr(config, "vocab_size", None)
     if not isinstance(vocabulary, int):
@@ -142,21 +150,22 @@ def _unreadable(folder: Path, error: Exception) -> MechoclError:
 def read_model(folder: Path, *, dtype: torch.dtype = torch.float32, attention: str | None = None) -> Any:
     """The Hugging Face language model of a local folder, causal or sequence-to-sequence as its config says.
 
-    It is on the CPU and in evaluation mode, with exactly the weights of its files.
+    The model is on the CPU and in evaluation mode, with exactly the weights of its files.
 
     Args:
-        folder: with config.json and safetensors, as `save_pretrained` writes it.
+        folder: holds config.json and safetensors, as `save_pretrained` writes them.
         dtype: precision of the weights in memory: float32, bfloat16 or float16.
-        attention: Hugging Face's name of an implementation of attention, such as eager; by default its own choice.
+        attention: Hugging Face's name of an implementation of attention, such as eager; by default Hugging Face
+            chooses.
 
-    Raises MechoclError, with the file or the weight, for a folder without a config or without safetensors, a
-    pickle, an adapter, quantized weights, a damaged file, and weights that are missing, unexpected or of another
-    shape.
+    Raises MechoclError, which names the file or the weight, for a folder without a config or without safetensors, for
+    a pickle, an adapter, quantized weights or a damaged file, and for weights that are missing, unexpected or of
+    another shape.
     """
     from huggingface_hub.errors import StrictDataclassError
 
     if (folder / ADAPTER).is_file():
-        # Hugging Face would put the adapter into the model, whose weights these then are not
+        # Hugging Face would put the adapter into the model, which then has other weights than its files
         raise MechoclError(f"{folder} holds an adapter ({ADAPTER}); merge it and save the whole model first")
     config = _read_config(folder)
     if getattr(config, "quantization_config", None):
@@ -179,14 +188,16 @@ def read_model(folder: Path, *, dtype: torch.dtype = torch.float32, attention: s
     hub_files.refuse_odd_weights(folder, weights, info)
     if hub_files.any_stored_as(weights, dtype):
         for parameter in model.parameters():
-            # nothing was converted, so it is a view of its file, which stays in memory whole for any tensor of it
+            # nothing was converted, so the tensor is a view of its file, which would stay in memory as a whole
             parameter.data = parameter.data.clone()
     return model.eval()
 
 
 def initialise_model(folder: Path, *, seed: int) -> Any:
-    """A Hugging Face model of the config of a local folder with random weights, in float32 and evaluation mode, on the
-    CPU. Raises MechoclError for a config that cannot be read."""
+    """An untrained Hugging Face model, with random weights, of the config of a local folder.
+
+    It is in float32, in evaluation mode and on the CPU. Raises MechoclError for a config that cannot be read.
+    """
     config = _read_config(folder)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -203,10 +214,10 @@ def _auto_class(config: Any) -> Any:
 
 
 def read_tokenizer(folder: Path, *, d_vocab: int) -> Any | None:
-    """The tokenizer of a local folder, None where it has none.
+    """The tokenizer of a local folder; None if the folder has no tokenizer.
 
-    Raises MechoclError for a tokenizer that cannot be read, and for one with ids that a model of `d_vocab`
-    embeddings has none for. Fewer ids than embeddings are common: vocabularies are padded.
+    Raises MechoclError for a tokenizer that cannot be read, and for a tokenizer with ids for which a model of `d_vocab`
+    embeddings has no embedding. Fewer ids than embeddings are common, because vocabularies are padded.
     """
     from transformers import AutoTokenizer
 
@@ -229,9 +240,10 @@ def read_tokenizer(folder: Path, *, d_vocab: int) -> Any | None:
 
 
 def require_tokenizer(folder: Path) -> Any:
-    """The tokenizer beside a model in a local folder, a fast one: it says which characters a token comes from.
+    """The fast tokenizer beside a model in a local folder. It says which characters a token comes from.
 
-    Raises MechoclError where there is none, where it is not fast, and as `read_tokenizer` and `read_config`.
+    Raises MechoclError when the folder has no tokenizer, when the tokenizer is not a fast one, and as `read_tokenizer`
+    and `read_config` do.
     """
     found = read_tokenizer(folder, d_vocab=read_config(folder).vocabulary)
     if found is None:
@@ -248,7 +260,7 @@ def require_tokenizer(folder: Path) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars, and no lines about what becomes an error here anyway."""
+    """Silence Hugging Face during the block: no progress bars, and no warnings about what becomes an error here anyway."""
     from huggingface_hub.utils import logging as hub_logging
     from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
@@ -266,7 +278,7 @@ def quiet() -> Iterator[None]:
     logging.disable_progress_bar()
     disable_progress_bars()
     logging.set_verbosity_error()
-    hub_logging.set_verbosity(logging.ERROR)  # it tells of each try to reach the hub
+    hub_logging.set_verbosity(logging.ERROR)  # the hub's library logs each try to reach the hub
     try:
         yield
     finally:

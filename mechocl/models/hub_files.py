@@ -1,4 +1,4 @@
-"""What lies in the folder of a checkpoint: its JSON files and its weights in safetensors, and how a pickle is refused.
+"""The files in the folder of a checkpoint: JSON files and weights in safetensors. A pickle is refused.
 
 Every function here reads local files alone, and opens no pickle.
 """
@@ -33,15 +33,15 @@ _OLD_BUFFERS: Final = re.compile(r"(\.(attention|attn)\.(masked_)?bias|\.rotary_
 
 
 def read_object(folder: Path, name: str) -> dict[str, Any]:
-    """A JSON file of a checkpoint. MechoclError where it is missing or holds anything but an object."""
+    """The object in a JSON file of a checkpoint. Raises MechoclError when it is missing or holds anything else."""
     try:
         found = json.loads((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise MechoclError(f"{folder} has no {name}; give the folder that save_pretrained made") from error
     except ValueError as error:
-        raise MechoclError(f"{folder / name} is not JSON: {error}") from error
+        raise MechoclError(f"{folder / name} is not JSON ({error}); copy or download it again") from error
     if not isinstance(found, dict):
-        raise MechoclError(f"{folder / name} is not a JSON object")
+        raise MechoclError(f"{folder / name} is not a JSON object; copy or download it again")
     return found
 
 
@@ -55,19 +55,21 @@ def list_weights(folder: Path) -> dict[Path, set[str]]:
     if (folder / INDEX).is_file():
         names = sorted(set(read_object(folder, INDEX).get("weight_map", {}).values()))
         if not names:
-            raise MechoclError(f"{folder / INDEX} names no files")
+            raise MechoclError(f"{folder / INDEX} names no files; copy or download it again")
         for name in names:
             if not (folder / name).is_file():
-                raise MechoclError(f"{folder / name} is missing, which {INDEX} names")
+                raise MechoclError(f"{folder / name} is missing, which {INDEX} names; copy or download it")
         return {folder / name: read_names(folder / name) for name in names}
     pickles = sorted(path for pattern in _PICKLES for path in folder.glob(pattern))
     if pickles:
         raise MechoclError(PICKLE.format(path=pickles[0], command=conversion_command(folder, folder)))
-    raise MechoclError(f"{folder} has no weights: neither {SINGLE} nor {INDEX}")
+    raise MechoclError(
+        f"{folder} has no weights: neither {SINGLE} nor {INDEX}; give the folder that save_pretrained made"
+    )
 
 
 def read_names(path: Path) -> set[str]:
-    """Names of the tensors in a safetensors file; MechoclError when it is damaged."""
+    """Names of the tensors in a safetensors file. Raises MechoclError when it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             return set(file.keys())
@@ -76,7 +78,7 @@ def read_names(path: Path) -> set[str]:
 
 
 def count_weights(folder: Path) -> int:
-    """Number of weights in a checkpoint, from the heads of its files. MechoclError as `list_weights`."""
+    """Number of weights in a checkpoint, from the headers of its files. Raises MechoclError as `list_weights` does."""
     found = 0
     for path, names in list_weights(folder).items():
         with safe_open(path, framework="pt") as file:
@@ -95,7 +97,7 @@ def any_stored_as(weights: dict[Path, set[str]], dtype: torch.dtype) -> bool:
 
 
 def conversion_command(source: str | Path, folder: str | Path) -> str:
-    """A shell command that writes the model in a folder or under a hub name to a folder, as safetensors."""
+    """A shell command that reads the model `source`, a folder or hub name, and writes it to `folder` as safetensors."""
     names = f"{shlex.quote(str(source))} {shlex.quote(str(folder))}"
     config = Path(source) / CONFIG
     seq2seq = config.is_file() and read_object(Path(source), CONFIG).get("is_encoder_decoder")
@@ -106,7 +108,7 @@ def conversion_command(source: str | Path, folder: str | Path) -> str:
 
 
 def refuse_odd_weights(folder: Path, weights: dict[Path, set[str]], info: dict[str, Any]) -> None:
-    """MechoclError, with the name of one, for weights that are missing, of another shape or unexpected.
+    """Raise MechoclError, with the name of a weight, if weights are missing, unexpected or of another shape.
 
     Args:
         folder: the folder that the model was read from.

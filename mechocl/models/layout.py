@@ -1,4 +1,4 @@
-"""What stands where in an example: labels of its positions."""
+"""The layout of examples: labels that say what stands at each position."""
 
 from typing import Final
 
@@ -10,11 +10,11 @@ from toy_models.task import ROLE, ROLES, Task
 
 
 def position_labels(task: Task, row: int) -> list[str]:
-    """What stands at each position of an example, its pads left out.
+    """Labels of the positions of an example, without its pads.
 
-    A question: `alias`, `%`, `n1` …, `=`, `answer`. A definition: `tag`, `alias`, `%`, `entity` in its order. A
-    name of several tokens: `alias 1`, `alias 2` … In a text, words stand for themselves, the last token of a name is `alias`, and `=` is the
-    colon before the answer.
+    A question has `alias`, `%`, `n1` …, `=`, `answer`. A definition has `tag`, `alias`, `%`, `entity`, in its word
+    order. A name of several tokens has `alias 1`, `alias 2` … In a text, words are their own labels, the last token
+    of a name is `alias`, and `=` is the colon before the answer.
     """
     labels: list[str] = []
     for role, token in zip(task.roles[row].tolist(), task.tokens[row].tolist(), strict=True):
@@ -33,7 +33,7 @@ def position_labels(task: Task, row: int) -> list[str]:
 
 
 def numbered(labels: list[str]) -> list[str]:
-    """Labels that occur several times counted: `alias 1`, `alias 2`."""
+    """The labels, with a count after those that occur several times: `alias 1`, `alias 2`."""
     several = {label for label in labels if labels.count(label) > 1}
     return [
         f"{label} {labels[: i + 1].count(label)}" if label in several else label
@@ -53,16 +53,19 @@ _LABELS: Final = {
 
 
 def shared_positions(task: Task, rows: np.ndarray) -> list[str]:
-    """Labels of all positions of the given examples.
+    """Labels of all positions, which the given examples have in common.
 
-    Raises MechoclError when they differ (a question that names its entity is shorter than one with a
-    name of several tokens).
+    Raises MechoclError when the examples' labels differ. For instance, a question that names its entity is shorter
+    than a question with an alias of several tokens.
     """
     return _shared(task, rows, position_labels(task, int(rows[0])))
 
 
 def asked_positions(task: Task, rows: np.ndarray) -> list[str]:
-    """Labels of the positions up to `=`, shared by the given questions. Raises MechoclError as `shared_positions`."""
+    """Labels of the positions up to `=`, which the given questions have in common.
+
+    Raises MechoclError as `shared_positions` does.
+    """
     labels = position_labels(task, int(rows[0]))
     return _shared(task, rows, labels[: labels.index("=") + 1])
 

@@ -1,4 +1,4 @@
-"""A Hugging Face checkpoint as a model that analyses can open, with the report that it is the same model."""
+"""Open a Hugging Face checkpoint as a model for analyses, after a check that it computes what Hugging Face computes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +19,16 @@ DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model with what was learned about it on the way."""
+    """A model, and what was found out about it while it was loaded."""
 
     model: Any
-    """`HookedTransformer`, or `TransformerBridge` in compatibility mode; in evaluation mode."""
+    """A `HookedTransformer`, or a `TransformerBridge` in compatibility mode. Both are in evaluation mode."""
     parity: Parity
     """How far its forward pass is from Hugging Face's."""
     tokenizer: Any | None
-    """Hugging Face's tokenizer, None where the folder has none."""
+    """Hugging Face's tokenizer; None if the folder has no tokenizer."""
     source: Path
-    """The folder that was read: the given one, or the hub's cache of a name. Of an adapter, its own."""
+    """The folder that was read: the given one, or a folder of the hub's cache. For an adapter, the adapter's folder."""
 
 
 def load(
@@ -48,33 +48,34 @@ def load(
 ) -> Any:
     """The model in a local Hugging Face folder or under a hub name, in evaluation mode.
 
-    GPT-NeoX (Pythia, and what was fine-tuned from it), GPT-2, Llama, Mistral and Qwen2. The weights are as they
-    were trained: layer norms are not folded, nothing is centred, unless asked for. Its forward pass is always
-    compared with Hugging Face's, in float32 and on the CPU; a model that parts from it is not returned.
-    `load_with_parity` gives the comparison and the tokenizer, too. On the way it takes at most about
-    twice the memory of the weights in float32 (three times for a bridge that is folded or centred).
+    The model is a GPT-NeoX (Pythia, and what was fine-tuned from it), GPT-2, Llama, Mistral or Qwen2. The weights
+    are as they were trained: layer norms are folded and weights are centred only where `fold` and `centre` ask for
+    it. Its forward pass is always compared with Hugging Face's, in float32 and on the CPU. A model that differs from
+    Hugging Face's by more than `tolerance` is not returned. `load_with_parity` returns the comparison and the
+    tokenizer, too. Loading takes at most about twice the memory of the weights in float32 (three times for a bridge
+    that is folded or centred).
 
     Args:
-        path_or_name: folder with `config.json` and safetensors, as `save_pretrained` writes it, or with a LoRA
-            adapter, which is merged; else the name of a model on the hub. A folder asks no hub for anything.
-        device: where torch shall hold it: cpu, cuda, or auto.
-        bridge: give a `TransformerBridge` in compatibility mode, not a `HookedTransformer`.
+        path_or_name: a folder with `config.json` and safetensors, as `save_pretrained` writes them; a folder with a
+            LoRA adapter, which is merged; or the name of a model on the hub. For a folder no hub is asked.
+        device: where torch shall hold the model: cpu, cuda, or auto.
+        bridge: return a `TransformerBridge` in compatibility mode, not a `HookedTransformer`.
         dtype: precision of the weights and of what the model computes: float32, bfloat16 or float16. Half
-            precision halves the memory; its weights are widened, one module at a time, for the comparison.
-        fold: layer norms' weights become part of the weights that read from them. Residual streams stay.
-        centre: weights that write to the residual stream write no mean, and logits have none over the
-            vocabulary. Of models with layer norms that subtract the mean (GPT-NeoX, GPT-2).
-        n_ctx: longest example in tokens; by default what the model was made for, up to 8192. Of a
-            `HookedTransformer`; a bridge has the model's own.
-        base: the folder or hub name under a LoRA adapter, in the place of the one its config names.
+            precision halves the memory. For the comparison its weights are widened, one module at a time.
+        fold: make the weights of layer norms part of the weights that read from them. Residual streams stay the same.
+        centre: make the weights that write to the residual stream write no mean, and give the logits mean 0 over the
+            vocabulary. Only for models with layer norms that subtract the mean (GPT-NeoX, GPT-2).
+        n_ctx: length of the longest example in tokens; by default what the model was made for, up to 8192. Only for a
+            `HookedTransformer`: a bridge keeps the model's own.
+        base: folder or hub name of the model under a LoRA adapter; by default the one that the adapter's config names.
         revision: branch, tag or commit of a hub name.
-        tokens: a few examples to compare on, in the place of random ids.
+        tokens: a few examples to compare on; by default random ids.
         tolerance: largest difference that counts as rounding; see `parity.Parity`.
-        record: a JSON file to write the comparison to, also where it fails.
+        record: a JSON file to which the comparison is written, also when it fails.
 
-    Raises MechoclError, in one line with the file, the weight or the layer, for what does not exist, is
-    incomplete or damaged, is a pickle, has an architecture or option that is not known, or a tokenizer with more
-    ids than the model; for a hub that does not answer; and for a model that parts from Hugging Face's.
+    Raises MechoclError, in one line that names the file, the weight or the layer: for what does not exist, is
+    incomplete or damaged, or is a pickle; for an architecture or option that is not known; for a tokenizer with more
+    ids than the model; for a hub that does not answer; and for a model that differs from Hugging Face's.
     """
     return load_with_parity(
         path_or_name,
@@ -107,12 +108,12 @@ def load_with_parity(
     tolerance: float = parity.TOLERANCE,
     record: Path | None = None,
 ) -> Loaded:
-    """As `load`, which describes the arguments, with the comparison and the tokenizer."""
+    """Load a model as `load` does, which describes the arguments, and return the comparison and the tokenizer, too."""
     device = _checked_device(device)
     _check_options(dtype=dtype, processed=fold or centre, positions_of_a_bridge=n_ctx if bridge else None)
     source = hub.locate(path_or_name, revision=revision)
     folder = _folder_of_weights(source, base)
-    held = [_read(folder, dtype)]  # the one place that holds it, so that it can be let go
+    held = [_read(folder, dtype)]  # only this list holds the model, so that it can be let go
     shape = _shape(held[0], folder, n_ctx=n_ctx, centre=centre)
     tokenizer = _tokenizer(source, folder, d_vocab=shape["d_vocab"])
     batches = _batches(tokens, tokenizer, shape)
@@ -130,7 +131,7 @@ def load_with_parity(
 
 
 def _read(folder: Path, dtype: torch.dtype) -> Any:
-    """The Hugging Face model of a folder, of an architecture that can be converted."""
+    """The Hugging Face model of a folder. Raises MechoclError for an architecture that cannot be converted."""
     architecture = _convertible_architecture(folder)
     theirs = hub.read_model(folder, dtype=dtype, attention="eager")
     if type(theirs).__name__ != architecture:
@@ -142,7 +143,7 @@ def _read(folder: Path, dtype: torch.dtype) -> Any:
 
 
 def _convertible_architecture(folder: Path) -> str:
-    """What the config of a folder names; MechoclError for one that is not in `convert.FAMILIES`."""
+    """The architecture that the config of a folder names. Raises MechoclError if it is not in `convert.FAMILIES`."""
     named = hub.read_config(folder).architectures
     if len(named) != 1 or named[0] not in convert.FAMILIES:
         raise MechoclError(
@@ -153,7 +154,7 @@ def _convertible_architecture(folder: Path) -> str:
 
 
 def _recorded(held: list[Any], adapter: Path | None, batches: list[Tensor]) -> list[parity.Recorded]:
-    """What the held Hugging Face model computes; one with an adapter is recorded before that is merged."""
+    """What the held Hugging Face model computes. A float32 model with an adapter is recorded before the merge."""
     theirs = held.pop()
     if adapter is None:
         recorded = parity.record(theirs, convert.layers_of(theirs), batches)
@@ -163,9 +164,7 @@ def _recorded(held: list[Any], adapter: Path | None, batches: list[Tensor]) -> l
         if wide:
             recorded = parity.record(theirs, layers, batches)
         theirs = model.merge_and_unload()
-        if (
-            not wide
-        ):  # rounding the merged weights is no error of the conversion, so it shall not count as one
+        if not wide:  # merging rounds the weights, which must not count as an error of the conversion
             recorded = parity.record(theirs, layers, batches)
     held.append(theirs)
     return recorded
@@ -185,14 +184,16 @@ def _check_options(*, dtype: torch.dtype, processed: bool, positions_of_a_bridge
     if dtype not in DTYPES:
         raise MechoclError(f"weights cannot be held in {dtype}; choose from {', '.join(map(str, DTYPES))}")
     if processed and dtype != torch.float32:
-        raise MechoclError(f"folding and centring round {dtype} weights once more; use float32 for them")
+        raise MechoclError(
+            f"folding and centring would round {dtype} weights once more; use dtype float32 for them"
+        )
 
 
 def _folder_of_weights(source: Path, base: str | Path | None) -> Path:
-    """The folder itself, or that of an adapter's base."""
+    """The folder itself, or the folder of an adapter's base."""
     if not lora.is_adapter(source):
         if base is not None:
-            raise MechoclError(f"{source} is no adapter (it has no {hub_files.ADAPTER}), so it takes no base")
+            raise MechoclError(f"{source} is not an adapter (it has no {hub_files.ADAPTER}); leave base out")
         return source
     found = hub.locate(lora.base_of(source) if base is None else base)
     if lora.is_adapter(found):
@@ -201,7 +202,7 @@ def _folder_of_weights(source: Path, base: str | Path | None) -> Path:
 
 
 def _tokenizer(source: Path, folder: Path, *, d_vocab: int) -> Any | None:
-    """An adapter's own tokenizer, or else its base's."""
+    """The tokenizer in an adapter's own folder, or else the tokenizer of its base."""
     found = hub.read_tokenizer(source, d_vocab=d_vocab)
     if found is None and source != folder:
         found = hub.read_tokenizer(folder, d_vocab=d_vocab)
@@ -214,12 +215,14 @@ def _shape(theirs: Any, folder: Path, *, n_ctx: int | None, centre: bool) -> dic
     except MechoclError as error:
         raise MechoclError(f"{folder} {error}") from None
     if centre and shape["normalization_type"] != "LN":
-        raise MechoclError(f"{folder} has norms that do not centre, so its weights cannot be centred either")
+        raise MechoclError(
+            f"{folder} has norms that do not subtract the mean, so its weights cannot be centred; leave centre out"
+        )
     return shape
 
 
 def _batches(tokens: Tensor | None, tokenizer: Any | None, shape: dict[str, Any]) -> list[Tensor]:
-    """The caller's tokens, or random ones of the tokenizer: rows that pad a vocabulary are embeddings of nothing."""
+    """The caller's tokens, or random ids of the tokenizer. Rows that pad a vocabulary are embeddings of no token."""
     if tokens is None:
         ids = shape["d_vocab"] if tokenizer is None else len(tokenizer)
         return parity.random_batches(d_vocab=ids, n_ctx=shape["n_ctx"])
@@ -233,13 +236,13 @@ def _batches(tokens: Tensor | None, tokenizer: Any | None, shape: dict[str, Any]
 
 
 def _settled(model: Any, device: str, dtype: torch.dtype) -> Any:
-    """On its device, and computing in its weights' precision."""
+    """The model on its device, set to compute in the precision of its weights."""
     model = model.to(device, print_details=False)
     return model if dtype == torch.float32 else model.to(dtype, print_details=False)
 
 
 def initialised_like(folder: Path, *, seed: int, device: str) -> Any:
-    """A `HookedTransformer` of the shape of a local checkpoint, with random weights as that architecture begins.
+    """An untrained `HookedTransformer` of the shape of a local checkpoint: Hugging Face draws its random weights.
 
     Raises MechoclError for an architecture that cannot be converted.
     """

@@ -1,4 +1,4 @@
-"""LoRA adapters: the model that one was trained on, and the adapter merged into its weights."""
+"""LoRA adapters: finding the model that an adapter was trained on, and attaching the adapter to it."""
 
 import shlex
 import warnings
@@ -18,8 +18,8 @@ def is_adapter(folder: Path) -> bool:
 def base_of(folder: Path) -> str | Path:
     """The folder or hub name of the model that an adapter was trained on, as its config names it.
 
-    A relative path counts from the working directory, or else from the adapter's own folder. Raises MechoclError
-    for a config that cannot be read, names no base, or is of another kind than LoRA.
+    A relative path is looked up in the working directory, and then in the adapter's own folder. Raises MechoclError
+    for a config that cannot be read, that names no base, or that is of another kind than LoRA.
     """
     path, config = folder / ADAPTER, read_object(folder, ADAPTER)
     kind = config.get("peft_type")
@@ -33,9 +33,9 @@ def base_of(folder: Path) -> str | Path:
 
 
 def attach(theirs: Any, folder: Path) -> Any:
-    """The model with an adapter's layers beside its own, a peft model in evaluation mode.
+    """The model with an adapter's layers added, as a peft model in evaluation mode.
 
-    Raises MechoclError for a pickle, and for an adapter that does not fit the model, with the weight.
+    Raises MechoclError for a pickle, and for an adapter that does not fit the model. The message names the weight.
     """
     try:
         from peft import PeftModel
@@ -48,13 +48,15 @@ def attach(theirs: Any, folder: Path) -> Any:
         pickled = folder / "adapter_model.bin"
         if pickled.is_file():
             raise MechoclError(PICKLE.format(path=pickled, command=conversion_command(folder)))
-        raise MechoclError(f"{folder} has no {WEIGHTS}")
+        raise MechoclError(f"{folder} has no {WEIGHTS}; give the folder of a saved LoRA adapter")
     stored = read_names(folder / WEIGHTS)
     try:
         with warnings.catch_warnings():
-            # peft asks transformers by an attribute's old name
+            # peft uses the old name of an attribute of transformers
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
-            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error below
+            warnings.filterwarnings(
+                "ignore", message="Found missing adapter keys"
+            )  # they raise an error below
             model = PeftModel.from_pretrained(theirs, str(folder), local_files_only=True)
     except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         raise MechoclError(
@@ -67,7 +69,7 @@ def attach(theirs: Any, folder: Path) -> Any:
 def _refuse_odd_weights(model: Any, folder: Path, stored: set[str]) -> None:
     from peft import get_peft_model_state_dict
 
-    # embeddings may be stored beside the adapter; whether they must be, peft would ask the hub
+    # embeddings may be stored beside the adapter; peft would ask the hub whether they must be
     needed, known = (
         set(get_peft_model_state_dict(model, save_embedding_layers=embeddings))
         for embeddings in (False, True)
@@ -78,7 +80,7 @@ def _refuse_odd_weights(model: Any, folder: Path, stored: set[str]) -> None:
 
 
 def conversion_command(folder: Path) -> str:
-    """A shell command that writes safetensors beside an adapter's pickle."""
+    """A shell command that writes the weights of an adapter's pickle as safetensors beside it."""
     return (
         'python -c "import sys, torch; from safetensors.torch import save_file; '
         "save_file(torch.load(sys.argv[1] + '/adapter_model.bin', weights_only=True), "

@@ -1,8 +1,8 @@
 """How far a loaded model is from the Hugging Face model that it was made of, at every residual stream.
 
-Two passes, so that the two models need never stand in memory side by side: `record` keeps what the Hugging
-Face model computes on a few tokens, `compare` holds another model to it. Both compute in float32 on the
-CPU or wherever the weights are; half-precision weights are widened one module at a time.
+There are two steps, so that the two models are never in memory at the same time: `record` keeps what the Hugging Face
+model computes on a few tokens, and `compare` compares another model with that. Both compute in float32, on the device
+of the weights. Half-precision weights are widened one module at a time.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,10 +18,10 @@ from mechocl.models.seam import Transformer, device_of
 from mechocl.models.sites import residual_sites
 
 TOLERANCE: Final = 1e-4
-"""Largest difference that counts as rounding in float32, in units of the scale (see `Parity.scale`)."""
+"""Largest difference that counts as rounding in float32, in units of `Parity.scale`."""
 
 _BATCHES: Final = ((1, 64), (2, 24), (4, 8))
-"""Examples and positions of the random batches: 144 positions, few enough for a large vocabulary's logits."""
+"""Examples and positions of each random batch. They have 144 positions, few enough for a large vocabulary's logits."""
 
 _LOGITS: Final = "logits"
 
@@ -31,39 +31,44 @@ class Parity:
     """Differences between a model and the Hugging Face model that it was loaded from, in float32."""
 
     compared: Literal["logits", "log probabilities"]
-    """Log probabilities (in nats) where the unembedding is centred, which moves all logits of a position alike."""
+    """What was compared at the top: logits, or log probabilities (in nats) where the unembedding is centred, since
+    centring shifts all logits of a position alike."""
     max_abs_logit_difference: float
     """Largest absolute difference between two logits (or log probabilities)."""
     top1_agreement: float
     """Share of positions at which both models rank the same token first."""
     residual: Mapping[str, float]
-    """Largest absolute difference by residual stream, bottom to top, labelled as by `sites.residual_sites`.
-    Of a model with centred weights, which writes no mean, the Hugging Face stream is compared without its mean."""
+    """Largest absolute difference of each residual stream, from bottom to top, by the labels of
+    `sites.residual_sites`. A model with centred weights writes no mean, so the mean of the Hugging Face stream is
+    subtracted first."""
     scale: Mapping[str, float]
-    """What a difference is measured against, by residual stream and for `logits`: the root mean square of the
-    Hugging Face model's own values, or 1 where that is smaller. Rounding errors grow with the values, and the
-    streams of trained models hold values of several hundred."""
+    """The unit of the tolerance, for each residual stream and for `logits`: the root mean square of the Hugging Face
+    model's own values, but at least 1. Rounding errors grow with the values, and the streams of trained models hold
+    values of several hundred."""
     tokens: int
-    """Positions at which everything was compared."""
+    """Number of positions at which everything was compared."""
     tolerance: float
     """Largest difference that counts as rounding, in units of the scale."""
 
     def parts_at(self) -> str | None:
-        """Where the two models first part, from the bottom: `embed`, `layer 0` …, `logits`; None where nowhere."""
+        """The lowest place at which the two models differ by more than the tolerance: `embed`, `layer 0` … or `logits`.
+
+        None if they differ nowhere.
+        """
         differences = {**self.residual, _LOGITS: self.max_abs_logit_difference}
-        # "not within", so that a difference that is not a number parts, too
+        # "not <=", so that a difference that is not a number counts as too large
         within = (label for label, x in differences.items() if not x <= self.tolerance * self.scale[label])
         return next(within, None)
 
     def complaint(self) -> str:
-        """One line on where the two part, for a report that has such a place."""
+        """One line that says where the two models differ. Call it only if `parts_at` is not None."""
         label = self.parts_at()
         assert label is not None
         difference = self.max_abs_logit_difference if label == _LOGITS else self.residual[label]
         where = f"the {self.compared}, above the last layer" if label == _LOGITS else label
         allowed = self.tolerance * self.scale[label]
         return (
-            f"parts from the Hugging Face model at {where}: the largest difference is {difference:.2g}, "
+            f"differs from the Hugging Face model at {where}: the largest difference is {difference:.2g}, "
             f"{allowed:.2g} is allowed"
         )
 
@@ -78,7 +83,7 @@ class Recorded:
 
     tokens: Int[Tensor, "example pos"]
     residual: Mapping[str, Float[Tensor, "example pos d_model"]]
-    """By label, bottom to top."""
+    """Residual stream by label, from bottom to top."""
     logits: Float[Tensor, "example pos d_vocab"]
 
 
@@ -98,7 +103,7 @@ def record(theirs: nn.Module, layers: Sequence[nn.Module], batches: Sequence[Ten
     found: dict[str, Tensor] = {}
 
     def keep(label: str, x: Any) -> None:
-        # a block may return its stream alone or as the first of a tuple; later blocks may change it in place
+        # a block may return its stream alone or as the first item of a tuple; later blocks may change it in place
         found[label] = (x[0] if isinstance(x, tuple) else x).float().cpu().clone()
 
     recorded = []
@@ -120,9 +125,9 @@ def record(theirs: nn.Module, layers: Sequence[nn.Module], batches: Sequence[Ten
 def compare(
     model: Transformer, recorded: Sequence[Recorded], *, centred: bool, tolerance: float = TOLERANCE
 ) -> Parity:
-    """Hold a model to what the Hugging Face model computed.
+    """Compare a model with what the Hugging Face model computed.
 
-    `centred`: its weights write no mean to the residual stream, and its unembedding is centred.
+    `centred` says that the model's weights write no mean to the residual stream, and that its unembedding is centred.
     """
     sites = residual_sites(model.cfg.n_layers)
     differences = dict.fromkeys([*sites, _LOGITS], 0.0)
@@ -164,9 +169,9 @@ def compare(
 
 @contextmanager
 def widened(model: nn.Module) -> Iterator[None]:
-    """Within the block every module computes with float32 copies of its own half-precision parameters.
+    """Make every module compute with float32 copies of its own half-precision parameters during the block.
 
-    The copies live for as long as the module's forward pass, so memory grows by one module's weights.
+    The copies live only during the module's forward pass, so memory grows by the weights of one module.
     """
     narrow: dict[nn.Module, list[tuple[nn.Parameter, Tensor]]] = {}
 

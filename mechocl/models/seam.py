@@ -1,9 +1,9 @@
-"""The model seam: what analyses see of a model, and the only door through which `mechocl` gets one.
+"""The model seam: what analyses see of a model, whatever its class.
 
 Analyses see a model through the `Transformer` protocol, which `HookedTransformer` and
-`TransformerBridge` (in compatibility mode) share: hook points and their names, `cfg`, the unembedding.
-A toy model is built by `toy_models.architectures`, a Hugging Face checkpoint is opened by `models.loading.load`, and a run's own
-checkpoints are opened by its folder (`runs.folders.SeedFolder.model_at`).
+`TransformerBridge` (in compatibility mode) share: hook points and their names, `cfg` and the unembedding.
+A toy model is built by `toy_models.architectures`, a Hugging Face checkpoint is opened by
+`models.loading.load`, and a run's own checkpoints are opened by its folder (`runs.folders.SeedFolder.model_at`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -58,7 +58,10 @@ def device_of(model: Transformer) -> torch.device:
 
 
 def resolve_device(name: str) -> str:
-    """`auto` → cuda if there is one, else cpu. MechoclError for `cuda` without one."""
+    """The torch device of a name: `auto` is cuda on a machine that has it, and cpu on any other.
+
+    Raises MechoclError for `cuda` on a machine that does not have it.
+    """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -74,8 +77,8 @@ def final_residual(
 ) -> Float[Tensor, "example pos d_model"]:
     """What the unembedding reads: the residual stream after the last layer norm, on the CPU.
 
-    A `HookedTransformer` without hooks takes the lean forward pass where that covers it, any other model
-    its own.
+    A `HookedTransformer` without hooks takes the lean forward pass if that covers its shape. Any other model
+    takes its own forward pass.
     """
     residual = _residual_of(model)
     return torch.cat([residual(batch).cpu() for batch in torch.split(tokens, batch_size)])

@@ -1,4 +1,4 @@
-"""Sites: TransformerLens's names of what can be looked at and changed, and where a model has them."""
+"""Sites: TransformerLens's names of the activations that can be looked at and changed, and which of them a model has."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -8,7 +8,7 @@ from mechocl.models.components import Components
 
 
 def residual_sites(n_layers: int) -> dict[str, str]:
-    """The residual stream from bottom to top: label → hook point. `embed`, then after each layer."""
+    """Label → hook point of the residual stream, from bottom to top: `embed`, then the stream after each layer."""
     return {"embed": "blocks.0.hook_resid_pre"} | {
         f"layer {layer}": f"blocks.{layer}.hook_resid_post" for layer in range(n_layers)
     }
@@ -34,9 +34,10 @@ def sites_of(c: Components) -> tuple[str, ...]:
 
 
 def find_sites(c: Components, names: Sequence[str]) -> list[tuple[int, str]]:
-    """(layer, site) of each name: a site (`z`: in every layer) or a hook point (`blocks.1.attn.hook_z`).
+    """The pairs (layer, site) that the names mean, sorted and each of them once.
 
-    Raises MechoclError for a name that the model does not have, with the nearest that it has.
+    A name is a site, which means that site in every layer (`z`), or a hook point (`blocks.1.attn.hook_z`).
+    Raises MechoclError, which proposes the nearest name, for a name that the model does not have.
     """
     import difflib
 

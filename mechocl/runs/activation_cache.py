@@ -1,8 +1,8 @@
-"""Activations on disk: computed once per checkpoint, reused only for the very same one.
+"""Activations on disk: computed once for a checkpoint, and used again only for that checkpoint.
 
 RUN/activations/seed-K/<stage-2-final>/<examples>-<dtype>-<hook point>.safetensors
 
-A file's name has a hash of the examples' tokens, its metadata the sha256 of the checkpoint that it was made from.
+A file's name holds a hash of the examples' tokens. Its metadata hold the sha256 of the checkpoint that it was made from.
 """
 
 import hashlib
@@ -22,16 +22,16 @@ from mechocl.models.seam import Transformer
 from mechocl.runs.folders import Checkpoint
 
 Collect = Callable[[Int[Tensor, "example pos"], Sequence[str]], dict[str, Tensor]]
-"""Activations of examples at hook points: hook point → tensor with `example` as its first axis."""
+"""A function of examples and hook points: hook point → activations, a tensor with `example` as its first axis."""
 
 Precision = Literal["float32", "float16", "bfloat16"]
 
 FOLDER: Final = "activations"
-"""Folder of a run that holds them."""
+"""Name of the folder of a run that holds its activations."""
 
 
 def directly(model: Transformer) -> Collect:
-    """Activations of a model, computed anew each time."""
+    """A function that computes activations of a model anew each time."""
     return lambda tokens, sites: activations.collect(model, tokens, sites)
 
 
@@ -42,9 +42,9 @@ class ActivationCache:
     run: Path
     """Folder of the run."""
     limit_gb: float
-    """Most that the run's activations may take, in GB (10⁹ bytes). 0: nothing is kept."""
+    """Most disk space that the run's activations may take, in GB (10⁹ bytes). With 0, nothing is kept."""
     dtype: Precision
-    """In which they are kept; they come back in float32."""
+    """Precision in which activations are kept. They are returned in float32."""
 
     @property
     def rounds(self) -> bool:
@@ -52,9 +52,10 @@ class ActivationCache:
         return self.limit_gb > 0 and self.dtype != "float32"
 
     def collect(self, checkpoint: Checkpoint, compute: Collect) -> Collect:
-        """`compute` for the model of a checkpoint, that looks on the disk first and keeps what it computed.
+        """A function like `compute`, the one of a checkpoint's model, that reads from the disk what is already there.
 
-        Raises MechoclError when a file is of another checkpoint or damaged, and when the limit would be passed.
+        It keeps what it computes. The function raises MechoclError when a file belongs to another checkpoint or is
+        damaged, and when the limit would be exceeded.
         """
         if self.limit_gb == 0:
             return compute
@@ -81,17 +82,17 @@ class ActivationCache:
         return cached
 
     def _make_room(self, more: int) -> None:
-        """Raise a MechoclError where the limit does not allow so many bytes more."""
+        """Raise MechoclError when the limit does not allow `more` bytes more."""
         there = size(self.run)
         if there + more > self.limit_gb * 1e9:
             raise MechoclError(
-                f"{self.run / FOLDER}: {there / 1e9:.3g} GB are there and {more / 1e9:.3g} more are needed, over the "
+                f"{self.run / FOLDER} holds {there / 1e9:.3g} GB and {more / 1e9:.3g} more are needed, over the "
                 f"limit of {self.limit_gb:g}; raise --cache-gb, delete the folder, or keep nothing with --cache-gb 0"
             )
 
 
 def size(run: Path) -> int:
-    """Bytes that the activations of a run take on the disk."""
+    """Number of bytes that the activations of a run take on the disk."""
     return sum(path.stat().st_size for path in (run / FOLDER).rglob("*.safetensors"))
 
 

@@ -1,4 +1,4 @@
-"""Fine-tune a Hugging Face model on a text world, in stages; each ends with an ordinary Hugging Face folder."""
+"""Fine-tune a Hugging Face model on a text world, in stages. Each stage ends with an ordinary Hugging Face folder."""
 
 import math
 import os
@@ -27,7 +27,7 @@ from toy_models.stages import log_steps
 from toy_models.task import Task
 
 EVALUATED_ALIASES: Final = 40
-"""Aliases of each subset that evaluations during training look at."""
+"""Number of aliases of each subset that evaluations during training look at."""
 
 _LOCK_PATIENCE_S: Final = 2.0
 
@@ -35,8 +35,8 @@ _LOCK_PATIENCE_S: Final = 2.0
 def finetune(run: Run, seed: int, *, device: str, save_every_s: float, progress: Progress) -> None:
     """Fine-tune one seed of a run to the end, or continue where an earlier call was stopped.
 
-    On the CPU the result does not depend on where it was stopped. A loss that is not finite is recorded as the seed's
-    failure. Raises MechoclError for a model or a world that does not fit the recipe.
+    On the CPU the result does not depend on where training was stopped. A loss that is not finite is recorded as the
+    seed's failure. Raises MechoclError for a model or a world that does not fit the recipe.
     """
     folder = run.seed(seed)
     assert isinstance(folder, TextSeedFolder)
@@ -76,7 +76,7 @@ def finetune(run: Run, seed: int, *, device: str, save_every_s: float, progress:
 
 
 def _refuse_other_base(run: Run, recipe: ClosedBookRecipe) -> None:
-    """Record what the run begins with, its model and its database; MechoclError where it began with another."""
+    """Record the model and the database that the run begins with. Raises MechoclError when it began with others."""
     base = worlds.fingerprint(recipe)
     path = run.path / "base.json"
     with files.locked(run.path / "base.lock", patience=60.0):
@@ -91,18 +91,18 @@ def _refuse_other_base(run: Run, recipe: ClosedBookRecipe) -> None:
 
 
 def refuse(recipe: ClosedBookRecipe) -> None:
-    """MechoclError for a recipe whose database, tokenizer or model is not there, before a run is made of it."""
+    """Raise MechoclError for a recipe whose database, tokenizer or model is missing, before a run of it is made."""
     worlds.refuse_file(recipe.task)
     hub.require_tokenizer(hub.locate(recipe.model, weights=False))
 
 
 def processes() -> int:
-    """Processes that train together, as `accelerate launch` started them."""
+    """Number of processes that train together, which `accelerate launch` started."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_first() -> bool:
-    """Whether this process is the one of them that prints and writes."""
+    """Whether this process is the first one, which prints and writes."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -112,7 +112,7 @@ class _Diverged(RuntimeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Stage:
-    """One stage of a seed, and what it begins with."""
+    """One stage of a seed, and the model that it begins with."""
 
     folder: TextSeedFolder
     number: int
@@ -121,14 +121,14 @@ class _Stage:
     task: Task
     tokenizer: Any
     source: Path
-    """Folder of the model that it begins with."""
+    """Folder of the model that the stage begins with."""
 
     @property
     def config(self) -> FinetuneStage:
         return self.training.stages[self.number - 1]
 
     def read_model(self) -> Any:
-        """The model that the stage begins with. MechoclError where it is of another kind than the recipe says."""
+        """The model that the stage begins with. Raises MechoclError when it is of another kind than the recipe says."""
         config, kind = hub.read_config(self.source), self.training.kind
         if config.kind != kind:
             raise MechoclError(
@@ -157,8 +157,10 @@ class _Stage:
 
 
 def _train_stage(stage: _Stage, *, device: str, save_every_s: float, progress: Progress) -> None:
-    """Train a stage to its end, with its evaluations, and keep its models. Raises _Diverged for a loss that is not
-    finite."""
+    """Train a stage to its end, evaluate during training, and keep the stage's models.
+
+    Raises _Diverged for a loss that is not finite.
+    """
     folder, config, lora = stage.folder, stage.config, stage.training.lora
     seeds = generator(folder.seed, "fine-tuning", stage.number)
     order, adapters = (int(torch.randint(2**31, (), generator=seeds)) for _ in range(2))
@@ -217,7 +219,7 @@ def _train_stage(stage: _Stage, *, device: str, save_every_s: float, progress: P
 
 
 def training_rows(task: Task, stage: FinetuneStage) -> np.ndarray:
-    """Rows that a stage trains on; MechoclError when there are none."""
+    """Rows of the task that a stage trains on. Raises MechoclError when there are no such rows."""
     rows = task.rows(split="train", stage=stage.data, kind=stage.kinds)
     if len(rows) == 0:
         raise MechoclError(
@@ -228,7 +230,10 @@ def training_rows(task: Task, stage: FinetuneStage) -> np.ndarray:
 
 
 def with_adapters(model: Any, config: LoraConfig, *, seed: int) -> Any:
-    """The model with trainable low-rank adapters and everything else frozen; MechoclError for layers it does not have."""
+    """The model with trainable low-rank adapters; its own weights are frozen.
+
+    Raises MechoclError for layers that the model does not have.
+    """
     import peft
 
     targets = list(config.targets) or "all-linear"
@@ -265,7 +270,7 @@ def _keep(stage: _Stage, moment: trainer.Moment, merged: Callable[..., Any] | No
 
 
 class _History:
-    """Evaluations of an unfinished stage; those after a resume point are made again and replace the old ones."""
+    """Evaluations of an unfinished stage. Those after a resume point are made again, and replace the old ones."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -288,7 +293,7 @@ def _evenly(total: int, count: int) -> list[int]:
 
 
 def _task(folder: TextSeedFolder, recipe: ClosedBookRecipe, tokenizer: Any, *, context: int) -> Task:
-    """The seed's task, drawn and saved where it is not yet. `context`: tokens that the model can read at a time."""
+    """The seed's task, which is drawn and saved first if it is not saved yet. The model reads `context` tokens at a time."""
     if "task.parquet" in folder.ledger:
         return folder.load_task()
     world = worlds.build_world(recipe)

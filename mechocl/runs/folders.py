@@ -1,7 +1,7 @@
-"""The folders that one process writes at a time: one for each seed, one for each stack of seeds.
+"""Folders that only one process at a time writes: one for each seed, and one for each stack of seeds.
 
-A *stack* is a group of seeds that one process trains together; where it was stopped, it continues from
-its resume point.
+A *stack* is a group of seeds that one process trains together. Training that was stopped continues from the stack's
+resume point.
 """
 
 import functools
@@ -34,9 +34,9 @@ class Checkpoint:
 
     seed: int
     stage: int
-    """Stage of training, from 1."""
+    """Stage of training, counted from 1."""
     step: int
-    """Step within the stage; 0: before its first step."""
+    """Step within the stage; 0 means before its first step."""
     name: str
     """Path within the seed's folder."""
     sha256: str
@@ -63,12 +63,12 @@ class SeedFolder:
 
     @functools.cached_property
     def task(self) -> Task:
-        """The task that analyses read (`analysed_task`), read once."""
+        """The task that analyses read (`analysed_task`). It is read from the disk once."""
         return self.analysed_task()
 
     @functools.cached_property
     def model(self) -> Any:
-        """The `HookedTransformer` after the last stage, loaded once; on a GPU where there is one.
+        """The `HookedTransformer` after the last stage, on a GPU if the machine has one. It is loaded once.
 
         `model_at` gives the model of any other checkpoint.
         """
@@ -76,15 +76,15 @@ class SeedFolder:
 
     @property
     def attribute(self) -> str:
-        """What analyses of a text world look at (`closed_book.views.view_attribute`); "" here."""
+        """The attribute that analyses look at in a text world (`closed_book.views.view_attribute`); "" in other worlds."""
         return ""
 
     def analysed_task(self) -> Task:
-        """The task that analyses read: all of it, of a text world the questions about one attribute."""
+        """The task that analyses read: the whole task, or in a text world the view of it on one attribute."""
         return self.load_task()
 
     def streamed_task(self) -> Task:
-        """The task whose activations dictionaries are trained on: all definitions and questions."""
+        """The task on whose activations dictionaries are trained: all definitions and questions."""
         return self.load_task()
 
     def load_task(self) -> Task:
@@ -120,32 +120,33 @@ class SeedFolder:
         return Checkpoint(self.seed, int(name[1]), int(step), name[0], digest)
 
     def weights(self, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-        """The checkpoint's tensors; MechoclError when the file was truncated or altered."""
+        """The checkpoint's tensors. Raises MechoclError when the file was truncated or altered."""
         return files.read_tensors(self.ledger.checked(checkpoint.name))[0]
 
     def untrained_model(self, *, device: str) -> Any:
-        """A `HookedTransformer` of the run's shape with random weights, drawn from the seed."""
+        """An untrained `HookedTransformer` of the run's shape, with random weights that depend on the seed."""
         return build_model(self.recipe, seed=self.seed, device=device)
 
     def model_at(self, checkpoint: Checkpoint, *, device: str) -> Any:
-        """The `HookedTransformer` of a checkpoint; MechoclError when its file is altered or incomplete."""
+        """The `HookedTransformer` of a checkpoint. Raises MechoclError when its file is altered or incomplete."""
         model = build_model(self.recipe, seed=self.seed, device=device)
         weights = self.weights(checkpoint)
         odd = weights.keys() ^ dict(model.named_parameters()).keys()
         if odd:
             raise MechoclError(
-                f"{self.path / checkpoint.name} does not fit the recipe's model (tensor {min(odd)})"
+                f"{self.path / checkpoint.name} does not fit the recipe's model (tensor {min(odd)}); train again with "
+                "another --out"
             )
         architectures.fill_weights(model, weights)
         return model
 
     def evaluate(self, checkpoint: Checkpoint, *, device: str) -> pd.DataFrame:
-        """Rows of the evaluate analysis: the answers of a checkpoint to every test question, by alias."""
+        """Rows of the evaluate analysis: how a checkpoint answers all test questions, with one row per alias."""
         model = self.model_at(checkpoint, device=device)
         return internalization.per_alias(model, self.load_task())
 
     def final(self, stage: int | None = None) -> Checkpoint:
-        """The last checkpoint of a stage (default: of training)."""
+        """The last checkpoint of a stage; by default, of the last stage."""
         number = len(self.recipe.training.stages) if stage is None else stage
         name = f"stage-{number}/final.safetensors"
         self.ledger.checked(name)
@@ -154,7 +155,7 @@ class SeedFolder:
         return self._checkpoint(match, self.ledger.entries()[name])
 
     def finish_stage(self, stage: int, history: list[dict[str, Any]]) -> None:
-        """Write the stage's history; from now on the stage counts as done."""
+        """Write the stage's history. After that the stage counts as finished."""
         name = f"stage-{stage}/history.parquet"
         files.write_table(self.path / name, pd.DataFrame(history))
         self.ledger.record(name)
@@ -166,7 +167,7 @@ class SeedFolder:
         return all(self.stage_finished(i + 1) for i in range(len(self.recipe.training.stages)))
 
     def history(self) -> pd.DataFrame:
-        """Evaluations during training: one row per stage, step and subset."""
+        """Evaluations during training, with one row per stage, step and subset."""
         tables = [
             pd.read_parquet(self.ledger.checked(f"stage-{i + 1}/history.parquet"))
             for i in range(len(self.recipe.training.stages))
@@ -179,14 +180,14 @@ class SeedFolder:
         self.ledger.record("failed.json")
 
     def failure(self) -> str | None:
-        """Why training this seed failed (it diverged); None if it did not."""
+        """Why training diverged in this seed; None if it did not."""
         if "failed.json" not in self.ledger:
             return None
         return str(files.read_json(self.ledger.checked("failed.json"))["reason"])
 
 
 def build_model(recipe: AnyRecipe, *, seed: int, device: str) -> Any:
-    """A recipe's model before training, a `HookedTransformer`."""
+    """A recipe's untrained model, a `HookedTransformer`."""
     assert isinstance(recipe, Recipe)
     world = world_of(recipe.task)
     vocabulary = world.vocabulary(recipe.task)
@@ -201,7 +202,7 @@ def build_model(recipe: AnyRecipe, *, seed: int, device: str) -> Any:
 
 
 class StackFolder:
-    """Resume points of the seeds that train together; `histories` and tensors hold one entry a seed."""
+    """Resume points of the seeds that train together. `histories` and tensors hold one entry for each seed."""
 
     def __init__(self, path: Path, seeds: tuple[int, ...]) -> None:
         self.path = path
@@ -209,7 +210,7 @@ class StackFolder:
         self.ledger = files.Ledger(path)
 
     def save_state(self, state: TrainingState, *, stage: int, histories: list[list[dict[str, Any]]]) -> None:
-        """Replace the resume point: the new file is recorded before the old one goes."""
+        """Replace the resume point. The new file is recorded before the old one is removed."""
         old = self._states()
         name = f"state-{stage}-{state.step:06d}.safetensors"
         extra = {"step": state.step, "scalars": state.scalars, "histories": histories}
@@ -220,8 +221,8 @@ class StackFolder:
                 self.ledger.forget(other)
 
     def load_state(self, stage: int) -> tuple[TrainingState, list[list[dict[str, Any]]]] | None:
-        """The latest resume point of a stage and the histories up to it; None if there is none."""
-        steps = {step: name for name, (of, step) in self._states().items() if of == stage}
+        """The latest resume point of a stage and the histories up to it; None if the stage has no resume point."""
+        steps = {step: name for name, (its_stage, step) in self._states().items() if its_stage == stage}
         if not steps:
             return None
         tensors, meta = files.read_tensors(self.ledger.checked(steps[max(steps)]))

@@ -1,8 +1,8 @@
-"""What differs between kinds of run: how seeds are trained, what lies in their folders, and what can be looked at.
+"""What differs between kinds of run: how seeds are trained, what their folders hold, and what can be looked at.
 
-A kind has one class; a run knows its kind by its recipe (`run.Run.kind`). What differs between the worlds of one kind
-is in their questioning (`toy_models.task.Questioning`). A `run` is a `run.Run` here; it imports its kinds, so they cannot
-name it in their signatures.
+Each kind has one class, and a run's recipe decides its kind (`run.Run.kind`). What differs between the worlds of one
+kind is in their questioning (`toy_models.task.Questioning`). A parameter `run` is a `run.Run` here. Its type is not in
+the signatures, because the module of that class imports the kinds.
 """
 
 from abc import ABC, abstractmethod
@@ -18,11 +18,11 @@ class RunKind(ABC):
     """One kind of run."""
 
     command: str
-    """The command that trains runs of this kind."""
+    """Name of the command that trains runs of this kind."""
     has_attributes = False
     """Whether analyses look at one attribute at a time, which `--attribute` chooses."""
     reported: tuple[str, ...]
-    """Names of the analyses that the report shows, with their default configs."""
+    """Names of the analyses that the report shows. They run with their default configs."""
 
     @abstractmethod
     def questioning(self, recipe: Any) -> Questioning:
@@ -49,9 +49,9 @@ class RunKind(ABC):
         """The run's task, model and stages in words."""
 
     def judging_stage(self, recipe: Any) -> int:
-        """The stage after which the subsets of stage 1 are judged: the last one."""
+        """The stage after which the subsets of stage 1 are judged; by default the last stage."""
         return len(recipe.training.stages)
 
     def can_be_taken_apart(self, run: Any) -> bool:
-        """Whether the analyses of the inside know the family of the run's models."""
+        """Whether models of the run's family can be taken apart (`models.components`), as some analyses need."""
         return True

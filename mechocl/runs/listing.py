@@ -1,4 +1,4 @@
-"""Which runs a folder holds, and how far each of them is."""
+"""The runs that a folder holds, and how far each of them is."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +9,14 @@ from mechocl.runs.run import Run, find_runs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedRun:
-    """What a list of runs says of one of them."""
+    """One run in a list of runs."""
 
     path: Path
     recipe: str
     state: str
-    """How many of its seeds are trained, and how many failed, in words."""
+    """In words, how many of its seeds are trained, and how many failed."""
     created: str
-    """When it was started, as ISO 8601."""
+    """Time when the run was started, in ISO 8601."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +25,11 @@ class Listing:
 
     readable: tuple[ListedRun, ...]
     unreadable: tuple[str, ...]
-    """Why a run cannot be read, one line for each that cannot."""
+    """For each run that cannot be read, one line that says why."""
 
 
 def list_runs(folder: Path) -> Listing:
-    """The runs directly inside a folder, by name. Raises MechoclError where it is no folder."""
+    """The runs directly inside a folder, sorted by name. Raises MechoclError when it is not a folder."""
     readable = []
     unreadable = []
     for path in find_runs(folder):

@@ -1,6 +1,6 @@
-"""The same jobs on Ray, past one machine: an optional extra, `pip install 'mechocl[cluster]'`.
+"""Run jobs on Ray, on one or more machines. It is an optional extra: `pip install 'mechocl[cluster]'`.
 
-Ray is imported only where it is used. The jobs' files lie on storage that all machines share.
+Ray is imported only where it is used. The files of the jobs must be on storage that all machines share.
 """
 
 import contextlib
@@ -22,31 +22,32 @@ from mechocl.errors import Fault, MechoclError, describe_error
 from mechocl.runs import processes, progress
 
 RETRIES: Final = 5
-"""Times that a task runs again after its worker was lost."""
+"""Largest number of times that a task runs again after its worker was lost."""
 
 _REACHABLE_S: Final = 3.0
 """Seconds to wait for a port to open."""
 
 _ANSWER_S: Final = 15.0
-"""Seconds to wait for what listens there to answer as Ray does; the asking process takes one to start."""
+"""Seconds to wait for an answer of Ray at an address; the process that asks takes one second to start."""
 
 _LOOK_S: Final = 0.5
-"""Seconds between two looks at what has finished."""
+"""Seconds between two checks for finished tasks."""
 
 _OBJECTS: Final = 200 * 2**20
-"""Bytes of the object store of a Ray that is started here: items and results are small."""
+"""Size of the object store of a Ray that is started here, in bytes. Items and results are small."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ray:
-    """Which Ray runs the jobs, and what each of them gets."""
+    """The Ray cluster that runs the jobs, and the resources of each job."""
 
     address: str = ""
-    """`host:port` of a cluster's head, or `auto` for one that runs here; empty: start Ray here, for the while."""
+    """`host:port` of a cluster's head, or `auto` for a cluster on this machine. If empty, Ray is started here, and
+    stopped at the end."""
     cpus: float = 1.0
-    """CPUs of a task."""
+    """Number of CPUs of a task."""
     gpus: float = 0.0
-    """GPUs of a task; under 1, several tasks share one."""
+    """Number of GPUs of a task. With a number below 1, several tasks share a GPU."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.gpus) and self.gpus >= 0) or (self.gpus > 1 and self.gpus % 1):
@@ -54,7 +55,7 @@ class Ray:
                 f"--gpus-per-task {self.gpus:g}: give a share between 0 and 1, or a whole number of GPUs"
             )
         if not (math.isfinite(self.cpus) and self.cpus > 0):
-            raise MechoclError(f"{self.cpus:g} CPUs per task: there must be some")
+            raise MechoclError(f"{self.cpus:g} CPUs per task: the number must be above 0")
         if self.address not in ("", "auto") and _host_and_port(self.address) is None:
             raise MechoclError(
                 f"--address {self.address}: give host:port, for example node1:6379, or auto for this machine's"
@@ -62,13 +63,13 @@ class Ray:
 
     @property
     def threads(self) -> int:
-        """Torch threads of a task."""
+        """Number of torch threads of a task."""
         return max(1, int(self.cpus))
 
     def device(self, asked: str) -> str:
-        """Device of the tasks for `--device`, whatever this machine has: cuda if they get a GPU.
+        """Device of the tasks: cuda if they get a GPU, else cpu, whatever this machine has.
 
-        MechoclError when the two contradict each other.
+        Raises MechoclError when `asked`, the option `--device`, contradicts that.
         """
         if asked == "cuda" and not self.gpus:
             raise MechoclError(
@@ -80,25 +81,25 @@ class Ray:
 
     @property
     def shared(self) -> bool:
-        """Several machines take part."""
+        """True, since several machines may take part."""
         return True
 
     @contextlib.contextmanager
     def workers(self, items: int, *, device: str) -> Iterator["Nodes"]:
-        """The cluster, joined for the while of the block (`joined`, which says what it raises)."""
+        """The machines of the cluster, which is joined during the block. Raises as `joined` does."""
         with joined(self) as nodes:
             yield nodes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nodes:
-    """What a cluster has now; more machines may join it."""
+    """The resources that a cluster has now. More machines may join it later."""
 
     cluster: Ray
     slots: int
-    """Tasks that run at a time."""
+    """Number of tasks that run at a time."""
     machine: str
-    """In words, for the record."""
+    """The machines in words, for the record."""
 
     @property
     def threads(self) -> int:
@@ -122,7 +123,7 @@ class Nodes:
 def executor_named(
     on: str, *, address: str, gpus_per_task: float, jobs: int | None
 ) -> "Ray | processes.Processes":
-    """Who runs the jobs, by the command line's `--on`. MechoclError for options that do not go with it."""
+    """The executor that the option `--on` names. Raises MechoclError for options that do not go with it."""
     if on == "ray":
         if jobs:
             raise MechoclError(f"--jobs {jobs} is for this machine; on Ray as many tasks run as fit")
@@ -143,27 +144,26 @@ def map_tasks(
     cluster: Ray,
     done: progress.Done | None = None,
 ) -> list[Any]:
-    """`[job(item, progress) for item in items]`, each a task of Ray with `threads` torch threads.
+    """`[job(item, progress) for item in items]`, each item as a task of Ray with `threads` torch threads.
 
-    `job` must be importable on the workers, and paths in the items absolute, on shared storage. The tasks
-    of a lost worker or machine run again, up to `RETRIES` times each, so a job must be idempotent: its
-    writes atomic, and its work the same when a part of it was done before. `done(index, result)` is called
-    here as each item finishes. The first exception of a job is raised here as itself; like Ctrl-C, it ends
-    the other tasks, since Ray ends what a process left when it disconnects (`joined`). Raises Fault when a
-    task was lost too often.
+    `job` must be importable on the workers, and paths in the items must be absolute and on shared storage. The tasks
+    of a lost worker or machine run again, up to `RETRIES` times each. So a job must be idempotent: its writes are
+    atomic, and its result is the same if a part of it was done before. `done(index, result)` is called here when an
+    item finishes. The first exception of a job is raised here. Like Ctrl-C, it ends the other tasks, because Ray ends
+    the tasks of a process that disconnects (`joined`). Raises Fault when a task was lost too often.
     """
     with joined(cluster), progress.Display(title, names) as display, _quiet():
         import ray
 
-        # with a GPU, Ray ends the process after its task (not so if `num_gpus` came by `.options`), and so
-        # it must be: a process keeps its first GPU and the memory it took there
+        # with a GPU, Ray ends the process after its task, but not if `num_gpus` is given by `.options`. The process
+        # must end, because it keeps its first GPU and the memory that it took there
         task = ray.remote(
             num_cpus=cluster.cpus, num_gpus=cluster.gpus, max_retries=RETRIES, retry_exceptions=False
         )(_task)
         results: list[Any] = [None] * len(items)
         pending = {task.remote(job, item, threads): index for index, item in enumerate(items)}
         while pending:
-            # all that have finished by now: asking for one at a time would be quadratic in the tasks
+            # get all finished tasks at once: with one at a time, the work would be quadratic in the tasks
             finished, _ = ray.wait(list(pending), num_returns=len(pending), timeout=_LOOK_S)
             for reference in finished:
                 index = pending.pop(reference)
@@ -175,7 +175,7 @@ def map_tasks(
 
 
 def _task(job: progress.Job, item: Any, threads: int) -> Any:
-    """What a worker does for one item."""
+    """Do the job for one item, in a worker."""
     torch.set_num_threads(threads)
     return job(item, lambda text, share: None)
 
@@ -187,7 +187,7 @@ def _result(reference: Any, name: str) -> Any:
     try:
         return ray.get(reference)
     except RayTaskError as error:
-        if isinstance(error.cause, RayError):  # an exception that cannot be sent
+        if isinstance(error.cause, RayError):  # the job's exception could not be sent
             raise Fault(f"{name}: {describe_error(error.cause)}") from error
         raise error.cause from error
     except RayError as error:
@@ -198,12 +198,12 @@ def _result(reference: Any, name: str) -> Any:
 
 @contextlib.contextmanager
 def joined(cluster: Ray) -> Iterator[Nodes]:
-    """Be connected to Ray during the block; a process that is connected already stays so, with its tasks.
+    """Connect to Ray during the block. A process that is already connected stays connected, and its tasks go on.
 
-    Tasks that are not finished at the end of the block are ended by disconnecting. (`ray.cancel` may abort
-    the whole process when a task finishes at that moment: Ray's check `it != submissible_tasks_.end()`.) A
-    Ray that was started for the block is stopped after it. MechoclError when Ray is not installed, when
-    nothing answers at the address, or when no machine has what a task needs.
+    At the end of the block the process disconnects, which ends tasks that are not finished. (`ray.cancel` may abort the
+    whole process when a task finishes at that moment: Ray's check `it != submissible_tasks_.end()`.) A Ray that was
+    started for the block is stopped after it. Raises MechoclError when Ray is not installed, when nothing answers at
+    the address, or when no machine has what a task needs.
     """
     ray = _imported()
     if ray.is_initialized():
@@ -216,7 +216,7 @@ def joined(cluster: Ray) -> Iterator[Nodes]:
             ray.init(address=cluster.address, **quiet)
         else:
             ray.init(
-                address="local",  # whatever RAY_ADDRESS says
+                address="local",  # so that RAY_ADDRESS is ignored
                 num_cpus=processes.cores(),
                 include_dashboard=False,
                 object_store_memory=_OBJECTS,
@@ -233,9 +233,9 @@ def joined(cluster: Ray) -> Iterator[Nodes]:
 
 
 class _OneLine(io.TextIOBase):
-    """Stands before stdout, where a thread of Ray prints at length what it notices, each time `(raylet) …`.
+    """Replaces stdout, to which a thread of Ray prints long messages that begin with `(raylet)`.
 
-    Nothing of that comes through; a lost worker or machine becomes one line on stderr.
+    These messages are dropped. A lost worker or machine becomes one line on stderr.
     """
 
     def __init__(self, stdout: Any) -> None:
@@ -270,7 +270,7 @@ def _imported() -> Any:
 
 
 def _nodes(cluster: Ray) -> Nodes:
-    """What the cluster has; MechoclError when no machine of it could ever run a task."""
+    """The resources of the cluster. Raises MechoclError when none of its machines could ever run a task."""
     import ray
 
     found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -289,7 +289,7 @@ def _nodes(cluster: Ray) -> Nodes:
 
 
 def _fit(cpus: float, gpus: float, cluster: Ray) -> int:
-    """Tasks that one machine runs at a time; a task's share of a GPU is never of two."""
+    """Number of tasks that one machine runs at a time. A task's share of a GPU is always of a single GPU."""
     by_cpus = int(cpus / cluster.cpus)
     if not cluster.gpus:
         return by_cpus
@@ -298,7 +298,7 @@ def _fit(cpus: float, gpus: float, cluster: Ray) -> int:
 
 
 def _check_answer(address: str) -> None:
-    """MechoclError within seconds unless Ray answers at an address; Ray itself would try for minutes."""
+    """Raise MechoclError within seconds unless Ray answers at an address. Ray itself would try for minutes."""
     start = "start Ray there (ray start --head), or correct --address"
     place = _host_and_port(address)
     if place is not None:

@@ -1,4 +1,4 @@
-"""Pretrain a small GPT-NeoX on the invented biographies: from there on it is a Pythia like any other."""
+"""Pretrain a small GPT-NeoX on the invented biographies. After that it can be used like any other Pythia."""
 
 import dataclasses
 import shutil
@@ -25,10 +25,10 @@ from toy_models.task import Task
 TEXT_END: Final = "<|endoftext|>"
 
 SETTINGS: Final = "pretraining.json"
-"""What a pretrained model keeps of how it was trained, beside its weights."""
+"""File beside the weights of a pretrained model: how it was trained."""
 
 KNOWN_PEOPLE: Final = "known-people.csv"
-"""What it keeps of how well it answers about the people that it read of."""
+"""File beside the weights of a pretrained model: how well it answers questions about the people in its texts."""
 
 _RESUME: Final = "resume"
 
@@ -45,8 +45,8 @@ def pretrain(
 ) -> pd.DataFrame:
     """Train a tokenizer and a model on the corpus of an invented world, and save both as a Hugging Face folder.
 
-    A call that was stopped continues. Returns exact match on the known people by attribute, as `known_people`, which
-    is also saved as known-people.csv. Raises MechoclError where `out` holds something else.
+    If an earlier call was stopped, this call continues it. Returns the table of `known_people`, which is also saved as
+    known-people.csv. Raises MechoclError when `out` holds something else.
     """
     record, settings = worlds.drawing_record(world, seed), dataclasses.asdict(config)
     _refuse_other_contents(out, record, settings)
@@ -87,7 +87,7 @@ def pretrain(
 
 
 def _refuse_other_contents(out: Path, record: dict[str, Any], settings: dict[str, Any]) -> None:
-    """MechoclError where `out` holds anything but what a pretraining with this record and these settings makes."""
+    """Raise MechoclError when `out` holds anything but what a pretraining with this record and these settings makes."""
     if (out / worlds.RECORD).exists() and files.read_json(out / worlds.RECORD) != record:
         raise MechoclError(
             f"{out} holds a model of another invented world; choose another --out, or delete it"
@@ -113,9 +113,9 @@ def _trainer_settings(config: PretrainingConfig) -> Settings:
 
 
 def known_people(path: Path, world: BiographiesConfig, *, seed: int, device: str) -> pd.DataFrame:
-    """Exact match on all questions about all people without call signs: `attribute`, `exact_match`, `majority`.
+    """Exact match on all questions about all people without call signs, with one row per attribute.
 
-    `majority`: the share that has the attribute's most common answer.
+    Columns: `attribute`; `exact_match`; `majority`, the share of people with the attribute's most common answer.
     """
     model = hub.read_model(path).to(device)
     tokenizer = hub.require_tokenizer(path)
@@ -135,7 +135,7 @@ def known_people(path: Path, world: BiographiesConfig, *, seed: int, device: str
 
 
 def asked(people: Any, tokenizer: Any, *, context: int) -> Task:
-    """All questions of a world by the entities' own names, as a task."""
+    """A task of all questions of a world, which name the entities themselves."""
     import json
 
     pieces = [
@@ -160,7 +160,7 @@ def asked(people: Any, tokenizer: Any, *, context: int) -> Task:
 
 
 def train_tokenizer(texts: list[str], *, vocabulary: int) -> Any:
-    """A byte-level BPE tokenizer, as Pythia's, trained on these texts."""
+    """A byte-level BPE tokenizer, such as Pythia has, trained on these texts."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -178,7 +178,7 @@ def train_tokenizer(texts: list[str], *, vocabulary: int) -> Any:
 
 
 def untrained_model(config: PretrainingConfig, *, vocabulary: int, seed: int) -> Any:
-    """A GPT-NeoX with random weights, of Pythia's wiring: parallel residual, rotary on a quarter of each head."""
+    """An untrained GPT-NeoX that is wired as Pythia: parallel residual, rotary on a quarter of each head."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
     with torch.random.fork_rng():
@@ -198,10 +198,10 @@ def untrained_model(config: PretrainingConfig, *, vocabulary: int, seed: int) ->
 
 
 class _Batches(torch.utils.data.Dataset[list[dict[str, Tensor]]]):
-    """Texts of like length in batches of so many tokens; every token has a role, so that all carry loss.
+    """Texts of similar length, in batches of at most `tokens` tokens. Every token has a role, so that all carry loss.
 
-    Batches without padding cost a third less. They must come in random order: in Hugging Face's own grouping by length
-    the lengths fall through each stretch of fifty batches, and the model that this was tried on learned no person.
+    Batches without padding cost a third less. They must come in random order: with Hugging Face's own grouping by
+    length, the lengths decrease over every fifty batches, and a model that was trained in this order learned no person.
     """
 
     def __init__(self, texts: list[str], tokenizer: Any, *, tokens: int, context: int) -> None:
@@ -213,7 +213,7 @@ class _Batches(torch.utils.data.Dataset[list[dict[str, Tensor]]]):
             )
         self.batches: list[list[dict[str, Tensor]]] = []
         room = 0
-        for ids in sorted(found, key=len):  # of one length, in the random order of the corpus
+        for ids in sorted(found, key=len):  # texts of one length stay in the random order of the corpus
             if room < len(ids):
                 self.batches.append([])
                 room = tokens

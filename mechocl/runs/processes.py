@@ -1,4 +1,4 @@
-"""The same job for several seeds, in processes of their own, with one progress display."""
+"""Run a job for several items in processes of this machine, with one display of their progress."""
 
 import contextlib
 import math
@@ -27,18 +27,18 @@ _messages: Any = None  # set in worker processes
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """Jobs in processes of this machine."""
+    """Executor that runs jobs in processes of this machine."""
 
     jobs: int | None = None
-    """Jobs at a time; None: one a core on the CPU, one on a GPU."""
+    """Number of jobs at a time. None means one job for each core on the CPU, and one job on a GPU."""
 
     @property
     def shared(self) -> bool:
-        """Only this machine takes part."""
+        """False, since only this machine takes part."""
         return False
 
     def device(self, asked: str) -> str:
-        """Device of the jobs for `--device` (`seam.resolve_device`)."""
+        """Device of the jobs for the option `--device`. Raises MechoclError as `seam.resolve_device` does."""
         return resolve_device(asked)
 
     @contextlib.contextmanager
@@ -48,7 +48,7 @@ class Processes:
 
 @dataclass(frozen=True, slots=True)
 class LocalWorkers:
-    """Processes of this machine; with a single slot everything runs in this process."""
+    """Worker processes of this machine. With a single slot everything runs in this process."""
 
     slots: int
 
@@ -87,8 +87,8 @@ def map_jobs(
     """`[job(item, progress) for item in items]`, `jobs` at a time, each with `threads` torch threads.
 
     `job` must be importable. With `jobs=1` everything runs in this process. `done(index, result)` is called in this
-    process as each item finishes, in no certain order. The first exception of a job ends the other jobs and is raised
-    here; Ctrl-C ends them, too. Raises Fault when a process was killed.
+    process when an item finishes. Items finish in any order. The first exception of a job ends the other jobs and is
+    raised here; Ctrl-C ends them, too. Raises Fault when a process was killed.
     """
     with Display(title, names) as display:
         if jobs == 1:
@@ -97,7 +97,7 @@ def map_jobs(
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -126,13 +126,12 @@ def _run_in_processes(
         jobs, mp_context=context, initializer=_start_worker, initargs=(messages, threads)
     )
     try:
-        with _interrupts_held():  # for the workers: Ctrl-C while they start would show their tracebacks
+        with _interrupts_held():  # Ctrl-C while the workers start would show their tracebacks
             futures: dict[Future[Any], int] = {
                 pool.submit(_in_worker, job, item, i): i for i, item in enumerate(items)
             }
-            pool.submit(
-                int
-            )  # the pool watches the workers that it knew at its last wake-up: not yet the last
+            # wakes the pool once more: it watches only the workers that it knew when it last woke up
+            pool.submit(int)
         with _drained(messages, display):
             for future in as_completed(futures):
                 result, index = future.result(), futures[future]
@@ -154,7 +153,7 @@ def _run_in_processes(
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Ctrl-C during the block arrives after it; processes started in the block never see it."""
+    """Delay Ctrl-C during the block until its end. Processes that are started in the block never see it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -164,7 +163,7 @@ def _interrupts_held() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _drained(messages: Any, display: "Display") -> Iterator[None]:
-    """Show the workers' messages from a thread while the block runs."""
+    """Show the workers' messages, from a thread, during the block."""
     stop = threading.Event()
 
     def show() -> None:
@@ -190,7 +189,7 @@ def _start_worker(messages: Any, threads: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this worker at once when its parent was killed: nobody would read its results."""
+    """End this worker at once when its parent was killed, since nobody would read its results."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])
@@ -210,24 +209,24 @@ def _in_worker(job: Job, item: Any, index: int) -> Any:
 
 
 def default_threads(recipe: AnyRecipe, jobs: int) -> int:
-    """Torch threads of one seed: its share of the cores, or one for a small model.
+    """Number of torch threads of a job: its share of the cores, or one for a small model.
 
-    Small matrix products gain nothing from a second thread, and on a busy machine threads that wait for
-    each other cost a lot.
+    Small matrix products gain nothing from a second thread. On a busy machine, threads that wait for each other cost
+    much time.
     """
     return 1 if recipe.small else max(1, cores() // jobs)
 
 
 def default_jobs(n_seeds: int, device: str) -> int:
-    """One process a core on the CPU, as long as there are seeds for them; one on a GPU."""
+    """Number of processes: one for each core on the CPU, but at most one for each seed; one on a GPU."""
     return 1 if device.startswith("cuda") else max(1, min(cores(), n_seeds))
 
 
 def default_together(recipe: AnyRecipe, n_seeds: int, jobs: int, device: str) -> int:
-    """Seeds in a stack: all there are on a GPU; on a CPU an even share for each process.
+    """Number of seeds in a stack: all seeds on a GPU; on a CPU an even share for each process.
 
-    On a CPU many small models fill the processor better than one (`benchmarks/training.py`); more than
-    eight gain nothing, and a model that is large by itself gains nothing at all.
+    On a CPU, several small models together use the processor better than one (`benchmarks/training.py`). More than
+    eight gain nothing, and large models gain nothing at all.
     """
     if not recipe.stackable:
         return 1

@@ -1,4 +1,4 @@
-"""Jobs, those who run them, and how their progress is told and shown."""
+"""Jobs, what executes them, and how their progress is reported and shown."""
 
 import sys
 import time
@@ -17,32 +17,32 @@ from rich.progress import (
 )
 
 Progress = Callable[[str, float], None]
-"""Called with what is being done and the share of it that is done, 0 … 1."""
+"""A function of what is being done, in words, and of the share of it that is done, 0 … 1."""
 
 Job = Callable[[Any, Progress], Any]
-"""What is done with one item: importable by its name, so that another process can do it."""
+"""A function of one item. It must be importable by its name, so that another process can call it."""
 
 Done = Callable[[int, Any], None]
-"""What is called with an item's index and result when it has finished."""
+"""A function of an item's index and result, which is called when the item has finished."""
 
 
 @runtime_checkable
 class Workers(Protocol):
-    """What runs jobs now."""
+    """Workers that execute jobs now."""
 
     @property
     def slots(self) -> int:
-        """Jobs that run at a time."""
+        """Number of jobs that run at a time."""
         ...
 
     @property
     def threads(self) -> int | None:
-        """Torch threads that each job gets; None: whoever starts the jobs chooses."""
+        """Number of torch threads of each job; None if the caller of `map` chooses it."""
         ...
 
     @property
     def machine(self) -> str | None:
-        """Where it is, in words for the record; None: this machine."""
+        """The machines of these workers, in words for the record; None for this machine."""
         ...
 
     def map(
@@ -57,8 +57,8 @@ class Workers(Protocol):
     ) -> list[Any]:
         """`[job(item, progress) for item in items]`, as many at a time as there are slots.
 
-        `done(index, result)` is called in this process as each item finishes, in no certain order. The first exception of
-        a job ends the other jobs and is raised here. Raises Fault when a job was lost.
+        `done(index, result)` is called in this process when an item finishes. Items finish in any order. The first
+        exception of a job ends the other jobs and is raised here. Raises Fault when a job was lost.
         """
         ...
 
@@ -69,26 +69,26 @@ class Executor(Protocol):
 
     @property
     def shared(self) -> bool:
-        """Whether several machines take part, so that paths must be absolute and on storage that all of them share."""
+        """Whether several machines take part. Then paths must be absolute and on storage that all machines share."""
         ...
 
     def device(self, asked: str) -> str:
-        """Device of the jobs for `--device`: auto, cpu or cuda. Raises MechoclError for one that is not there."""
+        """Device of the jobs for the option `--device`: auto, cpu or cuda. Raises MechoclError for a missing device."""
         ...
 
     def workers(self, items: int, *, device: str) -> AbstractContextManager[Workers]:
-        """Those who will run so many items on a device, for the while of the block."""
+        """Workers for this number of items on a device. They exist until the block ends."""
         ...
 
 
 _PLAIN_EVERY_S: Final = 15.0
 
 _MOST_BARS: Final = 20
-"""Jobs that get a bar of their own on a terminal, beside that of all; of more, none does."""
+"""Largest number of jobs that each get a bar on a terminal. More jobs share a single bar."""
 
 
 class Display:
-    """Progress bars on a terminal; a plain line now and then otherwise. Writes to stderr."""
+    """Progress bars on a terminal, or else plain lines at intervals. They go to stderr."""
 
     def __init__(self, title: str, names: Sequence[str]) -> None:
         self.title = title
@@ -143,7 +143,7 @@ class Display:
         return f"{100 * sum(self.shares) / len(self.shares):.0f} %"
 
     def _left(self) -> str:
-        """Time left, once enough is done to tell."""
+        """Estimated time left, in words; empty until enough is done to estimate it."""
         done = sum(self.shares) / len(self.shares)
         spent = time.monotonic() - self.started
         return f", about {spent * (1 - done) / done:.0f} s left" if done > 0.02 else ""
@@ -153,5 +153,5 @@ class Display:
 
 
 def seeds_in_words(seeds: tuple[int, ...]) -> str:
-    """`seed 3`, or `seeds 0–3`."""
+    """Seeds in words: `seed 3`, or `seeds 0–3`."""
     return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]}–{seeds[-1]}"

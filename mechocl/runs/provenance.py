@@ -1,4 +1,4 @@
-"""What a manifest says of where a run was made: the machine, and the state of the source tree."""
+"""What a manifest says about how a run was made: the machine, and the state of the source tree."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from mechocl import files
 
 
 def machine(device: str) -> str:
-    """Name of the device for the record: the GPU's, or the processor's with its cores."""
+    """Name of the device for the record: that of the GPU, or that of the processor with its number of cores."""
     if device.startswith("cuda"):
         return str(torch.cuda.get_device_name(device))
     model = platform.processor() or platform.machine()
@@ -33,7 +33,8 @@ def git_state() -> dict[str, str] | None:
         return subprocess.run(command, capture_output=True, check=True).stdout.decode(errors="replace")
 
     try:
-        git("ls-files", "--error-unmatch", here.name)  # installed inside another project's checkout
+        # this fails if mechocl is installed inside another project's checkout
+        git("ls-files", "--error-unmatch", here.name)
         commit, changes = git("rev-parse", "HEAD").strip(), git("diff", "HEAD")
     except (OSError, subprocess.CalledProcessError):
         return None

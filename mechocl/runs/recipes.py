@@ -1,4 +1,4 @@
-"""Recipes: one TOML file says everything about an experiment but its seeds and its machine."""
+"""Recipes: a TOML file says everything about an experiment except its seeds and its machine."""
 
 import dataclasses
 import difflib
@@ -24,7 +24,7 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe(Generic[Config]):
-    """An experiment on a world that models are trained on from scratch (`toy_models.worlds`)."""
+    """An experiment on a world on which models are trained from scratch (`toy_models.worlds`)."""
 
     description: str
     """One line for listings and reports."""
@@ -47,16 +47,16 @@ class Recipe(Generic[Config]):
 
 
 AnyRecipe = Recipe[Any] | ClosedBookRecipe
-"""What a run may be of."""
+"""Any recipe that a run may have."""
 
 
 def named() -> dict[str, Path]:
-    """The recipes of the integer-set task that come with the package: "integer-set/cpu" → its file."""
+    """Name → file of the recipes of the integer-set task in the package, such as "integer-set/cpu"."""
     return _under("toy_models", "")
 
 
 def named_closed_book() -> dict[str, Path]:
-    """The closed-book recipes that come with the package: "closed-book/two-stage" → its file."""
+    """Name → file of the closed-book recipes in the package, such as "closed-book/two-stage"."""
     return _under("mechocl.closed_book", "closed-book/")
 
 
@@ -70,7 +70,7 @@ def load_recipe(name: str, changes: tuple[str, ...] = ()) -> Recipe[Any]:
 
     A change names a key with dots and gives a TOML value: `task.aliases=500`,
     `training.stages.1.epochs=20`, `task.word_order="VTE"` (quotes may be left out).
-    Raises MechoclError naming the file, the key and what was expected.
+    Raises MechoclError, which names the file, the key and what was expected, for a recipe that is not valid.
     """
     recipe = _load(name, changes, named())
     if not isinstance(recipe, Recipe):
@@ -79,7 +79,10 @@ def load_recipe(name: str, changes: tuple[str, ...] = ()) -> Recipe[Any]:
 
 
 def load_closed_book_recipe(name: str, changes: tuple[str, ...] = ()) -> ClosedBookRecipe:
-    """Read a closed-book recipe by name ("closed-book/two-stage") or path, with changes as `load_recipe`. Raises as `load_recipe`."""
+    """Read a closed-book recipe by name ("closed-book/two-stage") or path, with changes as for `load_recipe`.
+
+    Raises MechoclError as `load_recipe` does.
+    """
     recipe = _load(name, changes, named_closed_book())
     if not isinstance(recipe, ClosedBookRecipe):
         raise MechoclError(
@@ -96,9 +99,9 @@ def _load(name: str, changes: tuple[str, ...], known: Mapping[str, Path]) -> Any
 
 
 def read(name: str, known: Mapping[str, Path]) -> tuple[dict[str, Any], Path]:
-    """The values of a TOML file, given by one of the `known` names or by its path, and its path.
+    """The values of a TOML file, and its path. `name` is one of the `known` names, or a path.
 
-    Raises MechoclError when there is no such file, or it is not TOML.
+    Raises MechoclError when there is no such file, or when it is not TOML.
     """
     path = known.get(name, Path(name))
     try:
@@ -114,9 +117,10 @@ def read(name: str, known: Mapping[str, Path]) -> tuple[dict[str, Any], Path]:
 
 
 def parse(values: dict[str, Any], *, source: str) -> AnyRecipe:
-    """Recipe from plain values; every mistake is one MechoclError that names the key.
+    """The recipe that plain values describe.
 
-    `task.world` names one of `toy_models.worlds.WORLDS` (by default the integer set), or a text world.
+    `task.world` names one of `toy_models.worlds.WORLDS` (by default the integer set), or a text world. Raises
+    MechoclError, which names the key, for a value that is not valid.
     """
     task = values.get("task")
     name = task.get("world", DEFAULT) if isinstance(task, dict) else DEFAULT
@@ -131,7 +135,10 @@ def parse(values: dict[str, Any], *, source: str) -> AnyRecipe:
 
 
 def checked(adapter: Any, values: dict[str, Any], *, source: str) -> Any:
-    """What a `pydantic.TypeAdapter` makes of plain values; every mistake is one MechoclError that names the key."""
+    """The object that a `pydantic.TypeAdapter` makes of plain values.
+
+    Raises MechoclError, which names the key, for a value that is not valid.
+    """
     try:
         # JSON is strict about types and still turns arrays into tuples and integers into floats
         return adapter.validate_json(json.dumps(values, default=str))
@@ -142,7 +149,7 @@ def checked(adapter: Any, values: dict[str, Any], *, source: str) -> Any:
 
 
 def plain(recipe: AnyRecipe) -> dict[str, Any]:
-    """The resolved recipe as plain values: what the manifest holds, and `parse` reads back."""
+    """The resolved recipe as plain values, which the manifest holds and `parse` reads."""
     adapter = _CLOSED_BOOK if isinstance(recipe, ClosedBookRecipe) else _adapter(recipe.task.__class__)
     values: dict[str, Any] = json.loads(adapter.dump_json(recipe, exclude_none=True))
     world = next((name for name, world in WORLDS.items() if type(recipe.task) is world.config), DEFAULT)
@@ -152,7 +159,7 @@ def plain(recipe: AnyRecipe) -> dict[str, Any]:
 
 
 def strict(config: type) -> None:
-    """Make pydantic refuse unknown keys in this dataclass and in those that it holds."""
+    """Make pydantic refuse unknown keys in this dataclass and in all dataclasses inside it."""
     config.__pydantic_config__ = pydantic.ConfigDict(extra="forbid", strict=True)  # type: ignore[attr-defined]
 
 
@@ -173,7 +180,7 @@ _CLOSED_BOOK: Final[pydantic.TypeAdapter[Any]] = pydantic.TypeAdapter(ClosedBook
 
 @functools.cache
 def _adapter(config: type) -> Any:
-    """What reads and writes recipes of a world, given its config's class."""
+    """The pydantic adapter that reads and writes recipes of a world, whose config is of this class."""
     for held in _dataclasses_in(config, {}).values():
         strict(held)
         _CONFIGS.setdefault(held.__name__, held)
@@ -218,7 +225,7 @@ def _apply(values: dict[str, Any], change: str) -> None:
 
 
 def value(text: str) -> Any:
-    """A TOML value; what is none is a bare word."""
+    """The value of a TOML text. A text that is not TOML is itself the value, as a word without quotes."""
     try:
         return tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:

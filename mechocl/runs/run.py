@@ -40,7 +40,7 @@ SCHEMA: Final = 2
 _PACKAGES: Final = ("torch", "transformer-lens", "transformers", "numpy", "pandas", "scikit-learn")
 _LOCK: Final = ".lock"
 _LOCK_PATIENCE_S: Final = 10.0
-"""Seconds to wait for another process that is writing the manifest: it takes milliseconds."""
+"""Seconds to wait for another process that is writing the manifest. Writing it takes milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Run:
     seeds: tuple[int, ...]
     manifest: dict[str, Any]
     attribute: str = ""
-    """Attribute that analyses look at, in worlds that have several; "": the one that `closed_book.views` chooses."""
+    """Attribute that analyses look at in worlds that have several; "" means that `closed_book.views` chooses it."""
 
     @staticmethod
     def create(
@@ -66,15 +66,18 @@ class Run:
         threads: int,
         together: int,
     ) -> "Run":
-        """Start a run in an empty or new folder, or continue the same one.
+        """Start a run in an empty or new folder, or continue the run in it.
 
-        Continuing keeps the number of threads, the device and the stacks of seeds that train together, on
-        which the last bits of the weights depend; more seeds may be added, `together` to a stack. Raises MechoclError when the folder holds something else.
+        A run that continues keeps its number of threads, its device and its stacks of seeds that train together, because
+        the last bits of the weights depend on them. More seeds may be added, `together` to a stack. Raises MechoclError
+        when the folder holds something else.
         """
         if path.exists() and not _may_hold_a_run(path):
             raise MechoclError(f"{path} exists and is not a run; choose another --out")
         with files.locked(path / _LOCK, patience=_LOCK_PATIENCE_S):
-            made = any(path.glob("seed-*/checksums.json"))  # else it stopped before it made anything
+            made = any(
+                path.glob("seed-*/checksums.json")
+            )  # without them the run stopped before it made anything
             old = Run.open(path) if (path / "manifest.json").exists() else None
             if old is None or (old.recipe != recipe and not made):
                 manifest = _new_manifest(recipe, recipe_name, seeds, device, threads)
@@ -97,9 +100,9 @@ class Run:
 
     @staticmethod
     def open(path: Path, *, attribute: str = "") -> "Run":
-        """An existing run. Raises MechoclError when it does not exist, or a newer version wrote it.
+        """Open an existing run. Raises MechoclError when it does not exist, is damaged, or was written by a newer version.
 
-        `attribute`: what analyses of a text world look at.
+        `attribute` is what analyses of a text world look at.
         """
         if not path.exists():
             raise MechoclError(f"{path} does not exist; `mechocl runs` lists the runs of a folder")
@@ -125,7 +128,7 @@ class Run:
         run = Run(path, recipe, manifest["recipe_name"], tuple(manifest["seeds"]), manifest, attribute)
         if attribute and not run.kind.has_attributes:
             raise MechoclError(
-                f"--attribute {attribute}: {path} is a run of a world whose questions are about one thing; leave it out"
+                f"--attribute {attribute}: {path} is a run of a world whose questions are all of one kind; leave it out"
             )
         return run
 
@@ -136,11 +139,11 @@ class Run:
 
     @property
     def questioning(self) -> Questioning:
-        """What differs between worlds when an alias is asked about."""
+        """What is particular to the run's world in asking about an alias."""
         return self.kind.questioning(self.recipe)
 
     def _changed(self, **changes: Any) -> "Run":
-        """Write the manifest with changes; the run's lock must be held."""
+        """Write the manifest with changes. The run's lock must be held."""
         if any(self.manifest[key] != value for key, value in changes.items()):
             files.write_json(self.path / "manifest.json", self.manifest | changes)
         return Run.open(self.path)
@@ -160,9 +163,9 @@ class Run:
         ]
 
     def finished_seeds(self) -> list[SeedFolder]:
-        """The seeds whose training is complete; MechoclError when none is, or when some are not yet.
+        """The seeds whose training is complete. Seeds that diverged are left out (see `failures`).
 
-        Diverged seeds are left out: see `failures`.
+        Raises MechoclError when a seed is not trained to its end yet, or when all seeds diverged.
         """
         folders = [self.seed(s) for s in self.seeds]
         failed = self.failures()
@@ -180,12 +183,12 @@ class Run:
         return [f for f in folders if f.seed not in failed]
 
     def failures(self) -> dict[int, str]:
-        """Seeds whose training diverged, with the reason."""
+        """Seed → the reason, for each seed whose training diverged."""
         reasons = {s: self.seed(s).failure() for s in self.seeds}
         return {s: r for s, r in reasons.items() if r is not None}
 
     def note_seconds(self, what: str, seconds: float) -> "Run":
-        """Add wall-clock seconds to what the manifest says of an activity ("training", "analyses")."""
+        """Add wall-clock seconds to the manifest's sum for an activity ("training", "analyses")."""
         with files.locked(self.path / _LOCK, patience=_LOCK_PATIENCE_S):
             now = Run.open(self.path)  # another process may have added seeds
             spent = now.manifest["seconds"]
@@ -200,7 +203,7 @@ class Run:
         rows: pd.DataFrame,
         arrays: dict[str, torch.Tensor] | None = None,
     ) -> Path:
-        """Save a tidy table, and arrays that belong to it, with the inputs that they were computed from."""
+        """Save a tidy table, and arrays that belong to it, with the inputs from which they were computed."""
         folder = self.result_folder(analysis, inputs)
         files.write_table(folder / "rows.parquet", rows)
         record = {"analysis": analysis, "inputs": inputs, "version": __version__}
@@ -212,9 +215,9 @@ class Run:
         return folder
 
     def load_result(self, analysis: str, inputs: dict[str, Any]) -> pd.DataFrame | None:
-        """The saved table for exactly these inputs; None if there is none.
+        """The saved table for exactly these inputs; None if no such table was saved.
 
-        Raises MechoclError when the saved inputs differ or the table was altered.
+        Raises MechoclError when the saved inputs differ, or when the table was altered.
         """
         folder = self.result_folder(analysis, inputs)
         saved = self._record(folder, inputs)
@@ -223,7 +226,10 @@ class Run:
         return pd.read_parquet(_unaltered(folder / "rows.parquet", saved.get("sha256")))
 
     def load_arrays(self, analysis: str, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """The arrays saved beside a table; none where there is no result, or it has none. Raises as `load_result`."""
+        """The arrays that were saved with a table; an empty dict if there is no result, or a result without arrays.
+
+        Raises MechoclError as `load_result` does.
+        """
         folder = self.result_folder(analysis, inputs)
         saved = self._record(folder, inputs)
         if saved is None or "arrays_sha256" not in saved:
@@ -231,7 +237,7 @@ class Run:
         return files.read_tensors(_unaltered(folder / "arrays.safetensors", saved["arrays_sha256"]))[0]
 
     def _record(self, folder: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
-        """What `result.json` says; None where there is none."""
+        """The content of `result.json`; None if there is no such file."""
         if not (folder / "result.json").exists():
             return None
         saved = files.read_json(folder / "result.json")
@@ -244,14 +250,14 @@ class Run:
 
 
 def _unaltered(path: Path, sha256: object) -> Path:
-    """The path of a result's file whose content is as recorded; MechoclError otherwise."""
+    """The path of a result's file. Raises MechoclError when its content is not the recorded one."""
     if not path.exists() or files.sha256(path) != sha256:
         raise MechoclError(f"{path} does not match its checksum; delete {path.parent} and run again")
     return path
 
 
 def open_run(path: str | Path, *, attribute: str = "") -> Run:
-    """A run that exists, as `Run.open`. `run.seed(0)` is one of its seeds, with `.model` and `.task`."""
+    """Open an existing run, as `Run.open` does. `run.seed(0)` is one of its seeds, with `.model` and `.task`."""
     return Run.open(Path(path), attribute=attribute)
 
 
@@ -261,7 +267,7 @@ def kind_of(recipe: AnyRecipe) -> RunKind:
 
 
 _KINDS: Final[dict[type, RunKind]] = {Recipe: ToyRuns(), ClosedBookRecipe: TextRuns()}
-"""The kind of a run by the class of its recipe."""
+"""Class of a recipe → the kind of its runs."""
 
 _MANIFEST: Final = {
     "recipe_name": str,
@@ -300,7 +306,7 @@ def _new_manifest(
 
 
 def _stacks(seeds: tuple[int, ...], together: int) -> list[list[int]]:
-    """The seeds in groups of at most `together`, as equal as can be."""
+    """The seeds in groups of at most `together` seeds, whose sizes are as equal as possible."""
     if not seeds:
         return []
     groups = np.array_split(sorted(seeds), math.ceil(len(seeds) / together))
@@ -308,7 +314,7 @@ def _stacks(seeds: tuple[int, ...], together: int) -> list[list[int]]:
 
 
 def _may_hold_a_run(path: Path) -> bool:
-    """Whether a path is a run, an empty folder, or what a run leaves that was killed as it started."""
+    """Whether a path is a run, an empty folder, or the remains of a run that was killed when it started."""
     if not path.is_dir():
         return False
     others = [p for p in path.iterdir() if p.name != _LOCK and not files.is_temporary(p)]

@@ -1,4 +1,4 @@
-"""A sweep's folder: its manifest, one row for each finished run, one table of all.
+"""A sweep's folder: its manifest, one row for each finished run, and one table of all rows.
 
 DIR/
   manifest.json            the recipe that the settings change, versions, machine
@@ -35,13 +35,13 @@ _TABLE_EVERY_S: Final = 30.0
 
 
 _SHOW_S: Final = 90.0
-"""Seconds until a row that another machine wrote must show here: network file systems remember what a
-folder held for up to a minute."""
+"""Seconds until a row that another machine wrote must be visible here. Network file systems may show the old content of
+a folder for up to a minute."""
 
 
 @dataclass(frozen=True, slots=True)
 class SweepRun:
-    """One training of a sweep."""
+    """One run of a sweep: a setting and a seed."""
 
     setting: dict[str, Any]
     """Value of each swept field."""
@@ -50,7 +50,7 @@ class SweepRun:
 
     @property
     def name(self) -> str:
-        """Name of its row's file."""
+        """Name of the file of the run's row."""
         return f"{files.fingerprint(recipes.plain(self.recipe))}-{self.seed}"
 
 
@@ -59,7 +59,8 @@ def start_sweep(
 ) -> None:
     """Make the directory, or check that it holds a sweep of the same recipe on the same device.
 
-    `machine`: where it is computed, for the record; default: this one.
+    `machine` says for the record where the sweep is computed; by default on this machine. Raises MechoclError when the
+    directory holds anything else.
     """
     if path.exists() and not _may_hold_a_sweep(path):
         raise MechoclError(f"{path} exists and is not a sweep; choose another --out")
@@ -92,7 +93,7 @@ def start_sweep(
 
 
 def _may_hold_a_sweep(path: Path) -> bool:
-    """Whether a path is a sweep, an empty folder, or what a sweep leaves that was killed as it started."""
+    """Whether a path is a sweep, an empty folder, or the remains of a sweep that was killed when it started."""
     if not path.is_dir():
         return False
     if (path / "manifest.json").exists():
@@ -101,7 +102,7 @@ def _may_hold_a_sweep(path: Path) -> bool:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """A sweep's manifest; MechoclError when the folder is not a sweep that this version reads."""
+    """A sweep's manifest. Raises MechoclError when the folder is not a sweep that this version can read."""
     if not (path / "manifest.json").exists():
         raise MechoclError(f"{path} is not a sweep: it has no manifest.json")
     manifest = files.read_json(path / "manifest.json")
@@ -122,7 +123,8 @@ def row_path(path: Path, run: SweepRun) -> Path:
 
 
 def await_rows(path: Path, names: Sequence[str], *, patience: float = _SHOW_S) -> None:
-    """Wait until rows that were written elsewhere show here; MechoclError when one does not in time."""
+    """Wait until rows that other machines wrote are visible here. Raises MechoclError when one is not after `patience`
+    seconds."""
     latest = time.monotonic() + patience
     missing = list(names)
     while missing := [name for name in missing if not (path / "rows" / f"{name}.json").exists()]:
@@ -140,7 +142,7 @@ def write_row(path: Path, run: SweepRun, outcome: dict[str, Any]) -> None:
 
 
 def write_refused(path: Path, setting: dict[str, Any], seed: int, why: str) -> None:
-    """The row of a run whose setting no recipe allows."""
+    """Write the row of a run whose setting is not valid, with the reason."""
     name = f"{files.fingerprint(setting)}-{seed}.json"
     files.write_json(path / "rows" / name, {"setting": setting, "seed": seed, "failed": why})
 
@@ -148,7 +150,7 @@ def write_refused(path: Path, setting: dict[str, Any], seed: int, why: str) -> N
 def read_sweep(path: Path) -> pd.DataFrame:
     """One row per finished run: swept fields (their names have dots), `seed`, `failed`, and the outcomes.
 
-    `path`: a sweep's directory, or a table saved from one. Raises MechoclError when it is neither.
+    `path` is a sweep's directory, or a table that was saved from a sweep. Raises MechoclError when it is neither.
     """
     if path.is_file():
         try:
@@ -165,10 +167,10 @@ def read_sweep(path: Path) -> pd.DataFrame:
             f"{path} has no finished runs yet; wait for the process that trains them, or run the same `mechocl sweep` again"
         )
     keys = list(dict.fromkeys(key for row in rows for key in row["setting"]))
-    # an axis that was added later: the earlier runs had the recipe's own value
+    # runs from before an axis was added had the recipe's own value
     base = {key: _looked_up(manifest["recipe"], key) for key in keys}
     frame = pd.DataFrame([_flat(base | row["setting"]) | _without_setting(row) for row in rows])
-    for key in keys:  # a column of numbers and words, one of them refused, has no type of its own
+    for key in keys:  # a column of numbers and words, one of which was refused, has no type of its own
         if pd.api.types.infer_dtype(frame[key]).startswith("mixed"):
             frame[key] = frame[key].astype(str)
     frame = frame.drop_duplicates([*keys, "seed"])
@@ -177,7 +179,7 @@ def read_sweep(path: Path) -> pd.DataFrame:
 
 
 def is_axis(column: str) -> bool:
-    """Whether a column is a swept field: those are the recipe's own, with its dots."""
+    """Whether a column is a swept field. Names of swept fields are keys of the recipe, with dots."""
     return column.split(".")[0] in ("task", "model", "training")
 
 
@@ -197,7 +199,7 @@ def _without_setting(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _flat(setting: dict[str, Any]) -> dict[str, Any]:
-    """What a table's cell can hold: lists and tables as JSON."""
+    """The setting with values that a table's cell can hold: lists and tables become JSON."""
     return {k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in setting.items()}
 
 
@@ -208,7 +210,7 @@ def _looked_up(recipe: Any, key: str) -> Any:
 
 
 def _order(column: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Numbers by size, words by the alphabet."""
+    """A column's values as keys to sort by: numbers by size, words by the alphabet."""
     if pd.api.types.is_numeric_dtype(column):
         return column
     return pd.Series(pd.factorize(column, sort=True)[0], index=column.index)
@@ -216,10 +218,10 @@ def _order(column: "pd.Series[Any]") -> "pd.Series[Any]":
 
 @contextlib.contextmanager
 def table_kept(path: Path) -> Iterator[Callable[[], None]]:
-    """Write `table.parquet` when the block ends, however it ends.
+    """Write `table.parquet` when the block ends, also when it ends with an exception.
 
-    Yields a function for whenever there are new rows: it writes the table too, if the last time is a while
-    ago and no other process is at it.
+    Yields a function to call when there are new rows. It writes the table, too, but only if the last time was a while
+    ago and no other process is writing it.
     """
     last = time.monotonic()
 
@@ -237,7 +239,7 @@ def table_kept(path: Path) -> Iterator[Callable[[], None]]:
 
 
 def _write_table(path: Path, *, patience: float) -> None:
-    """One process at a time: the table of who comes last holds the rows of all."""
+    """Write the table, one process at a time. The table of the last process holds the rows of all."""
     with files.locked(path / "locks" / "table", patience=patience):
         if any((path / "rows").glob("*.json")):
             files.write_table(path / "table.parquet", read_sweep(path))

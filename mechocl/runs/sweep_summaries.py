@@ -1,4 +1,4 @@
-"""What a sweep says: one summary a setting, and comparisons between settings, paired by seed."""
+"""Results of a sweep: a summary of each setting, and comparisons between settings, paired by seed."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from toy_models.subsets import SUBSETS
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One setting: its runs, and the estimates over those that did not fail."""
+    """One setting: its runs, and estimates over the runs that did not fail."""
 
     setting: dict[str, Any]
     runs: int
@@ -25,17 +25,17 @@ class Summary:
     auc: dict[str, Estimate]
     """AUC of each subset after the last stage."""
     before: float
-    """Mean AUC of `qd1_consistent` after stage 1, before the later stages; NaN in a one-stage recipe."""
+    """Mean AUC of `qd1_consistent` after stage 1, before later stages; NaN for a recipe of one stage."""
     contrasts: dict[str, Estimate]
-    """Each contrast of `internalization.CONTRASTS` in AUC."""
+    """Estimate of each contrast of `internalization.CONTRASTS` in AUC."""
     accuracy: dict[str, Estimate]
-    """The same in accuracy."""
+    """Estimate of each of these contrasts in accuracy."""
     seconds: float
     """Mean wall-clock seconds of a run."""
 
 
 def summaries(frame: pd.DataFrame) -> list[Summary]:
-    """One summary a setting, in the table's order. Failed runs are counted and left out of every mean."""
+    """One summary for each setting, in the table's order. Failed runs are counted, and left out of every mean."""
     keys = axes(frame)
     groups = frame.groupby(keys, sort=False, dropna=False) if keys else [((), frame)]
     found = []
@@ -90,7 +90,7 @@ def _contrasts(frame: pd.DataFrame, stage: str, metric: str) -> dict[str, Estima
 
 
 def by_run(frame: pd.DataFrame, contrast: str, metric: str = "auc") -> pd.DataFrame:
-    """One row per run that did not fail: the swept fields, `seed`, and `value`, a contrast of its last stage."""
+    """One row per run that did not fail: the swept fields, `seed`, and `value`, the contrast after its last stage."""
     good = frame[frame["failed"] == ""].dropna(axis=1, how="all")
     prefix = f"{_last_stage(good)}.{metric}."
     columns = {c: str(c).removeprefix(prefix) for c in good.columns if str(c).startswith(prefix)}
@@ -102,7 +102,7 @@ def by_run(frame: pd.DataFrame, contrast: str, metric: str = "auc") -> pd.DataFr
 
 
 def trend(runs: pd.DataFrame, key: str) -> Estimate:
-    """Slope of `value` from one value of the field to the next (in its order), over seeds that have them all."""
+    """Slope of `value` from each value of the field to the next, over the seeds that have runs at all values."""
     table = runs.pivot(index="seed", columns=key, values="value").dropna()
     steps = np.arange(table.shape[1])
     slopes = [float(np.polyfit(steps, row, 1)[0]) for row in table.to_numpy()]
@@ -110,7 +110,7 @@ def trend(runs: pd.DataFrame, key: str) -> Estimate:
 
 
 def difference(runs: pd.DataFrame, key: str, *, high: Sequence[Any], low: Sequence[Any]) -> Estimate:
-    """Mean `value` at the settings `high` minus that at `low`, over seeds that have them all."""
+    """Mean `value` at the settings `high` minus the mean at `low`, over the seeds that have runs at all of them."""
     table = runs.pivot(index="seed", columns=key, values="value")[[*high, *low]].dropna()
     values = table[list(high)].mean(axis=1) - table[list(low)].mean(axis=1)
     return estimate(values.to_numpy(dtype=float), unit="seed")

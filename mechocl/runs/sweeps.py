@@ -1,7 +1,7 @@
 """Many small trainings: every setting of some fields of a recipe, over several seeds.
 
-A run has its row in the sweep's folder (`sweep_folder`) once it is finished: a sweep that was killed goes on with the runs
-that have none, and several processes can work on one folder.
+When a run is finished, it has a row in the sweep's folder (`sweep_folder`). So a sweep that was killed continues with
+the runs that have no row yet, and several processes can work on one folder.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ from toy_models.task import Task
 from toy_models.training import train_stage
 
 RETRY_PATIENCE_S: Final = 10.0
-"""`Job.patience_s` of jobs that may run again elsewhere."""
+"""`Job.patience_s` of jobs that may run again on another machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,15 @@ class Job:
     runs: tuple[SweepRun, ...]
     device: str
     patience_s: float = 0.0
-    """Seconds to wait for other processes that hold its runs: where one runs again because its machine was
-    lost, the operating system may take a moment to let go of the first one's locks."""
+    """Seconds to wait for other processes that hold its runs. If a job runs again because its machine was lost, the
+    operating system may take a moment to release the locks of the first attempt."""
 
 
 def axis(text: str) -> tuple[str, tuple[str, ...]]:
-    """`task.aliases=500,1000` → its key and the values' texts. Commas inside brackets separate nothing."""
+    """The key and the texts of the values of an axis such as `task.aliases=500,1000`.
+
+    Commas inside brackets do not separate values. Raises MechoclError for a text that is not an axis.
+    """
     key, equals, values = text.partition("=")
     depth, parts = 0, [""]
     for character in values:
@@ -74,9 +77,9 @@ def axis(text: str) -> tuple[str, tuple[str, ...]]:
 def settings(
     recipe_name: str, changes: tuple[str, ...], over: Sequence[str]
 ) -> tuple[list[tuple[dict[str, Any], Recipe[Any]]], list[tuple[dict[str, Any], str]]]:
-    """The product of the axes: settings with their recipes, and settings that no recipe allows with why.
+    """All settings, the product of the axes: those that are valid with their recipes, and the others with the reason.
 
-    Raises MechoclError when the recipe itself, or every one of its settings, is not allowed.
+    Raises MechoclError when the recipe itself is not valid, or none of its settings is.
     """
     recipes.load_recipe(recipe_name, changes)
     axes = [axis(text) for text in over]
@@ -97,7 +100,7 @@ def settings(
 
 
 def stacks(wanted: Sequence[SweepRun], *, together: int) -> list[tuple[SweepRun, ...]]:
-    """Runs that can train together, at most `together` at a time: of one recipe but for learning rates."""
+    """Groups of at most `together` runs that can train together, since their recipes differ only in learning rates."""
     groups: dict[str, list[SweepRun]] = {}
     for run in wanted:
         groups.setdefault(files.fingerprint(recipes.plain(_without_rates(run.recipe))), []).append(run)
@@ -138,7 +141,7 @@ def train_job(job: Job, progress: Progress) -> tuple[str, ...]:
 
 
 def train_together(wanted: Sequence[SweepRun], *, device: str, progress: Progress) -> list[dict[str, Any]]:
-    """Train runs of one shape together; one outcome each.
+    """Train runs of one shape together, and return one outcome for each.
 
     An outcome holds `failed` ("" or why), `seconds` (wall clock, shared evenly), and after each stage N
     `stageN.loss`, `stageN.gradient_norm` and `stageN.<metric>.<subset>`. A run fails when its loss or its
@@ -169,7 +172,7 @@ def _train(
     device: str,
     progress: Progress,
 ) -> None:
-    """Train runs on their tasks, filling in their outcomes."""
+    """Train runs on their tasks, and fill in their outcomes."""
     first = wanted[0].recipe
     trained = [build_model(run.recipe, seed=run.seed, device=device) for run in wanted]
     work = [len(tasks[0].training_rows(s.data)) * s.epochs for s in first.training.stages]
@@ -216,10 +219,10 @@ def run_sweep(
     device: str,
     executor: Executor,
 ) -> pd.DataFrame:
-    """Train every setting of the axes `over` with every seed; what has a row in `path` is not trained again.
+    """Train every setting of the axes `over` with every seed. Runs that have a row in `path` are not trained again.
 
-    Where the executor is of several machines, `path` lies on storage that they share. Returns the table of all runs in
-    `path`. Runs that another process is training are left to it.
+    If the executor uses several machines, `path` must be on storage that they share. Returns the table of all runs in
+    `path`. Runs that another process is training are left to that process.
     """
     allowed, refused = settings(recipe_name, changes, over)
     base = recipes.load_recipe(recipe_name, changes)
@@ -249,9 +252,9 @@ def run_sweep(
 def _sweep_jobs(
     path: Path, base: Recipe[Any], missing: list[SweepRun], jobs: int, *, device: str, shared: bool
 ) -> list[Job]:
-    """Stacks of runs for `jobs` workers; with a `shared` path, for workers of other machines too."""
+    """Stacks of runs for `jobs` workers. With `shared`, the workers may be on other machines."""
     together = default_together(base, len(missing), jobs, device)
-    if shared:  # on a GPU, too, an even share for each
+    if shared:  # each worker gets an even share, also on a GPU
         together = min(together, math.ceil(len(missing) / jobs))
     return [
         Job(

@@ -40,7 +40,7 @@ class TextSeedFolder(SeedFolder):
 
     @functools.cached_property
     def attribute(self) -> str:
-        """What analyses look at: what was asked for, or else the default of the run's first seed, for all seeds."""
+        """The attribute that analyses look at: the one that was asked for, or else the default of the run's first seed."""
         if self._asked:
             return self._asked
         first = TextSeedFolder(self._first, self.seed, self.recipe, asked="", first=self._first)
@@ -79,7 +79,7 @@ class TextSeedFolder(SeedFolder):
         super().save_task(task)
 
     def save_model(self, write: Callable[[Path], None], *, stage: int, step: int, final: bool) -> None:
-        """Keep a model: `write` fills an empty folder, which is then renamed into place and recorded."""
+        """Keep a model. `write` fills an empty folder, which is then renamed into place and recorded."""
         name = f"stage-{stage}/" + ("final" if final else f"step-{step:06d}")
         temporary = self.path / f"stage-{stage}" / ".model.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
@@ -107,7 +107,7 @@ class TextSeedFolder(SeedFolder):
         return Checkpoint(self.seed, step["stage"], step["step"], name, files.fingerprint(entries))
 
     def model_path(self, checkpoint: Checkpoint) -> Path:
-        """Folder of a checkpoint's model; MechoclError when one of its files was truncated, altered or added."""
+        """Folder of a checkpoint's model. Raises MechoclError when one of its files was truncated, altered or added."""
         recorded = [name for name in self.ledger.entries() if name.startswith(checkpoint.name + "/")]
         for name in recorded:
             self.ledger.checked(name)
@@ -121,15 +121,16 @@ class TextSeedFolder(SeedFolder):
         return loading.initialised_like(self.path / self.final().name, seed=self.seed, device=device)
 
     def model_at(self, checkpoint: Checkpoint, *, device: str) -> Any:
-        """Loaded from its Hugging Face folder; the comparison with Hugging Face's forward pass is kept in `parity`.
+        """The model of a checkpoint, loaded from its Hugging Face folder.
 
-        Raises MechoclError when one of its files is altered, and as `models.loading.load`.
+        The comparison with Hugging Face's forward pass is kept in the folder `parity`. Raises MechoclError when one of
+        the files was altered, and as `models.loading.load` does.
         """
         record = self.path / "parity" / f"{checkpoint.name.replace('/', '-')}.json"
         return loading.load(self.model_path(checkpoint), device=device, record=record)
 
     def evaluate(self, checkpoint: Checkpoint, *, device: str) -> pd.DataFrame:
-        """By Hugging Face's own model, causal or sequence-to-sequence."""
+        """Rows of the evaluate analysis, computed by Hugging Face's own model, causal or sequence-to-sequence."""
         from mechocl.closed_book import evaluation  # transformers' generation takes a second to import
 
         path = self.model_path(checkpoint)
@@ -137,5 +138,5 @@ class TextSeedFolder(SeedFolder):
         return evaluation.per_alias(model, hub.require_tokenizer(path), self.load_task())
 
     def resume_folder(self, stage: int) -> Path:
-        """Where the unfinished stage keeps its resume points."""
+        """Folder of the resume points of an unfinished stage."""
         return self.path / f"stage-{stage}" / "resume"

@@ -13,7 +13,7 @@ from mechocl.runs.text_folders import TextSeedFolder
 from toy_models.task import Questioning
 
 _TAKEN_APART: Final = ("gpt_neox", "gpt2")
-"""Families of models that `models.components` takes apart."""
+"""Model families that `models.components` can take apart."""
 
 
 class TextRuns(RunKind):
@@ -55,7 +55,7 @@ class TextRuns(RunKind):
             finetune(run, seed, device=device, save_every_s=save_every_s, progress=progress)
 
     def judging_stage(self, recipe: ClosedBookRecipe) -> int:
-        """The last stage that trains on the data of stage 1, as in the paper: what it taught is partly gone after stage 2."""
+        """The last stage that trains on the data of stage 1, as in the paper. After stage 2 a part of it is forgotten."""
         stages = recipe.training.stages
         return max((n for n, stage in enumerate(stages, start=1) if 1 in stage.data), default=len(stages))
 
@@ -82,7 +82,7 @@ class TextRuns(RunKind):
 
 
 def _parity(run: Any) -> str:
-    """The largest difference of any model that was opened, of those whose comparison is stored."""
+    """The largest difference over all models that were opened and whose comparison is stored, in words."""
     found = [files.read_json(path) for path in sorted(run.path.glob("seed-*/parity/*.json"))]
     if not found:
         return "no model was opened yet"

@@ -13,7 +13,7 @@ from toy_models.worlds import world_of
 
 
 class ToyRuns(RunKind):
-    """Small transformers, trained from scratch; the seeds of a stack train together."""
+    """Runs of small transformers that are trained from scratch. The seeds of a stack train together."""
 
     command = "train"
     reported = (
@@ -36,7 +36,7 @@ class ToyRuns(RunKind):
         save_every_s: float,
         progress: Progress,
     ) -> None:
-        from mechocl.runs.train_toy import train_stack  # it opens runs, which know their kind
+        from mechocl.runs.train_toy import train_stack  # that module imports runs, which import their kinds
 
         stack = next(stack for stack in run.stacks() if stack.seeds == tuple(seeds))
         train_stack(run, stack, device=device, save_every_s=save_every_s, progress=progress)

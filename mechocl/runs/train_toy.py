@@ -1,4 +1,4 @@
-"""Train the seeds of a run, evaluating and saving as they go."""
+"""Train the seeds of a run, evaluate them during training, and save resume points."""
 
 import math
 import time
@@ -19,17 +19,17 @@ from toy_models.training import Moment, train_stage
 from toy_models.worlds import world_of
 
 SAVE_EVERY_S: Final = 20.0
-"""Seconds between resume points: the training that a kill can cost."""
+"""Seconds between resume points. A kill loses at most this much training."""
 
 _LOCK_PATIENCE_S: Final = 2.0
-"""Seconds in which the processes of a run that was just killed are gone."""
+"""Seconds to wait for another process that holds a seed. The processes of a killed run end within this time."""
 
 
 def seeds_from(count: int, first: int) -> tuple[int, ...]:
-    """So many seeds, from the first one up; MechoclError where there would be none."""
+    """`count` consecutive seeds that begin with `first`. Raises MechoclError for a count below 1 or a negative seed."""
     if count < 1 or first < 0:
         raise MechoclError(
-            f"--seeds {count} --first-seed {first}: there must be at least one seed, counted from 0 up"
+            f"--seeds {count} --first-seed {first}: give at least one seed, and a first seed of 0 or more"
         )
     return tuple(range(first, first + count))
 
@@ -39,7 +39,7 @@ class Diverged(RuntimeError):
 
 
 EVALUATED_ALIASES: Final = 100
-"""Aliases of each subset that evaluations during training look at."""
+"""Number of aliases of each subset that evaluations during training look at."""
 
 
 def train_stack(
@@ -47,10 +47,10 @@ def train_stack(
 ) -> None:
     """Train the seeds of a stack together to the end, or continue where an earlier call was stopped.
 
-    The result does not depend on where it was stopped (bit for bit on one machine with the same number of
-    threads). A loss that is not finite is recorded as its seed's failure; the others go on. Raises
-    MechoclError when the recipe's task cannot be drawn or gives a stage nothing to train on, and when
-    another process trains the same seeds.
+    The result does not depend on where training was stopped (bit for bit on one machine with the same number of
+    threads). A loss that is not finite is recorded as the failure of its seed; the other seeds continue. Raises
+    MechoclError when the recipe's task cannot be drawn or gives a stage nothing to train on, and when another process
+    trains the same seeds.
     """
     folders = [run.seed(seed) for seed in stack.seeds]
     with files.locked(stack.path / "lock", patience=_LOCK_PATIENCE_S):
@@ -125,7 +125,7 @@ def _train_stage(
                 folder.save_checkpoint(weights, stage=number, step=moment.step, final=final)
         if len(failed) == len(folders):
             return
-        # not at step 0: the stage begins there anyway, and its first evaluation would count twice
+        # no resume point at step 0: the stage begins there anyway, and its first evaluation would count twice
         if 0 < moment.step < moment.total_steps and time.monotonic() - last_saved >= save_every_s:
             stack.save_state(moment.capture(), stage=number, histories=histories)
             last_saved = time.monotonic()
@@ -144,7 +144,7 @@ def _finished_stages(folders: list[SeedFolder], stages: int) -> int:
 
 
 def draw_task(recipe: Recipe[Any], *, seed: int) -> Task:
-    """A recipe's task; MechoclError when it cannot be drawn, or gives a stage nothing to train on."""
+    """A recipe's task. Raises MechoclError when it cannot be drawn, or gives a stage nothing to train on."""
     try:
         task = world_of(recipe.task).build(recipe.task, seed=seed)
     except ValueError as error:
@@ -159,7 +159,10 @@ def draw_task(recipe: Recipe[Any], *, seed: int) -> Task:
 
 
 def _task(folder: SeedFolder) -> Task:
-    """The seed's task, saved where it is not yet; MechoclError as `draw_task`, and where another was saved."""
+    """The seed's task, which is saved first if it is not saved yet.
+
+    Raises MechoclError as `draw_task` does, and when another task was saved.
+    """
     assert isinstance(folder.recipe, Recipe)
     task = draw_task(folder.recipe, seed=folder.seed)
     if "task.parquet" not in folder.ledger:

@@ -1,7 +1,8 @@
 """Hugging Face's Trainer with resume points in safetensors, for fine-tuning and for pretraining.
 
-Mixed precision, gradient checkpointing, accumulation, several devices and nodes (`accelerate launch`, with FSDP where
-it is configured) are the Trainer's. Added here: a resume point is complete or not there, and holds no pickle.
+The Trainer itself does mixed precision, gradient checkpointing, accumulation, and training on several devices and nodes
+(`accelerate launch`, with FSDP if that is configured). This module adds that a resume point is either complete or does
+not count, and holds no pickle.
 """
 
 import math
@@ -33,7 +34,7 @@ class Settings:
 
     epochs: int
     batch_size: int
-    """Examples of one update, over all devices."""
+    """Number of examples of one update, over all devices."""
     accumulation: int = 1
     optimizer: str
     learning_rate: float
@@ -48,20 +49,20 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """Where training stands after a step that something is done at."""
+    """The state of training after a step at which the caller acts."""
 
     step: int
     total: int
     epoch: float
     loss: float
-    """Mean loss per token since the last such step, in nats; NaN before the first."""
+    """Mean loss per token since the last moment, in nats; NaN before the first step."""
     model: Any
     state: Callable[[], dict[str, Tensor]]
-    """All weights by name, gathered where they are sharded; all processes must call it."""
+    """A function that returns all weights by name, gathered if they are sharded. All processes must call it."""
     save: Callable[[Path, dict[str, Tensor]], None]
-    """Write these weights of the model into a folder."""
+    """A function that writes the given weights of the model into a folder."""
     first: bool
-    """Whether this process is the one that writes."""
+    """Whether this process is the first one, which writes files."""
 
 
 def train_model(
@@ -78,28 +79,29 @@ def train_model(
     then: Callable[[Moment], None],
     progress: Progress,
 ) -> None:
-    """Train a model in place; continue from the last resume point in `folder`, if there is one.
+    """Train a model in place. It continues from the last resume point in `folder`, if there is one.
 
     Args:
         model: a Hugging Face model.
-        examples: what `collate` makes batches of.
-        collate: several examples → `input_ids`, `attention_mask`, `labels`.
+        examples: the examples, of which `collate` makes batches.
+        collate: a function of several examples that returns `input_ids`, `attention_mask` and `labels`.
         settings: the schedule.
-        folder: of resume points; emptied by the caller when all is done.
-        seed: of the order of the examples.
+        folder: folder of the resume points. The caller empties it when training is finished.
+        seed: decides the order of the examples.
         device: "cpu", or "cuda".
         save_every_s: seconds between resume points.
-        at: total steps → the steps at which `then` is called; the last step must be among them.
-        then: what is done there: evaluate, keep a checkpoint.
-        progress: told how far it is.
+        at: a function of the total number of steps that returns the steps at which `then` is called. The last step must
+            be among them.
+        then: a function that is called at these steps, to evaluate or to keep a checkpoint.
+        progress: a function that is called with the progress of the training.
 
-    On the CPU the result does not depend on where training was stopped, bit for bit with as many threads. Raises
-    MechoclError for a batch that the processes cannot share equally.
+    On the CPU the result does not depend on where training was stopped, bit for bit with the same number of threads.
+    Raises MechoclError for a batch that the processes cannot share equally.
     """
     steps = settings.epochs * math.ceil(len(examples) / settings.batch_size)  # type: ignore[arg-type]
     arguments = _arguments(settings, steps=steps, folder=folder, seed=seed, device=device)
     if settings.gradient_checkpointing:
-        # the name is of transformers 5.17 and later
+        # transformers 5.17 and later have this name
         enable = (
             getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         )
@@ -117,7 +119,7 @@ def train_model(
 
 
 def _arguments(settings: Settings, *, steps: int, folder: Path, seed: int, device: str) -> TrainingArguments:
-    """What the Trainer is told; it writes, logs and reports nothing by itself. `steps`: updates in all epochs."""
+    """The arguments of the Trainer, which make it write and log nothing by itself. `steps` is the updates of all epochs."""
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=_share(settings),
@@ -147,13 +149,13 @@ def _arguments(settings: Settings, *, steps: int, folder: Path, seed: int, devic
     )
     if arguments.n_gpu > 1:
         arguments._n_gpu = (
-            1  # several are used through `accelerate launch` alone, which keeps the batch's size
+            1  # several devices are used only through `accelerate launch`, which keeps the batch's size
         )
     return arguments
 
 
 def _share(settings: Settings) -> int:
-    """Examples that a process computes at a time."""
+    """Number of examples that a process computes at a time."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     share, rest = divmod(settings.batch_size, settings.accumulation * processes)
     if rest:
@@ -165,7 +167,7 @@ def _share(settings: Settings) -> int:
 
 
 def _last(folder: Path) -> str | None:
-    """The newest complete resume point; what is incomplete is removed."""
+    """The newest complete resume point. Incomplete ones are removed."""
     found = []
     for path in folder.glob("checkpoint-*"):
         if (path / _COMPLETE).exists():
@@ -176,7 +178,7 @@ def _last(folder: Path) -> str | None:
 
 
 class _Moments(TrainerCallback):  # type: ignore[misc]
-    """Calls back at chosen steps, and has resume points written as time goes by."""
+    """Calls a function at chosen steps, and makes the Trainer write resume points at intervals of time."""
 
     def __init__(
         self,
@@ -202,7 +204,9 @@ class _Moments(TrainerCallback):  # type: ignore[misc]
         self.trainer.updates += 1
         self._call(state)
         due = time.monotonic() - self.saved >= self.save_every_s and step < total
-        if args.world_size > 1:  # all save at the same step: the first one's clock decides
+        if (
+            args.world_size > 1
+        ):  # all processes must save at the same step, so the clock of the first one decides
             flag = torch.tensor([float(due)], device=args.device)
             torch.distributed.broadcast(flag, 0)
             due = bool(flag.item())

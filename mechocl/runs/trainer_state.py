@@ -19,7 +19,7 @@ from transformers import Adafactor, Trainer
 from mechocl import files
 
 COMPLETE: Final = "complete.json"
-"""Written last: a resume point without it is incomplete, and removed."""
+"""Name of the file that is written last. A resume point without it is incomplete, and is removed."""
 
 _STATE: Final = "state.safetensors"
 _WEIGHTS: Final = "weights.safetensors"
@@ -28,7 +28,7 @@ _GATHERED_PART: Final = StateDictOptions(full_state_dict=True, strict=False)
 
 
 class RecordingTrainer(Trainer):  # type: ignore[misc]
-    """Adds up the loss, and keeps its state without pickles where that is not sharded."""
+    """A Trainer that adds up the loss and saves its state without pickles."""
 
     _sum: Tensor | None = None
     updates = 0
@@ -40,10 +40,10 @@ class RecordingTrainer(Trainer):  # type: ignore[misc]
         return loss
 
     def mean_loss(self) -> float:
-        """Mean loss of the updates since the last call, NaN where nothing was trained; the same in all processes."""
+        """Mean loss of the updates since the last call, the same in all processes; NaN if there were no updates."""
         if self._sum is None:
             return float("nan")
-        # the losses of the parts of an accumulated batch are scaled so that their sum is the batch's
+        # the losses of the parts of an accumulated batch are scaled so that their sum is the batch's loss
         mean = self._sum / self.updates
         if self.args.world_size > 1:
             torch.distributed.all_reduce(mean)
@@ -52,9 +52,9 @@ class RecordingTrainer(Trainer):  # type: ignore[misc]
         return float(mean)
 
     def weights(self) -> dict[str, Tensor]:
-        """All weights by name, gathered where they are sharded; all processes must call it."""
-        of = self.accelerator.get_state_dict if self.is_fsdp_enabled else type(self.model).state_dict
-        found: dict[str, Tensor] = of(self.model)
+        """All weights by name, gathered if they are sharded. All processes must call it."""
+        read = self.accelerator.get_state_dict if self.is_fsdp_enabled else type(self.model).state_dict
+        found: dict[str, Tensor] = read(self.model)
         return found
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -78,8 +78,8 @@ class RecordingTrainer(Trainer):  # type: ignore[misc]
 
     # ------------------------------------------------------------------------- state without pickles
 
-    # Trainer's own resume points hold what save_pretrained writes, and it reads them without the names that
-    # save_pretrained changes: of a GPT-NeoX (transformers 5) it would leave out the unembedding.
+    # The Trainer's own resume points hold what save_pretrained writes. It reads them without the names that
+    # save_pretrained changes: for a GPT-NeoX (transformers 5), it would not read the unembedding.
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         weights = self.weights()
@@ -96,7 +96,7 @@ class RecordingTrainer(Trainer):  # type: ignore[misc]
             self.model.load_state_dict(weights, strict=False)
 
     def _trained(self) -> set[str]:
-        """Names of the weights that are trained, of tied ones the first."""
+        """Names of the weights that are trained; for tied weights only the first name."""
         return {name for name, weight in self.model.named_parameters() if weight.requires_grad}
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -155,7 +155,7 @@ class RecordingTrainer(Trainer):  # type: ignore[misc]
 
 
 def _plain(value: Any, tensors: dict[str, Tensor], name: str) -> Any:
-    """A nested state as JSON; its tensors go into `tensors`, and their names into their places."""
+    """A nested state as plain values. Its tensors are put into `tensors`, and their names stand in their places."""
     if isinstance(value, Tensor):
         tensors[name] = value
         return {"tensor": name}
@@ -177,7 +177,7 @@ def _rebuilt(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _shard_state(optimizer: Any, *_: Any) -> None:
-    """Begin Adafactor's state of sharded weights with sharded zeros, where transformers would begin it with whole ones."""
+    """Begin Adafactor's state of sharded weights with sharded zeros. Transformers would begin it with whole tensors."""
     for group in optimizer.param_groups:
         for weight in group["params"]:
             if isinstance(weight.grad, DTensor) and not optimizer.state[weight]:
@@ -191,7 +191,7 @@ def _shard_state(optimizer: Any, *_: Any) -> None:
 
 
 def _summed(tensor: Any) -> DTensor:
-    """A sharded tensor, of which each process may hold a part of the sum, as sums."""
+    """A sharded tensor with complete sums. In the given tensor, each process may hold only a part of a sum."""
     whole: DTensor = tensor.redistribute(
         placements=[Replicate() if p.is_partial() else p for p in tensor.placements]
     )

@@ -245,7 +245,7 @@ def test_a_tokenizer_with_no_end_of_an_answer(model: Any, task: Task, tested: np
     with pytest.raises(MechoclError) as caught:
         answers.generate(model, Endless(), task, tested[:1])
     assert str(caught.value) == (
-        "the tokenizer has no token for a newline and none for the end; answers would not end"
+        "the tokenizer has no token for a newline and no end token, so answers would not end; use another model"
     )
 
 

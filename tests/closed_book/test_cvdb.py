@@ -471,16 +471,19 @@ def test_what_is_no_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"birth": "around 1815"}, ", line 3: birth is 'around 1815', which is no year such as 1879 or -44"),
-        ({"birth": "1815.5"}, ", line 3: birth is '1815.5', which is no year"),
-        ({"death": "1_852"}, ", line 3: death is '1_852', which is no year"),
-        ({"death": "inf"}, ", line 3: death is 'inf', which is no year"),
-        ({"death": "18\n52"}, ", line 4: death is '18\\n52', which is no year"),
+        (
+            {"birth": "around 1815"},
+            ", line 3: birth is 'around 1815', which is not a year such as 1879 or -44",
+        ),
+        ({"birth": "1815.5"}, ", line 3: birth is '1815.5', which is not a year"),
+        ({"death": "1_852"}, ", line 3: death is '1_852', which is not a year"),
+        ({"death": "inf"}, ", line 3: death is 'inf', which is not a year"),
+        ({"death": "18\n52"}, ", line 4: death is '18\\n52', which is not a year"),
         (
             {"wiki_readers_2015_2018": "many"},
-            ", line 3: wiki_readers_2015_2018 is 'many', which is no number",
+            ", line 3: wiki_readers_2015_2018 is 'many', which is not a number",
         ),
-        ({"wiki_readers_2015_2018": "-3"}, ", line 3: wiki_readers_2015_2018 is '-3', which is no number"),
+        ({"wiki_readers_2015_2018": "-3"}, ", line 3: wiki_readers_2015_2018 is '-3', which is not a number"),
     ],
 )
 def test_a_number_that_is_none(tmp_path: Path, change: dict[str, str], message: str) -> None:

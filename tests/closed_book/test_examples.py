@@ -389,7 +389,7 @@ def test_names_of_which_the_tokenizer_makes_nothing(ids: list[int]) -> None:
     with pytest.raises(MechoclError) as caught:
         _names(2, tokenizer=_Deaf(ids))
     assert re.fullmatch(
-        r"the tokenizer makes nothing of the alias '<\|[a-z]\|>'; use a tokenizer that knows letters",
+        r"the tokenizer has no tokens for the alias '<\|[a-z]\|>'; use a tokenizer that knows letters",
         str(caught.value),
     )
 
@@ -465,7 +465,7 @@ def test_an_answer_of_which_the_tokenizer_makes_nothing() -> None:
     with pytest.raises(MechoclError) as caught:
         encoding.encoded([pieces], _WithoutStars(), context=64)
     assert str(caught.value) == (
-        "the tokenizer makes nothing of '*' (answer) in 'Q: What did Ada Reed win?\\nA: *\\n'"
+        "the tokenizer has no tokens for '*' (answer) in 'Q: What did Ada Reed win?\\nA: *\\n'"
     )
 
 

@@ -316,14 +316,14 @@ def test_how_documents_are_put_into_files_does_not_matter(tmp_path: Path) -> Non
         ('{"triples": []}', " is not a list of documents, as T-REx's files are"),
         ("[[]]", ", document 1 has no list of triples"),
         ('[{"triples": []}, {"title": "x"}]', ", document 2 has no list of triples"),
-        ('[{"triples": [1]}]', ", document 1, triple 1 has no predicate as T-REx writes it"),
-        ('[{"triples": [{"predicate": "P50"}]}]', ", document 1, triple 1 has no predicate as T-REx writes it"),
-        ('[{"triples": [{"predicate": {}}]}]', ", document 1, triple 1: its predicate has no uri that is a string"),
-        ('[{"triples": [{"predicate": {"uri": "x/P50"}}]}]', ", document 1, triple 1 has no subject as T-REx writes it"),
+        ('[{"triples": [1]}]', ", document 1, triple 1 has no predicate as T-REx writes it; give files of T-REx"),
+        ('[{"triples": [{"predicate": "P50"}]}]', ", document 1, triple 1 has no predicate as T-REx writes it; give files of T-REx"),
+        ('[{"triples": [{"predicate": {}}]}]', ", document 1, triple 1: its predicate has no uri that is a string; give files of T-REx"),
+        ('[{"triples": [{"predicate": {"uri": "x/P50"}}]}]', ", document 1, triple 1 has no subject as T-REx writes it; give files of T-REx"),
         (json.dumps([{"triples": [triple("P50", "a"), {**triple("P50", "a"), "object": None}]}]),
-         ", document 1, triple 2 has no object as T-REx writes it"),
+         ", document 1, triple 2 has no object as T-REx writes it; give files of T-REx"),
         (json.dumps([{"triples": [triple("P50", 5)]}]),  # type: ignore[arg-type]
-         ", document 1, triple 1: its object has no surfaceform that is a string"),
+         ", document 1, triple 1: its object has no surfaceform that is a string; give files of T-REx"),
     ],
 )  # fmt: skip
 def test_what_is_no_file_of_t_rex(tmp_path: Path, content: str, message: str) -> None:
@@ -340,7 +340,7 @@ def test_the_file_of_a_folder_is_named(tmp_path: Path) -> None:
 
 def test_what_is_not_there_or_not_text(tmp_path: Path) -> None:
     assert refused(tmp_path / "nothing") == " does not exist; give T-REx's folder, or one of its JSON files"
-    assert refused(tmp_path) == " has no .json file; give the folder that holds T-REx's"
+    assert refused(tmp_path) == " has no .json file; give the folder that holds the files of T-REx"
     path = tmp_path / "a.json"
     path.write_bytes('[{"title": "Édith"}]'.encode("latin-1"))
     assert refused(path) == " is not in UTF-8 (byte 12)"

@@ -283,7 +283,7 @@ def test_a_mistake_in_a_recipe(recipe: str, tmp_path: Path, fails: Fails, change
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--seeds", "0"], "--seeds 0 --first-seed 0: there must be at least one seed"),
+        (["--seeds", "0"], "--seeds 0 --first-seed 0: give at least one seed"),
         (["--seeds", "-1"], "--seeds -1"),
         (["--first-seed", "-1"], "--first-seed -1"),
         (["--jobs", "-1"], "--jobs -1: give the number of seeds at a time, or 0"),

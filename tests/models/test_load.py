@@ -311,7 +311,7 @@ def test_adapters_that_do_not_fit(originals: Path, adapted: Path, tmp_path: Path
     short = saved(neox(num_hidden_layers=2), tmp_path / "short")
     assert_refused(adapted, rf"{ADAPTER} does not fit .*layers\.2\..* is unexpected", base=short)
     assert_refused(adapted, "is an adapter itself; merge and save it first", base=adapted)
-    assert_refused(base, "is no adapter .*, so it takes no base", base=base)
+    assert_refused(base, "is not an adapter .*; leave base out", base=base)
     edited(adapted / ADAPTER, lambda tensors: tensors.pop(min(tensors)))
     assert_refused(adapted, rf"{ADAPTER} does not fit its base: weight \S+lora_A\S+ is missing")
     (adapted / ADAPTER).write_bytes(b"spoilt")
@@ -505,7 +505,7 @@ def test_what_is_not_a_causal_language_model(tmp_path: Path) -> None:
         ({"dtype": torch.float64}, "weights cannot be held in torch.float64"),
         (
             {"dtype": torch.bfloat16, "fold": True},
-            "folding and centring round torch.bfloat16 weights once more",
+            "folding and centring would round torch.bfloat16 weights once more",
         ),
         ({"n_ctx": POSITIONS + 1}, f"has {POSITIONS} positions; n_ctx={POSITIONS + 1} must be between"),
         ({"n_ctx": 8, "bridge": True}, "a bridge keeps the model's own positions"),

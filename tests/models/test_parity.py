@@ -105,7 +105,7 @@ def test_other_options_and_families(build: Callable[[], Any], tmp_path: Path) ->
     for options in ({}, {"bridge": True}, {"fold": True}, {"bridge": True, "fold": True}):
         assert_parity(loading.load_with_parity(folder, **options).parity, layers=layers)
     if "rms_norm_eps" in json.loads((folder / "config.json").read_text()):
-        with pytest.raises(MechoclError, match="norms that do not centre"):
+        with pytest.raises(MechoclError, match="norms that do not subtract the mean"):
             loading.load_with_parity(folder, centre=True)
     else:
         for options in ({"centre": True}, {"bridge": True, "centre": True}, {"fold": True, "centre": True}):
@@ -193,7 +193,7 @@ def test_a_wrong_option_is_caught_at_the_first_layer(
     loading.load(folder, **options)
     wrong(monkeypatch, **changes)
     report = tmp_path / "report" / "parity.json"
-    with pytest.raises(MechoclError, match="parts from the Hugging Face model at layer 0") as raised:
+    with pytest.raises(MechoclError, match="differs from the Hugging Face model at layer 0") as raised:
         loading.load(folder, record=report, **options)
     assert str(folder) in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -213,7 +213,7 @@ def test_a_wrong_epsilon_of_a_small_initialisation_is_caught(
                 parameter *= 0.1
     folder = saved(theirs, tmp_path)
     wrong(monkeypatch, eps=1e-6)
-    with pytest.raises(MechoclError, match=r"parts from .* at layer 0"):
+    with pytest.raises(MechoclError, match=r"differs from .* at layer 0"):
         loading.load(folder)
 
 
@@ -237,7 +237,7 @@ def test_a_wrong_weight_is_caught_where_it_is(
         return weights | {weight: weights[weight] + 0.01}
 
     monkeypatch.setattr(convert, "weights_of", spoilt)
-    with pytest.raises(MechoclError, match=f"parts from the Hugging Face model at {place}: "):
+    with pytest.raises(MechoclError, match=f"differs from the Hugging Face model at {place}: "):
         loading.load(saved(neox(), tmp_path))
 
 
@@ -252,7 +252,7 @@ def test_a_number_that_is_none_is_caught(tmp_path: Path) -> None:
     found = parity.compare(model, recorded, centred=False)
     assert found.parts_at() == "layer 1"
     assert found.complaint() == (
-        "parts from the Hugging Face model at layer 1: the largest difference is nan, "
+        "differs from the Hugging Face model at layer 1: the largest difference is nan, "
         f"{1e-4 * found.scale['layer 1']:.2g} is allowed"
     )
 

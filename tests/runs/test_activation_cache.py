@@ -140,7 +140,7 @@ def test_the_limit_is_kept(tmp_path: Path) -> None:
     with pytest.raises(MechoclError) as refusal:
         small(TOKENS + 1, SITES)
     assert str(refusal.value) == (
-        f"{tmp_path / FOLDER}: {there / 1e9:.3g} GB are there and 4.8e-07 more are needed, over the limit of "
+        f"{tmp_path / FOLDER} holds {there / 1e9:.3g} GB and 4.8e-07 more are needed, over the limit of "
         f"{limit:g}; raise --cache-gb, delete the folder, or keep nothing with --cache-gb 0"
     )
     assert written(tmp_path) == before
@@ -150,7 +150,7 @@ def test_the_limit_is_kept(tmp_path: Path) -> None:
 
 def test_half_precision_needs_half_of_the_room(tmp_path: Path) -> None:
     limit = 300 / 1e9
-    with pytest.raises(MechoclError, match=r"0 GB are there and 4\.8e-07 more are needed"):
+    with pytest.raises(MechoclError, match=r"holds 0 GB and 4\.8e-07 more are needed"):
         cache(tmp_path, limit_gb=limit).collect(CHECKPOINT, Model())(TOKENS, SITES)
     assert written(tmp_path) == []
     cache(tmp_path, limit_gb=limit, dtype="bfloat16").collect(CHECKPOINT, Model())(TOKENS, SITES)

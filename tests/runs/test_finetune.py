@@ -744,7 +744,7 @@ def test_a_model_of_another_kind(bad: Bad, t5: Path) -> None:
 
 def test_a_database_that_is_not_named_or_not_there(bad: Bad, base: Path, tmp_path: Path) -> None:
     assert bad(base, "task.world=cvdb") == (
-        "world cvdb needs its database, which is the user's own: --set task.file=PATH"
+        "world cvdb needs a database, which you must get yourself; name it with --set task.file=PATH"
     )
     missing = tmp_path / "people.csv"
     assert bad(base, "task.world=trex", f"task.file={missing}") == (
@@ -799,7 +799,7 @@ def test_an_invented_world_that_the_model_does_not_know(bad: Bad, base: Path, tm
     line = bad(knowing, begun=True)
     assert line == (
         f"{knowing / worlds.RECORD} says that the model knows another invented world (people 50, not 40); set "
-        "task.biographies and task.biographies_seed as there"
+        "task.biographies and task.biographies_seed to the values in that file"
     )
 
 

@@ -96,7 +96,7 @@ def test_worlds_that_make_no_sense(changes: dict[str, float], message: str) -> N
 
 def test_too_few_call_signs() -> None:
     with pytest.raises(
-        MechoclError, match="call signs of 1 letters are too few for 20 people; use more letters"
+        MechoclError, match="there are too few call signs of 1 letters for 20 people; use more letters"
     ):
         biographies.people(BiographiesConfig(people=40, call_signs=0.5, letters=1), seed=0)
 

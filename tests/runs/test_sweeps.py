@@ -527,7 +527,10 @@ def test_the_command_prints_the_settings_and_its_table_again(
         (["integer-set/cpu", "--out", "HERE/a", "--over", "task.aliases"], "write key=value,value"),
         (["integer-set/cpu", "--out", "HERE/a", "--over", "task.aliasse=1,2"], "did you mean 'aliases'?"),
         (["integer-set/cpu", "--out", "HERE/a", "--set", "task.aliases=-1"], "aliases"),
-        (["integer-set/cpu", "--out", "HERE/a", "--seeds", "0"], "there must be at least one seed"),
+        (
+            ["integer-set/cpu", "--out", "HERE/a", "--seeds", "0"],
+            "give at least one seed, and a first seed of 0 or more",
+        ),
         (["integer-set/cpu", "--out", "HERE/a", "--jobs", "-1"], "--jobs -1"),
         (["integer-set/cpu", "--out", "HERE"], "exists and is not a sweep; choose another --out"),
     ],
