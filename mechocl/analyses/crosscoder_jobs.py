@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mechocl import files
 from mechocl.analyses import revision
-from mechocl.analyses.columns import CROSSCODER
+from mechocl.analyses.feature_columns import CROSSCODER
 from mechocl.analyses.rows import check_rows
 from mechocl.analyses.sae_jobs import map_seeds
 from mechocl.errors import MechoclError
@@ -55,7 +55,7 @@ def crosscode(
 ) -> pd.DataFrame:
     """Return one row for each feature of each seed's crosscoder. A crosscoder that exists already is not trained again.
 
-    The columns are `columns.CROSSCODER`: what the comparison of the checkpoints says of the feature, how much of the
+    The columns are `feature_columns.CROSSCODER`: what the comparison of the checkpoints says of the feature, how much of the
     first and the last checkpoint's variance the crosscoder explains, and the surest property that the search finds for
     the feature.
 
@@ -114,7 +114,7 @@ def describe_features(
     *,
     progress: Progress,
 ) -> pd.DataFrame:
-    """One row for each feature of a crosscoder of the loaded checkpoints, with the columns `columns.CROSSCODER`."""
+    """One row for each feature of a crosscoder of the loaded checkpoints, with the columns `feature_columns.CROSSCODER`."""
     progress("comparing", 0.8)
     compared = checkpoint_comparison.compare(
         crosscoder, loaded, task, share=config.held_out, seed=config.seed

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pandas as pd
 from torch import Tensor
 
-from mechocl.analyses import columns, revision
+from mechocl.analyses import columns, feature_columns, revision
 from mechocl.analyses.rows import Columns, check_rows
 from mechocl.analyses.subject import Subject, open_subject
 from mechocl.behaviour import internalization
@@ -149,9 +149,9 @@ ANALYSES: Final[dict[str, Analysis]] = {
     "steering": Analysis(_steer, steering.SteeringConfig, columns.GRAFT, compares=True),
     "subspace": Analysis(_subspaces, subspace_study.SubspaceConfig, columns.SUBSPACE),
     "probe": Analysis(_probe, scoring.ProbingConfig, columns.PROBE),
-    "sae-quality": Analysis(_sae_quality, QualityConfig, columns.SAE_QUALITY),
-    "sae-search": Analysis(_sae_search, search.SearchConfig, columns.SAE_SEARCH),
-    "sae-test": Analysis(_sae_test, EffectsConfig, columns.SAE_TEST, beside=(_sae_search,)),
+    "sae-quality": Analysis(_sae_quality, QualityConfig, feature_columns.SAE_QUALITY),
+    "sae-search": Analysis(_sae_search, search.SearchConfig, feature_columns.SAE_SEARCH),
+    "sae-test": Analysis(_sae_test, EffectsConfig, feature_columns.SAE_TEST, beside=(_sae_search,)),
     "attention": Analysis(_attention, attention.AttentionConfig, columns.ATTENTION),
 }
 

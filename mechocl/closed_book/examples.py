@@ -46,8 +46,6 @@ ASSOCIATIONS: Final = {
 LETTER: Final = "What is the first letter of the name of {}?"
 """A question about the letters of the entity's name."""
 
-TEXT_COLUMNS: Final = ("attribute", "prompt", "answers", "accepted", "target", "foil")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Example:

@@ -66,7 +66,7 @@ def effects(
 
     `search_rows` are those of `search.search` for `config.searched()`. `collect` gives the model's activations.
 
-    One row per candidate, intervention, subset and metric; the columns are `mechocl.analyses.columns.SAE_TEST`.
+    One row per candidate, intervention, subset and metric; the columns are `mechocl.analyses.feature_columns.SAE_TEST`.
 
     No rows when the search has found nothing to test. Raises MechoclError for a site outside the residual stream, and an
     unknown property, feature or position.

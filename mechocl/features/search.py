@@ -78,7 +78,7 @@ def search(task: Task, dictionary: Dictionary, config: SearchConfig, *, collect:
                      those of the second alone; the worse result counts
         set          `k` features together, chosen by orthogonal matching pursuit, for a ridge probe
 
-    The columns are `mechocl.analyses.columns.SAE_SEARCH`.
+    The columns are `mechocl.analyses.feature_columns.SAE_SEARCH`.
 
     Single features come first, the surest ones at the top. Raises MechoclError when no property has enough aliases.
     """

@@ -172,8 +172,15 @@ def _dataclasses_in(config: type, found: dict[str, type]) -> dict[str, type]:
     return found
 
 
-_CONFIGS: Final = _dataclasses_in(Recipe, {}) | _dataclasses_in(ClosedBookRecipe, {})
-for _config in _CONFIGS.values():
+def configs() -> dict[str, type]:
+    """Every dataclass that a recipe consists of, of all worlds, by its name."""
+    found: dict[str, type] = {}
+    for root in (Recipe, ClosedBookRecipe, *(world.config for world in WORLDS.values())):
+        _dataclasses_in(root, found)
+    return found
+
+
+for _config in configs().values():
     strict(_config)
 _CLOSED_BOOK: Final[pydantic.TypeAdapter[Any]] = pydantic.TypeAdapter(ClosedBookRecipe)
 
@@ -183,7 +190,6 @@ def _adapter(config: type) -> Any:
     """The pydantic adapter that reads and writes recipes of a world, whose config is of this class."""
     for held in _dataclasses_in(config, {}).values():
         strict(held)
-        _CONFIGS.setdefault(held.__name__, held)
     return pydantic.TypeAdapter(Recipe[config])
 
 
@@ -191,7 +197,7 @@ def _explain(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"])
     key = str(error["loc"][-1]) if error["loc"] else ""
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = [f.name for config in _CONFIGS.values() for f in dataclasses.fields(config)]
+        known = [f.name for config in configs().values() for f in dataclasses.fields(config)]
         close = difflib.get_close_matches(key, known, n=1)
         return f"unknown key {where!r}" + (f"; did you mean {close[0]!r}?" if close else "")
     if error["type"] in ("missing", "missing_argument"):

@@ -19,7 +19,7 @@ from toy_models.architectures import Architecture
 from toy_models.stages import StageConfig
 from toy_models.subsets import Fractions
 
-CONFIGS = [*recipes._CONFIGS.values(), Architecture, *(a.config for a in registry.ANALYSES.values())]
+CONFIGS = [*recipes.configs().values(), Architecture, *(a.config for a in registry.ANALYSES.values())]
 
 
 def undocumented(config: type) -> list[str]:
@@ -63,7 +63,7 @@ def test_every_field_has_a_docstring(config: type) -> None:
 
 
 def test_all_configs_of_recipes_are_looked_at() -> None:
-    assert set(recipes._CONFIGS) == {
+    assert set(recipes.configs()) == {
         "Recipe",
         "IntegerSetConfig",
         "Fractions",
