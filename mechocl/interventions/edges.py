@@ -1,4 +1,4 @@
-"""Edges between components: path patching, edge attribution, and its integrated-gradients form.
+"""Edges between components, and path patching, which measures what each edge carries.
 
 A component writes into the residual stream (a *sender*: the embedding, a head, an MLP) and other components read
 it (a *receiver*: the query, key or value input of a head, an MLP, the unembedding). An edge is a sender, a

@@ -1,4 +1,6 @@
-"""Clean/corrupted pairs that isolate one thing each, built from a task and named in one word.
+"""Clean and corrupted examples, token by token, with what is read of them: named ones, and the user's own.
+
+`named_pairs` builds these from a task:
 
     d1-to-d2               the same list asked about two aliases of the same integer, of subsets d1 and d2
     d1-to-other-d2         … of different integers, exactly one of which is in the list

@@ -1,4 +1,4 @@
-"""What probes ask: one recipe for each question, as TOML in `probes/recipes` or in the user's own file."""
+"""What probes ask: one recipe for each question, as TOML in `mechocl/probing/recipes` or in the user's own file."""
 
 from dataclasses import dataclass
 from importlib import resources

@@ -23,7 +23,7 @@ class ProbingConfig:
     """Which probes are fitted, where, and with which controls."""
 
     recipe: str = "definition-retrieval"
-    """Name of a recipe in `probes/recipes`, or a TOML file."""
+    """Name of a recipe in `mechocl/probing/recipes`, or a TOML file."""
     sites: tuple[str, ...] = ("resid_post",)
     """TransformerLens sites, in every layer (attn_out, mlp_out, z …), or hook points. The embedding (resid_pre of layer
     0) is always there."""
