@@ -240,7 +240,7 @@ class Questioning(ABC):
 
         Raises ValueError in a world in which no question names its entity.
         """
-        raise ValueError("only a question with a list names its entity; use the integer-set world")
+        raise ValueError("no question of this world names its entity")
 
     def entity_name(self, vocabulary: Vocabulary, entity: int) -> str:
         """Name of an entity in words: `answer painter`, `integer 7`."""

@@ -33,6 +33,9 @@ _FIRES: Final = 3
 _IN_SETS: Final = ("tag", "contains", "answer", "stage")
 """Groups of properties that sets of features are chosen for."""
 
+_OF_SETS: Final = ("dense_auc", "all_auc")
+"""Columns that only the rows of sets fill."""
+
 _ALPHA: Final = 10.0
 """Strength of the ridge of the probes, for standardised inputs."""
 
@@ -108,6 +111,7 @@ def search(task: Task, dictionary: Dictionary, config: SearchConfig, *, collect:
             f"no property of {', '.join(asked)} has {properties.LEAST} aliases on both sides; ask for another group"
         )
     table = pd.DataFrame(rows)
+    table = table.assign(**{name: np.nan for name in _OF_SETS if name not in table})
     for _, part in table.groupby("what"):
         table.loc[part.index, "q"] = stats.false_discovery_control(part["p"].to_numpy())
     return _sorted(table)
@@ -296,9 +300,8 @@ def pursued(
     z = f - f.mean(0)
     z /= np.maximum(np.linalg.norm(z, axis=0), 1e-12)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", RuntimeWarning
-        )  # it stops with a warning when columns depend on each other
+        # it stops with a warning when columns depend on each other
+        warnings.simplefilter("ignore", RuntimeWarning)
         path = orthogonal_mp(
             z, positive - positive.mean(), n_nonzero_coefs=min(most, *z.shape), return_path=True
         )

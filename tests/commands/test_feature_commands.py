@@ -183,7 +183,7 @@ def test_a_crosscoder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "training crosscoders" not in said(capsys, *arguments)
     subject = open_subject(Run.open(run).seed(0), stage=None, device="cpu")
     found = subject.dictionary(f"{SITE}-crosscoder-32-k4-stages", "")
-    with pytest.raises(MechoclError, match="is a crosscoder, of several checkpoints"):
+    with pytest.raises(MechoclError, match="is a crosscoder of several checkpoints"):
         dictionaries.check_fits(found, subject.model, subject.task)
     (result,) = (run / "results" / "crosscoder").glob("*/rows.parquet")
     rows = pd.read_parquet(result)

@@ -164,7 +164,7 @@ def other_value(command: str, option: Option) -> list[str]:
         if key in VALUES:
             return VALUES[key]
     kind = option.kind
-    if isinstance(kind, types.UnionType):
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
         kind = next(one for one in typing.get_args(kind) if one is not type(None))
     if typing.get_origin(kind) is tuple:
         (kind, *_) = typing.get_args(kind)
