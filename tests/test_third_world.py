@@ -74,7 +74,7 @@ def test_answers_are_judged_by_their_rank(run: Run) -> None:
     for measure in expected.columns:
         np.testing.assert_allclose(found[measure], expected[measure], atol=1e-5)
     means = internalization.by_subset(found.reset_index()).set_index("subset")["accuracy"]
-    assert means["qd1_consistent"] > 0.9 > means["no_data"]
+    assert means["qd1_consistent"] > 0.7 > 0.6 > means["no_data"]
 
 
 def test_patching_everything_gives_the_clean_run_and_its_answer(run: Run) -> None:
@@ -95,7 +95,7 @@ def test_patching_everything_gives_the_clean_run_and_its_answer(run: Run) -> Non
     result = patch_activations(model, pairs, sites=["resid_post"], metric="logit_difference", by="role")
     last = result.rows[(result.rows["position"] == "=") & (result.rows["layer"] == model.cfg.n_layers - 1)]
     assert float(last["value"].iloc[0]) == pytest.approx(result.clean, abs=1e-5)
-    with pytest.raises(MechoclError, match="for questions with a list"):
+    with pytest.raises(MechoclError, match="no question of this world names its entity"):
         pairs_named(task, "d1-with-to-without", n_pairs=5, seed=0)
 
 

@@ -566,7 +566,7 @@ def test_the_command(
     assert shown[0].startswith(f"cost: {base}, ")
     assert not out.exists()
     assert said(capsys, *command, code=2)[1] == [
-        "mechocl: give --out DIR, the folder of the run; or --dry-run"
+        "mechocl: give --out DIR, the folder of the run, or --dry-run"
     ]
     shown, errors = said(capsys, *command, "--out", out, code=0)
     assert (shown[-1], errors) == (f"run: {out}", [])
