@@ -111,7 +111,11 @@ def test_an_edit_of_code_changes_it(
         ("mechocl.models.seam", '"""', '"""Another first sentence. '),
         ("mechocl.models.seam", "import torch\n", "import torch  # tensors\n\n\n# and more\n"),
         ("mechocl.lenses.logit_lens", "@torch.no_grad()\n", "# a reason\n@torch.no_grad()  # another\n"),
-        ("mechocl.lenses.tuned_lens", '"""Steps of Adam; with 0 the lens is the logit lens."""', '"""Steps."""'),
+        (
+            "mechocl.lenses.tuned_lens",
+            '"""Steps of Adam; with 0 the lens is the logit lens."""',
+            '"""Steps."""',
+        ),
         (
             "mechocl.analyses.registry",
             '"""Compute the result of an analysis. Nothing is saved.',

@@ -247,7 +247,9 @@ def test_contrasts_of_tags(task: Task) -> None:
     pairs = pairs_named(task, "tag1-to-tag2", n_pairs=10, seed=0)
     changed = (pairs.clean != pairs.corrupted).any(0)
     assert {pairs.labels[i].split(" ")[0] for i in torch.nonzero(changed)[:, 0].tolist()} == {"tag"}
-    with pytest.raises(MechoclError, match="no question of this world names its entity; use d1_consistent-to-other"):
+    with pytest.raises(
+        MechoclError, match="no question of this world names its entity; use d1_consistent-to-other"
+    ):
         pairs_named(task, "d1-with-to-without", n_pairs=10, seed=0)
 
 

@@ -1,7 +1,6 @@
 """Sweeps: each run is trained exactly once, whatever happens, and the table says what came out."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -368,17 +367,22 @@ def started() -> Iterator[list[subprocess.Popen[bytes]]]:
 def test_two_processes_share_a_sweep(
     tmp_path: Path, recipe: str, started: list[subprocess.Popen[bytes]]
 ) -> None:
-    """Both wait at the manifest until both are there; a log counts the trainings."""
-    out, log = tmp_path / "sweep", tmp_path / "log"
+    """Both come to the manifest's lock, which is held until both are there; a log counts the trainings."""
+    out, log, came = tmp_path / "sweep", tmp_path / "log", tmp_path / "came"
+    came.mkdir()
     program = f"""
-import sys, mechocl.commands.cli, mechocl.runs.sweeps as s
+import os, sys, mechocl.commands.cli, mechocl.runs.sweeps as s
+from mechocl import files
 from mechocl.runs import sweep_folder
-train = s.train_together
+train, locked = s.train_together, files.locked
 def logged(wanted, **options):
     with open({str(log)!r}, "a") as file:
         file.write("".join(run.name + "\\n" for run in wanted))
     return train(wanted, **options)
-s.train_together = logged
+def noticed(path, **options):
+    open(os.path.join({str(came)!r}, str(os.getpid())), "w").close()
+    return locked(path, **options)
+s.train_together, files.locked = logged, noticed
 sweep_folder._LOCK_PATIENCE_S = 900.0
 sys.exit(mechocl.commands.cli.main(sys.argv[1:]))
 """
@@ -386,15 +390,11 @@ sys.exit(mechocl.commands.cli.main(sys.argv[1:]))
     command += ["--jobs", "1", "--device", "cpu", "--set", *QUICK, "--over", "task.word_order=TVE,VTE,ETV"]
     gate = out / "locks" / "manifest"
 
-    def waits(process: subprocess.Popen[bytes]) -> bool:
-        opened = Path(f"/proc/{process.pid}/fd")
-        return any(os.path.realpath(fd) == str(gate) for fd in opened.iterdir())
-
     with (tmp_path / "stderr").open("wb") as file, files.locked(gate, patience=0.0):
         for _ in range(2):
             started.append(subprocess.Popen(command, stdout=file, stderr=file))
         latest = time.monotonic() + 900
-        while not all(waits(process) for process in started):
+        while not all((came / str(process.pid)).exists() for process in started):
             assert time.monotonic() < latest
             assert all(process.poll() is None for process in started), (tmp_path / "stderr").read_text()
             time.sleep(0.05)
