@@ -192,8 +192,21 @@ def _ridge(z: Tensor, labels: Tensor, n_classes: int, alpha: float) -> tuple[Ten
     gram = gram - total[:, None, None] * z_mean[..., :, None] * z_mean[..., None, :]
     cross = einsum(w[..., None] * (y - y_mean[:, None]), z, "draw n out, site n f -> site draw f out")
     eye = torch.eye(z.shape[2], dtype=z.dtype, device=z.device)
-    weight = torch.linalg.solve(gram + alpha * eye, cross)
+    weight = _solve(gram + alpha * eye, cross)
     return weight, y_mean - einsum(z_mean, weight, "site draw f, site draw f out -> site draw out")
+
+
+def _solve(a: Tensor, b: Tensor) -> Tensor:
+    """The solution x of a x = b for each site and labelling, the two leading axes.
+
+    On a CPU the matrices are taken one by one: with several threads torch's LU of a batch fails at random on good
+    matrices of more than 150 rows (pytorch issue 142815).
+    """
+    if a.is_cuda:
+        found: Tensor = torch.linalg.solve(a, b)
+        return found
+    solved = [torch.linalg.solve(m, v) for m, v in zip(a.flatten(0, 1), b.flatten(0, 1), strict=True)]
+    return torch.stack(solved).reshape(*a.shape[:2], *solved[0].shape)
 
 
 def _second_moments(w: Tensor, z: Tensor) -> Tensor:
@@ -220,7 +233,7 @@ def _means(z: Tensor, labels: Tensor, n_classes: int, shrinkage: float | None) -
         level = covariance.diagonal(dim1=-2, dim2=-1).sum(-1) / d
         eye = torch.eye(d, dtype=z.dtype, device=z.device)
         shrunk = (1 - shrinkage) * covariance + (shrinkage * level + (level == 0))[..., None, None] * eye
-        towards = torch.linalg.solve(shrunk, means.mT).mT
+        towards = _solve(shrunk, means.mT).mT
     intercept = -0.5 * (means * towards).sum(-1)
     weight = rearrange(towards, "site draw c f -> site draw f c")
     if n_classes == 2:

@@ -182,6 +182,20 @@ def test_the_block_size_does_not_matter(
     torch.testing.assert_close(parts, whole, atol=atol, rtol=atol)
 
 
+def test_large_systems_are_solved_with_several_threads() -> None:
+    """A batch of matrices of more than 150 rows, of which torch's own batched LU makes errors at random."""
+    draws = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 3, 200, 200, generator=draws, dtype=torch.float64)
+    a, b = x @ x.mT + 200 * torch.eye(200), torch.randn(3, 3, 200, 2, generator=draws, dtype=torch.float64)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        for _ in range(20):
+            torch.testing.assert_close(a @ batched._solve(a, b), b, atol=1e-9, rtol=0)
+    finally:
+        torch.set_num_threads(threads)
+
+
 @EVERY
 def test_inputs_are_not_modified(method: Method) -> None:
     d = design(2)
