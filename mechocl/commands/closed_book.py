@@ -44,16 +44,13 @@ def pretrain(
         model: The model, and its training.
         seed: Seed that draws the world, the weights and the order of the texts.
     """
-    import torch
-
     from mechocl.commands import printing
     from mechocl.models import seam
     from mechocl.runs import pretraining
-    from mechocl.runs.processes import cores
+    from mechocl.runs.processes import cores, torch_threads
     from mechocl.runs.progress import Display
 
-    torch.set_num_threads(cores())
-    with Display(f"pretraining on {world}", ["model"]) as display:
+    with torch_threads(cores()), Display(f"pretraining on {world}", ["model"]) as display:
         known = pretraining.pretrain(
             out,
             people,

@@ -101,19 +101,29 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@contextlib.contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """Inside, torch uses this number of threads; afterwards it uses as many as before.
+
+    The number of threads changes the last bits of a matrix product, so whoever changes it must put it back.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _run_here(
     job: Job, items: Sequence[Any], display: "Display", threads: int, done: Done | None
 ) -> list[Any]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     results = []
-    try:
+    with torch_threads(threads):
         for index, item in enumerate(items):
             results.append(job(item, display.reporter(index)))
             if done is not None:
                 done(index, results[-1])
-    finally:
-        torch.set_num_threads(before)
     return results
 
 
