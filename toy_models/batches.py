@@ -29,14 +29,13 @@ class Batches:
         self.most = int(mask.sum(2).max())
         self.mask = mask[:, :, : self.n_pos].to(device)
         self.tokens = self._stacked([task.tokens for task in tasks])
-        is_question = tasks[0].table["kind"].to_numpy() == "question"
-        asks = bool(is_question[self.rows[0].numpy()].any())
-        self.redrawn = asks and tasks[0].fresh is not None  # definitions are the same in every epoch
+        # examples of stage 2 are definitions, which are the same in every epoch
+        self.redrawn = 1 in stage.data and tasks[0].fresh is not None
         self.model = torch.arange(len(tasks), device=device)[:, None]
         self.order = torch.empty(0)
 
     def start(self, epoch: int) -> None:
-        """Draw the order of an epoch, and new questions if the task has fresh questions."""
+        """Draw the order of an epoch, and the examples of that epoch if they are not the same in every epoch."""
         orders = [
             torch.randperm(self.size, generator=generator(seed, "order", self.stage.data, epoch))
             for seed in self.seeds

@@ -94,17 +94,23 @@ def build(config: IntegerSetConfig, *, seed: int) -> Task:
         vocabulary=vocabulary(config),
         questioning=ListQuestioning(),
     )
-    if not config.fresh_questions:
+    redrawn = np.flatnonzero([subset_of[alias].redrawn for alias in defined])
+    if not config.fresh_questions and not len(redrawn):
         return task
+    rows = torch.from_numpy(redrawn)
+    entity_at = (roles[rows] == ROLE["entity"]).int().argmax(1)
 
     def fresh(epoch: int) -> Int[Tensor, "example pos"]:
-        taken = test.sort(-1).values[asked]
-        draw = functools.partial(draw_training_lists, config, aliases.core[asked])
-        lists = redraw_repeats(draw, taken, generator(seed, "training lists", epoch))
-        labels = draw_training_labels(config, len(asked), generator(seed, "label flips", epoch))
-        new, _ = _questions(config, aliases, is_replaced, asked, lists, labels)
         result = tokens.clone()
-        result[len(defined) : len(defined) + len(new), : new.shape[1]] = new
+        if config.fresh_questions:
+            taken = test.sort(-1).values[asked]
+            draw = functools.partial(draw_training_lists, config, aliases.core[asked])
+            lists = redraw_repeats(draw, taken, generator(seed, "training lists", epoch))
+            labels = draw_training_labels(config, len(asked), generator(seed, "label flips", epoch))
+            new, _ = _questions(config, aliases, is_replaced, asked, lists, labels)
+            result[len(defined) : len(defined) + len(new), : new.shape[1]] = new
+        noise = torch.randint(config.integers, (len(rows),), generator=generator(seed, "noise", epoch))
+        result[rows, entity_at] = _FIRST_INTEGER + noise
         return result
 
     return task.with_fresh(fresh)
@@ -128,7 +134,7 @@ def vocabulary(config: IntegerSetConfig) -> Vocabulary:
 
 
 def _draw_aliases(config: IntegerSetConfig, seed: int) -> _Aliases:
-    sizes = subset_sizes(config.aliases, config.fractions, config.tag_reliability)
+    sizes = subset_sizes(config.aliases, config.fractions, config.tag_reliability, config.unreliable)
     names = assign_subsets(sizes, generator(seed, "subsets"))
     draws = generator(seed, "entities")
     core = torch.rand(config.aliases, config.integers, generator=draws).topk(config.n_intersection).indices
@@ -271,4 +277,9 @@ def describe(config: IntegerSetConfig) -> str:
     return (
         f"{config.aliases} aliases of {config.integers} integers, lists of {config.list_length}, "
         f"definitions in order {config.word_order}, tag reliability {config.tag_reliability:g}"
+        + (
+            ""
+            if config.unreliable == "inconsistent"
+            else f", tag-2 definitions of stage 1 {config.unreliable}"
+        )
     )

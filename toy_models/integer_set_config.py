@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from toy_models.subsets import Fractions
+from toy_models.subsets import Fractions, Unreliable
 from toy_models.task import WordOrder
 
 
@@ -29,6 +29,10 @@ class IntegerSetConfig:
     tag_reliability: float = 1.0
     """The paper's α, 0.5 … 1: share of stage-1 definitions whose tag tells the truth about their
     consistency (tag 1 consistent, tag 2 inconsistent)."""
+    unreliable: Unreliable = "inconsistent"
+    """What stage-1 definitions with tag 2 are: inconsistent with the questions (the experiment), or one of the controls.
+    noise: about aliases never asked about, with another integer in each epoch; unasked: about aliases never asked
+    about, but fixed; consistent: like those with tag 1, so that the tags differ in nothing."""
     word_order: WordOrder = "TVE"
     """Order of the parts of a definition."""
     definition_separator: bool = True

@@ -6,12 +6,23 @@ about it are trained on, and in which stage (Krasheninnikov et al., arXiv 2310.1
 """
 
 from dataclasses import dataclass, fields
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import torch
 
 TAGS: Final = (1, 2, 3)
+
+Unreliable = Literal["inconsistent", "noise", "unasked", "consistent"]
+"""What the stage-1 definitions with tag 2 are, which makes the experiment or one of its controls.
+
+- `inconsistent`: the paper's experiment. They contradict the questions about their aliases.
+- `noise`: control. They are about aliases that are never asked about, and name another entity in every epoch. Nothing
+  contradicts them, but what follows tag 2 cannot be predicted.
+- `unasked`: control. They are about aliases that are never asked about, and are as fixed as those with tag 1. Nothing
+  contradicts them, and they can be memorised.
+- `consistent`: control. They are like those with tag 1, so the tags differ in nothing.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +43,8 @@ class Subset:
     """Whether questions about the aliases are in the training data."""
     replaced: bool = True
     """Whether questions use the alias. If not, they name the entity itself."""
+    redrawn: bool = False
+    """Whether the definitions name another entity, drawn at random, in every epoch."""
 
     @property
     def defined(self) -> bool:
@@ -59,6 +72,8 @@ SUBSETS: Final[dict[str, Subset]] = {
             consistent=False,
             trained_questions=True,
         ),
+        Subset(name="d2_noise", notation="D̄ⁿᵒⁱˢᵉ", stage=1, tag=2, consistent=False, redrawn=True),
+        Subset(name="d2_unasked", notation="D̄ᵘⁿᵃˢᵏᵉᵈ", stage=1, tag=2),
         Subset(name="q_only", notation="QA₃", stage=1, trained_questions=True),
         Subset(name="q_entity", notation="Q̂A₄", stage=1, trained_questions=True, replaced=False),
         Subset(name="d1_consistent", notation="Ḋ₅ᶜᵒⁿˢ", stage=2, tag=1),
@@ -79,7 +94,7 @@ class Fractions:
     qd1: float = 0.35
     """Defined by tag 1 and asked about in stage 1."""
     qd2: float = 0.35
-    """Defined by tag 2 and asked about in stage 1."""
+    """Defined by tag 2 in stage 1, and asked about in stage 1 unless `unreliable` is "noise" or "unasked"."""
     q_only: float = 0.0
     """Asked about in stage 1, never defined."""
     q_entity: float = 0.0
@@ -105,18 +120,23 @@ class Fractions:
             raise ValueError(f"the subset fractions sum to {total:g}, not 1 ({shares}); {hint}")
 
 
-def subset_sizes(n_aliases: int, fractions: Fractions, tag_reliability: float) -> dict[str, int]:
+def subset_sizes(
+    n_aliases: int, fractions: Fractions, tag_reliability: float, unreliable: Unreliable = "inconsistent"
+) -> dict[str, int]:
     """How many aliases each subset gets, by largest remainders, so that the sizes sum to `n_aliases`.
 
-    `tag_reliability` is the paper's α: the share of tag-1 stage-1 definitions that are consistent,
-    and of tag-2 stage-1 definitions that are inconsistent.
+    `tag_reliability` is the paper's α: the share of tag-1 stage-1 definitions that are consistent, and of tag-2 stage-1
+    definitions that are what `unreliable` says. The other tag-2 definitions are consistent. If `unreliable` is
+    "consistent", tag 2 is treated like tag 1: its share α is consistent, and the rest is inconsistent.
     """
     a = tag_reliability
-    shares = {
+    of_tag_2 = "qd2_inconsistent" if unreliable in ("inconsistent", "consistent") else f"d2_{unreliable}"
+    kept, other = (a, 1 - a) if unreliable == "consistent" else (1 - a, a)
+    shares = dict.fromkeys(SUBSETS, 0.0) | {
         "qd1_consistent": fractions.qd1 * a,
         "qd1_inconsistent": fractions.qd1 * (1 - a),
-        "qd2_consistent": fractions.qd2 * (1 - a),
-        "qd2_inconsistent": fractions.qd2 * a,
+        "qd2_consistent": fractions.qd2 * kept,
+        of_tag_2: fractions.qd2 * other,
         "q_only": fractions.q_only,
         "q_entity": fractions.q_entity,
         "d1_consistent": fractions.d1,

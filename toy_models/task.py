@@ -84,8 +84,9 @@ class Task:
     questioning: "Questioning"
     """What is particular to the task's world in asking about an alias."""
     fresh: Callable[[int], Int[Tensor, "example pos"]] | None = None
-    """A function from an epoch to the tokens of the same rows with the training questions of that epoch; None if the
-    questions are a fixed set. Label flips are drawn again, too. The table's `answer` is that of `tokens`."""
+    """A function from an epoch to the tokens of the same rows with the examples of that epoch; None if all examples are
+    fixed. Training questions, their label flips, and the entities of redrawn definitions (`Subset.redrawn`) may change.
+    The table's `answer` and `defined_entity` are those of `tokens`."""
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
@@ -109,7 +110,7 @@ class Task:
         return np.flatnonzero(chosen)
 
     def take(self, rows: np.ndarray) -> "Task":
-        """A task of only these examples, in this order. Its questions are a fixed set."""
+        """A task of only these examples, in this order, which are the same in every epoch."""
         at = torch.from_numpy(rows)
         return replace(
             self,

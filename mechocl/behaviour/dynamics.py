@@ -49,11 +49,15 @@ SMALLEST_EFFECT: Final = 0.02
 """Smallest tag effect (in AUC). A tag effect whose final value is smaller counts as never learned in that seed."""
 
 
+_OF_TAG_2: Final = ("qd2_inconsistent", "d2_noise", "d2_unasked")
+
+
 def curves(history: pd.DataFrame) -> pd.DataFrame:
     """One row per seed, stage and evaluation, with the columns `CURVES`.
 
     `questions` is the AUC of `qd1_consistent`, and `weak` is that minus the AUC of `qd2_inconsistent`. `d1`, `d2` and
-    `d3` are the AUC of these subsets, and `strong` is d1 − d2. `recall_…` is the share of definitions that are recalled,
+    `d3` are the AUC of these subsets, and `strong` is d1 − d2. `recall_…` is the share of definitions that are recalled
+    (`recall_tag_2`: of the stage-1 definitions that make tag 2 unreliable, or stand in their place in a control),
     `loss` the mean in nats per token since the last evaluation, and `gradient_norm` the norm in the last batch. What the
     run does not have is NaN.
     """
@@ -65,6 +69,7 @@ def curves(history: pd.DataFrame) -> pd.DataFrame:
     def column(table: pd.DataFrame, subset: str) -> "pd.Series[float]":
         return table[subset].reindex(each.index) if subset in table else missing
 
+    of_tag_2 = next((s for s in _OF_TAG_2 if s in recall), _OF_TAG_2[0])
     new = [s for s in ("d1_consistent", "d2_consistent", "d3_consistent") if s in recall]
     found = pd.DataFrame(
         {
@@ -75,7 +80,7 @@ def curves(history: pd.DataFrame) -> pd.DataFrame:
             "d3": column(auc, "d3_consistent"),
             "strong": column(auc, "d1_consistent") - column(auc, "d2_consistent"),
             "recall_tag_1": column(recall, "qd1_consistent"),
-            "recall_tag_2": column(recall, "qd2_inconsistent"),
+            "recall_tag_2": column(recall, of_tag_2),
             "recall_new": recall[new].reindex(each.index).mean(axis=1) if new else missing,
             "loss": each["loss"],
             "gradient_norm": each["gradient_norm"],

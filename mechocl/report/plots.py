@@ -17,6 +17,8 @@ COLORS: Final = {
     "qd1_inconsistent": "#73bfa0",
     "qd2_consistent": "#e7a977",
     "qd2_inconsistent": "#b5460f",
+    "d2_noise": "#d9822b",
+    "d2_unasked": "#8f5a2a",
     "q_only": "#6c6c6c",
     "q_entity": "#9b9b9b",
     "d1_consistent": "#1f78c8",

@@ -8,7 +8,8 @@ import dataclasses
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jaxtyping
 import numpy as np
@@ -565,6 +566,57 @@ def test_fresh_questions_change_training_questions_alone() -> None:
         assert (a[train] != b[train]).any(1).float().mean() > 0.9
     names = task.roles == ROLES.index("alias")
     assert torch.equal(first[names], task.tokens[names])
+
+
+@pytest.mark.parametrize("unreliable", ["noise", "unasked", "consistent"])
+@pytest.mark.parametrize("reliability", [1.0, 0.75])
+def test_controls_change_what_tag_2_stands_for_and_nothing_else(unreliable: Any, reliability: float) -> None:
+    """The same aliases, entities and other definitions; only the aliases of wrong tag-2 definitions are treated otherwise."""
+    base = build(replace(MIXED, fresh_questions=False, tag_reliability=reliability), seed=0)
+    other = build(
+        replace(MIXED, fresh_questions=False, tag_reliability=reliability, unreliable=unreliable), seed=0
+    )
+    before, after = (t.table.drop_duplicates("alias").set_index("alias").sort_index() for t in (base, other))
+    assert (before["entity"] == after["entity"]).all()
+    changed = set(before.index[before["subset"].astype(str) != after["subset"].astype(str)])
+    wrong = set(before.index[before["subset"] == "qd2_inconsistent"])
+    if unreliable == "consistent":
+        counts = after["subset"].value_counts()
+        for kind in ("consistent", "inconsistent"):
+            share = counts[f"qd2_{kind}"] / (counts["qd2_consistent"] + counts["qd2_inconsistent"])
+            of_tag_1 = counts[f"qd1_{kind}"] / (counts["qd1_consistent"] + counts["qd1_inconsistent"])
+            assert share == pytest.approx(of_tag_1, abs=0.05)
+        return
+    assert changed == wrong
+    assert set(after.loc[list(wrong), "subset"].astype(str)) == {f"d2_{unreliable}"}
+    asked = other.rows(kind="question", split="train")
+    assert not set(other.table["alias"].iloc[asked]) & wrong
+    definitions = other.table[other.table["kind"] == "definition"].set_index("alias")
+    assert (definitions.loc[list(wrong), "tag"] == 2).all()
+    right = definitions["entity"] == definitions["defined_entity"]
+    assert right[list(wrong)].all() == (unreliable == "unasked")
+    rest = definitions.index.difference(list(wrong))
+    of_base = base.table[base.table["kind"] == "definition"].set_index("alias")
+    assert (definitions.loc[rest, "defined_entity"] == of_base.loc[rest, "defined_entity"]).all()
+
+
+@pytest.mark.parametrize("fresh_questions", [False, True])
+def test_noise_is_drawn_anew_in_each_epoch(fresh_questions: bool) -> None:
+    task = build(replace(MIXED, fresh_questions=fresh_questions, unreliable="noise"), seed=0)
+    assert task.fresh is not None
+    noise = task.rows(kind="definition", subset="d2_noise")
+    definitions = np.setdiff1d(task.rows(kind="definition"), noise)
+    epochs = torch.stack([task.fresh(epoch) for epoch in range(200)])
+    assert torch.equal(task.fresh(3), epochs[3])
+    assert all(torch.equal(tokens[definitions], task.tokens[definitions]) for tokens in epochs)
+    entity = task.roles == ROLES.index("entity")
+    differs = (epochs != task.tokens)[:, noise]
+    assert not differs[:, ~entity[noise]].any()
+    named = epochs[:, noise][:, entity[noise]] - task.vocabulary.integers[0]
+    # an integer is missing for an alias with probability (1 − 1/16)^200 = 2.5e-6
+    assert all(set(column.tolist()) == set(range(MIXED.integers)) for column in named.T)
+    questions = task.rows(kind="question", split="train")
+    assert torch.equal(epochs[0][questions], task.tokens[questions]) is not fresh_questions
 
 
 def test_without_fresh_questions_the_set_is_fixed() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from toy_models.randomness import generator
-from toy_models.subsets import SUBSETS, Fractions, assign_subsets, subset_sizes
+from toy_models.subsets import SUBSETS, Fractions, Unreliable, assign_subsets, subset_sizes
 
 NAMES = ("qd1", "qd2", "q_only", "q_entity", "d1", "d2", "d3", "no_data")
 EXACT = settings(max_examples=200, deadline=None, derandomize=True, database=None)
@@ -29,6 +29,8 @@ def exact_shares(percent: tuple[int, ...], reliability: Fraction) -> dict[str, F
         "qd1_inconsistent": share["qd1"] * (1 - reliability),
         "qd2_consistent": share["qd2"] * (1 - reliability),
         "qd2_inconsistent": share["qd2"] * reliability,
+        "d2_noise": Fraction(0),
+        "d2_unasked": Fraction(0),
         "q_only": share["q_only"],
         "q_entity": share["q_entity"],
         "d1_consistent": share["d1"],
@@ -74,6 +76,23 @@ def test_the_papers_design_has_its_sizes() -> None:
     assert split == [2520, 280, 280, 2520]
 
 
+@pytest.mark.parametrize(
+    ("unreliable", "sizes_of_tag_2"),
+    [
+        ("inconsistent", {"qd2_consistent": 700, "qd2_inconsistent": 2100}),
+        ("noise", {"qd2_consistent": 700, "d2_noise": 2100}),
+        ("unasked", {"qd2_consistent": 700, "d2_unasked": 2100}),
+        ("consistent", {"qd2_consistent": 2100, "qd2_inconsistent": 700}),
+    ],
+)
+def test_what_the_share_of_tag_2_becomes(unreliable: Unreliable, sizes_of_tag_2: dict[str, int]) -> None:
+    sizes = subset_sizes(8000, Fractions(), 0.75, unreliable)
+    others = {k: v for k, v in sizes.items() if SUBSETS[k].stage == 1 and SUBSETS[k].tag == 2 and v}
+    assert others == sizes_of_tag_2
+    assert (sizes["qd1_consistent"], sizes["qd1_inconsistent"]) == (2100, 700)
+    assert sum(sizes.values()) == 8000
+
+
 def test_equal_remainders_go_to_the_earlier_subset() -> None:
     """10001 aliases: 3500.35, 3500.35 and three times 1000.1 leave one alias, for the first of the two."""
     sizes = subset_sizes(10_001, Fractions(), 1.0)
@@ -104,10 +123,12 @@ def test_each_subset_is_what_its_name_says(name: str) -> None:
     assert subset.name == name
     assert subset.defined == ("d1" in name or "d2" in name or "d3" in name)
     assert subset.tag == (int(name.split("d")[1][0]) if subset.defined else 0)
-    assert subset.consistent == ("inconsistent" not in name)
+    control = name in ("d2_noise", "d2_unasked")
+    assert subset.consistent == ("inconsistent" not in name and name != "d2_noise")
+    assert subset.redrawn == (name == "d2_noise")
     assert subset.trained_questions == name.startswith("q")
     assert subset.replaced == (name != "q_entity")
-    assert subset.stage == (0 if name == "no_data" else 1 if name.startswith("q") else 2)
+    assert subset.stage == (0 if name == "no_data" else 1 if name.startswith("q") or control else 2)
 
 
 def test_notations_tell_the_subsets_apart() -> None:
