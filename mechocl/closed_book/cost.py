@@ -84,7 +84,7 @@ def estimate_cost(recipe: ClosedBookRecipe) -> Cost:
     """The cost of one seed. Raises MechoclError for a local model that cannot be read."""
     training = recipe.training
     tokens = sum(
-        stage.epochs * sum(_examples(recipe, kind, stage.data) * _TOKENS[kind] for kind in stage.kinds)
+        stage.epochs * sum(count_examples(recipe, kind, stage.data) * _TOKENS[kind] for kind in stage.kinds)
         for stage in training.stages
     )
     size = size_of(recipe.model)
@@ -144,7 +144,7 @@ def _activations(recipe: ClosedBookRecipe, size: Size) -> float:
     return most * max(_TOKENS.values()) * (of_blocks * size.width * wide + 10 * size.vocabulary)
 
 
-def _examples(recipe: ClosedBookRecipe, kind: str, data: tuple[int, ...]) -> int:
+def count_examples(recipe: ClosedBookRecipe, kind: str, data: tuple[int, ...]) -> int:
     """Number of training examples of a kind in the data of some stages."""
     task = recipe.task
     sizes = subset_sizes(task.entities, task.fractions, task.tag_reliability)

@@ -11,13 +11,24 @@ from typing import Any, Final
 
 import tyro
 
-from mechocl.commands import analysis, closed_book, data, features, parity, probing, reports, training
+from mechocl.commands import (
+    analysis,
+    closed_book,
+    controls,
+    data,
+    features,
+    parity,
+    probing,
+    reports,
+    training,
+)
 from mechocl.errors import Fault, MechoclError
 
 COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "demo": training.demo,
     "train": training.train,
     "sweep": training.sweep,
+    "controls": controls.controls,
     "pretrain": closed_book.pretrain,
     "finetune": closed_book.finetune,
     "evaluate": analysis.evaluate,

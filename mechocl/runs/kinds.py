@@ -48,6 +48,10 @@ class RunKind(ABC):
     def facts(self, run: Any) -> dict[str, str]:
         """The run's task, model and stages in words."""
 
+    @abstractmethod
+    def count_examples(self, recipe: Any, stage: int) -> int:
+        """Number of training examples of the stage with this index, from 0."""
+
     def judging_stage(self, recipe: Any) -> int:
         """The stage after which the subsets of stage 1 are judged; by default the last stage."""
         return len(recipe.training.stages)

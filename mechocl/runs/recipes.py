@@ -91,6 +91,14 @@ def load_closed_book_recipe(name: str, changes: tuple[str, ...] = ()) -> ClosedB
     return recipe
 
 
+def load_any_recipe(name: str, changes: tuple[str, ...] = ()) -> AnyRecipe:
+    """Read a recipe of either kind by name or path, with changes as for `load_recipe`.
+
+    Raises MechoclError as `load_recipe` does.
+    """
+    return _load(name, changes, {**named(), **named_closed_book()})
+
+
 def _load(name: str, changes: tuple[str, ...], known: Mapping[str, Path]) -> AnyRecipe:
     values, path = read(name, known)
     for change in changes:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from mechocl import files
+from mechocl.closed_book import cost
 from mechocl.closed_book.questioning import TextQuestioning
 from mechocl.closed_book.stages import ClosedBookRecipe, FinetuneStage
 from mechocl.models import hub
@@ -53,6 +54,10 @@ class TextRuns(RunKind):
 
         for seed in seeds:
             finetune(run, seed, device=device, save_every_s=save_every_s, progress=progress)
+
+    def count_examples(self, recipe: ClosedBookRecipe, stage: int) -> int:
+        wanted = recipe.training.stages[stage]
+        return sum(cost.count_examples(recipe, kind, wanted.data) for kind in wanted.kinds)
 
     def judging_stage(self, recipe: ClosedBookRecipe) -> int:
         """The last stage that trains on the data of stage 1, as in the paper. After stage 2 a part of it is forgotten."""

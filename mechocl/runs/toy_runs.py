@@ -41,6 +41,11 @@ class ToyRuns(RunKind):
         stack = next(stack for stack in run.stacks() if stack.seeds == tuple(seeds))
         train_stack(run, stack, device=device, save_every_s=save_every_s, progress=progress)
 
+    def count_examples(self, recipe: Any, stage: int) -> int:
+        from mechocl.runs.train_toy import draw_task  # that module imports runs, which import their kinds
+
+        return len(draw_task(recipe, seed=0).training_rows(recipe.training.stages[stage].data))
+
     def facts(self, run: Any) -> dict[str, str]:
         recipe = run.recipe
         assert isinstance(recipe, Recipe)

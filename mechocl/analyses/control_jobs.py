@@ -1,0 +1,50 @@
+"""Train a run and its control runs, and collect their answers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from mechocl.analyses.jobs import evaluate_run, train_run
+from mechocl.runs.controls import CONTROLS, control_path, control_recipe, open_controls
+from mechocl.runs.recipes import AnyRecipe
+from mechocl.runs.run import Run
+from mechocl.runs.train_toy import SAVE_EVERY_S
+
+
+def train_controls(
+    path: Path,
+    recipe: AnyRecipe,
+    names: Sequence[str],
+    *,
+    recipe_name: str,
+    seeds: tuple[int, ...],
+    device: str,
+    jobs: int | None,
+    save_every_s: float = SAVE_EVERY_S,
+) -> Run:
+    """Train or continue a run and the named controls of its recipe, all with the same seeds. Returns the run.
+
+    Raises MechoclError for a name that no control has, and for a recipe that is itself a control.
+    """
+    work = [(control_path(path, name), control_recipe(recipe, CONTROLS[name]), name) for name in names]
+
+    def train(where: Path, of: AnyRecipe, name: str) -> Run:
+        return train_run(
+            where, of, recipe_name=name, seeds=seeds, device=device, jobs=jobs, save_every_s=save_every_s
+        )
+
+    run = train(path, recipe, recipe_name)
+    for where, changed, name in work:
+        train(where, changed, f"{recipe_name} (control: {name})")
+    return run
+
+
+def evaluate_controls(run: Run, *, device: str, jobs: int | None) -> dict[str, pd.DataFrame]:
+    """Rows of the evaluate analysis of each control run that lies in a run's folder, by the control's name.
+
+    Raises MechoclError as `open_controls` does, and when a control run is not trained to its end.
+    """
+    return {
+        name: evaluate_run(control, device=device, jobs=jobs) for name, control in open_controls(run).items()
+    }
