@@ -43,7 +43,7 @@ TOLERANCE: Final = 0.03
 """Largest difference of the explained variance that is allowed."""
 
 SITE: Final = "blocks.0.hook_resid_post"
-RECIPE: Final = "integer-set/cpu"
+RECIPE: Final = "integer-set/short"
 PROMPTS: Final = {"theirs": 1024, "theirs, by default": 32}
 """Number of texts that go through the model at a time on SAELens's sides. Ours takes 1024."""
 

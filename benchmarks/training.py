@@ -67,7 +67,7 @@ class Case:
 CASES: Final = (
     Case(
         name="cpu",
-        recipe="integer-set/cpu",
+        recipe="integer-set/short",
         device="cpu",
         batch_size=64,
         many=8,

@@ -1,6 +1,6 @@
 """How the time of an epoch grows with aliases, layers, width and seeds: exponents, a table, a figure.
 
-Each axis changes one thing of the recipe `integer-set/cpu`, stage 1. The width changes the MLP's width too,
+Each axis changes one thing of the recipe `integer-set/short`, stage 1. The width changes the MLP's width too,
 which is 4 times as large. All points take turns. The time of an epoch is the median time of a step × the
 number of its steps.
 """
@@ -21,7 +21,7 @@ from mechocl.runs import recipes
 from toy_models import integer_set
 from toy_models.training import Moment, train_stage
 
-RECIPE: Final = "integer-set/cpu"
+RECIPE: Final = "integer-set/short"
 RESULT: Final = Path(__file__).parent.parent / "docs" / "results" / "training-scaling.csv"
 AXES: Final[dict[str, tuple[int, ...]]] = {
     "aliases": (250, 500, 1000, 2000),

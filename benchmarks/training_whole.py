@@ -38,7 +38,7 @@ class Whole:
 WHOLE: Final = (
     Whole(name="paper, 1 seed", recipe="integer-set/paper", seeds=1, limit_s=120, extrapolated=False),
     Whole(name="paper, 20 seeds", recipe="integer-set/paper", seeds=20, limit_s=1800, extrapolated=True),
-    Whole(name="cpu, 20 seeds", recipe="integer-set/cpu", seeds=20, times_one=3, extrapolated=True),
+    Whole(name="cpu, 20 seeds", recipe="integer-set/short", seeds=20, times_one=3, extrapolated=True),
 )
 
 

@@ -242,7 +242,7 @@ def test_work_is_what_is_counted_by_hand() -> None:
     """
     fractions = "task.fractions={ qd1 = 1.0, qd2 = 0.0, d1 = 0.0, d2 = 0.0, d3 = 0.0 }"
     sizes = ("aliases=2", "integers=10", "list_length=2", "train_questions=4", "test_questions=2")
-    recipe = recipes.load_recipe("integer-set/cpu", (*(f"task.{size}" for size in sizes), fractions))
+    recipe = recipes.load_recipe("integer-set/short", (*(f"task.{size}" for size in sizes), fractions))
     task = integer_set.build(recipe.task, seed=0)
     shape = Architecture(n_layers=1, d_model=2, n_heads=1, d_mlp=4, positions="none")
     question, definition = 960 + 360 + 5 * 216, 576 + 144 + 2 * 216

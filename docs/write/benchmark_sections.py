@@ -36,7 +36,7 @@ SECTIONS: Final = (
             "same shape, on the same examples with the same batch size, precision and optimiser, without "
             "evaluating, saving or logging; neither is compiled. The losses of both are checked to agree "
             "first. Times are of a step; *stack*: several seeds together, per seed. `cpu` is the recipe "
-            "`integer-set/cpu`, batch 64, whose unembedding GPT-NeoX computes for the whole vocabulary; "
+            "`integer-set/short`, batch 64, whose unembedding GPT-NeoX computes for the whole vocabulary; "
             "`pythia-70m` is `integer-set/paper` in float32 with batch 32; `paper` the same in bf16 with "
             "batch 512. Memory is the peak of each side's own process (on a GPU: of its allocator)."
         ),
@@ -63,7 +63,7 @@ SECTIONS: Final = (
             "The training steps of all stages, without evaluations. The first is trained to its end; the "
             "others are extrapolated from 200 steps of each stage. The limits are the aims: 2 minutes for a "
             "seed of `integer-set/paper`, 30 minutes for 20 seeds of it together, and for 20 seeds of "
-            "`integer-set/cpu` 3 times what one takes (*limit* is that, measured)."
+            "`integer-set/short` 3 times what one takes (*limit* is that, measured)."
         ),
         ours="measured",
         theirs="limit",
@@ -140,7 +140,7 @@ SECTIONS: Final = (
         title="Sparse autoencoders",
         text=(
             "`mechocl.features.training.train` against SAELens's own `LanguageModelSAETrainingRunner`: a TopK SAE of 1024 "
-            "features, k 16, on the residual stream of an untrained `integer-set/cpu` model, the same number of "
+            "features, k 16, on the residual stream of an untrained `integer-set/short` model, the same number of "
             "activations of the same texts in the same mix, batch 1024, the same learning rates, nothing logged or "
             "saved. The trainer is SAELens's on both sides; what differs is where the activations come from. Theirs gets "
             "the texts pretokenised, as many at a time as ours (`default_ratio` in the results: with its own 32 at a "

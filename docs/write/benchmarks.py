@@ -146,7 +146,7 @@ def _duration(seconds: float) -> str:
 
 def _scaling(scaling: pd.DataFrame | None) -> str:
     text = (
-        "How the time of an epoch of `integer-set/cpu`'s first stage grows when one thing is changed: the "
+        "How the time of an epoch of `integer-set/short`'s first stage grows when one thing is changed: the "
         "exponent is the slope of log time over log value, by least squares."
     )
     command = f"`{TRAINING} --scaling --record`"

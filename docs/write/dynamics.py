@@ -14,7 +14,7 @@ from mechocl.runs.run import Run
 RUNS = {
     "dynamics-two-stage": (
         "Two stages",
-        "mechocl train integer-set/cpu --seeds 8 --first-seed 200 --out runs/dynamics-two-stage "
+        "mechocl train integer-set/short --seeds 8 --first-seed 200 --out runs/dynamics-two-stage "
         "--set training.stages.0.evaluations=48 training.stages.1.evaluations=40",
     ),
     "dynamics-one-stage": (

@@ -97,10 +97,10 @@ def _commands(headline: dict[tuple[str, str], Grid]) -> list[str]:
     seeds = {one.seeds for one in headline.values()}
     return [
         f"Linear probes on {_range(seeds)} seeds of each of six word orders (T: define tag, V: alias, E: entity), recipe "
-        "`integer-set/cpu` otherwise:",
+        "`integer-set/short` otherwise:",
         "",
         *(
-            f"    mechocl train integer-set/cpu --set task.word_order={order} --seeds 8 --out runs/order-{order}"
+            f"    mechocl train integer-set/short --set task.word_order={order} --seeds 8 --out runs/order-{order}"
             for order in ORDERS[1:]
         ),
         f"    mechocl probe {' '.join(f'runs/{name}' for name in RUNS.values())}{SITES} --out runs/probes/definition-retrieval",

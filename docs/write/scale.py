@@ -38,7 +38,7 @@ WORK = {
         {"8 seeds of 6 word orders, last checkpoint": 8 * 6, "the same, 14 checkpoints": 8 * 6 * 14, "64 seeds, 14 checkpoints": 64 * 6 * 14},
     ),
     "sweep": (
-        "training a run of integer-set/cpu: `mechocl sweep`",
+        "training a run of integer-set/short: `mechocl sweep`",
         {"8 seeds of 6 settings": 8 * 6, "32 seeds of 100 settings": 3200, "100 seeds of 1000 settings": 100_000},
     ),
 }  # fmt: skip
@@ -54,14 +54,14 @@ def measure() -> None:
     )
     start_s = time.perf_counter() - started
     found = []
-    recipe = recipes.load_recipe("integer-set/cpu")
+    recipe = recipes.load_recipe("integer-set/short")
     outcome = sweeps.train_together(
         [sweep_folder.SweepRun({}, recipe, 0)], device="cpu", progress=lambda *_: None
     )[0]
     found.append({"work": "sweep", "seconds": outcome["seconds"]})
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        if cli.main(["train", "integer-set/cpu", "--seeds", "1", "--out", str(out), "--device", "cpu"]):
+        if cli.main(["train", "integer-set/short", "--seeds", "1", "--out", str(out), "--device", "cpu"]):
             raise SystemExit("the run to be probed could not be trained")
         (unit,) = probe_sweep.list_units(
             [out], recipes=["definition-retrieval"], checkpoints="final", seeds=None, config=ProbingConfig(),
