@@ -22,24 +22,40 @@ class Measures:
     """The measure that is shown beside it."""
     chance: Mapping[str, float]
     """Value of a measure where nothing is known. A measure without an entry has no such value; compare with `no_data`."""
+    smallest: Mapping[str, float]
+    """Smallest difference that matters, in the unit of each measure. A difference that is surely smaller counts as none.
+    It is a choice, not a finding: a hundredth of the pairs that the AUC ranks, two answers or definitions in a hundred,
+    a tenth of a nat."""
+    bounds: Mapping[str, tuple[float, float]]
+    """Least and greatest possible value. A measure without an entry has neither."""
     least_recall: float | None
     """Least share of the definitions of new aliases that must be recalled, or else the training has failed. None means
     that trainings are not judged by it."""
 
 
 _NAMES: Final = ("auc", "accuracy", "logit_difference", "recall")
+_SMALLEST: Final = MappingProxyType({"auc": 0.01, "accuracy": 0.02, "logit_difference": 0.1, "recall": 0.02})
+_BOUNDS: Final = MappingProxyType({"auc": (0.0, 1.0), "accuracy": (0.0, 1.0), "recall": (0.0, 1.0)})
 
 YES_OR_NO: Final = Measures(
     names=_NAMES,
     leading="auc",
     second="accuracy",
     chance=MappingProxyType({"auc": 0.5, "accuracy": 0.5, "logit_difference": 0.0}),
+    smallest=_SMALLEST,
+    bounds=_BOUNDS,
     least_recall=0.95,
 )
 """Measures of questions that are answered by true or false."""
 
 RANKED: Final = Measures(
-    names=_NAMES, leading="auc", second="accuracy", chance=MappingProxyType({}), least_recall=0.95
+    names=_NAMES,
+    leading="auc",
+    second="accuracy",
+    chance=MappingProxyType({}),
+    smallest=_SMALLEST,
+    bounds=_BOUNDS,
+    least_recall=0.95,
 )
 """Measures of questions whose answer is one of several tokens. They have no value of chance, since common answers are
 likelier."""

@@ -10,6 +10,7 @@ import pandas as pd
 
 from mechocl.analyses import registry, results
 from mechocl.behaviour import dynamics as learning
+from mechocl.behaviour.counted import CountedSeeds, count_seeds
 from mechocl.errors import MechoclError
 from mechocl.models.seam import resolve_device
 from mechocl.runs import recipes
@@ -164,6 +165,20 @@ def evaluate_run(run: Run, *, device: str, jobs: int | None) -> pd.DataFrame:
     return pd.concat(kept, ignore_index=True)
 
 
+def count_run(run: Run, *, device: str, jobs: int | None) -> CountedSeeds:
+    """Which seeds of a run count: those that were trained to the end and learned their definitions.
+
+    The answers after the last stage decide, and are computed where they are missing. Every command and report that
+    takes means over the seeds of a run takes them over these. Raises MechoclError as `Run.finished_seeds` does.
+    """
+    measures, diverged = run.questioning.measures, run.failures()
+    if measures.least_recall is None:
+        return CountedSeeds(tuple(folder.seed for folder in run.finished_seeds()), {}, diverged)
+    config = registry.EvaluateConfig()
+    rows = analyse_run(run, "evaluate", config, stage=None, device=device, jobs=jobs)
+    return count_seeds(rows, measures, diverged=diverged)
+
+
 def complete_run(
     run: Run,
     wanted: tuple[tuple[str, Any], ...],
@@ -188,9 +203,12 @@ def complete_run(
         _compute_jobs(missing, "analysing", jobs, run.manifest["threads"])
 
 
-def measure_dynamics(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The curves of a run's finished seeds over training, and when each event happened (`mechocl.behaviour.dynamics`)."""
-    folders = run.finished_seeds()
+def measure_dynamics(run: Run, *, seeds: Sequence[int] | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The curves of a run's finished seeds over training, and when each event happened (`mechocl.behaviour.dynamics`).
+
+    `seeds`: only these seeds are measured; None takes all that are finished.
+    """
+    folders = [f for f in run.finished_seeds() if seeds is None or f.seed in seeds]
     history = pd.concat([f.history().assign(seed=f.seed) for f in folders], ignore_index=True)
     if "auc" not in history.columns:
         raise MechoclError(

@@ -5,13 +5,16 @@ rows' columns show.
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Literal
 
+import numpy as np
 import pandas as pd
 
 from mechocl.behaviour import internalization
+from mechocl.behaviour.counted import CountedSeeds, count_seeds
 from mechocl.behaviour.internalization import CONTRASTS, measures_of
 from mechocl.behaviour.statistics import Estimate, difference_over_aliases, estimate
+from mechocl.behaviour.verdict import Verdict, decide
 from toy_models.measures import Measures
 from toy_models.subsets import SUBSETS
 
@@ -32,8 +35,11 @@ class ContrastEstimate:
     name: str
     metric: str
     estimate: Estimate
+    """The difference over the seeds that are shown (`CountedSeeds.shown`)."""
     positive_seeds: int
-    """Number of seeds in which the difference is above 0."""
+    """Number of these seeds in which the difference is above 0."""
+    verdict: Verdict
+    """Whether the difference is there, judged by the smallest effect that matters in the quantity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +52,6 @@ class SeedSummary:
     """Columns: the keys, `seed`, and `value`, the mean over the rows of one seed and key; NaN if none has a value."""
     estimates: pd.DataFrame
     """The table that `over_seeds` returns."""
-
-
-MIN_SEEDS: Final = 8
-"""Least number of seeds to conclude from. Seeds differ a lot, also in sign. A single seed is not judged by it, since its
-estimates are about its own aliases."""
 
 
 def questions_per_alias(rows: pd.DataFrame) -> pd.DataFrame:
@@ -89,60 +90,77 @@ def without_failed(
     The second value is seed → the reason. If no seed is left, all rows are returned, and the caller must say that their
     trainings failed.
     """
+    counted = count_seeds(rows, measures)
+    return counted.keep_shown(rows), dict(counted.failed)
+
+
+def subsets(rows: pd.DataFrame, measures: Measures | None = None) -> list[SubsetEstimate]:
+    """Mean and interval of each quantity in each subset. The unit is the seed, or the alias if there is one seed.
+
+    An interval stays within the values that its quantity can have (`Measures.bounds`).
+    """
     measures = measures or measures_of(rows)
-    reasons: dict[int, str] = {}
-    if measures.least_recall is None:
-        return rows, reasons
-    for seed in sorted(set(rows["seed"])):
-        reason = internalization.failure(internalization.by_subset(rows[rows["seed"] == seed]), measures)
-        if reason:
-            reasons[int(seed)] = reason
-    kept = rows[~rows["seed"].isin(reasons)]
-    return (kept if len(kept) else rows), reasons
-
-
-def subsets(rows: pd.DataFrame) -> list[SubsetEstimate]:
-    """Mean and interval of each quantity in each subset. The unit is the seed, or the alias if there is one seed."""
     rows = questions_per_alias(rows)
     single = rows["seed"].nunique() == 1
     table = rows if single else by_seed(rows)
     found = []
     for name in SUBSETS:
         part = table[table["subset"] == name]
-        for metric in measures_of(rows).names:
+        for metric in measures.names:
             values = part[metric].dropna().to_numpy(dtype=float)
             if len(values):
-                summary = estimate(values, unit="alias" if single else "seed")
+                unit: Literal["seed", "alias"] = "alias" if single else "seed"
+                summary = estimate(values, unit=unit, bounds=measures.bounds.get(metric))
                 found.append(SubsetEstimate(name, metric, summary))
     return found
 
 
-def contrasts(rows: pd.DataFrame, metric: str, measures: Measures | None = None) -> list[ContrastEstimate]:
-    """Mean, interval and test of each contrast whose subsets are in the run, paired by seed.
+def differences_by_seed(rows: pd.DataFrame, metric: str, measures: Measures | None = None) -> pd.DataFrame:
+    """The value of each contrast whose subsets are in the run: seeds as rows (the index), contrasts as columns."""
+    measures = measures or measures_of(rows)
+    per_seed = by_seed(rows).pivot(index="seed", columns="subset", values=metric)
+    return per_seed.apply(lambda values: internalization.contrasts(values.dropna(), metric, measures), axis=1)
 
-    With a single seed, it is a difference over its aliases, which is about that one model.
+
+def contrasts(
+    rows: pd.DataFrame,
+    metric: str,
+    measures: Measures | None = None,
+    *,
+    counted: CountedSeeds | None = None,
+) -> list[ContrastEstimate]:
+    """Mean, interval, test and verdict of each contrast whose subsets are in the run, paired by seed.
+
+    `rows` are those of every finished seed. `counted` says which of them count; without it, the rows themselves say it
+    (`count_seeds`). The estimate of a single seed is a difference over its aliases, which is about that one model.
     """
     measures = measures or measures_of(rows)
+    counted = counted or count_seeds(rows, measures)
     rows = questions_per_alias(rows)
-    per_seed = by_seed(rows).pivot(index="seed", columns="subset", values=metric)
-    table = per_seed.apply(
-        lambda values: internalization.contrasts(values.dropna(), metric, measures), axis=1
-    )
+    table = differences_by_seed(rows, metric, measures)
+    shown = counted.keep_shown(rows)
     found = []
     for contrast in CONTRASTS:
         if contrast.name not in table.columns:
             continue
-        values = table[contrast.name].to_numpy(dtype=float)
+        each = dict(zip(table.index.tolist(), table[contrast.name].tolist(), strict=True))
+        values = np.array([value for seed, value in each.items() if seed in counted.shown])
+        verdict = decide(
+            {seed: value for seed, value in each.items() if seed in counted.learned},
+            {seed: value for seed, value in each.items() if seed in counted.failed},
+            diverged=len(counted.diverged),
+            margin=measures.smallest[metric],
+        )
         if len(values) > 1:
             result = estimate(values, unit="seed")
         else:
-            better = rows.loc[rows["subset"] == contrast.better, metric].to_numpy(dtype=float)
+            better = shown.loc[shown["subset"] == contrast.better, metric].to_numpy(dtype=float)
             if contrast.worse:
-                worse = rows.loc[rows["subset"] == contrast.worse, metric].to_numpy(dtype=float)
+                worse = shown.loc[shown["subset"] == contrast.worse, metric].to_numpy(dtype=float)
                 result = difference_over_aliases(better, worse)
             else:
                 result = estimate(better - measures.chance[metric], unit="alias")
-        found.append(ContrastEstimate(contrast.name, metric, result, int((values > 0).sum())))
+        found.append(ContrastEstimate(contrast.name, metric, result, int((values > 0).sum()), verdict))
     return found
 
 
@@ -152,28 +170,33 @@ def layer_by_position(rows: pd.DataFrame, value: str) -> pd.DataFrame:
     return rows.groupby(["layer", "position"])[value].mean().unstack().loc[list(layers), list(positions)]
 
 
-def over_seeds(rows: pd.DataFrame, keys: list[str], value: str) -> pd.DataFrame:
+def over_seeds(
+    rows: pd.DataFrame, keys: list[str], value: str, *, bounds: tuple[float, float] | None = None
+) -> pd.DataFrame:
     """Mean of a value over seeds by the keys, in the order of the rows: `mean`, `low`, `high`, `p`, `seeds`, `positive`.
 
     Rows of one seed and key are averaged first. The interval is NaN with a single seed. Seeds without a value are left
-    out, and a key that has no value in any seed has no row.
+    out, and a key that has no value in any seed has no row. An interval stays within `bounds`, the least and the greatest
+    possible value.
     """
     each = _average_within_seeds(rows, keys, value)
     found = []
     for key, part in each.groupby(keys, sort=False):
         values = part[value].to_numpy(dtype=float)
-        e = estimate(values, unit="seed")
+        e = estimate(values, unit="seed", bounds=bounds)
         numbers = {"mean": e.mean, "low": e.low, "high": e.high, "p": e.p, "seeds": e.n}
         names = dict(zip(keys, key if isinstance(key, tuple) else (key,), strict=True))
         found.append(names | numbers | {"positive": int((values > 0).sum())})
     return pd.DataFrame(found, columns=[*keys, "mean", "low", "high", "p", "seeds", "positive"])
 
 
-def summarize_seeds(rows: pd.DataFrame, keys: list[str], value: str) -> SeedSummary:
-    """A value for each of the keys, in each seed and over the seeds, in the order of the rows."""
+def summarize_seeds(
+    rows: pd.DataFrame, keys: list[str], value: str, *, bounds: tuple[float, float] | None = None
+) -> SeedSummary:
+    """A value for each of the keys, in each seed and over the seeds, in the order of the rows; `bounds` as in `over_seeds`."""
     each = _average_within_seeds(rows, keys, value).rename(columns={value: "value"})
     by_seed = rows[[*keys, "seed"]].drop_duplicates().merge(each, how="left")
-    return SeedSummary(value, by_seed, over_seeds(rows, keys, value))
+    return SeedSummary(value, by_seed, over_seeds(rows, keys, value, bounds=bounds))
 
 
 def _average_within_seeds(rows: pd.DataFrame, keys: list[str], value: str) -> pd.DataFrame:

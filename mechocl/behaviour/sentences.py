@@ -5,17 +5,32 @@ from typing import Final
 
 import pandas as pd
 
+from mechocl.behaviour.counted import CountedSeeds, count_seeds
 from mechocl.behaviour.formats import NAMES, describe
 from mechocl.behaviour.internalization import measures_of
-from mechocl.behaviour.over_seeds import MIN_SEEDS, contrasts
+from mechocl.behaviour.over_seeds import ContrastEstimate, contrasts
 from toy_models.measures import Measures
 
 
-def failures_in_words(failures: dict[int, str], seeds: int) -> list[str]:
-    """A line for each seed that failed. It says how many seeds failed, and whether the means leave them out."""
-    left_out = "is left out" if len(failures) < seeds else "is shown all the same, as no seed is better"
-    count = f"{len(failures)} of {seeds} failed"
-    return [f"seed {seed} failed and {left_out} ({count}): {why}" for seed, why in failures.items()]
+def failures_in_words(counted: CountedSeeds) -> list[str]:
+    """A line for each seed that does not count. It says how many there are, and whether means leave the seed out."""
+    lost = {**counted.failed, **counted.diverged}
+    count = f"{len(lost)} of {counted.total} failed"
+    lines = []
+    for seed in sorted(lost):
+        left_out = "is shown all the same, as no seed is better" if seed in counted.shown else "is left out"
+        lines.append(f"seed {seed} failed and {left_out} ({count}): {lost[seed]}")
+    return lines
+
+
+def caution(counted: CountedSeeds) -> str:
+    """What stands beside every mean and figure if no seed learned its definitions; "" if one did."""
+    if counted.learned or not counted.shown:
+        return ""
+    seeds = ", ".join(map(str, counted.shown))
+    return (
+        f"No seed learned its definitions: shown are seeds that failed ({seeds}), from which nothing follows."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +39,14 @@ class Answer:
 
     question: str
     answer: str
-    """The answer: "yes", "no: the reverse", "cannot tell" or "not asked"."""
+    """The answer: one of `verdict.Conclusion`, or "not asked"."""
     sentence: str
+    """Why, and the numbers behind it."""
+
+    @property
+    def in_words(self) -> str:
+        """The question, the answer and the sentence as one line."""
+        return f"{self.question}: {self.answer}: {self.sentence}"
 
 
 _QUESTIONS: Final = (
@@ -43,17 +64,20 @@ _QUESTIONS: Final = (
 )
 
 
-def answers(rows: pd.DataFrame, measures: Measures | None = None) -> list[Answer]:
-    """Answers to the questions about a run: yes, no (the opposite is significant) or cannot tell.
+def answers(
+    rows: pd.DataFrame, measures: Measures | None = None, *, counted: CountedSeeds | None = None
+) -> list[Answer]:
+    """Answers to the questions about a run, by the rule of `behaviour.verdict`.
 
-    The 95 % interval of the leading measure decides, and the second measure is shown beside it (`Measures`). Without
-    `measures`, those that the rows' columns show are taken.
+    The leading measure decides, and the second measure is shown beside it (`Measures`). `rows` are those of the
+    evaluate analysis over every finished seed, those that failed included. `counted` says which of them count; without
+    it, the rows themselves say it. Without `measures`, those that the rows' columns show are taken.
     """
     measures = measures or measures_of(rows)
+    counted = counted or count_seeds(rows, measures)
     lead, second = measures.leading, measures.second
-    found = {c.name: c for c in contrasts(rows, lead, measures)}
-    accuracy = {c.name: c.estimate for c in contrasts(rows, second, measures)}
-    n_seeds = rows["seed"].nunique()
+    found = {c.name: c for c in contrasts(rows, lead, measures, counted=counted)}
+    beside = {c.name: c.estimate for c in contrasts(rows, second, measures, counted=counted)}
     result = []
     for question, name, claim in _QUESTIONS:
         if name == "ocl_d1" and lead not in measures.chance:
@@ -62,23 +86,25 @@ def answers(rows: pd.DataFrame, measures: Measures | None = None) -> list[Answer
                 "aliases only ever defined (tag 1) are answered better than undefined ones",
             )
         if name not in found:
-            result.append(Answer(question, "not asked", "the run has no aliases for this comparison"))
+            result.append(Answer(question, "not asked", "the run has no aliases for this comparison."))
             continue
-        e = found[name].estimate
-        verdict = "cannot tell"
-        too_few = 1 < n_seeds < MIN_SEEDS
-        if e.significant and not too_few:
-            verdict = "yes" if e.mean > 0 else "no: the reverse"
-        sentence = f"{claim}: {NAMES[lead]} difference {describe(e)}"
-        if n_seeds > 1:
-            sentence += f", positive in {found[name].positive_seeds} of {n_seeds} seeds"
-        if too_few:
-            sentence += f"; {n_seeds} seeds are too few to conclude from"
-        elif verdict == "cannot tell" and n_seeds > 1 and e.seeds_for_power < float("inf"):
-            sentence += f"; about {e.seeds_for_power:.0f} seeds would be needed for 80 % power"
-        sentence += f". In {NAMES[second]} {describe(accuracy[name])}"
+        verdict = found[name].verdict
+        sentence = f"{verdict.explanation}. Asked was whether {claim}: {NAMES[lead]} difference "
+        sentence += _difference(found[name], counted)
+        sentence += f". In {NAMES[second]} {describe(beside[name])}"
         if name == "strong" and "strong_d1_d3" in found:
             sentence += f". Fresh tag beside it: d1 − d3 {describe(found['strong_d1_d3'].estimate)}"
             sentence += f", d3 − d2 {describe(found['strong_d3_d2'].estimate)}"
-        result.append(Answer(question, verdict, sentence + "."))
+        result.append(Answer(question, verdict.answer, sentence + "."))
     return result
+
+
+def _difference(contrast: ContrastEstimate, counted: CountedSeeds) -> str:
+    """The difference over the seeds that are shown, and over all seeds where some that failed are not shown."""
+    text = describe(contrast.estimate)
+    if len(counted.shown) > 1:
+        text += f", positive in {contrast.positive_seeds} of {len(counted.shown)} seeds"
+    if counted.learned and counted.failed:
+        every = contrast.verdict.every
+        text += f" (over all {every.n} seeds, those that failed included: {describe(every)})"
+    return text

@@ -7,11 +7,14 @@ not about the setup.
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import scipy.stats
 from jaxtyping import Float
+
+SHARE: Final = (0.0, 1.0)
+"""Least and greatest value of a share, of an accuracy and of an AUC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +46,17 @@ class Estimate:
         return bool(self.p < 0.05)
 
 
-def estimate(values: Float[np.ndarray, "unit"], *, unit: Literal["seed", "alias"]) -> Estimate:
+def estimate(
+    values: Float[np.ndarray, "unit"],
+    *,
+    unit: Literal["seed", "alias"],
+    bounds: tuple[float, float] | None = None,
+) -> Estimate:
     """Estimate of the mean of independent values: one per seed, or one per alias of a single seed.
+
+    `bounds` are the least and the greatest value that is possible, such as 0 and 1 for a share. The interval is then cut
+    off at them. It covers the true mean as often as before, since the true mean is never beyond them. They do not
+    change p.
 
     Raises ValueError when a value is not finite. So leave failed seeds out, and say so.
     """
@@ -55,6 +67,8 @@ def estimate(values: Float[np.ndarray, "unit"], *, unit: Literal["seed", "alias"
     if np.ptp(values) == 0:  # for equal values, rounding of their mean would give a deviation that is not 0
         return Estimate(mean, mean, mean, float(mean == 0), n, unit, 0.0)
     low, high, p = _interval(scipy.stats.ttest_1samp, values, 0.0)
+    if bounds is not None:
+        low, high = max(low, bounds[0]), min(high, bounds[1])
     return Estimate(mean, low, high, p, n, unit, float(values.std(ddof=1)))
 
 

@@ -1,6 +1,7 @@
 """The questioning of text worlds: questions in words, whose answer is one of many."""
 
 import json
+import math
 from types import MappingProxyType
 from typing import Final
 
@@ -18,6 +19,10 @@ MEASURES: Final = Measures(
     leading="exact_match",
     second="log_probability",
     chance=MappingProxyType({}),
+    smallest=MappingProxyType({"exact_match": 0.02, "log_probability": 0.1, "recall": 0.02}),
+    bounds=MappingProxyType(
+        {"exact_match": (0.0, 1.0), "log_probability": (-math.inf, 0.0), "recall": (0.0, 1.0)}
+    ),
     # large models store only a part of the definitions in a few epochs
     least_recall=None,
 )

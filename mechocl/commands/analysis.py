@@ -15,6 +15,7 @@ from mechocl.lenses.logit_lens import LensConfig
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mechocl.behaviour.counted import CountedSeeds
     from mechocl.runs.run import Run
     from toy_models.measures import Measures
 
@@ -36,7 +37,7 @@ def evaluate(on: On) -> None:
 
     if on.attribute:
         raise MechoclError("evaluate asks about every attribute; leave out --attribute")
-    opened, (rows,) = _analysed(on, ("evaluate", EvaluateConfig()))
+    opened, counted, (rows,) = _analysed(on, ("evaluate", EvaluateConfig()), every=True)
     measures = opened.questioning.measures
     last = len(opened.recipe.training.stages)
     if on.stage is None and opened.kind.judging_stage(opened.recipe) < last:
@@ -44,9 +45,8 @@ def evaluate(on: On) -> None:
         print(
             "each subset after the last stage that trains on its data; with --stage N, all subsets after that stage"
         )
-    if on.stage in (None, len(opened.recipe.training.stages)):
-        rows = printing.learned(rows, measures)
-    cells = {(e.subset, e.metric): e.estimate for e in over_seeds.subsets(rows)}
+    shown = counted.keep_shown(rows)
+    cells = {(e.subset, e.metric): e.estimate for e in over_seeds.subsets(shown, measures)}
     names = list(dict.fromkeys(subset for subset, _ in cells))
     metrics = measures.names
     body = [
@@ -55,14 +55,16 @@ def evaluate(on: On) -> None:
     ]
     printing.table(["subset", *metrics], body)
     for metric in (measures.leading, measures.second):
-        _print_contrasts(rows, metric, measures)
+        _print_contrasts(rows, metric, measures, counted)
     if "test" in rows.columns:
-        printing.text_tests(rows)
-    printing.answers(rows, measures)
+        printing.text_tests(shown)
+    printing.answers(rows, measures, counted=counted)
     _say_where(opened, "evaluate")
 
 
-def _print_contrasts(rows: "pd.DataFrame", metric: str, measures: "Measures") -> None:
+def _print_contrasts(
+    rows: "pd.DataFrame", metric: str, measures: "Measures", counted: "CountedSeeds"
+) -> None:
     from mechocl.behaviour import formats, over_seeds
     from mechocl.commands import printing
 
@@ -70,11 +72,12 @@ def _print_contrasts(rows: "pd.DataFrame", metric: str, measures: "Measures") ->
         [
             c.name,
             formats.describe(c.estimate),
-            f"{c.positive_seeds} of {rows['seed'].nunique()} seeds above 0",
+            f"{c.positive_seeds} of {len(counted.shown)} seeds above 0",
+            c.verdict.answer,
         ]
-        for c in over_seeds.contrasts(rows, metric, measures)
+        for c in over_seeds.contrasts(rows, metric, measures, counted=counted)
     ]
-    printing.table([f"contrast ({formats.NAMES[metric]})", "difference [95 %]", ""], lines)
+    printing.table([f"contrast ({formats.NAMES[metric]})", "difference [95 %]", "", "verdict"], lines)
 
 
 def lens(
@@ -99,7 +102,7 @@ def lens(
         raise MechoclError(f"--of is for the logit lens alone; leave it out with --kind {kind}")
     if kind == "direct":
         aliases = AttributionConfig(aliases_per_subset=config.aliases_per_subset)
-        opened, (rows,) = _analysed(on, ("attribution", aliases))
+        opened, _, (rows,) = _analysed(on, ("attribution", aliases))
         print("contribution at = to the right answer's logit − the other answer's, in nats")
         cells = rows.groupby(["component", "subset"], sort=False)["difference"].mean().unstack()
         printing.grid(cells, "+.3f", corner="component")
@@ -107,7 +110,7 @@ def lens(
         return
     name = "lens" if kind == "logit" else "tuned-lens"
     chosen = config if kind == "logit" else TunedLensConfig(aliases_per_subset=config.aliases_per_subset)
-    opened, (rows,) = _analysed(on, (name, chosen))
+    opened, _, (rows,) = _analysed(on, (name, chosen))
     shown = rows[(~rows["contains"]) & rows["position"].isin(["alias", "="])]
     shown = shown.assign(layer=shown["layer"].where(shown["component"] == "stream", shown["component"]))
     cells = (
@@ -129,7 +132,7 @@ def patch(
     from mechocl.behaviour import over_seeds
     from mechocl.commands import printing
 
-    opened, (rows,) = _analysed(on, ("patch", config))
+    opened, _, (rows,) = _analysed(on, ("patch", config))
     for name, part in rows.groupby("contrast", sort=False):
         _print_ends(name, part)
         part = part.assign(site=over_seeds.site_names(part))
@@ -158,7 +161,7 @@ def circuit(
 
     search = SuppressionConfig(seed=config.seed)
     also = (("suppression", search),) if suppression else ()
-    opened, (rows, *searched) = _analysed(on, ("circuit", config), *also)
+    opened, _, (rows, *searched) = _analysed(on, ("circuit", config), *also)
     for name, part in rows.groupby("contrast", sort=False):
         _print_ends(name, part)
         edges = circuits.pool_heads(part)
@@ -194,7 +197,7 @@ def graft(
     from toy_models.subsets import SUBSETS
 
     also = (("steering", SteeringConfig()),) if steering else ()
-    opened, found = _analysed(on, ("graft", config), *also)
+    opened, _, found = _analysed(on, ("graft", config), *also)
     rows = pd.concat(found, ignore_index=True)
     rows = rows[rows["subset"].map(lambda name: SUBSETS[name].stage == 2)]
     for metric in ("auc", "accuracy"):
@@ -214,7 +217,7 @@ def subspace(
     """Find which directions carry the tag and the integer: swap them between questions, or erase them, with controls."""
     from mechocl.commands import printing
 
-    opened, (rows,) = _analysed(on, ("subspace", config))
+    opened, _, (rows,) = _analysed(on, ("subspace", config))
     rows = rows[rows["metric"] == "logit_difference"]
     rows = rows.assign(
         place=rows["position"] + ", " + rows["site"] + " " + rows["layer"].astype(str),
@@ -231,17 +234,25 @@ def subspace(
     _say_where(opened, "subspace")
 
 
-def _analysed(on: Where, *wanted: tuple[str, Any]) -> "tuple[Run, list[pd.DataFrame]]":
-    """The run, and the rows of each analysis (name, config) over its seeds. Prints which seeds failed."""
+def _analysed(
+    on: Where, *wanted: tuple[str, Any], every: bool = False
+) -> "tuple[Run, CountedSeeds, list[pd.DataFrame]]":
+    """The run, which of its seeds count, and the rows of each analysis (name, config) over the seeds that are shown.
+
+    Prints which seeds failed. With `every`, the rows are those of every finished seed.
+    """
     from mechocl.analyses import results
-    from mechocl.analyses.jobs import complete_run
+    from mechocl.analyses.jobs import complete_run, count_run
     from mechocl.commands import printing
 
     run = on.opened()
-    complete_run(run, wanted, stage=on.stage, device=on.resolved_device(), jobs=jobs_of(on.jobs))
-    printing.failures(run)
-    found = [results.load_rows(run, name, config, stage=on.stage) for name, config in wanted]
-    return run, [rows for rows in found if rows is not None]
+    device, jobs = on.resolved_device(), jobs_of(on.jobs)
+    counted = count_run(run, device=device, jobs=jobs)
+    seeds = None if every else counted.shown
+    complete_run(run, wanted, stage=on.stage, device=device, jobs=jobs, seeds=seeds)
+    printing.failures(counted)
+    found = [results.load_rows(run, name, config, stage=on.stage, seeds=seeds) for name, config in wanted]
+    return run, counted, [rows for rows in found if rows is not None]
 
 
 def _print_ends(name: object, part: "pd.DataFrame") -> None:

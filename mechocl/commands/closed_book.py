@@ -115,8 +115,7 @@ def finetune(
         save_every_s=seconds_of(save_every),
     )
     if first:
-        printing.failures(run)
-    if len(run.failures()) == len(run.seeds):
-        run.finished_seeds()  # raises an error that says so
-    if first:
+        printing.trained(run, device=computing.resolved_device(), jobs=jobs_of(computing.jobs))
         print(f"run: {out}")
+    elif len(run.failures()) == len(run.seeds):
+        run.finished_seeds()  # raises an error that says so

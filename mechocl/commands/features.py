@@ -130,7 +130,7 @@ def dashboard(on: OnSae, site: str = "", out: Path | None = None) -> None:
     Searches the features if that has not been done. Shows what `mechocl sae test` has found, if that has been done.
 
     Args:
-        on: The run and the SAE. If there are several seeds, the page shows the first one.
+        on: The run and the SAE. If there are several seeds, the page shows the first one that counts, and names it.
         site: Hook point of an SAE that does not name its own.
         out: File of the page. By default it is RUN/saes/SAE/seed-K.html.
     """
@@ -201,13 +201,15 @@ SAE_COMMANDS: Final[dict[str, Callable[..., None]]] = {
 
 
 def _opened(on: WhereSeeds) -> "tuple[Run, tuple[int, ...], str]":
-    """The run, the seeds that the user asks for, and the device."""
+    """The run, the seeds that the user asks for, and the device. Without `--seeds`, those that count are taken."""
+    from mechocl.analyses import jobs
     from mechocl.commands import printing
 
-    run = on.opened()
-    seeds = on.chosen(run)
-    printing.failures(run)
-    return run, seeds, on.resolved_device()
+    run, device = on.opened(), on.resolved_device()
+    counted = jobs.count_run(run, device=device, jobs=jobs_of(on.jobs))
+    seeds = on.chosen(run, counted)
+    printing.failures(counted)
+    return run, seeds, device
 
 
 def _computed(

@@ -11,6 +11,7 @@ from mechocl.errors import MechoclError
 from mechocl.runs.progress import Executor
 
 if TYPE_CHECKING:
+    from mechocl.behaviour.counted import CountedSeeds
     from mechocl.runs.run import Run
 
 Device = Annotated[
@@ -28,7 +29,10 @@ Attribute = Annotated[
 """The option `--attribute`."""
 
 SeedList = Annotated[
-    str, tyro.conf.arg(help="Which seeds of the run are used, such as 0,1,2. By default all are used.")
+    str,
+    tyro.conf.arg(
+        help="Which seeds of the run are used, such as 0,1,2. By default all that learned their definitions."
+    ),
 ]
 """The option `--seeds` of a run that is trained already. `numbers` reads it."""
 
@@ -97,10 +101,13 @@ class WhereSeeds(Where):
 
     seeds: SeedList = "all"
 
-    def chosen(self, run: "Run") -> tuple[int, ...]:
-        """The seeds of `--seeds`. Raises MechoclError when the run has not trained one of them to the end."""
+    def chosen(self, run: "Run", counted: "CountedSeeds") -> tuple[int, ...]:
+        """The seeds of `--seeds`: of `all`, those that count (`CountedSeeds.shown`); otherwise those that are named.
+
+        Raises MechoclError when the run has not trained one of them to the end.
+        """
         there = tuple(folder.seed for folder in run.finished_seeds())
-        seeds = there if self.seeds == "all" else numbers(self.seeds)
+        seeds = counted.shown if self.seeds == "all" else numbers(self.seeds)
         if missing := set(seeds) - set(there):
             raise MechoclError(f"--seeds {self.seeds}: {self.run} has no trained seed {min(missing)}")
         return seeds

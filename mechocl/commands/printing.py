@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 import tabulate
 
 from mechocl.behaviour import formats, over_seeds as seed_estimates, sentences
+from mechocl.behaviour.counted import CountedSeeds
 from toy_models.measures import Measures
+
+if TYPE_CHECKING:
+    from mechocl.runs.run import Run
 
 _number: Final = partial(formats.number, minus=formats.HYPHEN)
 """Numbers in grids of a terminal have a hyphen for a minus."""
@@ -60,23 +64,34 @@ def over_seeds(rows: pd.DataFrame, keys: list[str], value: str, *, most: int | N
     table([*keys, f"{value} [95 %]", "seeds above 0"], body)
 
 
-def failures(run: Any) -> None:
-    failed = run.failures()
-    for seed, reason in failed.items():
-        print(f"seed {seed} failed and is left out ({len(failed)} of {len(run.seeds)} failed): {reason}")
+def failures(counted: CountedSeeds, *, of: str = "") -> None:
+    """Print a line for each seed that does not count, and a caution if none does. `of`: name of the run, in front."""
+    caution = sentences.caution(counted)
+    for line in [*sentences.failures_in_words(counted), *([caution] if caution else [])]:
+        print(f"{of}: {line}" if of else line)
 
 
-def learned(rows: pd.DataFrame, measures: Measures | None = None) -> pd.DataFrame:
-    """Rows of the seeds that learned their definitions. Prints which seeds failed to learn them."""
-    kept, failed = seed_estimates.without_failed(rows, measures)
-    for line in sentences.failures_in_words(failed, rows["seed"].nunique()):
-        print(line)
-    return kept
+def trained(run: "Run", *, device: str, jobs: int | None) -> None:
+    """Print which seeds failed, after a command has trained seeds of the run.
+
+    While another process still trains seeds of the run, those that diverged are printed alone. Raises MechoclError
+    when all seeds diverged.
+    """
+    from mechocl.analyses.jobs import count_run
+
+    if run.unfinished_seeds() or len(run.failures()) == len(run.seeds):
+        done = tuple(seed for seed in run.seeds if run.seed(seed).finished())
+        failures(CountedSeeds(done, {}, run.failures()))
+        if not run.unfinished_seeds():
+            run.finished_seeds()  # raises an error that says so
+    else:
+        failures(count_run(run, device=device, jobs=jobs))
 
 
-def answers(rows: pd.DataFrame, measures: Measures | None = None) -> None:
-    for a in sentences.answers(rows, measures):
-        print(f"{a.question}: {a.answer}. {a.sentence}")
+def answers(rows: pd.DataFrame, measures: Measures | None = None, *, counted: CountedSeeds) -> None:
+    """Print the answers to the questions about a run. `rows` are those of `sentences.answers`."""
+    for a in sentences.answers(rows, measures, counted=counted):
+        print(a.in_words)
 
 
 def text_tests(rows: pd.DataFrame) -> None:

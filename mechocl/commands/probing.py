@@ -79,7 +79,7 @@ def probe(
             raise MechoclError("give one or more RUN folders to probe, or --table to look at a table")
         executor = place.executor(computing.jobs)
         device = executor.device(computing.device)
-        units = _listed_units(runs, config, probed, device=device)
+        units = _listed_units(runs, config, probed, device=device, jobs=computing.jobs)
         parts = [Path(recipe).stem for recipe in listed((config.recipe,))]
         out = out or runs[0] / "probes" / "-".join([*parts, *filter(None, [probed.attribute])])
         rows = probe_sweep.sweep_probes(units, out=out, executor=executor)
@@ -96,12 +96,16 @@ def probe(
 
 
 def _listed_units(
-    runs: Sequence[Path], config: ProbingConfig, probed: Probed, *, device: str
+    runs: Sequence[Path], config: ProbingConfig, probed: Probed, *, device: str, jobs: int
 ) -> "list[Unit]":
-    """The units that the sweep computes, in order."""
+    """The units that the sweep computes, in order. Without `--seeds`, they are of the seeds that count."""
     from mechocl.analyses import probe_sweep
+    from mechocl.analyses.jobs import count_run
+    from mechocl.commands import printing
+    from mechocl.models import seam
+    from mechocl.runs.run import Run
 
-    return probe_sweep.list_units(
+    units = probe_sweep.list_units(
         runs,
         recipes=listed((config.recipe,)),
         checkpoints=probed.checkpoints,
@@ -112,6 +116,15 @@ def _listed_units(
         dtype=probed.cache_dtype,
         attribute=probed.attribute,
     )
+    if probed.seeds != "all":
+        return units
+    here = seam.resolve_device("auto")  # `device` may be that of workers on other machines
+    shown = {}
+    for run in runs:
+        counted = count_run(Run.open(run), device=here, jobs=jobs_of(jobs))
+        printing.failures(counted, of=run.name if len(runs) > 1 else "")
+        shown[str(run.absolute())] = counted.shown
+    return [unit for unit in units if unit.checkpoint.seed in shown[unit.run]]
 
 
 def _print_and_draw(

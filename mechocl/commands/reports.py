@@ -25,11 +25,13 @@ def write_report(
         out: The HTML file. By default it is report.html in the run.
         computing: How it is computed.
     """
+    from mechocl.analyses import jobs
     from mechocl.commands import printing
     from mechocl.runs.run import Run
 
     opened = Run.open(run, attribute=attribute)
-    printing.failures(opened)
+    device = computing.resolved_device()
+    printing.failures(jobs.count_run(opened, device=device, jobs=jobs_of(computing.jobs)))
     print_report(
         opened,
         out or run / "report.html",

@@ -69,10 +69,11 @@ def demo(
         jobs=jobs_of(computing.jobs),
         then=jobs.reported_analyses(recipe),
     )
-    printing.failures(run)
+    counted = jobs.count_run(run, device=computing.resolved_device(), jobs=jobs_of(computing.jobs))
+    printing.failures(counted)
     answers = results.load_rows(run, "evaluate", registry.EvaluateConfig())
     assert answers is not None
-    printing.answers(printing.learned(answers))
+    printing.answers(answers, counted=counted)
     print_report(run, out / "report.html", device="cpu", jobs=jobs_of(computing.jobs))
 
 
@@ -85,6 +86,8 @@ def train(
     save_every: SaveEvery = SAVE_EVERY_S,
 ) -> None:
     """Train a recipe over several seeds. The same command continues a run that was stopped.
+
+    Says at the end which seeds failed, and why: those that diverged, and those that did not learn their definitions.
 
     Args:
         recipe: Name of a recipe that comes with the package (integer-set/cpu, integer-set/paper,
@@ -108,9 +111,7 @@ def train(
         jobs=jobs_of(computing.jobs),
         save_every_s=save_every_s,
     )
-    printing.failures(run)
-    if len(run.failures()) == len(run.seeds):
-        run.finished_seeds()  # raises an error that says so
+    printing.trained(run, device=computing.resolved_device(), jobs=jobs_of(computing.jobs))
     print(f"run: {out}")
 
 
@@ -197,12 +198,14 @@ def dynamics(run: PositionalRun, out: Path | None = None) -> None:
     from mechocl import files
     from mechocl.analyses import jobs
     from mechocl.commands import printing
+    from mechocl.models import seam
     from mechocl.report import page, training_plots, training_tables
     from mechocl.runs.run import Run
 
     opened = Run.open(run)
-    curves, onsets = jobs.measure_dynamics(opened)
-    printing.failures(opened)
+    counted = jobs.count_run(opened, device=seam.resolve_device("auto"), jobs=None)
+    curves, onsets = jobs.measure_dynamics(opened, seeds=counted.shown)
+    printing.failures(counted)
     events, order = training_tables.onset_table(onsets), training_tables.order_table(onsets)
     printing.table(events.columns, events.rows)
     print()

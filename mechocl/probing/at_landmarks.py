@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mechocl.behaviour.over_seeds import SeedSummary, summarize_seeds
+from mechocl.behaviour.statistics import SHARE
 from mechocl.probing.summaries import PLACE, chance, landmarks, statistic, threshold
 
 
@@ -37,7 +38,7 @@ def summarize_emergence(rows: pd.DataFrame) -> Emergence:
         statistic=value,
         landmarks=landmarks(rows),
         checkpoints=when.assign(threshold=np.array(limits, dtype=float)),
-        scores=summarize_seeds(own, [*PLACE, "stage", "step"], value),
+        scores=summarize_seeds(own, [*PLACE, "stage", "step"], value, bounds=SHARE),
     )
 
 
@@ -73,7 +74,7 @@ def compare_runs(rows: pd.DataFrame, gaps: pd.DataFrame | None = None) -> RunsCo
         chance=chance(own),
         landmarks=landmarks(own),
         runs=own[["run", "word_order"]].drop_duplicates(),
-        scores=summarize_seeds(own, [*PLACE, "run"], value),
+        scores=summarize_seeds(own, [*PLACE, "run"], value, bounds=SHARE),
         gaps=None if gaps is None else summarize_seeds(gaps, ["run"], "gap"),
         metric="" if gaps is None else " or ".join(gaps["metric"].unique()),
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mechocl.behaviour import over_seeds
-from mechocl.behaviour.statistics import estimate
+from mechocl.behaviour.statistics import SHARE, estimate
 from probes.controls import corrected_p
 
 PLACE: Final = ("site", "layer", "position")
@@ -58,7 +58,7 @@ def grid_cells(rows: pd.DataFrame) -> pd.DataFrame:
     seeds = own.pivot_table(index="seed", columns=list(PLACE), values=value, dropna=False).reindex(
         columns=index
     )
-    estimates = [estimate(column, unit="seed") for column in seeds.to_numpy().T]
+    estimates = [estimate(column, unit="seed", bounds=SHARE) for column in seeds.to_numpy().T]
     for name in ("mean", "low", "high"):
         found[name] = [getattr(e, name) for e in estimates]
     found["p"] = _corrected(everyone, seeds, value)
@@ -210,7 +210,9 @@ def by_subset(rows: pd.DataFrame) -> pd.DataFrame:
     part = rows[(rows["control"] == "none") & (rows["subset"] != "all") & rows["chosen"]]
     keys = zip(part["site"], part["layer"], part["position"], strict=True)
     marks = set(landmarks(rows))
-    return over_seeds.over_seeds(part[[key in marks for key in keys]], [*PLACE, "subset"], "accuracy")
+    return over_seeds.over_seeds(
+        part[[key in marks for key in keys]], [*PLACE, "subset"], "accuracy", bounds=SHARE
+    )
 
 
 def landmarks(rows: pd.DataFrame) -> list[tuple[str, int, str]]:

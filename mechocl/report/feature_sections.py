@@ -1,6 +1,6 @@
 """The report's section on the sparse autoencoders that were trained, searched and tested in the run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import pandas as pd
@@ -32,17 +32,17 @@ _QUALITY: Final = (
 )
 
 
-def section(run: Run) -> Section | None:
-    """What the saved searches and tests of the run's dictionaries say. None if nothing is saved.
+def section(run: Run, *, seeds: Sequence[int]) -> Section | None:
+    """What the saved searches and tests of the run's dictionaries say of these seeds. None if nothing is saved.
 
     Dictionaries that differ only in their initial weights are shown together.
     """
     names = [name for name in dictionaries.names(run.path) if "-crosscoder-" not in name]
-    searched = _together(run, names, "sae-search", lambda name: SearchConfig(sae=name))
+    searched = _together(run, seeds, names, "sae-search", lambda name: SearchConfig(sae=name))
     if not searched:
         return None
-    tested = _together(run, names, "sae-test", lambda name: EffectsConfig(sae=name))
-    tables, findings = [_quality(run, names)], []
+    tested = _together(run, seeds, names, "sae-test", lambda name: EffectsConfig(sae=name))
+    tables, findings = [_quality(run, seeds, names)], []
     figures = [
         feature_plots.selectivity(
             [(kind, summaries.existing(rows)) for kind, rows in list(searched.items())[:_PANELS]]
@@ -58,10 +58,10 @@ def section(run: Run) -> Section | None:
             feature_plots.shares(summaries.summarize_shares(summaries.surest_patches(rows)), title=kind)
         )
         patched = summaries.patches(rows)
-        seeds = patched[patched["retrieval"]]["seed"].nunique()
+        with_one = patched[patched["retrieval"]]["seed"].nunique()
         findings.append(
             f"{kind}: {int(patched['retrieval'].sum())} of {len(patched)} tested features are retrieval features, "
-            f"in {seeds} of {rows['seed'].nunique()} seeds."
+            f"in {with_one} of {rows['seed'].nunique()} seeds."
         )
     return Section(
         id="features",
@@ -84,39 +84,40 @@ def _kind(name: str) -> str:
 
 
 def _together(
-    run: Run, names: list[str], analysis: str, config: Callable[[str], object]
+    run: Run, seeds: Sequence[int], names: list[str], analysis: str, config: Callable[[str], object]
 ) -> dict[str, pd.DataFrame]:
     """Saved rows by kind of dictionary. The column `sae` tells the dictionaries of one kind apart."""
     found: dict[str, list[pd.DataFrame]] = {}
     for name in names:
-        rows = _saved(run, analysis, config(name))
+        rows = _saved(run, seeds, analysis, config(name))
         if rows is not None:
             found.setdefault(_kind(name), []).append(rows.assign(sae=name))
     return {kind: pd.concat(parts, ignore_index=True) for kind, parts in found.items()}
 
 
-def _saved(run: Run, analysis: str, config: object) -> pd.DataFrame | None:
-    """Saved rows of all seeds that have them. None if no seed has them."""
+def _saved(run: Run, seeds: Sequence[int], analysis: str, config: object) -> pd.DataFrame | None:
+    """Saved rows of those of the seeds that have them. None if no seed has them."""
     name = str(getattr(config, "sae", ""))
     there = [
         folder
         for folder in run.finished_seeds()
-        if (dictionaries.path_of(run.path, name, folder.seed) / dictionaries.RECORD).exists()
+        if folder.seed in seeds
+        and (dictionaries.path_of(run.path, name, folder.seed) / dictionaries.RECORD).exists()
     ]
-    seeds = [
+    saved = [
         folder.seed
         for folder in there
         if run.load_result(analysis, results.result_key(folder, analysis, config, None)) is not None
     ]
-    return results.load_rows(run, analysis, config, seeds=seeds) if seeds else None
+    return results.load_rows(run, analysis, config, seeds=saved) if saved else None
 
 
-def _quality(run: Run, names: list[str]) -> Table:
+def _quality(run: Run, seeds: Sequence[int], names: list[str]) -> Table:
     """A table with one line for each dictionary, judged beside the dictionaries with other initial weights."""
     lines = []
     for name in names:
         others = tuple(other for other in names if other != name and _kind(other) == _kind(name))
-        rows = _saved(run, "sae-quality", QualityConfig(sae=name, others=others))
+        rows = _saved(run, seeds, "sae-quality", QualityConfig(sae=name, others=others))
         if rows is None:
             continue
         found = {

@@ -117,7 +117,8 @@ def subset_values(
                 showlegend=False,
             )
         )
-        half = {"array": [e.estimate.high - e.estimate.mean], "thickness": 2, "width": 6}
+        up, down = e.estimate.high - e.estimate.mean, e.estimate.mean - e.estimate.low
+        half = {"array": [up], "arrayminus": [down], "symmetric": False, "thickness": 2, "width": 6}
         figure.add_trace(
             go.Scatter(
                 x=[i + 0.12],

@@ -96,7 +96,7 @@ def emergence(emerging: Emergence) -> go.Figure:
             go.Scatter(
                 x=labels,
                 y=e["mean"].tolist(),
-                error_y={"array": (e["high"] - e["mean"]).tolist(), "thickness": 1.2, "width": 3},
+                error_y=_interval(e) | {"thickness": 1.2, "width": 3},
                 mode="lines+markers",
                 name=name,
                 line={"color": color},
@@ -193,7 +193,7 @@ def _dots(
         go.Scatter(
             x=np.arange(len(groups)) + shift + 0.03, y=e["mean"].tolist(), mode="markers", name=name,
             legendgroup=name, marker={"color": color, "size": 9, "symbol": "diamond"},
-            error_y={"array": (e["high"] - e["mean"]).tolist(), "thickness": 1.5, "width": 4},
+            error_y=_interval(e) | {"thickness": 1.5, "width": 4},
             hovertemplate=f"{name}<br>mean %{{y:.3f}}<extra></extra>",
         ),
         row=row,
@@ -230,3 +230,9 @@ def cosines(pairs: pd.DataFrame) -> go.Figure:
         yaxis={"title": "|cosine|", "range": [0, 1.02]},
     )
     return styled(figure)
+
+
+def _interval(estimates: pd.DataFrame) -> dict[str, object]:
+    """Error bars from the lower to the upper ends. They are not symmetric where an end is that of the possible values."""
+    up, down = estimates["high"] - estimates["mean"], estimates["mean"] - estimates["low"]
+    return {"array": up.tolist(), "arrayminus": down.tolist(), "symmetric": False}

@@ -1,10 +1,12 @@
 """Make the report of a run, which answers its questions."""
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from mechocl.behaviour import formats, internalization, over_seeds, sentences
+from mechocl.behaviour.counted import CountedSeeds, count_seeds
 from mechocl.interventions.summaries import summarize_patching
 from mechocl.lenses import attention
 from mechocl.lenses.summaries import summarize_attribution
@@ -28,50 +30,64 @@ from toy_models.words import Words
 
 
 def build(run: Run, rows: dict[str, pd.DataFrame], *, warning: str = "") -> Report:
-    """The report of a run from the saved rows of its reported analyses (`analyses.jobs.reported_analyses`)."""
-    history = pd.concat([f.history().assign(seed=f.seed) for f in run.finished_seeds()], ignore_index=True)
-    failures = run.failures()
-    if failures:
-        diverged = f"Training diverged in {len(failures)} of {len(run.seeds)} seeds, which are left out of everything below."
-        warning = f"{warning} {diverged}".strip()
-    if "lens" not in rows:
-        closed = "The models are not of a family that lenses, patches and probes take apart (GPT-NeoX, GPT-2): answers only."
-        warning = f"{warning} {closed}".strip()
-    measures, words = run.questioning.measures, run.questioning.words
-    answered, unlearned = over_seeds.without_failed(rows["evaluate"], measures)
-    said = sentences.failures_in_words(unlearned, rows["evaluate"]["seed"].nunique())
-    warning = " ".join([warning, *(f"S{line[1:]}." for line in said)]).strip()
+    """The report of a run from the saved rows of its reported analyses (`analyses.jobs.reported_analyses`).
+
+    Every number and figure is of the seeds that count (`behaviour.counted`). If no seed learned its definitions, those
+    that failed are shown, and every section says so.
+    """
+    measures, evaluated = run.questioning.measures, rows["evaluate"]
+    counted = count_seeds(evaluated, measures, diverged=run.failures())
+    rows = {name: counted.keep_shown(table) for name, table in rows.items()}
+    caution = sentences.caution(counted)
+    said = [f"S{line[1:]}." for line in sentences.failures_in_words(counted)]
+    closed = "The models are not of a family that lenses, patches and probes take apart (GPT-NeoX, GPT-2): answers only."
+    warnings = [warning, *said, caution, "" if "lens" in rows else closed]
+    views = attention_views(run, rows["attention"]) if "attention" in rows else ()
     return Report(
         title=f"mechocl: {run.recipe.description}",
-        warning=warning,
+        warning=" ".join(filter(None, warnings)),
         summary=tuple(
             SummaryRow(label=a.question, sentence=a.sentence, answer=a.answer)
-            for a in sentences.answers(answered, measures)
+            for a in sentences.answers(evaluated, measures, counted=counted)
         ),
-        facts=_facts(run),
-        sections=(
-            _training(history, words),
-            _internalization(answered, measures, words),
-            *([text_sections.other_tests(answered)] if "test" in answered.columns else []),
-            *([_lens(rows, words)] if "lens" in rows else []),
-            *([_patching(rows["patch"], words)] if "patch" in rows else []),
-            *([toolbox_sections.circuit(rows["circuit"])] if "circuit" in rows else []),
-            *([toolbox_sections.suppression(rows["suppression"], words)] if "suppression" in rows else []),
-            *([toolbox_sections.weights(rows["graft"], rows["steering"])] if "graft" in rows else []),
-            *([toolbox_sections.subspaces(rows["subspace"])] if "subspace" in rows else []),
-            *(_probes(run, rows["probe"]) if "probe" in rows else ()),
-            *([features] if (features := feature_sections.section(run)) else []),
+        facts=_facts(run, counted),
+        sections=tuple(
+            replace(section, finding=f"{caution} {section.finding}".strip())
+            for section in _sections(run, rows, evaluated, counted)
         ),
-        attention=attention_views(run, rows["attention"]) if "attention" in rows else (),
+        attention=tuple(replace(view, caption=f"{view.caption} {caution}".strip()) for view in views),
     )
 
 
-def _facts(run: Run) -> dict[str, str]:
+def _sections(
+    run: Run, rows: dict[str, pd.DataFrame], evaluated: pd.DataFrame, counted: CountedSeeds
+) -> list[Section]:
+    """The sections in order. `rows` are of the seeds that are shown, `evaluated` of every finished seed."""
+    words = run.questioning.words
+    folders = [folder for folder in run.finished_seeds() if folder.seed in counted.shown]
+    history = pd.concat([f.history().assign(seed=f.seed) for f in folders], ignore_index=True)
+    features = feature_sections.section(run, seeds=counted.shown)
+    return [
+        _training(history, words),
+        _internalization(evaluated, counted, run.questioning.measures, words),
+        *([text_sections.other_tests(rows["evaluate"])] if "test" in evaluated.columns else []),
+        *([_lens(rows, words)] if "lens" in rows else []),
+        *([_patching(rows["patch"], words)] if "patch" in rows else []),
+        *([toolbox_sections.circuit(rows["circuit"])] if "circuit" in rows else []),
+        *([toolbox_sections.suppression(rows["suppression"], words)] if "suppression" in rows else []),
+        *([toolbox_sections.weights(rows["graft"], rows["steering"])] if "graft" in rows else []),
+        *([toolbox_sections.subspaces(rows["subspace"])] if "subspace" in rows else []),
+        *(_probes(run, rows["probe"]) if "probe" in rows else ()),
+        *([features] if features else []),
+    ]
+
+
+def _facts(run: Run, counted: CountedSeeds) -> dict[str, str]:
     m, git = run.manifest, run.manifest["git"]
     return {
         "Recipe": run.recipe_name,
         **run.kind.facts(run),
-        "Seeds": f"{', '.join(map(str, run.seeds))}; failed: {len(run.failures())}",
+        "Seeds": _seeds(counted),
         "Time": "; ".join(f"{what}: {seconds:.0f} s" for what, seconds in m["seconds"].items()),
         "Machine": f"{m['machine']} ({m['device']}, {m['precision']}, threads per seed: {m['threads']})",
         "Versions": ", ".join(f"{name} {version}" for name, version in m["packages"].items()),
@@ -80,6 +96,16 @@ def _facts(run: Run) -> dict[str, str]:
         else "not a git checkout",
         "Created": m["created"],
     }
+
+
+def _seeds(counted: CountedSeeds) -> str:
+    """Which seeds were trained, and which of them are in the means."""
+    groups = (
+        ("learned their definitions, and are in every mean", counted.learned),
+        ("did not learn their definitions", counted.failed),
+        ("diverged", counted.diverged),
+    )
+    return "; ".join(f"{', '.join(map(str, sorted(seeds)))}: {what}" for what, seeds in groups if seeds)
 
 
 def _training(history: pd.DataFrame, words: Words) -> Section:
@@ -91,8 +117,10 @@ def _training(history: pd.DataFrame, words: Words) -> Section:
     )
 
 
-def _internalization(rows: pd.DataFrame, measures: Measures, words: Words) -> Section:
-    estimates = over_seeds.subsets(rows)
+def _internalization(rows: pd.DataFrame, counted: CountedSeeds, measures: Measures, words: Words) -> Section:
+    """The section on subsets and contrasts. `rows` are those of the evaluate analysis over every finished seed."""
+    shown = counted.keep_shown(rows)
+    estimates = over_seeds.subsets(shown, measures)
     cells = {(e.subset, e.metric): e.estimate for e in estimates}
     leading = (measures.leading, measures.second)
     metrics = measures.names
@@ -109,8 +137,8 @@ def _internalization(rows: pd.DataFrame, measures: Measures, words: Words) -> Se
     tables = [subset_table]
     meanings = {c.name: c.meaning for c in internalization.CONTRASTS}
     for metric in leading:
-        found = over_seeds.contrasts(rows, metric, measures)
-        n_seeds = rows["seed"].nunique()
+        found = over_seeds.contrasts(rows, metric, measures, counted=counted)
+        n_seeds = len(counted.shown)
         tables.append(
             Table(
                 caption=f"Internalization in {formats.NAMES[metric]}: "
@@ -119,14 +147,22 @@ def _internalization(rows: pd.DataFrame, measures: Measures, words: Words) -> Se
                     if n_seeds > 1
                     else "differences over the aliases of a single seed"
                 ),
-                columns=("contrast", "difference [95 %]", "p", "seeds above 0", "seeds for 80 % power"),
+                columns=(
+                    "contrast",
+                    "difference [95 %]",
+                    "p",
+                    "seeds above 0",
+                    "verdict",
+                    "seeds that would decide",
+                ),
                 rows=tuple(
                     (
                         meanings[c.name],
                         formats.estimate_in_words(c.estimate, sign=True),
                         formats.p_in_table(c.estimate.p),
                         f"{c.positive_seeds} of {n_seeds}",
-                        formats.number(c.estimate.seeds_for_power, 0),
+                        c.verdict.answer,
+                        formats.number(c.verdict.seeds_to_decide, 0),
                     )
                     for c in found
                 ),
@@ -142,7 +178,7 @@ def _internalization(rows: pd.DataFrame, measures: Measures, words: Words) -> Se
             "about in training."
         ),
         figures=tuple(
-            plots.subset_values(estimates, over_seeds.by_seed(rows), metric=metric)
+            plots.subset_values(estimates, over_seeds.by_seed(shown), metric=metric)
             for metric in (leading[:1] if leading[0] in measures.chance else leading)
         ),
         tables=tuple(tables),
@@ -186,7 +222,7 @@ def _probes(run: Run, rows: pd.DataFrame) -> tuple[Section, ...]:
 
 
 def attention_views(run: Run, rows: pd.DataFrame) -> tuple[AttentionView, ...]:
-    """The attention patterns of the first seed, with one view per question."""
+    """The attention patterns of the first seed of the rows, which each caption names, with one view per question."""
     seed = int(rows["seed"].iloc[0])
     task = run.seed(seed).analysed_task()
     views = []

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from mechocl.behaviour import formats, over_seeds
+from mechocl.closed_book.questioning import MEASURES
 from mechocl.report import plots
 from mechocl.report.page import Section, Table
 from toy_models.subsets import SUBSETS
@@ -26,7 +27,9 @@ def other_tests(rows: pd.DataFrame) -> Section:
     values = {
         metric: {
             row["test"]: formats.value_in_words(row)
-            for row in over_seeds.over_seeds(both, ["test"], metric).to_dict("records")
+            for row in over_seeds.over_seeds(both, ["test"], metric, bounds=MEASURES.bounds[metric]).to_dict(
+                "records"
+            )
         }
         for metric in ("exact_match", "log_probability")
     }

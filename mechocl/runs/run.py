@@ -169,8 +169,7 @@ class Run:
         """
         folders = [self.seed(s) for s in self.seeds]
         failed = self.failures()
-        missing = [f.seed for f in folders if f.seed not in failed and not f.finished()]
-        if missing:
+        if missing := self.unfinished_seeds():
             raise MechoclError(
                 f"{self.path} is incomplete: seed {', '.join(map(str, missing))} is not trained to the end; "
                 f"run `mechocl {self.kind.command}` again with --out {self.path}"
@@ -181,6 +180,11 @@ class Run:
                 "recipe, for example to a lower learning_rate, and train with another --out"
             )
         return [f for f in folders if f.seed not in failed]
+
+    def unfinished_seeds(self) -> list[int]:
+        """The seeds whose training is neither complete nor diverged."""
+        failed = self.failures()
+        return [s for s in self.seeds if s not in failed and not self.seed(s).finished()]
 
     def failures(self) -> dict[int, str]:
         """Seed → the reason, for each seed whose training diverged."""

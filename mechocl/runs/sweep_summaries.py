@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mechocl.behaviour import internalization
-from mechocl.behaviour.statistics import Estimate, estimate
+from mechocl.behaviour.statistics import SHARE, Estimate, estimate
 from mechocl.runs.sweep_folder import axes
 from toy_models.measures import YES_OR_NO
 from toy_models.subsets import SUBSETS
@@ -44,7 +44,7 @@ def summaries(frame: pd.DataFrame) -> list[Summary]:
         good = part[part["failed"] == ""].dropna(axis=1, how="all")
         last = _last_stage(good)
         auc = {
-            s: estimate(good[f"{last}.auc.{s}"].to_numpy(dtype=float), unit="seed")
+            s: estimate(good[f"{last}.auc.{s}"].to_numpy(dtype=float), unit="seed", bounds=SHARE)
             for s in _subsets(good, last)
         }
         first = good.get("stage1.auc.qd1_consistent")

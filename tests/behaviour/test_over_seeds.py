@@ -1,9 +1,11 @@
-"""Which seeds count, and what is said of those that do not."""
+"""Which seeds count, what is said of those that do not, and the answers that follow."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from mechocl.behaviour import formats, over_seeds, sentences
+from mechocl.behaviour.counted import count_seeds
 
 
 def rows(recalls: dict[int, tuple[float, float]]) -> pd.DataFrame:
@@ -20,19 +22,30 @@ def rows(recalls: dict[int, tuple[float, float]]) -> pd.DataFrame:
 
 
 def test_seeds_that_did_not_learn_their_definitions_are_left_out_and_named() -> None:
-    kept, failures = over_seeds.without_failed(rows({3: (1.0, 1.0), 5: (1.0, 0.5), 8: (0.95, 0.95)}))
+    table = rows({3: (1.0, 1.0), 5: (1.0, 0.5), 8: (0.95, 0.95)})
+    kept, failures = over_seeds.without_failed(table)
     assert sorted(set(kept["seed"])) == [3, 8]
     assert failures == {5: "definition recall 0.750 of the new aliases, under 0.95"}
-    (line,) = sentences.failures_in_words(failures, 3)
-    assert line.startswith("seed 5 failed and is left out (1 of 3 failed): definition recall 0.750")
+    counted = count_seeds(table, diverged={6: "the loss is nan"})
+    assert (counted.learned, counted.shown, counted.total) == ((3, 8), (3, 8), 4)
+    assert sentences.failures_in_words(counted) == [
+        "seed 5 failed and is left out (2 of 4 failed): definition recall 0.750 of the new aliases, under 0.95",
+        "seed 6 failed and is left out (2 of 4 failed): the loss is nan",
+    ]
+    assert sentences.caution(counted) == ""
 
 
 def test_where_every_seed_failed_all_are_shown_and_it_is_said() -> None:
     table = rows({0: (0.5, 0.5), 1: (0.0, 0.0)})
-    kept, failures = over_seeds.without_failed(table)
-    assert len(kept) == len(table)
-    lines = sentences.failures_in_words(failures, 2)
-    assert all("is shown all the same, as no seed is better (2 of 2 failed)" in line for line in lines)
+    assert len(over_seeds.without_failed(table)[0]) == len(table)
+    counted = count_seeds(table, diverged={2: "the loss is nan"})
+    assert (counted.learned, counted.shown) == ((), (0, 1))
+    first, second, third = sentences.failures_in_words(counted)
+    assert all("is shown all the same, as no seed is better (3 of 3 failed)" in x for x in (first, second))
+    assert third == "seed 2 failed and is left out (3 of 3 failed): the loss is nan"
+    assert sentences.caution(counted).startswith(
+        "No seed learned its definitions: shown are seeds that failed (0, 1)"
+    )
 
 
 @pytest.mark.parametrize("recall", [float("nan"), 1.0])
@@ -40,13 +53,92 @@ def test_orders_without_recall_are_not_judged_by_it(recall: float) -> None:
     assert over_seeds.without_failed(rows({0: (recall, recall)}))[1] == {}
 
 
-def test_two_to_seven_seeds_conclude_nothing() -> None:
-    for seeds, verdict in ((7, "cannot tell"), (8, "yes")):
-        several = rows(dict.fromkeys(range(seeds), (1.0, 1.0)))
-        up = several["auc"] + 0.1 * (several["subset"] == "d1_consistent") + 0.001 * several["seed"]
-        strong = sentences.answers(several.assign(auc=up))[-1]
-        assert strong.answer == verdict
-        assert ("7 seeds are too few to conclude from" in strong.sentence) == (seeds == 7)
+# ------------------------------------------------------------------------------------------ answers
+
+
+def learned_and_failed(learned: int, failed: int, *, failed_gap: float = 0.1) -> pd.DataFrame:
+    """Seeds whose d1 is about .1 above d2, and after them seeds that failed, with their own difference."""
+    recall = {seed: (1.0, 1.0) if seed < learned else (0.2, 0.2) for seed in range(learned + failed)}
+    table = rows(recall)
+    gap = np.where(table["seed"] < learned, 0.1, failed_gap) + 0.001 * table["seed"]
+    return table.assign(auc=table["auc"] + gap * (table["subset"] == "d1_consistent"))
+
+
+def strong(table: pd.DataFrame, *, diverged: int = 0) -> sentences.Answer:
+    counted = count_seeds(table, diverged={100 + i: "nan" for i in range(diverged)})
+    return sentences.answers(table, counted=counted)[-1]
+
+
+@pytest.mark.parametrize(
+    ("learned", "failed", "diverged", "answer", "why"),
+    [
+        (1, 0, 0, "cannot tell", "one seed says nothing about other seeds"),
+        (
+            5,
+            0,
+            0,
+            "cannot tell",
+            "5 seeds are too few: in 6 % of cases all have the same sign by chance; about 6",
+        ),
+        (6, 0, 0, "yes", "the 95 % interval lies above 0 (sign-flip test p = .031)"),
+        (6, 2, 0, "yes", "whether or not the 2 failed seeds are counted"),
+        (6, 0, 2, "yes", "the 95 % interval lies above 0"),
+        (6, 6, 0, "cannot tell", "6 of 12 seeds failed, so the others are a selection"),
+        (6, 3, 3, "cannot tell", "6 of 12 seeds failed or diverged, so the others are a selection"),
+        (0, 8, 0, "cannot tell", "all 8 seeds failed"),
+        (0, 1, 0, "cannot tell", "the only seed failed"),
+    ],
+)
+def test_failed_seeds_are_part_of_the_answer(
+    learned: int, failed: int, diverged: int, answer: str, why: str
+) -> None:
+    found = strong(learned_and_failed(learned, failed), diverged=diverged)
+    assert found.answer == answer
+    assert why in found.sentence
+    assert found.in_words.startswith(f"Strong internalization (IML): {answer}: ")
+    both = learned > 0 < failed
+    assert (f"over all {learned + failed} seeds, those that failed included: " in found.sentence) == both
+    assert "nan" not in found.in_words
+    assert "inf" not in found.in_words
+
+
+def test_failed_seeds_that_say_something_else_are_heard() -> None:
+    found = strong(learned_and_failed(6, 2, failed_gap=-0.4))
+    assert found.answer == "cannot tell"
+    assert "the answer depends on whether the 2 failed seeds are counted" in found.sentence
+    assert "difference +0.102 [" in found.sentence
+
+
+def test_rows_say_themselves_which_seeds_failed() -> None:
+    """So a caller that gives the rows alone does not conclude from seeds that failed."""
+    assert sentences.answers(learned_and_failed(0, 8))[-1].answer == "cannot tell"
+    kept, _ = over_seeds.without_failed(learned_and_failed(0, 8))
+    assert sentences.answers(kept)[-1].answer == "cannot tell"
+
+
+def test_every_contrast_has_a_verdict_by_its_measure() -> None:
+    """The differences are about .015: above the margin of the AUC, .01, and below that of accuracy, .02."""
+    table = learned_and_failed(8, 0)
+    small = table["auc"].where(table["subset"] != "d1_consistent", 0.715 + 1e-4 * table["seed"])
+    table = table.assign(auc=small, accuracy=small)
+    (in_auc,), (in_accuracy,) = (
+        [c.verdict for c in over_seeds.contrasts(table, metric) if c.name == "strong"]
+        for metric in ("auc", "accuracy")
+    )
+    assert (in_auc.answer, in_accuracy.answer) == ("yes", "no")
+
+
+def test_intervals_of_shares_stay_possible_and_those_of_differences_do_not() -> None:
+    values = {0: 1.0, 1: 0.99, 2: 0.8, 3: 1.0}
+    table = rows(dict.fromkeys(values, (1.0, 1.0)))
+    table = table.assign(auc=table["seed"].map(values), logit_difference=table["seed"].map(values) * 100)
+    found = {(e.subset, e.metric): e.estimate for e in over_seeds.subsets(table)}
+    auc, nats = found["d1_consistent", "auc"], found["d1_consistent", "logit_difference"]
+    assert auc.high == 1.0
+    assert auc.low == pytest.approx(nats.low / 100)
+    assert nats.high / 100 == pytest.approx(1.0982, abs=1e-3)
+    context = over_seeds.over_seeds(table, ["subset"], "auc", bounds=(0.0, 1.0))
+    assert context["high"].tolist() == [1.0, 1.0]
 
 
 # ------------------------------------------------------------------------------------------ over seeds

@@ -153,6 +153,20 @@ def test_equal_values(value: float, p: float, n: int) -> None:
     assert found.seeds_for_power == (2 if value else math.inf)
 
 
+def test_bounds_cut_the_interval_and_keep_its_coverage() -> None:
+    """Of shares near 1, the plain interval often ends beyond it; what is cut off never holds the true mean."""
+    draws = np.random.default_rng(3).binomial(40, 0.97, (2000, 5)) / 40
+    plain = [estimate(values, unit="seed") for values in draws]
+    cut = [estimate(values, unit="seed", bounds=(0.0, 1.0)) for values in draws]
+    assert sum(e.high > 1 for e in plain) > 200
+    assert all(0 <= c.low <= c.mean <= c.high <= 1 for c in cut)
+    assert all(
+        (c.low, min(e.high, 1.0), e.p) == (e.low, c.high, c.p) for e, c in zip(plain, cut, strict=True)
+    )
+    covers = [[e.low <= 0.97 <= e.high for e in found] for found in (plain, cut)]
+    assert covers[0] == covers[1]
+
+
 def test_values_that_are_almost_equal() -> None:
     found = estimate(np.array([0.1, 0.1, 0.1 + 1e-15]), unit="seed")
     assert found.significant

@@ -140,6 +140,8 @@ def test_answers_follow_the_interval(evaluated: pd.DataFrame) -> None:
     assert by_question["Strong internalization (IML)"].answer == "cannot tell"
     assert "3 of 3 seeds" in by_question["Strong internalization (IML)"].sentence
     nine = pd.concat([evaluated.assign(seed=evaluated["seed"] + 3 * i) for i in range(3)])
+    same = nine["subset"].eq("d1_consistent") * 0.001 * (nine["seed"] % 2) + 0.5
+    assert sentences.answers(nine.assign(auc=same))[-1].answer == "no"
     for d2, answer in ((0.5, "yes"), (0.7, "cannot tell"), (0.95, "no: the reverse")):
         auc = nine["auc"].where(nine["subset"] != "d2_consistent", d2 + 0.01 * nine["seed"])
         strong = sentences.answers(nine.assign(auc=auc))[-1]
