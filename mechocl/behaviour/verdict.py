@@ -63,16 +63,25 @@ class Verdict:
     """The difference over the seeds that learned; of no seeds if all failed."""
     every: Estimate
     """The difference over all seeds that have a value, those that failed included."""
-    seeds_to_decide: int | None
-    """About how many seeds would decide, if the values go on as they are. None after a decision, where more seeds
-    alone would not help (too many failed), and where a single seed shows no spread."""
+    margin: float
+    """The smallest effect that matters, by which the difference was judged."""
+    more_would_decide: bool
+    """Whether more seeds alone would decide. False after a decision, and where too many seeds failed or failed seeds
+    say something else."""
+
+    @property
+    def seeds_to_decide(self) -> int | None:
+        """About how many seeds would decide, if the values go on as they are (`count_seeds_to_decide`).
+
+        None unless more seeds alone would decide, and where a single seed shows no spread.
+        """
+        return count_seeds_to_decide(self.learned, self.margin) if self.more_would_decide else None
 
     @property
     def explanation(self) -> str:
         """The reason, and how many seeds would decide."""
-        if self.seeds_to_decide is None:
-            return self.reason
-        return f"{self.reason}; about {self.seeds_to_decide} seeds would decide"
+        more = self.seeds_to_decide
+        return self.reason if more is None else f"{self.reason}; about {more} seeds would decide"
 
 
 def decide(
@@ -97,17 +106,21 @@ def decide(
     # in the order of the values, so that the names of the seeds change nothing, not even a last bit
     learned, others = (np.sort(np.array(list(v.values()), dtype=float)) for v in (differences, failed))
     estimates = estimate(learned, unit="seed"), estimate(np.append(learned, others), unit="seed")
+
+    def verdict(answer: Conclusion, reason: str, *, more_would_decide: bool = False) -> Verdict:
+        return Verdict(answer, reason, *estimates, margin, more_would_decide)
+
     if lost := _too_many_lost(len(learned), len(others), diverged):
-        return Verdict(CANNOT_TELL, lost, *estimates, None)
+        return verdict(CANNOT_TELL, lost)
     answer, reason = _conclude(learned, margin)
     if answer == CANNOT_TELL:
-        return Verdict(CANNOT_TELL, reason, *estimates, count_seeds_to_decide(estimates[0], margin))
-    if len(others):
-        counted = "the failed seed is" if len(others) == 1 else f"the {len(others)} failed seeds are"
-        if not _holds_with_failed(learned, others, answer, margin):
-            return Verdict(CANNOT_TELL, f"the answer depends on whether {counted} counted", *estimates, None)
-        reason += f", whether or not {counted} counted"
-    return Verdict(answer, reason, *estimates, None)
+        return verdict(answer, reason, more_would_decide=True)
+    if len(others) == 0:
+        return verdict(answer, reason)
+    counted = "the failed seed is" if len(others) == 1 else f"the {len(others)} failed seeds are"
+    if _holds_with_failed(learned, others, answer, margin):
+        return verdict(answer, f"{reason}, whether or not {counted} counted")
+    return verdict(CANNOT_TELL, f"the answer depends on whether {counted} counted")
 
 
 def count_seeds_to_decide(e: Estimate, margin: float) -> int | None:

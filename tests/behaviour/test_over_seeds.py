@@ -136,7 +136,7 @@ def test_intervals_of_shares_stay_possible_and_those_of_differences_do_not() -> 
     auc, nats = found["d1_consistent", "auc"], found["d1_consistent", "logit_difference"]
     assert auc.high == 1.0
     assert auc.low == pytest.approx(nats.low / 100)
-    assert nats.high / 100 == pytest.approx(1.0982, abs=1e-3)
+    assert nats.high > 105  # which is no share
     context = over_seeds.over_seeds(table, ["subset"], "auc", bounds=(0.0, 1.0))
     assert context["high"].tolist() == [1.0, 1.0]
 

@@ -14,6 +14,7 @@ import torch
 
 from mechocl import files
 from mechocl.analyses import jobs
+from mechocl.behaviour.counted import CountedSeeds
 from mechocl.commands import cli
 from mechocl.errors import Fault, MechoclError
 from mechocl.runs import processes, progress, train_toy
@@ -527,8 +528,8 @@ def test_train_again_does_nothing_and_more_seeds_are_added(
 ) -> None:
     command = ["train", recipe, "--out", run, *CPU]
     before = Run.open(run).seed(1).ledger.entries()
-    assert out_of(capsys, *command, "--seeds", "2") == [f"run: {run}"]
-    assert out_of(capsys, *command, "--seeds", "1", "--first-seed", "5") == [f"run: {run}"]
+    assert out_of(capsys, *command, "--seeds", "2")[-1] == f"run: {run}"
+    assert out_of(capsys, *command, "--seeds", "1", "--first-seed", "5")[-1] == f"run: {run}"
     opened = Run.open(run)
     assert opened.seeds == (0, 1, 5)
     assert opened.seed(5).finished()
@@ -554,12 +555,39 @@ def test_changes_can_be_given_together_and_apart(
 def test_failed_seeds_are_said_everywhere(
     run: Path, recipe: str, tmp_path: Path, fails: Fails, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Those that diverged, and those that did not learn their definitions, as the tiny recipe never does."""
     folder = Run.open(run).seed(1)
     folder.fail("stage 1: the training loss is nan at step 8 of 15")
-    said = "seed 1 failed and is left out (1 of 2 failed): stage 1: the training loss is nan at step 8 of 15"
-    assert said in out_of(capsys, "lens", run, "--aliases-per-subset", "2", *CPU)
-    assert said in out_of(capsys, "train", recipe, "--out", run, "--seeds", "2", *CPU)
+    said = "seed 1 failed and is left out (2 of 2 failed): stage 1: the training loss is nan at step 8 of 15"
+    other = "seed 0 failed and is shown all the same, as no seed is better (2 of 2 failed): definition recall"
+    for command in (
+        ["lens", run, "--aliases-per-subset", "2", *CPU],
+        ["train", recipe, "--out", run, "--seeds", "2", *CPU],
+        ["evaluate", run, *CPU],
+        ["evaluate", run, "--stage", "1", *CPU],
+        ["dynamics", run],
+    ):
+        lines = out_of(capsys, *command)
+        assert said in lines
+        assert any(line.startswith(other) for line in lines)
+        assert any(line.startswith("No seed learned its definitions: shown are seeds") for line in lines)
     assert "2 of 2 seeds, 1 failed" in out_of(capsys, "runs", run)[1]
+
+
+def test_means_are_over_the_seeds_that_learned(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the two seeds counts, so tables are of that seed, and the other one is named."""
+    counted = CountedSeeds((1,), {0: "definition recall .3"})
+    monkeypatch.setattr(jobs, "count_run", lambda *_, **__: counted)
+    said = "seed 0 failed and is left out (1 of 2 failed): definition recall .3"
+    lines = out_of(capsys, "patch", run, "--n-pairs", "4", *CPU)
+    assert said in lines
+    assert any(line.endswith("pairs, 1 seeds") for line in lines)
+    lines = out_of(capsys, "evaluate", run, *CPU)
+    assert said in lines
+    (verdict,) = (line for line in lines if line.startswith("Strong internalization"))
+    assert ": cannot tell: 1 of 2 seeds failed, so the others are a selection. " in verdict
 
 
 def test_a_recipe_that_diverges_in_every_seed(
