@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from mechocl.analyses import registry
 from mechocl.analyses.jobs import evaluate_run, train_run
 from mechocl.runs.controls import CONTROLS, control_path, control_recipe, open_controls
 from mechocl.runs.recipes import AnyRecipe
@@ -21,22 +23,25 @@ def train_controls(
     seeds: tuple[int, ...],
     device: str,
     jobs: int | None,
+    then: tuple[tuple[str, Any], ...] = (),
     save_every_s: float = SAVE_EVERY_S,
 ) -> Run:
     """Train or continue a run and the named controls of its recipe, all with the same seeds. Returns the run.
 
+    The seeds of the run are followed by the analyses `then`, as in `jobs.train_run`, and those of the controls by the
+    evaluate analysis.
+
     Raises MechoclError for a name that no control has, and for a recipe that is itself a control.
     """
-    work = [(control_path(path, name), control_recipe(recipe, CONTROLS[name]), name) for name in names]
-
-    def train(where: Path, of: AnyRecipe, name: str) -> Run:
-        return train_run(
-            where, of, recipe_name=name, seeds=seeds, device=device, jobs=jobs, save_every_s=save_every_s
-        )
-
-    run = train(path, recipe, recipe_name)
-    for where, changed, name in work:
-        train(where, changed, f"{recipe_name} (control: {name})")
+    work = [
+        (control_path(path, name), control_recipe(recipe, CONTROLS[name]), f"{recipe_name} (control: {name})")
+        for name in names
+    ]
+    options: dict[str, Any] = {"seeds": seeds, "device": device, "jobs": jobs, "save_every_s": save_every_s}
+    run = train_run(path, recipe, recipe_name=recipe_name, then=then, **options)
+    evaluated = (("evaluate", registry.EvaluateConfig()),)
+    for where, changed, title in work:
+        train_run(where, changed, recipe_name=title, then=evaluated, **options)
     return run
 
 

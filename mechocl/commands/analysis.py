@@ -59,6 +59,8 @@ def evaluate(on: On) -> None:
     if "test" in rows.columns:
         printing.text_tests(shown)
     printing.answers(rows, measures, counted=counted)
+    if on.stage is None:
+        printing.controls(opened, device=on.resolved_device(), jobs=jobs_of(on.jobs))
     _say_where(opened, "evaluate")
 
 

@@ -61,6 +61,6 @@ def controls(
         jobs=jobs_of(computing.jobs),
         save_every_s=seconds_of(save_every),
     )
-    printing.failures(run)
+    printing.trained(run, device=computing.resolved_device(), jobs=jobs_of(computing.jobs))
     printing.controls(run, device=computing.resolved_device(), jobs=jobs_of(computing.jobs))
     print(f"run: {out}")

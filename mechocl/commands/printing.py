@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 import tabulate
 
-from mechocl.behaviour import formats, over_seeds as seed_estimates, sentences
+from mechocl.behaviour import control_gaps, formats, over_seeds as seed_estimates, sentences
 from mechocl.behaviour.counted import CountedSeeds
 from toy_models.measures import Measures
 
@@ -92,6 +92,33 @@ def answers(rows: pd.DataFrame, measures: Measures | None = None, *, counted: Co
     """Print the answers to the questions about a run. `rows` are those of `sentences.answers`."""
     for a in sentences.answers(rows, measures, counted=counted):
         print(a.in_words)
+
+
+def controls(run: "Run", *, device: str, jobs: int | None) -> None:
+    """Print the gap of each control run that lies in a run's folder, the run's gap over it, and what that says."""
+    from mechocl.analyses.control_jobs import evaluate_controls
+    from mechocl.analyses.jobs import evaluate_run
+    from mechocl.runs.controls import is_control
+
+    if is_control(run.recipe):
+        return
+    measures = run.questioning.measures
+    rows = evaluate_run(run, device=device, jobs=jobs)
+    found = evaluate_controls(run, device=device, jobs=jobs)
+    for metric in (measures.leading, measures.second) if found else ():
+        body = [
+            [
+                one.control,
+                formats.describe(one.own.learned),
+                formats.describe(one.over.learned),
+                f"{one.over.learned.n} seeds",
+                one.over.answer,
+            ]
+            for one in control_gaps.compare_gaps(rows, found, measures, metric=metric)
+        ]
+        head = f"control ({formats.NAMES[metric]})"
+        table([head, "its gap d1 − d2 [95 %]", "the run's gap over it [95 %]", "", "larger?"], body)
+    print(control_gaps.explain_gap(rows, found, measures).in_words)
 
 
 def text_tests(rows: pd.DataFrame) -> None:

@@ -51,8 +51,10 @@ def print_report(run: "Run", path: Path, *, device: str, jobs: int | None) -> No
 
     if path.is_dir():
         raise MechoclError(f"{path} is a folder; give the HTML file, for example {path / 'report.html'}")
-    rows = report_rows.complete_report(run, device=seam.resolve_device(device), jobs=jobs)
-    size = run_page.write_run_page(run, rows, path)
+    computed_on = seam.resolve_device(device)
+    rows = report_rows.complete_report(run, device=computed_on, jobs=jobs)
+    controls = report_rows.control_rows(run, device=computed_on, jobs=jobs)
+    size = run_page.write_run_page(run, rows, controls, path)
     print(f"report ({size / 1e6:.1f} MB): {path.resolve().as_uri()}")
 
 

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 
 _SWEPT: Final = SeedRange(seeds=8)
 
+DEMO_SEEDS: Final = 12
+"""Number of seeds of the demo, so that a seed that fails changes no answer."""
+
+DEMO_CONTROLS: Final = ("noise", "unasked")
+"""The controls of the demo's recipe that it trains."""
+
 FAST: Final = (
     "task.aliases=600",
     "task.integers=12",
@@ -39,41 +45,44 @@ FAST: Final = (
 
 def demo(
     out: Path = Path("runs/demo"),
-    seeds: int = 8,
+    seeds: int = DEMO_SEEDS,
     fast: bool = False,
     computing: Annotated[Computing, tyro.conf.OmitArgPrefixes] = Computing(),  # noqa: B008
 ) -> None:
-    """Train the small integer-set recipe over several seeds, run every analysis, and write the report.
+    """Train the small integer-set recipe and two controls over several seeds, run every analysis, and write the report.
 
     Args:
         out: Folder that holds the whole demo: a run and its report.html.
-        seeds: Number of seeds that are trained.
+        seeds: Number of seeds that are trained, of the recipe and of each control.
         fast: Run a smoke test instead: one seed of a smaller task, in about a minute.
         computing: How it is computed.
     """
-    from mechocl.analyses import jobs, registry, results
+    from mechocl.analyses import control_jobs, jobs, registry, results
     from mechocl.commands import printing
     from mechocl.commands.reports import print_report
     from mechocl.runs import recipes
 
-    if fast and seeds not in (1, 8):
+    if fast and seeds not in (1, DEMO_SEEDS):
         raise MechoclError(f"--fast trains one seed; leave out --seeds {seeds}")
     name = "integer-set/cpu"
     recipe = recipes.load_recipe(name, FAST if fast else ())
-    run = jobs.train_run(
+    device, at_a_time = computing.resolved_device(), jobs_of(computing.jobs)
+    run = control_jobs.train_controls(
         out,
         recipe,
+        DEMO_CONTROLS,
         recipe_name=f"{name} (smoke test)" if fast else name,
         seeds=SeedRange(seeds=1 if fast else seeds).numbers(),
-        device=computing.resolved_device(),
-        jobs=jobs_of(computing.jobs),
+        device=device,
+        jobs=at_a_time,
         then=jobs.reported_analyses(recipe),
     )
-    counted = jobs.count_run(run, device=computing.resolved_device(), jobs=jobs_of(computing.jobs))
+    counted = jobs.count_run(run, device=device, jobs=at_a_time)
     printing.failures(counted)
     answers = results.load_rows(run, "evaluate", registry.EvaluateConfig())
     assert answers is not None
     printing.answers(answers, counted=counted)
+    printing.controls(run, device=device, jobs=at_a_time)
     print_report(run, out / "report.html", device="cpu", jobs=jobs_of(computing.jobs))
 
 

@@ -1,5 +1,6 @@
 """The report of a run as a file."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -10,11 +11,14 @@ from mechocl.runs.run import Run
 _SMOKE = "Smoke test: one seed of a small task. It shows that everything runs, not what a model does."
 
 
-def write_run_page(run: Run, rows: dict[str, pd.DataFrame], path: Path) -> int:
+def write_run_page(
+    run: Run, rows: dict[str, pd.DataFrame], controls: Mapping[str, pd.DataFrame] | None, path: Path
+) -> int:
     """Write the report of a run into the file `path`, whose folder is made, and return its size in bytes.
 
-    `rows` are those of `analyses.report_rows.complete_report`. The page of a smoke test says that it is one.
+    `rows` are those of `analyses.report_rows.complete_report`, and `controls` those of `analyses.report_rows.control_rows`.
+    The page of a smoke test says that it is one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     warning = _SMOKE if "smoke test" in run.recipe_name else ""
-    return page.write(run_report.build(run, rows, warning=warning), path)
+    return page.write(run_report.build(run, rows, controls, warning=warning), path)

@@ -1,11 +1,13 @@
 """Make the report of a run, which answers its questions."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from mechocl.behaviour import formats, internalization, over_seeds, sentences
+from mechocl.behaviour.control_gaps import explain_gap
 from mechocl.behaviour.counted import CountedSeeds, count_seeds
 from mechocl.interventions.summaries import summarize_patching
 from mechocl.lenses import attention
@@ -14,6 +16,7 @@ from mechocl.models.layout import position_labels
 from mechocl.probing.scoring import ProbingConfig
 from mechocl.probing.summaries import probe_grids
 from mechocl.report import (
+    control_sections,
     feature_sections,
     lens_plots,
     plots,
@@ -29,8 +32,17 @@ from toy_models.subsets import SUBSETS
 from toy_models.words import Words
 
 
-def build(run: Run, rows: dict[str, pd.DataFrame], *, warning: str = "") -> Report:
+def build(
+    run: Run,
+    rows: dict[str, pd.DataFrame],
+    controls: Mapping[str, pd.DataFrame] | None = None,
+    *,
+    warning: str = "",
+) -> Report:
     """The report of a run from the saved rows of its reported analyses (`analyses.jobs.reported_analyses`).
+
+    `controls` are rows of the evaluate analysis of the run's control runs, by the control's name. None, for a run that is
+    itself a control, leaves out the question whether the gap needs unreliability.
 
     Every number and figure is of the seeds that count (`behaviour.counted`). If no seed learned its definitions, those
     that failed are shown, and every section says so.
@@ -48,19 +60,26 @@ def build(run: Run, rows: dict[str, pd.DataFrame], *, warning: str = "") -> Repo
         warning=" ".join(filter(None, warnings)),
         summary=tuple(
             SummaryRow(label=a.question, sentence=a.sentence, answer=a.answer)
-            for a in sentences.answers(evaluated, measures, counted=counted)
+            for a in [
+                *sentences.answers(evaluated, measures, counted=counted),
+                *([] if controls is None else [explain_gap(evaluated, controls, measures)]),
+            ]
         ),
         facts=_facts(run, counted),
         sections=tuple(
             replace(section, finding=f"{caution} {section.finding}".strip())
-            for section in _sections(run, rows, evaluated, counted)
+            for section in _sections(run, rows, evaluated, counted, controls or {})
         ),
         attention=tuple(replace(view, caption=f"{view.caption} {caution}".strip()) for view in views),
     )
 
 
 def _sections(
-    run: Run, rows: dict[str, pd.DataFrame], evaluated: pd.DataFrame, counted: CountedSeeds
+    run: Run,
+    rows: dict[str, pd.DataFrame],
+    evaluated: pd.DataFrame,
+    counted: CountedSeeds,
+    controls: Mapping[str, pd.DataFrame],
 ) -> list[Section]:
     """The sections in order. `rows` are of the seeds that are shown, `evaluated` of every finished seed."""
     words = run.questioning.words
@@ -70,6 +89,7 @@ def _sections(
     return [
         _training(history, words),
         _internalization(evaluated, counted, run.questioning.measures, words),
+        *([control_sections.section(evaluated, controls, run.questioning.measures)] if controls else []),
         *([text_sections.other_tests(rows["evaluate"])] if "test" in evaluated.columns else []),
         *([_lens(rows, words)] if "lens" in rows else []),
         *([_patching(rows["patch"], words)] if "patch" in rows else []),

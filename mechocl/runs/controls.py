@@ -12,14 +12,18 @@ Where the aliases of tag 2 are not asked about, stage 1 has fewer examples. A co
 The control runs of a run lie in its folder: RUN/controls/NAME. They are ordinary runs.
 """
 
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from mechocl.closed_book.stages import FinetuneStage
 from mechocl.errors import MechoclError
-from mechocl.runs.kinds import RunKind
+from mechocl.runs import recipes
 from mechocl.runs.recipes import AnyRecipe
 from mechocl.runs.run import Run, kind_of
+from toy_models.stages import StageConfig
 from toy_models.subsets import Unreliable
 
 FOLDER: Final = "controls"
@@ -68,34 +72,41 @@ CONTROLS: Final[dict[str, Control]] = {
 """The controls by name."""
 
 
+def is_control(recipe: AnyRecipe) -> bool:
+    """Whether the recipe is itself a control: no definition with tag 2 is there to contradict questions."""
+    unreliable: str = recipes.plain(recipe)["task"].get("unreliable", "inconsistent")
+    return unreliable != "inconsistent"
+
+
 def control_recipe(recipe: AnyRecipe, control: Control) -> AnyRecipe:
     """The recipe of a control run of a recipe.
 
     Raises MechoclError for a recipe that is itself a control, since its gap does not come from unreliable definitions.
     """
-    if recipe.task.unreliable != "inconsistent":
+    if is_control(recipe):
         raise MechoclError(
-            f"task.unreliable is {recipe.task.unreliable}: this recipe is itself a control; give the recipe of the experiment"
+            "this recipe is itself a control, since its task.unreliable is not inconsistent; give the recipe of the experiment"
         )
-    changes: dict[str, Any] = {"unreliable": control.unreliable}
+    changes = [f'task.unreliable="{control.unreliable}"']
     if control.tag_reliability is not None:
-        changes["tag_reliability"] = control.tag_reliability
-    changed = replace(recipe, task=replace(recipe.task, **changes))
+        changes.append(f"task.tag_reliability={control.tag_reliability}")
+    changed = recipes.change_recipe(recipe, tuple(changes))
     if not control.equal_steps:
         return changed
-    kind = kind_of(recipe)
-    stages = tuple(
-        replace(stage, epochs=_epochs(kind, recipe, changed, index)) if 1 in stage.data else stage
-        for index, stage in enumerate(recipe.training.stages)
+    stages: Sequence[StageConfig | FinetuneStage] = recipe.training.stages
+    epochs = tuple(
+        f"training.stages.{index}.epochs={_epochs(stage, recipe, changed, index)}"
+        for index, stage in enumerate(stages)
+        if 1 in stage.data
     )
-    return replace(changed, training=replace(changed.training, stages=stages))
+    return recipes.change_recipe(changed, epochs)
 
 
-def _epochs(kind: RunKind, recipe: AnyRecipe, changed: AnyRecipe, index: int) -> int:
+def _epochs(stage: StageConfig | FinetuneStage, recipe: AnyRecipe, changed: AnyRecipe, index: int) -> int:
     """Epochs with which a stage of the changed recipe has as many steps as in the recipe, to the nearest epoch."""
-    stage = recipe.training.stages[index]
-    per_epoch = [-(-kind.count_examples(r, index) // stage.batch_size) for r in (recipe, changed)]
-    return max(1, round(stage.epochs * per_epoch[0] / per_epoch[1]))
+    kind = kind_of(recipe)
+    steps, fewer = (math.ceil(kind.count_examples(r, index) / stage.batch_size) for r in (recipe, changed))
+    return max(1, round(stage.epochs * steps / fewer))
 
 
 def control_path(run: Path, name: str) -> Path:

@@ -106,6 +106,17 @@ def _load(name: str, changes: tuple[str, ...], known: Mapping[str, Path]) -> Any
     return parse(values, source=f"{path} with --set {' '.join(changes)}" if changes else str(path))
 
 
+def change_recipe(recipe: AnyRecipe, changes: tuple[str, ...]) -> AnyRecipe:
+    """The recipe with `key=value` changes made, which are written as for `load_recipe`.
+
+    Raises MechoclError, which names the key, for a change that is not valid.
+    """
+    values = plain(recipe)
+    for change in changes:
+        _apply(values, change)
+    return parse(values, source=f"the recipe with {' '.join(changes)}")
+
+
 def read(name: str, known: Mapping[str, Path]) -> tuple[dict[str, Any], Path]:
     """The values of a TOML file, and its path. `name` is one of the `known` names, or a path.
 

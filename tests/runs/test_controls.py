@@ -40,7 +40,7 @@ def test_equal_exposure_or_equal_steps(name: str) -> None:
 
 def test_a_control_has_no_controls() -> None:
     recipe = recipes.load_recipe("integer-set/cpu", ("task.unreliable=noise",))
-    with pytest.raises(MechoclError, match=r"task\.unreliable is noise: this recipe is itself a control"):
+    with pytest.raises(MechoclError, match="this recipe is itself a control"):
         control_recipe(recipe, CONTROLS["noise"])
 
 

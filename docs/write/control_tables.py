@@ -1,0 +1,48 @@
+"""Tables of runs and their control runs, by seed and subset, from which docs/results.md is written.
+
+python -m docs.write.control_tables RUN     take the tables from a run that `mechocl controls` made
+"""
+
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+import tyro
+
+from docs.write.places import TABLES
+from mechocl.analyses.control_jobs import evaluate_controls
+from mechocl.analyses.jobs import evaluate_run
+from mechocl.behaviour import over_seeds
+from mechocl.behaviour.internalization import METRICS
+from mechocl.runs.run import Run
+
+RUN: Final = "run"
+"""Value of the column `control` for the run itself."""
+
+
+def take_tables(path: Path, *, jobs: int | None = None) -> Path:
+    """Write docs/results/controls-RECIPE.csv from a run and the control runs in it. Returns the table's path."""
+    run = Run.open(path)
+    answered = {
+        RUN: evaluate_run(run, device="cpu", jobs=jobs),
+        **evaluate_controls(run, device="cpu", jobs=jobs),
+    }
+    columns = ["control", "seed", "subset", "aliases", *METRICS]
+    tables = [over_seeds.by_seed(rows).assign(control=name)[columns] for name, rows in answered.items()]
+    target = TABLES / f"controls-{run.recipe_name.replace('/', '-')}.csv"
+    pd.concat(tables).to_csv(target, index=False, float_format="%.6g")
+    return target
+
+
+def read_tables() -> dict[str, dict[str, pd.DataFrame]]:
+    """Recipe → name of the run or control → its rows, one for each seed and subset, of every table that is saved."""
+    found = {}
+    for path in sorted(TABLES.glob("controls-*.csv")):
+        table = pd.read_csv(path).assign(alias=0)
+        recipe = path.stem.removeprefix("controls-").replace("integer-set-", "integer-set/", 1)
+        found[recipe] = {str(name): part for name, part in table.groupby("control", sort=False)}
+    return found
+
+
+if __name__ == "__main__":
+    tyro.cli(tyro.conf.configure(tyro.conf.PositionalRequiredArgs)(take_tables))

@@ -1,0 +1,88 @@
+"""The section of a report on control runs: the gap where nothing was unreliable, beside the run's own."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from mechocl.behaviour import formats
+from mechocl.behaviour.control_gaps import ControlGap, compare_gaps
+from mechocl.report.page import Section, Table
+from mechocl.report.plots import styled
+from mechocl.runs.controls import CONTROLS
+from toy_models.measures import Measures
+
+
+def section(rows: pd.DataFrame, controls: Mapping[str, pd.DataFrame], measures: Measures) -> Section:
+    """The section of a run's control runs, from rows of the evaluate analysis of the run and of each control."""
+    leading = compare_gaps(rows, controls, measures)
+    second = compare_gaps(rows, controls, measures, metric=measures.second)
+    return Section(
+        id="controls",
+        title="Controls",
+        how_to_read=(
+            "The gap is d1 − d2: how much better new definitions are used with tag 1 than with tag 2. In each control run, no "
+            "definition with tag 2 ever contradicted a question, or both tags were right equally often; everything else is as in "
+            "the run. A gap that is there in a control, too, does not come from unreliability. Each line is a seed, "
+            "from its gap in the run to its gap in the control; diamonds are means with 95 % intervals over seeds."
+        ),
+        figures=(paired_gaps(leading),),
+        tables=tuple(control_table(gaps) for gaps in (leading, second)),
+    )
+
+
+def control_table(gaps: list[ControlGap]) -> Table:
+    """A line for each control: its own gap, the run's gap over it, and the verdict on that."""
+    metric = formats.NAMES[gaps[0].metric] if gaps else ""
+    return Table(
+        caption=f"The gap in {metric} of each control, and the run's gap over it, paired by seed",
+        columns=("control", "what is the case in it", "its gap [95 %]", "the run's gap over it [95 %]", "seeds", "is it larger?"),
+        rows=tuple(
+            (
+                one.control,
+                CONTROLS[one.control].meaning,
+                formats.estimate_in_words(one.own.learned, sign=True),
+                formats.estimate_in_words(one.over.learned, sign=True),
+                str(one.over.learned.n),
+                one.over.answer,
+            )
+            for one in gaps
+        ),
+    )  # fmt: skip
+
+
+def paired_gaps(gaps: list[ControlGap]) -> go.Figure:
+    """Draw, for each control, every seed's gap in the run and in the control, and both means with their intervals."""
+    figure = go.Figure()
+    for index, one in enumerate(gaps):
+        for row in one.by_seed.itertuples():
+            figure.add_trace(
+                go.Scatter(
+                    x=[index - 0.15, index + 0.15], y=[row.run, row.control], mode="lines+markers",
+                    line={"color": "#9aa5b1", "width": 1}, marker={"size": 5, "color": ["#1f78c8", "#d9822b"]},
+                    hovertemplate=f"seed {row.seed}: %{{y:+.3f}}<extra></extra>", showlegend=False,
+                )
+            )  # fmt: skip
+    drawn = (
+        ("the run", [one.run for one in gaps], "#1f78c8", -0.25),
+        ("the control", [one.own.learned for one in gaps], "#d9822b", 0.25),
+    )
+    for name, estimates, color, shift in drawn:
+        halves = [e.high - e.mean if np.isfinite(e.high) else 0.0 for e in estimates]
+        figure.add_trace(
+            go.Scatter(
+                x=[index + shift for index in range(len(gaps))], y=[e.mean for e in estimates], mode="markers",
+                name=name, marker={"color": color, "size": 11, "symbol": "diamond"},
+                error_y={"array": halves, "thickness": 2, "width": 6},
+                hovertemplate=f"{name}: mean %{{y:+.3f}}<extra></extra>",
+            )
+        )  # fmt: skip
+    figure.add_hline(y=0, line={"dash": "dot", "color": "#999", "width": 1})
+    ticks = {
+        "tickvals": list(range(len(gaps))),
+        "ticktext": [one.control.replace("-equal-steps", "<br>equal steps") for one in gaps],
+    }
+    metric = formats.NAMES[gaps[0].metric] if gaps else ""
+    figure.update_layout(xaxis=ticks, yaxis={"title": f"gap d1 − d2 in {metric}"}, height=400)
+    return styled(figure)
