@@ -6,6 +6,8 @@ from typing import Literal
 
 import numpy as np
 
+from toy_models.frozen import Trains
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageConfig:
@@ -37,8 +39,18 @@ class StageConfig:
     """Share of the steps in which the learning rate rises linearly from 0."""
     gradient_clip: float = 0.0
     """Largest gradient norm. With 0, gradients are not clipped."""
-    trains: Literal["all", "alias_embeddings"] = "all"
-    """What is trained: every parameter, or only the embedding rows of the aliases' tokens."""
+    trains: Trains = "all"
+    """What is trained: every parameter; every one but the tags' token embeddings; all token embeddings and nothing else; or
+    only those of the aliases' tokens, or of the tags. What is not trained stays as it is to the last bit. If the model's
+    embeddings are tied, a row is trained or frozen in both places."""
+    stop_at_definition_loss: float = 0.0
+    """Definition loss, in nats, at which definitions are learned well enough, and training on them stops. It is the
+    cross-entropy of a definition's entity. With 0, all epochs are trained. What does not come so far trains for all epochs."""
+    stops: Literal["stage", "alias"] = "stage"
+    """What stops at that loss. With `stage`, a model trains no further after the epoch in which the mean over the stage's
+    definitions is at or under it. With `alias`, a definition carries no loss, and the embedding of its alias does not
+    move, from the epoch on at whose start it is at or under it; and a model all of whose definitions have
+    stopped trains no further."""
     evaluations: int = 10
     """Number of evaluations during the stage, evenly spaced, the last at its end."""
     checkpoints: int = 6
@@ -58,10 +70,12 @@ class StageConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
         if self.weight_decay < 0 or self.gradient_clip < 0:
             raise ValueError("weight_decay and gradient_clip must not be negative")
-        if self.trains == "alias_embeddings" and self.weight_decay:
+        if not (self.stop_at_definition_loss >= 0 and math.isfinite(self.stop_at_definition_loss)):
             raise ValueError(
-                "weight_decay would move the frozen embeddings; set it to 0 with alias_embeddings"
+                f"stop_at_definition_loss is {self.stop_at_definition_loss}; give nats above 0, or 0 for never"
             )
+        if self.stops == "alias" and not self.stop_at_definition_loss:
+            raise ValueError("stops is alias, but nothing stops; set stop_at_definition_loss above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,18 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from toy_models import architectures, lean
+from toy_models.frozen import EMBEDDING, FrozenRows, name_trained_parameters
 from toy_models.stages import StageConfig
-from toy_models.task import ROLE, Task
+from toy_models.task import Task
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
+
+
+_RUNNING: Final = ("loss_sum", "loss_count", "stopped")
+"""Tensors of a trainer that a state keeps beside weights and optimiser."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,42 +50,61 @@ class Trainer:
         for index, model in enumerate(models):
             for name, parameter in model.named_parameters():
                 parameter.data = self.stacked[name][index]
-        names = [n for n, p in first.named_parameters() if p.requires_grad]
-        if stage.trains == "alias_embeddings":
-            names = ["embed.W_E"]
+        names = name_trained_parameters(first, stage.trains)
         # the optimiser gets whole stacks, since what it does to a number depends on that number alone; but Adafactor
-        # gets one tensor for each model, since its step depends on the tensor's shape and size
-        apart = stage.optimizer == "adafactor"
+        # gets one tensor for each model, since its step depends on the tensor's shape and size, and so does every
+        # optimiser if models may stop: it leaves alone what has no gradient
+        apart = stage.optimizer == "adafactor" or stage.stop_at_definition_loss > 0
         self.names, self.parameters = names, [self.stacked[n].requires_grad_() for n in names]
         self.moved = (
             [p.detach()[k] for p in self.parameters for k in range(len(models))] if apart else self.parameters
         )
         self.apart = apart
-        assert names[0] == "embed.W_E"
+        assert names[0] == EMBEDDING
         embeddings = len(models) if apart else 1
         self.optimizer = _optimizer(self.moved[:embeddings], self.moved[embeddings:], stage)
-        self.row_mask: Tensor | None = None
-        if stage.trains == "alias_embeddings":
-            self.row_mask = torch.stack([_is_alias_name(task) for task in tasks])[:, :, None].to(device)
+        self.frozen = FrozenRows(self.stacked[EMBEDDING], tasks, stage.trains)
         self.forward = dict(self.stacked) | lean.rotary_tables(first)
         if self.tied:
             self.forward["unembed.W_U"] = self.stacked["embed.W_E"][:, : first.cfg.d_vocab_out].mT
         self.loss_sum = torch.zeros(len(models), dtype=torch.float64, device=device)
-        self.loss_count = 0
+        self.loss_count = torch.zeros(len(models), dtype=torch.float64, device=device)
+        self.stopped = torch.zeros(len(models), 0, dtype=torch.bool, device=device)
+        """Which definitions have stopped, if any may stop (`toy_models.stopping`): `model definition`."""
 
     def mask_frozen_rows(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
         """Gradients that are 0 in the rows of the embedding that are not trained."""
-        return gradients if self.row_mask is None else [g * self.row_mask for g in gradients]
+        return [self.frozen.mask(gradients[0]), *gradients[1:]]
 
-    def update(self, gradients: Sequence[Tensor], *, clip: float, rates: Tensor | None) -> None:
-        """Do one step of the optimiser. `rates` are the models' learning rates as shares of the optimiser's rate."""
+    def record(self, losses: Float[Tensor, "model"], learns: Sequence[bool]) -> None:
+        """Add the losses of a batch to the running losses of the models that learn from it."""
+        counts = torch.tensor(learns, device=losses.device)
+        self.loss_sum += torch.where(counts, losses.detach(), 0.0)
+        self.loss_count += counts
+
+    def mean_losses(self) -> tuple[float, ...]:
+        """Mean of each model's losses since they were last forgotten; 0 if the model learned from no batch."""
+        return tuple((self.loss_sum / self.loss_count.clamp(min=1)).tolist())
+
+    def forget_losses(self) -> None:
+        self.loss_sum.zero_()
+        self.loss_count.zero_()
+
+    def update(
+        self, gradients: Sequence[Tensor], *, clip: float, rates: Tensor | None, learns: Sequence[bool]
+    ) -> None:
+        """Do one step of the optimiser. `rates` are the models' learning rates as shares of the optimiser's rate.
+
+        A model that does not learn keeps its weights and its part of the optimiser's state.
+        """
         if clip:
             shares = (clip / (gradient_norms(gradients) + 1e-6)).clamp(max=1.0)
             gradients = [g * shares.view(-1, *[1] * (g.ndim - 1)) for g in gradients]
         if self.apart:
             gradients = [part for gradient in gradients for part in gradient]
-        for parameter, gradient in zip(self.moved, gradients, strict=True):
-            parameter.grad = _laid_out_as(parameter, gradient)
+        for index, (parameter, gradient) in enumerate(zip(self.moved, gradients, strict=True)):
+            if not self.apart or learns[index % len(self.models)]:
+                parameter.grad = _laid_out_as(parameter, gradient)
         before = None if rates is None else [p.detach().clone() for p in self.parameters]
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -90,6 +114,7 @@ class Trainer:
                 for parameter, old in zip(self.parameters, before, strict=True):
                     share = rates.view(-1, *[1] * (old.ndim - 1))
                     parameter.copy_(old + share * (parameter - old))
+        self.frozen.put_back()
 
     def tie(self) -> None:
         """Give the models' unembedding the weights of the embedding, if the two are tied."""
@@ -98,10 +123,11 @@ class Trainer:
                 architectures.tie(model)
 
     def capture(self, step: int) -> TrainingState:
-        """Copy weights, optimiser and running losses as they are after `step` steps."""
+        """Copy weights, optimiser, running losses and what has stopped as they are after `step` steps."""
         tensors = {f"model/{k}": v.detach().clone() for k, v in self.stacked.items() if "rotary" not in k}
-        tensors["loss_sum"] = self.loss_sum.clone()
-        scalars = {"loss_count": float(self.loss_count)}
+        for name in _RUNNING:
+            tensors[name] = getattr(self, name).clone()
+        scalars: dict[str, float] = {}
         for index, state in self.optimizer.state_dict()["state"].items():
             for key, value in state.items():
                 name = f"optimizer/{index}/{key}"
@@ -112,12 +138,13 @@ class Trainer:
         return TrainingState(tensors, step, scalars)
 
     def restore(self, state: TrainingState) -> None:
-        """Take over the weights, the optimiser and the running losses of a captured state."""
+        """Take over the weights, the optimiser, the running losses and what has stopped of a captured state."""
         saved: dict[int, dict[str, Tensor | float]] = {}
         with torch.no_grad():
             for name, value in state.tensors.items():
                 if name.startswith("model/"):
                     self.stacked[name.removeprefix("model/")].copy_(value)
+        self.frozen.freeze(torch.zeros_like(self.frozen.always))  # at the restored values
         for name, number in (state.tensors | state.scalars).items():
             kind, _, rest = name.partition("/")
             if kind == "optimizer":
@@ -128,8 +155,8 @@ class Trainer:
                 )
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": saved, "param_groups": groups})
-        self.loss_sum.copy_(state.tensors["loss_sum"])
-        self.loss_count = int(state.scalars["loss_count"])
+        for name in _RUNNING:
+            getattr(self, name).copy_(state.tensors[name])
 
 
 def gradient_norms(gradients: Sequence[Tensor]) -> Float[Tensor, "model"]:
@@ -141,14 +168,6 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
     """Set the learning rate of all groups. The group of the embeddings gets its own multiple of it."""
     for group in optimizer.param_groups:
         group["lr"] = value * group["share"]
-
-
-def _is_alias_name(task: Task) -> Bool[Tensor, "d_vocab"]:
-    """Which tokens are names of aliases. Entities that stand in an alias's place are not."""
-    found = torch.zeros(len(task.vocabulary), dtype=torch.bool)
-    found[task.tokens[task.roles == ROLE["alias"]]] = True
-    found[: task.vocabulary.integers[1]] = False
-    return found
 
 
 def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:

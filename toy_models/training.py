@@ -18,6 +18,7 @@ from torch import Tensor
 from toy_models import lean
 from toy_models.batches import Batches
 from toy_models.stages import StageConfig, evaluation_steps, log_steps, schedule
+from toy_models.stopping import Stopping
 from toy_models.task import Task
 from toy_models.trainer import Trainer, TrainingState, gradient_norms, set_learning_rate
 
@@ -34,15 +35,23 @@ class Moment:
 
     step: int
     total_steps: int
+    """Number of steps of all epochs. A stage that stops at a definition loss may end earlier."""
     epoch: float
     losses: tuple[float, ...]
-    """Loss per token of each model, in nats: the mean over the batches since the last evaluation. It is empty at step 0
-    and between evaluations, and not finite for a model that diverged."""
+    """Loss per token of each model, in nats: the mean over the batches with loss since the last evaluation, and 0 if there
+    was none. It is empty at step 0 and at moments that neither evaluate nor end a model's stage, and not finite for a
+    model that diverged."""
     gradient_norms: tuple[float, ...]
     """Euclidean norm of each model's gradient of what is trained, in the last batch and before clipping. It is empty
     when `losses` is empty."""
     evaluate: bool
     checkpoint: bool
+    trained: tuple[bool, ...]
+    """Whether each model's stage had not ended before this step. A model whose stage has ended stays as it is."""
+    ends: tuple[bool, ...]
+    """Whether each model's stage ends with this step."""
+    stopped: tuple[float, ...]
+    """Share of each model's definitions on which training has stopped; empty if the stage never stops before its end."""
     _trainer: Trainer
 
     def capture(self) -> TrainingState:
@@ -67,7 +76,10 @@ def train_stage(
     The first moment is step 0, or the step after `state`, which restores weights and optimiser. Training takes place on
     the device of the models.
 
-    Raises ValueError when the stage has no data, the tasks' sizes differ, or a model lacks task, seed or rate.
+    A model stops before the end as the stage's `stop_at_definition_loss` says, and the stage ends when all have stopped.
+
+    Raises ValueError when the stage has no data, the tasks' sizes differ, a model lacks task, seed or rate, or the stage
+    stops at a definition loss that its definitions do not have.
     """
     given = {len(tasks), len(seeds), len(models if learning_rates is None else learning_rates)}
     if given != {len(models)}:  # a single one would broadcast to all models
@@ -82,6 +94,7 @@ def train_stage(
             learning_rates
         )  # so that shares are at most 1; larger shares would magnify the rounding of the step
         rates = torch.tensor([rate / peak for rate in learning_rates], device=device)
+    stopping = Stopping(trainer, data, stage)
     steps_per_epoch = math.ceil(data.size / stage.batch_size)
     total = steps_per_epoch * stage.epochs
     evaluate_at = evaluation_steps(total, stage.evaluations)
@@ -89,36 +102,48 @@ def train_stage(
     step = 0
     if state is not None:
         trainer.restore(state)
+        stopping.apply()
         step = state.step
     if step == 0:
-        yield Moment(0, total, 0.0, (), (), True, False, trainer)
+        if stage.stops == "alias":
+            stopping.measure(shape, trainer.forward)
+        everyone, ends = (True,) * len(models), tuple(stopping.finished)
+        yield Moment(0, total, 0.0, (), (), True, False, everyone, ends, stopping.shares(), trainer)
     begun = False
-    while step < total:
+    while step < total and not all(stopping.finished):
         epoch, within = divmod(step, steps_per_epoch)
         if within == 0 or not begun:
             data.start(epoch)
             begun = True
         tokens, mask = data.batch(within)
+        learns = stopping.learns(mask)
         set_learning_rate(trainer.optimizer, peak * schedule(stage, step, total))
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             losses = token_losses(trainer.forward, shape, tokens, mask, most=data.most)
         gradients = trainer.mask_frozen_rows(torch.autograd.grad(losses.sum(), trainer.parameters))
-        trainer.update(gradients, clip=stage.gradient_clip, rates=rates)
-        trainer.loss_sum += losses.detach()
-        trainer.loss_count += 1
+        trainer.update(gradients, clip=stage.gradient_clip, rates=rates, learns=learns)
+        trainer.record(losses, learns)
         step += 1
 
+        trained = tuple(not over for over in stopping.finished)
+        if step % steps_per_epoch == 0:
+            stopping.measure(shape, trainer.forward)
+        over = [step == total or finished for finished in stopping.finished]
+        ends = tuple(now and before for now, before in zip(over, trained, strict=True))
         evaluate, checkpoint = step in evaluate_at, step in checkpoint_at
         mean_losses: tuple[float, ...] = ()
         norms: tuple[float, ...] = ()
-        if evaluate or checkpoint:
+        if evaluate or checkpoint or any(ends):
             trainer.tie()
-        if evaluate:
-            mean_losses = tuple((trainer.loss_sum / trainer.loss_count).tolist())
+        if evaluate or any(ends):
+            mean_losses = trainer.mean_losses()
             norms = tuple(gradient_norms(gradients).tolist())
-            trainer.loss_sum.zero_()
-            trainer.loss_count = 0
-        yield Moment(step, total, step / steps_per_epoch, mean_losses, norms, evaluate, checkpoint, trainer)
+        if evaluate:
+            trainer.forget_losses()
+        yield Moment(
+            step, total, step / steps_per_epoch, mean_losses, norms, evaluate, checkpoint, trained, ends,
+            stopping.shares(), trainer,
+        )  # fmt: skip
 
 
 def token_losses(
@@ -132,7 +157,7 @@ def token_losses(
     """Mean cross-entropy (nats) of each model for the next token, over the positions in `loss_mask`.
 
     `tokens` has one position more than `loss_mask`, since its last token is only predicted. No row may have more than
-    `most` positions with loss, and only so many are unembedded.
+    `most` positions with loss, and only so many are unembedded. A model without any position with loss has a loss of 0.
     """
     x = lean.residual(parameters, tokens[:, :, :-1], shape)
     targets, weights = tokens[:, :, 1:], loss_mask
@@ -146,4 +171,4 @@ def token_losses(
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     each = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(len(x), -1)
     weights = weights.flatten(1)
-    return (each * weights).sum(1) / weights.sum(1)
+    return (each * weights).sum(1) / weights.sum(1).clamp(min=1)

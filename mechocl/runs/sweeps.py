@@ -178,7 +178,7 @@ def _train(
     work = [len(tasks[0].training_rows(s.data)) * s.epochs for s in first.training.stages]
     for number, stage in enumerate(first.training.stages, start=1):
         rates = [run.recipe.training.stages[number - 1].learning_rate for run in wanted]
-        losses = norms = (math.nan,) * len(wanted)
+        losses, norms = [math.nan] * len(wanted), [math.nan] * len(wanted)
         moments = train_stage(
             trained,
             tasks,
@@ -188,8 +188,9 @@ def _train(
             learning_rates=rates,
         )
         for moment in moments:
-            if moment.losses:
-                losses, norms = moment.losses, moment.gradient_norms
+            for k, trained_now in enumerate(moment.trained):
+                if moment.losses and trained_now:
+                    losses[k], norms[k] = moment.losses[k], moment.gradient_norms[k]
             done = sum(work[: number - 1]) + work[number - 1] * moment.step / moment.total_steps
             progress(f"stage {number}, step {moment.step} of {moment.total_steps}", done / sum(work))
         for outcome, model, task, loss, norm in zip(outcomes, trained, tasks, losses, norms, strict=True):

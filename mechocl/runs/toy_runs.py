@@ -60,7 +60,11 @@ class ToyRuns(RunKind):
 
 def _stage(stage: StageConfig) -> str:
     rate = "" if stage.embedding_rate == 1 else f" (token embeddings: {stage.embedding_rate:g} times that)"
+    stop = stage.stop_at_definition_loss
+    what = "each alias" if stage.stops == "alias" else "the stage"
+    until = f", {what} until the definition loss is {stop:g} nats" if stop else ""
     return (
         f"data of stage {' and '.join(map(str, stage.data))}: {stage.epochs} epochs of {stage.optimizer}, learning rate "
-        f"{stage.learning_rate:g}{rate}, batch {stage.batch_size}, trains {stage.trains.replace('_', ' ')}"
+        f"{stage.learning_rate:g}{rate}, batch {stage.batch_size}, trains "
+        f"{stage.trains.replace('_', ' ')}{until}"
     )

@@ -4,6 +4,7 @@ import math
 import time
 from typing import Any, Final
 
+import pandas as pd
 import torch
 
 from mechocl import files
@@ -14,6 +15,8 @@ from mechocl.runs.progress import Progress
 from mechocl.runs.recipes import Recipe
 from mechocl.runs.run import Run
 from toy_models import architectures
+from toy_models.definition_loss import measure_definition_losses
+from toy_models.stopping import check_stopping
 from toy_models.task import Task
 from toy_models.training import Moment, train_stage
 from toy_models.worlds import world_of
@@ -110,23 +113,24 @@ def _train_stage(
         state=state,
     ):
         for index, (folder, task, model) in enumerate(zip(folders, tasks, trained, strict=True)):
-            if index in failed:
+            if index in failed or not moment.trained[index]:
                 continue
             try:
-                if moment.evaluate:
+                if moment.evaluate or moment.ends[index]:
                     histories[index] += _evaluate(model, task, number, moment, index)
             except Diverged as error:
                 folder.fail(f"stage {number}: {error}")
                 failed.add(index)
                 continue
-            if moment.checkpoint:
+            if moment.checkpoint or moment.ends[index]:
                 weights = {k: v.detach() for k, v in model.named_parameters()}
-                final = moment.step == moment.total_steps
+                final = moment.ends[index]
                 folder.save_checkpoint(weights, stage=number, step=moment.step, final=final)
         if len(failed) == len(folders):
             return
         # no resume point at step 0: the stage begins there anyway, and its first evaluation would count twice
-        if 0 < moment.step < moment.total_steps and time.monotonic() - last_saved >= save_every_s:
+        goes_on = any(now and not end for now, end in zip(moment.trained, moment.ends, strict=True))
+        if moment.step and goes_on and time.monotonic() - last_saved >= save_every_s:
             stack.save_state(moment.capture(), stage=number, histories=histories)
             last_saved = time.monotonic()
         progress(
@@ -144,7 +148,11 @@ def _finished_stages(folders: list[SeedFolder], stages: int) -> int:
 
 
 def draw_task(recipe: Recipe[Any], *, seed: int) -> Task:
-    """A recipe's task. Raises MechoclError when it cannot be drawn, or gives a stage nothing to train on."""
+    """A recipe's task.
+
+    Raises MechoclError when it cannot be drawn, gives a stage nothing to train on, or has not the definition loss at which
+    a stage is to stop.
+    """
     try:
         task = world_of(recipe.task).build(recipe.task, seed=seed)
     except ValueError as error:
@@ -155,6 +163,12 @@ def draw_task(recipe: Recipe[Any], *, seed: int) -> Task:
                 f"training.stages.{number} has nothing to train on: no alias is in the data of stage "
                 f"{' or '.join(map(str, stage.data))}; change task.fractions or the stage's data"
             )
+        try:
+            check_stopping(task, stage)
+        except ValueError as error:
+            raise MechoclError(
+                f"training.stages.{number} cannot stop at a definition loss: {error}"
+            ) from None
     return task
 
 
@@ -190,7 +204,20 @@ def _evaluate(model: Any, task: Task, stage: int, moment: Moment, index: int) ->
     except ValueError as error:  # the loss was finite, and the last update spoiled the weights
         raise Diverged(f"{error} ({where})") from None
     table = internalization.by_subset(aliases)
+    table["definition_loss"] = table["subset"].map(_definition_losses(model, task, aliases))
     position = {
         "stage": stage, "step": moment.step, "epoch": moment.epoch, "loss": loss, "gradient_norm": norm,
+        "stopped": moment.stopped[index] if moment.stopped else math.nan,
     }  # fmt: skip
     return [position | {str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+
+
+def _definition_losses(model: Any, task: Task, aliases: pd.DataFrame) -> dict[str, float]:
+    """Subset → mean definition loss (nats) of these aliases. A subset has none if its word order has none."""
+    rows = task.rows(kind="definition", alias=tuple(aliases["alias"]))
+    rows = rows[[order.index("V") < order.index("E") for order in task.table["order"].iloc[rows]]]
+    if len(rows) == 0:
+        return {}
+    losses = measure_definition_losses(model, task, rows)
+    means = pd.Series(losses).groupby(task.table["subset"].astype(str).to_numpy()[rows]).mean()
+    return {str(subset): float(loss) for subset, loss in means.items()}

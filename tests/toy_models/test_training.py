@@ -754,10 +754,9 @@ def test_steps_by_hand() -> None:
         ({"warmup": 1.0}, r"warmup is 1\.0; it must be at least 0 and below 1"),
         ({"weight_decay": -0.1}, "weight_decay and gradient_clip must not be negative"),
         ({"gradient_clip": -1.0}, "weight_decay and gradient_clip must not be negative"),
-        (
-            {"trains": "alias_embeddings", "weight_decay": 0.1},
-            "weight_decay would move the frozen embeddings",
-        ),
+        ({"stop_at_definition_loss": -0.5}, r"stop_at_definition_loss is -0\.5; give nats above 0, or 0"),
+        ({"stop_at_definition_loss": math.nan}, "stop_at_definition_loss is nan"),
+        ({"stops": "alias"}, "stops is alias, but nothing stops; set stop_at_definition_loss above 0"),
     ],
 )
 def test_stages_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
