@@ -23,6 +23,7 @@ from mechocl.report import (
     probe_sections,
     text_sections,
     toolbox_sections,
+    training_sections,
 )
 from mechocl.report.attention_explorer import AttentionView
 from mechocl.report.page import Report, Section, SummaryRow, Table
@@ -87,7 +88,7 @@ def _sections(
     history = pd.concat([f.history().assign(seed=f.seed) for f in folders], ignore_index=True)
     features = feature_sections.section(run, seeds=counted.shown)
     return [
-        _training(history, words),
+        training_sections.training(history, words, run.questioning.measures),
         _internalization(evaluated, counted, run.questioning.measures, words),
         *([control_sections.section(evaluated, controls, run.questioning.measures)] if controls else []),
         *([text_sections.other_tests(rows["evaluate"])] if "test" in evaluated.columns else []),
@@ -126,15 +127,6 @@ def _seeds(counted: CountedSeeds) -> str:
         ("diverged", counted.diverged),
     )
     return "; ".join(f"{', '.join(map(str, sorted(seeds)))}: {what}" for what, seeds in groups if seeds)
-
-
-def _training(history: pd.DataFrame, words: Words) -> Section:
-    return Section(
-        id="training",
-        title=words.training_title,
-        how_to_read=words.training,
-        figures=(plots.training_curves(history, metrics=words.training_curves),),
-    )
 
 
 def _internalization(rows: pd.DataFrame, counted: CountedSeeds, measures: Measures, words: Words) -> Section:

@@ -9,6 +9,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from mechocl.behaviour import formats
+from mechocl.behaviour.equal_loss import GapCurves
+from mechocl.behaviour.over_seeds import SeedSummary
 from mechocl.report.plots import COLORS, label, styled
 from mechocl.runs.sweep_summaries import Summary
 from toy_models.subsets import SUBSETS
@@ -167,6 +170,57 @@ def dynamics(curves: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(type="log", row=len(_DYNAMICS))
     figure.update_xaxes(title="epoch", row=len(_DYNAMICS))
     return styled(figure).update_layout(height=900, width=1000, legend={"groupclick": "togglegroup"})
+
+
+def gap_curves(curves: GapCurves) -> go.Figure:
+    """Draw the gap d1 − d2 along the last stage: by epoch, and at equal definition loss if the history holds it.
+
+    Seeds are thin. The mean over seeds is bold, with its 95 % interval as a band.
+    """
+    panels = [(curves.by_epoch, "epoch", "epoch of the stage")]
+    if curves.by_loss is not None:
+        panels.append((curves.by_loss, "definition_loss", "definition loss of both (nats)"))
+    titles = ["at the same epoch", "at equal definition loss"][: len(panels)]
+    figure = make_subplots(
+        rows=1, cols=len(panels), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.05
+    )
+    for col, (summary, key, title) in enumerate(panels, start=1):
+        figure.add_traces(_curve_with_interval(summary, key), rows=1, cols=col)
+        figure.add_hline(y=0, line={"color": "#bbbbbb", "width": 1}, row=1, col=col)
+        figure.update_xaxes(title=title, row=1, col=col)
+        if key == "definition_loss":
+            levels = summary.by_seed[key]
+            ticks = [tick for tick in _TICKS if levels.min() <= tick <= levels.max()]
+            figure.update_xaxes(
+                type="log", autorange="reversed", tickvals=ticks, ticktext=[f"{t:g}" for t in ticks],
+                row=1, col=col,
+            )  # fmt: skip
+    figure.update_yaxes(title=f"d1 − d2, {formats.NAMES[curves.measure]}", row=1, col=1)
+    return styled(figure).update_layout(height=380, showlegend=False)
+
+
+def _curve_with_interval(summary: SeedSummary, key: str) -> list[go.Scatter]:
+    """A thin line for each seed, a band for the interval, and a bold line for the mean."""
+    color, e = COLORS["d1_consistent"], summary.estimates
+    seeds = [
+        go.Scatter(
+            x=part[key], y=part["value"], mode="lines", line={"color": color, "width": 1}, opacity=0.3,
+            hovertemplate=f"seed {seed}: %{{y:+.3f}}<extra></extra>",
+        )
+        for seed, part in summary.by_seed.dropna(subset=["value"]).groupby("seed")
+    ]  # fmt: skip
+    inside = e.dropna(subset=["low", "high"])
+    band = go.Scatter(
+        x=[*inside[key], *inside[key][::-1]], y=[*inside["low"], *inside["high"][::-1]], fill="toself",
+        fillcolor="rgba(31, 120, 200, 0.15)", line={"width": 0}, mode="lines", hoverinfo="skip", name="95 %",
+    )  # fmt: skip
+    mean = go.Scatter(
+        x=e[key], y=e["mean"], mode="lines+markers", marker={"size": 4}, line={"color": color, "width": 2.5},
+        name="mean", customdata=e[["low", "high", "seeds"]],
+        hovertemplate="%{x:.3g}: %{y:+.3f} [%{customdata[0]:+.3f}, %{customdata[1]:+.3f}], "
+        "%{customdata[2]} seeds<extra></extra>",
+    )  # fmt: skip
+    return [*seeds, band, mean]
 
 
 _TICKS: Final = [m * 10.0**power for power in range(-4, 5) for m in (1, 2, 3, 5)]

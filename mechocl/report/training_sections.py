@@ -1,0 +1,31 @@
+"""The report's section on training."""
+
+import pandas as pd
+
+from mechocl.behaviour.equal_loss import summarize_gap
+from mechocl.report import plots, training_plots
+from mechocl.report.page import Section
+from toy_models.measures import Measures
+from toy_models.words import Words
+
+_GAP = (
+    "The last figure follows the gap between d1 and d2 (thin: seeds; bold: their mean, where every seed has a value, with "
+    "its 95 % interval) along the last stage."
+)
+_AT_EQUAL_LOSS = (
+    "Right, each of the two is taken when its own definitions had come to the same loss, so that this gap cannot come from "
+    "definitions of one tag being learned faster. Training goes from left to right; it is as fine as the evaluations are."
+)
+
+
+def training(history: pd.DataFrame, words: Words, measures: Measures) -> Section:
+    """The section on training, from the history of the seeds that are shown."""
+    figures = [plots.training_curves(history, metrics=words.training_curves)]
+    how_to_read = [words.training]
+    gap = summarize_gap(history, measure=measures.leading)
+    if gap is not None:
+        figures.append(training_plots.gap_curves(gap))
+        how_to_read += [_GAP] if gap.by_loss is None else [_GAP, _AT_EQUAL_LOSS]
+    return Section(
+        id="training", title=words.training_title, how_to_read=" ".join(how_to_read), figures=tuple(figures)
+    )
