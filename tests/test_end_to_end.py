@@ -62,7 +62,7 @@ def test_the_report_of_a_run_works_in_a_browser_without_a_network(run: Run) -> N
             "attention",
         ):
             assert page.locator(f"#{section}").count() == 1, section
-        assert page.locator(".js-plotly-plot").count() == 16
+        assert page.locator(".js-plotly-plot").count() == 17
         summary = page.locator("#summary").inner_text()
         for question in ("Weak internalization", "Out-of-context learning", "Strong internalization"):
             assert question in summary

@@ -66,11 +66,13 @@ def choose_levels(history: pd.DataFrame) -> Float[np.ndarray, " level"]:
         return np.array([])
     rows = history[history["subset"].isin([BETTER, WORSE])].dropna(subset=["definition_loss"])
     spans = rows.sort_values("epoch").groupby(["seed", "subset"], observed=True)["definition_loss"]
-    ends = spans.agg(["first", "min"]).groupby("seed").agg({"first": "min", "min": "max"})
-    ends = ends[ends["first"] > ends["min"]]
-    if ends.empty:
+    ends = spans.agg(["first", "min", "size"]).groupby("seed")
+    # both losses begin at the lower of the first ones or above, and both end at the higher of the lowest ones or below
+    common = ends.agg({"first": "min", "min": "max", "size": "size"})
+    common = common[(common["size"] == 2) & (common["first"] > common["min"])]
+    if common.empty:
         return np.array([])
-    return np.geomspace(ends["first"].max(), max(ends["min"].min(), _LEAST), LEVELS)
+    return np.geomspace(common["first"].max(), max(common["min"].min(), _LEAST), LEVELS)
 
 
 def compare_at_losses(

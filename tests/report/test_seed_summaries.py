@@ -6,15 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mechocl.behaviour.equal_loss import BETTER, WORSE, summarize_gap
 from mechocl.behaviour.over_seeds import SeedSummary
 from mechocl.interventions.summaries import summarize_circuits, summarize_patching, summarize_subspaces
 from mechocl.lenses.direct_attribution import TOTAL
 from mechocl.lenses.summaries import summarize_attribution
 from mechocl.probing.at_landmarks import compare_runs, summarize_emergence
-from mechocl.report import circuit_plots, lens_plots, plots, probe_plots, subspace_plots
+from mechocl.report import circuit_plots, lens_plots, plots, probe_plots, subspace_plots, training_plots
 from toy_models.list_questioning import WORDS
 
 SEEDS = range(4)
+GAP = (BETTER, WORSE)
 
 
 def table(*columns: str, cells: list[tuple[Any, ...]], values: tuple[str, ...]) -> pd.DataFrame:
@@ -56,6 +58,36 @@ def test_curves() -> None:
     assert_draws(found, bold, [t for t in figure.data if not t.name], intervals=False)
     shown = sorted(float(v) for t in bold for v in np.asarray(t.customdata)[:, 1])
     assert shown == sorted(found.estimates["high"])
+
+
+@pytest.mark.parametrize("with_loss", [True, False])
+def test_gap_curves(with_loss: bool) -> None:
+    """One seed has not been at the lowest losses: there, its line ends, and the mean is not drawn."""
+    rows = table("epoch", "subset", cells=[(e, s) for s in GAP for e in range(4)], values=("auc",))
+    rows["definition_loss"] = 4.0 - rows["epoch"] * (1 + 0.2 * (rows["seed"] == 0))
+    rows = rows.assign(stage=2)
+    found = summarize_gap(rows if with_loss else rows.drop(columns="definition_loss"), measure="auc")
+    assert found is not None
+    figure = training_plots.gap_curves(found)
+    summaries = [found.by_epoch, *([found.by_loss] if found.by_loss is not None else [])]
+    assert len(summaries) == 1 + with_loss
+    assert [a.text for a in figure.layout.annotations] == ["at the same epoch", "at equal definition loss"][
+        : 1 + with_loss
+    ]
+    assert figure.layout.yaxis.title.text == "d1 − d2, AUC"
+    for summary, axis in zip(summaries, ("x", "x2"), strict=False):
+        traces = [t for t in figure.data if t.xaxis == axis]
+        assert_draws(
+            summary,
+            [t for t in traces if t.name == "mean"],
+            [t for t in traces if not t.name],
+            intervals=False,
+        )
+        (band,) = (t for t in traces if t.name == "95 %")
+        assert sorted(band.y) == sorted([*summary.estimates["low"], *summary.estimates["high"]])
+    if found.by_loss is not None:
+        assert figure.layout.xaxis2.autorange == "reversed"
+        assert found.by_loss.by_seed["value"].isna().any()
 
 
 def test_a_contrast_without_a_share_has_an_empty_panel() -> None:
