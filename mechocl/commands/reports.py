@@ -29,12 +29,14 @@ def write_report(
     from mechocl.commands import printing
     from mechocl.runs.run import Run
 
+    path = out or run / "report.html"
     opened = Run.open(run, attribute=attribute)
+    _refuse_folder(path)
     device = computing.resolved_device()
     printing.failures(jobs.count_run(opened, device=device, jobs=jobs_of(computing.jobs)))
     print_report(
         opened,
-        out or run / "report.html",
+        path,
         device=computing.device,
         jobs=jobs_of(computing.jobs),
     )
@@ -49,13 +51,17 @@ def print_report(run: "Run", path: Path, *, device: str, jobs: int | None) -> No
     from mechocl.models import seam
     from mechocl.report import run_page
 
-    if path.is_dir():
-        raise MechoclError(f"{path} is a folder; give the HTML file, for example {path / 'report.html'}")
+    _refuse_folder(path)
     computed_on = seam.resolve_device(device)
     rows = report_rows.complete_report(run, device=computed_on, jobs=jobs)
     controls = report_rows.control_rows(run, device=computed_on, jobs=jobs)
     size = run_page.write_run_page(run, rows, controls, path)
     print(f"report ({size / 1e6:.1f} MB): {path.resolve().as_uri()}")
+
+
+def _refuse_folder(path: Path) -> None:
+    if path.is_dir():
+        raise MechoclError(f"{path} is a folder; give the HTML file, for example {path / 'report.html'}")
 
 
 def runs(
