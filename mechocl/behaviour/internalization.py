@@ -11,7 +11,9 @@ Four quantities per subset:
   integer. It is NaN for undefined subsets, and for word orders in which the alias comes after the entity.
 
 Weak internalization is `qd1_consistent` − `qd2_inconsistent`; strong internalization (the IML gap) is
-`d1_consistent` − `d2_consistent` (arXiv 2310.15047).
+`d1_consistent` − `d2_consistent` (arXiv 2310.15047). Weak internalization compares a right definition with a wrong one,
+so it is there without any effect of the tag. Where the tags are not always right (α < 1), the two are separated:
+(`qd1_consistent` − `qd1_inconsistent`) − (`qd2_consistent` − `qd2_inconsistent`) is the effect of the tag.
 """
 
 from dataclasses import dataclass
@@ -43,10 +45,21 @@ class Contrast:
     worse: str
     """Subset with which `better` is compared; "" means chance."""
     meaning: str
+    minus: tuple[str, str] | None = None
+    """Two subsets whose difference is subtracted from that of `better` and `worse`; None subtracts nothing."""
+
+    @property
+    def subsets(self) -> tuple[str, ...]:
+        """The subsets that a run must have."""
+        return tuple(filter(None, (self.better, self.worse, *(self.minus or ()))))
 
 
 CONTRASTS: Final = (
     Contrast("weak", "qd1_consistent", "qd2_inconsistent", "weak internalization: tag 1 against tag 2"),
+    Contrast(
+        "weak_tag", "qd1_consistent", "qd1_inconsistent", "effect of the tag on known aliases: right − wrong definition, tag 1 against tag 2",
+        minus=("qd2_consistent", "qd2_inconsistent"),
+    ),
     Contrast("weak_vs_q_only", "qd1_consistent", "q_only", "weak internalization: tag 1 against undefined"),
     Contrast("strong", "d1_consistent", "d2_consistent", "strong internalization (IML gap): tag 1 against 2"),
     Contrast("strong_d1_d3", "d1_consistent", "d3_consistent", "tag 1 against the fresh tag"),
@@ -173,8 +186,9 @@ def contrasts(values: pd.Series, metric: str, measures: Measures) -> pd.Series:
     """
     found = {}
     for c in CONTRASTS:
-        if c.better in values.index and (
-            c.worse in values.index or (not c.worse and metric in measures.chance)
-        ):
-            found[c.name] = values[c.better] - (values[c.worse] if c.worse else measures.chance[metric])
+        if not set(c.subsets) <= set(values.index) or (not c.worse and metric not in measures.chance):
+            continue
+        found[c.name] = values[c.better] - (values[c.worse] if c.worse else measures.chance[metric])
+        if c.minus is not None:
+            found[c.name] -= values[c.minus[0]] - values[c.minus[1]]
     return pd.Series(found, dtype=float)

@@ -151,7 +151,7 @@ def contrasts(
             diverged=len(counted.diverged),
             margin=measures.smallest[metric],
         )
-        if len(values) > 1:
+        if len(values) > 1 or contrast.minus is not None:
             result = estimate(values, unit="seed")
         else:
             better = shown.loc[shown["subset"] == contrast.better, metric].to_numpy(dtype=float)

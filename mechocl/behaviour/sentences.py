@@ -1,5 +1,6 @@
 """Plain answers to the three questions about a run, and sentences about the seeds that failed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -92,11 +93,24 @@ def answers(
         sentence = f"{verdict.explanation}. Asked was whether {claim}: {NAMES[lead]} difference "
         sentence += _difference(found[name], counted)
         sentence += f". In {NAMES[second]} {describe(beside[name])}"
+        if name == "weak":
+            sentence += f". {_effect_of_tag(found)}"
         if name == "strong" and "strong_d1_d3" in found:
             sentence += f". Fresh tag beside it: d1 − d3 {describe(found['strong_d1_d3'].estimate)}"
             sentence += f", d3 − d2 {describe(found['strong_d3_d2'].estimate)}"
         result.append(Answer(question, verdict.answer, sentence + "."))
     return result
+
+
+def _effect_of_tag(found: Mapping[str, ContrastEstimate]) -> str:
+    """What weak internalization owes to the tag, which only runs with unreliable tags (α < 1) can tell."""
+    if "weak_tag" not in found:
+        return (
+            "It compares right definitions with wrong ones; with tags that are always right or always wrong (α = 1), the "
+            "effect of the tag itself cannot be separated from that"
+        )
+    one = found["weak_tag"]
+    return f"Effect of the tag itself: {one.verdict.answer}, {describe(one.estimate)} (right − wrong definition, tag 1 against tag 2)"
 
 
 def _difference(contrast: ContrastEstimate, counted: CountedSeeds) -> str:

@@ -189,8 +189,19 @@ def test_recall_has_no_chance_to_compare_with() -> None:
 
 def test_every_contrast_names_subsets() -> None:
     for contrast in internalization.CONTRASTS:
-        assert contrast.better in SUBSETS
-        assert contrast.worse in {*SUBSETS, ""}
+        assert set(contrast.subsets) <= set(SUBSETS)
+        assert contrast.better
+
+
+def test_the_effect_of_the_tag_is_apart_from_that_of_a_right_definition() -> None:
+    """Right definitions give +.2 with either tag, and tag 1 makes its own count .05 more: .25 − .20."""
+    values = pd.Series(
+        {"qd1_consistent": 0.9, "qd1_inconsistent": 0.65, "qd2_consistent": 0.85, "qd2_inconsistent": 0.65}
+    )
+    found = contrasts(values, "auc", YES_OR_NO)
+    assert found["weak"] == pytest.approx(0.25)
+    assert found["weak_tag"] == pytest.approx(0.05)
+    assert "weak_tag" not in contrasts(values.drop("qd1_inconsistent"), "auc", YES_OR_NO).index
 
 
 def recall_of(task: Task, model: HookedTransformer) -> pd.DataFrame:
