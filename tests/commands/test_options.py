@@ -23,6 +23,7 @@ import torch
 import tyro
 
 from mechocl.analyses import crosscoder_jobs, jobs, probe_sweep, results, sae_jobs
+from mechocl.behaviour.counted import CountedSeeds
 from mechocl.closed_book import cost, cvdb, trex
 from mechocl.commands import cli
 from mechocl.commands.options import Computing, PositionalRun
@@ -252,9 +253,9 @@ def recorder(places: dict[str, str]) -> Iterator[Recorder]:
         """A run of the integer-set task that takes an attribute, as closed-book runs do."""
         return replace(opened(path), attribute=attribute)
 
-    def measure(run: Run) -> Any:
+    def measure(run: Run, **options: Any) -> Any:
         kept.key.append(run.path)
-        return measured(run)
+        return measured(run, **options)
 
     trained = ("device", "jobs", "save_every_s")
     stands_in = kept.stands_in
@@ -263,6 +264,7 @@ def recorder(places: dict[str, str]) -> Iterator[Recorder]:
             (Run, "open", staticmethod(any_attribute)),
             (torch.cuda, "is_available", lambda: True),
             (dictionaries, "sha256", lambda run, name, seed: f"{name}, seed {seed}"),
+            (jobs, "count_run", lambda run, **_: CountedSeeds(run.seeds)),
             (jobs, "complete_run", kept.complete_run),
             (sae_jobs, "complete_run", kept.complete_run),
             (results, "load_rows", kept.load_rows),
