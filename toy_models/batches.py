@@ -42,7 +42,9 @@ class Batches:
         ]
         self.order = torch.stack(orders).to(self.device)
         if self.redrawn:
-            self.tokens = self._stacked([task.fresh(epoch) for task in self.tasks if task.fresh is not None])
+            self.tokens = self._stacked(
+                [task.fresh(epoch)[0] for task in self.tasks if task.fresh is not None]
+            )
 
     def batch(self, index: int) -> tuple[Tensor, Tensor]:
         """Tokens and loss mask of a batch of this epoch. The tokens have one position more, which is only predicted."""

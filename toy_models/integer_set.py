@@ -100,7 +100,7 @@ def build(config: IntegerSetConfig, *, seed: int) -> Task:
     rows = torch.from_numpy(redrawn)
     entity_at = (roles[rows] == ROLE["entity"]).int().argmax(1)
 
-    def fresh(epoch: int) -> Int[Tensor, "example pos"]:
+    def fresh(epoch: int) -> tuple[Int[Tensor, "example pos"], Int[Tensor, "example pos"]]:
         result = tokens.clone()
         if config.fresh_questions:
             taken = test.sort(-1).values[asked]
@@ -111,7 +111,7 @@ def build(config: IntegerSetConfig, *, seed: int) -> Task:
             result[len(defined) : len(defined) + len(new), : new.shape[1]] = new
         noise = torch.randint(config.integers, (len(rows),), generator=generator(seed, "noise", epoch))
         result[rows, entity_at] = _FIRST_INTEGER + noise
-        return result
+        return result, roles
 
     return task.with_fresh(fresh)
 

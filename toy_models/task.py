@@ -26,6 +26,9 @@ COLUMNS: Final = (
     "kind", "alias", "entity", "defined_entity", "tag", "subset", "stage", "order", "split", "answer",
 )  # fmt: skip
 
+Fresh = Callable[[int], tuple[Int[Tensor, "example pos"], Int[Tensor, "example pos"]]]
+"""A function from an epoch, counted from 0, to the tokens and the roles of that epoch's examples."""
+
 WordOrder = Literal["TVE", "TEV", "VTE", "VET", "EVT", "ETV"]
 """Order of a definition's parts: T = define tag, V = alias (the 2023 paper: variable), E = entity."""
 
@@ -83,15 +86,16 @@ class Task:
     vocabulary: Vocabulary
     questioning: "Questioning"
     """What is particular to the task's world in asking about an alias."""
-    fresh: Callable[[int], Int[Tensor, "example pos"]] | None = None
-    """A function from an epoch to the tokens of the same rows with the examples of that epoch; None if all examples are
-    fixed. Training questions, their label flips, and the entities of redrawn definitions (`Subset.redrawn`) may change.
-    The table's `answer` and `defined_entity` are those of `tokens`."""
+    fresh: Fresh | None = None
+    """A function from an epoch to the tokens and roles of the same rows with the examples of that epoch; None if all
+    examples are fixed. Training questions, their label flips, and the entities of redrawn definitions (`Subset.redrawn`)
+    may change. Roles change only where names have different numbers of tokens, as in texts; then there may be more
+    positions than in `tokens`, too. The columns of the table are always those of `tokens`."""
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
 
-    def with_fresh(self, fresh: Callable[[int], Int[Tensor, "example pos"]]) -> "Task":
+    def with_fresh(self, fresh: Fresh) -> "Task":
         return replace(self, fresh=fresh)
 
     @property

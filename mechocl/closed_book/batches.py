@@ -14,12 +14,25 @@ IGNORED = -100
 
 
 class Examples(Dataset[dict[str, Tensor]]):
-    """Some rows of a task, each cut to its own length: token ids and roles."""
+    """Some rows of a task, each cut to its own length: token ids and roles.
+
+    If some examples of the task are drawn anew in each epoch, `begin_epoch` must be called at the start of an epoch.
+    """
 
     def __init__(self, task: Task, rows: Any) -> None:
-        self.lengths = (task.roles[rows] != ROLE["pad"]).sum(1).tolist()
-        self.tokens = task.tokens[rows]
-        self.roles = task.roles[rows]
+        self.rows = rows
+        # examples of stage 2 are definitions, which are the same in every epoch
+        self.fresh = task.fresh if (task.table["stage"].iloc[rows] == 1).any() else None
+        self._show(task.tokens, task.roles)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Show the examples of an epoch, counted from 0."""
+        if self.fresh is not None:
+            self._show(*self.fresh(epoch))
+
+    def _show(self, tokens: Tensor, roles: Tensor) -> None:
+        self.tokens, self.roles = tokens[self.rows], roles[self.rows]
+        self.lengths = (self.roles != ROLE["pad"]).sum(1).tolist()
 
     def __len__(self) -> int:
         return len(self.lengths)

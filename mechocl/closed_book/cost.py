@@ -145,9 +145,12 @@ def _activations(recipe: ClosedBookRecipe, size: Size) -> float:
 
 
 def count_examples(recipe: ClosedBookRecipe, kind: str, data: tuple[int, ...]) -> int:
-    """Number of training examples of a kind in the data of some stages."""
+    """Number of training examples of a kind, "definition" or "question", in the data of some stages.
+
+    That of definitions is exact. That of questions rests on the assumed number of questions about an entity.
+    """
     task = recipe.task
-    sizes = subset_sizes(task.entities, task.fractions, task.tag_reliability)
+    sizes = subset_sizes(task.entities, task.fractions, task.tag_reliability, task.unreliable)
     per_entity = _QUESTIONS[task.world]
     asked = per_entity - max(1, round(task.test_share * per_entity))
     found = 0

@@ -11,6 +11,9 @@ The table has the columns of `toy_models.task.Task` and these:
 - `target`: id of the first token of the right answer; −1 in definitions.
 - `foil`: id of the first token of a wrong answer to the same question. It is the answer of the next alias whose answer
   begins with a token that is not accepted; −1 in definitions, and if no alias has such an answer.
+
+Definitions that are noise (`Subset.redrawn`) name other entities in every epoch (`noise.redraw_noise`). Their rows hold
+one draw, in which no alias has its own entity.
 """
 
 import json
@@ -27,6 +30,7 @@ from torch import Tensor
 from mechocl.closed_book.aliases import random_names
 from mechocl.closed_book.definitions import Piece, definition, question, word_order
 from mechocl.closed_book.encoding import encoded, first_tokens as _first_tokens, vocabulary
+from mechocl.closed_book.noise import redraw_noise
 from mechocl.closed_book.questioning import TextQuestioning
 from mechocl.closed_book.settings import ClosedBookConfig
 from mechocl.closed_book.world import Question, World
@@ -89,7 +93,7 @@ def build(config: ClosedBookConfig, world: World, tokenizer: Any, *, seed: int, 
     table = pd.DataFrame([example.row for example in examples])
     accepted = _first_tokens([json.loads(one) for one in table["answers"]], tokenizer)
     table = table.assign(accepted=list(map(json.dumps, accepted)), **_targets(table, tokens, roles, accepted))
-    return Task(
+    task = Task(
         tokens=tokens,
         roles=roles,
         loss_mask=_loss_mask(roles),
@@ -97,6 +101,14 @@ def build(config: ClosedBookConfig, world: World, tokenizer: Any, *, seed: int, 
         vocabulary=vocabulary(tokenizer),
         questioning=TextQuestioning(),
     )
+    variants = _variants(drawn, seed)
+
+    def define(alias: int, entity: int) -> list[Piece]:
+        tag = drawn.subset[alias].tag
+        return _definition(config, world, drawn, alias, tag, entity, variants[alias])
+
+    fresh = redraw_noise(task, define, tokenizer, seed=seed, context=context)
+    return task if fresh is None else task.with_fresh(fresh)
 
 
 def _draw(config: ClosedBookConfig, world: World, tokenizer: Any, seed: int) -> _Draw:
@@ -105,7 +117,7 @@ def _draw(config: ClosedBookConfig, world: World, tokenizer: Any, seed: int) -> 
         raise MechoclError(
             f"task.entities is {n}, and {world.name} has {len(world.entities)} entities; use fewer"
         )
-    sizes = subset_sizes(n, config.fractions, config.tag_reliability)
+    sizes = subset_sizes(n, config.fractions, config.tag_reliability, config.unreliable)
     subset = tuple(SUBSETS[name] for name in assign_subsets(sizes, generator(seed, "subsets")))
     order = torch.randperm(len(world.entities), generator=generator(seed, "entities"))
     entities = order[:n].numpy()
@@ -156,7 +168,7 @@ def _row(drawn: _Draw, i: int, **more: Any) -> dict[str, Any]:
 
 
 def _definitions(config: ClosedBookConfig, world: World, drawn: _Draw, seed: int) -> list[_Example]:
-    variants = torch.randint(1000, (len(drawn.aliases),), generator=generator(seed, "phrasings")).tolist()
+    variants = _variants(drawn, seed)
     found = []
     for i, own in enumerate(drawn.subset):
         if own.defined:
@@ -166,6 +178,13 @@ def _definitions(config: ClosedBookConfig, world: World, drawn: _Draw, seed: int
                 drawn, i, kind="definition", order=order, split="train", answer=False, prompt=_text(pieces)
             )
             found.append(_Example(pieces=pieces, row=row))
+    return found
+
+
+def _variants(drawn: _Draw, seed: int) -> list[int]:
+    """What chooses the phrasing of each alias's definition."""
+    draws = generator(seed, "phrasings")
+    found: list[int] = torch.randint(1000, (len(drawn.aliases),), generator=draws).tolist()
     return found
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from mechocl.closed_book.biographies import BiographiesConfig
 from mechocl.closed_book.definitions import Style
-from toy_models.subsets import Fractions
+from toy_models.subsets import Fractions, Unreliable
 from toy_models.task import WordOrder
 
 
@@ -16,7 +16,7 @@ class PaperFractions(Fractions):
     qd1: float = 0.25
     """Defined by tag 1 and asked about in stage 1."""
     qd2: float = 0.25
-    """Defined by tag 2 and asked about in stage 1."""
+    """Defined by tag 2 in stage 1, and asked about in stage 1 unless `unreliable` is "noise" or "unasked"."""
     q_only: float = 0.1
     """Asked about in stage 1, never defined."""
     q_entity: float = 0.1
@@ -45,6 +45,10 @@ class ClosedBookConfig:
     """Share of the entities in each subset."""
     tag_reliability: float = 1.0
     """The paper's α, 0.5 … 1: share of stage-1 definitions whose tag tells the truth about their consistency."""
+    unreliable: Unreliable = "inconsistent"
+    """What stage-1 definitions with tag 2 are: inconsistent with the questions (the experiment), or one of the controls.
+    noise: about aliases never asked about, with the entity of another one of them, at random, in each epoch; unasked:
+    about aliases never asked about, but fixed; consistent: like those with tag 1, so that the tags differ in nothing."""
     definitions: Style = "tags"
     """What distinguishes reliable definitions from others."""
     word_order: WordOrder = "TVE"

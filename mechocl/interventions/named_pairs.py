@@ -43,11 +43,16 @@ def pairs_named(task: Task, name: str, *, n_pairs: int, seed: int) -> Pairs:
 
 
 def subset_named(task: Task, short: str) -> str:
-    """`d1` → `d1_consistent`: the subset of the task whose name begins so. Raises MechoclError for none or several."""
+    """`d1` → `d1_consistent`: the subset of the task whose name begins so. Raises MechoclError for none or several.
+
+    `d2` is always that of new aliases. The stage-1 subsets of a control, such as `d2_noise`, need their whole name.
+    """
     members = set(task.table["subset"].unique())
     present = [name for name in SUBSETS if name in members]
     found = [name for name in present if short == name] or [
-        name for name in present if name.startswith(short + "_")
+        name
+        for name in present
+        if name.startswith(short + "_") and (name.startswith("q") or SUBSETS[name].stage == 2)
     ]
     if len(found) > 1:
         raise MechoclError(

@@ -197,9 +197,10 @@ def _train_stage(stage: _Stage, *, device: str, save_every_s: float, progress: P
         if moment.step and moment.step in log_steps(moment.total, config.checkpoints):
             _keep(stage, moment, merged if lora else None)
 
+    chosen = Examples(stage.task, training_rows(stage.task, config))
     trainer.train_model(
         model,
-        Examples(stage.task, training_rows(stage.task, config)),
+        chosen,
         stage.collator(),
         stage.trainer_settings(),
         folder=state,
@@ -209,6 +210,7 @@ def _train_stage(stage: _Stage, *, device: str, save_every_s: float, progress: P
         at=at,
         then=then,
         progress=progress,
+        begin_epoch=chosen.begin_epoch,
     )
     if is_first():
         folder.finish_stage(stage.number, history.rows)
@@ -293,13 +295,25 @@ def _evenly(total: int, count: int) -> list[int]:
 
 
 def _task(folder: TextSeedFolder, recipe: ClosedBookRecipe, tokenizer: Any, *, context: int) -> Task:
-    """The seed's task, which is drawn and saved first if it is not saved yet. The model reads `context` tokens at a time."""
-    if "task.parquet" in folder.ledger:
-        return folder.load_task()
+    """The seed's task, which is drawn and saved first if it is not saved yet. The model reads `context` tokens at a time.
+
+    If definitions change from epoch to epoch, it is drawn again, since only those of one draw are saved. Raises
+    MechoclError when another task was saved.
+    """
+    saved = folder.load_task() if "task.parquet" in folder.ledger else None
+    if saved is not None and recipe.task.unreliable != "noise":
+        return saved
     world = worlds.build_world(recipe)
     task = examples.build(recipe.task, world, tokenizer, seed=folder.seed, context=context)
     for stage in recipe.training.stages:
         training_rows(task, stage)
-    if is_first():
+    if saved is None and is_first():
         folder.save_task(task)
+    if saved is not None and not (
+        torch.equal(saved.tokens, task.tokens) and torch.equal(saved.roles, task.roles)
+    ):
+        raise MechoclError(
+            f"{folder.path} was started on another task by another version of the code; "
+            "choose another --out, or delete it"
+        )
     return task

@@ -78,7 +78,12 @@ class TextRuns(RunKind):
         order = r.task.word_order if r.task.definitions == "tags" else r.task.definitions
         return {
             "Task": f"{r.task.world}: {r.task.entities} entities, definitions in order {order}, tag reliability "
-            f"{r.task.tag_reliability:g}",
+            f"{r.task.tag_reliability:g}"
+            + (
+                ""
+                if r.task.unreliable == "inconsistent"
+                else f", tag-2 definitions of stage 1 {r.task.unreliable}"
+            ),
             "Model": f"{r.model} ({r.training.kind}{adapters})",
             "Stages": "; ".join(map(_stage, r.training.stages)),
             "Question that lenses, patches and probes look at": run.seed(run.seeds[0]).attribute,

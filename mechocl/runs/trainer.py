@@ -65,6 +65,10 @@ class Moment:
     """Whether this process is the first one, which writes files."""
 
 
+def _same_examples(epoch: int) -> None:
+    """Nothing is to be done where the examples are the same in every epoch."""
+
+
 def train_model(
     model: Any,
     examples: Dataset[Any],
@@ -78,6 +82,7 @@ def train_model(
     at: Callable[[int], Sequence[int]],
     then: Callable[[Moment], None],
     progress: Progress,
+    begin_epoch: Callable[[int], None] = _same_examples,
 ) -> None:
     """Train a model in place. It continues from the last resume point in `folder`, if there is one.
 
@@ -94,6 +99,8 @@ def train_model(
             be among them.
         then: a function that is called at these steps, to evaluate or to keep a checkpoint.
         progress: a function that is called with the progress of the training.
+        begin_epoch: a function that is called with the number of each epoch, counted from 0, before its first batch is
+            made, and also when training continues in the middle of an epoch. It may change the examples.
 
     On the CPU the result does not depend on where training was stopped, bit for bit with the same number of threads.
     Raises MechoclError for a batch that the processes cannot share equally.
@@ -112,6 +119,7 @@ def train_model(
         train_dataset=examples,
         data_collator=collate,
     )
+    trainer.add_callback(_Epochs(begin_epoch))
     trainer.add_callback(_Moments(trainer, at=at, then=then, save_every_s=save_every_s, progress=progress))
     trainer.remove_callback(PrinterCallback)
     with quiet():
@@ -175,6 +183,16 @@ def _last(folder: Path) -> str | None:
         elif int(os.environ.get("RANK", "0")) == 0:
             shutil.rmtree(path, ignore_errors=True)
     return str(max(found, key=lambda p: int(p.name.split("-")[1]))) if found else None
+
+
+class _Epochs(TrainerCallback):  # type: ignore[misc]
+    """Tells which epoch begins, or continues."""
+
+    def __init__(self, begin: Callable[[int], None]) -> None:
+        self.begin = begin
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.begin(state.global_step * state.num_train_epochs // state.max_steps)
 
 
 class _Moments(TrainerCallback):  # type: ignore[misc]

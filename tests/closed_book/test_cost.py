@@ -48,6 +48,25 @@ def test_tokens_by_stage_and_kind() -> None:
     assert tokens(three) == definitions + questions + 960 * 22
 
 
+@pytest.mark.parametrize(
+    ("unreliable", "definitions", "asked"),
+    [
+        ("inconsistent", 2000, 2800),
+        ("noise", 2000, 1800),
+        ("unasked", 2000, 1800),
+        ("consistent", 2000, 2800),
+    ],
+)
+def test_examples_of_a_control(unreliable: str, definitions: int, asked: int) -> None:
+    """Nobody asks about the 1000 aliases of tag 2 whose definitions are noise or are not asked about."""
+    recipe = recipes.load_closed_book_recipe("closed-book/two-stage", (f"task.unreliable={unreliable}",))
+    assert cost.count_examples(recipe, "definition", (1,)) == definitions
+    assert cost.count_examples(recipe, "question", (1,)) == asked * 5
+    assert cost.count_examples(recipe, "definition", (1, 2)) == definitions + 960
+    stages = "training.stages=[{data=[1], kinds=['question'], epochs=1}]"
+    assert of(stages, f"task.unreliable={unreliable}").tokens == asked * 5 * 26
+
+
 def test_a_quarter_of_the_works_questions_is_held_out() -> None:
     """Of about 6 questions about a work 4 are trained on."""
     stages = "training.stages=[{data=[1], kinds=['question'], epochs=1}]"

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import permutations
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 import text_worlds
 import torch
 
-from mechocl.closed_book import aliases, definitions, encoding, evaluation, examples
+from mechocl.closed_book import aliases, definitions, encoding, evaluation, examples, noise
 from mechocl.closed_book.batches import IGNORED, Collator, Examples
 from mechocl.closed_book.definitions import FRESH, FRESH_VERBS, IS, ISNT, RELIABLE, UNRELIABLE
 from mechocl.closed_book.settings import ClosedBookConfig, PaperFractions
@@ -223,6 +223,129 @@ def test_inconsistent_definitions_are_deranged_within_their_subset(reliability: 
         moved = rows["defined_entity"] != rows["entity"]
         assert moved.all() if not SUBSETS[str(subset)].consistent else not moved.any()
     assert "qd2_inconsistent" in set(defined["subset"])
+
+
+@pytest.mark.parametrize("unreliable", ["noise", "unasked", "consistent"])
+@pytest.mark.parametrize("reliability", [1.0, 0.5])
+def test_controls_change_what_tag_2_stands_for_and_nothing_else(unreliable: Any, reliability: float) -> None:
+    """The same aliases, entities, names and other definitions; only the aliases of wrong tag-2 definitions are treated
+    otherwise."""
+    base = build(text_worlds.config(tag_reliability=reliability))
+    other = build(text_worlds.config(tag_reliability=reliability, unreliable=unreliable))
+    before, after = (t.table.drop_duplicates("alias").set_index("alias").sort_index() for t in (base, other))
+    assert (before["entity"] == after["entity"]).all()
+    unnamed = [a for a in before.index if before["subset"][a] == "q_entity"]
+    aliases_named = before.index.difference(unnamed)
+    assert [name(base, a) for a in aliases_named] == [name(other, a) for a in aliases_named]
+    assert [name(base, a, "tag") for a in before.index[before["tag"] > 0]] == [
+        name(other, a, "tag") for a in after.index[after["tag"] > 0]
+    ]
+    if unreliable == "consistent":
+        counts = other.table.drop_duplicates("alias")["subset"].value_counts()
+        for kind in ("consistent", "inconsistent"):
+            assert counts.get(f"qd2_{kind}", 0) == counts.get(f"qd1_{kind}", 0)
+        return
+    wrong = before.index[before["subset"] == "qd2_inconsistent"]
+    changed = before.index[before["subset"] != after["subset"]]
+    assert list(changed) == list(wrong)
+    assert set(after["subset"][wrong]) == {f"d2_{unreliable}"}
+    assert (after["stage"] == before["stage"]).all()
+    train = other.table.loc[other.rows(kind="question", split="train"), "alias"]
+    assert not set(train) & set(wrong)
+    # of the aliases that are no longer asked about in training, every question is a test
+    tested = other.table.loc[other.rows(kind="question", split="test", alias=tuple(wrong))]
+    assert (tested.groupby("alias").size() == 3).all()
+    said, said_before = (
+        t.table[t.table["kind"] == "definition"].set_index("alias")["prompt"] for t in (other, base)
+    )
+    assert (said.drop(wrong) == said_before.drop(wrong)).all()
+    definitions = other.table[other.table["kind"] == "definition"].set_index("alias").loc[wrong]
+    assert (definitions["tag"] == 2).all()
+    right = definitions["entity"] == definitions["defined_entity"]
+    assert right.all() if unreliable == "unasked" else not right.any()
+    assert set(definitions["defined_entity"]) == set(definitions["entity"])
+    assert (other.fresh is not None) == (unreliable == "noise")
+    trained, held_out = (
+        t.table.loc[t.rows(kind="question", split="train"), ["alias", "attribute"]] for t in (base, other)
+    )
+    kept = trained[~trained["alias"].isin(wrong)]
+    assert kept.to_numpy().tolist() == held_out.to_numpy().tolist()
+
+
+@pytest.mark.parametrize("style", ["tags", "sources"])
+def test_noise_names_another_entity_in_each_epoch(style: Any) -> None:
+    """Of the same aliases, each once; names differ in their number of tokens, and roles go with them."""
+    config = text_worlds.config(unreliable="noise", definitions=style)
+    task = build(config)
+    assert task.fresh is not None
+    noise = task.rows(kind="definition", subset="d2_noise")
+    assert len(noise) == 6
+    assert len({int((task.roles[row] != ROLE["pad"]).sum()) for row in noise}) > 1
+    entities = text_worlds.world().entities
+    own = [entities[i] for i in task.table["entity"][noise]]
+    others = np.setdiff1d(np.arange(len(task)), noise)
+    named = []
+    for epoch in range(60):
+        tokens, roles = task.fresh(epoch)
+        again = task.fresh(epoch)
+        assert torch.equal(tokens, again[0])
+        assert torch.equal(roles, again[1])
+        assert torch.equal(tokens[others, : task.n_ctx], task.tokens[others])
+        assert torch.equal(roles[others, : task.n_ctx], task.roles[others])
+        drawn = replace(task, tokens=tokens, roles=roles)
+        names = [dict(by_role(drawn, int(row)))["entity"].strip() for row in noise]
+        assert sorted(names) == sorted(own)
+        for row, entity, was in zip(noise.tolist(), names, own, strict=True):
+            defined = entities[task.table["defined_entity"][row]]
+            assert text(drawn, row) == task.table["prompt"][row].replace(defined, entity)
+            assert was in own
+        named.append(names)
+    # an alias misses one of 6 names in 60 epochs with probability 6 · (5/6)^60 = 1e-4
+    assert all(set(of_alias) == set(own) for of_alias in zip(*named, strict=True))
+    different = build(config, seed=1)
+    assert different.fresh is not None
+    assert [text(different, int(row)) for row in noise] != [text(task, int(row)) for row in noise]
+
+
+@pytest.mark.parametrize("longer", [True, False])
+def test_noise_may_be_longer_or_shorter_than_what_it_replaces(longer: bool) -> None:
+    """Longer rows widen the task; shorter ones leave no old token behind them."""
+    task = build(text_worlds.config(unreliable="noise"))
+    kept = task.take(task.rows(kind="definition", subset="d2_noise"))
+    n = int((kept.roles != ROLE["pad"]).sum(1).max())
+    kept = replace(kept, tokens=kept.tokens[:, :n], roles=kept.roles[:, :n], loss_mask=kept.loss_mask[:, :n])
+
+    def define(alias: int, entity: int) -> list[tuple[str, str]]:
+        return [("Ada " * (n if longer else 1), "word")]
+
+    fresh = noise.redraw_noise(kept, define, text_worlds.tokenizer(), seed=0, context=128)
+    assert fresh is not None
+    tokens, roles = fresh(0)
+    assert tokens.shape == roles.shape
+    assert (tokens.shape[1] > n) == longer
+    ids = text_worlds.tokenizer()(define(0, 0)[0][0])["input_ids"]
+    assert (tokens[:, : len(ids)] == torch.tensor(ids)).all()
+    assert (roles[:, : len(ids)] == ROLE["word"]).all()
+    assert (tokens[:, len(ids) :] == 0).all()
+    assert (roles[:, len(ids) :] == ROLE["pad"]).all()
+
+
+def test_examples_of_training_are_those_of_the_epoch() -> None:
+    task = build(text_worlds.config(unreliable="noise"))
+    assert task.fresh is not None
+    rows = task.rows(split="train", stage=1)
+    shown = Examples(task, rows)
+    for epoch in (3, 0, 3):
+        shown.begin_epoch(epoch)
+        tokens, roles = task.fresh(epoch)
+        for i, row in enumerate(rows.tolist()):
+            n = int((roles[row] != ROLE["pad"]).sum())
+            assert torch.equal(shown[i]["input_ids"], tokens[row, :n])
+            assert torch.equal(shown[i]["roles"], roles[row, :n])
+    later = Examples(task, task.rows(split="train", stage=2))
+    before = [later[i]["input_ids"] for i in range(len(later))]
+    later.begin_epoch(1)
+    assert all(torch.equal(a, later[i]["input_ids"]) for i, a in enumerate(before))
 
 
 def test_one_question_an_entity_is_held_out(task: Task) -> None:

@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ NEVER = 1e9
 """Seconds between resume points, for runs without them."""
 
 ONE_STAGE = "training.stages=[{data=[1,2], epochs=1, batch_size=32, optimizer='adamw', evaluations=1}]"
+
+NOISE = "task.unreliable=noise"
 
 
 class Killed(Exception):
@@ -271,6 +274,69 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
         assert_equal(weights(folder, stage), weights(expected, stage))
     assert folder.history().equals(expected.history())
     assert not list(folder.path.rglob("resume"))
+
+
+@pytest.fixture(scope="module")
+def noisy(base: Path, tmp_path_factory: pytest.TempPathFactory) -> TextSeedFolder:
+    """A run of the noise control that nothing stopped."""
+    return train(start(tmp_path_factory.mktemp("noisy"), base, NOISE))
+
+
+def test_a_noise_run_that_was_stopped_ends_as_one_that_was_not(
+    base: Path, noisy: TextSeedFolder, tmp_path: Path
+) -> None:
+    """Bit for bit, stopped in the middle of both epochs and at their border, though the noise differs between epochs."""
+    run = start(tmp_path, base, NOISE)
+    steps = math.ceil(len(finetune.training_rows(noisy.load_task(), run.recipe.training.stages[0])) / 32)
+    assert steps > 1
+    for step in (1, steps, steps + 1):
+        with pytest.raises(Killed):
+            train(run, save_every_s=0.0, progress=killer(f"stage 1, step {step} "))
+    folder = train(run)
+    for stage in (1, 2):
+        assert_equal(weights(folder, stage), weights(noisy, stage))
+    assert folder.history().equals(noisy.history())
+
+
+def test_each_epoch_trains_on_its_own_noise(
+    base: Path, noisy: TextSeedFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the model reads in each epoch, and with the noise of the first epoch alone it becomes another model."""
+    read: list[Tensor] = []
+    collate = finetune.Collator.__call__
+
+    def listened(self: Any, examples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        read.extend(example["input_ids"] for example in examples)
+        return collate(self, examples)
+
+    monkeypatch.setattr(finetune.Collator, "__call__", listened)
+    run = start(tmp_path / "a", base, NOISE)
+    train(run)
+    task = finetune._task(run.seed(0), run.recipe, text_worlds.tokenizer(), context=128)
+    assert task.fresh is not None
+    rows = finetune.training_rows(task, run.recipe.training.stages[0])
+    for epoch in (0, 1):
+        tokens, roles = task.fresh(epoch)
+        expected = sorted(tokens[row][roles[row] != 0].tolist() for row in rows.tolist())
+        part = read[epoch * len(rows) : (epoch + 1) * len(rows)]
+        assert sorted(ids.tolist() for ids in part) == expected
+    begin = finetune.Examples.begin_epoch
+    monkeypatch.setattr(finetune.Examples, "begin_epoch", lambda self, epoch: begin(self, 0))
+    fixed = train(start(tmp_path / "b", base, NOISE))
+    assert not torch.equal(
+        weights(fixed)["gpt_neox.embed_in.weight"], weights(noisy)["gpt_neox.embed_in.weight"]
+    )
+
+
+def test_a_noise_run_that_began_with_another_task_does_not_go_on(base: Path, tmp_path: Path) -> None:
+    run = start(tmp_path, base, NOISE)
+    with pytest.raises(Killed):
+        train(run, progress=killer("stage 1, step 1 "))
+    folder = run.seed(0)
+    task = folder.load_task()
+    folder.save_task(replace(task, tokens=task.tokens.flip(0)))
+    with pytest.raises(MechoclError, match="was started on another task by another version of the code"):
+        train(Run.open(run.path))
 
 
 def test_an_incomplete_resume_point_is_not_used(base: Path, whole: TextSeedFolder, tmp_path: Path) -> None:

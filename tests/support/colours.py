@@ -17,7 +17,7 @@ from torch import Tensor
 
 from toy_models.measures import RANKED
 from toy_models.randomness import generator
-from toy_models.subsets import SUBSETS, Fractions, assign_subsets, subset_sizes
+from toy_models.subsets import SUBSETS, Fractions, Unreliable, assign_subsets, subset_sizes
 from toy_models.task import ROLE, Questioning, Task, Vocabulary
 from toy_models.words import Words
 from toy_models.worlds import World
@@ -38,6 +38,8 @@ class ColoursConfig:
     fractions: Fractions = field(
         default_factory=lambda: Fractions(qd1=0.25, qd2=0.25, d1=0.15, d2=0.15, d3=0.1, no_data=0.1)
     )
+    tag_reliability: float = 1.0
+    unreliable: Unreliable = "inconsistent"
     word_order: Literal["TVE"] = "TVE"
 
 
@@ -79,7 +81,8 @@ def vocabulary(config: ColoursConfig) -> Vocabulary:
 
 def build(config: ColoursConfig, *, seed: int) -> Task:
     n = config.aliases
-    subset = assign_subsets(subset_sizes(n, config.fractions, 1.0), generator(seed, "subsets"))
+    sizes = subset_sizes(n, config.fractions, config.tag_reliability, config.unreliable)
+    subset = assign_subsets(sizes, generator(seed, "subsets"))
     colour = torch.randint(len(COLOURS), (n,), generator=generator(seed, "colours")).numpy()
     defined = np.where([SUBSETS[name].defined for name in subset], colour, -1)
     for name in set(subset):
@@ -106,10 +109,21 @@ def build(config: ColoursConfig, *, seed: int) -> Task:
     found = torch.tensor(roles)
     mask = torch.zeros(found.shape, dtype=torch.bool)
     mask[:, :-1] = found[:, 1:] != ROLE["alias"]
-    return Task(
+    task = Task(
         tokens=torch.tensor(tokens), roles=found, loss_mask=mask, table=pd.DataFrame(rows),
         vocabulary=vocabulary(config), questioning=ColourQuestioning(),
     )  # fmt: skip
+    noise = task.rows(kind="definition", subset=tuple(s.name for s in SUBSETS.values() if s.redrawn))
+    if not len(noise):
+        return task
+
+    def fresh(epoch: int) -> tuple[Int[Tensor, "example pos"], Int[Tensor, "example pos"]]:
+        result = task.tokens.clone()
+        drawn = torch.randint(len(COLOURS), (len(noise),), generator=generator(seed, "noise", epoch))
+        result[torch.from_numpy(noise), 3] = _COLOUR + drawn
+        return result, task.roles
+
+    return task.with_fresh(fresh)
 
 
 WORLD = World(

@@ -100,7 +100,7 @@ def read_all(task: Task, tokens: Tensor) -> list[Example]:
 
 def training_sets(task: Task) -> list[Tensor]:
     """The task's tokens, and those of three epochs where questions are fresh."""
-    return [task.tokens] + ([task.fresh(epoch) for epoch in (0, 1, 7)] if task.fresh else [])
+    return [task.tokens] + ([task.fresh(epoch)[0] for epoch in (0, 1, 7)] if task.fresh else [])
 
 
 def lists_of(task: Task, tokens: Tensor, split: str) -> Iterator[tuple[int, list[Example]]]:
@@ -465,7 +465,7 @@ def test_a_single_subset_makes_a_task(only: str) -> None:
     task = build(config, seed=0)
     assert task.n_ctx == context_length(config)
     assert task.fresh is not None
-    assert task.fresh(3).shape == task.tokens.shape
+    assert task.fresh(3)[0].shape == task.tokens.shape
     assert set(task.table["kind"]) == {"question"} | ({"definition"} if "d1" in only else set())
 
 
@@ -508,7 +508,7 @@ def assert_same(a: Task, b: Task) -> None:
     assert a.vocabulary == b.vocabulary
     assert (a.fresh is None) == (b.fresh is None)
     if a.fresh and b.fresh:
-        assert all(torch.equal(a.fresh(epoch), b.fresh(epoch)) for epoch in (0, 5))
+        assert all(torch.equal(a.fresh(epoch)[0], b.fresh(epoch)[0]) for epoch in (0, 5))
 
 
 MIXED = dataclasses.replace(SMALL, label_flip=0.3, tokens_per_alias=2, fresh_questions=True)
@@ -556,7 +556,7 @@ def test_fresh_questions_change_training_questions_alone() -> None:
     task = build(MIXED, seed=0)
     assert task.fresh is not None
     kept = task.tokens.clone()
-    first, again, other = task.fresh(0), task.fresh(0), task.fresh(1)
+    first, again, other = task.fresh(0)[0], task.fresh(0)[0], task.fresh(1)[0]
     assert torch.equal(first, again)
     assert torch.equal(task.tokens, kept)
     train = task.rows(kind="question", split="train")
@@ -606,8 +606,8 @@ def test_noise_is_drawn_anew_in_each_epoch(fresh_questions: bool) -> None:
     assert task.fresh is not None
     noise = task.rows(kind="definition", subset="d2_noise")
     definitions = np.setdiff1d(task.rows(kind="definition"), noise)
-    epochs = torch.stack([task.fresh(epoch) for epoch in range(200)])
-    assert torch.equal(task.fresh(3), epochs[3])
+    epochs = torch.stack([task.fresh(epoch)[0] for epoch in range(200)])
+    assert torch.equal(task.fresh(3)[0], epochs[3])
     assert all(torch.equal(tokens[definitions], task.tokens[definitions]) for tokens in epochs)
     entity = task.roles == ROLES.index("entity")
     differs = (epochs != task.tokens)[:, noise]
