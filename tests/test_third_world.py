@@ -146,6 +146,28 @@ def test_probes_features_and_the_report(run: Run, capsys: pytest.CaptureFixture[
         assert text.replace("<", "\\u003c") in page, text
 
 
+@pytest.mark.parametrize("unreliable", ["noise", "unasked", "consistent"])
+def test_controls_of_this_world(unreliable: str) -> None:
+    """The same aliases and colours as in the experiment. Noise names each colour in some epoch, and nothing else changes."""
+    config = colours.ColoursConfig(unreliable=unreliable)
+    base, task = (colours.build(c, seed=0) for c in (colours.ColoursConfig(), config))
+    subset, before = (t.table.drop_duplicates("alias")["subset"].to_numpy() for t in (task, base))
+    own = {"consistent": "qd2_consistent"}.get(unreliable, f"d2_{unreliable}")
+    assert (subset[before == "qd2_inconsistent"] == own).all() or unreliable == "consistent"
+    assert (
+        task.table.drop_duplicates("alias")["entity"].to_numpy()
+        == base.table.drop_duplicates("alias")["entity"].to_numpy()
+    ).all()
+    assert (task.fresh is not None) == (unreliable == "noise")
+    if task.fresh is not None:
+        rows = task.rows(kind="definition", subset="d2_noise")
+        epochs = torch.stack([task.fresh(epoch)[0] for epoch in range(40)])
+        # one alias of 40 misses a colour with probability 40 · 3 · (2/3)^40 = 1e-5
+        assert all(len(set(named.tolist())) == 3 for named in epochs[:, rows, 3].T)
+        others = np.setdiff1d(np.arange(len(task)), rows)
+        assert (epochs[:, others] == task.tokens[others]).all()
+
+
 def test_no_other_module_asks_which_world_it_is_in() -> None:
     """Not by the name of a world, nor by the class of its recipe, folder or questioning."""
     root = Path(seam.__file__).parent.parent.parent

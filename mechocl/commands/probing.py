@@ -87,6 +87,7 @@ def probe(
         if len(runs) > 1:
             gaps = jobs.iml_gaps(runs, device=device, jobs=jobs_of(computing.jobs))
         _print_and_draw(rows, out, units=units, gaps=gaps)
+        _print_left_out(rows)
         if probed.cache_gb:
             folders = ", ".join(f"{run}/activations" for run in runs)
             print(f"activations: {probe_sweep.kept_gb(runs):.3g} GB in {folders}")
@@ -125,6 +126,16 @@ def _listed_units(
         printing.failures(counted, of=run.name if len(runs) > 1 else "")
         shown[str(run.absolute())] = counted.shown
     return [unit for unit in units if unit.checkpoint.seed in shown[unit.run]]
+
+
+def _print_left_out(rows: "pd.DataFrame") -> None:
+    """Name the probes of the recipes that a run was not asked, such as those of tags in a control run."""
+    from mechocl.probing import recipe
+
+    for (run, name), own in rows.groupby(["run", "recipe"], sort=False):
+        missing = [probe.name for probe in recipe.load(str(name)) if probe.name not in set(own["probe"])]
+        if missing:
+            print(f"not asked of {run}: {', '.join(missing)}; it lacks the subsets that they compare")
 
 
 def _print_and_draw(
