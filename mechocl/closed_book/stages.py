@@ -7,6 +7,9 @@ from mechocl.closed_book.settings import ClosedBookConfig
 
 Kind = Literal["definition", "question"]
 
+Trains = Literal["all", "all_but_tag_embeddings", "embeddings"]
+"""What a stage trains."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneStage:
@@ -36,6 +39,10 @@ class FinetuneStage:
     """Share of the steps in which the learning rate rises linearly from 0."""
     gradient_clip: float = 1.0
     """Largest gradient norm. With 0, gradients are not clipped."""
+    trains: Trains = "all"
+    """What is trained: every weight; every weight but the token embeddings of the define tags; or all token embeddings and
+    nothing else. What is not trained stays as it is to the last bit. A token of a tag is frozen wherever it stands, also
+    in an alias. If the model's embeddings are tied, a row is trained or frozen in both places."""
     evaluations: int = 4
     """Number of evaluations during the stage, evenly spaced, the last at its end."""
     checkpoints: int = 1
@@ -96,6 +103,9 @@ class FinetuningConfig:
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("training.stages is empty; give at least one stage")
+        frozen = next((stage.trains for stage in self.stages if stage.trains != "all"), None)
+        if self.lora is not None and frozen:
+            raise ValueError(f"trains is {frozen}, and adapters train no embeddings; leave out training.lora")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

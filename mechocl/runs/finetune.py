@@ -19,6 +19,7 @@ from mechocl.closed_book.stages import ClosedBookRecipe, FinetuneStage, Finetuni
 from mechocl.errors import MechoclError, describe_error
 from mechocl.models import hub
 from mechocl.runs import trainer
+from mechocl.runs.frozen_weights import freeze_weights
 from mechocl.runs.progress import Progress
 from mechocl.runs.run import Run
 from mechocl.runs.text_folders import TextSeedFolder
@@ -211,6 +212,7 @@ def _train_stage(stage: _Stage, *, device: str, save_every_s: float, progress: P
         then=then,
         progress=progress,
         begin_epoch=chosen.begin_epoch,
+        callbacks=(freeze_weights(model, stage.task, config.trains),),
     )
     if is_first():
         folder.finish_stage(stage.number, history.rows)

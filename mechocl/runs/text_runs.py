@@ -109,4 +109,5 @@ def _stage(stage: FinetuneStage) -> str:
         f"{' and '.join(f'{kind}s' for kind in stage.kinds)} of stage {' and '.join(map(str, stage.data))}: "
         f"{stage.epochs} epoch{'s' * (stage.epochs > 1)} of "
         f"{stage.optimizer}, learning rate {stage.learning_rate:g} ({stage.schedule}), batch {stage.batch_size}"
+        + ("" if stage.trains == "all" else f", trains {stage.trains.replace('_', ' ')}")
     )

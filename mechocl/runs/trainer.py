@@ -83,6 +83,7 @@ def train_model(
     then: Callable[[Moment], None],
     progress: Progress,
     begin_epoch: Callable[[int], None] = _same_examples,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
     """Train a model in place. It continues from the last resume point in `folder`, if there is one.
 
@@ -101,6 +102,7 @@ def train_model(
         progress: a function that is called with the progress of the training.
         begin_epoch: a function that is called with the number of each epoch, counted from 0, before its first batch is
             made, and also when training continues in the middle of an epoch. It may change the examples.
+        callbacks: further callbacks of the Trainer, which are called before those of this module.
 
     On the CPU the result does not depend on where training was stopped, bit for bit with the same number of threads.
     Raises MechoclError for a batch that the processes cannot share equally.
@@ -119,7 +121,8 @@ def train_model(
         train_dataset=examples,
         data_collator=collate,
     )
-    trainer.add_callback(_Epochs(begin_epoch))
+    for callback in (*callbacks, _Epochs(begin_epoch)):
+        trainer.add_callback(callback)
     trainer.add_callback(_Moments(trainer, at=at, then=then, save_every_s=save_every_s, progress=progress))
     trainer.remove_callback(PrinterCallback)
     with quiet():

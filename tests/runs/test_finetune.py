@@ -28,6 +28,7 @@ from mechocl.runs import finetune
 from mechocl.runs.progress import Progress
 from mechocl.runs.run import Run
 from mechocl.runs.text_folders import TextSeedFolder
+from toy_models.task import ROLE
 
 NEVER = 1e9
 """Seconds between resume points, for runs without them."""
@@ -337,6 +338,56 @@ def test_a_noise_run_that_began_with_another_task_does_not_go_on(base: Path, tmp
     folder.save_task(replace(task, tokens=task.tokens.flip(0)))
     with pytest.raises(MechoclError, match="was started on another task by another version of the code"):
         train(Run.open(run.path))
+
+
+FROZEN = (
+    "training.stages=[{data=[1], epochs=2, batch_size=32, optimizer='%s', learning_rate=0.003, weight_decay=0.1, "
+    "evaluations=1, trains='%s'}, {data=[2], epochs=2, batch_size=4, optimizer='adamw', evaluations=1}]"
+)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_embeddings_of_tags_stay_as_they_are(optimizer: str, base: Path, tmp_path: Path) -> None:
+    """Bit for bit, in spite of weight decay and momentum; every other row and every other weight moves. Stage 2 trains all."""
+    run = start(tmp_path, base, FROZEN % (optimizer, "all_but_tag_embeddings"))
+    with pytest.raises(Killed):
+        train(run, save_every_s=0.0, progress=killer("stage 1, step 3 "))
+    folder = train(run)
+    task = folder.load_task()
+    tags = torch.zeros(len(text_worlds.tokenizer()), dtype=torch.bool)
+    tags[task.tokens[task.roles == ROLE["tag"]]] = True
+    assert 0 < tags.sum() < 30
+    before, after, end = load_file(base / "model.safetensors"), weights(folder, 1), weights(folder, 2)
+    name = "gpt_neox.embed_in.weight"
+    assert torch.equal(before[name][tags], after[name][tags])
+    assert not torch.equal(after[name][tags], end[name][tags])
+    read = torch.zeros_like(tags)
+    read[task.tokens[finetune.training_rows(task, run.recipe.training.stages[0])]] = True
+    assert (before[name] != after[name]).any(1)[read & ~tags].all()
+    assert all(not torch.equal(before[other], after[other]) for other in before if other != name)
+
+
+def test_embeddings_alone_are_trained(base: Path, tmp_path: Path) -> None:
+    folder = train(start(tmp_path, base, FROZEN % ("adamw", "embeddings")))
+    before, after = load_file(base / "model.safetensors"), weights(folder, 1)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"gpt_neox.embed_in.weight"}
+    end = weights(folder, 2)
+    assert all(not torch.equal(after[name], end[name]) for name in after)
+
+
+def test_a_frozen_stage_that_was_stopped_ends_as_one_that_was_not(base: Path, tmp_path: Path) -> None:
+    for trains in ("all_but_tag_embeddings", "embeddings"):
+        expected = train(start(tmp_path / f"{trains}-whole", base, FROZEN % ("adamw", trains)))
+        run = start(tmp_path / trains, base, FROZEN % ("adamw", trains))
+        with pytest.raises(Killed):
+            train(run, save_every_s=0.0, progress=killer("stage 1, step 3 "))
+        assert_equal(weights(train(run)), weights(expected))
+
+
+def test_adapters_and_frozen_embeddings_exclude_each_other(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(MechoclError, match="trains is embeddings, and adapters train no embeddings"):
+        start(tmp_path, base, FROZEN % ("adamw", "embeddings"), "training.lora={}")
 
 
 def test_an_incomplete_resume_point_is_not_used(base: Path, whole: TextSeedFolder, tmp_path: Path) -> None:
