@@ -65,16 +65,18 @@ def build(config: IntegerSetConfig, *, seed: int) -> Task:
     defined = np.flatnonzero([s.defined for s in subset_of])
     asked = np.flatnonzero([s.trained_questions for s in subset_of])
 
-    half = config.test_questions // 2
     train = draw_training_lists(config, aliases.core[asked], generator(seed, "training lists"))
     taken = torch.full((config.aliases, config.train_questions, config.list_length), -1)
     taken[asked] = train.sort(-1).values
     draw_test = functools.partial(draw_test_lists, config, aliases.core[:, 0])
     test = redraw_repeats(draw_test, taken, generator(seed, "test lists"))
-    test_labels = (torch.arange(config.test_questions) < half).expand(config.aliases, -1)
+    test_labels = (torch.arange(config.test_questions) < config.test_questions // 2).expand(
+        config.aliases, -1
+    )
     train_labels = draw_training_labels(config, len(asked), generator(seed, "label flips"))
 
     is_replaced = torch.tensor([s.replaced for s in subset_of])
+    redrawn = torch.from_numpy(np.flatnonzero([subset_of[alias].redrawn for alias in defined]))
     pieces = [
         _definitions(config, aliases, defined),
         _questions(config, aliases, is_replaced, asked, train, train_labels),
@@ -94,11 +96,9 @@ def build(config: IntegerSetConfig, *, seed: int) -> Task:
         vocabulary=vocabulary(config),
         questioning=ListQuestioning(),
     )
-    redrawn = np.flatnonzero([subset_of[alias].redrawn for alias in defined])
     if not config.fresh_questions and not len(redrawn):
         return task
-    rows = torch.from_numpy(redrawn)
-    entity_at = (roles[rows] == ROLE["entity"]).int().argmax(1)
+    entity_at = (roles[redrawn] == ROLE["entity"]).int().argmax(1)
 
     def fresh(epoch: int) -> tuple[Int[Tensor, "example pos"], Int[Tensor, "example pos"]]:
         result = tokens.clone()
@@ -109,11 +109,15 @@ def build(config: IntegerSetConfig, *, seed: int) -> Task:
             labels = draw_training_labels(config, len(asked), generator(seed, "label flips", epoch))
             new, _ = _questions(config, aliases, is_replaced, asked, lists, labels)
             result[len(defined) : len(defined) + len(new), : new.shape[1]] = new
-        noise = torch.randint(config.integers, (len(rows),), generator=generator(seed, "noise", epoch))
-        result[rows, entity_at] = _FIRST_INTEGER + noise
+        result[redrawn, entity_at] = _draw_noise(config, len(redrawn), generator(seed, "noise", epoch))
         return result, roles
 
     return task.with_fresh(fresh)
+
+
+def _draw_noise(config: IntegerSetConfig, count: int, draws: torch.Generator) -> Int[Tensor, "definition"]:
+    """Token ids of random integers, one for each definition that is redrawn."""
+    return _FIRST_INTEGER + torch.randint(config.integers, (count,), generator=draws)
 
 
 def vocabulary(config: IntegerSetConfig) -> Vocabulary:

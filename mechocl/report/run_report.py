@@ -146,40 +146,13 @@ def _internalization(rows: pd.DataFrame, counted: CountedSeeds, measures: Measur
             for s in present
         ),
     )
-    tables = [subset_table]
-    meanings = {c.name: c.meaning for c in internalization.CONTRASTS}
-    for metric in leading:
-        found = over_seeds.contrasts(rows, metric, measures, counted=counted)
-        n_seeds = len(counted.shown)
-        tables.append(
-            Table(
-                caption=f"Internalization in {formats.NAMES[metric]}: "
-                + (
-                    "differences paired by seed"
-                    if n_seeds > 1
-                    else "differences over the aliases of a single seed"
-                ),
-                columns=(
-                    "contrast",
-                    "difference [95 %]",
-                    "p",
-                    "seeds above 0",
-                    "verdict",
-                    "seeds that would decide",
-                ),
-                rows=tuple(
-                    (
-                        meanings[c.name],
-                        formats.estimate_in_words(c.estimate, sign=True),
-                        formats.p_in_table(c.estimate.p),
-                        f"{c.positive_seeds} of {n_seeds}",
-                        c.verdict.answer,
-                        formats.number(c.verdict.seeds_to_decide, 0),
-                    )
-                    for c in found
-                ),
-            )
-        )
+    tables = [
+        subset_table,
+        *(
+            _contrasts(over_seeds.contrasts(rows, m, measures, counted=counted), len(counted.shown))
+            for m in leading
+        ),
+    ]
     return Section(
         id="internalization",
         title="Internalization",
@@ -194,6 +167,27 @@ def _internalization(rows: pd.DataFrame, counted: CountedSeeds, measures: Measur
             for metric in (leading[:1] if leading[0] in measures.chance else leading)
         ),
         tables=tuple(tables),
+    )
+
+
+def _contrasts(found: list[over_seeds.ContrastEstimate], n_seeds: int) -> Table:
+    """The table of the contrasts in one quantity."""
+    how = "paired by seed" if n_seeds > 1 else "over the aliases of a single seed"
+    meanings = {c.name: c.meaning for c in internalization.CONTRASTS}
+    return Table(
+        caption=f"Internalization in {formats.NAMES[found[0].metric]}: differences {how}",
+        columns=("contrast", "difference [95 %]", "p", "seeds above 0", "verdict", "seeds that would decide"),
+        rows=tuple(
+            (
+                meanings[c.name],
+                formats.estimate_in_words(c.estimate, sign=True),
+                formats.p_in_table(c.estimate.p),
+                f"{c.positive_seeds} of {n_seeds}",
+                c.verdict.answer,
+                formats.number(c.verdict.seeds_to_decide, 0),
+            )
+            for c in found
+        ),
     )
 
 
