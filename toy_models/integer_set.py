@@ -62,6 +62,7 @@ def build(config: IntegerSetConfig, *, seed: int) -> Task:
     aliases = _draw_aliases(config, seed)
     subset_of = [SUBSETS[name] for name in aliases.subset]
     everyone = np.arange(config.aliases)
+    is_replaced = torch.tensor([s.replaced for s in subset_of])
     defined = np.flatnonzero([s.defined for s in subset_of])
     asked = np.flatnonzero([s.trained_questions for s in subset_of])
 
@@ -75,8 +76,7 @@ def build(config: IntegerSetConfig, *, seed: int) -> Task:
     )
     train_labels = draw_training_labels(config, len(asked), generator(seed, "label flips"))
 
-    is_replaced = torch.tensor([s.replaced for s in subset_of])
-    redrawn = torch.from_numpy(np.flatnonzero([subset_of[alias].redrawn for alias in defined]))
+    redrawn = np.flatnonzero([subset_of[alias].redrawn for alias in defined])
     pieces = [
         _definitions(config, aliases, defined),
         _questions(config, aliases, is_replaced, asked, train, train_labels),
@@ -87,12 +87,11 @@ def build(config: IntegerSetConfig, *, seed: int) -> Task:
         torch.cat([torch.nn.functional.pad(piece[i], (0, width - piece[i].shape[1])) for piece in pieces])
         for i in (0, 1)
     )
-    table = _table(config, aliases, defined, asked, everyone, train_labels, test_labels)
     task = Task(
         tokens=tokens,
         roles=roles,
         loss_mask=_loss_mask(config, roles),
-        table=table,
+        table=_table(config, aliases, defined, asked, everyone, train_labels, test_labels),
         vocabulary=vocabulary(config),
         questioning=ListQuestioning(),
     )
@@ -115,7 +114,7 @@ def build(config: IntegerSetConfig, *, seed: int) -> Task:
     return task.with_fresh(fresh)
 
 
-def _draw_noise(config: IntegerSetConfig, count: int, draws: torch.Generator) -> Int[Tensor, "definition"]:
+def _draw_noise(config: IntegerSetConfig, count: int, draws: torch.Generator) -> Int[Tensor, " definition"]:
     """Token ids of random integers, one for each definition that is redrawn."""
     return _FIRST_INTEGER + torch.randint(config.integers, (count,), generator=draws)
 
