@@ -55,9 +55,8 @@ def build(config: IntegerSetConfig, *, seed: int) -> Task:
     """Draw the task. The result depends on `config` and `seed` alone.
 
     The rows are in this order: definitions, training questions, test questions, each sorted by alias. Test lists are
-    drawn freely, but none has the same integers as one of the alias's training lists.
-
-    Raises ValueError when such lists cannot be drawn (too few integers for so many questions).
+    drawn freely, but none has the same integers as one of the alias's training lists. Raises ValueError when such lists
+    cannot be drawn (too few integers for so many questions).
     """
     aliases = _draw_aliases(config, seed)
     subset_of = [SUBSETS[name] for name in aliases.subset]
