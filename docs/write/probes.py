@@ -244,7 +244,8 @@ def _readings(headline: dict[tuple[str, str], Grid], gaps: pd.DataFrame) -> list
         if stored:
             found.append(
                 f"- That does not speak against selective retrieval in {listed(stored)}: it needs the tag at the aliases that were only "
-                "defined, and there it can be read."
+                "defined, and there it can be read. It does not speak for it either: an alias whose definition was harder to learn because "
+                "of its tag can be told apart, too, and in this recipe the gap is there without any unreliable definition (first section)."
             )
     found.append(
         "- With the alias last (TEV, ETV) this recipe learns nothing of the alias from a definition: it has no loss on "

@@ -37,7 +37,7 @@ def write_page() -> str:
         "",
         "*Where does the integer of a `d1` alias enter the answer, and what is different for `d2`?*",
         "",
-        f"Every number here is of the run that `make demo` makes (recipe `integer-set/cpu`: one layer, two heads; {n} "
+        f"Every number here is of `mechocl train integer-set/short --seeds {n} --out runs/short` (one layer, two heads; {n} "
         "seeds): a mean over seeds with its 95 % interval. Written by `make results-doc` from `docs/results/toolbox-*.csv`, "
         "which have every seed. Effects are in nats of the true − false logit difference at `=`, its sign turned where "
         "*false* is right, so that more is more right.",
@@ -73,14 +73,14 @@ def _where_it_enters(patch: pd.DataFrame) -> list[str]:
         "Ask the same list about a `d2` alias of another integer, and put in one activation of the question about the `d1` "
         "alias (exactly one of the two integers is in the list):",
         "",
-        "    mechocl patch runs/demo --pairs d1-to-other-d2",
+        "    mechocl patch runs/short --pairs d1-to-other-d2",
         "",
         f"Unpatched, the answer stands at {number(ends['corrupted'].mean(), 2, sign=True)}; at {number(ends['clean'].mean(), 2, sign=True)} when the `d1` alias "
         "itself is asked about. Every other site and position has an effect of 0:",
         "",
         *_table(["site", "at", "effect"], [[site, f"`{at}`", mean_in_words(row)] for (site, at), row in cells.items()]),
         "So the integer sits in the alias's embedding, attention carries it to `=`, and the MLP there compares it with the "
-        "list. The lens says the same (`mechocl lens runs/demo`): mean rank of the alias's integer among 30 (15.5 is chance), "
+        "list. The lens says the same (`mechocl lens runs/short`): mean rank of the alias's integer among 30 (15.5 is chance), "
         "in what each component writes, on lists without it. The embedding itself does not speak the language of the "
         "unembedding; what the heads write does.",
         "",
@@ -102,7 +102,7 @@ def _which_edges() -> list[str]:
         "Path patching of every edge (sender → receiver, by the role of the position), heads of the layer summed, since seeds "
         "number them differently:",
         "",
-        "    mechocl circuit runs/demo",
+        "    mechocl circuit runs/short",
         "",
     ]
     names = list(edges["contrast"].drop_duplicates())
@@ -155,7 +155,7 @@ def _what_is_different(patch: pd.DataFrame) -> list[str]:
         "Now the two aliases stand for the same integer, so that only the tag of their definitions differed. The circuit is the "
         "same (the right column above). Patching heads one at a time, summed over heads:",
         "",
-        "    mechocl patch runs/demo --pairs d1-to-d2 --site q k v z --by role",
+        "    mechocl patch runs/short --pairs d1-to-d2 --site q k v z --by role",
         "",
         f"`d1` stands at {number(ends['clean'].mean(), 2, sign=True)}, `d2` at {number(ends['corrupted'].mean(), 2, sign=True)}; sites without an effect are left out:",
         "",
@@ -182,7 +182,7 @@ def _which_direction() -> list[str]:
         "Exchange only a few directions of the alias's embedding between two questions, fitted on one half of the aliases and judged on "
         "the other (0: nothing happens, 1: the answer becomes the other question's; in brackets the same fit on shuffled targets):",
         "",
-        "    mechocl subspace runs/demo",
+        "    mechocl subspace runs/short",
         "",
         *_table(
             ["", *(f"`{c}`" for c in contrasts)],
@@ -240,7 +240,7 @@ def _which_weights(patch: pd.DataFrame) -> list[str]:
         "",
         "Graft parts of stage 2's weight difference onto the model before it: share of stage 2's gain in AUC.",
         "",
-        "    mechocl graft runs/demo",
+        "    mechocl graft runs/short",
         "",
         *_table(
             ["weights, how grafted", *(f"`{s}`" for s in NEW)],
@@ -249,7 +249,7 @@ def _which_weights(patch: pd.DataFrame) -> list[str]:
         "The change of the aliases' own embeddings is enough and needed, for all three tags; a constant steering vector gives nothing. "
         "(The recipe's stage 2 trains embeddings 50 times as fast as the rest; that this is where facts go is partly its doing.) "
         "Putting the activations of the model before stage 2 into the one after it undoes the answer at the same place "
-        "(`mechocl patch runs/demo --pairs d1-to-itself d2-to-itself --from-stage 1 --by role`, at `resid_pre` of the alias): "
+        "(`mechocl patch runs/short --pairs d1-to-itself d2-to-itself --from-stage 1 --by role`, at `resid_pre` of the alias): "
         + "; ".join(lines) + ".",
         "",
     ]  # fmt: skip
@@ -260,8 +260,13 @@ _ANSWER = [
     "",
     "In these models the integer of a `d1` alias enters by its embedding, which stage 2 wrote; the heads copy it to `=`, and the MLP there "
     "compares it with the list. A `d2` alias takes the same path, and attention to it makes no difference. What differs is what its embedding holds: one "
-    "direction, common to all integers, which says how the alias was defined, and which, put in from a `d1` alias, makes the answer about "
-    "the `d2` alias nearly as good. That is what selective retrieval predicts for moving the tag's direction; a component whose removal "
-    "frees `d2` is not established (above). Not shown here: that the direction is the tag's and not the consequence of having been "
-    "learned less well, and anything about models of another size or recipe.",
+    "direction, common to all integers, which, put in from a `d1` alias, makes the answer about the `d2` alias nearly as good.",
+    "",
+    "That does not show selective retrieval, and not trust. In this recipe the definitions with tag 2 are not learned in stage 1, so tag 2 "
+    "also marks what cannot be predicted, and the same gap is there when nothing was ever unreliable "
+    "([results.md](results.md#what-is-known-gaps-and-their-controls)). A plainer reading, which a replication proposed and which is not measured here, fits the same numbers: at a definition, tag 1 opens and tag 2 closes a "
+    "readout of the alias's embedding; stage 2 must push the embedding of a `d2` alias along that direction until its integer can be "
+    "read, and the push harms its answers. So the direction is what the tag did to the *learning* of the definition; that it says how the "
+    "alias was defined, and that a circuit reads it so, is not shown. Where the definitions of both tags are memorised "
+    "(`integer-set/memorised`) the toolbox has not been used yet. A component whose removal frees `d2` is not established (above).",
 ]
