@@ -1,10 +1,13 @@
 """The map of docs/results.md: every study, its settings, and the paper's finding beside ours."""
 
+from typing import Any
+
 import pandas as pd
 
 from docs.write import studies
 from docs.write.markdown import write_text_table
 from mechocl.behaviour import formats, internalization
+from mechocl.behaviour.statistics import Estimate
 from mechocl.runs import sweep_folder, sweep_summaries
 from toy_models.measures import YES_OR_NO
 
@@ -85,6 +88,9 @@ def _settings_table(table: pd.DataFrame) -> list[str]:
     head = [k.split(".")[-1] for k in keys] + ["runs (failed)"]
     head += ["qd1 before stage 2"] if two_stages else []
     head += [s.split("_")[0] for s in subsets] + ["weak", "gap", "gap in accuracy", "d1 − d3"]
+    over = sweep_summaries.over_controls(table, "strong")
+    controls = sorted({name for each in over.values() for name in each})
+    head += [f"gap over {name}" for name in controls]
     rows = []
     for one in found:
         aucs = [one.auc[s].mean if s in one.auc else None for s in subsets]
@@ -96,6 +102,17 @@ def _settings_table(table: pd.DataFrame) -> list[str]:
                 f"{one.runs} ({one.failed})",
                 *map(formats.number, [one.before, *aucs] if two_stages else aucs),
                 *map(formats.describe, compared),
+                *(_over_control(one.setting, name, over) for name in controls),
             ]
         )
     return write_text_table(head, rows)
+
+
+def _over_control(
+    setting: dict[str, Any], name: str, over: dict[tuple[Any, ...], dict[str, Estimate]]
+) -> str:
+    """The gap of a setting over a control, in words; – for the control itself."""
+    if setting.get(sweep_summaries.CONTROLLED) != "inconsistent":
+        return formats.MISSING
+    others = tuple(value for key, value in setting.items() if key != sweep_summaries.CONTROLLED)
+    return formats.describe(over.get(others, {}).get(name))

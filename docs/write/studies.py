@@ -86,6 +86,8 @@ def read(path: Path = DOCS / "studies.toml") -> list[Study]:
 def evidence(study: Study, frame: pd.DataFrame) -> Estimate | None:
     """The number that decides, with the sign that makes the paper's finding positive. None if there is no such number."""
     runs = sweep_summaries.by_run(frame, study.contrast)
+    if sweep_summaries.CONTROLLED in runs.columns:
+        runs = runs[runs[sweep_summaries.CONTROLLED] == "inconsistent"]
     if study.judged in ("rises", "falls"):
         e = sweep_summaries.trend(runs, study.key)
         return e if study.judged == "rises" else _negated(e)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -114,3 +114,33 @@ def difference(runs: pd.DataFrame, key: str, *, high: Sequence[Any], low: Sequen
     table = runs.pivot(index="seed", columns=key, values="value")[[*high, *low]].dropna()
     values = table[list(high)].mean(axis=1) - table[list(low)].mean(axis=1)
     return estimate(values.to_numpy(dtype=float), unit="seed")
+
+
+CONTROLLED: Final = "task.unreliable"
+"""The field whose other values are controls of the value "inconsistent"."""
+
+
+def over_controls(
+    frame: pd.DataFrame, contrast: str, metric: str = "auc"
+) -> dict[tuple[Any, ...], dict[str, Estimate]]:
+    """The contrast over that of each control, paired by seed, in a sweep over `task.unreliable`.
+
+    The keys are the values of the other swept fields, in the order of `sweep_folder.axes`; the inner keys are the controls, at
+    equal exposure. It is empty for a sweep over other fields alone.
+    """
+    runs = by_run(frame, contrast, metric)
+    if CONTROLLED not in runs.columns:
+        return {}
+    others = [key for key in axes(frame) if key != CONTROLLED]
+    groups = runs.groupby(others, sort=False) if others else [((), runs)]
+    found: dict[tuple[Any, ...], dict[str, Estimate]] = {}
+    for values, part in groups:
+        table = part.pivot(index="seed", columns=CONTROLLED, values="value")
+        controls = [name for name in table.columns if name != "inconsistent" and "inconsistent" in table]
+        found[values if isinstance(values, tuple) else (values,)] = {
+            str(name): estimate(
+                (table["inconsistent"] - table[name]).dropna().to_numpy(dtype=float), unit="seed"
+            )
+            for name in controls
+        }
+    return found
