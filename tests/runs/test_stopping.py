@@ -16,6 +16,7 @@ from mechocl.runs.folders import SeedFolder
 from mechocl.runs.run import Run
 from mechocl.runs.sweeps import SweepRun, train_together
 from toy_models.definition_loss import measure_definition_losses
+from toy_models.trainer import TrainingState
 
 SEEDS = (0, 1)
 STOP = (
@@ -135,6 +136,36 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(
             run.seed(seed).history(), stacked.seed(seed).history(), check_exact=True
         )
     assert not run.stacks()[0].ledger.entries()
+
+
+def test_a_resume_point_of_an_earlier_version_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those kept the number of losses as a scalar. The stage begins anew, and ends with the same bits."""
+    runs = [create(tmp_path / name, "training.stages.1.epochs=3") for name in "ab"]
+    train(runs[0])
+    original = train_toy.train_stage
+
+    def deadly(*arguments: Any, **keywords: Any) -> Any:
+        for moment in original(*arguments, **keywords):
+            if moment.total_steps == 3 * PER_EPOCH and moment.step == 6:
+                raise Killed
+            yield moment
+
+    monkeypatch.setattr(train_toy, "train_stage", deadly)
+    with pytest.raises(Killed):
+        train(runs[1], save_every_s=0.0)
+    monkeypatch.undo()
+    (stack,) = runs[1].stacks()
+    saved = stack.load_state(2)
+    assert saved is not None
+    state, histories = saved
+    tensors = {k: v for k, v in state.tensors.items() if k not in ("loss_count", "stopped")}
+    old = TrainingState(tensors, state.step, {"loss_count": 2.0})
+    stack.save_state(old, stage=2, histories=histories)
+    train(runs[1])
+    for seed in SEEDS:
+        assert runs[1].seed(seed).ledger.entries() == runs[0].seed(seed).ledger.entries()
 
 
 def test_a_sweep_keeps_the_numbers_of_the_stop(stacked: Run) -> None:
