@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from browser import open_page
 
-from mechocl.analyses import jobs
+from mechocl.analyses import control_jobs, jobs
 from mechocl.commands.cli import main
 from mechocl.runs import recipes
 from mechocl.runs.run import Run
@@ -14,6 +14,7 @@ TINY = (
     "task.aliases=300",
     "task.integers=8",
     "task.list_length=3",
+    "task.n_intersection=1",
     "model.architecture=nano",
     "training.stages.0.epochs=2",
     "training.stages.0.evaluations=2",
@@ -26,9 +27,10 @@ TINY = (
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     recipe = recipes.load_recipe("integer-set/cpu", TINY)
     path = tmp_path_factory.mktemp("end-to-end") / "run"
-    return jobs.train_run(
+    return control_jobs.train_controls(
         path,
         recipe,
+        ("noise",),
         recipe_name="tiny",
         seeds=(0, 1),
         device="cpu",
@@ -49,6 +51,7 @@ def test_the_report_of_a_run_works_in_a_browser_without_a_network(run: Run) -> N
             "trained",
             "training",
             "internalization",
+            "controls",
             "lens",
             "patching",
             "circuits",
@@ -62,9 +65,14 @@ def test_the_report_of_a_run_works_in_a_browser_without_a_network(run: Run) -> N
             "attention",
         ):
             assert page.locator(f"#{section}").count() == 1, section
-        assert page.locator(".js-plotly-plot").count() == 17
+        assert page.locator(".js-plotly-plot").count() == 18
         summary = page.locator("#summary").inner_text()
-        for question in ("Weak internalization", "Out-of-context learning", "Strong internalization"):
+        for question in (
+            "Weak internalization",
+            "Out-of-context learning",
+            "Strong internalization",
+            "The gap needs unreliability",
+        ):
             assert question in summary
         assert "seeds" in summary
         zoomed = page.get_by_text("Zoomed").first
