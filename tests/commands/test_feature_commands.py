@@ -100,7 +100,7 @@ def test_train_search_test_and_report(run: Path, capsys: pytest.CaptureFixture[s
     shown = said(capsys, "sae", "dashboard", run, NAME, "--out", run / "page.html", *CPU)
     assert "page.html" in shown.splitlines()[-1]
     assert "The features have not been tested" in (run / "page.html").read_text()  # but for the named ones
-    section = feature_sections.section(Run.open(run))
+    section = feature_sections.section(Run.open(run), seeds=(0, 1))
     assert section is not None
     assert section.id == "features"
     assert len(section.figures) == 1
@@ -109,7 +109,7 @@ def test_train_search_test_and_report(run: Path, capsys: pytest.CaptureFixture[s
 
 def test_a_run_without_dictionaries_has_no_section(run: Path) -> None:
     shutil.rmtree(run / "saes")
-    assert feature_sections.section(Run.open(run)) is None
+    assert feature_sections.section(Run.open(run), seeds=(0, 1)) is None
 
 
 def test_one_seed_and_another_stage(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

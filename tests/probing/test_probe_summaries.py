@@ -199,7 +199,7 @@ def test_sections_say_what_was_found() -> None:
         "decodable, used: 0, decodable, not used: 2."
     )
     (shown,) = section.tables
-    assert shown.rows[0][:3] == ("demo, TVE", "alias, embedding", "0.950 [0.315, 1.585]")
+    assert shown.rows[0][:3] == ("demo, TVE", "alias, embedding", "0.950 [0.315, 1.000]")
     confounded = summaries.probe_grids(rows.assign(recency="confounded"))
     assert "it may read that instead" in probe_sections.described(confounded[0])
 
