@@ -6,8 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from mechocl.analyses import registry
-from mechocl.analyses.jobs import evaluate_run, train_run
+from mechocl.analyses import jobs as analysis_jobs, registry
 from mechocl.runs.controls import CONTROLS, control_path, control_recipe, open_controls
 from mechocl.runs.recipes import AnyRecipe
 from mechocl.runs.run import Run
@@ -38,10 +37,10 @@ def train_controls(
         for name in names
     ]
     options: dict[str, Any] = {"seeds": seeds, "device": device, "jobs": jobs, "save_every_s": save_every_s}
-    run = train_run(path, recipe, recipe_name=recipe_name, then=then, **options)
+    run = analysis_jobs.train_run(path, recipe, recipe_name=recipe_name, then=then, **options)
     evaluated = (("evaluate", registry.EvaluateConfig()),)
     for where, changed, title in work:
-        train_run(where, changed, recipe_name=title, then=evaluated, **options)
+        analysis_jobs.train_run(where, changed, recipe_name=title, then=evaluated, **options)
     return run
 
 
@@ -51,5 +50,6 @@ def evaluate_controls(run: Run, *, device: str, jobs: int | None) -> dict[str, p
     Raises MechoclError as `open_controls` does, and when a control run is not trained to its end.
     """
     return {
-        name: evaluate_run(control, device=device, jobs=jobs) for name, control in open_controls(run).items()
+        name: analysis_jobs.evaluate_run(control, device=device, jobs=jobs)
+        for name, control in open_controls(run).items()
     }

@@ -178,7 +178,6 @@ def _train_stage(stage: _Stage, *, device: str, save_every_s: float, progress: P
     model = fresh()
     sample = evaluation.first_aliases(stage.task, EVALUATED_ALIASES)
     history = _History(folder.path / f"stage-{stage.number}" / "history.json")
-    state = folder.resume_folder(stage.number)
 
     def at(total: int) -> list[int]:
         return sorted({*_evenly(total, config.evaluations), *log_steps(total, config.checkpoints)} | {0})
@@ -204,7 +203,7 @@ def _train_stage(stage: _Stage, *, device: str, save_every_s: float, progress: P
         chosen,
         stage.collator(),
         stage.trainer_settings(),
-        folder=state,
+        folder=folder.resume_folder(stage.number),
         seed=order,
         device=device,
         save_every_s=save_every_s,
@@ -214,9 +213,14 @@ def _train_stage(stage: _Stage, *, device: str, save_every_s: float, progress: P
         begin_epoch=chosen.begin_epoch,
         callbacks=(freeze_weights(model, stage.task, config.trains),),
     )
+    _finish(stage, history)
+
+
+def _finish(stage: _Stage, history: "_History") -> None:
+    """Record that a stage is trained to its end, and remove what it could continue from. All processes end together."""
     if is_first():
-        folder.finish_stage(stage.number, history.rows)
-        shutil.rmtree(state, ignore_errors=True)
+        stage.folder.finish_stage(stage.number, history.rows)
+        shutil.rmtree(stage.folder.resume_folder(stage.number), ignore_errors=True)
         history.path.unlink(missing_ok=True)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()

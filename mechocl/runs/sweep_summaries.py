@@ -123,7 +123,7 @@ CONTROLLED: Final = "task.unreliable"
 def over_controls(
     frame: pd.DataFrame, contrast: str, metric: str = "auc"
 ) -> dict[tuple[Any, ...], dict[str, Estimate]]:
-    """The contrast over that of each control, paired by seed, in a sweep over `task.unreliable`.
+    """The contrast over that of each control, paired by seed, in a sweep over the field `CONTROLLED`.
 
     The keys are the values of the other swept fields, in the order of `sweep_folder.axes`; the inner keys are the controls, at
     equal exposure. It is empty for a sweep over other fields alone.

@@ -22,7 +22,7 @@ import tiny
 import torch
 import tyro
 
-from mechocl.analyses import crosscoder_jobs, jobs, probe_sweep, results, sae_jobs
+from mechocl.analyses import control_jobs, crosscoder_jobs, jobs, probe_sweep, results, sae_jobs
 from mechocl.behaviour.counted import CountedSeeds
 from mechocl.closed_book import cost, cvdb, trex
 from mechocl.commands import cli
@@ -60,6 +60,7 @@ BASE: dict[str, list[str]] = {
     "sweep": ["{recipe}", "--over", "task.aliases=130", "--out", "{folder}/new"],
     "pretrain": ["biographies", "--out", "{folder}/new"],
     "finetune": ["closed-book/biographies", "--out", "{folder}/new"],
+    "controls": ["closed-book/biographies", "--out", "{folder}/new"],
     "parity": ["model"],
     "data cvdb": ["--check", "{folder}/a.csv"],
     "data trex": ["--check", "{folder}/a.json"],
@@ -86,6 +87,8 @@ ALONE = {("sweep", "--table"): ["--table", "{folder}/a"], ("probe", "--table"): 
 VALUES: dict[str, list[str]] = {
     "RECIPE": ["integer-set/one-stage"],
     "finetune RECIPE": ["closed-book/two-stage"],
+    "controls RECIPE": ["closed-book/two-stage"],
+    "controls --only": ["consistent"],
     "RUN": ["{other}"],
     "FOLDER": ["{folder}/elsewhere"],
     "--seeds": ["1"],
@@ -94,6 +97,7 @@ VALUES: dict[str, list[str]] = {
     "data cvdb --entities": ["100"],
     "--set": ["task.aliases=140"],
     "finetune --set": ["task.entities=100"],
+    "controls --set": ["task.entities=100"],
     "--over": ["task.aliases=140"],
     "--metric": ["log_probability"],
     "--subsets": ["d1_consistent=2"],
@@ -271,6 +275,7 @@ def recorder(places: dict[str, str]) -> Iterator[Recorder]:
             (processes, "map_jobs", kept.map_jobs),
             (crosscoder_jobs, "saved_rows", stands_in()),
             (jobs, "train_run", stands_in(work=trained)),
+            (control_jobs, "train_controls", stands_in(work=trained)),
             (jobs, "measure_dynamics", measure),
             (sweeps, "run_sweep", stands_in(work=("device", "executor"), result=FRAME)),
             (sweep_folder, "read_sweep", stands_in(result=FRAME)),
@@ -285,7 +290,7 @@ def recorder(places: dict[str, str]) -> Iterator[Recorder]:
             (trex, "read", stands_in()),
             (page, "write", stands_in(result=0)),
             (page, "write_figure", stands_in(result=0)),
-            (run_report, "build", lambda run, rows, **_: None),
+            (run_report, "build", lambda run, rows, controls, **_: None),
             (sae_dashboard, "write_sae_dashboard", stands_in(work=("device",), result=0)),
         ):
             patch.setattr(owner, name, replacement)
