@@ -186,14 +186,7 @@ def _train_stage(stage: _Stage, *, device: str, save_every_s: float, progress: P
         if moment.step and not math.isfinite(moment.loss):
             raise _Diverged(f"the training loss is {moment.loss} at step {moment.step} of {moment.total}")
         if moment.step in {0, *_evenly(moment.total, config.evaluations)}:
-            found = evaluation.forced(moment.model, stage.task, sample)
-            position = {
-                "stage": stage.number,
-                "step": moment.step,
-                "epoch": moment.epoch,
-                "loss": moment.loss,
-            }
-            history.add(moment.step, [position | row for row in found])
+            history.add(moment.step, _evaluated(stage, moment, sample))
         if moment.step and moment.step in log_steps(moment.total, config.checkpoints):
             _keep(stage, moment, merged if lora else None)
 
@@ -224,6 +217,12 @@ def _finish(stage: _Stage, history: "_History") -> None:
         history.path.unlink(missing_ok=True)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
+
+
+def _evaluated(stage: _Stage, moment: trainer.Moment, sample: np.ndarray) -> list[dict[str, Any]]:
+    """Rows of the history at a moment of a stage."""
+    position = {"stage": stage.number, "step": moment.step, "epoch": moment.epoch, "loss": moment.loss}
+    return [position | row for row in evaluation.forced(moment.model, stage.task, sample)]
 
 
 def training_rows(task: Task, stage: FinetuneStage) -> np.ndarray:

@@ -622,6 +622,7 @@ def test_the_papers_fractions() -> None:
     assert sizes == {
         "qd1_consistent": 1000, "qd1_inconsistent": 0, "qd2_consistent": 0, "qd2_inconsistent": 1000, "q_only": 400,
         "q_entity": 400, "d1_consistent": 320, "d2_consistent": 320, "d3_consistent": 320, "no_data": 240,
+        "d2_noise": 0, "d2_unasked": 0,
     }  # fmt: skip
 
 
