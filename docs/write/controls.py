@@ -6,6 +6,7 @@ import pandas as pd
 
 from docs.write.control_tables import RUN, read_tables
 from docs.write.markdown import write_table, write_text_table
+from docs.write.predictions import write_predictions
 from mechocl.behaviour import formats, over_seeds, sentences
 from mechocl.behaviour.control_gaps import compare_gaps, explain_gap
 from mechocl.behaviour.internalization import METRICS
@@ -30,7 +31,27 @@ def write_known() -> list[str]:
     )
     for recipe, runs in tables.items():
         lines += ["", *_recipe(recipe, runs)]
-    return [*lines, "", *_objections()]
+    return [*lines, "", *write_predictions(tables), "", *_objections()]
+
+
+def write_lines() -> list[str]:
+    """A line for each recipe, for README: its gap, and whether it needs unreliability."""
+    lines = []
+    for recipe, runs in read_tables().items():
+        rows, controls = _split(runs)
+        gap = next(c for c in over_seeds.contrasts(rows, YES_OR_NO.leading, YES_OR_NO) if c.name == "strong")
+        answer = explain_gap(rows, controls, YES_OR_NO)
+        over = "; ".join(
+            f"over *{one.control.replace('-equal-steps', '* at equal steps') + '*' * ('-equal-steps' not in one.control)} "
+            f"{formats.estimate_in_words(one.over.learned, sign=True)}"
+            for one in compare_gaps(rows, controls, YES_OR_NO)
+            if one.control.startswith(("noise", "unasked"))
+        )
+        lines.append(
+            f"- `{recipe}`: gap (d1 − d2, AUC) {formats.estimate_in_words(gap.estimate, sign=True)}, {gap.estimate.n} seeds; {over}. "
+            f"{answer.question}: **{answer.answer}**."
+        )
+    return lines
 
 
 def _answers(recipe: str, runs: Mapping[str, pd.DataFrame]) -> list[list[str]]:

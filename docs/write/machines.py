@@ -14,13 +14,13 @@ from typing import Final
 
 import pandas as pd
 import tyro
-from mechocl.behaviour.verdict import decide
 
 from docs.write.markdown import write_table
 from docs.write.places import TABLES
 from mechocl.analyses.jobs import evaluate_run
 from mechocl.behaviour import formats, over_seeds
 from mechocl.behaviour.internalization import METRICS
+from mechocl.behaviour.verdict import decide
 from mechocl.runs.run import Run
 from toy_models.measures import YES_OR_NO
 
@@ -107,6 +107,26 @@ def between_machines(table: pd.DataFrame, recipe: str, contrast: str) -> float:
         for _, rows in table[table["recipe"] == recipe].groupby("setting")
     ]
     return (max(means) - min(means)) / 2
+
+
+def write_line() -> list[str]:
+    """How much the demo's gap varies between machines, as a line for README."""
+    table = read_table()
+    if table is None:
+        return []
+    spread = {
+        name: between_machines(table, RECIPES[0], name)
+        for name in ("weak", "strong", "strong_d1_d3", "strong_d3_d2")
+    }
+    said = ", ".join(f"{_SHORT[name]} ±{formats.number(value)}" for name, value in spread.items())
+    return [
+        f"Between machines these means vary by ({said}; half the range over three sets of kernels, "
+        "[how](docs/results.md#how-numbers-vary-between-machines)).",
+        "",
+    ]
+
+
+_SHORT: Final = {"weak": "weak", "strong": "strong", "strong_d1_d3": "d1 − d3", "strong_d3_d2": "d3 − d2"}
 
 
 def read_table() -> pd.DataFrame | None:

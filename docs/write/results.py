@@ -33,6 +33,7 @@ from docs.write.markdown import write_table, write_text_table
 from docs.write.places import DOCS, README, TABLES
 from mechocl.analyses import registry, results
 from mechocl.behaviour import formats, internalization, over_seeds
+from mechocl.behaviour.counted import count_seeds
 from mechocl.behaviour.internalization import METRICS
 from mechocl.runs.run import Run
 
@@ -47,32 +48,27 @@ def take_tables(run_path: Path) -> None:
     rows = results.load_rows(run, "evaluate", registry.EvaluateConfig())
     if rows is None:
         raise SystemExit(f"{run_path} has no evaluation yet; run `mechocl evaluate {run_path}` first")
-    rows, unlearned = over_seeds.without_failed(rows)
+    counted = count_seeds(rows, diverged=run.failures())
     TABLES.mkdir(exist_ok=True)
     columns = ["seed", "subset", "aliases", *METRICS]
-    over_seeds.by_seed(rows)[columns].to_csv(TABLES / "demo-subsets.csv", index=False, float_format="%.6g")
+    shown = over_seeds.by_seed(counted.keep_shown(rows))[columns]
+    shown.to_csv(TABLES / "demo-subsets.csv", index=False, float_format="%.6g")
     found = []
     for metric in ("auc", "accuracy"):
-        for c in over_seeds.contrasts(rows, metric):
+        for c in over_seeds.contrasts(rows, metric, counted=counted):
             e = c.estimate
             found.append(
                 {
-                    "metric": metric,
-                    "contrast": c.name,
-                    "mean": e.mean,
-                    "low": e.low,
-                    "high": e.high,
-                    "p": e.p,
-                    "seeds": e.n,
-                    "positive_seeds": c.positive_seeds,
-                    "seeds_for_power": e.seeds_for_power,
+                    "metric": metric, "contrast": c.name, "mean": e.mean, "low": e.low, "high": e.high, "p": e.p,
+                    "seeds": e.n, "positive_seeds": c.positive_seeds, "verdict": c.verdict.answer,
+                    "seeds_to_decide": c.verdict.seeds_to_decide,
                 }
-            )
+            )  # fmt: skip
     pd.DataFrame(found).to_csv(TABLES / "demo-contrasts.csv", index=False, float_format="%.6g")
     facts = {
         "recipe": run.recipe_name,
         "seeds": " ".join(map(str, run.seeds)),
-        "failed": len(run.failures()) + len(unlearned),
+        "failed": len(counted.failed) + len(counted.diverged),
         "seconds": sum(run.manifest["seconds"].values()),
         "machine": run.manifest["machine"],
         "torch": run.manifest["packages"]["torch"],
@@ -154,12 +150,12 @@ def _contrasts(contrasts: pd.DataFrame) -> list[str]:
             _difference(c),
             formats.p_value(c["p"]),
             f"{c['positive_seeds']} of {c['seeds']}",
-            formats.number(c["seeds_for_power"], 0),
+            c["verdict"],
         ]
         for c in contrasts.to_dict("records")
     ]
-    columns = ["contrast", "difference", "p", "seeds above 0", "seeds for 80 % power"]
-    return write_table(columns, rows)
+    columns = ["contrast", "difference", "p", "seeds above 0", "verdict"]
+    return write_table(columns, rows, left=(0, 4))
 
 
 def _difference(c: Mapping[Any, Any]) -> str:
@@ -232,10 +228,10 @@ def write_readme(text: str) -> str:
             [[_MEANING[name], cell("auc", name), cell("accuracy", name)] for name in names],
         ),
         "",
-        "The setups were chosen on other seeds than those that confirm them. Strong internalization (d1 − d2, AUC) on the "
-        "confirming seeds:",
+        *machines.write_line(),
+        "The setups were chosen on other seeds than those that confirm them. On the confirming seeds, and beside the controls:",
         "",
-        *map.write_confirmed(),
+        *controls.write_lines(),
         "",
         "[docs/results.md](docs/results.md) has every table, and what the effect depends on.",
     ]
