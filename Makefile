@@ -3,7 +3,7 @@ BIN := .venv/bin
 
 .PHONY: demo demo-pythia test studies results-doc benchmarks
 
-# Train the small integer-set recipe over eight seeds, analyse it, write runs/demo/report.html.
+# Train the small integer-set recipe and two controls over twelve seeds, analyse it, write runs/demo/report.html.
 demo:
 	@$(PYTHON) tools/install.py
 	@$(BIN)/mechocl demo --out runs/demo

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import measuring
 
+from mechocl.commands.training import DEMO_SEEDS
 from mechocl.errors import MechoclError
 from mechocl.models import seam
 
@@ -29,7 +30,7 @@ class Limits:
     memory_mib: float
 
 
-FULL: Final = Limits(seconds=360.0, memory_mib=3000.0)
+FULL: Final = Limits(seconds=480.0, memory_mib=3000.0)
 FAST: Final = Limits(seconds=75.0, memory_mib=3000.0)
 
 
@@ -119,7 +120,9 @@ def measure(*, fast: bool, seeds: int, device: str) -> tuple[dict[str, Any], boo
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = measuring.parser(__doc__)
-    parser.add_argument("--seeds", type=int, default=8, help="seeds of the full demo (default: 8)")
+    parser.add_argument(
+        "--seeds", type=int, default=DEMO_SEEDS, help=f"seeds of the full demo (default: {DEMO_SEEDS})"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
     options = parser.parse_args(argv)
     try:

@@ -163,7 +163,7 @@ SECTIONS: Final = (
         title="The demo",
         text=(
             "`mechocl demo` from start to written report, in a process of its own, against its limit. Memory "
-            "is that of the process and its workers together. Aim: eight seeds in 6 minutes and 3000 MiB, the "
+            "is that of the process and its workers together. Aim: twelve seeds and their controls in 8 minutes and 3000 MiB, the "
             "smoke test (`--fast`) in 75 s, on two cores."
         ),
         ours="measured",
