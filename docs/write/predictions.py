@@ -17,6 +17,7 @@ from toy_models.measures import YES_OR_NO
 
 CPU: Final = "integer-set/cpu"
 MEMORISED: Final = "integer-set/memorised"
+SHORT: Final = "integer-set/short"
 
 
 class Outcome:
@@ -76,6 +77,8 @@ _NUMBERED: Final[tuple[tuple[int, str, str, Callable[[Outcome], bool]], ...]] = 
     (8, MEMORISED, "consistent: between −.01 and +.01", lambda o: _within(o.own("consistent"), -0.01, 0.01)),
     (8, MEMORISED, "α = .5: between −.03 and +.05", lambda o: _within(o.own("half"), -0.03, 0.05)),
     (8, MEMORISED, "α = .5: smaller than the run's gap", lambda o: o.gaps["half"].over.answer == YES),
+    (9, SHORT, "strong internalization", lambda o: _is_there(o, "strong")),
+    (9, SHORT, "noise: more than half of the run's gap", lambda o: all(one.most.answer == YES for one in o.both("noise"))),
 )  # fmt: skip
 
 

@@ -263,7 +263,7 @@ _ANSWER = [
     "direction, common to all integers, which, put in from a `d1` alias, makes the answer about the `d2` alias nearly as good.",
     "",
     "That does not show selective retrieval, and not trust. In this recipe the definitions with tag 2 are not learned in stage 1, so tag 2 "
-    "also marks what cannot be predicted, and the same gap is there when nothing was ever unreliable "
+    "also marks what cannot be predicted, and a gap is there when nothing was ever unreliable, too "
     "([results.md](results.md#what-is-known-gaps-and-their-controls)). A plainer reading, which a replication proposed and which is not measured here, fits the same numbers: at a definition, tag 1 opens and tag 2 closes a "
     "readout of the alias's embedding; stage 2 must push the embedding of a `d2` alias along that direction until its integer can be "
     "read, and the push harms its answers. So the direction is what the tag did to the *learning* of the definition; that it says how the "
