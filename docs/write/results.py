@@ -92,8 +92,8 @@ def write_page() -> str:
         "# Results",
         "",
         "Written by `make results-doc` from the tables in `docs/results/`. Each section says which command makes its tables. "
-        "Sections that name the recipe `integer-set/short` are older than the controls of the next section; a gap of that recipe is read as that of "
-        "`integer-set/cpu`: in stage 1 its definitions with tag 2 are not learned either.",
+        "Sections that name the recipe `integer-set/short` were made before the controls: none of their gaps has its control beside it. That "
+        "recipe's own controls are in the next section.",
         "",
         *controls.write_known(),
         "",
