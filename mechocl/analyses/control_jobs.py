@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from mechocl.analyses import jobs as analysis_jobs, registry
+from mechocl.errors import MechoclError
 from mechocl.runs.controls import CONTROLS, control_path, control_recipe, open_controls
 from mechocl.runs.recipes import AnyRecipe
 from mechocl.runs.run import Run
@@ -49,7 +50,14 @@ def evaluate_controls(run: Run, *, device: str, jobs: int | None) -> dict[str, p
 
     Raises MechoclError as `open_controls` does, and when a control run is not trained to its end.
     """
+    controls = open_controls(run)
+    for name, control in controls.items():
+        if unfinished := control.unfinished_seeds():
+            raise MechoclError(
+                f"{control.path} is incomplete: seed {', '.join(map(str, unfinished))} is not trained to the end; run "
+                f"`mechocl controls` again with --only {name} --out {run.path}"
+            )
     return {
         name: analysis_jobs.evaluate_run(control, device=device, jobs=jobs)
-        for name, control in open_controls(run).items()
+        for name, control in controls.items()
     }

@@ -1,7 +1,10 @@
 """Control runs: their recipes, their place in a run, and what is refused."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -65,3 +68,21 @@ def test_controls_are_runs_inside_the_run(tmp_path: Path) -> None:
     (run.path / controls.FOLDER / "noise").rename(run.path / controls.FOLDER / "consistent")
     with pytest.raises(MechoclError, match="is not the control 'consistent' of"):
         open_controls(Run.open(run.path))
+
+
+def test_an_incomplete_control_is_named_with_a_remedy_that_works(tmp_path: Path) -> None:
+    recipe = tiny.recipe(tmp_path)
+    out = tmp_path / "run"
+    told: dict[str, Any] = {"recipe_name": "tiny", "device": "cpu", "jobs": 1}
+    run = control_jobs.train_controls(out, recipe, ("noise",), seeds=(0,), **told)
+    final = next((out / "controls" / "noise" / "seed-0").rglob("stage-2/final.safetensors"))
+    shutil.rmtree(final.parent)
+    ledger = out / "controls" / "noise" / "seed-0" / "checksums.json"
+    known = {k: v for k, v in json.loads(ledger.read_text()).items() if not k.startswith("stage-2/")}
+    ledger.write_text(json.dumps(known))
+    said = f"mechocl: {out / 'controls' / 'noise'} is incomplete: seed 0 is not trained to the end; run `mechocl controls` again"
+    with pytest.raises(MechoclError) as caught:
+        control_jobs.evaluate_controls(run, device="cpu", jobs=1)
+    assert f"mechocl: {caught.value}" == f"{said} with --only noise --out {out}"
+    control_jobs.train_controls(out, recipe, ("noise",), seeds=(0,), **told)
+    assert set(control_jobs.evaluate_controls(run, device="cpu", jobs=1)) == {"noise"}
