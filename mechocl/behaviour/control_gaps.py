@@ -136,20 +136,20 @@ def explain_gap(
     gaps = compare_gaps(rows, controls, measures)
     own, counted = _gaps(rows, measures.leading, measures)
     if not own:
-        return Answer(QUESTION, "not asked", "the run has no aliases for the gap, d1 − d2.")
+        return Answer(QUESTION, "not asked", "The run has no aliases for the gap, d1 − d2.")
     gap = decide(
         {seed: v for seed, v in own.items() if seed in counted.learned},
         {seed: v for seed, v in own.items() if seed in counted.failed},
         margin=measures.smallest[measures.leading],
     )
     if gap.answer in (NOTHING, REVERSE):
-        return Answer(QUESTION, "not asked", "there is no gap to explain.")
+        return Answer(QUESTION, "not asked", "There is no gap to explain.")
     name = deciding_control(rows, measures)
     deciding = [one for one in gaps if one.control.removesuffix("-equal-steps") == name]
     if not deciding:
         return Answer(
             QUESTION, "not asked",
-            f"the deciding control, {_IN_WORDS[name]}, was not trained; `mechocl controls` trains it."
+            f"The deciding control, {_IN_WORDS[name]}, was not trained; `mechocl controls` trains it."
         )  # fmt: skip
     answer, reason = _read(gap, deciding)
     numbers = "; ".join(_in_words(one) for one in gaps)
@@ -157,8 +157,8 @@ def explain_gap(
     return Answer(
         QUESTION,
         answer,
-        f"{reason}. The deciding control is {_IN_WORDS[name]}, since in the run the definitions with tag 2 {why} in stage 1. "
-        f"{NAMES[measures.leading]} gap of the run {describe(gap.learned)}; {numbers}.",
+        f"{reason}. {NAMES[measures.leading]} gap of the run {describe(gap.learned)}; {numbers}. The control that decides is "
+        f"{_IN_WORDS[name]}, since in the run the definitions with tag 2 {why} in stage 1.",
     )
 
 
@@ -171,20 +171,26 @@ _IN_WORDS: Final = {
 def _read(gap: Verdict, deciding: list[ControlGap]) -> tuple[str, str]:
     """The answer and its reason, from the run's gap and the deciding control in each way in which it was trained."""
     if gap.answer != YES:
-        return CANNOT_TELL, f"whether there is a gap at all cannot be told: {gap.explanation}"
+        return CANNOT_TELL, f"It cannot be told whether there is a gap at all: {gap.explanation}"
     larger = [one for one in deciding if one.over.answer == YES and one.most.answer != YES]
     as_large = [one for one in deciding if one.most.answer == YES or one.over.answer in (NOTHING, REVERSE)]
     if len(larger) == len(deciding):
         alone = all(one.own.answer == YES for one in deciding)
         part = ", though the control alone shows a smaller gap, too" * alone
-        return YES, f"the gap is larger where tag 2 was unreliable than in the control{part}"
+        return YES, f"The gap is larger where tag 2 was unreliable than in the control{part}"
     if len(as_large) == len(deciding):
-        return "no", "the control alone, in which nothing was ever unreliable, shows most of the gap"
+        return "no", "The control alone, in which nothing was ever unreliable, shows most of the gap"
     open_ones = [one for one in deciding if one not in larger and one not in as_large]
     if not open_ones:
-        return CANNOT_TELL, "the control trained at equal exposure and at equal steps give different answers"
+        return (
+            CANNOT_TELL,
+            "The control at equal exposure and the control at equal steps give different answers",
+        )
     first = open_ones[0]
-    return CANNOT_TELL, f"the gap over the control {first.control}: {first.over.explanation}"
+    return (
+        CANNOT_TELL,
+        f"It cannot be told whether the gap is larger than in the control {first.control}: {first.over.explanation}",
+    )
 
 
 def _in_words(one: ControlGap) -> str:

@@ -10,6 +10,7 @@ from mechocl.behaviour.counted import CountedSeeds, count_seeds
 from mechocl.behaviour.formats import NAMES, describe
 from mechocl.behaviour.internalization import measures_of
 from mechocl.behaviour.over_seeds import ContrastEstimate, contrasts
+from mechocl.behaviour.verdict import CANNOT_TELL, NOTHING, REVERSE, YES, Conclusion
 from toy_models.measures import Measures
 
 
@@ -54,7 +55,7 @@ _QUESTIONS: Final = (
     (
         "Weak internalization",
         "weak",
-        "questions are answered better where the definition carried tag 1 than tag 2",
+        "questions are answered better where the definition was right (tag 1) than where it was wrong (tag 2)",
     ),
     ("Out-of-context learning", "ocl_d1", "aliases only ever defined (tag 1) are answered above chance"),
     (
@@ -63,6 +64,15 @@ _QUESTIONS: Final = (
         "new definitions are used more when they carry tag 1 than tag 2",
     ),
 )
+
+
+_STARTS: Final[dict[Conclusion, str]] = {
+    YES: "",
+    REVERSE: "it is the other way round than that ",
+    NOTHING: "it is not so, as far as it matters, that ",
+    CANNOT_TELL: "it cannot be told whether ",
+}
+"""What stands before a claim, by the verdict on it."""
 
 
 def answers(
@@ -87,11 +97,11 @@ def answers(
                 "aliases only ever defined (tag 1) are answered better than undefined ones",
             )
         if name not in found:
-            result.append(Answer(question, "not asked", "the run has no aliases for this comparison."))
+            result.append(Answer(question, "not asked", "The run has no aliases for this comparison."))
             continue
         verdict = found[name].verdict
-        sentence = f"{verdict.explanation}. Asked was whether {claim}: {NAMES[lead]} difference "
-        sentence += _difference(found[name], counted)
+        sentence = f"{_STARTS[verdict.answer]}{claim}: {NAMES[lead]} difference {_difference(found[name], counted)}; "
+        sentence = f"{sentence[0].upper()}{sentence[1:]}{verdict.explanation}"
         sentence += f". In {NAMES[second]} {describe(beside[name])}"
         if name == "weak":
             sentence += f". {_effect_of_tag(found)}"
