@@ -9,6 +9,7 @@ runs/<name>/
     stage-1/ step-000400.safetensors …  final.safetensors  history.parquet
   stacks/0-3/ state-….safetensors    where an unfinished stage of seeds 0 … 3, trained together, continues
   results/<analysis>/<key>/ result.json  rows.parquet  arrays.safetensors (where there are any)
+  controls/<name>/                   control runs, which are run directories themselves (`mechocl controls`)
 """
 
 import datetime
