@@ -6,7 +6,6 @@ import pytest
 
 from docs.write import studies
 from docs.write.studies import Study
-from mechocl.behaviour.statistics import estimate
 from mechocl.runs import sweep_summaries, sweeps
 
 KEY = "task.tag_reliability"
@@ -55,9 +54,9 @@ def test_every_study_can_be_trained(one: Study) -> None:
         ("falls", {0.5: 0.0, 0.75: 0.05, 1.0: 0.1}, "disagrees"),
         ("positive", {0.5: 0.1, 1.0: 0.1}, "agrees"),
         ("positive", {0.5: -0.1, 1.0: -0.1}, "disagrees"),
-        ("positive", {0.5: 0.0, 1.0: 0.0}, "cannot tell"),
+        ("positive", {0.5: 0.0, 1.0: 0.0}, "disagrees"),
         ("zero", {0.5: 0.1, 1.0: 0.1}, "disagrees"),
-        ("zero", {0.5: 0.0, 1.0: 0.0}, "cannot tell"),
+        ("zero", {0.5: 0.0, 1.0: 0.0}, "agrees"),
         ("", {0.5: 0.1, 1.0: 0.1}, "–"),
     ],
 )
@@ -70,16 +69,31 @@ def test_a_difference_between_settings_is_paired_by_seed_and_signed() -> None:
     table = frame({0.5: 0.0, 0.75: 0.02, 1.0: 0.1}, noise=0.0)
     found = studies.evidence(study("differs", high=(1.0,), low=(0.5, 0.75)), table)
     assert found is not None
-    assert found.mean == pytest.approx(0.09)
-    assert found.n == 6
+    assert found.learned.mean == pytest.approx(0.09)
+    assert found.learned.n == 6
 
 
 def test_the_slope_is_that_of_each_seed_from_one_value_to_the_next() -> None:
     runs = sweep_summaries.by_run(frame({0.5: 0.0, 0.6: 0.03, 1.0: 0.06}, noise=0.0), "strong")
-    assert sweep_summaries.trend(runs, KEY).mean == pytest.approx(0.03)
+    assert sweep_summaries.slopes(runs, KEY).to_numpy() == pytest.approx(0.03)
     incomplete = runs[~((runs["seed"] == 3) & (runs[KEY] == 0.6))]
-    assert sweep_summaries.trend(incomplete, KEY).n == 5  # a seed with a failed run has no slope
+    assert 3 not in sweep_summaries.slopes(incomplete, KEY).index  # a seed with a failed run has no slope
 
 
-def test_one_seed_decides_nothing() -> None:
-    assert studies.verdict(study("positive"), estimate(np.array([0.3]), unit="seed")) == "cannot tell"
+def test_few_seeds_decide_nothing() -> None:
+    for seeds in range(1, 6):
+        one = study("positive")
+        assert (
+            studies.verdict(one, studies.evidence(one, frame({0.5: 0.3, 1.0: 0.3}, seeds=seeds)))
+            == "cannot tell"
+        )
+
+
+def test_seeds_with_failed_runs_are_lost() -> None:
+    table = frame({0.5: 0.1, 1.0: 0.1}, seeds=12)
+    table.loc[table["seed"] >= 6, "failed"] = "definition recall 0.5"
+    one = study("positive")
+    found = studies.evidence(one, table)
+    assert found is not None
+    assert studies.verdict(one, found) == "cannot tell"
+    assert "6 of 12 seeds" in found.reason

@@ -46,13 +46,13 @@ def _findings(done: list[tuple[studies.Study, pd.DataFrame]]) -> list[str]:
     meaning = {c.name: c.meaning for c in internalization.CONTRASTS}
     rows = []
     for study, table in done:
-        e = studies.evidence(study, table)
+        found = studies.evidence(study, table)
         by = formats.MISSING
-        if e is not None and e.n:
-            by = f"{meaning[study.contrast]}; {studies.QUANTITY[study.judged]}: {formats.describe(e)}"
+        if found is not None:
+            by = f"{meaning[study.contrast]}; {studies.QUANTITY[study.judged]}: {formats.describe(found.learned)}; {found.reason}"
         where = next(s.title for s, _ in done if s.name == (study.of or study.name))
         title = f"[{study.title}](#{_anchor(where)})"
-        rows.append([title, study.paper, studies.verdict(study, e), by])
+        rows.append([title, study.paper, studies.verdict(study, found), by])
     return write_text_table(["study", "the paper", "here", "decided by"], rows)
 
 

@@ -4,7 +4,6 @@ python -m docs.write.studies list             the commands
 python -m docs.write.studies run [NAME ...]   train what is missing in runs/studies, save tables in docs/results/sweeps
 """
 
-import math
 import shlex
 import sys
 import tomllib
@@ -18,10 +17,10 @@ import tyro
 
 from docs.write.places import DOCS, TABLES
 from mechocl import files
-from mechocl.behaviour import over_seeds
-from mechocl.behaviour.statistics import Estimate
+from mechocl.behaviour.verdict import CANNOT_TELL, NOTHING, REVERSE, YES, Verdict, decide
 from mechocl.commands import cli
 from mechocl.runs import sweep_folder, sweep_summaries
+from toy_models.measures import YES_OR_NO
 
 SWEEPS: Final = TABLES / "sweeps"
 RUNS: Final = Path("runs/studies")
@@ -43,7 +42,7 @@ class Study:
     """What the paper found."""
     judged: Literal["rises", "falls", "differs", "positive", "zero", ""] = ""
     """How the finding is judged: the gap rises or falls along the field, it is larger at the settings `high` than at
-    `low`, it is above 0, it is 0 (which an interval can contradict, but not prove), or there is no finding to compare
+    `low`, it is above 0, it is 0 as far as it matters, or there is no finding to compare
     with."""
     high: tuple[Any, ...] = ()
     low: tuple[Any, ...] = ()
@@ -83,20 +82,25 @@ def read(path: Path = DOCS / "studies.toml") -> list[Study]:
     return pydantic.TypeAdapter(list[Study]).validate_python(values["study"])
 
 
-def evidence(study: Study, frame: pd.DataFrame) -> Estimate | None:
-    """The number that decides, with the sign that makes the paper's finding positive. None if there is no such number."""
+def evidence(study: Study, frame: pd.DataFrame) -> Verdict | None:
+    """The verdict on the difference that decides, with the sign that makes the paper's finding positive.
+
+    A seed with a failed run at a setting that is compared counts as lost. None if nothing is judged.
+    """
     runs = sweep_summaries.by_run(frame, study.contrast)
     if sweep_summaries.CONTROLLED in runs.columns:
         runs = runs[runs[sweep_summaries.CONTROLLED] == "inconsistent"]
     if study.judged in ("rises", "falls"):
-        e = sweep_summaries.trend(runs, study.key)
-        return e if study.judged == "rises" else _negated(e)
-    if study.judged == "differs":
-        return sweep_summaries.difference(runs, study.key, high=study.high, low=study.low)
-    if study.judged in ("positive", "zero"):
-        per_seed = runs.groupby("seed")["value"].mean().to_numpy(dtype=float)
-        return over_seeds.estimate(per_seed, unit="seed")
-    return None
+        values = sweep_summaries.slopes(runs, study.key) * (1 if study.judged == "rises" else -1)
+    elif study.judged == "differs":
+        values = sweep_summaries.differences(runs, study.key, high=study.high, low=study.low)
+    elif study.judged:
+        values = runs.groupby("seed")["value"].mean()
+    else:
+        return None
+    each = dict(zip(values.index.astype(int).tolist(), values.astype(float).tolist(), strict=True))
+    lost = frame["seed"].nunique() - len(each)
+    return decide(each, diverged=lost, margin=YES_OR_NO.smallest["auc"])
 
 
 QUANTITY = {
@@ -110,19 +114,15 @@ QUANTITY = {
 """What `evidence` is, in words."""
 
 
-def _negated(e: Estimate) -> Estimate:
-    return Estimate(-e.mean, -e.high, -e.low, e.p, e.n, e.unit, e.deviation)
+_READ: Final = {YES: "agrees", REVERSE: "disagrees", NOTHING: "disagrees", CANNOT_TELL: "cannot tell"}
+_READ_ZERO: Final = {YES: "disagrees", REVERSE: "disagrees", NOTHING: "agrees", CANNOT_TELL: "cannot tell"}
 
 
-def verdict(study: Study, e: Estimate | None) -> str:
-    """Whether the study agrees, disagrees or cannot tell, by the 95 % interval."""
-    if e is None:
+def verdict(study: Study, found: Verdict | None) -> str:
+    """Whether the study agrees with the paper, disagrees, or cannot tell."""
+    if found is None:
         return "–"
-    if math.isnan(e.p) or e.low <= 0 <= e.high:
-        return "cannot tell"
-    if study.judged == "zero":
-        return "disagrees"
-    return "agrees" if e.mean > 0 else "disagrees"
+    return (_READ_ZERO if study.judged == "zero" else _READ)[found.answer]
 
 
 def train_studies(*names: str) -> None:

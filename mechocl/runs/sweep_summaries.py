@@ -101,19 +101,21 @@ def by_run(frame: pd.DataFrame, contrast: str, metric: str = "auc") -> pd.DataFr
     return good[[*axes(good), "seed"]].assign(value=values)
 
 
-def trend(runs: pd.DataFrame, key: str) -> Estimate:
-    """Slope of `value` from each value of the field to the next, over the seeds that have runs at all values."""
+def slopes(runs: pd.DataFrame, key: str) -> "pd.Series[float]":
+    """Seed → slope of `value` from each value of the field to the next, of the seeds that have runs at all values."""
     table = runs.pivot(index="seed", columns=key, values="value").dropna()
     steps = np.arange(table.shape[1])
-    slopes = [float(np.polyfit(steps, row, 1)[0]) for row in table.to_numpy()]
-    return estimate(np.array(slopes), unit="seed")
+    return pd.Series(
+        [float(np.polyfit(steps, row, 1)[0]) for row in table.to_numpy()], index=table.index, dtype=float
+    )
 
 
-def difference(runs: pd.DataFrame, key: str, *, high: Sequence[Any], low: Sequence[Any]) -> Estimate:
-    """Mean `value` at the settings `high` minus the mean at `low`, over the seeds that have runs at all of them."""
+def differences(
+    runs: pd.DataFrame, key: str, *, high: Sequence[Any], low: Sequence[Any]
+) -> "pd.Series[float]":
+    """Seed → mean `value` at the settings `high` minus that at `low`, of the seeds that have runs at all of them."""
     table = runs.pivot(index="seed", columns=key, values="value")[[*high, *low]].dropna()
-    values = table[list(high)].mean(axis=1) - table[list(low)].mean(axis=1)
-    return estimate(values.to_numpy(dtype=float), unit="seed")
+    return table[list(high)].mean(axis=1) - table[list(low)].mean(axis=1)
 
 
 CONTROLLED: Final = "task.unreliable"
