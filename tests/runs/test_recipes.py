@@ -138,8 +138,8 @@ def test_the_paper_recipe_is_the_papers_protocol() -> None:
         assert (stage.weight_decay, stage.gradient_clip) == (0.0, 0.0)
 
 
-def test_the_two_small_recipes_differ_in_their_stages_and_in_who_is_defined_alone() -> None:
-    two, one = recipes.load_recipe("integer-set/cpu"), recipes.load_recipe("integer-set/one-stage")
+def test_the_recipes_of_the_studies_differ_in_their_stages_and_in_who_is_defined_alone() -> None:
+    two, one = recipes.load_recipe("integer-set/short"), recipes.load_recipe("integer-set/one-stage")
     shared = dataclasses.replace(one.task, aliases=two.task.aliases, fractions=two.task.fractions)
     assert (shared, one.model, one.training.precision) == (two.task, two.model, two.training.precision)
     assert [s.data for s in two.training.stages] == [(1,), (2,)]
