@@ -116,6 +116,9 @@ def _objections() -> list[str]:
         "- All of it is small models on one invented task. The closed-book sections have no gap to explain yet.",
         "- In the control *unasked*, the questions about the aliases of tag 2 are gone as well. Equal exposure and equal steps "
         "bracket what that changes; neither holds the mixture of examples constant.",
+        "- Definitions that contradict the questions are harder to memorise than those of aliases that are never asked about. Where both "
+        "are memorised in the end (`integer-set/memorised`), the way there was not the same: during stage 1 tag 2 did stand before what "
+        "was predicted worse. How much of the gap that explains is not measured.",
         "- In *noise*, the loss on the entity after tag 2 never falls, which changes the gradients of everything before it.",
         "- The controls say that a gap needs unreliability. They do not say that the model represents it, or where.",
     ]

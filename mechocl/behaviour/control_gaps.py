@@ -31,6 +31,9 @@ MEMORISED: Final = 0.5
 
 QUESTION: Final = "The gap needs unreliability"
 
+IN_PART: Final = "in part"
+"""Answer where the gap is larger than in the control, which has a gap of its own."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlGap:
@@ -128,7 +131,8 @@ def explain_gap(
     """Whether the gap of a run needs unreliable definitions, from the rows of the run and of its control runs.
 
     - "yes": there is a gap, and it is larger than that of the deciding control, in each way in which the control was
-      trained (equal exposure, equal steps), and the control is not known to show more than half of it.
+      trained (equal exposure, equal steps), and the control itself is not known to have a gap.
+    - "in part": it is larger, and the control has a gap, too, which is not known to be more than half of it.
     - "no": there is a gap, and in each way the deciding control alone shows more than half of it, or all of it.
     - "cannot tell": anything else. "not asked": there is no gap to explain, or the deciding control was not trained.
     """
@@ -175,9 +179,12 @@ def _read(gap: Verdict, deciding: list[ControlGap]) -> tuple[str, str]:
     larger = [one for one in deciding if one.over.answer == YES and one.most.answer != YES]
     as_large = [one for one in deciding if one.most.answer == YES or one.over.answer in (NOTHING, REVERSE)]
     if len(larger) == len(deciding):
-        alone = all(one.own.answer == YES for one in deciding)
-        part = ", though the control alone shows a smaller gap, too" * alone
-        return YES, f"The gap is larger where tag 2 was unreliable than in the control{part}"
+        if any(one.own.answer == YES for one in deciding):
+            return IN_PART, (
+                "The gap is larger where tag 2 was unreliable, but a smaller one is there in the control, in which nothing was "
+                "ever unreliable"
+            )
+        return YES, "The gap is there where tag 2 was unreliable, and not, or hardly, where it was not"
     if len(as_large) == len(deciding):
         return "no", "The control alone, in which nothing was ever unreliable, shows most of the gap"
     open_ones = [one for one in deciding if one not in larger and one not in as_large]
