@@ -78,6 +78,7 @@ def _recipe(recipe: str, runs: Mapping[str, pd.DataFrame]) -> list[str]:
         "",
         *(f"- **{a.question}**: {a.answer}: {a.sentence}" for a in sentences.answers(rows, YES_OR_NO)),
         f"- **{(a := explain_gap(rows, controls, YES_OR_NO)).question}**: {a.answer}: {a.sentence}",
+        *_effect_of_tag(controls),
         "",
         "Within-alias AUC, means over the seeds that learned their definitions; the recall is that of the subset of stage 1 with tag 2:",
         "",
@@ -87,6 +88,19 @@ def _recipe(recipe: str, runs: Mapping[str, pd.DataFrame]) -> list[str]:
         table = control_table(compare_gaps(rows, controls, YES_OR_NO, metric=metric))
         lines += ["", f"{table.caption}:", "", *write_table(table.columns, table.rows, left=(0, 1, 5))]
     return lines
+
+
+def _effect_of_tag(controls: Mapping[str, pd.DataFrame]) -> list[str]:
+    """A line on what the tag does for aliases that were asked about, where the tags err half of the time."""
+    if "half" not in controls:
+        return []
+    found = {c.name: c for c in over_seeds.contrasts(controls["half"], YES_OR_NO.leading, YES_OR_NO)}
+    weak, tag = found["weak"], found["weak_tag"]
+    return [
+        f"- **Weak internalization without an effect of the tag**: in the control *half* (α = .5), where the tags say nothing, it is "
+        f"{formats.describe(weak.estimate)}, and (right − wrong definition with tag 1) − (the same with tag 2) is "
+        f"{formats.describe(tag.estimate)}: {tag.verdict.answer}."
+    ]
 
 
 def _subsets(runs: Mapping[str, pd.DataFrame]) -> list[str]:
@@ -117,7 +131,7 @@ def _objections() -> list[str]:
         "- In the control *unasked*, the questions about the aliases of tag 2 are gone as well. Equal exposure and equal steps "
         "bracket what that changes; neither holds the mixture of examples constant.",
         "- Definitions that contradict the questions are harder to memorise than those of aliases that are never asked about. Where both "
-        "are memorised in the end (`integer-set/memorised`), the way there was not the same: during stage 1 tag 2 did stand before what "
+        "are memorised in the end (`integer-set/memorised`), the way there was not the same: during stage 1 tag 2 may have stood before what "
         "was predicted worse. How much of the gap that explains is not measured.",
         "- In *noise*, the loss on the entity after tag 2 never falls, which changes the gradients of everything before it.",
         "- The controls say that a gap needs unreliability. They do not say that the model represents it, or where.",
