@@ -68,7 +68,7 @@ def take_tables(run_path: Path) -> None:
     pd.DataFrame(found).to_csv(TABLES / "demo-contrasts.csv", index=False, float_format="%.6g")
     facts = {
         "recipe": run.recipe_name,
-        "seeds": " ".join(map(str, run.seeds)),
+        "seeds": " ".join(str(seed) for seed in run.seeds),
         "failed": len(counted.failed) + len(counted.diverged),
         "seconds": sum(run.manifest["seconds"].values()),
         "machine": run.manifest["machine"],
