@@ -3,14 +3,14 @@
 `python -m docs.write.results` writes it together with docs/results.md.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 
 from docs.write.markdown import write_table
 from docs.write.toolbox_tables import NEW, read_table
 from mechocl.behaviour import over_seeds
-from mechocl.behaviour.formats import mean_in_words, number
+from mechocl.behaviour.formats import mean_in_words, number, value_in_words
 from mechocl.interventions import circuits
 
 
@@ -28,38 +28,58 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     return [*write_table(head, rows), ""]
 
 
+RECIPES: Final = ("integer-set/cpu", "integer-set/memorised")
+"""The recipes of the page, in its order."""
+
+_RUNS: Final = {
+    "integer-set/cpu": ("runs/demo", "make demo"),
+    "integer-set/memorised": (
+        "runs/memorised", "mechocl train integer-set/memorised --seeds 16 --first-seed 100 --out runs/memorised",
+    ),
+}  # fmt: skip
+"""Folder of the run of each recipe in the commands of the page, and the command that makes it."""
+
+
 def write_page() -> str:
     """The page, which is written from the committed tables alone."""
-    patch = read_table("patch")
-    n = patch["seed"].nunique()
     parts = [
         "# The toolbox on one question",
         "",
         "*Where does the integer of a `d1` alias enter the answer, and what is different for `d2`?*",
         "",
-        f"Every number here is of `mechocl train integer-set/short --seeds {n} --out runs/short` (one layer, two heads; {n} "
-        "seeds): a mean over seeds with its 95 % interval. Written by `make results-doc` from `docs/results/toolbox-*.csv`, "
-        "which have every seed. Effects are in nats of the true − false logit difference at `=`, its sign turned where "
-        "*false* is right, so that more is more right.",
+        "Asked of two recipes: of `integer-set/cpu`, in which the definitions with tag 2 are not learned in stage 1, and of "
+        "`integer-set/memorised`, in which they are. Every number is a mean over seeds with its 95 % interval, written by `make results-doc` from "
+        "`docs/results/toolbox-RECIPE-*.csv`, which have every seed. Effects are in nats of the true − false logit difference at `=`, "
+        "its sign turned where *false* is right, so that more is more right. What the gap itself owes to unreliability is in "
+        "[results.md](results.md#what-is-known-gaps-and-their-controls): the analyses here compare `d1` with `d2`, and have no control run beside "
+        "them. So they say what differs between two kinds of alias, and not that a model trusts one of them.",
         "",
-        *_where_it_enters(patch),
-        *_which_edges(),
-        *_what_is_different(patch),
-        *_which_direction(),
-        *_who_suppresses(),
-        *_which_weights(patch),
-        *_ANSWER,
     ]
-    return "\n".join(parts) + "\n"
+    for of in RECIPES:
+        patch = read_table("patch", of=of)
+        command = _RUNS[of][1]
+        parts += [
+            f"# `{of}`",
+            "",
+            f"{patch['seed'].nunique()} seeds of one layer and two heads, `{command}`.",
+            "",
+            *_where_it_enters(patch, of),
+            *_which_edges(of),
+            *_what_is_different(patch, of),
+            *_which_direction(of),
+            *_who_suppresses(of),
+            *_which_weights(patch, of),
+        ]
+    return "\n".join([*parts, *_ANSWER]) + "\n"
 
 
-def _where_it_enters(patch: pd.DataFrame) -> list[str]:
+def _where_it_enters(patch: pd.DataFrame, of: str) -> list[str]:
     name = "d1_consistent-to-other-d2_consistent"
     rows = patch[(patch["what"] == "stream") & (patch["contrast"] == name)]
     cells = _over(rows, ["site", "position"], "effect")
     ends = rows.drop_duplicates("seed")
     lens = _over(
-        read_table("lens").assign(
+        read_table("lens", of=of).assign(
             at=lambda r: r["component"].where(r["component"] != "stream", "stream, " + r["layer"])
         ),
         ["subset", "at", "position"],
@@ -73,16 +93,15 @@ def _where_it_enters(patch: pd.DataFrame) -> list[str]:
         "Ask the same list about a `d2` alias of another integer, and put in one activation of the question about the `d1` "
         "alias (exactly one of the two integers is in the list):",
         "",
-        "    mechocl patch runs/short --pairs d1-to-other-d2",
+        f"    mechocl patch {_RUNS[of][0]} --pairs d1-to-other-d2",
         "",
         f"Unpatched, the answer stands at {number(ends['corrupted'].mean(), 2, sign=True)}; at {number(ends['clean'].mean(), 2, sign=True)} when the `d1` alias "
         "itself is asked about. Every other site and position has an effect of 0:",
         "",
         *_table(["site", "at", "effect"], [[site, f"`{at}`", mean_in_words(row)] for (site, at), row in cells.items()]),
-        "So the integer sits in the alias's embedding, attention carries it to `=`, and the MLP there compares it with the "
-        "list. The lens says the same (`mechocl lens runs/short`): mean rank of the alias's integer among 30 (15.5 is chance), "
-        "in what each component writes, on lists without it. The embedding itself does not speak the language of the "
-        "unembedding; what the heads write does.",
+        f"The alias's embedding, alone, is worth {_of_the_way(rows, _embedding(rows))} of the way from the one answer to the other. What each "
+        f"component writes, seen by the lens (`mechocl lens {_RUNS[of][0]}`): mean rank of the alias's integer among 30 (15.5 is chance), on "
+        "lists without it:",
         "",
         *_table(
             ["at", *(f"`{s}`" for s in subsets)],
@@ -94,15 +113,19 @@ def _where_it_enters(patch: pd.DataFrame) -> list[str]:
     ]  # fmt: skip
 
 
-def _which_edges() -> list[str]:
-    edges, curve, scores = read_table("edges"), read_table("circuits"), read_table("attribution")
+def _which_edges(of: str) -> list[str]:
+    edges, curve, scores = (
+        read_table("edges", of=of),
+        read_table("circuits", of=of),
+        read_table("attribution", of=of),
+    )
     lines = [
         "## Along which edges",
         "",
         "Path patching of every edge (sender → receiver, by the role of the position), heads of the layer summed, since seeds "
         "number them differently:",
         "",
-        "    mechocl circuit runs/short",
+        f"    mechocl circuit {_RUNS[of][0]}",
         "",
     ]
     names = list(edges["contrast"].drop_duplicates())
@@ -130,7 +153,7 @@ def _which_edges() -> list[str]:
             f"{mean_in_words(five['circuit',])}, all but them {mean_in_words(five['without',])}, five random ones {mean_in_words(five['random',])}."
         )
     known = scores[scores["value"].abs() > 1e-6]
-    neurons = read_table("estimates")
+    neurons = read_table("estimates", of=of)
     rank = [
         part[["value", "attributed"]].corr("spearman").iloc[0, 1]
         for _, part in known.groupby(["contrast", "seed"])
@@ -145,29 +168,28 @@ def _which_edges() -> list[str]:
     ]
 
 
-def _what_is_different(patch: pd.DataFrame) -> list[str]:
+def _what_is_different(patch: pd.DataFrame, of: str) -> list[str]:
     rows = patch[(patch["what"] == "heads") & (patch["contrast"] == "d1_consistent-to-d2_consistent")]
     ends = rows.drop_duplicates("seed")
     cells = _over(rows, ["site", "position"], "effect")
     return [
         "## What is different for d2",
         "",
-        "Now the two aliases stand for the same integer, so that only the tag of their definitions differed. The circuit is the "
-        "same (the right column above). Patching heads one at a time, summed over heads:",
+        "Now the two aliases stand for the same integer, so that only the tag of their definitions differed; their edges are "
+        "in the right column above. Patching heads one at a time, summed over heads:",
         "",
-        "    mechocl patch runs/short --pairs d1-to-d2 --site q k v z --by role",
+        f"    mechocl patch {_RUNS[of][0]} --pairs d1-to-d2 --site q k v z --by role",
         "",
         f"`d1` stands at {number(ends['clean'].mean(), 2, sign=True)}, `d2` at {number(ends['corrupted'].mean(), 2, sign=True)}; sites without an effect are left out:",
         "",
         *_table(["site", "at", "effect"], [[site, f"`{at}`", mean_in_words(row)] for (site, at), row in cells.items()]),
-        "The difference passes through the *values* that the heads read from the alias, not through the keys: what `=` finds "
-        "at a `d2` alias is different, not how much it looks there.",
+        "An effect at the alias in `k` is a change of how much `=` attends to it; in `v`, of what `=` finds there.",
         "",
     ]  # fmt: skip
 
 
-def _which_direction() -> list[str]:
-    rows = read_table("subspace")
+def _which_direction(of: str) -> list[str]:
+    rows = read_table("subspace", of=of)
     rows = rows[rows["position"] == "alias"]
     rows = rows[rows["site"] == "resid_pre"]
     method = rows["method"].where(rows["method"] != "rotation", "rotation, k = " + rows["k"].astype(str))
@@ -182,7 +204,7 @@ def _which_direction() -> list[str]:
         "Exchange only a few directions of the alias's embedding between two questions, fitted on one half of the aliases and judged on "
         "the other (0: nothing happens, 1: the answer becomes the other question's; in brackets the same fit on shuffled targets):",
         "",
-        "    mechocl subspace runs/short",
+        f"    mechocl subspace {_RUNS[of][0]}",
         "",
         *_table(
             ["", *(f"`{c}`" for c in contrasts)],
@@ -198,17 +220,15 @@ def _which_direction() -> list[str]:
                 for m in methods
             ],
         ),
-        f"One direction, the difference of the two subsets' means, moves most of what the tag did, and not the integer: with a `d2` alias of "
-        f"another integer it strengthens that alias's own answer, which is the opposite one. The "
-        f"defining tag of a held-out alias can be read along it: AUC {mean_in_words(read.get(('none',)))} (shuffled labels {mean_in_words(read.get(('shuffled',)))}). "
-        "Learned rotations do no better than it on the tag, and their shuffled control is not at 0 from `d2` to `d1`, where any "
-        f"disturbance is harm: they are the weaker evidence. In an untrained model no mean effect is larger than {number(untrained)} in size.",
+        f"Along the difference of the two subsets' means the defining tag of a held-out alias can be read with an AUC of {value_in_words(read.get(('none',)))} "
+        f"(shuffled labels {value_in_words(read.get(('shuffled',)))}). Where the shuffled control of a rotation is not at 0, any disturbance "
+        f"moves the answer, and the rotation is the weaker evidence. In an untrained model no mean effect is larger than {number(untrained)} in size.",
         "",
     ]  # fmt: skip
 
 
-def _who_suppresses() -> list[str]:
-    rows = read_table("suppression")
+def _who_suppresses(of: str) -> list[str]:
+    rows = read_table("suppression", of=of)
     cells = _over(rows, ["raised", "subset"], "effect")
     raised = list(dict.fromkeys(key[0] for key in cells))
     return [
@@ -224,8 +244,8 @@ def _who_suppresses() -> list[str]:
     ]
 
 
-def _which_weights(patch: pd.DataFrame) -> list[str]:
-    rows = read_table("graft")
+def _which_weights(patch: pd.DataFrame, of: str) -> list[str]:
+    rows = read_table("graft", of=of)
     cells = _over(rows, ["group", "kind", "subset"], "share")
     groups = list(dict.fromkeys((group, kind) for group, kind, _ in cells if group != "all"))
     back = patch[(patch["what"] == "stage 1 into stage 2") & patch["site"].str.endswith("resid_pre")]
@@ -240,33 +260,39 @@ def _which_weights(patch: pd.DataFrame) -> list[str]:
         "",
         "Graft parts of stage 2's weight difference onto the model before it: share of stage 2's gain in AUC.",
         "",
-        "    mechocl graft runs/short",
+        f"    mechocl graft {_RUNS[of][0]}",
         "",
         *_table(
             ["weights, how grafted", *(f"`{s}`" for s in NEW)],
             [[f"{g}, {k}", *(mean_in_words(cells.get((g, k, s))) for s in NEW)] for g, k in groups],
         ),
-        "The change of the aliases' own embeddings is enough and needed, for all three tags; a constant steering vector gives nothing. "
-        "(The recipe's stage 2 trains embeddings 50 times as fast as the rest; that this is where facts go is partly its doing.) "
-        "Putting the activations of the model before stage 2 into the one after it undoes the answer at the same place "
-        "(`mechocl patch runs/short --pairs d1-to-itself d2-to-itself --from-stage 1 --by role`, at `resid_pre` of the alias): "
+        "(The recipe's stage 2 trains embeddings 50 times as fast as the rest; that facts go there is partly its doing.) "
+        "Putting the activations of the model before stage 2 into the one after it: "
+        "(`mechocl patch RUN --pairs d1-to-itself d2-to-itself --from-stage 1 --by role`, at `resid_pre` of the alias) "
         + "; ".join(lines) + ".",
         "",
     ]  # fmt: skip
 
 
+def _embedding(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the alias's embedding among rows of patching."""
+    return rows[rows["site"].str.endswith("resid_pre") & (rows["position"] == "alias")]
+
+
+def _of_the_way(rows: pd.DataFrame, part: pd.DataFrame) -> str:
+    """Effect of a part as a share of clean − corrupted, in words."""
+    share = part.assign(share=part["effect"] / (part["clean"] - part["corrupted"]))
+    return value_in_words(next(iter(_over(share, ["what"], "share").values()), None))
+
+
 _ANSWER = [
-    "## The answer",
+    "# What this does not show",
     "",
-    "In these models the integer of a `d1` alias enters by its embedding, which stage 2 wrote; the heads copy it to `=`, and the MLP there "
-    "compares it with the list. A `d2` alias takes the same path, and attention to it makes no difference. What differs is what its embedding holds: one "
-    "direction, common to all integers, which, put in from a `d1` alias, makes the answer about the `d2` alias nearly as good.",
-    "",
-    "That does not show selective retrieval, and not trust. In this recipe the definitions with tag 2 are not learned in stage 1, so tag 2 "
-    "also marks what cannot be predicted, and a gap is there when nothing was ever unreliable, too "
-    "([results.md](results.md#what-is-known-gaps-and-their-controls)). A plainer reading, which a replication proposed and which is not measured here, fits the same numbers: at a definition, tag 1 opens and tag 2 closes a "
-    "readout of the alias's embedding; stage 2 must push the embedding of a `d2` alias along that direction until its integer can be "
-    "read, and the push harms its answers. So the direction is what the tag did to the *learning* of the definition; that it says how the "
-    "alias was defined, and that a circuit reads it so, is not shown. Where the definitions of both tags are memorised "
-    "(`integer-set/memorised`) the toolbox has not been used yet. A component whose removal frees `d2` is not established (above).",
+    "- That the direction in which `d1` and `d2` differ is the tag's meaning, or its reliability. A definition that was harder to learn because of "
+    "its tag leaves a trace in the alias's embedding, too. A replication proposed this reading for `integer-set/cpu` and tested it (at a "
+    "definition, tag 1 opens and tag 2 closes a readout of the alias's embedding, and stage 2 must push a `d2` alias along that direction); "
+    "it is not measured here.",
+    "- Selective retrieval. It predicts that moving the tag's direction makes `d2` be answered like `d1`, which the first recipe's table can be held "
+    "against; it also predicts components whose removal raises `d2` alone, and those are looked for above.",
+    "- Anything about models of another size, or about the control runs: no analysis of this page was made on them.",
 ]

@@ -1,9 +1,14 @@
-"""The tables docs/results/toolbox-*.csv, taken from a run of `make demo`."""
+"""The tables docs/results/toolbox-RECIPE-*.csv, one set for each recipe of docs/toolbox.md.
 
+python -m docs.write.toolbox_tables RUN     take the tables from a run of one of these recipes
+"""
+
+import functools
 from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
+import tyro
 
 from docs.write.places import TABLES
 from mechocl.analyses import jobs, registry
@@ -46,24 +51,25 @@ def take_tables(run_path: Path) -> None:
         patched.append(rows)
     columns = ["what", "seed", "contrast", "site", "position", "effect", "clean", "corrupted", "pairs"]
     table = pd.concat(patched, ignore_index=True)[columns]
-    _write(table[table["effect"].abs() > 1e-6], "patch")
+    write = functools.partial(_write, of=run.recipe_name)
+    write(table[table["effect"].abs() > 1e-6], "patch")
     found = _rows(run, "circuit")
     edges = [
         circuits.pool_heads(part).assign(contrast=name)
         for name, part in found.groupby("contrast", sort=False)
     ]
-    _write(pd.concat(edges, ignore_index=True).query("abs(value) > 1e-6"), "edges")
+    write(pd.concat(edges, ignore_index=True).query("abs(value) > 1e-6"), "edges")
     each = found[found["kind"] == "edge"]
-    _write(each[["seed", "contrast", "sender", "receiver", "place", "value", "attributed"]], "attribution")
+    write(each[["seed", "contrast", "sender", "receiver", "place", "value", "attributed"]], "attribution")
     curve = found[found["kind"] != "edge"].groupby(["seed", "contrast", "kind", "edges"], sort=False)[
         "normalised"
     ]
-    _write(curve.mean().reset_index(), "circuits")
-    _write(_estimated(run), "estimates")
+    write(curve.mean().reset_index(), "circuits")
+    write(_estimated(run), "estimates")
     searched = _rows(run, "suppression")
     config = SuppressionConfig()
     both = ((config.raised, config.spared), (config.spared, config.raised))
-    _write(
+    write(
         pd.concat(
             [candidates(searched, raised=a, spared=b).assign(raised=a) for a, b in both], ignore_index=True
         ),
@@ -71,18 +77,18 @@ def take_tables(run_path: Path) -> None:
     )
     grafts = pd.concat([_rows(run, "graft"), _rows(run, "steering")], ignore_index=True)
     kept = grafts[grafts["subset"].isin(NEW) & (grafts["metric"] == "auc") & (grafts["change"] > 0)]
-    _write(kept[["seed", "group", "kind", "site", "subset", "value", "effect", "share"]], "graft")
+    write(kept[["seed", "group", "kind", "site", "subset", "value", "effect", "share"]], "graft")
     swapped = _rows(run, "subspace")
     swapped = swapped[swapped["metric"] == "logit_difference"]
     keys = ["seed", "method", "k", "layer", "site", "position", "control", "contrast"]
-    _write(
+    write(
         swapped[[*keys, "clean", "corrupted", "swapped", "normalised", "explained", "decoding"]], "subspace"
     )
     lens = _rows(run, "lens")
     lens = lens[
         (~lens["contains"]) & lens["position"].isin(["alias", "="]) & lens["subset"].isin([*NEW, "no_data"])
     ]
-    _write(lens[["seed", "subset", "component", "layer", "position", "rank"]], "lens")
+    write(lens[["seed", "subset", "component", "layer", "position", "rank"]], "lens")
 
 
 def _estimated(run: Run) -> pd.DataFrame:
@@ -104,10 +110,18 @@ def _estimated(run: Run) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def _write(table: pd.DataFrame, name: str) -> None:
-    table.to_csv(TABLES / f"toolbox-{name}.csv", index=False, float_format="%.5g")
+def _path(name: str, of: str) -> Path:
+    return TABLES / f"toolbox-{of.split('/')[-1]}-{name}.csv"
 
 
-def read_table(name: str) -> pd.DataFrame:
-    """Read one of the saved tables."""
-    return pd.read_csv(TABLES / f"toolbox-{name}.csv", keep_default_na=True, na_filter=True)
+def _write(table: pd.DataFrame, name: str, *, of: str) -> None:
+    table.to_csv(_path(name, of), index=False, float_format="%.5g")
+
+
+def read_table(name: str, *, of: str) -> pd.DataFrame:
+    """Read one of the saved tables of a recipe."""
+    return pd.read_csv(_path(name, of), keep_default_na=True, na_filter=True)
+
+
+if __name__ == "__main__":
+    tyro.cli(tyro.conf.configure(tyro.conf.PositionalRequiredArgs)(take_tables))
