@@ -4,7 +4,7 @@ FLOATS := tests/toy_models tests/probes tests/models tests/lenses tests/behaviou
 
 .PHONY: demo demo-pythia test studies results-doc benchmarks
 
-# Train the small integer-set recipe and two controls over twelve seeds, analyse it, write runs/demo/report.html.
+# Train the small integer-set recipe and three controls over twelve seeds, analyse it, write runs/demo/report.html.
 demo:
 	@$(PYTHON) tools/install.py
 	@$(BIN)/mechocl demo --out runs/demo

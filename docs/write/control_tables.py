@@ -25,7 +25,7 @@ def take_tables(path: Path, *, jobs: int | None = None) -> Path:
     run = Run.open(path)
     answered = {
         RUN: evaluate_run(run, device="cpu", jobs=jobs),
-        **evaluate_controls(run, device="cpu", jobs=jobs),
+        **evaluate_controls(run, device="cpu", jobs=jobs).rows,
     }
     columns = ["control", "seed", "subset", "aliases", *METRICS]
     tables = [over_seeds.by_seed(rows).assign(control=name)[columns] for name, rows in answered.items()]

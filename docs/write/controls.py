@@ -8,7 +8,7 @@ from docs.write.control_tables import RUN, read_tables
 from docs.write.markdown import write_table, write_text_table
 from docs.write.predictions import write_predictions
 from mechocl.behaviour import formats, over_seeds, sentences
-from mechocl.behaviour.control_gaps import compare_gaps, explain_gap
+from mechocl.behaviour.control_gaps import ControlAnswers, compare_gaps, explain_gap
 from mechocl.behaviour.internalization import METRICS
 from mechocl.report.control_sections import control_table
 from toy_models.measures import YES_OR_NO
@@ -22,7 +22,7 @@ def write_known() -> list[str]:
         "A gap between new definitions with tag 1 and with tag 2 is not yet trust in a reliable source. In stage 1 tag 2 stands "
         "before definitions that contradict the questions; but it also stands before what a model cannot predict. In the control runs of "
         "`mechocl controls`, no definition ever contradicts a question: tag 2 stands before noise, or before fixed definitions "
-        "of aliases that are never asked about. The gap over such a control is what unreliability adds.",
+        "of aliases that are never asked about. The gap over such a control is at most what unreliability adds.",
         "",
     ]
     tables = read_tables()
@@ -63,8 +63,8 @@ def _answers(recipe: str, runs: Mapping[str, pd.DataFrame]) -> list[list[str]]:
     ]
 
 
-def _split(runs: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
-    return runs[RUN], {name: rows for name, rows in runs.items() if name != RUN}
+def _split(runs: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, ControlAnswers]:
+    return runs[RUN], ControlAnswers(rows={name: rows for name, rows in runs.items() if name != RUN})
 
 
 def _recipe(recipe: str, runs: Mapping[str, pd.DataFrame]) -> list[str]:
@@ -74,11 +74,11 @@ def _recipe(recipe: str, runs: Mapping[str, pd.DataFrame]) -> list[str]:
     lines = [
         f"### `{recipe}` and its controls",
         "",
-        f"    mechocl controls {recipe} --seeds {len(seeds)} --first-seed {seeds[0]} --only {' '.join(controls)} --out runs/{recipe.split('/')[1]}",
+        f"    mechocl controls {recipe} --seeds {len(seeds)} --first-seed {seeds[0]} --only {' '.join(controls.rows)} --out runs/{recipe.split('/')[1]}",
         "",
         *(f"- **{a.question}**: {a.answer}: {a.sentence}" for a in sentences.answers(rows, YES_OR_NO)),
         f"- **{(a := explain_gap(rows, controls, YES_OR_NO)).question}**: {a.answer}: {a.sentence}",
-        *_effect_of_tag(controls),
+        *_effect_of_tag(controls.rows),
         "",
         "Within-alias AUC, means over the seeds that learned their definitions; the recall is that of the subset of stage 1 with tag 2:",
         "",

@@ -9,7 +9,7 @@ import pandas as pd
 from docs.write.control_tables import RUN
 from docs.write.markdown import write_text_table
 from mechocl.behaviour import formats, over_seeds
-from mechocl.behaviour.control_gaps import ControlGap, compare_gaps
+from mechocl.behaviour.control_gaps import ControlAnswers, ControlGap, compare_gaps
 from mechocl.behaviour.counted import count_seeds
 from mechocl.behaviour.statistics import Estimate, estimate
 from mechocl.behaviour.verdict import YES
@@ -25,7 +25,7 @@ class Outcome:
 
     def __init__(self, runs: Mapping[str, pd.DataFrame]) -> None:
         self.rows = runs[RUN]
-        controls = {name: rows for name, rows in runs.items() if name != RUN}
+        controls = ControlAnswers(rows={name: rows for name, rows in runs.items() if name != RUN})
         self.gaps: dict[str, ControlGap] = {
             one.control: one for one in compare_gaps(self.rows, controls, YES_OR_NO)
         }

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from mechocl.analyses import jobs as analysis_jobs, registry
-from mechocl.errors import MechoclError
+from mechocl.behaviour.control_gaps import ControlAnswers
 from mechocl.runs.controls import CONTROLS, control_path, control_recipe, open_controls
 from mechocl.runs.recipes import AnyRecipe
 from mechocl.runs.run import Run
@@ -45,19 +43,23 @@ def train_controls(
     return run
 
 
-def evaluate_controls(run: Run, *, device: str, jobs: int | None) -> dict[str, pd.DataFrame]:
-    """Rows of the evaluate analysis of each control run that lies in a run's folder, by the control's name.
+def evaluate_controls(run: Run, *, device: str, jobs: int | None) -> ControlAnswers:
+    """The answers of each control run that lies in a run's folder.
 
-    Raises MechoclError as `open_controls` does, and when a control run is not trained to its end.
+    A control that is not trained to its end, or that diverged in every seed, is left out and named with the reason. Raises
+    MechoclError as `open_controls` does.
     """
-    controls = open_controls(run)
-    for name, control in controls.items():
+    rows, diverged, left_out = {}, {}, {}
+    for name, control in open_controls(run).items():
+        failures = control.failures()
         if unfinished := control.unfinished_seeds():
-            raise MechoclError(
-                f"{control.path} is incomplete: seed {', '.join(map(str, unfinished))} is not trained to the end; run "
-                f"`mechocl controls` again with --only {name} --out {run.path}"
+            left_out[name] = (
+                f"seed {', '.join(map(str, unfinished))} is not trained to the end, which `mechocl controls` with --only {name} "
+                f"--out {run.path} does"
             )
-    return {
-        name: analysis_jobs.evaluate_run(control, device=device, jobs=jobs)
-        for name, control in controls.items()
-    }
+        elif len(failures) == len(control.seeds):
+            left_out[name] = f"it diverged in every seed ({next(iter(failures.values()))})"
+        else:
+            rows[name] = analysis_jobs.evaluate_run(control, device=device, jobs=jobs)
+            diverged[name] = tuple(failures)
+    return ControlAnswers(rows=rows, diverged=diverged, left_out=left_out)

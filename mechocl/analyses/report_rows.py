@@ -4,7 +4,8 @@ import pandas as pd
 
 from mechocl.analyses import jobs as analysis_jobs, results
 from mechocl.analyses.control_jobs import evaluate_controls
-from mechocl.runs.controls import is_control
+from mechocl.behaviour.control_gaps import ControlAnswers
+from mechocl.runs.controls import is_control_run
 from mechocl.runs.run import Run
 
 
@@ -26,9 +27,9 @@ def complete_report(run: Run, *, device: str, jobs: int | None) -> dict[str, pd.
     return rows
 
 
-def control_rows(run: Run, *, device: str, jobs: int | None) -> dict[str, pd.DataFrame] | None:
-    """Rows of the evaluate analysis of each control run that lies in a run's folder, by the control's name.
+def control_rows(run: Run, *, device: str, jobs: int | None) -> ControlAnswers | None:
+    """The answers of each control run that lies in a run's folder.
 
     None for a run that is itself a control. Raises MechoclError as `control_jobs.evaluate_controls` does.
     """
-    return None if is_control(run.recipe) else evaluate_controls(run, device=device, jobs=jobs)
+    return None if is_control_run(run) else evaluate_controls(run, device=device, jobs=jobs)

@@ -1,22 +1,22 @@
 """The IML gap of a run over the gap of its control runs, paired by seed: does the gap need unreliable definitions?
 
-The gap is d1 − d2 in the leading measure. A control run (`runs.controls`) is the same experiment without a definition
-that contradicts a question. What the gap owes to unreliability is its difference from the control's gap.
+The gap is d1 − d2 in the leading measure. A control run (`runs.controls`) is the same experiment, in which no definition
+with tag 2 contradicts a question. The gap owes to unreliability at most its difference from the control's gap.
 
 Which control decides follows from what the run learned in stage 1. If it memorised the definitions with tag 2, the
 control must have definitions that can be memorised: `unasked`. If it did not, tag 2 stands before what the model cannot
 predict, and so it must in the control: `noise`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import pandas as pd
 
 from mechocl.behaviour import over_seeds
 from mechocl.behaviour.counted import CountedSeeds, count_seeds
-from mechocl.behaviour.formats import NAMES, describe
+from mechocl.behaviour.formats import NAMES, describe, number
 from mechocl.behaviour.internalization import measures_of
 from mechocl.behaviour.sentences import Answer
 from mechocl.behaviour.statistics import Estimate
@@ -34,6 +34,24 @@ QUESTION: Final = "The gap needs unreliability"
 IN_PART: Final = "in part"
 """Answer where the gap is larger than in the control, which has a gap of its own."""
 
+AT_LEAST_IN_PART: Final = "at least in part"
+"""Answer where the gap is larger than in the control, of which it is not known whether it has a gap of its own."""
+
+_STEPS: Final = "-equal-steps"
+"""End of the names of controls at equal steps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlAnswers:
+    """What the control runs of a run answered."""
+
+    rows: Mapping[str, pd.DataFrame]
+    """Rows of the evaluate analysis of each control, by its name."""
+    diverged: Mapping[str, Collection[int]] = field(default_factory=dict)
+    """Seeds of each control that diverged and have no rows."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Control → why it has no rows, of the controls that were begun and cannot be used."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlGap:
@@ -50,50 +68,50 @@ class ControlGap:
     """The run's gap minus the control's."""
     most: Verdict
     """Twice the control's gap minus the run's gap. It is above 0 if the control alone shows more than half of the gap."""
+    none: Verdict
+    """The smallest effect that matters minus the control's gap. It is above 0 if the control has no gap that matters."""
     by_seed: pd.DataFrame
     """Columns `seed`, `run` and `control`: the two gaps of each seed that counts in both."""
+    unpaired: tuple[int, ...]
+    """Seeds that the run has and the control has not, or the reverse."""
 
 
 def compare_gaps(
     rows: pd.DataFrame,
-    controls: Mapping[str, pd.DataFrame],
+    answers: ControlAnswers,
     measures: Measures | None = None,
     *,
     metric: str = "",
+    counted: CountedSeeds | None = None,
 ) -> list[ControlGap]:
     """The gap of each control, and the run's gap over it.
 
-    `rows` and `controls` are rows of the evaluate analysis, of the run and of each control run by its name. `metric` is
-    the quantity; "" takes the leading one. A seed counts if it is in both and learned its definitions in both. A
-    control without d1 or d2, or without a seed of the run, is left out.
+    `rows` are those of the evaluate analysis of the run, and `counted` says which of its seeds count; without it, the
+    rows themselves say it. `metric` is the quantity; "" takes the leading one. A seed counts if it learned its definitions
+    in the run and in the control. A control without d1 or d2, or without a seed of the run, is left out.
     """
     measures = measures or measures_of(rows)
+    counted = counted or count_seeds(rows, measures)
     metric = metric or measures.leading
-    own, counted = _gaps(rows, metric, measures)
+    own, smallest = _gaps(rows, metric, measures), measures.smallest[metric]
     found = []
-    for name, of_control in controls.items():
-        other, also = _gaps(of_control, metric, measures)
+    for name, of_control in answers.rows.items():
+        other, also = _gaps(of_control, metric, measures), count_seeds(of_control, measures)
         both = sorted(own.keys() & other.keys())
         if not both:
             continue
+        lost = set(counted.diverged) | set(answers.diverged.get(name, ()))
         learned = [seed for seed in both if seed in counted.learned and seed in also.learned]
-        failed = [seed for seed in both if seed not in learned]
-
-        def judge(value_of: Mapping[int, float], learned=learned, failed=failed) -> Verdict:  # type: ignore[no-untyped-def]
-            return decide(
-                {seed: value_of[seed] for seed in learned},
-                {seed: value_of[seed] for seed in failed},
-                margin=measures.smallest[metric],
-            )
-
+        pairs = _Pairs(own, other, learned, [seed for seed in both if seed not in learned], len(lost))
         found.append(
             ControlGap(
                 control=name,
                 metric=metric,
-                run=judge(own).learned,
-                own=judge(other),
-                over=judge({seed: own[seed] - other[seed] for seed in both}),
-                most=judge({seed: 2 * other[seed] - own[seed] for seed in both}),
+                run=pairs.judge(lambda run, control: run, smallest).learned,
+                own=pairs.judge(lambda run, control: control, smallest),
+                over=pairs.judge(lambda run, control: run - control, smallest),
+                most=pairs.judge(lambda run, control: 2 * control - run, smallest),
+                none=pairs.judge(lambda run, control: smallest - control, smallest),
                 by_seed=pd.DataFrame(
                     {
                         "seed": learned,
@@ -101,73 +119,115 @@ def compare_gaps(
                         "control": [other[s] for s in learned],
                     }
                 ),
+                unpaired=tuple(sorted((own.keys() ^ other.keys()) - lost)),
             )
         )
     return found
 
 
-def _gaps(rows: pd.DataFrame, metric: str, measures: Measures) -> tuple[dict[int, float], CountedSeeds]:
-    """Seed → gap, and which of the seeds count."""
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """Gaps of a run and of a control by seed, and which of the seeds count in both."""
+
+    run: Mapping[int, float]
+    control: Mapping[int, float]
+    learned: list[int]
+    failed: list[int]
+    diverged: int
+
+    def judge(self, value: Callable[[float, float], float], smallest: float) -> Verdict:
+        """The verdict on a value that each pair of gaps (run, control) gives."""
+        learned, failed = (
+            {seed: value(self.run[seed], self.control[seed]) for seed in seeds}
+            for seeds in (self.learned, self.failed)
+        )
+        return decide(learned, failed, diverged=self.diverged, margin=smallest)
+
+
+def _gaps(rows: pd.DataFrame, metric: str, measures: Measures) -> dict[int, float]:
+    """Seed → gap."""
     table = over_seeds.differences_by_seed(rows, metric, measures)
     values = table[GAP].dropna() if GAP in table.columns else pd.Series(dtype=float)
-    seeds, each = values.index.astype(int).tolist(), values.astype(float).tolist()
-    return dict(zip(seeds, each, strict=True)), count_seeds(rows, measures)
+    return dict(zip(values.index.astype(int).tolist(), values.astype(float).tolist(), strict=True))
 
 
-def deciding_control(rows: pd.DataFrame, measures: Measures | None = None) -> str:
-    """`unasked` if the run recalls at least half of its stage-1 definitions with tag 2 (`MEMORISED`), or else `noise`.
+def deciding_control(rows: pd.DataFrame, measures: Measures | None = None) -> tuple[str, str]:
+    """The control that decides, `unasked` or `noise`, and the reason in words.
 
-    `rows` are those of the evaluate analysis of the run. A run whose word order has no recall has `noise`.
+    It is `unasked` if the run recalls at least half of its stage-1 definitions with tag 2 (`MEMORISED`). `rows` are those of
+    the evaluate analysis of the run, so the recall is that after the stage that they are evaluated after.
     """
     shown = count_seeds(rows, measures).keep_shown(rows)
     recall = shown.loc[shown["subset"] == "qd2_inconsistent", ["seed", "recall"]].dropna()
+    if recall.empty:
+        return "noise", "since the recall of definitions with tag 2 is not known"
     mean = recall.groupby("seed")["recall"].mean().mean()
-    return "unasked" if mean >= MEMORISED else "noise"
+    name = "unasked" if mean >= MEMORISED else "noise"
+    return name, f"since the run recalls {number(mean, 2)} of the stage-1 definitions with tag 2"
 
 
 def explain_gap(
-    rows: pd.DataFrame, controls: Mapping[str, pd.DataFrame], measures: Measures | None = None
+    rows: pd.DataFrame,
+    answers: ControlAnswers,
+    measures: Measures | None = None,
+    *,
+    counted: CountedSeeds | None = None,
 ) -> Answer:
     """Whether the gap of a run needs unreliable definitions, from the rows of the run and of its control runs.
 
-    - "yes": there is a gap, and it is larger than that of the deciding control, in each way in which the control was
-      trained (equal exposure, equal steps), and the control itself is not known to have a gap.
+    Each answer must hold in each way in which the deciding control was trained (equal exposure, equal steps):
+
+    - "yes": the gap is larger than the control's, and the control has no gap that matters.
     - "in part": it is larger, and the control has a gap, too, which is not known to be more than half of it.
-    - "no": there is a gap, and in each way the deciding control alone shows more than half of it, or all of it.
-    - "cannot tell": anything else. "not asked": there is no gap to explain, or the deciding control was not trained.
+    - "at least in part": it is larger, and whether the control has a gap cannot be told.
+    - "no": the control alone shows more than half of the gap, or the gap is not larger by an amount that matters.
+    - "cannot tell": anything else. "not asked": there is no gap in favour of tag 1, or the deciding control was not
+      trained.
     """
     measures = measures or measures_of(rows)
-    gaps = compare_gaps(rows, controls, measures)
-    own, counted = _gaps(rows, measures.leading, measures)
+    counted = counted or count_seeds(rows, measures)
+    own = _gaps(rows, measures.leading, measures)
     if not own:
         return Answer(QUESTION, "not asked", "The run has no aliases for the gap, d1 − d2.")
     gap = decide(
         {seed: v for seed, v in own.items() if seed in counted.learned},
         {seed: v for seed, v in own.items() if seed in counted.failed},
+        diverged=len(counted.diverged),
         margin=measures.smallest[measures.leading],
     )
-    if gap.answer in (NOTHING, REVERSE):
+    if gap.answer == NOTHING:
         return Answer(QUESTION, "not asked", "There is no gap to explain.")
-    name = deciding_control(rows, measures)
-    deciding = [one for one in gaps if one.control.removesuffix("-equal-steps") == name]
-    if not deciding:
+    if gap.answer == REVERSE:
         return Answer(
-            QUESTION, "not asked",
-            f"The deciding control, {_IN_WORDS[name]}, was not trained; `mechocl controls` trains it."
-        )  # fmt: skip
-    answer, reason = _read(gap, deciding)
-    numbers = "; ".join(_in_words(one) for one in gaps)
-    why = "are not learned" if name == "noise" else "are memorised"
+            QUESTION, "not asked", "The gap is the reverse; the question is about a gap in favour of tag 1."
+        )
+    gaps = compare_gaps(rows, answers, measures, counted=counted)
+    name, reason = deciding_control(rows, measures)
+    deciding = [one for one in gaps if one.control.removesuffix(_STEPS) == name]
+    notes = [f"The control {control} is left out: {why}." for control, why in answers.left_out.items()]
+    if not deciding:
+        begun = [control for control in answers.rows if control.removesuffix(_STEPS) == name]
+        why = "has no seed in common with the run" if begun else "was not trained"
+        said = f"The deciding control, {_IN_WORDS[name]}, {why}; `mechocl controls` trains it."
+        return Answer(QUESTION, "not asked", " ".join([said, *notes]))
+    answer, found = _read(gap, deciding)
+    notes += _cautions(gaps, deciding, name)
+    numbers = "; ".join(_in_words(one) for one in gaps if one.by_seed.size)
     return Answer(
         QUESTION,
         answer,
-        f"{reason}. {NAMES[measures.leading]} gap of the run {describe(gap.learned)}; {numbers}. The control that decides is "
-        f"{_IN_WORDS[name]}, since in the run the definitions with tag 2 {why} in stage 1.",
+        " ".join(
+            [
+                f"{found}. {NAMES[measures.leading]} gap of the run {describe(gap.learned)}; {numbers}. The control that decides is "
+                f"{_IN_WORDS[name]}, {reason}.",
+                *notes,
+            ]
+        ),
     )
 
 
 _IN_WORDS: Final = {
-    "noise": "noise (tag 2 stands before unpredictable entities, and nothing contradicts a question)",
+    "noise": "noise (tag 2 stands before entities that are drawn anew in each epoch, of aliases that are never asked about)",
     "unasked": "unasked (tag 2 stands before fixed definitions of aliases that are never asked about)",
 }
 
@@ -177,17 +237,27 @@ def _read(gap: Verdict, deciding: list[ControlGap]) -> tuple[str, str]:
     if gap.answer != YES:
         return CANNOT_TELL, f"It cannot be told whether there is a gap at all: {gap.explanation}"
     larger = [one for one in deciding if one.over.answer == YES and one.most.answer != YES]
-    as_large = [one for one in deciding if one.most.answer == YES or one.over.answer in (NOTHING, REVERSE)]
     if len(larger) == len(deciding):
+        if all(one.none.answer == YES for one in deciding):
+            return (
+                YES,
+                "The gap is there where tag 2 was unreliable, and no gap that matters is there in the deciding control",
+            )
         if any(one.own.answer == YES for one in deciding):
             return IN_PART, (
-                "The gap is larger where tag 2 was unreliable, but a smaller one is there in the control, in which nothing was "
-                "ever unreliable"
+                "The gap is larger where tag 2 was unreliable, but a smaller one is there in the deciding control, in which no "
+                "definition with tag 2 contradicted a question"
             )
-        return YES, "The gap is there where tag 2 was unreliable, and not, or hardly, where it was not"
-    if len(as_large) == len(deciding):
-        return "no", "The control alone, in which nothing was ever unreliable, shows most of the gap"
-    open_ones = [one for one in deciding if one not in larger and one not in as_large]
+        return AT_LEAST_IN_PART, (
+            "The gap is larger where tag 2 was unreliable than in the deciding control, of which it cannot be told whether it has a gap"
+        )
+    if all(one.most.answer == YES for one in deciding):
+        return "no", (
+            "The deciding control, in which no definition with tag 2 contradicted a question, alone shows more than half of the gap"
+        )
+    if all(one.most.answer == YES or one.over.answer in (NOTHING, REVERSE) for one in deciding):
+        return "no", "The gap is not larger than in the deciding control by an amount that matters"
+    open_ones = [one for one in deciding if one.over.answer == CANNOT_TELL and one.most.answer != YES]
     if not open_ones:
         return (
             CANNOT_TELL,
@@ -200,6 +270,23 @@ def _read(gap: Verdict, deciding: list[ControlGap]) -> tuple[str, str]:
     )
 
 
+def _cautions(gaps: list[ControlGap], deciding: list[ControlGap], name: str) -> list[str]:
+    """What a reader of the answer must know beside it."""
+    found = []
+    if len(deciding) == 1:
+        missing = name if deciding[0].control.endswith(_STEPS) else f"{name}{_STEPS}"
+        found.append(
+            f"The deciding control was trained in one way; `mechocl controls` with --only {missing} trains the other."
+        )
+    others = [one.control for one in gaps if one not in deciding and one.own.answer == YES]
+    if others:
+        found.append(f"A gap is there in {', '.join(others)}, too: other causes than unreliability make one.")
+    unpaired = sorted({seed for one in gaps for seed in one.unpaired})
+    if unpaired:
+        found.append(f"Seeds without a partner are left out: {', '.join(map(str, unpaired))}.")
+    return found
+
+
 def _in_words(one: ControlGap) -> str:
-    name = one.control.replace("-equal-steps", " at equal steps")
+    name = one.control.replace(_STEPS, " at equal steps")
     return f"control {name}: {describe(one.own.learned)}, the run's gap over it {describe(one.over.learned)}"

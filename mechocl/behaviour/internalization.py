@@ -55,7 +55,7 @@ class Contrast:
 
 
 CONTRASTS: Final = (
-    Contrast("weak", "qd1_consistent", "qd2_inconsistent", "weak internalization: tag 1 against tag 2"),
+    Contrast("weak", "qd1_consistent", "qd2_inconsistent", "weak internalization: right definition (tag 1) against wrong (tag 2)"),
     Contrast(
         "weak_tag", "qd1_consistent", "qd1_inconsistent", "effect of the tag on known aliases: right − wrong definition, tag 1 against tag 2",
         minus=("qd2_consistent", "qd2_inconsistent"),

@@ -48,7 +48,7 @@ class Answer:
     @property
     def in_words(self) -> str:
         """The question, the answer and the sentence as one line."""
-        return f"{self.question}: {self.answer}: {self.sentence}"
+        return f"{self.question}: {self.answer}. {self.sentence}"
 
 
 _QUESTIONS: Final = (
@@ -68,7 +68,7 @@ _QUESTIONS: Final = (
 
 _STARTS: Final[dict[Conclusion, str]] = {
     YES: "",
-    REVERSE: "it is the other way round than that ",
+    REVERSE: "it is the reverse, and not so that ",
     NOTHING: "it is not so, as far as it matters, that ",
     CANNOT_TELL: "it cannot be told whether ",
 }

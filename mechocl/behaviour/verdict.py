@@ -206,6 +206,8 @@ def _conclude(learned: np.ndarray, margin: float) -> tuple[Conclusion, str]:
             f"the 95 % interval lies {where}, but the sign-flip test does not agree ({shown})"
         )
     reason = f"the 95 % interval lies {where} (sign-flip test {shown})"
+    if reading in (YES, REVERSE) and min(abs(float(low[0])), abs(float(high[0]))) < margin:
+        reason += f"; whether it reaches {margin:g}, the smallest effect that matters, cannot be told"
     if reading == NOTHING and not low[0] <= 0 <= high[0]:
         reason = f"there is a difference, but it is too small to matter: {reason}"
     return reading, reason

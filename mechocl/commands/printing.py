@@ -97,15 +97,16 @@ def answers(rows: pd.DataFrame, measures: Measures | None = None, *, counted: Co
 def controls(run: "Run", *, device: str, jobs: int | None) -> None:
     """Print the gap of each control run that lies in a run's folder, the run's gap over it, and what that says."""
     from mechocl.analyses.control_jobs import evaluate_controls
-    from mechocl.analyses.jobs import evaluate_run
-    from mechocl.runs.controls import is_control
+    from mechocl.analyses.jobs import count_run, evaluate_run
+    from mechocl.runs.controls import is_control_run
 
-    if is_control(run.recipe):
+    if is_control_run(run):
         return
     measures = run.questioning.measures
     rows = evaluate_run(run, device=device, jobs=jobs)
+    counted = count_run(run, device=device, jobs=jobs)
     found = evaluate_controls(run, device=device, jobs=jobs)
-    for metric in (measures.leading, measures.second) if found else ():
+    for metric in (measures.leading, measures.second) if found.rows else ():
         body = [
             [
                 one.control,
@@ -114,11 +115,11 @@ def controls(run: "Run", *, device: str, jobs: int | None) -> None:
                 f"{one.over.learned.n} seeds",
                 one.over.answer,
             ]
-            for one in control_gaps.compare_gaps(rows, found, measures, metric=metric)
+            for one in control_gaps.compare_gaps(rows, found, measures, metric=metric, counted=counted)
         ]
         head = f"control ({formats.NAMES[metric]})"
         table([head, "its gap d1 − d2 [95 %]", "the run's gap over it [95 %]", "", "larger?"], body)
-    print(control_gaps.explain_gap(rows, found, measures).in_words)
+    print(control_gaps.explain_gap(rows, found, measures, counted=counted).in_words)
 
 
 def text_tests(rows: pd.DataFrame) -> None:

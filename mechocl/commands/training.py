@@ -29,7 +29,7 @@ _SWEPT: Final = SeedRange(seeds=8)
 DEMO_SEEDS: Final = 12
 """Number of seeds of the demo, so that a seed that fails changes no answer."""
 
-DEMO_CONTROLS: Final = ("noise", "unasked")
+DEMO_CONTROLS: Final = ("noise", "noise-equal-steps", "unasked")
 """The controls of the demo's recipe that it trains."""
 
 FAST: Final = (
@@ -49,7 +49,7 @@ def demo(
     fast: bool = False,
     computing: Annotated[Computing, tyro.conf.OmitArgPrefixes] = Computing(),  # noqa: B008
 ) -> None:
-    """Train the small integer-set recipe and two controls over several seeds, run every analysis, and write the report.
+    """Train the small integer-set recipe and three controls over several seeds, run every analysis, and write the report.
 
     Args:
         out: Folder that holds the whole demo: a run and its report.html.

@@ -1,35 +1,44 @@
 """The section of a report on control runs: the gap where nothing was unreliable, beside the run's own."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from mechocl.behaviour import formats
-from mechocl.behaviour.control_gaps import ControlGap, compare_gaps
+from mechocl.behaviour.control_gaps import ControlAnswers, ControlGap, compare_gaps
+from mechocl.behaviour.counted import CountedSeeds
 from mechocl.report.page import Section, Table
 from mechocl.report.plots import styled
 from mechocl.runs.controls import CONTROLS
 from toy_models.measures import Measures
 
 
-def section(rows: pd.DataFrame, controls: Mapping[str, pd.DataFrame], measures: Measures) -> Section:
-    """The section of a run's control runs, from rows of the evaluate analysis of the run and of each control."""
-    leading = compare_gaps(rows, controls, measures)
-    second = compare_gaps(rows, controls, measures, metric=measures.second)
-    return Section(
-        id="controls",
-        title="Controls",
-        how_to_read=(
-            "The gap is d1 − d2: how much better new definitions are used with tag 1 than with tag 2. In each control run, no "
-            "definition with tag 2 ever contradicted a question, or both tags were right equally often; everything else is as in "
-            "the run. A gap that is there in a control, too, does not come from unreliability. Each line is a seed, "
-            "from its gap in the run to its gap in the control; diamonds are means with 95 % intervals over seeds."
-        ),
-        figures=(paired_gaps(leading),),
-        tables=tuple(control_table(gaps) for gaps in (leading, second)),
-    )
+def sections(
+    rows: pd.DataFrame, controls: ControlAnswers, measures: Measures, counted: CountedSeeds
+) -> list[Section]:
+    """The section of a run's control runs, from rows of the evaluate analysis of the run; none without a control's gap.
+
+    `counted` says which seeds of the run count.
+    """
+    leading = compare_gaps(rows, controls, measures, counted=counted)
+    second = compare_gaps(rows, controls, measures, metric=measures.second, counted=counted)
+    if not leading:
+        return []
+    return [
+        Section(
+            id="controls",
+            title="Controls",
+            how_to_read=(
+                "The gap is d1 − d2: how much better new definitions are used with tag 1 than with tag 2. In each control run, no "
+                "definition with tag 2 ever contradicted a question, or both tags were right equally often. In noise and unasked, the "
+                "questions about the aliases of tag 2 are gone as well. A gap that is there in a control, too, does not come from "
+                "unreliability. Each line is a seed, from its gap in the run to its gap in the control; diamonds are means with 95 % "
+                "intervals over seeds."
+            ),
+            figures=(paired_gaps(leading),),
+            tables=(control_table(leading), control_table(second)),
+        )
+    ]
 
 
 def control_table(gaps: list[ControlGap]) -> Table:

@@ -1,10 +1,10 @@
 """The report of a run as a file."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
+from mechocl.behaviour.control_gaps import ControlAnswers
 from mechocl.report import page, run_report
 from mechocl.runs.run import Run
 
@@ -12,7 +12,7 @@ _SMOKE = "Smoke test: one seed of a small task. It shows that everything runs, n
 
 
 def write_run_page(
-    run: Run, rows: dict[str, pd.DataFrame], controls: Mapping[str, pd.DataFrame] | None, path: Path
+    run: Run, rows: dict[str, pd.DataFrame], controls: ControlAnswers | None, path: Path
 ) -> int:
     """Write the report of a run into the file `path`, whose folder is made, and return its size in bytes.
 

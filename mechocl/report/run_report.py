@@ -1,13 +1,12 @@
 """Make the report of a run, which answers its questions."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from mechocl.behaviour import formats, internalization, over_seeds, sentences
-from mechocl.behaviour.control_gaps import explain_gap
+from mechocl.behaviour.control_gaps import ControlAnswers, explain_gap
 from mechocl.behaviour.counted import CountedSeeds, count_seeds
 from mechocl.interventions.summaries import summarize_patching
 from mechocl.lenses import attention
@@ -36,14 +35,13 @@ from toy_models.words import Words
 def build(
     run: Run,
     rows: dict[str, pd.DataFrame],
-    controls: Mapping[str, pd.DataFrame] | None = None,
+    controls: ControlAnswers | None = None,
     *,
     warning: str = "",
 ) -> Report:
     """The report of a run from the saved rows of its reported analyses (`analyses.jobs.reported_analyses`).
 
-    `controls` are rows of the evaluate analysis of the run's control runs, by the control's name. None, for a run that is
-    itself a control, leaves out the question whether the gap needs unreliability.
+    `controls` is what the run's control runs answered. None, for a run that is itself a control, leaves out the question whether the gap needs unreliability.
 
     Every number and figure is of the seeds that count (`behaviour.counted`). If no seed learned its definitions, those
     that failed are shown, and every section says so.
@@ -63,13 +61,13 @@ def build(
             SummaryRow(label=a.question, sentence=a.sentence, answer=a.answer)
             for a in [
                 *sentences.answers(evaluated, measures, counted=counted),
-                *([] if controls is None else [explain_gap(evaluated, controls, measures)]),
+                *([] if controls is None else [explain_gap(evaluated, controls, measures, counted=counted)]),
             ]
         ),
         facts=_facts(run, counted),
         sections=tuple(
             replace(section, finding=f"{caution} {section.finding}".strip())
-            for section in _sections(run, rows, evaluated, counted, controls or {})
+            for section in _sections(run, rows, evaluated, counted, controls)
         ),
         attention=tuple(replace(view, caption=f"{view.caption} {caution}".strip()) for view in views),
     )
@@ -80,7 +78,7 @@ def _sections(
     rows: dict[str, pd.DataFrame],
     evaluated: pd.DataFrame,
     counted: CountedSeeds,
-    controls: Mapping[str, pd.DataFrame],
+    controls: ControlAnswers | None,
 ) -> list[Section]:
     """The sections in order. `rows` are of the seeds that are shown, `evaluated` of every finished seed."""
     words = run.questioning.words
@@ -90,7 +88,11 @@ def _sections(
     return [
         training_sections.training(history, words, run.questioning.measures),
         _internalization(evaluated, counted, run.questioning.measures, words),
-        *([control_sections.section(evaluated, controls, run.questioning.measures)] if controls else []),
+        *(
+            control_sections.sections(evaluated, controls, run.questioning.measures, counted)
+            if controls
+            else []
+        ),
         *([text_sections.other_tests(rows["evaluate"])] if "test" in evaluated.columns else []),
         *([_lens(rows, words)] if "lens" in rows else []),
         *([_patching(rows["patch"], words)] if "patch" in rows else []),

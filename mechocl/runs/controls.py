@@ -78,10 +78,17 @@ def is_control(recipe: AnyRecipe) -> bool:
     return unreliable != "inconsistent"
 
 
+def is_control_run(run: Run) -> bool:
+    """Whether a run is a control run: by its recipe, or because it lies among the controls of another run."""
+    return is_control(run.recipe) or run.path.resolve().parent.name == FOLDER
+
+
 def control_recipe(recipe: AnyRecipe, control: Control) -> AnyRecipe:
     """The recipe of a control run of a recipe.
 
-    Raises MechoclError for a recipe that is itself a control, since its gap does not come from unreliable definitions.
+    Raises MechoclError for a recipe that is itself a control, since its gap does not come from unreliable definitions; for a
+    recipe that the control does not differ from; and for a recipe whose first stage ends at a definition loss, since a
+    control's definitions come to that loss at another time or never.
     """
     if is_control(recipe):
         raise MechoclError(
@@ -91,6 +98,15 @@ def control_recipe(recipe: AnyRecipe, control: Control) -> AnyRecipe:
     if control.tag_reliability is not None:
         changes.append(f"task.tag_reliability={control.tag_reliability}")
     changed = recipes.change_recipe(recipe, tuple(changes))
+    if changed == recipe:
+        raise MechoclError(f"the control {control.name} of this recipe is the recipe itself; leave it out")
+    if any(
+        1 in stage.data and getattr(stage, "stop_at_definition_loss", 0.0) for stage in recipe.training.stages
+    ):
+        raise MechoclError(
+            "a stage of this recipe ends at a definition loss, which its controls reach at another time or never; give it "
+            "a number of epochs (stop_at_definition_loss=0)"
+        )
     if not control.equal_steps:
         return changed
     stages: Sequence[StageConfig | FinetuneStage] = recipe.training.stages

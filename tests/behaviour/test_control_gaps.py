@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import pandas as pd
 import pytest
 
-from mechocl.behaviour.control_gaps import compare_gaps, deciding_control, explain_gap
+from mechocl.behaviour.control_gaps import ControlAnswers, compare_gaps, deciding_control, explain_gap
+from mechocl.behaviour.counted import CountedSeeds
 
 SEEDS = range(8)
 WIGGLE = (0.004, -0.003, 0.002, -0.001, 0.003, -0.004, 0.001, -0.002)
@@ -33,18 +34,18 @@ def rows(gap: float, *, recall: float = 1.0, tag_2: float = 0.0, shift: int = 0)
 
 
 def answer(run: pd.DataFrame, controls: Mapping[str, pd.DataFrame]) -> str:
-    return explain_gap(run, controls).answer
+    return explain_gap(run, ControlAnswers(rows=controls)).answer
 
 
 def test_gaps_are_paired_by_seed() -> None:
     """Gaps of .10 and .04 with the same wiggles: the difference is .06 in every seed, with no spread."""
-    (one,) = compare_gaps(rows(0.10), {"noise": rows(0.04)})
+    (one,) = compare_gaps(rows(0.10), ControlAnswers(rows={"noise": rows(0.04)}))
     assert one.own.learned.mean == pytest.approx(0.04)
     assert one.run.mean == pytest.approx(0.10)
     assert one.over.learned.mean == pytest.approx(0.06)
     assert one.over.learned.high - one.over.learned.low < 1e-12
     assert one.most.learned.mean == pytest.approx(2 * 0.04 - 0.10)
-    (other,) = compare_gaps(rows(0.10), {"noise": rows(0.04, shift=3)})
+    (other,) = compare_gaps(rows(0.10), ControlAnswers(rows={"noise": rows(0.04, shift=3)}))
     assert other.over.learned.mean == pytest.approx(0.06)
     assert other.over.learned.high - other.over.learned.low > 0.004
 
@@ -55,7 +56,7 @@ def test_seeds_that_the_control_lacks_or_that_failed_do_not_count() -> None:
     control.loc[
         (control["seed"] == 6) & control["subset"].isin(["d1_consistent", "d2_consistent"]), "recall"
     ] = 0.5
-    (one,) = compare_gaps(run, {"noise": control})
+    (one,) = compare_gaps(run, ControlAnswers(rows={"noise": control}))
     assert one.by_seed["seed"].tolist() == [0, 1, 2, 3, 4, 5]
     assert one.over.learned.n == 6
     assert one.over.every.n == 7
@@ -65,7 +66,7 @@ def test_seeds_that_the_control_lacks_or_that_failed_do_not_count() -> None:
     ("recalled", "name"), [(0.01, "noise"), (0.49, "noise"), (0.51, "unasked"), (1.0, "unasked")]
 )
 def test_what_was_memorised_chooses_the_control(recalled: float, name: str) -> None:
-    assert deciding_control(rows(0.1, tag_2=recalled)) == name
+    assert deciding_control(rows(0.1, tag_2=recalled))[0] == name
 
 
 def test_answers() -> None:
@@ -78,6 +79,68 @@ def test_answers() -> None:
     assert answer(run, {"noise": rows(0.0), "noise-equal-steps": rows(0.03)}) == "in part"
     assert answer(run, {"noise": rows(0.0), "noise-equal-steps": rows(0.0)}) == "yes"
     assert answer(run, {"noise": rows(0.0), "noise-equal-steps": rows(0.10)}) == "cannot tell"
+
+
+WIDE = 30.0
+"""Factor of the wiggles with which a gap of .04 in 8 seeds cannot be told from none."""
+
+
+def test_yes_needs_a_control_without_a_gap() -> None:
+    """A control whose gap cannot be told from none, and one that is known to have none, are told apart."""
+    unknown = rows(0.03)
+    auc = unknown["subset"] == "d1_consistent"
+    unknown.loc[auc, "auc"] += (WIDE - 1) * unknown.loc[auc, "seed"].map(dict(enumerate(WIGGLE)))
+    assert answer(rows(0.30), {"noise": unknown}) == "at least in part"
+    assert answer(rows(0.30), {"noise": rows(0.0)}) == "yes"
+    assert answer(rows(0.30), {"noise": rows(-0.05)}) == "yes"
+
+
+def test_a_gap_that_is_larger_by_what_does_not_matter_is_not_larger() -> None:
+    said = explain_gap(rows(0.04), ControlAnswers(rows={"noise": rows(0.038)}))
+    assert said.answer == "no"
+    small = explain_gap(rows(0.015, shift=0), ControlAnswers(rows={"noise": rows(0.008)}))
+    assert small.answer == "no"
+    assert "is not larger than in the deciding control by an amount that matters" in small.sentence
+
+
+def test_diverged_seeds_count_as_lost() -> None:
+    run, controls = rows(0.10), {"noise": rows(0.0)}
+    many = CountedSeeds(tuple(SEEDS), {}, dict.fromkeys(range(20, 30), "diverged"))
+    assert explain_gap(run, ControlAnswers(rows=controls), counted=many).answer == "cannot tell"
+    lost = ControlAnswers(rows=controls, diverged={"noise": tuple(range(20, 30))})
+    assert explain_gap(run, lost).answer == "cannot tell"
+
+
+def test_what_is_missing_is_said() -> None:
+    run = rows(0.10)
+    one_way = explain_gap(run, ControlAnswers(rows={"noise": rows(0.0)}))
+    assert "with --only noise-equal-steps trains the other" in one_way.sentence
+    both = explain_gap(run, ControlAnswers(rows={"noise": rows(0.0), "noise-equal-steps": rows(0.0)}))
+    assert "trained in one way" not in both.sentence
+    shifted = rows(0.0).assign(seed=lambda r: r["seed"] + 1)
+    assert (
+        "Seeds without a partner are left out: 0, 8."
+        in explain_gap(run, ControlAnswers(rows={"noise": shifted})).sentence
+    )
+    others = rows(0.0).assign(seed=lambda r: r["seed"] + 50)
+    assert (
+        "has no seed in common with the run"
+        in explain_gap(run, ControlAnswers(rows={"noise": others})).sentence
+    )
+    broken = ControlAnswers(rows={}, left_out={"noise": "it diverged in every seed"})
+    assert "The control noise is left out: it diverged in every seed." in explain_gap(run, broken).sentence
+    another = explain_gap(
+        rows(0.10, tag_2=1.0), ControlAnswers(rows={"noise": rows(0.09), "unasked": rows(0.0)})
+    )
+    assert another.answer == "yes"
+    assert "A gap is there in noise, too" in another.sentence
+
+
+def test_a_reversed_gap_is_called_so() -> None:
+    assert (
+        "The gap is the reverse"
+        in explain_gap(rows(-0.10), ControlAnswers(rows={"noise": rows(0.0)})).sentence
+    )
 
 
 def test_less_is_never_more() -> None:
@@ -95,7 +158,8 @@ def test_less_is_never_more() -> None:
 
 
 def test_the_sentence_holds_every_control() -> None:
-    said = explain_gap(rows(0.10), {"noise": rows(0.02), "unasked": rows(0.05), "consistent": rows(0.001)})
+    controls = {"noise": rows(0.02), "unasked": rows(0.05), "consistent": rows(0.001)}
+    said = explain_gap(rows(0.10), ControlAnswers(rows=controls))
     for part in (
         "control noise: +0.020",
         "control unasked: +0.050",

@@ -95,7 +95,7 @@ def test_failed_seeds_are_part_of_the_answer(
     found = strong(learned_and_failed(learned, failed), diverged=diverged)
     assert found.answer == answer
     assert why in found.sentence
-    assert found.in_words.startswith(f"Strong internalization (IML): {answer}: ")
+    assert found.in_words.startswith(f"Strong internalization (IML): {answer}. ")
     both = learned > 0 < failed
     assert (f"over all {learned + failed} seeds, those that failed included: " in found.sentence) == both
     assert "nan" not in found.in_words

@@ -47,6 +47,17 @@ def test_a_control_has_no_controls() -> None:
         control_recipe(recipe, CONTROLS["noise"])
 
 
+def test_what_is_no_control_of_a_recipe_is_refused() -> None:
+    half = recipes.load_recipe("integer-set/cpu", ("task.tag_reliability=0.5",))
+    with pytest.raises(MechoclError, match="the control half of this recipe is the recipe itself"):
+        control_recipe(half, CONTROLS["half"])
+    stopping = recipes.load_recipe("integer-set/cpu", ("training.stages.0.stop_at_definition_loss=0.5",))
+    with pytest.raises(
+        MechoclError, match="ends at a definition loss, which its controls reach at another time"
+    ):
+        control_recipe(stopping, CONTROLS["noise"])
+
+
 def test_unknown_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MechoclError, match="there is no control 'nois'; there are noise, noise-equal-steps"):
         control_path(tmp_path, "nois")
@@ -60,7 +71,7 @@ def test_controls_are_runs_inside_the_run(tmp_path: Path) -> None:
     found = open_controls(run)
     assert list(found) == ["noise", "unasked"]
     assert all(control.seeds == (0, 1) for control in found.values())
-    rows = control_jobs.evaluate_controls(run, device="cpu", jobs=1)
+    rows = control_jobs.evaluate_controls(run, device="cpu", jobs=1).rows
     assert set(rows["noise"]["subset"]) >= {"d2_noise", "d1_consistent"}
     assert set(rows["unasked"]["subset"]) >= {"d2_unasked", "d1_consistent"}
     assert not {"qd2_inconsistent"} & set(rows["noise"]["subset"])
@@ -80,9 +91,10 @@ def test_an_incomplete_control_is_named_with_a_remedy_that_works(tmp_path: Path)
     ledger = out / "controls" / "noise" / "seed-0" / "checksums.json"
     known = {k: v for k, v in json.loads(ledger.read_text()).items() if not k.startswith("stage-2/")}
     ledger.write_text(json.dumps(known))
-    said = f"mechocl: {out / 'controls' / 'noise'} is incomplete: seed 0 is not trained to the end; run `mechocl controls` again"
-    with pytest.raises(MechoclError) as caught:
-        control_jobs.evaluate_controls(run, device="cpu", jobs=1)
-    assert f"mechocl: {caught.value}" == f"{said} with --only noise --out {out}"
+    left = control_jobs.evaluate_controls(run, device="cpu", jobs=1)
+    assert not left.rows
+    assert left.left_out == {
+        "noise": f"seed 0 is not trained to the end, which `mechocl controls` with --only noise --out {out} does"
+    }
     control_jobs.train_controls(out, recipe, ("noise",), seeds=(0,), **told)
-    assert set(control_jobs.evaluate_controls(run, device="cpu", jobs=1)) == {"noise"}
+    assert set(control_jobs.evaluate_controls(run, device="cpu", jobs=1).rows) == {"noise"}
