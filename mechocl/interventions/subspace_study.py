@@ -282,8 +282,11 @@ def _linear(
 
 @torch.no_grad()
 def _moves(run: Interchange) -> bool:
-    """Whether the answer reads the place at all, beyond rounding."""
-    return bool((run.logits(run.difference[None]) - run.corrupted_logits).abs().max() > 1e-5)
+    """Whether the two runs differ at the place, and the answer reads it, beyond rounding (a few bits of float32)."""
+    changed = (run.logits(run.difference[None]) - run.corrupted_logits).abs().max()
+    least = 1e-5 * run.corrupted_logits.abs().max().clamp(min=1.0)
+    differs = run.difference.abs().max() > 1e-6 * run.clean.abs().max()
+    return bool((changed > least) & differs)
 
 
 def _run(c: Components, pairs: Pairs, place: Place) -> Interchange:

@@ -1,5 +1,6 @@
 """Subspaces: planted tags, TransformerLens's hooks, the theorem of LEACE, and controls that must not work."""
 
+import copy
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -387,6 +388,17 @@ def test_the_planted_tag_is_found_by_each_method_and_by_no_control(contrast: str
 
 def test_the_tag_moves_no_integer() -> None:
     assert (value("difference of means", contrast="d1-to-other-d2") < 0.1).all()
+
+
+@pytest.mark.parametrize("loud", [1.0, 1e3, 1e5])
+def test_the_rounding_of_large_logits_is_no_difference(loud: float) -> None:
+    """At `=` before layer 0 both runs have the same embedding, however large the logits are that follow."""
+    model = copy.deepcopy(random_model())
+    with torch.no_grad():
+        model.unembed.W_U *= loud
+    place = replace(SMALL, positions=("=",), sites=("blocks.0.hook_resid_pre",))
+    rows = subspace_study(model, model, task(), place)
+    assert set(rows["method"]) == {"whole site"}
 
 
 def test_the_studys_table() -> None:
