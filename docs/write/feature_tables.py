@@ -15,7 +15,7 @@ from mechocl.features.search import SearchConfig
 from mechocl.features.settings import QualityConfig
 from mechocl.runs.run import Run
 
-ORDERS = {"TVE": "demo", "VTE": "order-VTE", "EVT": "order-EVT", "VET": "order-VET"}
+ORDERS = {"TVE": "order-TVE", "VTE": "order-VTE", "EVT": "order-EVT", "VET": "order-VET"}
 """The word orders in which internalization is strong, and the run of each."""
 
 SITES = ("resid_pre", "resid_mid", "resid_post")

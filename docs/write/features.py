@@ -83,7 +83,7 @@ def _commands() -> list[str]:
         f"Sparse autoencoders of the word orders with strong internalization: TopK, {WIDTH} features, k {K}, two of each from "
         f"other initial weights, for every model seed ({numbers}). {HELD_OUT:.0%} of the aliases were kept from their training; "
         "everything below is judged on those, but for dead features and stability. Width and k were settled on two seeds "
-        "(`mechocl sae train runs/demo --seeds 0,1 --width 64 256 1024 --k K --sae-seeds 2` for k of 4 and 8), which are among those of TVE.",
+        "(`mechocl sae train runs/order-TVE --seeds 0,1 --width 64 256 1024 --k K --sae-seeds 2` for k of 4 and 8), which are among those of TVE.",
         "",
         *(
             f"    mechocl sae train runs/{ORDERS[order]} --seeds {seeds[order]} "

@@ -11,7 +11,7 @@ from mechocl.analyses import jobs, probe_sweep
 from mechocl.probing.summaries import PLACE, Grid, landmarks, probe_grids
 
 ORDERS: Final = ("TVE", "VTE", "VET", "EVT", "TEV", "ETV")
-RUNS: Final = {"TVE": "demo"} | {order: f"order-{order}" for order in ORDERS[1:]}
+RUNS: Final = {order: f"order-{order}" for order in ORDERS}
 """The run of each word order."""
 
 SITES: Final = " --sites resid_post,attn_out,mlp_out"

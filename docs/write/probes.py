@@ -101,7 +101,7 @@ def _commands(headline: dict[tuple[str, str], Grid]) -> list[str]:
         "",
         *(
             f"    mechocl train integer-set/short --set task.word_order={order} --seeds 8 --out runs/order-{order}"
-            for order in ORDERS[1:]
+            for order in ORDERS
         ),
         f"    mechocl probe {' '.join(f'runs/{name}' for name in RUNS.values())}{SITES} --out runs/probes/definition-retrieval",
         "",
@@ -158,7 +158,7 @@ def _more() -> list[str]:
             "",
             "### Other questions",
             "",
-            f"`mechocl probe runs/demo runs/order-VTE{SWEEPS['others']} --out runs/probes/others`. Scores at the alias's embedding and at `=`; "
+            f"`mechocl probe runs/order-TVE runs/order-VTE{SWEEPS['others']} --out runs/probes/others`. Scores at the alias's embedding and at `=`; "
             "*confounded*: the classes differ in when they were learned.",
             "",
             *_others(),
@@ -178,7 +178,7 @@ def _more() -> list[str]:
             "",
             "### When",
             "",
-            f"`mechocl probe runs/demo --checkpoints all --permutations 20 --n-pairs 0{SITES} --out runs/probes/emergence`: "
+            f"`mechocl probe runs/order-TVE --checkpoints all --permutations 20 --n-pairs 0{SITES} --out runs/probes/emergence`: "
             "the tag of stage-2 aliases over training; their definitions come in stage 2.",
             "",
             "![The tag over training](figures/probes-emergence-TVE.svg)",
