@@ -8,9 +8,12 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:  # what _NAMES says, for type checkers and editors
+    from mechocl.analyses.control_jobs import evaluate_controls as evaluate_controls
     from mechocl.analyses.jobs import analyse_run as analyse_run, train as train
+    from mechocl.behaviour.control_gaps import compare_gaps as compare_gaps, explain_gap as explain_gap
     from mechocl.behaviour.internalization import by_subset as by_subset, per_alias as per_alias
     from mechocl.behaviour.sentences import answers as answers
+    from mechocl.behaviour.verdict import decide as decide
     from mechocl.errors import MechoclError as MechoclError
     from mechocl.interventions.attribution_patching import attribute_activations as attribute_activations
     from mechocl.interventions.circuits import (
@@ -68,9 +71,12 @@ if TYPE_CHECKING:  # what _NAMES says, for type checkers and editors
 __version__ = "0.1.0"
 
 _NAMES: Final = {
+    "mechocl.analyses.control_jobs": ("evaluate_controls",),
     "mechocl.analyses.jobs": ("analyse_run", "train"),
+    "mechocl.behaviour.control_gaps": ("compare_gaps", "explain_gap"),
     "mechocl.behaviour.internalization": ("by_subset", "per_alias"),
     "mechocl.behaviour.sentences": ("answers",),
+    "mechocl.behaviour.verdict": ("decide",),
     "mechocl.errors": ("MechoclError",),
     "mechocl.interventions.attribution_patching": ("attribute_activations",),
     "mechocl.interventions.circuits": ("CircuitConfig", "circuit_study", "find_circuit"),
