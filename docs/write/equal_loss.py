@@ -22,7 +22,7 @@ _SHOWN: Final = 6
 """Number of epochs, and of losses, in the document's table; the saved table has all."""
 
 
-def take_tables(*paths: Path) -> None:
+def take_tables(paths: tuple[Path, ...]) -> None:
     """Write docs/results/equal-loss.csv from the histories of runs, one for each recipe."""
     found = []
     for path in paths:
@@ -53,7 +53,7 @@ def write_section() -> list[str]:
         "The sign of a gap may depend on when one stops. Definitions with one tag may also be learned faster than with the other. So, "
         "beside the gap at the same epoch of stage 2, the gap at equal *definition loss*: each of d1 and d2 is taken when its own "
         "definitions had come to that loss (nats; training goes from high to low). AUC, means over seeds with 95 % intervals, of the runs "
-        "of the section on machines, processor's smallest kernels; their reports draw the whole curves.",
+        "of the section on machines with torch's smallest kernels; their reports draw the whole curves.",
         "",
     ]
     body = []

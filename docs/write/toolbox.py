@@ -70,7 +70,7 @@ def write_page() -> str:
             *_who_suppresses(of),
             *_which_weights(patch, of),
         ]
-    return "\n".join([*parts, *_ANSWER]) + "\n"
+    return "\n".join([*parts, *_answer()]) + "\n"
 
 
 def _where_it_enters(patch: pd.DataFrame, of: str) -> list[str]:
@@ -285,14 +285,27 @@ def _of_the_way(rows: pd.DataFrame, part: pd.DataFrame) -> str:
     return value_in_words(next(iter(_over(share, ["what"], "share").values()), None))
 
 
-_ANSWER = [
-    "# What this does not show",
-    "",
-    "- That the direction in which `d1` and `d2` differ is the tag's meaning, or its reliability. A definition that was harder to learn because of "
-    "its tag leaves a trace in the alias's embedding, too. A replication proposed this reading for `integer-set/cpu` and tested it (at a "
-    "definition, tag 1 opens and tag 2 closes a readout of the alias's embedding, and stage 2 must push a `d2` alias along that direction); "
-    "it is not measured here.",
-    "- Selective retrieval. It predicts that moving the tag's direction makes `d2` be answered like `d1`, which the first recipe's table can be held "
-    "against; it also predicts components whose removal raises `d2` alone, and those are looked for above.",
-    "- Anything about models of another size, or about the control runs: no analysis of this page was made on them.",
-]
+def _moved(of: str) -> str:
+    """Share of what the tag did that the difference of means moves at the alias, from d1 into d2, in words."""
+    rows = read_table("subspace", of=of)
+    rows = rows[
+        (rows["position"] == "alias") & (rows["site"] == "resid_pre") & (rows["contrast"] == "d1-to-d2")
+        & (rows["method"] == "difference of means") & (rows["control"] == "none")
+    ]  # fmt: skip
+    return value_in_words(_over(rows, ["method"], "normalised")["difference of means",])
+
+
+def _answer() -> list[str]:
+    return [
+        "# What this does and does not show",
+        "",
+        "- Selective retrieval predicts that moving the tag's direction makes `d2` be answered like `d1`. The difference of the two "
+        f"subsets' means moves {_moved(RECIPES[0])} of what the tag did in `{RECIPES[0]}`, and {_moved(RECIPES[1])} in `{RECIPES[1]}`. So what "
+        "holds for the one gap need not hold for the other. It also predicts components whose removal raises `d2` alone; those are "
+        "looked for above.",
+        "- That the direction in which `d1` and `d2` differ is the tag's meaning, or its reliability, is not shown. A definition that was harder to "
+        "learn because of its tag leaves a trace in the alias's embedding, too. A replication proposed this reading for `integer-set/cpu` (at a "
+        "definition, tag 1 opens and tag 2 closes a readout of the alias's embedding, and stage 2 must push a `d2` alias along that "
+        "direction); it is not measured here.",
+        "- Nothing is shown about models of another size, or about the control runs: no analysis of this page was made on them.",
+    ]
