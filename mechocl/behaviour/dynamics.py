@@ -37,7 +37,7 @@ EVENTS: Final = (
     Event("question circuit", "questions", False, 1.0, "test questions of qd1 are answered"),
     Event("recall, tag 1", "recall_tag_1", False, 1.0, "definitions of qd1 are recalled"),
     Event("recall, tag 2", "recall_tag_2", False, 1.0, "stage-1 definitions with tag 2 are recalled"),
-    Event("tag effect on known aliases", "weak", False, None, "qd1 is answered better than qd2"),
+    Event("right against wrong definition", "weak", False, None, "qd1 is answered better than qd2"),
     Event("recall, new aliases", "recall_new", True, 1.0, "definitions of d1, d2 and d3 are recalled"),
     Event(
         "new aliases answered", "d1", True, 1.0, "questions about d1 are answered, though never trained on"

@@ -71,7 +71,7 @@ def test_onsets_are_interpolated_halfway_crossings() -> None:
     assert found[0, "new aliases answered"] == pytest.approx(1.0)
     assert found[0, "tag effect on new aliases"] == pytest.approx(1.0)  # half of its own end, .25
     assert math.isnan(found[0, "recall, tag 2"])  # never
-    assert math.isnan(found[0, "tag effect on known aliases"])  # there is none
+    assert math.isnan(found[0, "right against wrong definition"])  # there is none
     assert set(table.loc[table["event"] == "new aliases answered", "stage"]) == {2}
 
 

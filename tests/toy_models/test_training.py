@@ -11,10 +11,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
+from small_stage import OPTIMIZERS, make_model, weights_of
 from torch import Tensor
 
-from toy_models import architectures, integer_set, lean
-from toy_models.architectures import Architecture
+from toy_models import integer_set, lean
 from toy_models.integer_set_config import IntegerSetConfig
 from toy_models.randomness import generator
 from toy_models.stages import StageConfig, TrainingConfig, evaluation_steps, log_steps, schedule
@@ -34,11 +34,9 @@ TASK = IntegerSetConfig(
     test_questions=2,
     fractions=Fractions(qd1=0.25, qd2=0.25, q_entity=0.1, d1=0.2, d2=0.2, d3=0.0),
 )
-SHAPE = Architecture(n_layers=1, d_model=16, n_heads=2, d_mlp=24, rotary_fraction=0.5, init_std=0.1)
 STAGE = StageConfig(
     data=(1,), epochs=3, batch_size=14, learning_rate=3e-3, evaluations=3, checkpoints=3, momentum=0.9
 )
-OPTIMIZERS = ("adamw", "sgd", "adafactor")
 DECAYED: dict[str, Any] = {"weight_decay": 0.1, "gradient_clip": 0.5, "schedule": "cosine", "warmup": 0.2}
 
 Weights = dict[str, Tensor]
@@ -46,20 +44,6 @@ Weights = dict[str, Tensor]
 
 def make_task(seed: int = 0, **changes: Any) -> Task:
     return integer_set.build(dataclasses.replace(TASK, **changes), seed=seed)
-
-
-def make_model(task: Task, seed: int = 0, **changes: Any) -> "HookedTransformer":
-    return architectures.build(
-        dataclasses.replace(SHAPE, **changes),
-        d_vocab=len(task.vocabulary),
-        d_vocab_out=task.vocabulary.outputs,
-        n_ctx=task.n_ctx,
-        seed=seed,
-    )
-
-
-def weights_of(model: "HookedTransformer") -> Weights:
-    return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
 def train(
