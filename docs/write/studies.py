@@ -19,7 +19,7 @@ from docs.write.places import DOCS, TABLES
 from mechocl import files
 from mechocl.behaviour.verdict import CANNOT_TELL, NOTHING, REVERSE, YES, Verdict, decide
 from mechocl.commands import cli
-from mechocl.runs import sweep_folder, sweep_summaries
+from mechocl.runs import recipes, sweep_folder, sweep_summaries
 from toy_models.measures import YES_OR_NO
 
 SWEEPS: Final = TABLES / "sweeps"
@@ -52,6 +52,9 @@ class Study:
     """The contrast of `internalization.CONTRASTS` that is judged."""
     of: str = ""
     """Name of another study. If given, the finding is read from its table and nothing is trained."""
+    base: str = ""
+    """Name of a study of the same recipe and seeds whose table has the runs at the recipe's own values. They stand in this
+    study's table, too, and are not trained twice."""
 
     @property
     def arguments(self) -> list[str]:
@@ -74,12 +77,32 @@ class Study:
 
     def table(self) -> pd.DataFrame | None:
         path = SWEEPS / f"{self.of or self.name}.parquet"
-        return sweep_folder.read_sweep(path) if path.exists() else None
+        if not path.exists():
+            return None
+        return joined(sweep_folder.read_sweep(path), self._base_table(), self.recipe)
+
+    def _base_table(self) -> pd.DataFrame | None:
+        path = SWEEPS / f"{self.base}.parquet"
+        return sweep_folder.read_sweep(path) if self.base and path.exists() else None
 
 
 def read(path: Path = DOCS / "studies.toml") -> list[Study]:
     values = tomllib.loads(path.read_text(encoding="utf-8"))
     return pydantic.TypeAdapter(list[Study]).validate_python(values["study"])
+
+
+def joined(table: pd.DataFrame, base: pd.DataFrame | None, recipe: str) -> pd.DataFrame:
+    """The table of a sweep, with the runs of `base` at the recipe's own values for what both sweeps do not share."""
+    if base is None:
+        return table
+    own = recipes.plain(recipes.load_recipe(recipe))
+    swept = sweep_folder.axes(table)
+    for key in sweep_folder.axes(base):
+        if key not in swept:
+            base = base[base[key] == sweep_folder.looked_up(own, key)].drop(columns=key)
+    base = base.assign(**{key: sweep_folder.looked_up(own, key) for key in swept if key not in base.columns})
+    both = pd.concat([table, base[base["seed"].isin(table["seed"])]], ignore_index=True)
+    return both.sort_values([*swept, "seed"], kind="stable", key=sweep_folder.order).reset_index(drop=True)
 
 
 def evidence(study: Study, frame: pd.DataFrame) -> Verdict | None:

@@ -168,14 +168,14 @@ def read_sweep(path: Path) -> pd.DataFrame:
         )
     keys = list(dict.fromkeys(key for row in rows for key in row["setting"]))
     # runs from before an axis was added had the recipe's own value
-    base = {key: _looked_up(manifest["recipe"], key) for key in keys}
+    base = {key: looked_up(manifest["recipe"], key) for key in keys}
     frame = pd.DataFrame([_flat(base | row["setting"]) | _without_setting(row) for row in rows])
     for key in keys:  # a column of numbers and words, one of which was refused, has no type of its own
         if pd.api.types.infer_dtype(frame[key]).startswith("mixed"):
             frame[key] = frame[key].astype(str)
     frame = frame.drop_duplicates([*keys, "seed"])
     frame.insert(0, "recipe", manifest["recipe_name"])
-    return frame.sort_values([*keys, "seed"], kind="stable", key=_order).reset_index(drop=True)
+    return frame.sort_values([*keys, "seed"], kind="stable", key=order).reset_index(drop=True)
 
 
 def is_axis(column: str) -> bool:
@@ -203,13 +203,14 @@ def _flat(setting: dict[str, Any]) -> dict[str, Any]:
     return {k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in setting.items()}
 
 
-def _looked_up(recipe: Any, key: str) -> Any:
+def looked_up(recipe: Any, key: str) -> Any:
+    """The value in a plain recipe (`recipes.plain`) at a key with dots, such as "training.stages.0.epochs"."""
     for part in key.split("."):
         recipe = recipe[int(part)] if isinstance(recipe, list) else recipe.get(part)
     return recipe
 
 
-def _order(column: "pd.Series[Any]") -> "pd.Series[Any]":
+def order(column: "pd.Series[Any]") -> "pd.Series[Any]":
     """A column's values as keys to sort by: numbers by size, words by the alphabet."""
     if pd.api.types.is_numeric_dtype(column):
         return column
