@@ -108,9 +108,16 @@ def log_probability(model: Any, task: Task, rows: np.ndarray, *, batch_size: int
 
 
 @torch.no_grad()
-def recalled(model: Any, task: Task, rows: np.ndarray, *, batch_size: int = BATCH) -> np.ndarray:
-    """Whether every token of a definition's entity is the model's first choice given all tokens before it."""
-    return _forced(model, task, rows, "entity", batch_size)[1]
+def recall_definitions(
+    model: Any, task: Task, rows: np.ndarray, *, batch_size: int = BATCH
+) -> tuple[np.ndarray, np.ndarray]:
+    """The definition loss of each definition, and whether it is recalled.
+
+    The *definition loss* is minus the log-probability of the entity's tokens in nats, summed over them, each given all tokens
+    before it. A definition is recalled if each of these tokens is the model's first choice.
+    """
+    values, hits = _forced(model, task, rows, "entity", batch_size)
+    return -values, hits
 
 
 def _forced(

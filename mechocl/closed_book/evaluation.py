@@ -45,7 +45,7 @@ def per_alias(model: Any, tokenizer: Any, task: Task) -> pd.DataFrame:
             "generated": found["generated"].to_numpy(),
         }
     )
-    return frame.merge(_recall(model, task), on="alias", how="left")
+    return frame.merge(_definitions(model, task)[["alias", "recall"]], on="alias", how="left")
 
 
 def tests(table: pd.DataFrame) -> np.ndarray:
@@ -58,9 +58,9 @@ def tests(table: pd.DataFrame) -> np.ndarray:
 
 
 def forced(model: Any, task: Task, sample: np.ndarray) -> list[dict[str, Any]]:
-    """Mean log-probability of the answers and mean recall in each subset, without generation.
+    """Mean log-probability of the answers, mean definition loss (`answers.recall_definitions`) and mean recall in each subset.
 
-    It is for curves during training.
+    Nothing is generated: it is for curves during training.
     """
     rows = task.rows(split="test", kind="question")
     rows = rows[np.isin(task.table["alias"].to_numpy()[rows], sample)]
@@ -71,8 +71,8 @@ def forced(model: Any, task: Task, sample: np.ndarray) -> list[dict[str, Any]]:
             "log_probability": answers.log_probability(model, task, rows),
         }
     )
-    frame = frame.merge(_recall(model, task, sample), on="alias", how="left")
-    means = frame.groupby("subset")[["log_probability", "recall"]].mean()
+    frame = frame.merge(_definitions(model, task, sample), on="alias", how="left")
+    means = frame.groupby("subset")[["log_probability", "definition_loss", "recall"]].mean()
     present = [name for name in SUBSETS if name in means.index]
     records = means.loc[present].reset_index().to_dict("records")
     return [{str(k): v for k, v in record.items()} for record in records]
@@ -85,15 +85,31 @@ def first_aliases(task: Task, per_subset: int) -> np.ndarray:
     return found
 
 
-def _recall(model: Any, task: Task, sample: np.ndarray | None = None) -> pd.DataFrame:
+def has_definition_losses(model: Any, task: Task, rows: np.ndarray) -> bool:
+    """Whether a model can be asked for the entity of definitions, which are given rows of the task.
+
+    It cannot where the alias comes after the entity, and a sequence-to-sequence model cannot where the entity is not last:
+    its decoder writes the last part alone.
+    """
+    if len(rows) == 0:
+        return False
+    order = str(task.table["order"].iloc[rows[0]])
+    unread = model.config.is_encoder_decoder and not order.endswith("E")
+    return order.index("V") < order.index("E") and not unread
+
+
+def _definitions(model: Any, task: Task, sample: np.ndarray | None = None) -> pd.DataFrame:
+    """Definition loss and recall of each alias that has a definition, or of those of the sample."""
     rows = task.rows(kind="definition")
-    order = str(task.table["order"].iloc[rows[0]]) if len(rows) else "ETV"
-    unread = model.config.is_encoder_decoder and not order.endswith(
-        "E"
-    )  # the decoder writes the last part alone
-    if order.index("V") > order.index("E") or unread:
-        return pd.DataFrame({"alias": [], "recall": []}, dtype=float)
+    if not has_definition_losses(model, task, rows):
+        return pd.DataFrame({"alias": [], "definition_loss": [], "recall": []}, dtype=float)
     if sample is not None:
         rows = rows[np.isin(task.table["alias"].to_numpy()[rows], sample)]
-    recalled = answers.recalled(model, task, rows).astype(float)
-    return pd.DataFrame({"alias": task.table["alias"].to_numpy()[rows], "recall": recalled})
+    losses, recalled = answers.recall_definitions(model, task, rows)
+    return pd.DataFrame(
+        {
+            "alias": task.table["alias"].to_numpy()[rows],
+            "definition_loss": losses,
+            "recall": recalled.astype(float),
+        }
+    )

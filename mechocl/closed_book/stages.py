@@ -21,6 +21,11 @@ class FinetuneStage:
     """Kinds of example to train on: definitions, questions, or both."""
     epochs: int
     """Number of passes over the stage's examples."""
+    stop_at_definition_loss: float = 0.0
+    """If above 0, the stage ends after the first epoch at whose end the mean definition loss of its definitions is this or
+    lower (nats; minus the log-probability of the entity's tokens, summed over them), so that runs can be compared at
+    definitions that are known equally well. `epochs` is then the most that it trains, and the learning rate follows them. With
+    0 it never ends earlier."""
     batch_size: int = 256
     """Number of examples of one update, over all devices."""
     accumulation: int = 1
@@ -66,6 +71,12 @@ class FinetuneStage:
             raise ValueError(f"warmup is {self.warmup}; it must be at least 0 and below 1")
         if self.weight_decay < 0 or self.gradient_clip < 0:
             raise ValueError("weight_decay and gradient_clip must not be negative")
+        if self.stop_at_definition_loss < 0:
+            raise ValueError(
+                f"stop_at_definition_loss is {self.stop_at_definition_loss:g}; it must be at least 0 (0: never stop)"
+            )
+        if self.stop_at_definition_loss and "definition" not in self.kinds:
+            raise ValueError("the stage trains on no definitions; leave out stop_at_definition_loss")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,9 +100,7 @@ def control_recipe(recipe: AnyRecipe, control: Control) -> AnyRecipe:
     changed = recipes.change_recipe(recipe, tuple(changes))
     if changed == recipe:
         raise MechoclError(f"the control {control.name} of this recipe is the recipe itself; leave it out")
-    if any(
-        1 in stage.data and getattr(stage, "stop_at_definition_loss", 0.0) for stage in recipe.training.stages
-    ):
+    if any(1 in stage.data and stage.stop_at_definition_loss for stage in recipe.training.stages):
         raise MechoclError(
             "a stage of this recipe ends at a definition loss, which its controls reach at another time or never; give it "
             "a number of epochs (stop_at_definition_loss=0)"

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from mechocl import files
-from mechocl.closed_book import evaluation, examples, worlds
+from mechocl.closed_book import answers, evaluation, examples, worlds
 from mechocl.closed_book.batches import Collator, Examples, choose_pad
 from mechocl.closed_book.stages import ClosedBookRecipe, FinetuneStage, FinetuningConfig, LoraConfig
 from mechocl.errors import MechoclError, describe_error
@@ -179,16 +179,31 @@ def _train_stage(stage: _Stage, *, device: str, save_every_s: float, progress: P
     sample = evaluation.first_aliases(stage.task, EVALUATED_ALIASES)
     history = _History(folder.path / f"stage-{stage.number}" / "history.json")
 
-    def at(total: int) -> list[int]:
-        return sorted({*_evenly(total, config.evaluations), *log_steps(total, config.checkpoints)} | {0})
+    definitions = _stopping_definitions(stage, model)
 
-    def then(moment: trainer.Moment) -> None:
+    def ends_of_epochs(total: int) -> list[int]:
+        return _evenly(total, config.epochs) if config.stop_at_definition_loss else []
+
+    def at(total: int) -> list[int]:
+        asked = {
+            *_evenly(total, config.evaluations),
+            *log_steps(total, config.checkpoints),
+            *ends_of_epochs(total),
+        }
+        return sorted(asked | {0})
+
+    def then(moment: trainer.Moment) -> bool:
         if moment.step and not math.isfinite(moment.loss):
             raise _Diverged(f"the training loss is {moment.loss} at step {moment.step} of {moment.total}")
-        if moment.step in {0, *_evenly(moment.total, config.evaluations)}:
+        over = moment.step == moment.total
+        if not over and moment.step in ends_of_epochs(moment.total):
+            losses, _ = answers.recall_definitions(moment.model, stage.task, definitions)
+            over = bool(losses.mean() <= config.stop_at_definition_loss)
+        if over or moment.step in {0, *_evenly(moment.total, config.evaluations)}:
             history.add(moment.step, _evaluated(stage, moment, sample))
-        if moment.step and moment.step in log_steps(moment.total, config.checkpoints):
-            _keep(stage, moment, merged if lora else None)
+        if over or (moment.step and moment.step in log_steps(moment.total, config.checkpoints)):
+            _keep(stage, moment, merged if lora else None, final=over)
+        return over
 
     chosen = Examples(stage.task, training_rows(stage.task, config))
     trainer.train_model(
@@ -207,6 +222,29 @@ def _train_stage(stage: _Stage, *, device: str, save_every_s: float, progress: P
         callbacks=(freeze_weights(model, stage.task, config.trains),),
     )
     _finish(stage, history)
+
+
+def _stopping_definitions(stage: _Stage, model: Any) -> np.ndarray:
+    """Rows of the definitions whose loss ends a stage; empty for a stage that trains all its epochs.
+
+    Raises MechoclError when the stage is to end at a definition loss that its definitions do not have, or in several
+    processes, whose losses may differ in their last bits, so that some of them would stop and others not.
+    """
+    config = stage.config
+    if not config.stop_at_definition_loss:
+        return np.empty(0, dtype=int)
+    rows = stage.task.rows(split="train", stage=config.data, kind="definition")
+    if not evaluation.has_definition_losses(model, stage.task, rows):
+        raise MechoclError(
+            f"stage {stage.number} cannot stop at a definition loss: it has no definitions in which the entity is predicted from "
+            "the alias; use word order TVE, VTE or VET (for a sequence-to-sequence model with the entity last), or "
+            "stop_at_definition_loss=0"
+        )
+    if processes() > 1:
+        raise MechoclError(
+            "stop_at_definition_loss works in one process; start the command without accelerate"
+        )
+    return rows
 
 
 def _finish(stage: _Stage, history: "_History") -> None:
@@ -259,8 +297,11 @@ def with_adapters(model: Any, config: LoraConfig, *, seed: int) -> Any:
             ) from None
 
 
-def _keep(stage: _Stage, moment: trainer.Moment, merged: Callable[..., Any] | None) -> None:
-    """Keep the model as a Hugging Face folder; adapters are merged into a fresh copy of the weights under them."""
+def _keep(stage: _Stage, moment: trainer.Moment, merged: Callable[..., Any] | None, *, final: bool) -> None:
+    """Keep the model as a Hugging Face folder; adapters are merged into a fresh copy of the weights under them.
+
+    `final`: whether the stage ends with it.
+    """
     weights = moment.state()  # all processes take part
 
     def write(path: Path) -> None:
@@ -271,9 +312,7 @@ def _keep(stage: _Stage, moment: trainer.Moment, merged: Callable[..., Any] | No
         stage.tokenizer.save_pretrained(path)
 
     if moment.first:
-        stage.folder.save_model(
-            write, stage=stage.number, step=moment.step, final=moment.step == moment.total
-        )
+        stage.folder.save_model(write, stage=stage.number, step=moment.step, final=final)
 
 
 class _History:

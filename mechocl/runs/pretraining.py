@@ -61,9 +61,9 @@ def pretrain(
         files.write_json(out / SETTINGS, settings)
         collate = Collator(pad=choose_pad(tokenizer), eos=None)
 
-        def then(moment: Moment) -> None:
-            if moment.step == moment.total:
-                moment.model.save_pretrained(out)
+        def then(moment: Moment) -> bool:
+            moment.model.save_pretrained(out)
+            return True
 
         train_model(
             model,

@@ -110,4 +110,9 @@ def _stage(stage: FinetuneStage) -> str:
         f"{stage.epochs} epoch{'s' * (stage.epochs > 1)} of "
         f"{stage.optimizer}, learning rate {stage.learning_rate:g} ({stage.schedule}), batch {stage.batch_size}"
         + ("" if stage.trains == "all" else f", trains {stage.trains.replace('_', ' ')}")
+        + (
+            f", until the definition loss is {stage.stop_at_definition_loss:g} nats"
+            if stage.stop_at_definition_loss
+            else ""
+        )
     )

@@ -80,7 +80,7 @@ def train_model(
     device: str,
     save_every_s: float,
     at: Callable[[int], Sequence[int]],
-    then: Callable[[Moment], None],
+    then: Callable[[Moment], bool],
     progress: Progress,
     begin_epoch: Callable[[int], None] = _same_examples,
     callbacks: Sequence[TrainerCallback] = (),
@@ -98,7 +98,8 @@ def train_model(
         save_every_s: seconds between resume points.
         at: a function of the total number of steps that returns the steps at which `then` is called. The last step must
             be among them.
-        then: a function that is called at these steps, to evaluate or to keep a checkpoint.
+        then: a function that is called at these steps, to evaluate or to keep a checkpoint. It returns whether training ends
+            here, before its last step; before the first step that is not asked.
         progress: a function that is called with the progress of the training.
         begin_epoch: a function that is called with the number of each epoch, counted from 0, before its first batch is
             made, and also when training continues in the middle of an epoch. It may change the examples.
@@ -206,7 +207,7 @@ class _Moments(TrainerCallback):  # type: ignore[misc]
         trainer: "_Trainer",
         *,
         at: Callable[[int], Sequence[int]],
-        then: Callable[[Moment], None],
+        then: Callable[[Moment], bool],
         save_every_s: float,
         progress: Progress,
     ) -> None:
@@ -223,7 +224,8 @@ class _Moments(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         step, total = state.global_step, state.max_steps
         self.trainer.updates += 1
-        self._call(state)
+        if self._call(state):
+            control.should_training_stop = True
         due = time.monotonic() - self.saved >= self.save_every_s and step < total
         if (
             args.world_size > 1
@@ -236,11 +238,12 @@ class _Moments(TrainerCallback):  # type: ignore[misc]
             self.saved = time.monotonic()
         self.progress(f"step {step} of {total}", step / total)
 
-    def _call(self, state: Any) -> None:
+    def _call(self, state: Any) -> bool:
+        """Call the function if this is one of its steps, and return whether training ends here."""
         if state.global_step not in self.steps:
-            return
+            return False
         trainer = self.trainer
-        self.then(
+        over = self.then(
             Moment(
                 step=state.global_step,
                 total=state.max_steps,
@@ -253,3 +256,4 @@ class _Moments(TrainerCallback):  # type: ignore[misc]
             )
         )
         trainer.model.train()
+        return over

@@ -268,10 +268,10 @@ def test_log_probability_by_hand(family: str, task: Task, tested: np.ndarray) ->
 
 
 @torch.no_grad()
-def _by_hand(model: Any, task: Task, row: int) -> float:
-    """Each token of the answer after the question and the answer's tokens before it, in float64."""
+def _by_hand(model: Any, task: Task, row: int, role: int = ROLE["answer"]) -> float:
+    """Each token of a role after the text and the role's tokens before it, in float64."""
     roles = task.roles[row]
-    at = torch.nonzero(roles == ROLE["answer"])[:, 0].tolist()
+    at = torch.nonzero(roles == role)[:, 0].tolist()
     tokens = task.tokens[row].tolist()
     total = 0.0
     for position in at:
@@ -298,12 +298,14 @@ def test_recall_is_whether_every_token_of_the_entity_comes_first(model: Any, tas
                 spoilt.tokens[row, at] = (
                     model(input_ids=spoilt.tokens[row : row + 1, :at]).logits[0, -1].argmax()
                 )
-    found = answers.recalled(model, spoilt, rows, batch_size=7)
+    losses, found = answers.recall_definitions(model, spoilt, rows, batch_size=7)
     assert found[:3].all()
     assert not found[3:].any()
+    expected = [-_by_hand(model, spoilt, row, ROLE["entity"]) for row in rows.tolist()]
+    np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-4)
     last = int(torch.nonzero(task.roles[rows[0]] == ROLE["entity"])[-1, 0])
     spoilt.tokens[rows[0], last] += 1
-    assert not answers.recalled(model, spoilt, rows[:1])[0]
+    assert not answers.recall_definitions(model, spoilt, rows[:1])[1][0]
 
 
 def test_nothing_asked_is_nothing_answered(model: Any, task: Task) -> None:

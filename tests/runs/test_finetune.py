@@ -12,6 +12,7 @@ from typing import Any
 
 import huggingface_hub
 import numpy as np
+import pandas as pd
 import pytest
 import text_worlds
 import torch
@@ -28,7 +29,7 @@ from mechocl.runs import finetune
 from mechocl.runs.progress import Progress
 from mechocl.runs.run import Run
 from mechocl.runs.text_folders import TextSeedFolder
-from toy_models.task import ROLE
+from toy_models.task import ROLE, Task
 
 NEVER = 1e9
 """Seconds between resume points, for runs without them."""
@@ -383,6 +384,59 @@ def test_a_frozen_stage_that_was_stopped_ends_as_one_that_was_not(base: Path, tm
         with pytest.raises(Killed):
             train(run, save_every_s=0.0, progress=killer("stage 1, step 3 "))
         assert_equal(weights(train(run)), weights(expected))
+
+
+STOPPING = (
+    "training.stages=[{data=[1], epochs=6, batch_size=32, optimizer='adamw', learning_rate=3e-3, evaluations=6, "
+    "stop_at_definition_loss=%s}, {data=[2], epochs=1, batch_size=4, optimizer='adamw', evaluations=1}]"
+)
+
+
+def test_a_stage_ends_at_a_definition_loss(base: Path, tmp_path: Path) -> None:
+    """After the first epoch with a loss under the given one, as one that trains on was then; also when it was stopped."""
+    longer = train(start(tmp_path / "longer", base, STOPPING % 0.0)).history()
+    table = longer[(longer["stage"] == 1) & longer["subset"].isin(["qd1_consistent", "qd2_inconsistent"])]
+    task = text_worlds_task(tmp_path / "longer")
+    aliases = task.table[["alias", "subset"]].drop_duplicates()["subset"].astype(str).value_counts()
+    assert aliases.max() <= finetune.EVALUATED_ALIASES  # so that the history is of all of them
+    weighted = table.assign(n=table["subset"].map(aliases))
+    losses = weighted.groupby("step").apply(
+        lambda rows: np.average(rows["definition_loss"], weights=rows["n"])
+    )
+    assert losses.is_monotonic_decreasing
+    limit = float(losses.iloc[2:4].mean())  # between those after the second epoch and after the third
+
+    run = start(tmp_path / "stopping", base, STOPPING % limit)
+    with pytest.raises(Killed):
+        train(run, save_every_s=0.0, progress=killer("stage 1, step 3 "))
+    folder = train(run)
+    history = folder.history()
+    first = history[history["stage"] == 1].drop(columns="stage").reset_index(drop=True)
+    stopped_at = losses.index[3]
+    assert first["step"].max() == stopped_at == folder.final(1).step
+    before = longer[(longer["stage"] == 1) & (longer["step"] <= stopped_at)].drop(columns="stage")
+    pd.testing.assert_frame_equal(first, before.reset_index(drop=True))
+    assert folder.finished()
+    assert (history["stage"] == 2).any()
+
+    never = train(start(tmp_path / "never", base, STOPPING % 1e-9)).history()
+    pd.testing.assert_frame_equal(never, longer)
+
+
+def text_worlds_task(path: Path) -> Task:
+    folder = Run.open(path / "run").seed(0)
+    assert isinstance(folder, TextSeedFolder)
+    return folder.load_task()
+
+
+def test_a_definition_loss_that_is_not_there(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(MechoclError, match=r"cannot stop at a definition loss.*use word order TVE"):
+        train(start(tmp_path / "late", base, STOPPING % 1.0, "task.word_order=EVT"))
+    with pytest.raises(MechoclError, match="it must be at least 0"):
+        start(tmp_path / "below", base, STOPPING % -1.0)
+    only = STOPPING.replace("data=[1],", "data=[1], kinds=['question'],")
+    with pytest.raises(MechoclError, match="trains on no definitions"):
+        start(tmp_path / "questions", base, only % 1.0)
 
 
 def test_adapters_and_frozen_embeddings_exclude_each_other(base: Path, tmp_path: Path) -> None:
