@@ -8,7 +8,7 @@ import pandas as pd
 from docs.write.feature_tables import TAGS, WIDTH, has_table, read_table
 from mechocl.behaviour.formats import HYPHEN, interval, number
 
-_TEST: Final = ["order", "site", "property", "kind"]
+_TEST: Final = ["run", "site", "property", "kind"]
 """Columns that identify a row of the table `causal`."""
 
 
@@ -18,7 +18,7 @@ def write_reading() -> list[str]:
     return [
         "**What that says**",
         "",
-        *(f"- *{o}*, embeddings. {_tag_in_words(o, existing, causal)}" for o in existing["order"].unique()),
+        *(f"- *{o}*, embeddings. {_tag_in_words(o, existing, causal)}" for o in existing["run"].unique()),
         *_matches(existing, causal),
         *_conjunctions(),
         *_integers(existing, causal),
@@ -40,14 +40,14 @@ def _passed(row: Mapping[Any, Any]) -> str:
 def _matches(existing: pd.DataFrame, causal: pd.DataFrame) -> list[str]:
     """Is there a feature at `=` that says that the list contains the alias's integer?"""
     matches = []
-    for order, site in existing[["order", "site"]].drop_duplicates().itertuples(index=False):
-        key = (order, site, "list contains the integer", "feature")
-        part = existing[(existing["order"] == order) & (existing["site"] == site)]
+    for run, site in existing[["run", "site"]].drop_duplicates().itertuples(index=False):
+        key = (run, site, "list contains the integer", "feature")
+        part = existing[(existing["run"] == run) & (existing["site"] == site)]
         part = part[(part["property"] == key[2]) & (part["position"] == "=")]
         if site != "resid_pre" and len(part) and key in causal.index:
             row, auc = causal.loc[key], part["auc"].iloc[0]
             matches.append(
-                f"{order} {site}: AUC {number(auc, 2)}, {share_in_words(row)} of the gap, {_passed(row)} pass"
+                f"{run} {site}: AUC {number(auc, 2)}, {share_in_words(row)} of the gap, {_passed(row)} pass"
             )
     if not matches:
         return []
@@ -61,9 +61,9 @@ def _conjunctions() -> list[str]:
     pairs = read_table("conjunctions")
     often = pairs[pairs["selective"] >= pairs["dictionaries"] / 2]
     said = [
-        f"{r['order']} {r['site']}: {r['property']} (`{r['position']}`, AUC {number(r['auc'], 2)}, {r['selective']} of "
+        f"{r['run']} {r['site']}: {r['property']} (`{r['position']}`, AUC {number(r['auc'], 2)}, {r['selective']} of "
         f"{r['dictionaries']})"
-        for r in often.groupby(["order", "site"], sort=False).head(2).to_dict("records")
+        for r in often.groupby(["run", "site"], sort=False).head(2).to_dict("records")
     ]
     return [
         "- *Conjunctions* of two properties with a feature of their own (against either property alone) in at least half of "
@@ -73,21 +73,21 @@ def _conjunctions() -> list[str]:
 
 def _integers(existing: pd.DataFrame, causal: pd.DataFrame) -> list[str]:
     """How many integers have a feature, as the alias's own and as the one that an unreliable definition named?"""
-    counted = read_table("counted").set_index(["order", "site", "group"])
+    counted = read_table("counted").set_index(["run", "site", "group"])
 
-    def count(order: str, site: str, group: str) -> str:
-        row = counted.loc[(order, site, group)]
+    def count(run: str, site: str, group: str) -> str:
+        row = counted.loc[(run, site, group)]
         return f"{number(row['found'], 1)} of {number(row['of'], 0)}"
 
     own = [
-        f"{order} {site}: {count(order, site, 'integer')}, {_passed(row)} tested pass"
-        for (order, site, name, _), row in causal.iterrows()
+        f"{run} {site}: {count(run, site, 'integer')}, {_passed(row)} tested pass"
+        for (run, site, name, _), row in causal.iterrows()
         if name == "any integer"
     ]
     wrong = [
-        f"{order} {site} {count(order, site, 'defined as')}"
-        for order, site in existing[["order", "site"]].drop_duplicates().itertuples(index=False)
-        if (order, site, "defined as") in counted.index
+        f"{run} {site} {count(run, site, 'defined as')}"
+        for run, site in existing[["run", "site"]].drop_duplicates().itertuples(index=False)
+        if (run, site, "defined as") in counted.index
     ]
     return [
         f"- *The alias's integer.* Integers with a feature of their own: {'; '.join(own)}.",
@@ -117,13 +117,13 @@ def _stage_2() -> list[str]:
         else "some of what stage 2 adds is in features of its own."
     )
     return [
-        f"- *Stage 2.* At most (mean over seeds, any site and order) {said} features, out of {WIDTH}: {meaning}"
+        f"- *Stage 2.* At most (mean over seeds, any site and run) {said} features, out of {WIDTH}: {meaning}"
     ]
 
 
-def _tag_in_words(order: str, existing: pd.DataFrame, causal: pd.DataFrame) -> str:
+def _tag_in_words(run: str, existing: pd.DataFrame, causal: pd.DataFrame) -> str:
     """Is there a feature of the tag of new aliases, how much of the tag is in it, and what does it do?"""
-    embeddings = existing[(existing["order"] == order) & (existing["site"] == "resid_pre")]
+    embeddings = existing[(existing["run"] == run) & (existing["site"] == "resid_pre")]
     part = embeddings[embeddings["property"] == TAGS[0]]
     top = part.sort_values("auc_chosen", ascending=False, kind="stable").iloc[0]
     text = (
@@ -136,7 +136,7 @@ def _tag_in_words(order: str, existing: pd.DataFrame, causal: pd.DataFrame) -> s
         ("4 features", "a set of 4"),
         ("16 features", "a set of 16"),
     ):
-        key = (order, "resid_pre", TAGS[0], kind)
+        key = (run, "resid_pre", TAGS[0], kind)
         if key in causal.index:
             row = causal.loc[key]
             control = number(row["control"], 2, sign=True, minus=HYPHEN)
@@ -147,9 +147,7 @@ def _tag_in_words(order: str, existing: pd.DataFrame, causal: pd.DataFrame) -> s
             text += "; " if kind != "16 features" else ". "
     asked = embeddings[embeddings["property"] == TAGS[3]]
     best = asked.sort_values("selective", ascending=False, kind="stable").iloc[0]
-    text += (
-        "Compare the swap along one dense direction, under *Is it used?* above. " if order == "TVE" else ""
-    )
+    text += "Compare the swap along one dense direction, under *Is it used?* above. " if run == "cpu" else ""
     return text + (
         f"The tag of asked-about aliases has a feature in {best['selective']} of {best['dictionaries']} dictionaries "
         f"(`{best['position']}`, AUC {number(best['auc'], 2)})."

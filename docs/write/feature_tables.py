@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import pandas as pd
 
+from docs.write.inside import RUNS
 from docs.write.places import TABLES
 from mechocl.analyses import crosscoder_jobs, results
 from mechocl.behaviour.over_seeds import over_seeds
@@ -14,9 +15,6 @@ from mechocl.features.crosscoders import CrosscoderConfig
 from mechocl.features.search import SearchConfig
 from mechocl.features.settings import QualityConfig
 from mechocl.runs.run import Run
-
-ORDERS = {"TVE": "order-TVE", "VTE": "order-VTE", "EVT": "order-EVT", "VET": "order-VET"}
-"""The word orders in which internalization is strong, and the run of each."""
 
 SITES = ("resid_pre", "resid_mid", "resid_post")
 WIDTH, K = 256, 8
@@ -41,12 +39,12 @@ def take_tables(runs: Path) -> None:
         for name in ("runs", "quality", "existing", "counted", "conjunctions", "causal", "patches", "subsets")
     }
     compared = []
-    for order, folder in ORDERS.items():
-        if not (runs / folder / dictionaries.FOLDER).is_dir():
+    for one in RUNS:
+        if not (runs / one.folder / dictionaries.FOLDER).is_dir():
             continue
-        run = Run.open(runs / folder)
+        run = Run.open(runs / one.folder)
         for site in SITES:
-            where = {"order": order, "site": site}
+            where = {"run": one.label, "site": site}
             judged = _rows(run, "sae-quality", site)
             found = _rows(run, "sae-search", site)
             tested = _rows(run, "sae-test", site)
@@ -82,7 +80,7 @@ def take_tables(runs: Path) -> None:
             _save(pd.concat(parts), name)
     if compared:
         rows = pd.concat(compared)
-        keys = ["order", "site"]
+        keys = ["run", "site"]
         _save(
             pd.concat(
                 [

@@ -6,7 +6,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from docs.write.feature_reading import share_in_words, write_reading
-from docs.write.feature_tables import ORDERS, SITES, TAGS, WIDTH, K, has_table, read_table
+from docs.write.feature_tables import SITES, TAGS, WIDTH, K, has_table, read_table
+from docs.write.inside import RUNS, file_name
 from docs.write.markdown import write_table
 from mechocl.behaviour.formats import HYPHEN, MISSING, interval, number
 from mechocl.features.candidates import ALPHA
@@ -29,19 +30,18 @@ _QUALITY: Final = {
 
 
 def draw_figures() -> dict[str, go.Figure]:
-    """Figures of which properties have features where (TVE), and of what patching them does, by word order."""
+    """Figures of which properties have features where (`cpu`), and of what patching them does, by run."""
     if not has_table("existing"):
         return {}
     existing, best = read_table("existing"), read_table("patches")
     panels = [
-        (f"TVE, {site}", existing[(existing["order"] == "TVE") & (existing["site"] == site)])
-        for site in SITES
+        (f"cpu, {site}", existing[(existing["run"] == "cpu") & (existing["site"] == site)]) for site in SITES
     ]
-    found = {"features-selectivity-TVE": feature_plots.selectivity(panels)}
-    for order in best["order"].unique():
-        part = best[(best["order"] == order) & (best["site"] == "resid_pre")]
-        figure = feature_plots.shares(summarize_shares(part), title=f"{order}: features of the embeddings")
-        found[f"features-shares-{order}"] = figure
+    found = {"features-selectivity-cpu": feature_plots.selectivity(panels)}
+    for run in best["run"].unique():
+        part = best[(best["run"] == run) & (best["site"] == "resid_pre")]
+        figure = feature_plots.shares(summarize_shares(part), title=f"{run}: features of the embeddings")
+        found[f"features-shares-{file_name(run)}"] = figure
     return found
 
 
@@ -49,7 +49,7 @@ def write_section() -> list[str]:
     """The section on what exists, what is causal, and what differs before and after stage 2."""
     if not has_table("existing"):
         return []
-    orders = read_table("existing")["order"].unique()
+    runs = read_table("existing")["run"].unique()
     return [
         "## Features of internalization",
         "",
@@ -61,7 +61,7 @@ def write_section() -> list[str]:
         "",
         *_what_is_causal(),
         "",
-        *(f"![Shares, {order}](figures/features-shares-{order}.svg)" for order in orders),
+        *(f"![Shares, {run}](figures/features-shares-{file_name(run)}.svg)" for run in runs),
         "",
         "Ablating and clamping the surest feature of the tag, on questions about new aliases (within-alias AUC; means with "
         "95 % intervals over model seeds, resid_pre):",
@@ -76,19 +76,21 @@ def write_section() -> list[str]:
 def _commands() -> list[str]:
     """The paragraphs and commands that say what was trained, and how."""
     runs = read_table("runs").astype({"seeds": str})
-    seeds = runs.groupby("order", sort=False)["seeds"].first()
-    sites = runs.groupby("order", sort=False)["site"].agg(list)
-    numbers = ", ".join(f"{n.count(',') + 1} of {order}" for order, n in seeds.items())
+    seeds = runs.groupby("run", sort=False)["seeds"].first()
+    sites = runs.groupby("run", sort=False)["site"].agg(list)
+    numbers = ", ".join(f"{n.count(',') + 1} of {run}" for run, n in seeds.items())
+    folders = {one.label: one.folder for one in RUNS}
     return [
-        f"Sparse autoencoders of the word orders with strong internalization: TopK, {WIDTH} features, k {K}, two of each from "
+        f"Sparse autoencoders of both recipes, and of the control of each that decides whether its gap needs unreliability (the runs of the "
+        f"section above): TopK, {WIDTH} features, k {K}, two of each from "
         f"other initial weights, for every model seed ({numbers}). {HELD_OUT:.0%} of the aliases were kept from their training; "
-        "everything below is judged on those, but for dead features and stability. Width and k were settled on two seeds "
-        "(`mechocl sae train runs/order-TVE --seeds 0,1 --width 64 256 1024 --k K --sae-seeds 2` for k of 4 and 8), which are among those of TVE.",
+        "everything below is judged on those, but for dead features and stability. Width and k were settled on two seeds of "
+        "`integer-set/short`, of 64, 256 and 1024 features and k of 4 and 8.",
         "",
         *(
-            f"    mechocl sae train runs/{ORDERS[order]} --seeds {seeds[order]} "
-            f"--site {' '.join(f'blocks.0.hook_{site}' for site in sites[order])} --width {WIDTH} --k {K} --sae-seeds 2"
-            for order in seeds.index
+            f"    mechocl sae train runs/{folders[run]} --seeds {seeds[run]} "
+            f"--site {' '.join(f'blocks.0.hook_{site}' for site in sites[run])} --width {WIDTH} --k {K} --sae-seeds 2"
+            for run in seeds.index
         ),
         "",
         "then `mechocl sae search` and `mechocl sae test` of each, and `mechocl crosscoder RUN --site SITE --width "
@@ -98,10 +100,10 @@ def _commands() -> list[str]:
 
 def _quality() -> list[str]:
     table = read_table("quality")
-    cells = table.set_index(["order", "site", "measure", "part"])["mean"]
+    cells = table.set_index(["run", "site", "measure", "part"])["mean"]
     rows = [
-        [order, site, *(number(cells.get((order, site, *key))) for key in _QUALITY)]
-        for order, site in table[["order", "site"]].drop_duplicates().itertuples(index=False)
+        [run, site, *(number(cells.get((run, site, *key))) for key in _QUALITY)]
+        for run, site in table[["run", "site"]].drop_duplicates().itertuples(index=False)
     ]
     return [
         "**Quality** (means over model seeds; *recovered*: with the reconstruction in the place of the activation, 1 is the "
@@ -109,7 +111,7 @@ def _quality() -> list[str]:
         f"{FOUND_AGAIN:g} with a feature of "
         "the other dictionary):",
         "",
-        *write_table(["order", "site", *_QUALITY.values()], rows, left=(0, 1)),
+        *write_table(["run", "site", *_QUALITY.values()], rows, left=(0, 1)),
     ]
 
 
@@ -126,7 +128,7 @@ def _what_exists() -> list[str]:
         "",
         *_tags(read_table("existing")),
         "",
-        "![AUC of the best feature, TVE](figures/features-selectivity-TVE.svg)",
+        "![AUC of the best feature, cpu](figures/features-selectivity-cpu.svg)",
     ]
 
 
@@ -136,30 +138,30 @@ def _counted(table: pd.DataFrame) -> list[str]:
     text = [
         f"{number(found, 1)} / {number(of, 0)}" for found, of in zip(table["found"], table["of"], strict=True)
     ]
-    cells = table.assign(text=text).set_index(["order", "site", "group"])["text"]
+    cells = table.assign(text=text).set_index(["run", "site", "group"])["text"]
     rows = [
-        [order, site, *(cells.get((order, site, g), MISSING) for g in groups)]
-        for order, site in table[["order", "site"]].drop_duplicates().itertuples(index=False)
+        [run, site, *(cells.get((run, site, g), MISSING) for g in groups)]
+        for run, site in table[["run", "site"]].drop_duplicates().itertuples(index=False)
     ]
-    return write_table(["order", "site", *groups], rows, left=(0, 1))
+    return write_table(["run", "site", *groups], rows, left=(0, 1))
 
 
 def _tags(table: pd.DataFrame) -> list[str]:
     rows = []
     part = table[table["property"].isin(TAGS)]
-    for (order, site, name), own in part.groupby(["order", "site", "property"], sort=False):
+    for (run, site, name), own in part.groupby(["run", "site", "property"], sort=False):
         top = own.sort_values("auc_chosen", ascending=False, kind="stable").iloc[0]
         selective = f"{top['selective']} of {top['dictionaries']}"
         numbers = (number(top[c]) for c in ("auc", "k=4", "k=16", "all", "dense"))
-        rows.append([order, site, name, f"`{top['position']}`", selective, *numbers])
-    columns = ["order", "site", "property", "at", "selective", "best feature", "k=4", "k=16", "all", "dense"]
+        rows.append([run, site, name, f"`{top['position']}`", selective, *numbers])
+    columns = ["run", "site", "property", "at", "selective", "best feature", "k=4", "k=16", "all", "dense"]
     return write_table(columns, rows, left=range(4))
 
 
 def _what_is_causal() -> list[str]:
     rows = [
         [
-            r["order"],
+            r["run"],
             r["site"],
             r["property"],
             r["kind"],
@@ -171,7 +173,7 @@ def _what_is_causal() -> list[str]:
         ]
         for r in read_table("causal").to_dict("records")
     ]
-    columns = ["order", "site", "property", "of", "gap, nats", "share [95 %]", "controls", "pass", "dictionaries with one"]  # fmt: skip
+    columns = ["run", "site", "property", "of", "gap, nats", "share [95 %]", "controls", "pass", "dictionaries with one"]  # fmt: skip
     return [
         "**What is causal.** Exchanging a feature's activation between two questions: share of the gap in the answers (logit "
         "difference) that moves, of the feature that the search was surest of, and of sets, with 95 % intervals over model "
@@ -190,14 +192,12 @@ def _subsets(table: pd.DataFrame) -> list[str]:
         & (table["property"] == TAGS[0])
     ]
     rows = []
-    for (order, intervention), own in part.groupby(["order", "intervention"], sort=False):
+    for (run, intervention), own in part.groupby(["run", "intervention"], sort=False):
         subsets = own.set_index("subset").loc[["d1", "d2", "d3"]].to_dict("records")
         effects = [interval(r["mean"], r["low"], r["high"], sign=True, minus=HYPHEN) for r in subsets]
         controls = " / ".join(number(r["control"], sign=True, minus=HYPHEN) for r in subsets)
-        rows.append([order, intervention, *effects, controls])
-    return write_table(
-        ["order", "intervention", "d1", "d2", "d3", "controls, d1 / d2 / d3"], rows, left=(0, 1)
-    )
+        rows.append([run, intervention, *effects, controls])
+    return write_table(["run", "intervention", "d1", "d2", "d3", "controls, d1 / d2 / d3"], rows, left=(0, 1))
 
 
 def _before_and_after() -> list[str]:
@@ -205,17 +205,17 @@ def _before_and_after() -> list[str]:
         return []
     table, explained = read_table("crosscoders"), read_table("crosscoders-explained")
     verdicts = ("shared", "new", "removed", "shrunken", "other", "dead")
-    what = explained.set_index(["order", "site", "what"])["mean"]
+    what = explained.set_index(["run", "site", "what"])["mean"]
     rows = []
-    for (order, site), own in table.groupby(["order", "site"], sort=False):
+    for (run, site), own in table.groupby(["run", "site"], sort=False):
         by = {r["verdict"]: r for r in own.to_dict("records")}
-        low, high = (number(what[order, site, f"relative_norm_{end}"], 2) for end in ("low", "high"))
-        before, after = (number(what[order, site, f"explained_{end}"]) for end in ("first", "last"))
+        low, high = (number(what[run, site, f"relative_norm_{end}"], 2) for end in ("low", "high"))
+        before, after = (number(what[run, site, f"explained_{end}"]) for end in ("first", "last"))
         counts = (
             interval(by[v]["mean"], by[v]["low"], by[v]["high"], 1, minus=HYPHEN) if v in by else "0"
             for v in verdicts
         )
-        rows.append([order, site, *counts, f"{low} to {high}", f"{before} / {after}"])
+        rows.append([run, site, *counts, f"{low} to {high}", f"{before} / {after}"])
     return [
         f"**Before and after stage 2.** Crosscoders ({WIDTH} features, k {K}, BatchTopK) of the two checkpoints: features by what "
         "stage 2 did to them (mean over model seeds with 95 % interval). A feature is *new* (or *removed*) above "
@@ -223,7 +223,7 @@ def _before_and_after() -> list[str]:
         "features in the middle.",
         "",
         *write_table(
-            ["order", "site", *verdicts, "relative norm", "explained, before / after"], rows, left=(0, 1)
+            ["run", "site", *verdicts, "relative norm", "explained, before / after"], rows, left=(0, 1)
         ),
         "",
     ]

@@ -24,10 +24,10 @@ def draw_figures() -> dict[str, go.Figure]:
     scaling = TABLES / "training-scaling.csv"
     if scaling.exists():
         found["training-scaling"] = training_plots.scaling(pd.read_csv(scaling))
-    for name in dynamics.RUNS:
-        path = TABLES / f"{name}-curves.parquet"
+    for one in dynamics.RUNS:
+        path = dynamics.table_of(one, "curves")
         if path.exists():
-            found[name] = training_plots.dynamics(pd.read_parquet(path))
+            found[path.stem.removesuffix("-curves")] = training_plots.dynamics(pd.read_parquet(path))
     return found | probes.draw_figures() | features.draw_figures()
 
 

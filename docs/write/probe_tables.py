@@ -6,23 +6,30 @@ from typing import Final
 
 import pandas as pd
 
+from docs.write.inside import LABELS, RECIPES, RUNS
 from docs.write.places import TABLES
 from mechocl.analyses import jobs, probe_sweep
 from mechocl.probing.summaries import PLACE, Grid, landmarks, probe_grids
 
-ORDERS: Final = ("TVE", "VTE", "VET", "EVT", "TEV", "ETV")
-RUNS: Final = {order: f"order-{order}" for order in ORDERS}
-"""The run of each word order."""
-
 SITES: Final = " --sites resid_post,attn_out,mlp_out"
 SWEEPS: Final = {
-    "definition-retrieval": SITES,
-    "reliability": f" --recipe reliability-at-definition{SITES}",
-    "others": f" --recipe implied-entity,recency,defined,tag-across-integers{SITES}",
+    "definition-retrieval": (RUNS, SITES),
+    "reliability": (RUNS, f" --recipe reliability-at-definition{SITES}"),
+    "others": (RECIPES, f" --recipe implied-entity,recency,defined,tag-across-integers{SITES}"),
 }
-"""Each sweep of last checkpoints: its folder in runs/probes, and its options."""
+"""Each sweep of last checkpoints: its folder in runs/probes, its runs, and its options."""
 
 EMERGENCE: Final = "emergence"
+
+
+def write_command(name: str) -> str:
+    """The command that makes a sweep of probes."""
+    runs, options = (
+        (RECIPES, f" --checkpoints all --permutations 20 --n-pairs 0{SITES}")
+        if name == EMERGENCE
+        else SWEEPS[name]
+    )
+    return f"mechocl probe {' '.join(f'runs/{one.folder}' for one in runs)}{options} --out runs/probes/{name}"
 
 
 def take_tables(runs: Path) -> None:
@@ -41,7 +48,7 @@ def take_tables(runs: Path) -> None:
     if path.exists():
         rows = probe_sweep.read_table(path)
         _landmarks(rows).to_csv(_path("orders"), index=False, float_format="%.4g")
-        gaps = jobs.iml_gaps([runs / name for name in RUNS.values()], device="cpu", jobs=None)
+        gaps = jobs.iml_gaps([runs / one.folder for one in RUNS], device="cpu", jobs=None)
         gaps.to_csv(_path("gaps"), index=False, float_format="%.6g")
     path = runs / "probes" / EMERGENCE
     if path.exists():
@@ -66,7 +73,7 @@ def _landmarks(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_grids(name: str) -> list[Grid]:
-    """The grids of a saved sweep."""
+    """The grids of a saved sweep. Their `run` is the label of the run."""
     table = pd.read_csv(_path(name), keep_default_na=True)
     path = _path(f"{name}-subsets")
     subsets = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["recipe", "probe", "run"])
@@ -76,14 +83,14 @@ def read_grids(name: str) -> list[Grid]:
         own = subsets[(subsets["recipe"] == recipe) & (subsets["probe"] == probe) & (subsets["run"] == run)]
         cells = part.drop(columns=facts).dropna(axis=1, how="all").reset_index(drop=True)
         first = part[facts].head(1).astype(object).to_dict("records")[0]  # values of Python's own types
-        found.append(Grid(cells=cells, subsets=own, **first))
+        found.append(Grid(cells=cells, subsets=own, **first | {"run": LABELS[run]}))
     return found
 
 
 def read_landmarks(name: str) -> pd.DataFrame:
     """Read a table of landmarks, with the columns that figures need."""
     rows = pd.read_csv(_path(name))
-    return rows.assign(control="none", subset="all", chosen=True)
+    return rows.assign(run=rows["run"].map(LABELS), control="none", subset="all", chosen=True)
 
 
 def has_table(name: str) -> bool:
@@ -92,8 +99,9 @@ def has_table(name: str) -> bool:
 
 
 def read_gaps() -> pd.DataFrame:
-    """The IML gap in AUC of each seed of each word order."""
-    return pd.read_csv(_path("gaps"))
+    """The IML gap in AUC of each seed of each run, by the run's label."""
+    gaps = pd.read_csv(_path("gaps"))
+    return gaps.assign(run=gaps["run"].map(LABELS))
 
 
 def _path(name: str) -> Path:

@@ -6,19 +6,18 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from docs.write.inside import CONTROLS, RECIPES, RUNS, file_name, write_commands
 from docs.write.markdown import write_table
 from docs.write.probe_tables import (
-    ORDERS,
-    RUNS,
-    SITES,
-    SWEEPS,
+    EMERGENCE,
     has_table,
     read_gaps,
     read_grids,
     read_landmarks,
+    write_command,
 )
 from mechocl.behaviour.formats import HYPHEN, MISSING, estimate_in_words, interval, number
-from mechocl.behaviour.statistics import estimate
+from mechocl.behaviour.statistics import Estimate, estimate
 from mechocl.probing import summaries
 from mechocl.probing.at_landmarks import compare_runs, summarize_emergence
 from mechocl.probing.recipe import load, named
@@ -26,31 +25,34 @@ from mechocl.probing.summaries import Grid
 from mechocl.report import probe_plots, probe_sections
 from toy_models.subsets import SUBSETS
 
+_GRIDS: Final = ("cpu", "cpu: VTE")
+"""The runs whose whole grid is drawn."""
+
 _PAPER: Final = "≈ .9 and more with the alias first, ≈ .5 with the tag first"
 """Result of the earlier tag probe on Pythia-1B, read off its figure."""
 
 
 def draw_figures() -> dict[str, go.Figure]:
-    """Figures of the paper's grid for two word orders, of all orders beside each other, and of emergence."""
+    """Figures of the grid of the earlier tag probe, of all runs beside each other, and of emergence."""
     found = {}
     if not has_table("orders"):
         return found
     questions = {one.name: one.question for name in named() for one in load(name)}
     for one in read_grids("definition-retrieval"):
-        if one.probe == "tag-stage-1" and one.word_order in ("TVE", "VTE"):
-            title = f"{one.word_order}: {questions[one.probe]}"
-            found[f"probes-{one.probe}-{one.word_order}"] = _titled(probe_plots.grid(one), title)
+        if one.probe == "tag-stage-1" and one.run in _GRIDS:
+            title = f"{one.run}, {one.word_order}: {questions[one.probe]}"
+            found[f"probes-{one.probe}-{file_name(one.run)}"] = _titled(probe_plots.grid(one), title)
     orders = read_landmarks("orders")
     gaps = read_gaps()
     for probe in ("tag-stage-1", "tag-stage-2"):
         figure = probe_plots.word_orders(compare_runs(orders[orders["probe"] == probe], gaps))
-        found[f"probes-{probe}-orders"] = _titled(figure, questions[probe])
+        found[f"probes-{probe}-runs"] = _titled(figure, questions[probe])
     if has_table("emergence"):
         rows = read_landmarks("emergence")
         for run in rows["run"].unique():
             part = rows[(rows["run"] == run) & (rows["probe"] == "tag-stage-2")]
-            title = f"{part['word_order'].iloc[0]}: {questions['tag-stage-2']}, over training"
-            found[f"probes-emergence-{part['word_order'].iloc[0]}"] = _titled(
+            title = f"{run}: {questions['tag-stage-2']}, over training"
+            found[f"probes-emergence-{file_name(run)}"] = _titled(
                 probe_plots.emergence(summarize_emergence(part)), title
             )
     return found
@@ -63,8 +65,10 @@ def _titled(figure: go.Figure, text: str) -> go.Figure:
 
 
 def write_section() -> list[str]:
-    """The section that says what can be read where, over the seeds of six word orders."""
-    headline = {(one.probe, one.word_order): one for one in read_grids("definition-retrieval")}
+    """The section that says what can be read where, over the seeds of the runs of `inside`."""
+    if not has_table("orders"):
+        return []
+    headline = {(one.probe, one.run): one for one in read_grids("definition-retrieval")}
     return [
         "## What can be read where",
         "",
@@ -75,16 +79,17 @@ def write_section() -> list[str]:
         "### Is it used?",
         "",
         "A swap of the part of the activation along the probe's direction, from a d1 question into a d2 question of the same "
-        "integer: its share of what the whole difference of the two questions does to the answer (TVE; 0: nothing, 1: all).",
+        "integer: its share of what the whole difference of the two questions does to the answer (0: nothing, 1: all). A share of a "
+        "difference that is hardly there says nothing; the runs' gaps are in the table above.",
         "",
-        *_used(headline[("tag-stage-2", "TVE")]),
+        *_used([headline[("tag-stage-2", one.label)] for one in RUNS if "VTE" not in one.label]),
         "",
         "Places after the last attention layer cannot matter any more at the alias, however well the tag is read there: "
         "*decodable, not used*.",
         "",
         "### Which integer",
         "",
-        "Balanced accuracy of a probe of the integer that the definition named, by subset (TVE). For qd2_inconsistent that is "
+        "Balanced accuracy of a probe of the integer that the definition named, by subset. For qd2_inconsistent that is "
         "not the integer of the questions.",
         "",
         *_integers("definition-retrieval", "defined-entity"),
@@ -96,14 +101,11 @@ def _commands(headline: dict[tuple[str, str], Grid]) -> list[str]:
     """The paragraphs and commands that say what was trained and probed, and how."""
     seeds = {one.seeds for one in headline.values()}
     return [
-        f"Linear probes on {_range(seeds)} seeds of each of six word orders (T: define tag, V: alias, E: entity), recipe "
-        "`integer-set/short` otherwise:",
+        f"Linear probes on {_range(seeds)} seeds of each of both recipes, of the control of each that decides whether its gap needs "
+        "unreliability, and of each with the alias first (VTE; T: define tag, V: alias, E: entity; the others are TVE):",
         "",
-        *(
-            f"    mechocl train integer-set/short --set task.word_order={order} --seeds 8 --out runs/order-{order}"
-            for order in ORDERS
-        ),
-        f"    mechocl probe {' '.join(f'runs/{name}' for name in RUNS.values())}{SITES} --out runs/probes/definition-retrieval",
+        *write_commands(),
+        f"    {write_command('definition-retrieval')}",
         "",
         "Aliases are never shared between training and test. Significance is corrected for the whole grid of sites and "
         "positions, each grid by itself, by the maximum statistic over "
@@ -122,28 +124,37 @@ def _which_tag(headline: dict[tuple[str, str], Grid]) -> list[str]:
         "",
         *_tags(headline, gaps),
         "",
-        "![Tag 1 or tag 2 in stage 1, by word order](figures/probes-tag-stage-1-orders.svg)",
+        "![Tag 1 or tag 2 in stage 1, by run](figures/probes-tag-stage-1-runs.svg)",
         "",
-        "![TVE, grid](figures/probes-tag-stage-1-TVE.svg)",
+        "![Tag 1 or tag 2 in stage 2, by run](figures/probes-tag-stage-2-runs.svg)",
         "",
-        "![VTE, grid](figures/probes-tag-stage-1-VTE.svg)",
-        "",
+        *(
+            line
+            for run in _GRIDS
+            for line in (f"![Grid, {run}](figures/probes-tag-stage-1-{file_name(run)}.svg)", "")
+        ),
         *_readings(headline, gaps),
     ]
 
 
 def _tags(headline: dict[tuple[str, str], Grid], gaps: pd.DataFrame) -> list[str]:
-    columns = ["word order", "aliases", "alias, embedding", "alias, last layer", "`=`, last layer",
+    columns = ["run", "aliases", "alias, embedding", "alias, last layer", "`=`, last layer",
                "untrained, its best place", "places that read it", "IML gap (AUC)"]  # fmt: skip
     rows = []
-    for order in ORDERS:
-        gap = estimate(gaps.loc[gaps["run"] == RUNS[order], "gap"].to_numpy(), unit="seed")
+    for run in (one.label for one in RUNS):
+        gap = _gap(gaps, run)
         for probe, what in (("tag-stage-1", "stage 1 (qd1, qd2)"), ("tag-stage-2", "stage 2 (d1, d2)")):
-            one = headline[(probe, order)]
+            one = headline.get((probe, run))
+            if one is None:  # in a control nothing is asked about the aliases of tag 2
+                continue
             places = f"{_significant(one)} of {len(one.cells)}"
             untrained = number(one.cells["untrained"].max())
-            rows.append([order, what, *_scores(one), untrained, places, estimate_in_words(gap, sign=True)])
+            rows.append([run, what, *_scores(one), untrained, places, estimate_in_words(gap, sign=True)])
     return write_table(columns, rows, left=(0, 1))
+
+
+def _gap(gaps: pd.DataFrame, run: str) -> Estimate:
+    return estimate(gaps.loc[gaps["run"] == run, "gap"].to_numpy(), unit="seed")
 
 
 def _more() -> list[str]:
@@ -158,7 +169,7 @@ def _more() -> list[str]:
             "",
             "### Other questions",
             "",
-            f"`mechocl probe runs/order-TVE runs/order-VTE{SWEEPS['others']} --out runs/probes/others`. Scores at the alias's embedding and at `=`; "
+            f"`{write_command('others')}`. Scores at the alias's embedding and at `=`; "
             "*confounded*: the classes differ in when they were learned.",
             "",
             *_others(),
@@ -168,8 +179,9 @@ def _more() -> list[str]:
             "",
             "### At the definition",
             "",
-            f"Is the tag's reliability represented at a definition (`{SWEEPS['reliability'].strip()}`)? AUC of tag 1 against tag 2, and of the same probe on "
-            "an untrained model: attention of any model carries a tag that is in the text to later positions.",
+            f"Can the tag be read at a definition (`{write_command('reliability')}`)? AUC of tag 1 against tag 2, and of the same probe on "
+            "an untrained model: attention of any model carries a tag that is in the text to later positions, so that reading it there does "
+            "not show that a model knows what the tag means.",
             "",
             *_reliability(),
         ]
@@ -178,10 +190,16 @@ def _more() -> list[str]:
             "",
             "### When",
             "",
-            f"`mechocl probe runs/order-TVE --checkpoints all --permutations 20 --n-pairs 0{SITES} --out runs/probes/emergence`: "
+            f"`{write_command(EMERGENCE)}`: "
             "the tag of stage-2 aliases over training; their definitions come in stage 2.",
-            "",
-            "![The tag over training](figures/probes-emergence-TVE.svg)",
+            *(
+                line
+                for one in RECIPES
+                for line in (
+                    "",
+                    f"![The tag over training, {one.label}](figures/probes-emergence-{one.label}.svg)",
+                )
+            ),
         ]
     return lines
 
@@ -217,75 +235,82 @@ def _significant(grid: Grid) -> int:
 
 def _readings(headline: dict[tuple[str, str], Grid], gaps: pd.DataFrame) -> list[str]:
     """What the table says, in sentences that are made from its numbers."""
+    runs = [one.label for one in RUNS]
 
     def reads(probe: str) -> list[str]:
-        return [order for order in ORDERS if _significant(headline[(probe, order)])]
+        return [run for run in runs if (probe, run) in headline and _significant(headline[(probe, run)])]
 
-    def listed(orders: list[str]) -> str:
-        return ", ".join(orders) or "none"
+    def listed(names: list[str]) -> str:
+        return ", ".join(names) or "none"
 
-    effect = []
-    for order in ORDERS:
-        e = estimate(gaps.loc[gaps["run"] == RUNS[order], "gap"].to_numpy(), unit="seed")
-        if e.low > 0:
-            effect.append(order)
-    silent = [order for order in effect if order not in reads("tag-stage-1")]
+    effect = [run for run in runs if _gap(gaps, run).low > 0]
+    silent = [run for run in effect if ("tag-stage-1", run) in headline and run not in reads("tag-stage-1")]
     found = [
         f"- Of aliases that were asked about, the tag can be read in {listed(reads('tag-stage-1'))}; of those that were only "
         f"defined, in {listed(reads('tag-stage-2'))}.",
-        f"- Implicit meta-learning (interval above 0) is there in {listed(effect)}.",
+        f"- d1 is answered better than d2 (interval above 0) in {listed(effect)}.",
     ]
     if silent:
         found.append(
-            f"- In {listed(silent)} it is there although no place of the grid reads the tag of aliases that were asked about, as in the "
+            f"- In {listed(silent)} it is although no place of the grid reads the tag of aliases that were asked about, as in the "
             "earlier probe for the tag first."
         )
-        stored = [order for order in silent if order in reads("tag-stage-2")]
-        if stored:
-            found.append(
-                f"- That does not speak against selective retrieval in {listed(stored)}: it needs the tag at the aliases that were only "
-                "defined, and there it can be read. It does not speak for it either: an alias whose definition was harder to learn because "
-                "of its tag can be told apart, too, and in this recipe the gap is there without any unreliable definition (first section)."
+    for one in CONTROLS:
+        recipe, _, control = one.label.partition(": ")
+        own, other = (_best(headline[("tag-stage-2", run)]) for run in (recipe, one.label))
+        seen = "can be read there, too" if one.label in reads("tag-stage-2") else "cannot be read there"
+        gap = estimate_in_words(_gap(gaps, one.label), sign=True)
+        found.append(
+            f"- The tag of new aliases in `{recipe}` beside its control *{control}*, in which no definition ever contradicted a question "
+            f"(gap {gap}): it {seen} (best place {other}, the run's {own})."
+            + (
+                " So that it can be read says that the aliases were defined with different tags, and not that one of the tags was unreliable."
+                if one.label in reads("tag-stage-2")
+                else ""
             )
-    found.append(
-        "- With the alias last (TEV, ETV) this recipe learns nothing of the alias from a definition: it has no loss on "
-        "aliases' names, so that nothing that follows an alias depends on it."
-    )
+        )
     return found
 
 
-def _used(grid: Grid) -> list[str]:
+def _best(grid: Grid) -> str:
+    """The score of the place that reads best."""
+    return number(grid.cells["mean"].max())
+
+
+def _used(grids: list[Grid]) -> list[str]:
     rows = []
-    cells = grid.cells[grid.cells["position"].isin(["alias", "="])]
-    for row in cells.to_dict("records"):
-        ends = row["swap_share"], row["swap_low"], row["swap_high"]
-        moved = [
-            interval(*ends, sign=True, minus=HYPHEN),
-            number(row["swap_shuffled"], sign=True, minus=HYPHEN),
-        ]
-        if not np.isfinite(row["swap_share"]):
-            moved = [MISSING, MISSING]
-        # a share that is rounded to 0 has no sign of its own
-        moved = [text.replace("-0.000", "+0.000") for text in moved]
-        rows.append([probe_sections.where(row), number(row["mean"]), *moved, row["verdict"]])
-    columns = ["where", "AUC", "share moved [95 %]", "along shuffled directions", "verdict"]
-    return write_table(columns, rows, left=(0, 4))
+    for grid in grids:
+        cells = grid.cells[grid.cells["position"].isin(["alias", "="])]
+        for row in cells.to_dict("records"):
+            ends = row["swap_share"], row["swap_low"], row["swap_high"]
+            moved = [
+                interval(*ends, sign=True, minus=HYPHEN),
+                number(row["swap_shuffled"], sign=True, minus=HYPHEN),
+            ]
+            if not np.isfinite(row["swap_share"]):
+                moved = [MISSING, MISSING]
+            # a share that is rounded to 0 has no sign of its own
+            moved = [text.replace("-0.000", "+0.000") for text in moved]
+            rows.append([grid.run, probe_sections.where(row), number(row["mean"]), *moved, row["verdict"]])
+    columns = ["run", "where", "AUC", "share moved [95 %]", "along shuffled directions", "verdict"]
+    return write_table(columns, rows, left=(0, 1, 5))
 
 
 def _integers(name: str, probe: str) -> list[str]:
-    one = next(g for g in read_grids(name) if g.probe == probe and g.word_order == "TVE")
-    subsets = [s for s in SUBSETS if s in set(one.subsets["subset"])]
+    grids = [g for g in read_grids(name) if g.probe == probe and g.run in {one.label for one in RECIPES}]
+    subsets = [s for s in SUBSETS if any(s in set(one.subsets["subset"]) for one in grids)]
     rows = []
-    for site, layer, position in summaries.landmarks(one.cells):
-        row = _cell(one, site, layer, position)
-        part = one.subsets
-        here = part[(part["site"] == site) & (part["layer"] == layer) & (part["position"] == position)]
-        means = here.set_index("subset")["mean"]
-        where = probe_sections.where({"site": site, "layer": layer, "position": position})
-        numbers = [*(means[s] for s in subsets), row["untrained"], one.chance]
-        rows.append([where, _interval(row), *map(number, numbers)])
-    columns = ["where", "all (balanced)", *(f"`{s}`" for s in subsets), "untrained", "chance"]
-    return write_table(columns, rows)
+    for one in grids:
+        for site, layer, position in summaries.landmarks(one.cells):
+            row = _cell(one, site, layer, position)
+            part = one.subsets
+            here = part[(part["site"] == site) & (part["layer"] == layer) & (part["position"] == position)]
+            means = here.set_index("subset")["mean"]
+            where = probe_sections.where({"site": site, "layer": layer, "position": position})
+            numbers = [*(means.get(s) for s in subsets), row["untrained"], one.chance]
+            rows.append([one.run, where, _interval(row), *map(number, numbers)])
+    columns = ["run", "where", "all (balanced)", *(f"`{s}`" for s in subsets), "untrained", "chance"]
+    return write_table(columns, rows, left=(0, 1))
 
 
 def _others() -> list[str]:
@@ -298,27 +323,24 @@ def _others() -> list[str]:
         first, _, last = _scores(one)
         statistic = probe_plots.TITLES[one.statistic]
         untrained = number(one.cells["untrained"].max())
-        rows.append(
-            [questions[one.probe], one.word_order, statistic, first, last, untrained, matched, one.recency]
-        )
-    columns = ["question", "word order", "statistic", "alias, embedding", "`=`, last layer",
+        rows.append([questions[one.probe], one.run, statistic, first, last, untrained, matched, one.recency])
+    columns = ["question", "run", "statistic", "alias, embedding", "`=`, last layer",
                "untrained, its best place", "stages matched, its best place", ""]  # fmt: skip
     return write_table(columns, rows, left=(0, 1, 2, 7))
 
 
 def _reliability() -> list[str]:
-    found = {(one.word_order, one.probe): one for one in read_grids("reliability")}
     positions = ("tag", "alias", "entity")
     rows = []
-    for order in ORDERS:
-        for probe, stage in (("reliability-stage-1", 1), ("reliability-stage-2", 2)):
-            one = found[(order, probe)]
-            last = int(one.cells["layer"].max())
-            cells = [_cell(one, "resid_post", last, position) for position in positions]
-            both = [text for row in cells for text in (_interval(row), number(row["untrained"]))]
-            rows.append([order, str(stage), *both])
+    for one in read_grids("reliability"):
+        if one.probe not in ("reliability-stage-1", "reliability-stage-2"):
+            continue
+        last = int(one.cells["layer"].max())
+        cells = [_cell(one, "resid_post", last, position) for position in positions]
+        both = [text for row in cells for text in (_interval(row), number(row["untrained"]))]
+        rows.append([one.run, one.probe[-1], *both])
     columns = [
-        "word order",
+        "run",
         "stage",
         *(name for p in positions for name in (f"{p}, last layer", "untrained")),
     ]

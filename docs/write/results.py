@@ -255,6 +255,7 @@ def main(
         probe_tables.take_tables(run.parent)
         feature_tables.take_tables(run.parent)
         toolbox_tables.take_tables(run)
+        toolbox_tables.take_control_tables(run.parent)
     if closed_book_run is not None:
         closed_book_tables.take_tables(closed_book_run, model)
     figures.write_svg(figures.draw_figures(), DOCS / "figures")

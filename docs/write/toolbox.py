@@ -7,10 +7,12 @@ from typing import Any, Final
 
 import pandas as pd
 
+from docs.write import inside
 from docs.write.markdown import write_table
-from docs.write.toolbox_tables import NEW, read_table
+from docs.write.toolbox_tables import NEW, has_table, read_table
 from mechocl.behaviour import over_seeds
-from mechocl.behaviour.formats import mean_in_words, number, value_in_words
+from mechocl.behaviour.formats import estimate_in_words, mean_in_words, number, value_in_words
+from mechocl.behaviour.statistics import estimate
 from mechocl.interventions import circuits
 
 
@@ -224,7 +226,35 @@ def _which_direction(of: str) -> list[str]:
         f"(shuffled labels {value_in_words(read.get(('shuffled',)))}). Where the shuffled control of a rotation is not at 0, any disturbance "
         f"moves the answer, and the rotation is the weaker evidence. In an untrained model no mean effect is larger than {number(untrained)} in size.",
         "",
+        *_direction_in_control(of),
     ]  # fmt: skip
+
+
+def _direction_in_control(of: str) -> list[str]:
+    """What the same direction does in the recipe's control, in which no definition contradicted a question."""
+    recipe = of.split("/")[-1]
+    control = next(one for one in inside.CONTROLS if one.label.startswith(f"{recipe}: "))
+    if not has_table("subspace", of=control.label):
+        return []
+    rows = read_table("subspace", of=control.label)
+    rows = rows[
+        (rows["position"] == "alias")
+        & (rows["site"] == "resid_pre")
+        & (rows["method"] == "difference of means")
+    ]
+    rows = rows[rows["contrast"] == "d1-to-d2"]
+    moved, read = (_over(rows, ["control"], value) for value in ("normalised", "decoding"))
+    ends = rows[rows["control"] == "none"].groupby("seed")[["clean", "corrupted"]].mean()
+    gap = estimate((ends["clean"] - ends["corrupted"]).to_numpy(), unit="seed")
+    name = control.label.partition(": ")[2]
+    shuffled = number(moved["shuffled",]["mean"], sign=True)
+    return [
+        f"**In the control *{name}***, in which no definition ever contradicted a question (`mechocl subspace runs/{control.folder}`, "
+        f"{ends.index.nunique()} seeds): `d1` and `d2` answers differ by {estimate_in_words(gap, 2, sign=True)} nats. The difference of means moves "
+        f"{mean_in_words(moved.get(('none',)))} of that ({shuffled} with shuffled targets), and the tag can be read along it with an AUC of "
+        f"{value_in_words(read.get(('none',)))}. What is as large there does not need that tag 2 was unreliable.",
+        "",
+    ]
 
 
 def _who_suppresses(of: str) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import pandas as pd
 import tyro
 
+from docs.write import inside
 from docs.write.places import TABLES
 from mechocl.analyses import jobs, registry
 from mechocl.analyses.subject import open_subject
@@ -78,17 +79,26 @@ def take_tables(run_path: Path) -> None:
     grafts = pd.concat([_rows(run, "graft"), _rows(run, "steering")], ignore_index=True)
     kept = grafts[grafts["subset"].isin(NEW) & (grafts["metric"] == "auc") & (grafts["change"] > 0)]
     write(kept[["seed", "group", "kind", "site", "subset", "value", "effect", "share"]], "graft")
-    swapped = _rows(run, "subspace")
-    swapped = swapped[swapped["metric"] == "logit_difference"]
-    keys = ["seed", "method", "k", "layer", "site", "position", "control", "contrast"]
-    write(
-        swapped[[*keys, "clean", "corrupted", "swapped", "normalised", "explained", "decoding"]], "subspace"
-    )
+    write(_subspaces(run), "subspace")
     lens = _rows(run, "lens")
     lens = lens[
         (~lens["contains"]) & lens["position"].isin(["alias", "="]) & lens["subset"].isin([*NEW, "no_data"])
     ]
     write(lens[["seed", "subset", "component", "layer", "position", "rank"]], "lens")
+
+
+def take_control_tables(runs: Path) -> None:
+    """Write the table of subspaces of the control runs of `inside.RUNS` that are in the folder."""
+    for one in inside.CONTROLS:
+        if (runs / one.folder).exists():
+            _write(_subspaces(Run.open(runs / one.folder)), "subspace", of=one.label)
+
+
+def _subspaces(run: Run) -> pd.DataFrame:
+    swapped = _rows(run, "subspace")
+    swapped = swapped[swapped["metric"] == "logit_difference"]
+    keys = ["seed", "method", "k", "layer", "site", "position", "control", "contrast"]
+    return swapped[[*keys, "clean", "corrupted", "swapped", "normalised", "explained", "decoding"]]
 
 
 def _estimated(run: Run) -> pd.DataFrame:
@@ -111,15 +121,20 @@ def _estimated(run: Run) -> pd.DataFrame:
 
 
 def _path(name: str, of: str) -> Path:
-    return TABLES / f"toolbox-{of.split('/')[-1]}-{name}.csv"
+    return TABLES / f"toolbox-{inside.file_name(of.split('/')[-1])}-{name}.csv"
 
 
 def _write(table: pd.DataFrame, name: str, *, of: str) -> None:
     table.to_csv(_path(name, of), index=False, float_format="%.5g")
 
 
+def has_table(name: str, *, of: str) -> bool:
+    """Whether a table is saved."""
+    return _path(name, of).exists()
+
+
 def read_table(name: str, *, of: str) -> pd.DataFrame:
-    """Read one of the saved tables of a recipe."""
+    """Read one of the saved tables of a recipe, or of a control (the label of `inside`)."""
     return pd.read_csv(_path(name, of), keep_default_na=True, na_filter=True)
 
 

@@ -32,6 +32,8 @@ class GapCurves:
     """Key `epoch`, which counts within the stage."""
     by_loss: SeedSummary | None
     """Key `definition_loss`, in nats, which both subsets have in common. None if the history holds no such loss."""
+    apart: tuple[int, ...] = ()
+    """Seeds whose two subsets have no definition loss in common. They are not in `by_loss`."""
 
 
 def summarize_gap(history: pd.DataFrame, *, measure: str) -> GapCurves | None:
@@ -48,7 +50,9 @@ def summarize_gap(history: pd.DataFrame, *, measure: str) -> GapCurves | None:
     if len(levels) == 0:
         return GapCurves(measure, by_epoch, None)
     at_loss = compare_at_losses(last, levels, measure=measure)
-    return GapCurves(measure, by_epoch, _summary(at_loss, "definition_loss"))
+    compared = at_loss.groupby("seed")["gap"].transform("count") > 0
+    apart = tuple(int(seed) for seed in at_loss.loc[~compared, "seed"].unique())
+    return GapCurves(measure, by_epoch, _summary(at_loss[compared], "definition_loss"), apart)
 
 
 def compare_by_epoch(history: pd.DataFrame, *, measure: str) -> pd.DataFrame:

@@ -26,6 +26,11 @@ def training(history: pd.DataFrame, words: Words, measures: Measures) -> Section
     if gap is not None:
         figures.append(training_plots.gap_curves(gap))
         how_to_read += [_GAP] if gap.by_loss is None else [_GAP, _AT_EQUAL_LOSS]
+        if gap.apart:
+            how_to_read.append(
+                f"Not on the right: seed{'s' * (len(gap.apart) > 1)} {', '.join(map(str, gap.apart))}, whose d1 and d2 had no "
+                "definition loss in common."
+            )
     return Section(
         id="training", title=words.training_title, how_to_read=" ".join(how_to_read), figures=tuple(figures)
     )

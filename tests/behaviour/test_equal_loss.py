@@ -100,6 +100,17 @@ def test_the_mean_is_over_all_seeds_or_there_is_none() -> None:
     assert set(e["seeds"]) == {2}
 
 
+def test_a_seed_whose_subsets_have_no_loss_in_common_is_named_and_left_out() -> None:
+    apart = history({**FAST, "loss": [4.0, 3.0, 2.0]}, {**SLOW, "loss": [1.5, 1.2, 1.0]}, seed=7)
+    found = summarize_gap(pd.concat([history(FAST, SLOW), apart]), measure="auc")
+    assert found is not None
+    assert found.by_loss is not None
+    assert found.apart == (7,)
+    assert set(found.by_loss.by_seed["seed"]) == {0}
+    assert len(found.by_loss.estimates) == LEVELS
+    assert set(found.by_epoch.by_seed["seed"]) == {0, 7}
+
+
 def test_histories_without_the_loss_have_the_gap_by_epoch_alone() -> None:
     rows = history(FAST, SLOW)
     found = summarize_gap(rows.drop(columns="definition_loss"), measure="auc")
