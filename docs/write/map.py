@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from docs.write import studies
+from docs.write.map_predictions import write_map_predictions
 from docs.write.markdown import write_text_table
 from mechocl.behaviour import formats, internalization
 from mechocl.behaviour.statistics import Estimate
@@ -24,6 +25,8 @@ def write_map() -> list[str]:
         f"fewer than {100 * (YES_OR_NO.least_recall or 0):.0f} % of the new aliases' definitions; failed runs are counted and left out.",
         "",
         *_findings(done),
+        "",
+        *write_map_predictions(),
     ]
     for study, table in done:
         if study.of:
@@ -54,25 +57,6 @@ def _findings(done: list[tuple[studies.Study, pd.DataFrame]]) -> list[str]:
         title = f"[{study.title}](#{_anchor(where)})"
         rows.append([title, study.paper, studies.verdict(study, found), by])
     return write_text_table(["study", "the paper", "here", "decided by"], rows)
-
-
-def write_confirmed() -> list[str]:
-    """A line for each setup: its gap on the confirming seeds."""
-    lines = []
-    for study in studies.read():
-        table = study.table()
-        if table is None or study.over or study.of:
-            continue
-        (one,) = sweep_summaries.summaries(table)
-        e = one.contrasts["strong"]
-        lines.append(
-            f"- `{study.recipe}`: {formats.describe(e)}, {e.n} seeds ({one.failed} failed); "
-            + ", ".join(
-                f"{short} {formats.number(one.auc[f'{short}_consistent'].mean)}"
-                for short in ("d1", "d2", "d3")
-            )
-        )
-    return lines
 
 
 def _anchor(title: str) -> str:

@@ -51,7 +51,8 @@ class Outcome:
         return float(np.nanmean(shown.loc[shown["subset"] == "qd2_inconsistent", "recall"]))
 
 
-def _within(e: Estimate, low: float, high: float) -> bool:
+def within(e: Estimate, low: float, high: float) -> bool:
+    """Whether the whole 95 % interval lies between two numbers."""
     return low < e.low and e.high < high
 
 
@@ -66,16 +67,16 @@ _NUMBERED: Final[tuple[tuple[int, str, str, Callable[[Outcome], bool]], ...]] = 
     (2, CPU, "noise: a gap", lambda o: all(one.own.answer == YES for one in o.both("noise"))),
     (2, CPU, "noise: more than half of the run's gap", lambda o: all(one.most.answer == YES for one in o.both("noise"))),
     (3, CPU, "unasked: under a quarter of the run's gap", lambda o: all(o.share(one, 0.25).high < 0 for one in o.both("unasked"))),
-    (4, CPU, "consistent: between −.01 and +.01", lambda o: _within(o.own("consistent"), -0.01, 0.01)),
-    (4, CPU, "α = .5: between −.02 and +.02", lambda o: _within(o.own("half"), -0.02, 0.02)),
+    (4, CPU, "consistent: between −.01 and +.01", lambda o: within(o.own("consistent"), -0.01, 0.01)),
+    (4, CPU, "α = .5: between −.02 and +.02", lambda o: within(o.own("half"), -0.02, 0.02)),
     (5, MEMORISED, "strong internalization", lambda o: _is_there(o, "strong")),
     (5, MEMORISED, "tag-2 definitions recalled over .95", lambda o: o.recall_of_tag_2 > 0.95),
     (6, MEMORISED, "larger than unasked", lambda o: all(one.over.answer == YES for one in o.both("unasked"))),
     (6, MEMORISED, "unasked: no gap above +.01", lambda o: all(one.own.learned.high < 0.01 for one in o.both("unasked"))),
     (7, MEMORISED, "noise: a gap", lambda o: all(one.own.answer == YES for one in o.both("noise"))),
     (7, MEMORISED, "noise: smaller than the run's gap", lambda o: all(one.over.answer == YES for one in o.both("noise"))),
-    (8, MEMORISED, "consistent: between −.01 and +.01", lambda o: _within(o.own("consistent"), -0.01, 0.01)),
-    (8, MEMORISED, "α = .5: between −.03 and +.05", lambda o: _within(o.own("half"), -0.03, 0.05)),
+    (8, MEMORISED, "consistent: between −.01 and +.01", lambda o: within(o.own("consistent"), -0.01, 0.01)),
+    (8, MEMORISED, "α = .5: between −.03 and +.05", lambda o: within(o.own("half"), -0.03, 0.05)),
     (8, MEMORISED, "α = .5: smaller than the run's gap", lambda o: o.gaps["half"].over.answer == YES),
     (9, SHORT, "strong internalization", lambda o: _is_there(o, "strong")),
     (9, SHORT, "noise: more than half of the run's gap", lambda o: all(one.most.answer == YES for one in o.both("noise"))),

@@ -105,6 +105,11 @@ def joined(table: pd.DataFrame, base: pd.DataFrame | None, recipe: str) -> pd.Da
     return both.sort_values([*swept, "seed"], kind="stable", key=sweep_folder.order).reset_index(drop=True)
 
 
+def own_value(study: Study) -> Any:
+    """The recipe's own value of the field that a study sweeps first."""
+    return sweep_folder.looked_up(recipes.plain(recipes.load_recipe(study.recipe)), study.key)
+
+
 def evidence(study: Study, frame: pd.DataFrame) -> Verdict | None:
     """The verdict on the difference that decides, with the sign that makes the paper's finding positive.
 

@@ -94,6 +94,8 @@ def training_curves(history: pd.DataFrame, *, metrics: Sequence[str] = ("auc", "
             if r == len(metrics):
                 figure.update_xaxes(title="epoch of the stage", row=r, col=c)
         figure.update_yaxes(title=_TITLES[metric], row=r, col=1)
+        if metric == "recall":  # where it is 0 everywhere, the axis would reach below 0
+            figure.update_yaxes(rangemode="nonnegative", row=r)
     figure.update_layout(height=280 * len(metrics) + 120, legend=_legend_above(len(metrics)))
     return styled(figure)
 

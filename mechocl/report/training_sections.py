@@ -22,7 +22,7 @@ def training(history: pd.DataFrame, words: Words, measures: Measures) -> Section
     """The section on training, from the history of the seeds that are shown."""
     figures = [plots.training_curves(history, metrics=words.training_curves)]
     how_to_read = [words.training]
-    gap = summarize_gap(history, measure=measures.leading)
+    gap = summarize_gap(history, measure=_followed(history, words, measures))
     if gap is not None:
         figures.append(training_plots.gap_curves(gap))
         how_to_read += [_GAP] if gap.by_loss is None else [_GAP, _AT_EQUAL_LOSS]
@@ -34,3 +34,8 @@ def training(history: pd.DataFrame, words: Words, measures: Measures) -> Section
     return Section(
         id="training", title=words.training_title, how_to_read=" ".join(how_to_read), figures=tuple(figures)
     )
+
+
+def _followed(history: pd.DataFrame, words: Words, measures: Measures) -> str:
+    """The measure of the gap along training: the leading one, or, where the history has not got it, that of the curves."""
+    return measures.leading if measures.leading in history else words.training_curves[0]
