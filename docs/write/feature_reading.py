@@ -146,8 +146,10 @@ def _tag_in_words(run: str, existing: pd.DataFrame, causal: pd.DataFrame) -> str
             )
             text += "; " if kind != "16 features" else ". "
     asked = embeddings[embeddings["property"] == TAGS[3]]
-    best = asked.sort_values("selective", ascending=False, kind="stable").iloc[0]
     text += "Compare the swap along one dense direction, under *Is it used?* above. " if run == "cpu" else ""
+    if asked.empty:  # in a control nothing is asked about the aliases of tag 2
+        return text
+    best = asked.sort_values("selective", ascending=False, kind="stable").iloc[0]
     return text + (
         f"The tag of asked-about aliases has a feature in {best['selective']} of {best['dictionaries']} dictionaries "
         f"(`{best['position']}`, AUC {number(best['auc'], 2)})."

@@ -32,8 +32,7 @@ def write_map() -> list[str]:
         if study.of:
             continue
         lines += ["", f"### {study.title}", "", f"    {study.command}", ""]
-        if study.note:
-            lines += [study.note, ""]
+        lines += [text for note in (study.note, _own_rows(study)) if note for text in (note, "")]
         lines += _settings_table(table)
         if study.over:
             lines += ["", f"![{study.title}](figures/{study.name}.svg)"]
@@ -42,6 +41,17 @@ def write_map() -> list[str]:
         lines += ["", "### Not measured", "", "Each with the command that measures it:", ""]
         lines += [f"- {study.title}: `{study.command}`" for study in missing]
     return lines
+
+
+def _own_rows(study: studies.Study) -> str:
+    """Where the rows of the recipe itself come from."""
+    if not study.base:
+        return ""
+    base = next(one for one in studies.read() if one.name == study.base)
+    return (
+        f"The rows of the recipe itself ({study.key.split('.')[-1]} {studies.own_value(study)}) are those of "
+        f"[{base.title}](#{_anchor(base.title)})."
+    )
 
 
 def _findings(done: list[tuple[studies.Study, pd.DataFrame]]) -> list[str]:

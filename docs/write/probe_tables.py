@@ -6,7 +6,7 @@ from typing import Final
 
 import pandas as pd
 
-from docs.write.inside import LABELS, RECIPES, RUNS
+from docs.write.inside import CONTROLS, LABELS, RECIPES, RUNS
 from docs.write.places import TABLES
 from mechocl.analyses import jobs, probe_sweep
 from mechocl.probing.summaries import PLACE, Grid, landmarks, probe_grids
@@ -14,7 +14,7 @@ from mechocl.probing.summaries import PLACE, Grid, landmarks, probe_grids
 SITES: Final = " --sites resid_post,attn_out,mlp_out"
 SWEEPS: Final = {
     "definition-retrieval": (RUNS, SITES),
-    "reliability": (RUNS, f" --recipe reliability-at-definition{SITES}"),
+    "reliability": ((*RECIPES, *CONTROLS), f" --recipe reliability-at-definition{SITES}"),
     "others": (RECIPES, f" --recipe implied-entity,recency,defined,tag-across-integers{SITES}"),
 }
 """Each sweep of last checkpoints: its folder in runs/probes, its runs, and its options."""

@@ -91,9 +91,7 @@ def write_page() -> str:
     lines = [
         "# Results",
         "",
-        "Written by `make results-doc` from the tables in `docs/results/`. Each section says which command makes its tables. "
-        "Sections that name the recipe `integer-set/short` were made before the controls: none of their gaps has its control beside it. That "
-        "recipe's own controls are in the next section.",
+        "Written by `make results-doc` from the tables in `docs/results/`. Each section says which command makes its tables.",
         "",
         *controls.write_known(),
         "",
