@@ -80,7 +80,7 @@ def write_section() -> list[str]:
         "",
         "A swap of the part of the activation along the probe's direction, from a d1 question into a d2 question of the same "
         "integer: its share of what the whole difference of the two questions does to the answer (0: nothing, 1: all). A share of a "
-        "difference that is hardly there says nothing; the runs' gaps are in the table above.",
+        "difference that is hardly there may be any number; the verdict follows the change of the logit difference (nats) beside it.",
         "",
         *_used([headline[("tag-stage-2", one.label)] for one in RUNS if "VTE" not in one.label]),
         "",
@@ -255,17 +255,25 @@ def _readings(headline: dict[tuple[str, str], Grid], gaps: pd.DataFrame) -> list
             f"- In {listed(silent)} it is although no place of the grid reads the tag of aliases that were asked about, as in the "
             "earlier probe for the tag first."
         )
+    unread = [run for run in effect if run not in reads("tag-stage-2")]
+    if unread:
+        found.append(
+            f"- In {listed(unread)} it is although no place reads the tag of the aliases that were only defined. Retrieval that is selective "
+            "by a tag kept with the alias would need it there, unless it is kept in a way that is not linear."
+        )
     for one in CONTROLS:
         recipe, _, control = one.label.partition(": ")
         own, other = (_best(headline[("tag-stage-2", run)]) for run in (recipe, one.label))
-        seen = "can be read there, too" if one.label in reads("tag-stage-2") else "cannot be read there"
+        there = one.label in reads("tag-stage-2")
+        seen = "can be read there" + (", too" if recipe in reads("tag-stage-2") else ", and not in the run")
+        seen = seen if there else "cannot be read there"
         gap = estimate_in_words(_gap(gaps, one.label), sign=True)
         found.append(
             f"- The tag of new aliases in `{recipe}` beside its control *{control}*, in which no definition ever contradicted a question "
             f"(gap {gap}): it {seen} (best place {other}, the run's {own})."
             + (
                 " So that it can be read says that the aliases were defined with different tags, and not that one of the tags was unreliable."
-                if one.label in reads("tag-stage-2")
+                if there
                 else ""
             )
         )
@@ -284,16 +292,25 @@ def _used(grids: list[Grid]) -> list[str]:
         for row in cells.to_dict("records"):
             ends = row["swap_share"], row["swap_low"], row["swap_high"]
             moved = [
+                number(row["swap_effect"], sign=True, minus=HYPHEN),
                 interval(*ends, sign=True, minus=HYPHEN),
                 number(row["swap_shuffled"], sign=True, minus=HYPHEN),
             ]
             if not np.isfinite(row["swap_share"]):
-                moved = [MISSING, MISSING]
+                moved = [number(row["swap_effect"], sign=True, minus=HYPHEN), MISSING, MISSING]
             # a share that is rounded to 0 has no sign of its own
             moved = [text.replace("-0.000", "+0.000") for text in moved]
             rows.append([grid.run, probe_sections.where(row), number(row["mean"]), *moved, row["verdict"]])
-    columns = ["run", "where", "AUC", "share moved [95 %]", "along shuffled directions", "verdict"]
-    return write_table(columns, rows, left=(0, 1, 5))
+    columns = [
+        "run",
+        "where",
+        "AUC",
+        "moves, nats",
+        "share moved [95 %]",
+        "along shuffled directions",
+        "verdict",
+    ]
+    return write_table(columns, rows, left=(0, 1, 6))
 
 
 def _integers(name: str, probe: str) -> list[str]:

@@ -46,8 +46,10 @@ def grid_cells(rows: pd.DataFrame) -> pd.DataFrame:
     Columns: `site`, `layer`, `position`, `token`; `mean`, `low`, `high` of the statistic over seeds (95 %, NaN with
     one seed); `p`, corrected for the whole grid by the maximum statistic, which compares the mean over seeds with the
     means over seeds of shuffled labels (NaN without shuffles); the mean of each control of `CONTROLS` that the rows
-    have; `selectivity` (question split − control task); `swap_share`, with `swap_low` and `swap_high`;
-    `swap_shuffled`; and `verdict`.
+    have; `selectivity` (question split − control task); of a swap along the probe's direction `swap_effect`, the change of the
+    logit difference in nats, and `swap_share`, this change as a share of what the whole difference of the questions does, with
+    `swap_low` and `swap_high` (a share of a difference near 0 may be any number); `swap_shuffled`, the share along shuffled
+    directions; and `verdict`, which follows the effect and not the share.
     """
     value = statistic(rows)
     everyone = rows[(rows["subset"] == "all") & rows["chosen"]]
@@ -173,7 +175,8 @@ def _swaps(everyone: pd.DataFrame, index: pd.MultiIndex) -> dict[str, np.ndarray
 
     n = len(index)
     empty: dict[str, np.ndarray] = {
-        name: np.full(n, np.nan) for name in ("swap_share", "swap_low", "swap_high", "swap_shuffled")
+        name: np.full(n, np.nan)
+        for name in ("swap_effect", "swap_share", "swap_low", "swap_high", "swap_shuffled")
     }
     beyond = np.full(n, None, dtype=object)
     tried = everyone["swap_effect"].notna() & (everyone["control"] == "shuffled")
@@ -183,6 +186,7 @@ def _swaps(everyone: pd.DataFrame, index: pd.MultiIndex) -> dict[str, np.ndarray
     shuffled, largest = by_seed("shuffled", "swap_effect", "mean"), by_seed("shuffled", "swap_effect", "max")
     shuffled_share = by_seed("shuffled", "swap_share", "mean")
     for i in range(n):
+        empty["swap_effect"][i] = effect[i].mean()
         own = share[i][np.isfinite(share[i])]
         if len(own):
             e = estimate(own, unit="seed")

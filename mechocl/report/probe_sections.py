@@ -116,8 +116,9 @@ def _section(grids: Sequence[Grid], rows: pd.DataFrame, probe: Probe, gaps: pd.D
                 "corrected p",
                 "verdict",
                 *_CONTROL_COLUMNS,
-                "swapped",
-                "swapped, shuffled",
+                "swapped, nats",
+                "swapped, share",
+                "shuffled, share",
             ),
             rows=tuple(lines),
         )
@@ -172,6 +173,7 @@ def _lines(grid: Grid) -> list[tuple[str, ...]]:
                 number(row["p"]),
                 str(row["verdict"]),
                 *(number(row.get(control)) for control in _CONTROL_COLUMNS),
+                number(row["swap_effect"], sign=True),
                 interval(row["swap_share"], row["swap_low"], row["swap_high"]),
                 number(row["swap_shuffled"]),
             )
