@@ -1,9 +1,11 @@
 """The command line as a whole: its commands, and how each of them may end."""
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import io
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -113,9 +115,23 @@ def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]
 
     @functools.wraps(command)
     def bind(*arguments: Any, **options: Any) -> Callable[[], None]:
+        for name, value in options.items():
+            refuse_not_finite(name, value)
         return functools.partial(command, *arguments, **options)
 
     return bind
+
+
+def refuse_not_finite(name: str, value: Any) -> None:
+    """Raise MechoclError for an option that is infinite or not a number, also inside a config."""
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            refuse_not_finite(field.name, getattr(value, field.name))
+    elif isinstance(value, tuple | list):
+        for one in value:
+            refuse_not_finite(name, one)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise MechoclError(f"--{name.replace('_', '-')} {value}: give a finite number")
 
 
 def _refusal_behind(error: BaseException | None) -> MechoclError | None:

@@ -178,8 +178,8 @@ def plain(recipe: AnyRecipe) -> dict[str, Any]:
 
 
 def strict(config: type) -> None:
-    """Make pydantic refuse unknown keys in this dataclass and in all dataclasses inside it."""
-    config.__pydantic_config__ = pydantic.ConfigDict(extra="forbid", strict=True)  # type: ignore[attr-defined]
+    """Make pydantic refuse unknown keys, and numbers that are not finite, in this dataclass and in all dataclasses inside it."""
+    config.__pydantic_config__ = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # type: ignore[attr-defined]
 
 
 def _dataclasses_in(config: type, found: dict[str, type]) -> dict[str, type]:

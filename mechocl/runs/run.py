@@ -100,11 +100,12 @@ class Run:
             )
 
     @staticmethod
-    def open(path: Path, *, attribute: str = "") -> "Run":
-        """Open an existing run. Raises MechoclError when it does not exist, is damaged, or was written by a newer version.
+    def open(path: Path | str, *, attribute: str = "") -> "Run":
+        """Open the run in the folder `path`. `attribute` is what analyses of a text world look at.
 
-        `attribute` is what analyses of a text world look at.
+        Raises MechoclError when it does not exist, is damaged, or was written by a newer version.
         """
+        path = Path(path)
         if not path.exists():
             raise MechoclError(f"{path} does not exist; `mechocl runs` lists the runs of a folder")
         if not (path / "manifest.json").exists():

@@ -3,7 +3,9 @@
 import ast
 import dataclasses
 import inspect
+import math
 import textwrap
+import typing
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import tiny
 
 from mechocl.analyses import jobs, registry
 from mechocl.closed_book import cost
+from mechocl.commands import cli
 from mechocl.errors import MechoclError
 from mechocl.runs import recipes
 from mechocl.runs.recipes import Recipe
@@ -239,7 +242,7 @@ def test_a_table_that_the_file_leaves_out_can_be_changed(tmp_path: Path) -> None
         ("training.stages=[]", "training: training.stages is empty; give at least one stage"),
         ("training.stages.0.data=[3]", "training.stages.0.data.0: input should be 1 or 2, not 3"),
         ("training.stages.0.data=[]", "training.stages.0: data is []; name stage 1, stage 2 or both"),
-        ("training.stages.1.learning_rate=nan", "training.stages.1: learning_rate is nan; it must be above 0"),
+        ("training.stages.1.learning_rate=nan", "training.stages.1.learning_rate: input should be a finite number, not nan"),
         ("training.stages.1.epochs=0", "training.stages.1: epochs is 0; it must be at least 1"),
     ],
 )  # fmt: skip
@@ -345,3 +348,56 @@ def test_the_papers_experiments_have_recipes() -> None:
     assert names >= wanted | {"sources", "biographies"}
     with pytest.raises(MechoclError, match="is a recipe of a model that is trained from scratch"):
         recipes.load_closed_book_recipe(str(recipes.named()["integer-set/cpu"]))
+
+
+def float_keys(config: object, prefix: str = "") -> list[str]:
+    """The keys of all fields of a config that hold a float, or may hold one."""
+    hints, found = typing.get_type_hints(type(config)), []
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value, hint = getattr(config, field.name), hints[field.name]
+        entries = list(enumerate(value)) if isinstance(value, tuple) else []
+        if dataclasses.is_dataclass(value):
+            found += float_keys(value, f"{prefix}{field.name}.")
+        elif entries and dataclasses.is_dataclass(entries[0][1]):
+            found += [key for i, one in entries for key in float_keys(one, f"{prefix}{field.name}.{i}.")]
+        elif float in (hint, *typing.get_args(hint)):
+            found.append(prefix + field.name)
+    return found
+
+
+SHIPPED = sorted({**recipes.named(), **recipes.named_closed_book()})
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_no_field_takes_a_number_that_is_not_finite(name: str) -> None:
+    recipe = recipes.load_any_recipe(name)
+    keys = float_keys(recipe)
+    assert {key.rsplit(".", 1)[1] for key in keys} >= {"learning_rate", "warmup", "tag_reliability"}
+    for key in keys:
+        for text in ("inf", "-inf", "nan"):
+            with pytest.raises(MechoclError) as caught:
+                recipes.change_recipe(recipe, (f"{key}={text}",))
+            assert f"{key}: input should be a finite number, not {text}" in str(caught.value)
+
+
+def test_no_option_takes_a_number_that_is_not_finite() -> None:
+    checked = 0
+    for analysis in registry.ANALYSES.values():
+        for key in float_keys(analysis.config()) if not _required(analysis.config) else []:
+            for bad in (math.inf, -math.inf, math.nan):
+                several = isinstance(getattr(analysis.config(), key), tuple)
+                try:
+                    config = analysis.config(**{key: (bad,) if several else bad})
+                except (MechoclError, ValueError):  # the config itself refuses it
+                    continue
+                with pytest.raises(MechoclError, match="give a finite number"):
+                    cli.refuse_not_finite("config", config)
+                checked += 1
+    assert checked
+
+
+def _required(config: type) -> bool:
+    return any(
+        field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        for field in dataclasses.fields(config)  # type: ignore[arg-type]
+    )

@@ -136,6 +136,7 @@ def test_a_run_of_the_first_schema_opens_and_continues(tmp_path: Path) -> None:
     write_schema_1(run)
     before = (run.path / "manifest.json").read_bytes()
     opened = Run.open(run.path)
+    assert Run.open(str(run.path)).path == opened.path
     assert opened == run
     assert [s.seeds for s in opened.stacks()] == [(0,), (1,)]
     assert (run.path / "manifest.json").read_bytes() == before
