@@ -131,6 +131,7 @@ def _tag_in_words(run: str, existing: pd.DataFrame, causal: pd.DataFrame) -> str
         f"AUC {number(top['auc'], 2)} alone, {number(top['k=16'], 2)} with sixteen, {number(top['dense'], 2)} of the embeddings "
         "themselves. "
     )
+    moved = []
     for kind, words in (
         ("feature", "Exchanging the surest one"),
         ("4 features", "a set of 4"),
@@ -140,15 +141,15 @@ def _tag_in_words(run: str, existing: pd.DataFrame, causal: pd.DataFrame) -> str
         if key in causal.index:
             row = causal.loc[key]
             control = number(row["control"], 2, sign=True, minus=HYPHEN)
-            text += (
+            moved.append(
                 f"{words} moves {share_in_words(row)} of the gap in the answers (controls {control}; "
                 f"{_passed(row)} tested pass)"
             )
-            text += "; " if kind != "16 features" else ". "
+    text += f"{'; '.join(moved)}. " if moved else ""
     asked = embeddings[embeddings["property"] == TAGS[3]]
     text += "Compare the swap along one dense direction, under *Is it used?* above. " if run == "cpu" else ""
     if asked.empty:  # in a control nothing is asked about the aliases of tag 2
-        return text
+        return text.rstrip()
     best = asked.sort_values("selective", ascending=False, kind="stable").iloc[0]
     return text + (
         f"The tag of asked-about aliases has a feature in {best['selective']} of {best['dictionaries']} dictionaries "

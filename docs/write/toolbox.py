@@ -53,8 +53,8 @@ def write_page() -> str:
         "`integer-set/memorised`, in which they are. Every number is a mean over seeds with its 95 % interval, written by `make results-doc` from "
         "`docs/results/toolbox-RECIPE-*.csv`, which have every seed. Effects are in nats of the true − false logit difference at `=`, "
         "its sign turned where *false* is right, so that more is more right. What the gap itself owes to unreliability is in "
-        "[results.md](results.md#what-is-known-gaps-and-their-controls): the analyses here compare `d1` with `d2`, and have no control run beside "
-        "them. So they say what differs between two kinds of alias, and not that a model trusts one of them.",
+        "[results.md](results.md#what-is-known-gaps-and-their-controls): the analyses here compare `d1` with `d2`, and only that of the direction has a "
+        "control run beside it. So they say what differs between two kinds of alias, and not that a model trusts one of them.",
         "",
     ]
     for of in RECIPES:
@@ -325,6 +325,21 @@ def _moved(of: str) -> str:
     return value_in_words(_over(rows, ["method"], "normalised")["difference of means",])
 
 
+def _in_controls() -> list[str]:
+    """What the direction moves in the controls, as one line of the answer."""
+    said = []
+    for one in inside.CONTROLS:
+        if has_table("subspace", of=one.label):
+            recipe, _, control = one.label.partition(": ")
+            said.append(f"{_moved(one.label)} in the control *{control}* of `integer-set/{recipe}`")
+    if not said:
+        return []
+    return [
+        f"- The same difference of means moves {' and '.join(said)}, where no definition ever contradicted a question. Where that is as much as in "
+        "the run, moving the direction does not show that the model retrieves by how reliable a tag was."
+    ]
+
+
 def _answer() -> list[str]:
     return [
         "# What this does and does not show",
@@ -333,9 +348,10 @@ def _answer() -> list[str]:
         f"subsets' means moves {_moved(RECIPES[0])} of what the tag did in `{RECIPES[0]}`, and {_moved(RECIPES[1])} in `{RECIPES[1]}`. So what "
         "holds for the one gap need not hold for the other. It also predicts components whose removal raises `d2` alone; those are "
         "looked for above.",
+        *_in_controls(),
         "- That the direction in which `d1` and `d2` differ is the tag's meaning, or its reliability, is not shown. A definition that was harder to "
         "learn because of its tag leaves a trace in the alias's embedding, too. A replication proposed this reading for `integer-set/cpu` (at a "
         "definition, tag 1 opens and tag 2 closes a readout of the alias's embedding, and stage 2 must push a `d2` alias along that "
         "direction); it is not measured here.",
-        "- Nothing is shown about models of another size, or about the control runs: no analysis of this page was made on them.",
+        "- Nothing is shown about models of another size. Of the control runs, only the direction was looked at.",
     ]
