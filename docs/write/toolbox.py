@@ -12,7 +12,7 @@ from docs.write.markdown import write_table
 from docs.write.toolbox_tables import NEW, has_table, read_table
 from mechocl.behaviour import over_seeds
 from mechocl.behaviour.formats import estimate_in_words, mean_in_words, number, value_in_words
-from mechocl.behaviour.statistics import estimate
+from mechocl.behaviour.statistics import Estimate, estimate
 from mechocl.interventions import circuits
 
 
@@ -244,13 +244,12 @@ def _direction_in_control(of: str) -> list[str]:
     ]
     rows = rows[rows["contrast"] == "d1-to-d2"]
     moved, read = (_over(rows, ["control"], value) for value in ("normalised", "decoding"))
-    ends = rows[rows["control"] == "none"].groupby("seed")[["clean", "corrupted"]].mean()
-    gap = estimate((ends["clean"] - ends["corrupted"]).to_numpy(), unit="seed")
+    gap = _tag_did(control.label)
     name = control.label.partition(": ")[2]
     shuffled = number(moved["shuffled",]["mean"], sign=True)
     return [
         f"**In the control *{name}***, in which no definition ever contradicted a question (`mechocl subspace runs/{control.folder}`, "
-        f"{ends.index.nunique()} seeds): `d1` and `d2` answers differ by {estimate_in_words(gap, 2, sign=True)} nats. The difference of means moves "
+        f"{gap.n} seeds): `d1` and `d2` answers differ by {estimate_in_words(gap, 2, sign=True)} nats. The difference of means moves "
         f"{mean_in_words(moved.get(('none',)))} of that ({shuffled} with shuffled targets), and the tag can be read along it with an AUC of "
         f"{value_in_words(read.get(('none',)))}. What is as large there does not need that tag 2 was unreliable.",
         "",
@@ -325,13 +324,28 @@ def _moved(of: str) -> str:
     return value_in_words(_over(rows, ["method"], "normalised")["difference of means",])
 
 
+def _tag_did(of: str) -> Estimate:
+    """How much more `d1` is answered than `d2`, in nats, in the pairs of which directions are exchanged."""
+    rows = read_table("subspace", of=of)
+    rows = rows[(rows["contrast"] == "d1-to-d2") & (rows["control"] == "none")]
+    ends = (
+        rows[(rows["position"] == "alias") & (rows["site"] == "resid_pre")]
+        .groupby("seed")[["clean", "corrupted"]]
+        .mean()
+    )
+    return estimate((ends["clean"] - ends["corrupted"]).to_numpy(), unit="seed")
+
+
 def _in_controls() -> list[str]:
     """What the direction moves in the controls, as one line of the answer."""
     said = []
     for one in inside.CONTROLS:
         if has_table("subspace", of=one.label):
             recipe, _, control = one.label.partition(": ")
-            said.append(f"{_moved(one.label)} in the control *{control}* of `integer-set/{recipe}`")
+            did = estimate_in_words(_tag_did(one.label), 2, sign=True)
+            said.append(
+                f"{_moved(one.label)} of {did} nats in the control *{control}* of `integer-set/{recipe}`"
+            )
     if not said:
         return []
     return [
