@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from docs.write.feature_reading import share_in_words, write_reading
-from docs.write.feature_tables import SITES, TAGS, WIDTH, K, has_table, read_table
+from docs.write.feature_tables import TAGS, WIDTH, K, has_table, read_table
 from docs.write.inside import RUNS, file_name
 from docs.write.markdown import write_table
 from mechocl.behaviour.formats import HYPHEN, MISSING, interval, number
@@ -30,14 +30,15 @@ _QUALITY: Final = {
 
 
 def draw_figures() -> dict[str, go.Figure]:
-    """Figures of which properties have features where (`cpu`), and of what patching them does, by run."""
+    """Figures of which properties have features where, and of what patching them does, by run."""
     if not has_table("existing"):
         return {}
     existing, best = read_table("existing"), read_table("patches")
     panels = [
-        (f"cpu, {site}", existing[(existing["run"] == "cpu") & (existing["site"] == site)]) for site in SITES
+        (f"{run}, {site}", existing[(existing["run"] == run) & (existing["site"] == site)])
+        for run, site in existing[["run", "site"]].drop_duplicates().itertuples(index=False)
     ]
-    found = {"features-selectivity-cpu": feature_plots.selectivity(panels)}
+    found = {"features-selectivity": feature_plots.selectivity(panels)}
     for run in best["run"].unique():
         part = best[(best["run"] == run) & (best["site"] == "resid_pre")]
         figure = feature_plots.shares(summarize_shares(part), title=f"{run}: features of the embeddings")
@@ -128,7 +129,7 @@ def _what_exists() -> list[str]:
         "",
         *_tags(read_table("existing")),
         "",
-        "![AUC of the best feature, cpu](figures/features-selectivity-cpu.svg)",
+        "![AUC of the best feature](figures/features-selectivity.svg)",
     ]
 
 

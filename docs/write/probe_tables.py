@@ -25,7 +25,7 @@ EMERGENCE: Final = "emergence"
 def write_command(name: str) -> str:
     """The command that makes a sweep of probes."""
     runs, options = (
-        (RECIPES, f" --checkpoints all --permutations 20 --n-pairs 0{SITES}")
+        (RECIPES, " --seeds 200,201,202,203 --checkpoints all --permutations 20 --n-pairs 0")
         if name == EMERGENCE
         else SWEEPS[name]
     )

@@ -22,6 +22,7 @@ from docs.write import (
     feature_tables,
     features,
     figures,
+    gate,
     machines,
     map,
     probe_tables,
@@ -254,6 +255,7 @@ def main(
         feature_tables.take_tables(run.parent)
         toolbox_tables.take_tables(run)
         toolbox_tables.take_control_tables(run.parent)
+        gate.take_table(run.parent)
     if closed_book_run is not None:
         closed_book_tables.take_tables(closed_book_run, model)
     figures.write_svg(figures.draw_figures(), DOCS / "figures")
