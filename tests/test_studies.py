@@ -40,8 +40,14 @@ def test_every_study_can_be_trained(one: Study) -> None:
     assert not refused
     assert one.seeds >= 8
     assert one.first_seed >= 100  # setups were chosen on the seeds below
+    values = [setting[one.key] for setting, _ in allowed] if one.over else []
+    if one.base:
+        base = next(study for study in studies.read() if study.name == one.base)
+        assert (base.recipe, base.seeds, base.first_seed) == (one.recipe, one.seeds, one.first_seed)
+        assert studies.own_value(one) not in values  # it is trained once
+        values.append(studies.own_value(one))
     for value in (*one.high, *one.low):
-        assert value in [setting[one.key] for setting, _ in allowed]
+        assert value in values
 
 
 @pytest.mark.parametrize(
@@ -97,3 +103,24 @@ def test_seeds_with_failed_runs_are_lost() -> None:
     assert found is not None
     assert studies.verdict(one, found) == "cannot tell"
     assert "6 of 12 seeds" in found.reason
+
+
+def test_the_recipes_own_runs_stand_beside_those_of_a_study() -> None:
+    """Only at its own value of what both sweeps do not share, and only of the seeds that the study has."""
+    table = pd.DataFrame(
+        {"recipe": "integer-set/cpu", "model.n_layers": [2, 2], "task.unreliable": ["noise", "inconsistent"], "seed": [0, 0], "x": [1.0, 2.0]}
+    )  # fmt: skip
+    base = pd.DataFrame(
+        {
+            "recipe": "integer-set/cpu", "task.tag_reliability": [0.5, 1.0, 1.0, 1.0],
+            "task.unreliable": ["inconsistent", "inconsistent", "noise", "noise"], "seed": [0, 0, 0, 9], "x": [3.0, 4.0, 5.0, 6.0],
+        }
+    )  # fmt: skip
+    found = studies.joined(table, base, "integer-set/cpu")
+    assert list(found.columns) == list(table.columns)
+    assert found[["model.n_layers", "task.unreliable", "x"]].to_numpy().tolist() == [
+        [1, "inconsistent", 4.0],
+        [1, "noise", 5.0],
+        [2, "inconsistent", 2.0],
+        [2, "noise", 1.0],
+    ]
