@@ -19,16 +19,10 @@ SWEEPS: Final = {
 }
 """Each sweep of last checkpoints: its folder in runs/probes, its runs, and its options."""
 
-EMERGENCE: Final = "emergence"
-
 
 def write_command(name: str) -> str:
     """The command that makes a sweep of probes."""
-    runs, options = (
-        (RECIPES, " --seeds 200,201,202,203 --checkpoints all --permutations 20 --n-pairs 0")
-        if name == EMERGENCE
-        else SWEEPS[name]
-    )
+    runs, options = SWEEPS[name]
     return f"mechocl probe {' '.join(f'runs/{one.folder}' for one in runs)}{options} --out runs/probes/{name}"
 
 
@@ -50,11 +44,6 @@ def take_tables(runs: Path) -> None:
         _landmarks(rows).to_csv(_path("orders"), index=False, float_format="%.4g")
         gaps = jobs.iml_gaps([runs / one.folder for one in RUNS], device="cpu", jobs=None)
         gaps.to_csv(_path("gaps"), index=False, float_format="%.6g")
-    path = runs / "probes" / EMERGENCE
-    if path.exists():
-        rows = probe_sweep.read_table(path)
-        rows = rows[rows["probe"].str.startswith("tag-stage") | (rows["probe"] == "defined-entity")]
-        _landmarks(rows).to_csv(_path("emergence"), index=False, float_format="%.4g")
 
 
 def _facts(grid: Grid) -> dict[str, object]:

@@ -9,7 +9,6 @@ import plotly.graph_objects as go
 from docs.write.inside import CONTROLS, RECIPES, RUNS, file_name, write_commands
 from docs.write.markdown import write_table
 from docs.write.probe_tables import (
-    EMERGENCE,
     has_table,
     read_gaps,
     read_grids,
@@ -19,7 +18,7 @@ from docs.write.probe_tables import (
 from mechocl.behaviour.formats import HYPHEN, MISSING, estimate_in_words, interval, number
 from mechocl.behaviour.statistics import Estimate, estimate
 from mechocl.probing import summaries
-from mechocl.probing.at_landmarks import compare_runs, summarize_emergence
+from mechocl.probing.at_landmarks import compare_runs
 from mechocl.probing.recipe import load, named
 from mechocl.probing.summaries import Grid
 from mechocl.report import probe_plots, probe_sections
@@ -33,7 +32,7 @@ _PAPER: Final = "≈ .9 and more with the alias first, ≈ .5 with the tag first
 
 
 def draw_figures() -> dict[str, go.Figure]:
-    """Figures of the grid of the earlier tag probe, of all runs beside each other, and of emergence."""
+    """Figures of the grid of the earlier tag probe, and of all runs beside each other."""
     found = {}
     if not has_table("orders"):
         return found
@@ -47,14 +46,6 @@ def draw_figures() -> dict[str, go.Figure]:
     for probe in ("tag-stage-1", "tag-stage-2"):
         figure = probe_plots.word_orders(compare_runs(orders[orders["probe"] == probe], gaps))
         found[f"probes-{probe}-runs"] = _titled(figure, questions[probe])
-    if has_table("emergence"):
-        rows = read_landmarks("emergence")
-        for run in rows["run"].unique():
-            part = rows[(rows["run"] == run) & (rows["probe"] == "tag-stage-2")]
-            title = f"{run}: {questions['tag-stage-2']}, over training"
-            found[f"probes-emergence-{file_name(run)}"] = _titled(
-                probe_plots.emergence(summarize_emergence(part)), title
-            )
     return found
 
 
@@ -184,22 +175,6 @@ def _more() -> list[str]:
             "not show that a model knows what the tag means.",
             "",
             *_reliability(),
-        ]
-    if has_table("emergence"):
-        lines += [
-            "",
-            "### When",
-            "",
-            f"`{write_command(EMERGENCE)}`: "
-            "the tag of stage-2 aliases over training; their definitions come in stage 2.",
-            *(
-                line
-                for one in RECIPES
-                for line in (
-                    "",
-                    f"![The tag over training, {one.label}](figures/probes-emergence-{one.label}.svg)",
-                )
-            ),
         ]
     return lines
 
