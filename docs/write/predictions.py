@@ -18,6 +18,8 @@ from toy_models.measures import YES_OR_NO
 CPU: Final = "integer-set/cpu"
 MEMORISED: Final = "integer-set/memorised"
 SHORT: Final = "integer-set/short"
+CPU_ONE_STAGE: Final = "integer-set/cpu-one-stage"
+MEMORISED_ONE_STAGE: Final = "integer-set/memorised-one-stage"
 
 
 class Outcome:
@@ -80,6 +82,12 @@ _NUMBERED: Final[tuple[tuple[int, str, str, Callable[[Outcome], bool]], ...]] = 
     (8, MEMORISED, "α = .5: smaller than the run's gap", lambda o: o.gaps["half"].over.answer == YES),
     (9, SHORT, "strong internalization", lambda o: _is_there(o, "strong")),
     (9, SHORT, "noise: more than half of the run's gap", lambda o: all(one.most.answer == YES for one in o.both("noise"))),
+    (18, CPU_ONE_STAGE, "strong internalization", lambda o: _is_there(o, "strong")),
+    (18, CPU_ONE_STAGE, "larger than in noise", lambda o: all(one.over.answer == YES for one in o.both("noise"))),
+    (18, CPU_ONE_STAGE, "noise: a gap", lambda o: all(one.own.answer == YES for one in o.both("noise"))),
+    (19, MEMORISED_ONE_STAGE, "tag-2 definitions recalled over .95", lambda o: o.recall_of_tag_2 > 0.95),
+    (19, MEMORISED_ONE_STAGE, "a gap between 0 and +.03", lambda o: within(o.contrasts["strong"].estimate, 0.0, 0.03)),
+    (19, MEMORISED_ONE_STAGE, "larger than in unasked", lambda o: all(one.over.answer == YES for one in o.both("unasked"))),
 )  # fmt: skip
 
 

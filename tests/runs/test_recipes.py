@@ -141,8 +141,12 @@ def test_the_paper_recipe_is_the_papers_protocol() -> None:
         assert (stage.weight_decay, stage.gradient_clip) == (0.0, 0.0)
 
 
-def test_the_recipes_of_the_studies_differ_in_their_stages_and_in_who_is_defined_alone() -> None:
-    two, one = recipes.load_recipe("integer-set/short"), recipes.load_recipe("integer-set/one-stage")
+@pytest.mark.parametrize(
+    ("name", "twin"),
+    [("short", "one-stage"), ("cpu", "cpu-one-stage"), ("memorised", "memorised-one-stage")],
+)
+def test_twins_differ_in_their_stages_and_in_who_is_defined_alone(name: str, twin: str) -> None:
+    two, one = recipes.load_recipe(f"integer-set/{name}"), recipes.load_recipe(f"integer-set/{twin}")
     shared = dataclasses.replace(one.task, aliases=two.task.aliases, fractions=two.task.fractions)
     assert (shared, one.model, one.training.precision) == (two.task, two.model, two.training.precision)
     assert [s.data for s in two.training.stages] == [(1,), (2,)]
