@@ -1,5 +1,6 @@
 """The figures of the documents, and how they are drawn."""
 
+import re
 import shutil
 import urllib.parse
 from pathlib import Path
@@ -51,5 +52,7 @@ def write_svg(figures: dict[str, go.Figure], folder: Path) -> None:
                 [figure.to_json(), options],
             )
             text = urllib.parse.unquote(url.split(",", 1)[1])
+            if drawn := re.search(r'id="defs-([0-9a-f]{6})"', text):  # plotly's ids hold a random number
+                text = text.replace(drawn[1], "figure")
             (folder / f"{name}.svg").write_text(text, encoding="utf-8")
         browser.close()
