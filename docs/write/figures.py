@@ -52,7 +52,10 @@ def write_svg(figures: dict[str, go.Figure], folder: Path) -> None:
                 [figure.to_json(), options],
             )
             text = urllib.parse.unquote(url.split(",", 1)[1])
-            if drawn := re.search(r'id="defs-([0-9a-f]{6})"', text):  # plotly's ids hold a random number
-                text = text.replace(drawn[1], "figure")
+            # plotly numbers its figures, colour bars and traces at random
+            for i, drawn in enumerate(
+                dict.fromkeys(re.findall(r"(?:defs-|cb|trace)([0-9a-f]{6})(?![0-9a-f])", text))
+            ):
+                text = text.replace(drawn, f"{i:06d}")
             (folder / f"{name}.svg").write_text(text, encoding="utf-8")
         browser.close()
