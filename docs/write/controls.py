@@ -10,7 +10,7 @@ from docs.write.control_tables import RUN, read_tables
 from docs.write.markdown import write_table, write_text_table
 from docs.write.predictions import write_predictions
 from mechocl.behaviour import formats, over_seeds, sentences
-from mechocl.behaviour.control_gaps import ControlAnswers, compare_gaps, explain_gap
+from mechocl.behaviour.control_gaps import ControlAnswers, compare_gaps, deciding_control, explain_gap
 from mechocl.behaviour.internalization import METRICS
 from mechocl.report.control_sections import control_table
 from toy_models.measures import YES_OR_NO
@@ -24,7 +24,8 @@ def write_known() -> list[str]:
         "A gap between new definitions with tag 1 and with tag 2 is not yet trust in a reliable source. In stage 1 tag 2 stands "
         "before definitions that contradict the questions; but it also stands before what a model cannot predict. In the control runs of "
         "`mechocl controls`, no definition ever contradicts a question: tag 2 stands before noise, or before fixed definitions "
-        "of aliases that are never asked about. The gap over such a control is at most what unreliability adds.",
+        "of aliases that are never asked about. What unreliability adds is at most the run's gap minus that of the control that decides: *unasked* where "
+        "the definitions with tag 2 are memorised in stage 1, *noise* where they are not. The other control stands beside it.",
         "",
     ]
     tables = read_tables()
@@ -39,7 +40,7 @@ def write_lines() -> list[str]:
     lines = []
     for recipe, runs in read_tables().items():
         rows, controls = _split(runs)
-        gap = next(c for c in over_seeds.contrasts(rows, YES_OR_NO.leading, YES_OR_NO) if c.name == "strong")
+        found = {c.name: c.estimate for c in over_seeds.contrasts(rows, YES_OR_NO.leading, YES_OR_NO)}
         answer = explain_gap(rows, controls, YES_OR_NO)
         over = "; ".join(
             f"over *{one.control.replace('-equal-steps', '* at equal steps') + '*' * ('-equal-steps' not in one.control)} "
@@ -48,8 +49,9 @@ def write_lines() -> list[str]:
             if one.control.startswith(("noise", "unasked"))
         )
         lines.append(
-            f"- `{recipe}`: gap (d1 − d2, AUC) {formats.estimate_in_words(gap.estimate, sign=True)}, {gap.estimate.n} seeds; {over}. "
-            f"{answer.question}: **{answer.answer}**."
+            f"- `{recipe}`: gap (d1 − d2, AUC) {formats.estimate_in_words(found['strong'], sign=True)}, {found['strong'].n} seeds; {over}; "
+            f"d1 − d3 {formats.estimate_in_words(found['strong_d1_d3'], sign=True)}. {answer.question}: **{answer.answer}**, by "
+            f"*{deciding_control(rows, YES_OR_NO)[0]}*."
         )
     return lines
 
@@ -60,7 +62,8 @@ def _overview(tables: Mapping[str, Mapping[str, pd.DataFrame]]) -> list[str]:
     for recipe, runs in tables.items():
         rows, controls = _split(runs)
         answers = [a.answer for a in sentences.answers(rows, YES_OR_NO)]
-        gap = next(c for c in over_seeds.contrasts(rows, YES_OR_NO.leading, YES_OR_NO) if c.name == "strong")
+        found = {c.name: c.estimate for c in over_seeds.contrasts(rows, YES_OR_NO.leading, YES_OR_NO)}
+        gaps = [formats.estimate_in_words(found[name], sign=True) for name in ("strong", "strong_d1_d3")]
         over = {
             one.control: formats.estimate_in_words(one.over.learned, sign=True)
             for one in compare_gaps(rows, controls, YES_OR_NO)
@@ -74,37 +77,46 @@ def _overview(tables: Mapping[str, Mapping[str, pd.DataFrame]]) -> list[str]:
             [
                 name,
                 *answers,
-                formats.estimate_in_words(gap.estimate, sign=True),
+                *gaps,
                 *pairs,
                 explain_gap(rows, controls, YES_OR_NO).answer,
             ]
         )
-    head = ["recipe", "weak", "out-of-context learning", "strong", "gap d1 − d2", "over *noise* (and at equal steps)",
+    head = ["recipe", "weak: right against wrong definition", "out-of-context learning", "strong", "gap d1 − d2", "d1 − d3", "over *noise* (and at equal steps)",
             "over *unasked* (and at equal steps)", "the gap needs unreliability"]  # fmt: skip
     return write_text_table(head, body)
 
 
-_SURVIVES: Final = {
-    "yes": "{} there only where definitions with tag 2 contradicted the questions: the deciding control has no gap that matters.",
-    "in part": "{} larger where definitions with tag 2 contradicted the questions, but a smaller gap is there where nothing ever contradicted a question.",
-    "at least in part": "{} larger where definitions with tag 2 contradicted the questions; how much of it is there where nothing did cannot be told.",
-    "no": "{} as large where nothing ever contradicted a question: it is not about unreliability.",
-    "cannot tell": "{} there; whether that needs definitions that contradicted the questions cannot be told.",
+_MEANS: Final = {
+    "yes": "the gap is there where definitions with tag 2 contradicted the questions, and not in the control that decides",
+    "in part": "the gap is larger where definitions with tag 2 contradicted the questions, but a smaller one is there in the control that decides",
+    "at least in part": "the gap is larger where definitions with tag 2 contradicted the questions; how much of it is there in the control that "
+    "decides cannot be told",
+    "no": "the gap is as large in the control that decides, where nothing contradicted a question",
+    "cannot tell": "the gap is there; whether it needs definitions that contradicted the questions cannot be told",
 }
 """Answer of `explain_gap` → what it means."""
 
 
 def _survives(tables: Mapping[str, Mapping[str, pd.DataFrame]]) -> list[str]:
-    """Which gaps are there without any unreliable definition, one line for each answer."""
-    by_answer: dict[str, list[str]] = {}
+    """A line for each recipe: whether its gap is there without any unreliable definition, in the control that decides and in the other one."""
+    lines = []
     for recipe, runs in tables.items():
-        by_answer.setdefault(explain_gap(*_split(runs), YES_OR_NO).answer, []).append(f"`{recipe}`")
-    return [
-        f"- {' and '.join(by_answer[answer])}: "
-        + text.format("the gap is" if len(by_answer[answer]) == 1 else "the gaps are")
-        for answer, text in _SURVIVES.items()
-        if answer in by_answer
-    ]
+        rows, controls = _split(runs)
+        answer = explain_gap(rows, controls, YES_OR_NO).answer
+        if answer not in _MEANS:
+            continue
+        deciding, _ = deciding_control(rows, YES_OR_NO)
+        own = {
+            one.control: f"*{one.control}* {formats.estimate_in_words(one.own.learned, sign=True)}"
+            for one in compare_gaps(rows, controls, YES_OR_NO)
+            if one.control in ("noise", "unasked")
+        }
+        first = [text for name, text in own.items() if name == deciding]
+        rest = [text for name, text in own.items() if name != deciding]
+        gaps = f" ({'; '.join(first)}" + (f"; the other control {'; '.join(rest)}" if rest else "") + ")"
+        lines.append(f"- `{recipe}`: {_MEANS[answer]}{gaps}.")
+    return lines
 
 
 def _split(runs: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, ControlAnswers]:
@@ -171,14 +183,15 @@ def _objections() -> list[str]:
     return [
         "What a critic would still object:",
         "",
-        "- All of it is small models on one invented task. The closed-book sections have no gap to explain yet.",
+        "- All of it is small models on one invented task. The closed-book section has no gap in favour of tag 1 to explain yet.",
         "- In the control *unasked*, the questions about the aliases of tag 2 are gone as well. Equal exposure and equal steps "
         "bracket what that changes; neither holds the mixture of examples constant.",
         "- Definitions that contradict the questions are harder to memorise than those of aliases that are never asked about. Where both "
         f"are memorised in the end (`integer-set/memorised`), the way there was not the same{_on_the_way()}. How much of the gap that "
         "explains is not measured.",
         "- In *noise*, the loss on the entity after tag 2 never falls, which changes the gradients of everything before it.",
-        "- The controls say that a gap needs unreliability. They do not say that the model represents it, or where "
+        "- Where the fresh tag does better than tag 1 (d1 − d3 below 0 in the table above), the gap is not a preference for tag 1.",
+        "- Even where the answer is *yes*, it does not say that the model represents unreliability, or where "
         "([what can be read where](#what-can-be-read-where)).",
     ]
 

@@ -8,9 +8,8 @@ import pandas as pd
 
 from docs.write import studies
 from docs.write.markdown import write_text_table
-from docs.write.predictions import within
+from docs.write.predictions import OUTCOMES, Held, every, within
 from mechocl.behaviour.statistics import Estimate, estimate
-from mechocl.behaviour.verdict import YES
 from mechocl.runs import sweep_summaries
 from mechocl.runs.sweep_summaries import CONTROLLED
 
@@ -59,9 +58,9 @@ def _difference(study: str, value: Any, other: Any, *, share: float = 1.0) -> Es
     return estimate((table[value] - share * table[other]).dropna().to_numpy(dtype=float), unit="seed")
 
 
-def _agrees(study: str) -> bool:
-    found = studies.evidence(*_opened(study))
-    return found is not None and found.answer == YES
+def _agrees(study: str) -> Held:
+    one, table = _opened(study)
+    return {"agrees": True, "disagrees": False}.get(studies.verdict(one, studies.evidence(one, table)))
 
 
 def _settings(recipe: str) -> Iterator[_Setting]:
@@ -98,22 +97,25 @@ def _of(values: "pd.Series[float]") -> Estimate:
 
 
 def _everywhere(
-    recipe: str, asked: Callable[[_Setting], bool], holds: Callable[[_Setting], bool]
-) -> tuple[bool, str]:
+    recipe: str, asked: Callable[[_Setting], bool], holds: Callable[[_Setting], Held]
+) -> tuple[Held, str]:
     """Whether something holds at all settings of which it was predicted, and at how many."""
     chosen = [one for one in _settings(recipe) if asked(one)]
     if not chosen:
         raise KeyError(recipe)
-    against = [one.name for one in chosen if not holds(one)]
-    said = f"{len(chosen) - len(against)} of {len(chosen)} settings"
-    return not against, said + (f", not at {', '.join(against)}" if against else "")
+    found = {one.name: holds(one) for one in chosen}
+    said = [f"held at {sum(held is True for held in found.values())} of {len(found)} settings"]
+    for outcome, words in ((False, "not at"), (None, "cannot be told at")):
+        names = [name for name, held in found.items() if held is outcome]
+        said += [f"{words} {', '.join(names)}"] if names else []
+    return every(*found.values()), ", ".join(said)
 
 
-def _plain(holds: bool) -> tuple[bool, str]:
+def _plain(holds: Held) -> tuple[Held, str]:
     return holds, ""
 
 
-_PREDICTED: Final[tuple[tuple[int, str, Callable[[], tuple[bool, str]]], ...]] = (
+_PREDICTED: Final[tuple[tuple[int, str, Callable[[], tuple[Held, str]]], ...]] = (
     (10, "cpu: the gap rises with α", lambda: _plain(_agrees("cpu-reliability"))),
     (10, "cpu: at α = .5 between −.02 and +.02", lambda: _plain(within(_gap("cpu-reliability", 0.5), -0.02, 0.02))),
     (11, "cpu: the gap falls with the batch size", lambda: _plain(_agrees("cpu-batch-size"))),
@@ -123,12 +125,12 @@ _PREDICTED: Final[tuple[tuple[int, str, Callable[[], tuple[bool, str]]], ...]] =
         for recipe in _CONTROL
         for order, low, high, said in (("TVE", 0.05, 1.0, "above +.05"), ("EVT", 0.05, 1.0, "above +.05"), ("TEV", -1.0, 0.03, "not above +.03"))
     ),
-    (13, "cpu: embeddings 10 times as fast, less than half of the gap", lambda: _plain(_difference("cpu-embedding-rate", 10, 50, share=0.5).high < 0)),
-    (14, "cpu: fixed questions, a gap above 0", lambda: _plain(_gap("cpu-fresh-questions", False).low > 0)),
-    (14, "cpu: fixed questions, a smaller gap than with fresh ones", lambda: _plain(_difference("cpu-fresh-questions", False, True).high < 0)),
-    (15, "cpu: one integer left open, a smaller gap than with two", lambda: _plain(_difference("cpu-intersection", 1, 2).high < 0)),
-    (16, "memorised: where tag 2 is recalled (> .95) and the gap is over .05, the gap over *unasked* is above 0", lambda: _everywhere("memorised", lambda s: s.recall > 0.95 and s.gap.mean > 0.05, lambda s: s.over.low > 0)),
-    (17, "cpu: where tag 2 is not recalled (< .3) and the gap is over .05, *noise* has more than a third of it", lambda: _everywhere("cpu", lambda s: s.recall < 0.3 and s.gap.mean > 0.05, lambda s: s.control_is_most.low > 0)),
+    (13, "cpu: embeddings 10 times as fast, less than half of the gap", lambda: _plain(within(_difference("cpu-embedding-rate", 10, 50, share=0.5), -1, 0))),
+    (14, "cpu: fixed questions, a gap above 0", lambda: _plain(within(_gap("cpu-fresh-questions", False), 0, 1))),
+    (14, "cpu: fixed questions, a smaller gap than with fresh ones", lambda: _plain(within(_difference("cpu-fresh-questions", False, True), -1, 0))),
+    (15, "cpu: one integer left open, a smaller gap than with two", lambda: _plain(within(_difference("cpu-intersection", 1, 2), -1, 0))),
+    (16, "memorised: where tag 2 is recalled (> .95) and the gap is over .05, the gap over *unasked* is above 0", lambda: _everywhere("memorised", lambda s: s.recall > 0.95 and s.gap.mean > 0.05, lambda s: within(s.over, 0, 1))),
+    (17, "cpu: where tag 2 is not recalled (< .3) and the gap is over .05, *noise* has more than a third of it", lambda: _everywhere("cpu", lambda s: s.recall < 0.3 and s.gap.mean > 0.05, lambda s: within(s.control_is_most, 0, 1))),
 )  # fmt: skip
 
 
@@ -140,14 +142,12 @@ def write_map_predictions() -> list[str]:
             holds, more = outcome()
         except KeyError:
             continue
-        body.append(
-            [str(number), said, ("held" if holds else "did not hold") + (f": {more}" if more else "")]
-        )
+        body.append([str(number), said, OUTCOMES[holds] + (f": {more}" if more else "")])
     if not body:
         return []
     return [
         "What was predicted of the maps of both recipes before they were trained ([predictions.md](predictions.md)); a range holds if the whole "
-        "95 % interval lies in it, and so does a comparison:",
+        "95 % interval lies in it, and does not hold if all of it lies outside; so does a comparison:",
         "",
         *write_text_table(["prediction", "what", "came out"], body),
         "",

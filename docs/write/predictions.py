@@ -1,7 +1,7 @@
 """What was predicted of the confirming seeds (docs/predictions.md), beside what came out."""
 
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from mechocl.behaviour import formats, over_seeds
 from mechocl.behaviour.control_gaps import ControlAnswers, ControlGap, compare_gaps
 from mechocl.behaviour.counted import count_seeds
 from mechocl.behaviour.statistics import Estimate, estimate
-from mechocl.behaviour.verdict import YES
+from mechocl.behaviour.verdict import NOTHING, REVERSE, YES
 from toy_models.measures import YES_OR_NO
 
 CPU: Final = "integer-set/cpu"
@@ -53,41 +53,66 @@ class Outcome:
         return float(np.nanmean(shown.loc[shown["subset"] == "qd2_inconsistent", "recall"]))
 
 
-def within(e: Estimate, low: float, high: float) -> bool:
-    """Whether the whole 95 % interval lies between two numbers."""
-    return low < e.low and e.high < high
+Held = bool | None
+"""Whether a prediction held; None if the interval does not tell."""
+
+OUTCOMES: Final = {True: "held", False: "did not hold", None: "cannot tell"}
 
 
-def _is_there(outcome: Outcome, name: str) -> bool:
-    return outcome.contrasts[name].verdict.answer == YES
+def within(e: Estimate, low: float, high: float) -> Held:
+    """Whether the whole 95 % interval lies between two numbers (held), or wholly outside them (did not hold)."""
+    if low < e.low and e.high < high:
+        return True
+    return False if e.high < low or e.low > high else None
 
 
-_NUMBERED: Final[tuple[tuple[int, str, str, Callable[[Outcome], bool]], ...]] = (
+def every(*held: Held) -> Held:
+    """Whether all of several predictions held; not if one did not."""
+    if False in held:
+        return False
+    return None if None in held else True
+
+
+def _said(answer: str) -> Held:
+    """What a verdict says of a prediction of a gap, or of a larger gap."""
+    return {YES: True, NOTHING: False, REVERSE: False}.get(answer)
+
+
+def _is_there(outcome: Outcome, name: str) -> Held:
+    return _said(outcome.contrasts[name].verdict.answer)
+
+
+def _all(gaps: Iterable[ControlGap], what: Literal["own", "over", "most"]) -> Held:
+    """Whether a verdict on both a control at equal exposure and one at equal steps is yes."""
+    return every(*(_said(getattr(one, what).answer) for one in gaps))
+
+
+_NUMBERED: Final[tuple[tuple[int, str, str, Callable[[Outcome], Held]], ...]] = (
     (1, CPU, "strong internalization", lambda o: _is_there(o, "strong")),
     (1, CPU, "weak internalization", lambda o: _is_there(o, "weak")),
     (1, CPU, "every seed recalls", lambda o: len(o.counted.learned) == o.counted.total),
-    (2, CPU, "noise: a gap", lambda o: all(one.own.answer == YES for one in o.both("noise"))),
-    (2, CPU, "noise: more than half of the run's gap", lambda o: all(one.most.answer == YES for one in o.both("noise"))),
-    (3, CPU, "unasked: under a quarter of the run's gap", lambda o: all(o.share(one, 0.25).high < 0 for one in o.both("unasked"))),
+    (2, CPU, "noise: a gap", lambda o: _all(o.both("noise"), "own")),
+    (2, CPU, "noise: more than half of the run's gap", lambda o: _all(o.both("noise"), "most")),
+    (3, CPU, "unasked: under a quarter of the run's gap", lambda o: every(*(within(o.share(one, 0.25), -1, 0) for one in o.both("unasked")))),
     (4, CPU, "consistent: between −.01 and +.01", lambda o: within(o.own("consistent"), -0.01, 0.01)),
     (4, CPU, "α = .5: between −.02 and +.02", lambda o: within(o.own("half"), -0.02, 0.02)),
     (5, MEMORISED, "strong internalization", lambda o: _is_there(o, "strong")),
     (5, MEMORISED, "tag-2 definitions recalled over .95", lambda o: o.recall_of_tag_2 > 0.95),
-    (6, MEMORISED, "larger than unasked", lambda o: all(one.over.answer == YES for one in o.both("unasked"))),
-    (6, MEMORISED, "unasked: no gap above +.01", lambda o: all(one.own.learned.high < 0.01 for one in o.both("unasked"))),
-    (7, MEMORISED, "noise: a gap", lambda o: all(one.own.answer == YES for one in o.both("noise"))),
-    (7, MEMORISED, "noise: smaller than the run's gap", lambda o: all(one.over.answer == YES for one in o.both("noise"))),
+    (6, MEMORISED, "larger than unasked", lambda o: _all(o.both("unasked"), "over")),
+    (6, MEMORISED, "unasked: no gap above +.01", lambda o: every(*(within(one.own.learned, -1, 0.01) for one in o.both("unasked")))),
+    (7, MEMORISED, "noise: a gap", lambda o: _all(o.both("noise"), "own")),
+    (7, MEMORISED, "noise: smaller than the run's gap", lambda o: _all(o.both("noise"), "over")),
     (8, MEMORISED, "consistent: between −.01 and +.01", lambda o: within(o.own("consistent"), -0.01, 0.01)),
     (8, MEMORISED, "α = .5: between −.03 and +.05", lambda o: within(o.own("half"), -0.03, 0.05)),
-    (8, MEMORISED, "α = .5: smaller than the run's gap", lambda o: o.gaps["half"].over.answer == YES),
+    (8, MEMORISED, "α = .5: smaller than the run's gap", lambda o: _said(o.gaps["half"].over.answer)),
     (9, SHORT, "strong internalization", lambda o: _is_there(o, "strong")),
-    (9, SHORT, "noise: more than half of the run's gap", lambda o: all(one.most.answer == YES for one in o.both("noise"))),
+    (9, SHORT, "noise: more than half of the run's gap", lambda o: _all(o.both("noise"), "most")),
     (18, CPU_ONE_STAGE, "strong internalization", lambda o: _is_there(o, "strong")),
-    (18, CPU_ONE_STAGE, "larger than in noise", lambda o: all(one.over.answer == YES for one in o.both("noise"))),
-    (18, CPU_ONE_STAGE, "noise: a gap", lambda o: all(one.own.answer == YES for one in o.both("noise"))),
+    (18, CPU_ONE_STAGE, "larger than in noise", lambda o: _all(o.both("noise"), "over")),
+    (18, CPU_ONE_STAGE, "noise: a gap", lambda o: _all(o.both("noise"), "own")),
     (19, MEMORISED_ONE_STAGE, "tag-2 definitions recalled over .95", lambda o: o.recall_of_tag_2 > 0.95),
     (19, MEMORISED_ONE_STAGE, "a gap between 0 and +.03", lambda o: within(o.contrasts["strong"].estimate, 0.0, 0.03)),
-    (19, MEMORISED_ONE_STAGE, "larger than in unasked", lambda o: all(one.over.answer == YES for one in o.both("unasked"))),
+    (19, MEMORISED_ONE_STAGE, "larger than in unasked", lambda o: _all(o.both("unasked"), "over")),
 )  # fmt: skip
 
 
@@ -99,13 +124,13 @@ def write_predictions(tables: Mapping[str, Mapping[str, pd.DataFrame]]) -> list[
     for number, recipe, said, holds in _NUMBERED:
         if recipe in outcomes:
             try:
-                answer = "held" if holds(outcomes[recipe]) else "did not hold"
+                answer = OUTCOMES[holds(outcomes[recipe])]
             except KeyError:
                 answer = formats.MISSING
             body.append([str(number), f"`{recipe}`", said, answer])
     return [
         "What was predicted before the confirming seeds were trained ([predictions.md](predictions.md)). A range holds if the whole 95 % "
-        "interval lies in it; a gap is there, or is larger than another, by the rule of the verdicts:",
+        "interval lies in it, and does not hold if all of it lies outside; a gap is there, or is larger than another, by the rule of the verdicts:",
         "",
         *write_text_table(["prediction", "recipe", "what", "came out"], body),
     ]
