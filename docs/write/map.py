@@ -63,10 +63,17 @@ def _findings(done: list[tuple[studies.Study, pd.DataFrame]]) -> list[str]:
         by = formats.MISSING
         if found is not None:
             by = f"{meaning[study.contrast]}; {studies.QUANTITY[study.judged]}: {formats.describe(found.learned)}; {found.reason}"
+        over = formats.MISSING
+        if (control := studies.control_of(table)) and (
+            beyond := studies.evidence(study, table, over=control)
+        ):
+            over = f"*{control}*: {formats.describe(beyond.learned)}: {studies.verdict(study, beyond)}"
         where = next(s.title for s, _ in done if s.name == (study.of or study.name))
         title = f"[{study.title}](#{_anchor(where)})"
-        rows.append([title, study.paper, studies.verdict(study, found), by])
-    return write_text_table(["study", "the paper", "here", "decided by"], rows)
+        rows.append([title, study.paper, studies.verdict(study, found), by, over])
+    return write_text_table(
+        ["study", "the paper", "here", "decided by", "the same of the gap over its control"], rows
+    )
 
 
 def _anchor(title: str) -> str:

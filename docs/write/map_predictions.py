@@ -104,7 +104,7 @@ def _everywhere(
     if not chosen:
         raise KeyError(recipe)
     found = {one.name: holds(one) for one in chosen}
-    said = [f"held at {sum(held is True for held in found.values())} of {len(found)} settings"]
+    said = [f"at {sum(held is True for held in found.values())} of {len(found)} settings"]
     for outcome, words in ((False, "not at"), (None, "cannot be told at")):
         names = [name for name, held in found.items() if held is outcome]
         said += [f"{words} {', '.join(names)}"] if names else []

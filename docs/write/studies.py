@@ -110,14 +110,27 @@ def own_value(study: Study) -> Any:
     return sweep_folder.looked_up(recipes.plain(recipes.load_recipe(study.recipe)), study.key)
 
 
-def evidence(study: Study, frame: pd.DataFrame) -> Verdict | None:
+def control_of(frame: pd.DataFrame) -> str:
+    """The control that a sweep has beside each setting; "" if it has none."""
+    column = frame.get(sweep_summaries.CONTROLLED)
+    names = [] if column is None else [str(name) for name in column.unique() if name != "inconsistent"]
+    return names[0] if names else ""
+
+
+def evidence(study: Study, frame: pd.DataFrame, *, over: str = "") -> Verdict | None:
     """The verdict on the difference that decides, with the sign that makes the paper's finding positive.
 
-    A seed with a failed run at a setting that is compared counts as lost. None if nothing is judged.
+    With `over`, the name of a control, each gap is taken over that of its control. A seed with a failed run at a setting that is
+    compared counts as lost. None if nothing is judged.
     """
     runs = sweep_summaries.by_run(frame, study.contrast)
     if sweep_summaries.CONTROLLED in runs.columns:
-        runs = runs[runs[sweep_summaries.CONTROLLED] == "inconsistent"]
+        keys = [study.key, "seed"] if study.over else ["seed"]
+        each = {
+            name: part.set_index(keys)["value"] for name, part in runs.groupby(sweep_summaries.CONTROLLED)
+        }
+        values = each["inconsistent"] - each[over] if over else each["inconsistent"]
+        runs = values.dropna().reset_index()
     if study.judged in ("rises", "falls"):
         values = sweep_summaries.slopes(runs, study.key) * (1 if study.judged == "rises" else -1)
     elif study.judged == "differs":

@@ -53,8 +53,8 @@ def write_page() -> str:
         "`integer-set/memorised`, in which they are. Every number is a mean over seeds with its 95 % interval, written by `make results-doc` from "
         "`docs/results/toolbox-RECIPE-*.csv`, which have every seed. Effects are in nats of the true − false logit difference at `=`, "
         "its sign turned where *false* is right, so that more is more right. What the gap itself owes to unreliability is in "
-        "[results.md](results.md#what-is-known-gaps-and-their-controls): the analyses here compare `d1` with `d2`, and only that of the direction has a "
-        "control run beside it. So they say what differs between two kinds of alias, and not that a model trusts one of them.",
+        "[results.md](results.md#what-is-known-gaps-and-their-controls): the analyses here compare `d1` with `d2`, and two of them have control "
+        "runs beside them: the direction, and the reading at the end of the page. So they say what differs between two kinds of alias, and not that a model trusts one of them.",
         "",
     ]
     for of in RECIPES:
@@ -101,7 +101,8 @@ def _where_it_enters(patch: pd.DataFrame, of: str) -> list[str]:
         "itself is asked about. Every other site and position has an effect of 0:",
         "",
         *_table(["site", "at", "effect"], [[site, f"`{at}`", mean_in_words(row)] for (site, at), row in cells.items()]),
-        f"The alias's embedding, alone, is worth {_of_the_way(rows, _embedding(rows))} of the way from the one answer to the other. What each "
+        f"The alias's embedding, alone, is worth {_of_the_way(rows, _embedding(rows))} of the way from the one answer to the other (all of it by "
+        "construction, where the questions differ in the alias alone). What each "
         f"component writes, seen by the lens (`mechocl lens {_RUNS[of][0]}`): mean rank of the alias's integer among 30 (15.5 is chance), on "
         "lists without it:",
         "",
@@ -324,6 +325,12 @@ def _moved(of: str) -> str:
     return value_in_words(_over(rows, ["method"], "normalised")["difference of means",])
 
 
+def _raised(of: str) -> str:
+    """What removing the component that was chosen to raise d2 does to it, in words."""
+    rows = read_table("suppression", of=of)
+    return mean_in_words(_over(rows, ["raised", "subset"], "effect")["d2", "d2_consistent"])
+
+
 def _tag_did(of: str) -> Estimate:
     """How much more `d1` is answered than `d2`, in nats, in the pairs of which directions are exchanged."""
     rows = read_table("subspace", of=of)
@@ -415,10 +422,10 @@ def _answer() -> list[str]:
         "",
         "- Selective retrieval predicts that moving the tag's direction makes `d2` be answered like `d1`. The difference of the two "
         f"subsets' means moves {_moved(RECIPES[0])} of what the tag did in `{RECIPES[0]}`, and {_moved(RECIPES[1])} in `{RECIPES[1]}`. So what "
-        "holds for the one gap need not hold for the other. It also predicts components whose removal raises `d2` alone; those are "
-        "looked for above.",
+        "holds for the one gap need not hold for the other. It also predicts components whose removal raises `d2` alone: the one chosen raises "
+        f"it by {_raised(RECIPES[0])} in `{RECIPES[0]}` and by {_raised(RECIPES[1])} in `{RECIPES[1]}` (AUC, on aliases that did not choose it).",
         *_in_controls(),
         "- That the direction in which `d1` and `d2` differ is the tag's meaning, or its reliability, is not shown. A definition that was harder to "
         "learn because of its tag leaves a trace in the alias's embedding, too; the section before this one looks for that trace.",
-        "- Nothing is shown about models of another size. Of the control runs, only the direction was looked at.",
+        "- Nothing is shown about models of another size. In the control runs, only the direction and that reading were looked at.",
     ]
