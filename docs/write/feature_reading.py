@@ -112,9 +112,9 @@ def _stage_2() -> list[str]:
     most = {v: verdicts[verdicts["verdict"] == v]["mean"].max() for v in ("new", "removed", "shrunken")}
     said = ", ".join(f"{number(0 if m != m else m, 1)} {v}" for v, m in most.items())
     meaning = (
-        "what stage 2 adds lies in directions that stage 1 had made."
+        "the crosscoders found hardly a feature of one checkpoint alone."
         if all(m != m or m < 1 for m in most.values())
-        else "some of what stage 2 adds is in features of its own."
+        else "some features belong to one checkpoint alone."
     )
     return [
         f"- *Stage 2.* At most (mean over seeds, any site and run) {said} features, out of {WIDTH}: {meaning}"
@@ -124,10 +124,10 @@ def _stage_2() -> list[str]:
 def _tag_in_words(run: str, existing: pd.DataFrame, causal: pd.DataFrame) -> str:
     """Is there a feature of the tag of new aliases, how much of the tag is in it, and what does it do?"""
     embeddings = existing[(existing["run"] == run) & (existing["site"] == "resid_pre")]
-    part = embeddings[embeddings["property"] == TAGS[0]]
-    top = part.sort_values("auc_chosen", ascending=False, kind="stable").iloc[0]
+    at_alias = embeddings[embeddings["position"] == "alias"].set_index("property")
+    top = at_alias.loc[TAGS[0]]
     text = (
-        f"A feature tells new aliases of tag 1 from those of tag 2 in {top['selective']} of {top['dictionaries']} dictionaries: "
+        f"At the alias, a feature tells new aliases of tag 1 from those of tag 2 in {top['selective']} of {top['dictionaries']} dictionaries: "
         f"AUC {number(top['auc'], 2)} alone, {number(top['k=16'], 2)} with sixteen, {number(top['dense'], 2)} of the embeddings "
         "themselves. "
     )
@@ -142,16 +142,15 @@ def _tag_in_words(run: str, existing: pd.DataFrame, causal: pd.DataFrame) -> str
             row = causal.loc[key]
             control = number(row["control"], 2, sign=True, minus=HYPHEN)
             moved.append(
-                f"{words} moves {share_in_words(row)} of the gap in the answers (controls {control}; "
+                f"{words} moves {share_in_words(row)} of the gap of {number(row['gap'], 2, minus=HYPHEN)} nats (controls {control}; "
                 f"{_passed(row)} tested pass)"
             )
     text += f"{'; '.join(moved)}. " if moved else ""
-    asked = embeddings[embeddings["property"] == TAGS[3]]
     text += "Compare the swap along one dense direction, under *Is it used?* above. " if run == "cpu" else ""
-    if asked.empty:  # in a control nothing is asked about the aliases of tag 2
+    if TAGS[3] not in at_alias.index:  # in a control nothing is asked about the aliases of tag 2
         return text.rstrip()
-    best = asked.sort_values("selective", ascending=False, kind="stable").iloc[0]
+    asked = at_alias.loc[TAGS[3]]
     return text + (
-        f"The tag of asked-about aliases has a feature in {best['selective']} of {best['dictionaries']} dictionaries "
-        f"(`{best['position']}`, AUC {number(best['auc'], 2)})."
+        f"The tag of asked-about aliases has a feature there in {asked['selective']} of {asked['dictionaries']} dictionaries "
+        f"(AUC {number(asked['auc'], 2)})."
     )

@@ -84,7 +84,7 @@ def _commands() -> list[str]:
     return [
         f"Sparse autoencoders of both recipes, and of the control of each that decides whether its gap needs unreliability (the runs of the "
         f"section above): TopK, {WIDTH} features, k {K}, two of each from "
-        f"other initial weights, for every model seed ({numbers}). {HELD_OUT:.0%} of the aliases were kept from their training; "
+        f"other initial weights, for several model seeds ({numbers}). {HELD_OUT:.0%} of the aliases were kept from their training; "
         "everything below is judged on those, but for dead features and stability. Width and k were settled on two seeds of "
         "`integer-set/short`, of 64, 256 and 1024 features and k of 4 and 8.",
         "",
@@ -123,7 +123,7 @@ def _what_exists() -> list[str]:
         "",
         *_counted(read_table("counted")),
         "",
-        "Tags, at the position where the best feature separates them most. *selective*: dictionaries with such a "
+        "Tags, at the alias. *selective*: dictionaries with such a "
         "feature there; AUC on held-out aliases of the best feature, of sets, of all features, and of the activations "
         "themselves (dense probe):",
         "",
@@ -149,14 +149,13 @@ def _counted(table: pd.DataFrame) -> list[str]:
 
 def _tags(table: pd.DataFrame) -> list[str]:
     rows = []
-    part = table[table["property"].isin(TAGS)]
-    for (run, site, name), own in part.groupby(["run", "site", "property"], sort=False):
-        top = own.sort_values("auc_chosen", ascending=False, kind="stable").iloc[0]
-        selective = f"{top['selective']} of {top['dictionaries']}"
-        numbers = (number(top[c]) for c in ("auc", "k=4", "k=16", "all", "dense"))
-        rows.append([run, site, name, f"`{top['position']}`", selective, *numbers])
-    columns = ["run", "site", "property", "at", "selective", "best feature", "k=4", "k=16", "all", "dense"]
-    return write_table(columns, rows, left=range(4))
+    part = table[table["property"].isin(TAGS) & (table["position"] == "alias")]
+    for row in part.to_dict("records"):
+        selective = f"{row['selective']} of {row['dictionaries']}"
+        numbers = (number(row[c]) for c in ("auc", "k=4", "k=16", "all", "dense"))
+        rows.append([row["run"], row["site"], row["property"], selective, *numbers])
+    columns = ["run", "site", "property", "selective", "best feature", "k=4", "k=16", "all", "dense"]
+    return write_table(columns, rows, left=range(3))
 
 
 def _what_is_causal() -> list[str]:
@@ -179,8 +178,8 @@ def _what_is_causal() -> list[str]:
         "**What is causal.** Exchanging a feature's activation between two questions: share of the gap in the answers (logit "
         "difference) that moves, of the feature that the search was surest of, and of sets, with 95 % intervals over model "
         "seeds (of integers the mean of the ten surest); *controls*: 95th percentile of random features of equal firing rate "
-        f"and norm; *pass*: retrieval features of those tested: selective, and above 95 % of their own controls ({ALPHA:.0%} of "
-        "features that do nothing of their own would be).",
+        f"and norm; *pass*: selective features that move the answer more than 95 % of their own controls, of those tested (by chance {ALPHA:.0%} "
+        "would). A share of a gap near 0 may be any number.",
         "",
         *write_table(columns, rows, left=range(4)),
     ]

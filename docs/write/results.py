@@ -38,6 +38,7 @@ from mechocl.behaviour import formats, internalization, over_seeds
 from mechocl.behaviour.counted import count_seeds
 from mechocl.behaviour.internalization import METRICS
 from mechocl.runs.run import Run
+from toy_models.measures import YES_OR_NO
 
 _START: Final = "<!-- results: written by `make results-doc` -->"
 _END: Final = "<!-- end of results -->"
@@ -92,7 +93,13 @@ def write_page() -> str:
     lines = [
         "# Results",
         "",
-        "Written by `make results-doc` from the tables in `docs/results/`. Each section says which command makes its tables.",
+        "Written by `make results-doc` from the tables in `docs/results/`.",
+        "",
+        "d1, d2, d3: aliases that are only defined, in stage 2, with tag 1, tag 2 and a fresh tag. qd1, qd2: aliases that are defined and asked about in "
+        "stage 1, with tag 1 (right) and tag 2 (wrong). *no*: aliases without training data. α: how often tag 1 is right and tag 2 wrong. Word orders: T "
+        "the tag, V the alias, E the integer. AUC is that within an alias, over its questions; .5 is chance. An effect under "
+        f"{YES_OR_NO.smallest['auc']:g} in AUC or {YES_OR_NO.smallest['accuracy']:g} in accuracy does not matter ([guide](guide.md)). Seeds 0–27 are those on "
+        "which the setups were chosen, here and in a replication; seeds from 100 up are not.",
         "",
         *controls.write_known(),
         "",
@@ -171,7 +178,7 @@ def _inside() -> list[str]:
     lines = [
         "## Inside the models",
         "",
-        "Means over the same seeds. Patching, circuits, grafts and subspaces: [toolbox.md](toolbox.md).",
+        "Means over the demo's seeds. Patching, circuits, grafts and subspaces: [toolbox.md](toolbox.md).",
         "",
     ]
     part = lens[
@@ -231,7 +238,7 @@ def write_readme(text: str) -> str:
         ),
         "",
         *machines.write_line(),
-        "The setups were chosen on other seeds than those that confirm them. On the confirming seeds, and beside the controls:",
+        "These seeds are among those on which the setup was chosen. On seeds that confirm it, and beside the controls:",
         "",
         *controls.write_lines(),
         "",
