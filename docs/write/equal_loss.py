@@ -53,7 +53,7 @@ def write_section() -> list[str]:
         "The sign of a gap may depend on when one stops. Definitions with one tag may also be learned faster than with the other. So, "
         "beside the gap at the same epoch of stage 2, the gap at equal *definition loss*: each of d1 and d2 is taken when its own "
         "definitions had come to that loss (nats; training goes from high to low). AUC, means over seeds with 95 % intervals, of the runs "
-        "of the section on machines with torch's smallest kernels; their reports draw the whole curves.",
+        "with the kernels *default* in the section above (`python -m docs.write.equal_loss RUN...`); their reports draw the whole curves.",
         "",
     ]
     body = []

@@ -67,11 +67,11 @@ def write_section() -> list[str]:
     table = pd.read_csv(_TABLE)
     seeds = table.groupby(["recipe", "setting"])["seed"].nunique().max()
     lines += [
-        f"`python -m docs.write.machines` trains {seeds} seeds of each recipe with each set of kernels that torch has for an x86-64 "
+        f"`python -m docs.write.machines` trains {seeds} seeds of these recipes with each set of kernels that torch has for an x86-64 "
         "processor (`ATEN_CPU_CAPABILITY`). The same seed draws the same task, the same first weights and the same batches; "
         "only the last bits of sums differ, and training amplifies them. So a single seed's number is another on another machine, "
         "and what is compared is the mean over seeds. *least recall* is that of the worst seed, whose limit is "
-        f"{formats.number(YES_OR_NO.least_recall, 2)}. One thread computes in every setting, since these models gain nothing from a second.",
+        f"{formats.number(YES_OR_NO.least_recall, 2)}. One thread computes in every setting. *default* is the name of torch's smallest kernels, and not its usual choice.",
         "",
     ]
     body = []

@@ -227,13 +227,13 @@ def _readings(headline: dict[tuple[str, str], Grid], gaps: pd.DataFrame) -> list
     ]
     if silent:
         found.append(
-            f"- In {listed(silent)} it is although no place of the grid reads the tag of aliases that were asked about, as in the "
-            "earlier probe for the tag first."
+            f"- In {listed(silent)} d1 is answered better than d2, although no place of the grid reads the tag of aliases that were asked about, as "
+            "in the earlier probe for the tag first."
         )
     unread = [run for run in effect if run not in reads("tag-stage-2")]
     if unread:
         found.append(
-            f"- In {listed(unread)} it is although no place reads the tag of the aliases that were only defined. Retrieval that is selective "
+            f"- In {listed(unread)} d1 is answered better than d2, although no place reads the tag of the aliases that were only defined. Retrieval that is selective "
             "by a tag kept with the alias would need it there, unless it is kept in a way that is not linear."
         )
     for one in CONTROLS:
@@ -265,24 +265,23 @@ def _used(grids: list[Grid]) -> list[str]:
     for grid in grids:
         cells = grid.cells[grid.cells["position"].isin(["alias", "="])]
         for row in cells.to_dict("records"):
-            ends = row["swap_share"], row["swap_low"], row["swap_high"]
+            nats = [row[f"swap_effect{end}"] for end in ("", "_low", "_high")]
+            share = [row[name] for name in ("swap_share", "swap_low", "swap_high")]
             moved = [
-                number(row["swap_effect"], sign=True, minus=HYPHEN),
-                interval(*ends, sign=True, minus=HYPHEN),
-                number(row["swap_shuffled"], sign=True, minus=HYPHEN),
+                interval(*nats, 2, sign=True, minus=HYPHEN),
+                number(row["swap_shuffled_effect"], 2, sign=True, minus=HYPHEN),
+                interval(*share, 2, sign=True, minus=HYPHEN) if np.isfinite(row["swap_share"]) else MISSING,
             ]
-            if not np.isfinite(row["swap_share"]):
-                moved = [number(row["swap_effect"], sign=True, minus=HYPHEN), MISSING, MISSING]
-            # a share that is rounded to 0 has no sign of its own
-            moved = [text.replace("-0.000", "+0.000") for text in moved]
+            # a number that is rounded to 0 has no sign of its own
+            moved = [text.replace("-0.00", "+0.00") for text in moved]
             rows.append([grid.run, probe_sections.where(row), number(row["mean"]), *moved, row["verdict"]])
     columns = [
         "run",
         "where",
         "AUC",
-        "moves, nats",
-        "share moved [95 %]",
-        "along shuffled directions",
+        "moves, nats [95 %]",
+        "along shuffled directions, nats",
+        "share [95 %]",
         "verdict",
     ]
     return write_table(columns, rows, left=(0, 1, 6))
@@ -317,7 +316,7 @@ def _others() -> list[str]:
         untrained = number(one.cells["untrained"].max())
         rows.append([questions[one.probe], one.run, statistic, first, last, untrained, matched, one.recency])
     columns = ["question", "run", "statistic", "alias, embedding", "`=`, last layer",
-               "untrained, its best place", "stages matched, its best place", ""]  # fmt: skip
+               "untrained, its best place", "stages matched, its best place", "the classes' stages"]  # fmt: skip
     return write_table(columns, rows, left=(0, 1, 2, 7))
 
 

@@ -205,7 +205,8 @@ def _conclude(learned: np.ndarray, margin: float) -> tuple[Conclusion, str]:
         return CANNOT_TELL, (
             f"the 95 % interval lies {where}, but the sign-flip test does not agree ({shown})"
         )
-    reason = f"the 95 % interval lies {where} (sign-flip test {shown})"
+    test = f"sign-flip tests against ±{margin:g}" if reading == NOTHING else "sign-flip test"
+    reason = f"the 95 % interval lies {where} ({test} {shown})"
     if reading in (YES, REVERSE) and min(abs(float(low[0])), abs(float(high[0]))) < margin:
         reason += f"; whether it reaches {margin:g}, the smallest effect that matters, cannot be told"
     if reading == NOTHING and not low[0] <= 0 <= high[0]:

@@ -47,9 +47,9 @@ def grid_cells(rows: pd.DataFrame) -> pd.DataFrame:
     one seed); `p`, corrected for the whole grid by the maximum statistic, which compares the mean over seeds with the
     means over seeds of shuffled labels (NaN without shuffles); the mean of each control of `CONTROLS` that the rows
     have; `selectivity` (question split − control task); of a swap along the probe's direction `swap_effect`, the change of the
-    logit difference in nats, and `swap_share`, this change as a share of what the whole difference of the questions does, with
-    `swap_low` and `swap_high` (a share of a difference near 0 may be any number); `swap_shuffled`, the share along shuffled
-    directions; and `verdict`, which follows the effect and not the share.
+    logit difference in nats, with `swap_effect_low` and `swap_effect_high`, and `swap_share`, this change as a share of what the whole difference of the questions does, with
+    `swap_low` and `swap_high` (a share of a difference near 0 may be any number); `swap_shuffled_effect` and `swap_shuffled`, both
+    along shuffled directions; and `verdict`, which follows the effect and not the share.
     """
     value = statistic(rows)
     everyone = rows[(rows["subset"] == "all") & rows["chosen"]]
@@ -176,7 +176,16 @@ def _swaps(everyone: pd.DataFrame, index: pd.MultiIndex) -> dict[str, np.ndarray
     n = len(index)
     empty: dict[str, np.ndarray] = {
         name: np.full(n, np.nan)
-        for name in ("swap_effect", "swap_share", "swap_low", "swap_high", "swap_shuffled")
+        for name in (
+            "swap_effect",
+            "swap_effect_low",
+            "swap_effect_high",
+            "swap_shuffled_effect",
+            "swap_share",
+            "swap_low",
+            "swap_high",
+            "swap_shuffled",
+        )
     }
     beyond = np.full(n, None, dtype=object)
     tried = everyone["swap_effect"].notna() & (everyone["control"] == "shuffled")
@@ -186,7 +195,10 @@ def _swaps(everyone: pd.DataFrame, index: pd.MultiIndex) -> dict[str, np.ndarray
     shuffled, largest = by_seed("shuffled", "swap_effect", "mean"), by_seed("shuffled", "swap_effect", "max")
     shuffled_share = by_seed("shuffled", "swap_share", "mean")
     for i in range(n):
-        empty["swap_effect"][i] = effect[i].mean()
+        moved = estimate(effect[i][np.isfinite(effect[i])], unit="seed")
+        empty["swap_effect"][i] = moved.mean
+        empty["swap_effect_low"][i], empty["swap_effect_high"][i] = moved.low, moved.high
+        empty["swap_shuffled_effect"][i] = np.nanmean(shuffled[i])
         own = share[i][np.isfinite(share[i])]
         if len(own):
             e = estimate(own, unit="seed")
