@@ -50,6 +50,22 @@ def test_every_study_can_be_trained(one: Study) -> None:
         assert value in values
 
 
+@pytest.mark.parametrize("one", studies.read(), ids=lambda one: one.name)
+def test_a_saved_table_is_of_its_study(one: Study) -> None:
+    """Of its recipe, and, unless the study was made shorter since, of all its settings and seeds."""
+    table = one.table()
+    if table is None or one.of:
+        return
+    assert set(table["recipe"]) == {one.recipe}
+    assert set(table["seed"]) == set(range(one.first_seed, one.first_seed + one.seeds))
+    allowed, _ = sweeps.settings(one.recipe, one.set, one.over)
+    for setting, _ in allowed:
+        rows = table
+        for key, value in setting.items():
+            rows = rows[rows[key] == value]
+        assert len(rows) == one.seeds
+
+
 @pytest.mark.parametrize(
     ("judged", "gaps", "expected"),
     [

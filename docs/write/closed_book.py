@@ -106,17 +106,17 @@ def _reading(table: pd.DataFrame) -> str:
         else "is not without effect"
     )
     beside = _difference(asked, "d1_consistent", "d2_consistent", "log_probability")
-    return (
-        f"**This miniature {claim}.** The definitions of new aliases are stored ({recall:.0%} recalled token by token after "
-        "stage 2), but questions about these aliases are answered hardly otherwise than those about aliases without any data: "
-        f"d1 − no data {formats.mean_in_words(found['d1'])}, d2 − no data {formats.mean_in_words(found['d2'])}, d1 − d2 "
-        f"{formats.mean_in_words(found['strong'])} in exact match ({'below 0, where the paper has it above; ' if found['strong']['high'] < 0 else ''}in log-probability "
-        f"{formats.mean_in_words(beside)}). The same definitions in front of a question do help, "
-        f"{formats.mean_in_words(gain)} over no definition (mean of the three tags): the way from a definition in the "
-        f"text to an answer is there in part (the entity's own name in the question gives {formats.number(known, 2)}), that from a definition "
-        "in the weights is not. A negative result about a model of 1.8 "
-        "million weights, which read of a second name for a tenth of its people; it says nothing of Pythia."
+    reversed_gap = "below 0, where the paper has it above; " if found["strong"]["high"] < 0 else ""
+    text = (
+        f"**This miniature {claim}.** Of the definitions of new aliases {recall:.0%} are recalled token by token after stage 2. Questions about "
+        f"these aliases, in exact match: d1 − no data {formats.mean_in_words(found['d1'])}, d2 − no data {formats.mean_in_words(found['d2'])}, "
+        f"d1 − d2 {formats.mean_in_words(found['strong'])} ({reversed_gap}in log-probability {formats.mean_in_words(beside)}). The same definitions in "
+        f"front of a question add {formats.mean_in_words(gain)} (mean of the three tags), and the entity's own name in the question gives "
+        f"{formats.number(known, 2)}."
     )
+    if null and gain["low"] > 0:
+        text += " So the way from a definition in the text to an answer is there in part, and that from a definition in the weights is not."
+    return text + " A small model of an invented world: it says nothing of Pythia."
 
 
 def _difference(table: pd.DataFrame, better: str, worse: str, metric: str = "exact_match") -> dict[Any, Any]:

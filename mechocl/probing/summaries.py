@@ -195,10 +195,12 @@ def _swaps(everyone: pd.DataFrame, index: pd.MultiIndex) -> dict[str, np.ndarray
     shuffled, largest = by_seed("shuffled", "swap_effect", "mean"), by_seed("shuffled", "swap_effect", "max")
     shuffled_share = by_seed("shuffled", "swap_share", "mean")
     for i in range(n):
-        moved = estimate(effect[i][np.isfinite(effect[i])], unit="seed")
-        empty["swap_effect"][i] = moved.mean
-        empty["swap_effect_low"][i], empty["swap_effect_high"][i] = moved.low, moved.high
-        empty["swap_shuffled_effect"][i] = np.nanmean(shuffled[i])
+        if np.isfinite(effect[i]).any():
+            moved = estimate(effect[i][np.isfinite(effect[i])], unit="seed")
+            empty["swap_effect"][i] = moved.mean
+            empty["swap_effect_low"][i], empty["swap_effect_high"][i] = moved.low, moved.high
+        if np.isfinite(shuffled[i]).any():
+            empty["swap_shuffled_effect"][i] = np.nanmean(shuffled[i])
         own = share[i][np.isfinite(share[i])]
         if len(own):
             e = estimate(own, unit="seed")

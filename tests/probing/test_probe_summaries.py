@@ -83,6 +83,12 @@ def test_cells_by_hand() -> None:
     assert (found["untrained"] == 0.45).all()
     assert found["selectivity"].to_numpy() == pytest.approx([0.3] * 4)
     assert found.loc[("resid_post", "="), "shuffled"] == pytest.approx(0.59)
+    swapped = found.loc[("resid_pre", "alias")]  # 1 and 2 nats; 0 and .1 along shuffled directions
+    assert (swapped["swap_effect"], swapped["swap_shuffled_effect"]) == pytest.approx((1.5, 0.05))
+    half = 12.7062 * np.std([1.0, 2.0], ddof=1) / 2**0.5
+    assert (swapped["swap_effect_low"], swapped["swap_effect_high"]) == pytest.approx(
+        (1.5 - half, 1.5 + half), abs=1e-3
+    )
     assert summaries.token_embedding(table()) == 0.9
     assert summaries.threshold(table()) == pytest.approx(np.quantile(0.55 + 0.01 * np.arange(9), 0.95))
 
