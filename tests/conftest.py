@@ -1,16 +1,20 @@
-"""One torch thread per test process: more of them wait for each other on a busy machine."""
+"""One torch thread per test process: more of them wait for each other on a busy machine.
+
+TEST_THREADS=2 gives each as many, to see that no test depends on it.
+"""
 
 import os
 from collections.abc import Iterator
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch and scikit-learn start their threads
+THREADS = int(os.environ.get("TEST_THREADS", "1"))
+os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))  # before torch and scikit-learn start their threads
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
-torch.set_num_threads(1)
+torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(autouse=True)
@@ -18,5 +22,5 @@ def threads_are_put_back() -> Iterator[None]:
     """No test, and nothing that it calls, leaves another number of threads to the next test."""
     yield
     left = torch.get_num_threads()
-    torch.set_num_threads(1)
-    assert left == 1, f"torch was left with {left} threads; use mechocl.runs.processes.torch_threads"
+    torch.set_num_threads(THREADS)
+    assert left == THREADS, f"torch was left with {left} threads; use mechocl.runs.processes.torch_threads"
