@@ -8,12 +8,14 @@ from collections.abc import Iterator
 
 import pytest
 
-THREADS = int(os.environ.get("TEST_THREADS", "1"))
-os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))  # before torch and scikit-learn start their threads
+os.environ.setdefault(
+    "OMP_NUM_THREADS", os.environ.get("TEST_THREADS", "1")
+)  # before torch and scikit-learn start their threads
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
+THREADS = int(os.environ.get("TEST_THREADS", "1"))
 torch.set_num_threads(THREADS)
 
 
