@@ -44,6 +44,7 @@ def test_every_study_can_be_trained(one: Study) -> None:
     if one.base:
         base = next(study for study in studies.read() if study.name == one.base)
         assert (base.recipe, base.seeds, base.first_seed) == (one.recipe, one.seeds, one.first_seed)
+        assert studies.own_value(one) is not None
         assert studies.own_value(one) not in values  # it is trained once
         values.append(studies.own_value(one))
     for value in (*one.high, *one.low):

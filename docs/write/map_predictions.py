@@ -99,16 +99,14 @@ def _of(values: "pd.Series[float]") -> Estimate:
 def _everywhere(
     recipe: str, asked: Callable[[_Setting], bool], holds: Callable[[_Setting], Held]
 ) -> tuple[Held, str]:
-    """Whether something holds at all settings of which it was predicted, and at how many."""
+    """Whether something holds at all settings of which it was predicted, and at how many it does."""
     chosen = [one for one in _settings(recipe) if asked(one)]
     if not chosen:
         raise KeyError(recipe)
     found = {one.name: holds(one) for one in chosen}
-    said = [f"at {sum(held is True for held in found.values())} of {len(found)} settings"]
-    for outcome, words in ((False, "not at"), (None, "cannot be told at")):
-        names = [name for name, held in found.items() if held is outcome]
-        said += [f"{words} {', '.join(names)}"] if names else []
-    return every(*found.values()), ", ".join(said)
+    against = [name for name, held in found.items() if held is False]
+    said = f"at {sum(held is True for held in found.values())} of {len(found)} settings; it cannot be told at {sum(held is None for held in found.values())}"
+    return every(*found.values()), said + (f", and did not hold at {', '.join(against)}" if against else "")
 
 
 def _plain(holds: Held) -> tuple[Held, str]:

@@ -95,19 +95,25 @@ def joined(table: pd.DataFrame, base: pd.DataFrame | None, recipe: str) -> pd.Da
     """The table of a sweep, with the runs of `base` at the recipe's own values for what both sweeps do not share."""
     if base is None:
         return table
-    own = recipes.plain(recipes.load_recipe(recipe))
     swept = sweep_folder.axes(table)
     for key in sweep_folder.axes(base):
         if key not in swept:
-            base = base[base[key] == sweep_folder.looked_up(own, key)].drop(columns=key)
-    base = base.assign(**{key: sweep_folder.looked_up(own, key) for key in swept if key not in base.columns})
+            base = base[base[key] == value_in(recipe, key)].drop(columns=key)
+    base = base.assign(**{key: value_in(recipe, key) for key in swept if key not in base.columns})
     both = pd.concat([table, base[base["seed"].isin(table["seed"])]], ignore_index=True)
     return both.sort_values([*swept, "seed"], kind="stable", key=sweep_folder.order).reset_index(drop=True)
 
 
+def value_in(name: str, key: str) -> Any:
+    """A recipe's own value of a field, also where it is that of the recipe's architecture."""
+    recipe = recipes.load_recipe(name)
+    value = sweep_folder.looked_up(recipes.plain(recipe), key)
+    return getattr(recipe.model.resolve(), key.removeprefix("model.")) if value is None else value
+
+
 def own_value(study: Study) -> Any:
     """The recipe's own value of the field that a study sweeps first."""
-    return sweep_folder.looked_up(recipes.plain(recipes.load_recipe(study.recipe)), study.key)
+    return value_in(study.recipe, study.key)
 
 
 def control_of(frame: pd.DataFrame) -> str:
