@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from mechocl import files
-from mechocl.closed_book import answers, evaluation, examples, worlds
+from mechocl.closed_book import evaluation, examples, worlds
 from mechocl.closed_book.batches import Collator, Examples, choose_pad
 from mechocl.closed_book.stages import ClosedBookRecipe, FinetuneStage, FinetuningConfig, LoraConfig
 from mechocl.errors import MechoclError, describe_error
@@ -23,6 +23,7 @@ from mechocl.runs.frozen_weights import freeze_weights
 from mechocl.runs.progress import Progress
 from mechocl.runs.run import Run
 from mechocl.runs.text_folders import TextSeedFolder
+from mechocl.runs.text_stopping import Stopping, evenly
 from toy_models.randomness import generator
 from toy_models.stages import log_steps
 from toy_models.task import Task
@@ -179,27 +180,19 @@ def _train_stage(stage: _Stage, *, device: str, save_every_s: float, progress: P
     sample = evaluation.first_aliases(stage.task, EVALUATED_ALIASES)
     history = _History(folder.path / f"stage-{stage.number}" / "history.json")
 
-    definitions = _stopping_definitions(stage, model)
+    stopping = Stopping(model, stage.task, config, number=stage.number, processes=processes())
 
-    def ends_of_epochs(total: int) -> list[int]:
-        return _evenly(total, config.epochs) if config.stop_at_definition_loss else []
+    def evaluated_at(total: int) -> set[int]:
+        return {0, *evenly(total, config.evaluations)}
 
     def at(total: int) -> list[int]:
-        asked = {
-            *_evenly(total, config.evaluations),
-            *log_steps(total, config.checkpoints),
-            *ends_of_epochs(total),
-        }
-        return sorted(asked | {0})
+        return sorted({*evaluated_at(total), *log_steps(total, config.checkpoints), *stopping.steps(total)})
 
     def then(moment: trainer.Moment) -> bool:
         if moment.step and not math.isfinite(moment.loss):
             raise _Diverged(f"the training loss is {moment.loss} at step {moment.step} of {moment.total}")
-        over = moment.step == moment.total
-        if not over and moment.step in ends_of_epochs(moment.total):
-            losses, _ = answers.recall_definitions(moment.model, stage.task, definitions)
-            over = bool(losses.mean() <= config.stop_at_definition_loss)
-        if over or moment.step in {0, *_evenly(moment.total, config.evaluations)}:
+        over = moment.step == moment.total or stopping.reached(moment)
+        if over or moment.step in evaluated_at(moment.total):
             history.add(moment.step, _evaluated(stage, moment, sample))
         if over or (moment.step and moment.step in log_steps(moment.total, config.checkpoints)):
             _keep(stage, moment, merged if lora else None, final=over)
@@ -222,29 +215,6 @@ def _train_stage(stage: _Stage, *, device: str, save_every_s: float, progress: P
         callbacks=(freeze_weights(model, stage.task, config.trains),),
     )
     _finish(stage, history)
-
-
-def _stopping_definitions(stage: _Stage, model: Any) -> np.ndarray:
-    """Rows of the definitions whose loss ends a stage; empty for a stage that trains all its epochs.
-
-    Raises MechoclError when the stage is to end at a definition loss that its definitions do not have, or in several
-    processes, whose losses may differ in their last bits, so that some of them would stop and others not.
-    """
-    config = stage.config
-    if not config.stop_at_definition_loss:
-        return np.empty(0, dtype=int)
-    rows = stage.task.rows(split="train", stage=config.data, kind="definition")
-    if not evaluation.has_definition_losses(model, stage.task, rows):
-        raise MechoclError(
-            f"stage {stage.number} cannot stop at a definition loss: it has no definitions in which the entity is predicted from "
-            "the alias; use word order TVE, VTE or VET (for a sequence-to-sequence model with the entity last), or "
-            "stop_at_definition_loss=0"
-        )
-    if processes() > 1:
-        raise MechoclError(
-            "stop_at_definition_loss works in one process; start the command without accelerate"
-        )
-    return rows
 
 
 def _finish(stage: _Stage, history: "_History") -> None:
@@ -332,10 +302,6 @@ class _History:
     @property
     def rows(self) -> list[dict[str, Any]]:
         return [row for step in sorted(self.found) for row in self.found[step]]
-
-
-def _evenly(total: int, count: int) -> list[int]:
-    return sorted({round(total * (i + 1) / count) for i in range(count)})
 
 
 def _task(folder: TextSeedFolder, recipe: ClosedBookRecipe, tokenizer: Any, *, context: int) -> Task:

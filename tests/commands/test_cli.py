@@ -301,7 +301,7 @@ def test_a_mistake_in_a_recipe(recipe: str, tmp_path: Path, fails: Fails, change
         (["--first-seed", "-1"], "--first-seed -1"),
         (["--jobs", "-1"], "--jobs -1: give the number of seeds at a time, or 0"),
         (["--save-every", "-1"], "--save-every -1.0: give seconds, 0 or more"),
-        (["--save-every", "nan"], "--save-every nan: give seconds, 0 or more"),
+        (["--save-every", "nan"], "--save-every nan: give a finite number"),
         (["--device", "cuda"], "--device cuda: this machine has no CUDA device that torch can use"),
     ],
 )
