@@ -23,9 +23,9 @@ from mechocl.runs.frozen_weights import freeze_weights
 from mechocl.runs.progress import Progress
 from mechocl.runs.run import Run
 from mechocl.runs.text_folders import TextSeedFolder
-from mechocl.runs.text_stopping import Stopping, evenly
+from mechocl.runs.text_stopping import Stopping
 from toy_models.randomness import generator
-from toy_models.stages import log_steps
+from toy_models.stages import evaluation_steps, log_steps
 from toy_models.task import Task
 
 EVALUATED_ALIASES: Final = 40
@@ -183,7 +183,7 @@ def _train_stage(stage: _Stage, *, device: str, save_every_s: float, progress: P
     stopping = Stopping(model, stage.task, config, number=stage.number, processes=processes())
 
     def evaluated_at(total: int) -> set[int]:
-        return {0, *evenly(total, config.evaluations)}
+        return {0, *evaluation_steps(total, config.evaluations)}
 
     def at(total: int) -> list[int]:
         return sorted({*evaluated_at(total), *log_steps(total, config.checkpoints), *stopping.steps(total)})

@@ -8,6 +8,7 @@ from mechocl.closed_book import answers, evaluation
 from mechocl.closed_book.stages import FinetuneStage
 from mechocl.errors import MechoclError
 from mechocl.runs.trainer import Moment
+from toy_models.stages import evaluation_steps
 from toy_models.task import Task
 
 
@@ -34,9 +35,11 @@ class Stopping:
                 "stop_at_definition_loss works in one process; start the command without accelerate"
             )
 
-    def steps(self, total: int) -> list[int]:
+    def steps(self, total: int) -> frozenset[int]:
         """The steps at which it is asked: the ends of epochs, of `total` steps in all."""
-        return evenly(total, self.stage.epochs) if self.stage.stop_at_definition_loss else []
+        if not self.stage.stop_at_definition_loss:
+            return frozenset()
+        return evaluation_steps(total, self.stage.epochs)
 
     def reached(self, moment: Moment) -> bool:
         """Whether the stage ends at this moment."""
@@ -44,8 +47,3 @@ class Stopping:
             return False
         losses, _ = answers.recall_definitions(moment.model, self.task, self.rows)
         return bool(losses.mean() <= self.stage.stop_at_definition_loss)
-
-
-def evenly(total: int, count: int) -> list[int]:
-    """So many of the steps 1 to `total`, evenly spaced, the last one among them."""
-    return sorted({round(total * (i + 1) / count) for i in range(count)})
