@@ -75,10 +75,10 @@ def test_the_report_of_a_run_works_in_a_browser_without_a_network(run: Run) -> N
         ):
             assert question in summary
         assert "seeds" in summary
-        zoomed = page.get_by_text("Zoomed").first
+        zoomed = page.locator(".explorer-zoom h3")
         zoomed.scroll_into_view_if_needed()
         before = zoomed.inner_text()
-        heads = page.locator("#attention canvas")
+        heads = page.locator(".explorer-thumbnails button")
         heads.nth(1).hover()
         page.wait_for_function(f"!document.body.innerText.includes({before!r})")
         assert zoomed.inner_text() != before

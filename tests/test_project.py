@@ -17,7 +17,7 @@ DOCUMENTS = [
     *(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-HEAVY = ("ray", "sae_lens", "plotly", "circuitsvis", "wandb", "transformer_lens")
+HEAVY = ("ray", "sae_lens", "plotly", "wandb", "transformer_lens")
 
 
 def test_importing_the_package_is_cheap() -> None:

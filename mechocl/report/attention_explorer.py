@@ -1,21 +1,23 @@
 """Attention patterns that the reader of a report can explore: a question, a layer, its heads.
 
-CircuitsVis draws the heads. Its Python wrapper is not used, because it asks the network whether it is
-online and repeats its bundle for every figure; its JavaScript bundle is read from the package instead.
+The page draws only what is in sight: the patterns of the chosen layer, one pixel a weight, and the chosen head enlarged. Each pattern
+is its lower triangle in ten-thousandths of 16 bits, as base64, and is read when it is first drawn. Of views that do not
+fit into the room that they are given, the page shows some, and says how many it left out.
 """
 
+import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
+from importlib.resources import files
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from jinja2 import Environment
 
-DECIMALS = 4
-"""Number of decimals that attention weights are rounded to on the page."""
+SCALE = 10_000
+"""Attention weights on the page are whole numbers of 1/SCALE."""
 
 TOLERANCE = 1e-3
 """How far weights in half precision may lie outside of [0, 1]."""
@@ -56,27 +58,31 @@ class AttentionView:
             )
 
 
-def attention_explorer_html(views: Sequence[AttentionView]) -> str:
+def attention_explorer_html(views: Sequence[AttentionView], *, room: int | None = None) -> str:
     """An HTML fragment with one explorer over `views`: it selects question, layer and head, and draws the heads.
 
-    The page must also hold `circuitsvis_bundle()` in a script, once, and at most one explorer. Only the
-    selected layer of the selected question is drawn. Raises ValueError when there is no view.
+    `room` is the greatest size of the fragment in bytes; None sets no limit. Views that do not fit are left out from the end, so
+    the first ones should be those that say most. If not even the first one fits, it is shown with some of its heads: those
+    whose last token, at which the answer is read, attends most to tokens other than itself and the first one. The
+    fragment says what was left out and how to see it. A page holds at most one explorer. Raises ValueError when there is no view.
     """
     if not views:
         raise ValueError("the attention explorer needs at least one view")
-    data = json_for_script(json.dumps([_as_json(view) for view in views], separators=(",", ":")))
-    titles = [view.title for view in views]
-    return Environment(autoescape=True).from_string(_FRAGMENT).render(titles=titles, data=data)
-
-
-def circuitsvis_bundle() -> str:
-    """CircuitsVis's browser bundle, which defines `CircuitsVis`, ready to stand in an HTML script element."""
-    spec = find_spec("circuitsvis")  # finds it without importing it (and torch with it)
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("the attention explorer needs the package circuitsvis", name="circuitsvis")
-    bundle = Path(spec.submodule_search_locations[0]) / "dist" / "cdn" / "iife.js"
-    source = bundle.read_text(encoding="utf-8").rstrip()
-    return javascript_for_script(source.removesuffix("//# sourceMappingURL=iife.js.map"))
+    if room is None:
+        return _fragment([_as_json(view) for view in views], note="")
+    left = room - len(_fragment([{"title": ""}], note=_note(1, len(views), 1, 1)).encode()) - 100
+    shown = []
+    for view in views:
+        left -= _size(entry := _as_json(view))
+        if left < 0:
+            break
+        shown.append(entry)
+    if shown:
+        note = "" if len(shown) == len(views) else _note(len(shown), len(views), 0, 0)
+        return _fragment(shown, note=note)
+    entry, n_heads = _with_fewer_heads(views[0], left + _size(entry))
+    kept = len(entry["heads"])
+    return _fragment([entry] if kept else [], note=_note(min(1, kept), len(views), kept, n_heads))
 
 
 def javascript_for_script(source: str) -> str:
@@ -89,170 +95,56 @@ def json_for_script(text: str) -> str:
     return text.replace("<", r"\u003c")
 
 
-def _as_json(view: AttentionView) -> dict[str, object]:
-    rounded = np.round(view.patterns.astype(np.float64), DECIMALS) + 0.0  # + 0.0 turns -0.0 into 0.0
-    return {
-        "title": view.title,
-        "caption": view.caption,
-        "tokens": view.tokens,
-        "patterns": _shorter_zeros(rounded.tolist()),
-    }
+def _fragment(shown: list[dict[str, Any]], *, note: str) -> str:
+    """The explorer of some views; the note alone, if there is none."""
+    data = json_for_script(json.dumps(shown, separators=(",", ":")))
+    source = files("mechocl.report").joinpath("attention_explorer.html.j2").read_text("utf-8")
+    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source)
+    return template.render(titles=[view["title"] for view in shown], data=data, note=note)
 
 
-def _shorter_zeros(values: object) -> object:
-    """Nested lists with `0` for `0.0`. Half of a causal pattern is zeros, so this makes the page smaller."""
-    if isinstance(values, list):
-        return [_shorter_zeros(value) for value in values]
-    return 0 if values == 0.0 else values
+def _note(shown: int, views: int, heads: int, of_heads: int) -> str:
+    """What was left out, by which rule, and how to see it."""
+    some = (
+        f" with {heads} of its {of_heads} heads (those whose last token attends most to tokens other than itself and the first)"
+        if heads
+        else ""
+    )
+    return (
+        f"So that the file can be sent, it shows {shown} of {views} questions, the first ones in the report's order{some}. "
+        'In Python, rows = mechocl.analyse_run(run, "attention") has the weights of all, and '
+        'mechocl.plots.attention(rows[rows["question"] == Q], layer=L) draws those of one question and layer.'
+    )
 
 
-_FRAGMENT = """\
-<style>
-  .explorer-selects { display: flex; flex-wrap: wrap; gap: .5rem 1.5rem; align-items: baseline;
-    margin-bottom: .7rem; }
-  .explorer-selects span { max-width: 100%; }
-  .explorer-selects label { font-weight: 600; }
-  .explorer-selects select { font: inherit; font-weight: 400; max-width: min(34rem, 100%);
-    padding: .15rem .3rem; }
-  .explorer-tokens { display: flex; flex-wrap: wrap; gap: .25rem; list-style: none;
-    margin: .5rem 0; padding: 0; font: .85rem/1.4 ui-monospace, "DejaVu Sans Mono", monospace; }
-  .explorer-tokens li { border: 1px solid #d5d9e0; border-radius: 3px; padding: 0 .35rem;
-    white-space: pre-wrap; }
-  .explorer-tokens small { color: #5b6472; margin-right: .35rem; }
-  .explorer-scale { display: flex; align-items: center; gap: .4rem; font-size: .85rem; color: #3c4452; }
-  .explorer-scale i { width: 8rem; height: .7rem; border: 1px solid #b9c0cb;
-    background: linear-gradient(to right in lab, white, blue); }
-  .explorer-scale i.masked { width: .7rem; background: rgb(200, 200, 200); margin-left: 1rem; }
-  .explorer-stage { min-height: 30rem; }
-  /* CircuitsVis lays out for a wide notebook and styles its elements inline, hence the !important. */
-  .explorer-drawing { display: grid; grid-template: auto 1fr / 21.2rem minmax(0, 37rem); column-gap: 1.5rem;
-    max-width: none !important; padding: 0 !important; margin: 0 !important; }
-  .explorer-drawing h3 { font-size: .85rem; margin: .8rem 0 .4rem !important; }
-  .explorer-drawing h4 { font-size: .72rem; font-weight: 600; line-height: 1.2; padding: 1px 3px !important;
-    background: #ffffffe6 !important; color: #1b2230 !important; }
-  .explorer-thumbnails { grid-area: 2 / 1; align-content: flex-start; margin: 0 !important; }
-  .explorer-thumbnails > div { flex: 0 0 7rem !important; width: 7rem !important;
-    max-width: 7rem !important; }
-  .explorer-thumbnails > div > div { cursor: pointer; }
-  .explorer-zoom { grid-area: 1 / 2 / 3 / 2; margin: 0 !important; }
-  .explorer-zoom > div { padding: 0 !important; }
-  .explorer-zoom h3 { padding-left: 15px; }
-  .explorer-zoom h2 { display: none; } /* the same words as its heading, over the pattern */
-  .explorer-zoom ~ div { display: none; }
-  @media print {
-    .explorer-scale, .explorer-drawing { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-    .explorer-thumbnails, .explorer-zoom { break-inside: avoid; }
-    .explorer-zoom { max-width: 30rem; }
-    .explorer-zoom canvas { width: 100% !important; height: auto !important; }
-  }
-  @media (max-width: 940px) {
-    .explorer-drawing { grid-template: none / minmax(0, 40rem); }
-    .explorer-thumbnails, .explorer-zoom { grid-area: auto; }
-  }
-</style>
-<div id="attention-explorer">
-  <div class="explorer-selects">
-    <span><label for="attention-question">Question</label>
-      <select id="attention-question">
-        {%- for title in titles %}<option>{{ title }}</option>{% endfor -%}
-      </select></span>
-    <span><label for="attention-layer">Layer</label> <select id="attention-layer"></select></span>
-    <span><label for="attention-head">Head</label> <select id="attention-head"></select></span>
-  </div>
-  <p id="attention-caption" aria-live="polite"></p>
-  <ol id="attention-tokens" class="explorer-tokens" aria-label="Tokens of the question, with positions"></ol>
-  <div class="explorer-scale">attention 0 <i></i> 1 <i class="masked"></i> later token, cannot be seen</div>
-  <div id="attention-stage" class="explorer-stage"></div>
-</div>
-<script type="application/json" id="attention-data">{{ data | safe }}</script>
-<script>
-(() => {
-  const byId = (id) => document.getElementById("attention-" + id);
-  const options = (select, names, chosen) => {
-    select.replaceChildren(...names.map((name) => new Option(name)));
-    select.selectedIndex = chosen;
-  };
+def _size(entry: dict[str, Any]) -> int:
+    """Bytes that a view takes on the page: its data, and its title once more in the menu."""
+    return (
+        len(json_for_script(json.dumps(entry, separators=(",", ":")))) + 6 * len(entry["title"].encode()) + 40
+    )
 
-  const visible = (token) => token.replaceAll("\\n", "↵");
-  const short = (token) => (token.length > 14 ? token.slice(0, 13) + "…" : token);  // room for the pattern
 
-  const start = () => {
-    const views = JSON.parse(byId("data").textContent);
-    const [question, layer, head, stage] = ["question", "layer", "head", "stage"].map(byId);
-    let drawings = 0;
-    let pickedLayer = null;  // null until the reader picks one: the last layer
+def _as_json(view: AttentionView) -> dict[str, Any]:
+    heads = [
+        {"layer": layer, "head": head, "pattern": _packed(view.patterns[layer, head])}
+        for layer, head in np.ndindex(view.patterns.shape[:2])
+    ]
+    return {"title": view.title, "caption": view.caption, "tokens": view.tokens, "heads": heads}
 
-    const labels = () => [...stage.querySelectorAll("h4")];
 
-    // CircuitsVis draws after a moment; then mark its parts for the style, and lock the chosen head again.
-    const whenDrawn = new MutationObserver(() => {
-      const drawn = labels();
-      if (drawn.length === 0 || drawn.length !== head.length) return;
-      whenDrawn.disconnect();
-      const thumbnails = drawn[0].parentElement.parentElement.parentElement.parentElement;
-      thumbnails.parentElement.classList.add("explorer-drawing");
-      thumbnails.classList.add("explorer-thumbnails");
-      drawn.forEach((label) => {
-        label.parentElement.querySelector("canvas").ariaLabel = `Attention pattern of ${label.textContent}`;
-      });
-      const zoom = thumbnails.nextElementSibling;
-      zoom.classList.add("explorer-zoom");
-      zoom.querySelector("canvas").ariaLabel = "Attention pattern of the chosen head";
-      drawn[head.selectedIndex].click();
-    });
+def _packed(pattern: Float[np.ndarray, "query key"]) -> str:
+    """The lower triangle of a pattern, row by row."""
+    weights = pattern[np.tril_indices(len(pattern))].astype(np.float64)
+    return base64.b64encode(np.rint(np.clip(weights, 0, 1) * SCALE).astype("<u2").tobytes()).decode()
 
-    // A drawing cannot be updated from outside, so each selection gets a fresh element with its own id.
-    const draw = () => {
-      const view = views[question.selectedIndex];
-      const fresh = document.createElement("div");
-      fresh.id = `attention-drawing-${drawings++}`;
-      stage.replaceChildren(fresh);
-      whenDrawn.observe(stage, {childList: true, subtree: true});
-      CircuitsVis.render(fresh.id, CircuitsVis.AttentionHeads, {
-        attention: view.patterns[layer.selectedIndex],
-        tokens: view.tokens.map(visible).map(short),
-        attentionHeadNames: [...head.options].map((option) => option.text),
-        minValue: -1,
-        maxValue: 1,
-        maskUpperTri: true,
-      });
-    };
 
-    const showLayer = () => {
-      const heads = views[question.selectedIndex].patterns[layer.selectedIndex];
-      const chosen = Math.min(Math.max(head.selectedIndex, 0), heads.length - 1);
-      options(head, heads.map((_, i) => `L${layer.selectedIndex}H${i}`), chosen);
-      draw();
-    };
-
-    const showQuestion = () => {
-      const view = views[question.selectedIndex];
-      const last = view.patterns.length - 1;
-      options(layer, view.patterns.map((_, i) => `${i}`), Math.min(pickedLayer ?? last, last));
-      byId("caption").textContent = view.caption;
-      byId("tokens").replaceChildren(...view.tokens.map((token, position) => {
-        const item = document.createElement("li");
-        const number = document.createElement("small");
-        number.textContent = position;
-        item.append(number, visible(token));
-        return item;
-      }));
-      showLayer();
-    };
-
-    question.addEventListener("change", showQuestion);
-    layer.addEventListener("change", () => { pickedLayer = layer.selectedIndex; showLayer(); });
-    head.addEventListener("change", () => labels()[head.selectedIndex]?.click());
-    stage.addEventListener("click", (event) => {
-      const clicked = labels().findIndex((label) => label.parentElement.contains(event.target));
-      if (clicked >= 0) head.selectedIndex = clicked;
-    });
-    question.selectedIndex = 0;
-    showQuestion();
-  };
-
-  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
-  else start();
-})();
-</script>
-"""
+def _with_fewer_heads(view: AttentionView, room: int) -> tuple[dict[str, Any], int]:
+    """The view with as many heads as fit, chosen by what their last token attends to, in the order of the model; and how many it has."""
+    entry = _as_json(view)
+    heads = entry["heads"]
+    away = view.patterns[:, :, -1, 1:-1].sum(-1).ravel()
+    empty = entry | {"heads": []}
+    each = max(len(json.dumps(head, separators=(",", ":"))) for head in heads) + 1
+    most = max(0, (room - _size(empty)) // each)
+    chosen = np.sort(np.argsort(-away, kind="stable")[:most])
+    return entry | {"heads": [heads[i] for i in chosen.tolist()]}, len(heads)

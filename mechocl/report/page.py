@@ -1,13 +1,13 @@
 """A self-contained HTML report: first the verdicts, then sections of figures and tables, then attention.
 
-The page needs no network and its Content-Security-Policy forbids any: plotly's and CircuitsVis's scripts,
-the data and the style are all inside the one file.
+The page needs no network and its Content-Security-Policy forbids any: plotly's script, the data and the style are all inside
+the one file. What makes the file larger than `SIZE_LIMIT` is left out, and the page says so.
 """
 
 import errno
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,12 @@ from mechocl.files import write_text
 from mechocl.report.attention_explorer import (
     AttentionView,
     attention_explorer_html,
-    circuitsvis_bundle,
     javascript_for_script,
     json_for_script,
 )
 
 SIZE_LIMIT = 8_000_000
-"""Largest size of a report in bytes, which mail and chat still carry. The two scripts alone take 6.1 million."""
+"""Largest size of a report in bytes, which mail and chat still carry. Plotly's script alone takes 4.8 million."""
 
 DEFAULT_HEIGHT = 420
 """Height in pixels of a figure that names no height."""
@@ -58,6 +57,12 @@ class Table:
         """For each column, whether its cells are numbers, which may have intervals, signs or %, and are not all empty."""
         return tuple(_is_numeric([row[i] for row in self.rows]) for i in range(len(self.columns)))
 
+    @property
+    def bytes_per_row(self) -> float:
+        """How many bytes a row takes on the page, at least; 0 without rows."""
+        cells = sum(len(cell.encode()) + len("<td></td>") for row in self.rows for cell in row)
+        return cells / len(self.rows) + len("      <tr></tr>\n") if self.rows else 0.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
@@ -75,6 +80,8 @@ class Section:
     """More HTML, which is trusted and inserted as it is."""
     finding: str = ""
     """What was found, as a plain sentence, which is shown in bold at the top."""
+    left_out: tuple[str, ...] = ()
+    """What the page does not show so that it stays small, one sentence each. `render` adds to them."""
 
     def __post_init__(self) -> None:
         if not _SECTION_ID.fullmatch(self.id) or self.id in _RESERVED_IDS:
@@ -116,8 +123,27 @@ class Report:
             raise ValueError(f"section ids must differ, but these repeat: {', '.join(repeated)}")
 
 
-def render(report: Report) -> str:
-    """The report as one HTML page. The same report always gives the same text."""
+def render(report: Report, *, limit: int | None = None) -> str:
+    """The report as one HTML page of at most `limit` bytes (default: `SIZE_LIMIT`). The same report always gives the same text.
+
+    If the page would be larger, attention views are left out first, from the end. If it is too large without any,
+    the largest figures are left out, one by one, and then the longest tables are shortened. The page says what is not
+    there and how to see it. Text is never left out, so a page of more text than the limit is larger.
+    """
+    limit = SIZE_LIMIT if limit is None else limit
+    page = _rendered(report, "")
+    if (excess := len(page.encode("utf-8")) - limit) > 0:
+        report = _smaller(report, excess)
+        page = _rendered(report, "")
+    if not report.attention:
+        return page
+    return _rendered(
+        report, attention_explorer_html(report.attention, room=limit - len(page.encode("utf-8")))
+    )
+
+
+def _rendered(report: Report, explorer: str) -> str:
+    """The report as one HTML page with everything that it holds; `explorer` stands in the place of its attention views."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -125,36 +151,86 @@ def render(report: Report) -> str:
     plots = {
         section.id: [_plot(section, i) for i in range(len(section.figures))] for section in report.sections
     }
-    return template.render(
-        report=report,
-        plots=plots,
-        plotly=javascript_for_script(get_plotlyjs()) if any(plots.values()) else "",
-        circuitsvis=circuitsvis_bundle() if report.attention else "",
-        explorer=attention_explorer_html(report.attention) if report.attention else "",
+    plotly = javascript_for_script(get_plotlyjs()) if any(plots.values()) else ""
+    return template.render(report=report, plots=plots, plotly=plotly, explorer=explorer)
+
+
+def _smaller(report: Report, excess: int) -> Report:
+    """The report with at least `excess` bytes less of figures and tables, and sentences on what is not there."""
+    excess += 800 * (1 + len(report.sections))  # room for these sentences, and for the explorer's own
+    weights = {
+        (s, f): len(_plot(section, f)["json"].encode())
+        for s, section in enumerate(report.sections)
+        for f in range(len(section.figures))
+    }
+    dropped: set[tuple[int, int]] = set()
+    for place in sorted(weights, key=lambda place: -weights[place]):
+        if excess <= 0:
+            break
+        dropped.add(place)
+        excess -= weights[place]
+    if weights and len(dropped) == len(weights):
+        excess -= len(get_plotlyjs())
+    lengths = {
+        (s, t): len(table.rows)
+        for s, section in enumerate(report.sections)
+        for t, table in enumerate(section.tables)
+    }
+    per_row = {(s, t): report.sections[s].tables[t].bytes_per_row for s, t in lengths}
+    while excess > 0 and max(lengths.values(), default=0) > 1:
+        longest = max(lengths, key=lambda place: lengths[place] * per_row[place])
+        half = lengths[longest] // 2
+        excess -= round((lengths[longest] - half) * per_row[longest])
+        lengths[longest] = half
+    sections = [
+        _part_of(
+            section,
+            [f for f in range(len(section.figures)) if (s, f) not in dropped],
+            [lengths[s, t] for t in range(len(section.tables))],
+        )
+        for s, section in enumerate(report.sections)
+    ]
+    return replace(report, sections=tuple(sections))
+
+
+def _part_of(section: Section, figures: list[int], lengths: list[int]) -> Section:
+    """The section with these of its figures and so many rows of its tables."""
+    said = []
+    if missing := len(section.figures) - len(figures):
+        said.append(
+            f"So that the file can be sent, {missing} of the {len(section.figures)} figures here, the largest of the page, "
+            "are not in it. In Python, mechocl.analyse_run(run, ANALYSIS) has the rows that they draw, and mechocl.plots, "
+            "lens_plots, circuit_plots and probe_plots draw them."
+        )
+    for table, length in zip(section.tables, lengths, strict=True):
+        if length < len(table.rows):
+            said.append(
+                f"So that the file can be sent, the table “{table.caption}” has its first {length} of {len(table.rows)} "
+                "rows. In Python, mechocl.analyse_run(run, ANALYSIS) has the rows behind all of them."
+            )
+    return replace(
+        section,
+        figures=tuple(section.figures[f] for f in figures),
+        tables=tuple(
+            replace(table, rows=table.rows[:length])
+            for table, length in zip(section.tables, lengths, strict=True)
+        ),
+        left_out=section.left_out + tuple(said),
     )
 
 
 def write(report: Report, path: Path) -> int:
-    """Render `report` into the file `path`, atomically, and return its size in bytes.
+    """Render `report` into the file `path`, atomically, and return its size in bytes. It is never refused for its size (`render`).
 
-    Raises FileNotFoundError when the folder is missing, and ValueError when the page would be larger than `SIZE_LIMIT`.
-    In both cases nothing is written.
+    Raises FileNotFoundError when the folder is missing; then nothing is written.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(
             errno.ENOENT, "cannot write the report: make this folder first", str(path.parent)
         )
     page = render(report)
-    size = len(page.encode("utf-8"))
-    if size > SIZE_LIMIT:
-        views = len(attention_explorer_html(report.attention).encode("utf-8")) if report.attention else 0
-        raise ValueError(
-            f"the report would take {size:,} bytes, over the limit of {SIZE_LIMIT:,}; "
-            f"the {len(report.attention)} attention views take {views:,} of them: "
-            "show fewer or shorter questions, or smaller figures"
-        )
     write_text(path, page)
-    return size
+    return len(page.encode("utf-8"))
 
 
 def write_figure(figure: Figure, path: Path) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mechocl.behaviour import formats, internalization, over_seeds, sentences
@@ -230,12 +231,17 @@ def _probes(run: Run, rows: pd.DataFrame) -> tuple[Section, ...]:
 
 
 def attention_views(run: Run, rows: pd.DataFrame) -> tuple[AttentionView, ...]:
-    """The attention patterns of the first seed of the rows, which each caption names, with one view per question."""
+    """The attention patterns of the first seed of the rows, which each caption names, with one view per question.
+
+    Questions about aliases of the last stage come first, because a page without room for all shows the first ones.
+    """
     seed = int(rows["seed"].iloc[0])
     task = run.seed(seed).analysed_task()
     views = []
     own = rows[rows["seed"] == seed]
-    for question in own["question"].drop_duplicates().astype(int).tolist():
+    questions = own["question"].drop_duplicates().astype(int).to_numpy()
+    stage = task.table["stage"].to_numpy()[questions]
+    for question in questions[np.argsort(-stage, kind="stable")].tolist():
         part = own[own["question"] == question]
         length = position_labels(task, question).index("=") + 1
         title, caption = task.questioning.describe(task, question, float(part["difference"].iloc[0]))

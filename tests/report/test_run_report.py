@@ -80,6 +80,12 @@ def test_where_no_seed_learned_every_place_says_so(run: Run, rows: dict[str, pd.
     assert all("all 3 seeds failed" in row.sentence for row in asked)
 
 
+def test_questions_about_new_aliases_come_first(run: Run, rows: dict[str, pd.DataFrame]) -> None:
+    """A page without room for all questions shows the first ones."""
+    subsets = [view.title.split("_")[0] for view in run_report.attention_views(run, rows["attention"])]
+    assert subsets == ["d1", "d1", "d2", "d2", "d3", "d3", "qd1", "qd1", "qd2", "qd2"]
+
+
 def test_only_the_seeds_that_count_are_analysed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seeds that failed are asked for their answers alone."""
     asked: list[Any] = []
