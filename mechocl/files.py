@@ -71,7 +71,7 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise MechoclError(f"{path} is damaged ({error}); restore it, or delete it and run again") from None
 
 

@@ -85,7 +85,12 @@ class IntegerSetConfig:
         require(0 <= self.label_flip <= 1, f"label_flip is {self.label_flip}; use 0 to 1")
         if self.tokens_per_alias > 1:
             require(self.alphabet >= 1, f"alphabet is {self.alphabet}; it must be at least 1")
-            names = self.alphabet**self.tokens_per_alias
+            # of two letters or more, 64 in a name are over the limit already
+            names = self.alphabet ** min(self.tokens_per_alias, 64)
+            require(
+                names < 2**63,
+                f"tokens_per_alias {self.tokens_per_alias} of {self.alphabet} letters are more than 2^63 names; use fewer",
+            )
             require(
                 names >= self.aliases,
                 f"{self.aliases} aliases need more than the {names} names of {self.tokens_per_alias} "

@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Final, Generic, TypeVar
 
 import pydantic
 
 from mechocl.closed_book.stages import ClosedBookRecipe
 from mechocl.errors import MechoclError
+from mechocl.runs import plain_values
 from toy_models.architectures import ModelConfig
 from toy_models.stages import TrainingConfig
 from toy_models.worlds import DEFAULT, WORLDS
@@ -124,15 +126,13 @@ def read(name: str, known: Mapping[str, Path]) -> tuple[dict[str, Any], Path]:
     """
     path = known.get(name, Path(name))
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8")), path
+        return plain_values.read_toml(path), path
     except FileNotFoundError:
-        raise MechoclError(f"no recipe {name!r}: not a file, and not one of {', '.join(known)}") from None
+        raise MechoclError(
+            f"no recipe {plain_values.in_short(repr(name))}: not a file, and not one of {', '.join(known)}"
+        ) from None
     except IsADirectoryError:
         raise MechoclError(f"{path} is a folder; give a recipe file or one of {', '.join(known)}") from None
-    except UnicodeDecodeError:
-        raise MechoclError(f"{path} is not a text file in UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        raise MechoclError(f"{path} is not valid TOML: {error}") from None
 
 
 def parse(values: dict[str, Any], *, source: str) -> AnyRecipe:
@@ -158,9 +158,10 @@ def checked(adapter: Any, values: dict[str, Any], *, source: str) -> Any:
 
     Raises MechoclError, which names the key, for a value that is not valid.
     """
+    plain_values.refuse_odd_values(values, source=source)
     try:
         # JSON is strict about types and still turns arrays into tuples and integers into floats
-        return adapter.validate_json(json.dumps(values, default=str))
+        return adapter.validate_json(json.dumps(values))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
@@ -213,7 +214,7 @@ def _adapter(config: type) -> Any:
 
 
 def _explain(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"])
+    where = plain_values.in_short(".".join(str(part) for part in error["loc"]))
     key = str(error["loc"][-1]) if error["loc"] else ""
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         known = [f.name for config in configs().values() for f in dataclasses.fields(config)]
@@ -223,8 +224,9 @@ def _explain(error: Any) -> str:
         return f"the key {where!r} is missing"
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "value_error":
+        message = shorten(message, 300)
         return f"{where}: {message}" if where else message
-    return f"{where}: {message[0].lower() + message[1:]}, not {error['input']!r}"
+    return f"{where}: {message[0].lower() + message[1:]}, not {plain_values.in_short(repr(error['input']))}"
 
 
 def _apply(values: dict[str, Any], change: str) -> None:
@@ -253,5 +255,5 @@ def value(text: str) -> Any:
     """The value of a TOML text. A text that is not TOML is itself the value, as a word without quotes."""
     try:
         return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # ValueError: it is not TOML, or a number of very many digits
         return text

@@ -31,13 +31,13 @@ from mechocl.errors import MechoclError
 from mechocl.runs import recipes
 from mechocl.runs.folders import SeedFolder, StackFolder
 from mechocl.runs.kinds import RunKind
+from mechocl.runs.manifest import SCHEMA, check_manifest
 from mechocl.runs.provenance import git_state, machine
 from mechocl.runs.recipes import AnyRecipe, Recipe
 from mechocl.runs.text_runs import TextRuns
 from mechocl.runs.toy_runs import ToyRuns
 from toy_models.task import Questioning
 
-SCHEMA: Final = 2
 _PACKAGES: Final = ("torch", "transformer-lens", "transformers", "numpy", "pandas", "scikit-learn")
 _LOCK: Final = ".lock"
 _LOCK_PATIENCE_S: Final = 10.0
@@ -110,22 +110,10 @@ class Run:
             raise MechoclError(f"{path} does not exist; `mechocl runs` lists the runs of a folder")
         if not (path / "manifest.json").exists():
             raise MechoclError(f"{path} is not a run: it has no manifest.json")
-        manifest = files.read_json(path / "manifest.json")
-        schema = manifest.get("schema") if isinstance(manifest, dict) else None
-        if not isinstance(schema, int):
-            raise MechoclError(f"{path / 'manifest.json'} is damaged: it has no schema number; restore it")
-        if schema > SCHEMA:
-            raise MechoclError(
-                f"{path} was written by a newer version (schema {schema}, this one reads {SCHEMA}); "
-                "upgrade mechocl"
-            )
-        if manifest.get("kind") == "sweep":
+        found = files.read_json(path / "manifest.json")
+        if isinstance(found, dict) and found.get("kind") == "sweep":
             raise MechoclError(f"{path} is a sweep, not a run; `mechocl sweep --table {path}` shows it")
-        if schema == 1 and isinstance(manifest.get("seeds"), list):  # every seed trained alone
-            manifest |= {"schema": SCHEMA, "stacks": [[seed] for seed in manifest["seeds"]]}
-        for key, kind in _MANIFEST.items():
-            if not isinstance(manifest.get(key), kind):
-                raise MechoclError(f"{path / 'manifest.json'} is damaged: no valid {key!r}; restore it")
+        manifest = check_manifest(found, path / "manifest.json")
         recipe = recipes.parse(manifest["recipe"], source=str(path / "manifest.json"))
         run = Run(path, recipe, manifest["recipe_name"], tuple(manifest["seeds"]), manifest, attribute)
         if attribute and not run.kind.has_attributes:
@@ -274,21 +262,6 @@ def kind_of(recipe: AnyRecipe) -> RunKind:
 
 _KINDS: Final[dict[type, RunKind]] = {Recipe: ToyRuns(), ClosedBookRecipe: TextRuns()}
 """Class of a recipe → the kind of its runs."""
-
-_MANIFEST: Final = {
-    "recipe_name": str,
-    "recipe": dict,
-    "seeds": list,
-    "stacks": list,
-    "device": str,
-    "machine": str,
-    "threads": int,
-    "precision": str,
-    "packages": dict,
-    "created": str,
-    "seconds": dict,
-}
-"""Keys that a manifest must have, and the types of their values."""
 
 
 def _new_manifest(
