@@ -1,5 +1,7 @@
-"""The errors that the command line shows as one line."""
+"""The errors that the command line shows as one line, and the words that they propose."""
 
+import difflib
+from collections.abc import Sequence
 from textwrap import shorten
 
 
@@ -14,3 +16,19 @@ class Fault(RuntimeError):
 def describe_error(error: BaseException) -> str:
     """The type and the message of a library's exception, as one line of at most 300 characters."""
     return shorten(f"{type(error).__name__}: {error}".removesuffix(": "), 300)
+
+
+def nearest(word: str, known: Sequence[str]) -> str | None:
+    """The known word that is most like `word`, or that begins with it or holds it; None if no word is near."""
+    lowered = {name.lower(): name for name in reversed(known)}
+    if near := difflib.get_close_matches(word.lower(), list(lowered), n=1):
+        return lowered[near[0]]
+    part = word.lower().strip("-")
+    inside = [name for name in known if part and part in name.lower()]
+    return inside[0] if inside else None
+
+
+def suggested(word: str, known: Sequence[str]) -> str:
+    """What to write in the place of a mistyped word: the nearest known word, and if none is near, all of them."""
+    near = nearest(word, known)
+    return f"did you mean {near}?" if near else f"choose from {', '.join(known)}"

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import tyro
 
-from mechocl.commands.options import Where, changed_options, jobs_of
+from mechocl.commands.options import Where, jobs_of
 from mechocl.errors import MechoclError
 from mechocl.interventions.circuits import CircuitConfig
 from mechocl.interventions.grafting import GraftConfig
@@ -100,8 +100,6 @@ def lens(
     from mechocl.lenses.direct_attribution import AttributionConfig
     from mechocl.lenses.tuned_lens import TunedLensConfig
 
-    if kind != "logit" and "--of" in changed_options((config, LensConfig())):
-        raise MechoclError(f"--of is for the logit lens alone; leave it out with --kind {kind}")
     if kind == "direct":
         aliases = AttributionConfig(aliases_per_subset=config.aliases_per_subset)
         opened, _, (rows,) = _analysed(on, ("attribution", aliases))

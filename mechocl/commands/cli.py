@@ -1,71 +1,70 @@
 """The command line as a whole: its commands, and how each of them may end."""
 
-import contextlib
-import dataclasses
 import errno
-import functools
+import importlib
 import io
-import math
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
-import tyro
+from mechocl.commands import overview
+from mechocl.errors import Fault, MechoclError, suggested
 
-from mechocl.commands import (
-    analysis,
-    closed_book,
-    controls,
-    data,
-    features,
-    parity,
-    probing,
-    reports,
-    training,
-)
-from mechocl.errors import Fault, MechoclError
-
-COMMANDS: Final[dict[str, Callable[..., None]]] = {
-    "demo": training.demo,
-    "train": training.train,
-    "sweep": training.sweep,
-    "controls": controls.controls,
-    "pretrain": closed_book.pretrain,
-    "finetune": closed_book.finetune,
-    "evaluate": analysis.evaluate,
-    "lens": analysis.lens,
-    "patch": analysis.patch,
-    "circuit": analysis.circuit,
-    "graft": analysis.graft,
-    "subspace": analysis.subspace,
-    "probe": probing.probe,
-    "sae": features.sae,
-    "crosscoder": features.crosscoder,
-    "data": data.data,
-    "parity": parity.parity,
-    "dynamics": training.dynamics,
-    "report": reports.write_report,
-    "runs": reports.runs,
+COMMANDS: Final[dict[str, str]] = {
+    "demo": "training:demo",
+    "train": "training:train",
+    "sweep": "training:sweep",
+    "controls": "controls:controls",
+    "pretrain": "closed_book:pretrain",
+    "finetune": "closed_book:finetune",
+    "evaluate": "analysis:evaluate",
+    "lens": "analysis:lens",
+    "patch": "analysis:patch",
+    "circuit": "analysis:circuit",
+    "graft": "analysis:graft",
+    "subspace": "analysis:subspace",
+    "probe": "probing:probe",
+    "sae train": "features:train",
+    "sae search": "features:search",
+    "sae test": "features:causal_test",
+    "sae dashboard": "features:dashboard",
+    "crosscoder": "features:crosscoder",
+    "data cvdb": "data:cvdb",
+    "data trex": "data:trex",
+    "parity": "parity:parity",
+    "dynamics": "training:dynamics",
+    "report": "reports:write_report",
+    "runs": "listing:runs",
 }
-"""The commands, in the order in which the help lists them."""
+"""Command → its module in `mechocl.commands` and its function, in the order of the help. It is imported when it is chosen:
+torch and its like take seconds."""
 
-GROUPS: Final[dict[str, dict[str, Callable[..., None]]]] = {
-    "sae": features.SAE_COMMANDS,
-    "data": data.DATA_COMMANDS,
+GROUPS: Final[dict[str, str]] = {
+    "sae": "Train, search, test and share sparse autoencoders.",
+    "data": "Check the user's own data sets, CVDB and T-REx.",
 }
-"""Commands that have commands of their own."""
+"""Commands that have commands of their own, and what they are for."""
+
+_HELP: Final = ("-h", "--help")
+
+
+def command_named(name: str) -> Callable[..., None]:
+    """The function of a command such as "train" or "sae search"."""
+    module, _, function = COMMANDS[name].partition(":")
+    found: Callable[..., None] = getattr(importlib.import_module(f"mechocl.commands.{module}"), function)
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. A code other than 0 comes with one line on stderr.
 
-    The code is 0 after success, 2 for an error that the user can mend, 1 for a fault, and 130 after Ctrl-C. Any other
-    exception is a bug, and is raised.
+    The code is 0 after success and after help, 2 for an error that the user can mend, 1 for a fault, and 130 after
+    Ctrl-C. Any other exception is a bug, and is raised.
     """
+    _print_in_any_encoding()
     try:
-        call = _parsed(list(sys.argv[1:] if arguments is None else arguments))
-        call()
+        _run(list(sys.argv[1:] if arguments is None else arguments))
     except MechoclError as error:
         return _fail(str(error), 2)
     except Fault as error:
@@ -85,60 +84,62 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parsed(given: list[str]) -> Callable[[], None]:
-    """The call that the arguments stand for.
-
-    Raises MechoclError when a config refuses a value. Raises SystemExit after the help is printed, and after the usage
-    is printed because the arguments cannot be parsed.
-    """
-    group = given.pop(0) if given and given[0] in GROUPS else ""
-    parse: Callable[..., Callable[[], None]] = functools.partial(
-        tyro.extras.subcommand_cli_from_dict,
-        {name: _deferred(command) for name, command in GROUPS.get(group, COMMANDS).items()},
-        prog=f"mechocl {group}".strip(),
-        description="A laboratory for out-of-context (implicit meta-) learning.",
-        args=given,
-    )
-    try:
-        with contextlib.redirect_stderr(
-            io.StringIO()
-        ):  # what a config refuses is shown in spite of the argument
-            return parse(console_outputs=False)
-    except SystemExit as end:
-        if (refusal := _refusal_behind(end)) is not None:
-            raise refusal from None
-    return parse()  # this time it says what is wrong, or shows the help
+def _print_in_any_encoding() -> None:
+    """Let characters that the terminal's encoding lacks be printed by their number, and not end the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
-def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-    """A function with the command's arguments that returns the call and does not run it, so that parsing ends first."""
+def _run(given: list[str]) -> None:
+    """Run what the arguments stand for: a command, or help. Raises MechoclError when they cannot be understood."""
+    first = given[0] if given else ""
+    if first in _HELP:
+        print(overview.overview(COMMANDS, GROUPS))
+    elif first == "--version":
+        print(overview.version_line())
+    elif first in GROUPS and given[1:2] and given[1] in _HELP:
+        print(overview.overview(COMMANDS, GROUPS, group=first))
+    else:
+        name, words = _chosen(given)
+        from mechocl.commands import calling
 
-    @functools.wraps(command)
-    def bind(*arguments: Any, **options: Any) -> Callable[[], None]:
-        for name, value in options.items():
-            refuse_not_finite(name, value)
-        return functools.partial(command, *arguments, **options)
-
-    return bind
-
-
-def refuse_not_finite(name: str, value: Any) -> None:
-    """Raise MechoclError for an option that is infinite or not a number, also inside a config."""
-    if dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            refuse_not_finite(field.name, getattr(value, field.name))
-    elif isinstance(value, tuple | list):
-        for one in value:
-            refuse_not_finite(name, one)
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise MechoclError(f"--{name.replace('_', '-')} {value}: give a finite number")
+        if any(word in _HELP for word in words[: words.index("--") if "--" in words else None]):
+            calling.print_help(name, command_named(name))
+        else:
+            calling.bound(name, command_named(name), words, elsewhere=_others_with)()
 
 
-def _refusal_behind(error: BaseException | None) -> MechoclError | None:
-    """The MechoclError of a config that ended the parsing. tyro turns it into a usage message."""
-    while error is not None and not isinstance(error, MechoclError):
-        error = error.__cause__ or error.__context__
-    return error
+def _chosen(given: list[str]) -> tuple[str, list[str]]:
+    """The name of the command, and the words after it. Raises MechoclError, which proposes the nearest command."""
+    tops = list(dict.fromkeys(name.partition(" ")[0] for name in COMMANDS))
+    if not given or not given[0].strip():
+        raise MechoclError(f"say what to do: mechocl {'|'.join(tops)}; `mechocl --help` explains them")
+    first, rest = given[0], given[1:]
+    if first in COMMANDS:
+        return first, rest
+    if first in GROUPS:
+        inner = [name.partition(" ")[2] for name in COMMANDS if name.startswith(f"{first} ")]
+        if not rest:
+            raise MechoclError(
+                f"say what to do: mechocl {first} {'|'.join(inner)}; `mechocl {first} --help` explains them"
+            )
+        if rest[0] in inner:
+            return f"{first} {rest[0]}", rest[1:]
+        raise MechoclError(
+            f"{first} has no command {rest[0]!r}; {suggested(rest[0], inner)} `mechocl {first} --help` lists them"
+        )
+    if first.startswith("-"):
+        raise MechoclError(f"{first} stands before the command; write mechocl {tops[0]}|… and then options")
+    raise MechoclError(f"there is no command {first!r}; {suggested(first, tops)} `mechocl --help` lists them")
+
+
+def _others_with(flag: str) -> list[str]:
+    """The commands that have an option."""
+    from mechocl.commands.arguments import options_of
+
+    found = {name: options_of(command_named(name)) for name in COMMANDS}
+    return [name for name, options in found.items() if any(flag in option.flags for option in options)]
 
 
 _MENDABLE: Final = {
@@ -157,5 +158,5 @@ _MENDABLE: Final = {
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"mechocl: {message}", file=sys.stderr)
+    print(f"mechocl: {' '.join(message.split())}", file=sys.stderr)
     return code

@@ -1,6 +1,6 @@
 """`mechocl data …`: says whether the user's own data sets can be used, and what is made of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -8,7 +8,6 @@ import tyro
 
 from mechocl.closed_book.cvdb import CvdbConfig
 from mechocl.closed_book.trex import TrexConfig
-from mechocl.errors import MechoclError
 
 if TYPE_CHECKING:
     from mechocl.closed_book.world import World
@@ -71,16 +70,6 @@ def trex(
     _print("", ["attribute", "works asked about"], rows)
     _print_questions(world)
     print(f"\nusable: {entities} entities, {found.left} at most; {len(asked)} questions")
-
-
-def data() -> None:
-    """Check the user's own data sets, CVDB and T-REx; `mechocl data --help` lists them."""
-    raise MechoclError(
-        f"say which data: mechocl data {'|'.join(DATA_COMMANDS)}; `mechocl data --help` explains them"
-    )
-
-
-DATA_COMMANDS: Final[dict[str, Callable[..., None]]] = {"cvdb": cvdb, "trex": trex}
 
 
 def _print_removed(title: str, removed: tuple[tuple[str, int], ...]) -> None:

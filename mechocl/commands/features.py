@@ -1,9 +1,8 @@
 """`mechocl sae …` and `mechocl crosscoder`: train dictionaries, search them, test what they hold, share them."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -183,21 +182,6 @@ def crosscoder(
     )
     print(f"crosscoders: {run.path / 'saes' / name}")
     _say_where(run, crosscoder_jobs.ANALYSIS)
-
-
-def sae() -> None:
-    """Train, search, test and share sparse autoencoders; `mechocl sae --help` lists the commands."""
-    raise MechoclError(
-        f"say what to do: mechocl sae {'|'.join(SAE_COMMANDS)}; `mechocl sae --help` explains them"
-    )
-
-
-SAE_COMMANDS: Final[dict[str, Callable[..., None]]] = {
-    "train": train,
-    "search": search,
-    "test": causal_test,
-    "dashboard": dashboard,
-}
 
 
 def _opened(on: WhereSeeds) -> "tuple[Run, tuple[int, ...], str]":

@@ -1,9 +1,9 @@
 """The options that several commands share, each declared once, and what their values stand for."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -187,13 +187,3 @@ def numbers(text: str) -> tuple[int, ...]:
     if not parts or not all(part.isdecimal() for part in parts):
         raise MechoclError(f"--seeds {text}: give seeds as 0,1,2, or all")
     return tuple(dict.fromkeys(map(int, parts)))
-
-
-def changed_options(*given: tuple[Any, Any]) -> tuple[str, ...]:
-    """The changed options of some dataclasses, such as `--n-pairs`. Each argument is a pair (given object, its default)."""
-    return tuple(
-        f"--{field.name.replace('_', '-')}"
-        for values, default in given
-        for field in fields(values)
-        if getattr(values, field.name) != getattr(default, field.name)
-    )

@@ -5,10 +5,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
-import tabulate
 
 from mechocl.behaviour import control_gaps, formats, over_seeds as seed_estimates, sentences
 from mechocl.behaviour.counted import CountedSeeds
+from mechocl.commands.tables import table as table
 from toy_models.measures import Measures
 
 if TYPE_CHECKING:
@@ -16,15 +16,6 @@ if TYPE_CHECKING:
 
 _number: Final = partial(formats.number, minus=formats.HYPHEN)
 """Numbers in grids of a terminal have a hyphen for a minus."""
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table whose cells are texts."""
-    # The cells are texts and stay as they are: tabulate would print +0.250 as 0.25. The head is a row like the
-    # others, for tabulate makes a column wider than a head that it knows of.
-    text = tabulate.tabulate([columns, *rows], tablefmt="plain", disable_numparse=True)
-    for line in text.splitlines():
-        print(line.rstrip())
 
 
 def grid(cells: pd.DataFrame, digits: str, *, corner: str = "layer") -> None:

@@ -12,7 +12,6 @@ from mechocl.commands.options import (
     Computing,
     Place,
     SeedList,
-    changed_options,
     jobs_of,
     listed,
     numbers,
@@ -66,11 +65,6 @@ def probe(
     from mechocl.analyses import jobs, probe_sweep
 
     if table is not None:
-        if runs:
-            raise MechoclError("--table only looks at a table; leave out the runs")
-        defaults = ((config, ProbingConfig()), (probed, Probed()), (computing, Computing()), (place, Place()))
-        if without := changed_options(*defaults):
-            raise MechoclError(f"--table only looks at a table; leave out {without[0]}")
         rows = probe_sweep.read_table(table)
         out = out or (table if table.is_dir() else table.parent)
         _print_and_draw(rows, out)

@@ -1,4 +1,4 @@
-"""`mechocl report` and `mechocl runs`: write the page of a run, and list the runs in a folder."""
+"""`mechocl report`: write the page of a run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -62,23 +62,3 @@ def print_report(run: "Run", path: Path, *, device: str, jobs: int | None) -> No
 def _refuse_folder(path: Path) -> None:
     if path.is_dir():
         raise MechoclError(f"{path} is a folder; give the HTML file, for example {path / 'report.html'}")
-
-
-def runs(
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")] = Path("runs"),
-) -> None:
-    """List the runs in a folder.
-
-    Args:
-        folder: Folder that holds run folders.
-    """
-    from mechocl.commands import printing
-    from mechocl.runs.listing import list_runs
-
-    listing = list_runs(folder)
-    body = [[str(one.path), one.recipe, one.state, one.created] for one in listing.readable]
-    printing.table(["run", "recipe", "trained", "created"], body)
-    for why in listing.unreadable:
-        print(f"cannot be read: {why}")
-    count = len(listing.readable) + len(listing.unreadable)
-    print(f"{count} run{'' if count == 1 else 's'} in {folder}")

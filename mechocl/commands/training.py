@@ -13,7 +13,6 @@ from mechocl.commands.options import (
     PositionalRun,
     SaveEvery,
     SeedRange,
-    changed_options,
     jobs_of,
     joined,
     seconds_of,
@@ -62,8 +61,6 @@ def demo(
     from mechocl.commands.reports import print_report
     from mechocl.runs import recipes
 
-    if fast and seeds not in (1, DEMO_SEEDS):
-        raise MechoclError(f"--fast trains one seed; leave out --seeds {seeds}")
     name = "integer-set/cpu"
     recipe = recipes.load_recipe(name, FAST if fast else ())
     device, at_a_time = computing.resolved_device(), jobs_of(computing.jobs)
@@ -169,11 +166,6 @@ def sweep(
             executor=executor,
         )
     else:
-        if recipe or over:
-            raise MechoclError("--table only looks at a sweep; leave out the recipe and --over")
-        changed = changed_options((seeds, _SWEPT), (computing, Computing()), (place, Place()))
-        if without := [*(["--set"] if changes else []), *changed]:
-            raise MechoclError(f"--table only looks at a sweep; leave out {without[0]}")
         frame = read_sweep(table)
     _print_sweep(frame, figure or (out / "phase-diagram.html" if out else None))
     print(f"table: {table or (out or Path()) / 'table.parquet'} ({len(frame)} runs)")

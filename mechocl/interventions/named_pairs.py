@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from mechocl.models.layout import asked_positions, shared_positions
 from toy_models.randomness import generator
 from toy_models.subsets import SUBSETS
 from toy_models.task import ROLE, Task
+
+FORMS: Final = ("d1-to-d2", "d1-to-other-d2", "d1-with-to-without", "tag1-to-tag2", "d1-to-itself")
+"""One name of each kind of pairs (`interventions.pairs` explains them). Other subsets and tags may stand in it."""
 
 
 def pairs_named(task: Task, name: str, *, n_pairs: int, seed: int) -> Pairs:
@@ -36,10 +40,7 @@ def pairs_named(task: Task, name: str, *, n_pairs: int, seed: int) -> Pairs:
         first, second = (subset_named(task, found[i]) for i in (1, 3))
         same = found[2] is None
         return alias_pairs(task, clean=first, corrupted=second, same_integer=same, n_pairs=n_pairs, seed=seed)
-    raise MechoclError(
-        f"no pairs are called {name!r}; use d1-to-d2, d1-to-other-d2, d1-with-to-without, "
-        "tag1-to-tag2, d1-to-itself, or a .csv file"
-    )
+    raise MechoclError(f"no pairs are called {name!r}; use {', '.join(FORMS)}, or a .csv file")
 
 
 def subset_named(task: Task, short: str) -> str:

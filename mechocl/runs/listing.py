@@ -1,10 +1,11 @@
-"""The runs that a folder holds, and how far each of them is."""
+"""The runs that a folder holds, and how far each of them is. What is in order is read without importing torch."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mechocl.errors import MechoclError
-from mechocl.runs.run import Run, find_runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,14 +35,57 @@ def list_runs(folder: Path) -> Listing:
     unreadable = []
     for path in find_runs(folder):
         try:
-            run = Run.open(path)
-            failed = run.failures()
-            done = sum(run.seed(seed).finished() for seed in run.seeds)
+            readable.append(_at_a_glance(path) or _opened(path))
         except MechoclError as error:
             unreadable.append(str(error))
-            continue
-        state = f"{done} of {len(run.seeds)} seeds" + (f", {len(failed)} failed" if failed else "")
-        readable.append(
-            ListedRun(path=path, recipe=run.recipe_name, state=state, created=run.manifest["created"])
-        )
     return Listing(readable=tuple(readable), unreadable=tuple(unreadable))
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The folders of runs directly inside a folder (or the folder itself), sorted by name.
+
+    Raises MechoclError when it is not a folder.
+    """
+    if (folder / "manifest.json").exists():
+        return [folder]
+    if not folder.is_dir():
+        raise MechoclError(f"{folder} is not a folder; give one that holds runs")
+    return [path.parent for path in sorted(folder.glob("*/manifest.json"))]
+
+
+def _at_a_glance(path: Path) -> ListedRun | None:
+    """A run by its JSON files alone; None if any of them is not as it should be."""
+    try:
+        manifest = _read(path / "manifest.json")
+        if manifest["schema"] not in (1, 2) or "kind" in manifest or not manifest["seeds"]:
+            return None
+        wanted = {
+            f"stage-{n + 1}/history.parquet" for n in range(len(manifest["recipe"]["training"]["stages"]))
+        }
+        ledgers = [path / f"seed-{int(seed)}" / "checksums.json" for seed in manifest["seeds"]]
+        files = [set(_read(ledger)) if ledger.exists() else set() for ledger in ledgers]
+        done, failed = sum(wanted <= names for names in files), sum("failed.json" in names for names in files)
+        return _listed(path, str(manifest["recipe_name"]), done, failed, len(files), str(manifest["created"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _opened(path: Path) -> ListedRun:
+    """A run as it is opened for an analysis. Raises MechoclError that says why it cannot be read."""
+    from mechocl.runs.run import Run
+
+    run = Run.open(path)
+    done = sum(run.seed(seed).finished() for seed in run.seeds)
+    return _listed(path, run.recipe_name, done, len(run.failures()), len(run.seeds), run.manifest["created"])
+
+
+def _listed(path: Path, recipe: str, done: int, failed: int, seeds: int, created: str) -> ListedRun:
+    state = f"{done} of {seeds} seeds" + (f", {failed} failed" if failed else "")
+    return ListedRun(path=path, recipe=recipe, state=state, created=created)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no table")
+    return found

@@ -298,12 +298,3 @@ def _may_hold_a_run(path: Path) -> bool:
         return False
     others = [p for p in path.iterdir() if p.name != _LOCK and not files.is_temporary(p)]
     return not others or (path / "manifest.json").exists()
-
-
-def find_runs(folder: Path) -> list[Path]:
-    """The folders of runs directly inside a folder (or the folder itself), sorted by name."""
-    if (folder / "manifest.json").exists():
-        return [folder]
-    if not folder.is_dir():
-        raise MechoclError(f"{folder} is not a folder; give one that holds runs")
-    return [path.parent for path in sorted(folder.glob("*/manifest.json"))]

@@ -4,14 +4,17 @@ import errno
 import io
 import os
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
 
+import mechocl
 from mechocl import files
 from mechocl.analyses import jobs
 from mechocl.behaviour.counted import CountedSeeds
@@ -153,9 +156,7 @@ OPTIONS = {
 }
 """What each command's help must name."""
 
-COMMANDS = {name: command for name, command in cli.COMMANDS.items() if name not in cli.GROUPS} | {
-    f"{group} {name}": command for group, commands in cli.GROUPS.items() for name, command in commands.items()
-}
+COMMANDS = {name: cli.command_named(name) for name in cli.COMMANDS}
 """All commands, those of a group with its name before."""
 
 ANALYSES = ("evaluate", "lens", "patch", "circuit", "graft", "subspace", "probe", "report")
@@ -234,44 +235,67 @@ def test_every_command_is_looked_at() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_names_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.main([*command.split(), "--help"])
-    assert caught.value.code == 0
-    captured = capsys.readouterr()
+    shown = "\n".join(out_of(capsys, *command.split(), "--help"))
     for option in OPTIONS[command]:
-        assert option in captured.out
+        assert option in shown
     summary = (COMMANDS[command].__doc__ or "").split("\n")[0]
-    assert " ".join(summary.split()) in " ".join(captured.out.split())
-    assert "(default:" in captured.out
+    assert " ".join(summary.split()) in " ".join(shown.split())
+    assert "(default:" in shown
 
 
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["--help"])
-    assert caught.value.code == 0
-    shown = capsys.readouterr().out
-    assert all(command in shown for command in cli.COMMANDS)
+    for given in ([], ["-h"], ["sae"], ["data"]):
+        shown = out_of(capsys, *given, "--help")
+        for name in cli.COMMANDS:
+            if name.startswith(given[0]) if given and given[0] != "-h" else " " not in name:
+                own = name.split()[-1]
+                summary = (COMMANDS[name].__doc__ or "").split("\n")[0]
+                assert any(line.split() == [own, *summary.split()] for line in shown), name
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["nothing"],
-        ["train"],
-        ["train", "integer-set/cpu"],
-        ["train", "integer-set/cpu", "--out", "x", "--nothing"],
-        ["train", "integer-set/cpu", "--out", "x", "--seeds", "many"],
-        ["evaluate", "x", "--device", "tpu"],
-    ],
-)
-def test_a_command_that_cannot_be_parsed_exits_with_2(
-    arguments: Sequence[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
-    assert caught.value.code == 2
-    assert "Traceback" not in capsys.readouterr().err
+HEAVY = ("torch", "scipy", "sklearn", "pandas", "numpy", "pyarrow", "transformers", "pydantic", "rich")
+
+
+def in_a_new_process(code: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("given", ["--help", "--version", "trian", "sae", "sae --help", "runs", ""])
+def test_what_answers_at_once_imports_nothing_heavy(given: str, run: Path) -> None:
+    code = (
+        "import sys; from mechocl.__main__ import main; code = main()\n"
+        f"print(code, [name for name in {HEAVY} if name in sys.modules])"
+    )
+    arguments = [given, run.parent] if given == "runs" else given.split()
+    ended = in_a_new_process(code, *arguments)
+    wanted = 2 if given in ("trian", "sae", "") else 0
+    assert ended.stdout.splitlines()[-1] == f"{wanted} []", ended
+    if given == "runs":
+        assert "2 of 2 seeds" in ended.stdout
+
+
+def test_the_version_names_what_decides_about_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = out_of(capsys, "--version")
+    versions = [f"{name} {metadata.version(name)}" for name in ("torch", "transformer-lens", "sae-lens")]
+    assert line == f"mechocl {mechocl.__version__} ({', '.join(versions)})"
+
+
+@pytest.mark.parametrize("module", ["mechocl.commands.cli", "mechocl.commands.analysis", "torch", "tyro"])
+def test_ctrl_c_while_modules_are_imported(module: str) -> None:
+    code = f"""
+import sys
+class Interrupted:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+from mechocl.__main__ import main
+sys.exit(main())
+"""
+    ended = in_a_new_process(code, "evaluate", "nothing")
+    assert ended.returncode == 130
+    assert ended.stderr.splitlines() == ["mechocl: interrupted; run the same command again to continue"]
 
 
 # mistakes ------------------------------------------------------------------------------------------
@@ -441,18 +465,9 @@ def test_options_of_the_analyses(
     [
         (["lens", "RUN", "--aliases-per-subset", "0"], "aliases_per_subset is 0; use at least 1"),
         (["sae", "train", "RUN", "--k", "0"], "k is 0; use at least 1"),
-        (["lens", "RUN", "--of", "mlps", "--kind", "tuned"], "--of is for the logit lens alone; leave it out with --kind tuned"),
-        (["demo", "--fast", "--seeds", "3"], "--fast trains one seed; leave out --seeds 3"),
-        (["sweep", "--table", "T", "--set", "a=1"], "--table only looks at a sweep; leave out --set"),
-        (["sweep", "--table", "T", "--first-seed", "1"], "--table only looks at a sweep; leave out --first-seed"),
-        (["probe", "--table", "T", "--sites", "z"], "--table only looks at a table; leave out --sites"),
-        (["probe", "--table", "T", "--cache-gb", "1"], "--table only looks at a table; leave out --cache-gb"),
     ],
-)  # fmt: skip
-def test_options_that_would_have_no_effect_and_values_that_make_no_sense(
-    arguments: list[str], line: str, tmp_path: Path, fails: Fails
-) -> None:
-    """Whether a config refuses them, while the arguments are parsed, or the command."""
+)
+def test_values_that_make_no_sense(arguments: list[str], line: str, tmp_path: Path, fails: Fails) -> None:
     assert fails(*arguments) == line
 
 
@@ -496,7 +511,7 @@ def test_other_ends(monkeypatch: pytest.MonkeyPatch, fails: Fails) -> None:
         def end() -> None:
             raise error
 
-        monkeypatch.setitem(cli.COMMANDS, "runs", end)
+        monkeypatch.setattr(cli, "command_named", lambda name: end)
 
     end_with(KeyboardInterrupt())
     assert fails("runs", code=130) == "interrupted; run the same command again to continue"
@@ -637,6 +652,32 @@ def test_a_list_of_no_runs(tmp_path: Path, fails: Fails, capsys: pytest.CaptureF
     assert out_of(capsys, "runs", tmp_path)[-1] == f"0 runs in {tmp_path}"
     line = fails("runs", tmp_path / "nothing")
     assert line == f"{tmp_path / 'nothing'} is not a folder; give one that holds runs"
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["evaluate", "lens", "patch", "probe", "dynamics", "runs", "--help", "--version", "patch --help"],
+)
+def test_a_terminal_without_unicode(run: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """What an ASCII terminal cannot show is printed by its number; nothing ends in an UnicodeEncodeError."""
+    streams = {name: io.TextIOWrapper(io.BytesIO(), encoding="ascii") for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    few = {
+        "patch": ["--n-pairs", "4"],
+        "probe": ["--permutations", "0", "--n-pairs", "0", "--cache-gb", "0"],
+        "runs": [],
+        "dynamics": [],
+    }
+    given = command.split() if "--" in command else [command, str(run), *few.get(command, [])]
+    given += CPU if command in ANALYSES else []
+    assert cli.main(given) == 0
+    monkeypatch.undo()
+    for stream in streams.values():
+        stream.flush()
+    shown = streams["stdout"].buffer.getvalue()  # type: ignore[attr-defined]
+    assert shown.isascii()
+    assert len(shown) > 20
 
 
 # progress ------------------------------------------------------------------------------------------

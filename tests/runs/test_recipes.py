@@ -13,7 +13,7 @@ import tiny
 
 from mechocl.analyses import jobs, registry
 from mechocl.closed_book import cost
-from mechocl.commands import cli
+from mechocl.commands import calling
 from mechocl.errors import MechoclError
 from mechocl.runs import recipes
 from mechocl.runs.recipes import Recipe
@@ -395,7 +395,7 @@ def test_no_option_takes_a_number_that_is_not_finite() -> None:
                 except (MechoclError, ValueError):  # the config itself refuses it
                     continue
                 with pytest.raises(MechoclError, match="give a finite number"):
-                    cli.refuse_not_finite("config", config)
+                    calling.refuse_not_finite("config", config)
                 checked += 1
     assert checked
 

@@ -1,0 +1,96 @@
+"""Options that have an effect beside some other options alone. Without them they are refused, in one line."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from mechocl.commands.arguments import Option
+from mechocl.commands.words import Given
+from mechocl.errors import MechoclError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """Options of a command that have an effect only with some values of another option."""
+
+    command: str
+    flags: tuple[str, ...]
+    """The options; () means all that are not named in `but`."""
+    of: str
+    """The other option."""
+    values: tuple[str, ...]
+    """Its values with which they have an effect; "" means that it is not given."""
+    why: str
+    """What the message says: what the options are for."""
+    but: tuple[str, ...] = ()
+    """Options that always have an effect."""
+
+
+_UNIT_SITES: Final = ("q", "k", "v", "z", "pattern", "mlp_post")
+
+NEEDS: Final = (
+    Need(command="lens", flags=("--of",), of="--kind", values=("logit",), why="is for the logit lens alone"),
+    Need(
+        command="circuit", flags=("--steps",), of="--method", values=("patching", "eap-ig"),
+        why="is for eap-ig, which is computed beside patching too",
+    ),
+    Need(command="demo", flags=("--seeds",), of="--fast", values=("", "no"), why="is for the whole demo, for --fast trains one seed"),
+    Need(
+        command="sweep", flags=(), of="--table", values=("",), but=("--table", "--figure", "--out"),
+        why="is for training, and --table only looks at a sweep",
+    ),
+    Need(
+        command="probe", flags=(), of="--table", values=("",), but=("--table", "--out"),
+        why="is for probing, and --table only looks at a table",
+    ),
+    Need(
+        command="probe", flags=("--cache-dtype",), of="--cache-gb", values=("", "more than 0"),
+        why="is for activations that are kept on the disk",
+    ),
+    Need(
+        command="patch", flags=("--each-unit",), of="--site", values=_UNIT_SITES,
+        why="is for sites that have heads or neurons",
+    ),
+    Need(
+        command="sae test", flags=("--best",), of="--features", values=("",),
+        why="is for features that the search chooses",
+    ),
+)  # fmt: skip
+"""Every such option."""
+
+
+def check(command: str, given: Given, options: Sequence[Option]) -> None:
+    """Raise MechoclError for an option that was given and would have no effect beside the others that were given."""
+    for need in NEEDS:
+        if need.command != command or _fulfilled(need, given, options):
+            continue
+        flags = need.flags or [option.flag for option in options if option.flag not in need.but]
+        for flag in flags:
+            if flag in given.words:
+                raise MechoclError(f"{command} {flag} {need.why}; {_remedy(need, flag)}")
+
+
+def _fulfilled(need: Need, given: Given, options: Sequence[Option]) -> bool:
+    """Whether the other option has one of the values with which the options have an effect."""
+    (other,) = (option for option in options if option.flag == need.of)
+    words = [word for words in given.words.get(need.of, []) for word in words]
+    if "more than 0" in need.values:
+        return not words or float(words[0]) != 0
+    if need.of == "--site":
+        return any(_site(word) in need.values for word in words)
+    if words:
+        return any(word in need.values for word in words)
+    return str(other.default) in need.values or "" in need.values
+
+
+def _site(name: str) -> str:
+    """`blocks.0.attn.hook_z` → `z`, and `blocks.0.mlp.hook_post` → `mlp_post`."""
+    inside = name.rpartition(".hook_")[2]
+    return "mlp_post" if name.endswith("mlp.hook_post") else inside
+
+
+def _remedy(need: Need, flag: str) -> str:
+    values = [value for value in need.values if value]
+    if "" in need.values:
+        return f"leave out {flag}, or {need.of}"
+    return f"leave it out, or give {need.of} {' or '.join(values)}"
