@@ -150,8 +150,9 @@ def sweep(
         place: Where the sweep is computed.
     """
     from mechocl.runs.sweep_folder import read_sweep
-    from mechocl.runs.sweeps import run_sweep
+    from mechocl.runs.sweeps import missing_runs, run_sweep, wanted_runs
 
+    left = 0
     if table is None:
         if not recipe or out is None:
             raise MechoclError("give a RECIPE and --out DIR to train, or --table DIR to look at a sweep")
@@ -165,9 +166,16 @@ def sweep(
             device=executor.device(computing.device),
             executor=executor,
         )
+        wanted = wanted_runs(recipe, joined(changes), joined(over), seeds.numbers())
+        left = len(missing_runs(out, wanted))
     else:
         frame = read_sweep(table)
     _print_sweep(frame, figure or (out / "phase-diagram.html" if out else None))
+    if left:
+        print(
+            f"{left} of {len(wanted)} runs are missing: another process trains them; if it is stopped, run the same "
+            "command again"
+        )
     print(f"table: {table or (out or Path()) / 'table.parquet'} ({len(frame)} runs)")
 
 

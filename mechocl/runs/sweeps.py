@@ -27,6 +27,7 @@ from mechocl.runs.recipes import Recipe
 from mechocl.runs.sweep_folder import (
     SweepRun,
     await_rows,
+    looked_up,
     read_sweep,
     row_path,
     start_sweep,
@@ -79,7 +80,8 @@ def settings(
 ) -> tuple[list[tuple[dict[str, Any], Recipe[Any]]], list[tuple[dict[str, Any], str]]]:
     """All settings, the product of the axes: those that are valid with their recipes, and the others with the reason.
 
-    Raises MechoclError when the recipe itself is not valid, or none of its settings is.
+    The values are those of the resolved recipes, so 1 is 1.0 for a field of real numbers. Raises MechoclError when the
+    recipe itself is not valid, when none of its settings is, and when two settings are the same recipe.
     """
     recipes.load_recipe(recipe_name, changes)
     axes = [axis(text) for text in over]
@@ -87,13 +89,22 @@ def settings(
     if len(set(keys)) < len(keys):
         raise MechoclError(f"--over names {max(keys, key=keys.count)} twice; give all its values at once")
     allowed, refused = [], []
+    written: dict[str, list[str]] = {}
     for values in itertools.product(*(values for _, values in axes)):
-        setting = {key: recipes.value(text) for key, text in zip(keys, values, strict=True)}
+        pairs = [f"{key}={text}" for key, text in zip(keys, values, strict=True)]
         try:
-            pairs = [f"{key}={text}" for key, text in zip(keys, values, strict=True)]
-            allowed.append((setting, recipes.load_recipe(recipe_name, (*changes, *pairs))))
+            recipe = recipes.load_recipe(recipe_name, (*changes, *pairs))
         except MechoclError as error:
+            setting = {key: recipes.value(text) for key, text in zip(keys, values, strict=True)}
             refused.append((setting, str(error)))
+            continue
+        plain = recipes.plain(recipe)
+        allowed.append(({key: looked_up(plain, key) for key in keys}, recipe))
+        twin = written.setdefault(files.fingerprint(plain), pairs)
+        if twin != pairs:
+            raise MechoclError(
+                f"--over {' '.join(twin)} and {' '.join(pairs)} are the same setting; name it once"
+            )
     if not allowed:
         raise MechoclError(refused[0][1])
     return allowed, refused
@@ -136,8 +147,10 @@ def train_job(job: Job, progress: Progress) -> tuple[str, ...]:
                 mine, train_together(mine, device=job.device, progress=progress), strict=True
             ):
                 write_row(path, run, outcome)
-    progress("done", 1.0)
-    return tuple(run.name for run in job.runs if row_path(path, run).exists())
+    there = tuple(run.name for run in job.runs if row_path(path, run).exists())
+    others = len(job.runs) - len(there)
+    progress(f"{others} runs are with another process" if others else "done", len(there) / len(job.runs))
+    return there
 
 
 def train_together(wanted: Sequence[SweepRun], *, device: str, progress: Progress) -> list[dict[str, Any]]:
@@ -223,12 +236,13 @@ def run_sweep(
     """Train every setting of the axes `over` with every seed. Runs that have a row in `path` are not trained again.
 
     If the executor uses several machines, `path` must be on storage that they share. Returns the table of all runs in
-    `path`. Runs that another process is training are left to that process.
+    `path`. Runs that another process is training are left to that process. If that process is killed meanwhile, they are
+    trained here.
     """
     allowed, refused = settings(recipe_name, changes, over)
     base = recipes.load_recipe(recipe_name, changes)
     wanted = [SweepRun(s, recipe, seed) for s, recipe in allowed for seed in seeds]
-    missing = [run for run in wanted if not row_path(path, run).exists()]
+    missing = missing_runs(path, wanted)
     with executor.workers(len(missing), device=device) if missing else contextlib.nullcontext() as workers:
         machine = workers.machine if workers else None
         start_sweep(path, base, recipe_name=recipe_name, device=device, machine=machine)
@@ -236,7 +250,7 @@ def run_sweep(
             for setting, why in refused:
                 for seed in seeds:
                     write_refused(path, setting, seed, why)
-            if workers:
+            while workers and missing:
                 work = _sweep_jobs(path, base, missing, workers.slots, device=device, shared=executor.shared)
                 found = workers.map(
                     train_job,
@@ -247,7 +261,30 @@ def run_sweep(
                     done=lambda *_: new_rows(),
                 )
                 await_rows(path, [name for names in found for name in names])
+                missing = [run for run in missing_runs(path, wanted) if not _is_trained_elsewhere(path, run)]
     return read_sweep(path)
+
+
+def missing_runs(path: Path, wanted: Sequence[SweepRun]) -> list[SweepRun]:
+    """The runs that have no row in a sweep's folder."""
+    return [run for run in wanted if not row_path(path, run).exists()]
+
+
+def wanted_runs(
+    recipe_name: str, changes: tuple[str, ...], over: Sequence[str], seeds: Sequence[int]
+) -> list[SweepRun]:
+    """Every run of a sweep: each valid setting with each seed. Raises MechoclError as `settings` does."""
+    allowed, _ = settings(recipe_name, changes, over)
+    return [SweepRun(setting, recipe, seed) for setting, recipe in allowed for seed in seeds]
+
+
+def _is_trained_elsewhere(path: Path, run: SweepRun) -> bool:
+    """Whether another process holds a run. The run of a process that was killed is held by nobody."""
+    try:
+        with files.locked(path / "locks" / run.name, patience=0.0):
+            return False
+    except files.Busy:
+        return True
 
 
 def _sweep_jobs(

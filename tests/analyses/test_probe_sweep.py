@@ -224,7 +224,7 @@ def test_mistakes_get_one_line(runs: list[Path], tmp_path: Path, fails: Fails) -
     recipe = ("--recipe", tmp_path / "mine.toml")
     run = runs[0]
     assert "give one or more RUN folders to probe" in fails("probe")
-    assert "leave out the runs" in fails("probe", run, "--table", tmp_path)
+    assert "leave out RUN, or --table" in fails("probe", run, "--table", tmp_path)
     assert "is not a table of a probe sweep" in fails("probe", "--table", tmp_path / "mine.toml")
     assert "does not exist" in fails("probe", tmp_path / "nowhere", *recipe)
     assert "no recipe 'nothing'" in fails("probe", run, "--recipe", "nothing", *OPTIONS)

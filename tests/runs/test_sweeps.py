@@ -1,5 +1,6 @@
 """Sweeps: each run is trained exactly once, whatever happens, and the table says what came out."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -308,6 +309,77 @@ def test_runs_of_another_process_are_left_to_it(
     assert (("VTE",), 1) not in trained
     assert len(sweep(f"{order}=TVE,VTE")) == 4
     assert sorted(trained) == [((o,), s) for o in ("TVE", "VTE") for s in (0, 1)]
+
+
+def test_runs_of_a_process_that_is_lost_are_trained_here(
+    sweep: Sweep, trained: list[Any], recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds a run while this sweep comes to it, and is gone when this sweep has trained the others."""
+    order = "task.word_order"
+    theirs = SweepRun({order: "VTE"}, recipes.load_recipe(recipe, (*QUICK, f"{order}=VTE")), 1)
+    held = contextlib.ExitStack()
+    held.enter_context(files.locked(tmp_path / "sweep" / "locks" / theirs.name, patience=0.0))
+    awaited = sweeps.await_rows
+
+    def lost(path: Path, names: Sequence[str]) -> None:
+        awaited(path, names)
+        held.close()
+
+    monkeypatch.setattr(sweeps, "await_rows", lost)
+    assert len(sweep(f"{order}=TVE,VTE")) == 4
+    assert trained[-1] == (("VTE",), 1)
+    assert len(trained) == 4
+
+
+def test_missing_runs_are_counted(
+    recipe: str, trained: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order = "task.word_order"
+    theirs = SweepRun({order: "VTE"}, recipes.load_recipe(recipe, (*QUICK, f"{order}=VTE")), 1)
+    out = tmp_path / "sweep"
+    command = [
+        "sweep",
+        recipe,
+        "--set",
+        *QUICK,
+        "--over",
+        f"{order}=TVE,VTE",
+        "--out",
+        str(out),
+        "--seeds",
+        "2",
+    ]
+    with files.locked(out / "locks" / theirs.name, patience=0.0):
+        assert cli.main([*command, "--jobs", "1", "--device", "cpu"]) == 0
+    said = capsys.readouterr()
+    assert "1 of 4 runs are missing: another process trains them" in said.out
+    assert "75 %" in said.err
+    assert "100 %" not in said.err
+    assert cli.main([*command, "--jobs", "1", "--device", "cpu"]) == 0
+    assert "runs are missing" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        ["task.label_flip=0,0.0"],
+        ["task.label_flip=0.5,5e-1"],
+        ["task.word_order=TVE,'TVE'"],
+        ["task.aliases=120,1_20", "task.word_order=TVE,VTE"],
+        ["training.stages.0.data=[1],[ 1 ]"],
+    ],
+)
+def test_a_setting_that_is_written_in_two_ways_is_refused(over: list[str], recipe: str) -> None:
+    with pytest.raises(MechoclError, match="are the same setting; name it once"):
+        sweeps.settings(recipe, QUICK, over)
+
+
+def test_values_are_those_of_the_recipe(recipe: str) -> None:
+    """So the row of a sweep over 1 is the row of a sweep over 1.0."""
+    (one,), (other,) = (
+        sweeps.settings(recipe, QUICK, [f"task.label_flip={text}"])[0] for text in ("0", "0.0")
+    )
+    assert repr(one[0]) == repr(other[0]) == "{'task.label_flip': 0.0}"
 
 
 def test_a_damaged_row_is_named(sweep: Sweep, trained: list[Any], tmp_path: Path) -> None:
