@@ -7,9 +7,9 @@ tokens, as batched matrix products. `tests/toy_models/test_lean.py` compares it 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,16 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from toy_models.comparing import LOGITS, Passed, acts_beyond_rows, find_parting, some_rows
+
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
+
+
+See = Callable[[str, Tensor], None]
+"""A function that is shown an activation by the name of its hook point."""
+
+_ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {"gelu": F.gelu, "relu": F.relu}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,42 +45,58 @@ class Shape:
 
 
 def shape_of(model: "HookedTransformer") -> Shape:
-    """The shape of a model. Raises ValueError for a model that the lean forward pass does not cover."""
+    """The shape of a model, after a check, once per model, that the lean forward pass computes what the model computes.
+
+    Both compute a few rows of random tokens. Raises ValueError for a model that the lean forward pass does not cover; the
+    message names the first site at which the two differ.
+    """
     c = model.cfg
-    rotary = c.positional_embedding_type == "rotary"
-    covered = (
-        c.positional_embedding_type in ("rotary", "standard")
-        and c.normalization_type in ("LN", None)
-        and not c.gated_mlp
-        and (c.attn_only or c.act_fn in ("gelu", "relu"))
-        and c.n_key_value_heads is None
-        and not c.rotary_adjacent_pairs
-        and c.attention_dir == "causal"
-        and not c.use_local_attn
-        and c.use_attn_scale
-        and c.attn_scale == math.sqrt(c.d_head)
-        and not c.scale_attn_by_inverse_layer_idx
-        and c.attn_scores_soft_cap <= 0
-        and c.output_logits_soft_cap <= 0
-        and not (c.post_embedding_ln or c.final_rms or c.use_normalization_before_and_after)
-        and c.num_experts is None
-    )
-    if not covered:
-        raise ValueError(
-            "the lean forward pass covers LN or no normalisation, gelu or relu, rotary or learned positions, "
-            "and plain causal attention; use the model's own forward pass"
-        )
-    return Shape(
+    shape = Shape(
         n_layers=c.n_layers,
         n_heads=c.n_heads,
         d_head=c.d_head,
-        rotary_dim=c.rotary_dim if rotary else 0,
+        rotary_dim=(c.rotary_dim or 0) if c.positional_embedding_type == "rotary" else 0,
         parallel=c.parallel_attn_mlp,
         attn_only=c.attn_only,
-        normalized=c.normalization_type == "LN",
+        normalized=c.normalization_type is not None,
         eps=c.eps,
         activation=c.act_fn or "",
     )
+    if model in _PASSED:
+        return shape
+    why = acts_beyond_rows(c)
+    if why is None and not c.attn_only and c.act_fn not in _ACTIVATIONS:
+        why = f"the activation {c.act_fn}"
+    if why is None:
+        why = _difference(model, shape)
+    if why is not None:
+        raise ValueError(
+            "the lean forward pass covers LN or no normalisation, gelu or relu, rotary or learned positions, and plain "
+            f"causal attention; the model has {why}; use the model's own forward pass"
+        )
+    _PASSED.add(model)
+    return shape
+
+
+_PASSED: Final = Passed()
+
+
+@torch.no_grad()
+def _difference(model: "HookedTransformer", shape: Shape) -> str | None:
+    """In what a model differs from the lean forward pass; None if the two compute the same."""
+    tokens = some_rows(d_vocab=model.cfg.d_vocab, n_ctx=model.cfg.n_ctx).to(model.embed.W_E.device)
+    ours: dict[str, Tensor] = {}
+
+    parameters = parameters_of([model])
+    try:
+        x = residual(parameters, tokens[None], shape, see=ours.__setitem__)
+    except KeyError as error:
+        return f"no {error.args[0]}"
+    ours[LOGITS] = logits(parameters, x.flatten(1, 2)).view(*tokens.shape, -1)
+    names = [name for name in ours if name in model.hook_dict]
+    theirs, kept = model.run_with_cache(tokens, names_filter=names, return_type="logits")
+    parting = find_parting(ours, dict(kept.items()) | {LOGITS: theirs})
+    return None if parting is None else f"something else at {parting}"
 
 
 def parameters_of(models: "Sequence[HookedTransformer]") -> dict[str, Tensor]:
@@ -95,11 +119,17 @@ def rotary_tables(model: "HookedTransformer") -> dict[str, Tensor]:
 
 
 def residual(
-    p: Mapping[str, Tensor], tokens: Int[Tensor, "model batch pos"], shape: Shape
+    p: Mapping[str, Tensor],
+    tokens: Int[Tensor, "model batch pos"],
+    shape: Shape,
+    *,
+    see: See | None = None,
 ) -> Float[Tensor, "model batch pos d_model"]:
     """The residual stream after the last layer norm, which the unembedding reads.
 
-    Rows are padded on the right. Attention is causal, so no position attends to the pads that follow it.
+    Rows are padded on the right. Attention is causal, so no position attends to the pads that follow it. `see` is shown
+    attention scores and what attention writes, and the stream between the layers, by the names of hook points, with
+    (model · batch) in the place of `batch`.
     """
     n_models, _, n_pos = tokens.shape
     W_E = p["embed.W_E"]
@@ -109,16 +139,25 @@ def residual(
     if not shape.rotary_dim:
         x = x + p["pos_embed.W_pos"][:, None, :n_pos]
     x = rearrange(x, "model batch pos d_model -> model (batch pos) d_model")
+
+    def show(site: str, x: Tensor) -> None:
+        if see is not None:
+            see(site, rearrange(x, "model (batch pos) d_model -> (model batch) pos d_model", pos=n_pos))
+
+    show("blocks.0.hook_resid_pre", x)
     for layer in range(shape.n_layers):
         block = f"blocks.{layer}."
-        attention = _attention(p, block + "attn.", _norm(p, block + "ln1.", x, shape), shape, n_pos)
+        attention = _attention(p, block + "attn.", _norm(p, block + "ln1.", x, shape), shape, n_pos, see)
+        show(block + "hook_attn_out", attention)
         if shape.attn_only:
             x = x + attention
         elif shape.parallel:
             x = x + attention + _mlp(p, block + "mlp.", _norm(p, block + "ln2.", x, shape), shape)
         else:
             x = x + attention
+            show(block + "hook_resid_mid", x)
             x = x + _mlp(p, block + "mlp.", _norm(p, block + "ln2.", x, shape), shape)
+        show(block + "hook_resid_post", x)
     x = _norm(p, "ln_final.", x, shape)
     out: Tensor = rearrange(x, "model (batch pos) d_model -> model batch pos d_model", pos=n_pos)
     return out
@@ -139,10 +178,14 @@ def _norm(p: Mapping[str, Tensor], name: str, x: Tensor, shape: Shape) -> Tensor
     if not shape.normalized:
         return x
     normalized = F.layer_norm(x, x.shape[-1:], eps=shape.eps)
+    if name + "w" not in p:  # it is folded into the weights that read it
+        return normalized
     return torch.addcmul(p[name + "b"][:, None], normalized, p[name + "w"][:, None])
 
 
-def _attention(p: Mapping[str, Tensor], name: str, x: Tensor, shape: Shape, n_pos: int) -> Tensor:
+def _attention(
+    p: Mapping[str, Tensor], name: str, x: Tensor, shape: Shape, n_pos: int, see: See | None
+) -> Tensor:
     # one matrix product for q, k and v: (model, d_model, 3 · head · d_head)
     weight = torch.cat(
         [
@@ -163,6 +206,8 @@ def _attention(p: Mapping[str, Tensor], name: str, x: Tensor, shape: Shape, n_po
     if shape.rotary_dim:
         sin, cos = (p[name + table][:n_pos] for table in ("rotary_sin", "rotary_cos"))
         q, k = _rotate(q, sin, cos, shape.rotary_dim), _rotate(k, sin, cos, shape.rotary_dim)
+    if see is not None:
+        see(name + "hook_attn_scores", _scores(q, k).view(*q.shape[:3], n_pos))
     z = F.scaled_dot_product_attention(q, k, v, is_causal=True) if q.is_cuda else causal_attention(q, k, v)
     z = rearrange(z, "(model batch) head pos d_head -> model (batch pos) (head d_head)", model=len(x))
     return _linear(z, p[name + "W_O"].flatten(1, 2), p[name + "b_O"])
@@ -174,10 +219,15 @@ def causal_attention(
     v: Float[Tensor, "batch head pos d_head"],
 ) -> Float[Tensor, "batch head pos d_head"]:
     """Scaled dot-product attention as plain products. For a few tokens on a CPU it is faster than torch's own."""
+    return (_scores(q, k).softmax(-1) @ v.flatten(0, 1)).view(v.shape)
+
+
+def _scores(
+    q: Float[Tensor, "batch head pos d_head"], k: Float[Tensor, "batch head pos d_head"]
+) -> Float[Tensor, "batch_and_head pos pos"]:
     n_pos, d_head = q.shape[-2:]
     future = torch.full((n_pos, n_pos), -math.inf, dtype=q.dtype, device=q.device).triu(1)
-    scores = torch.baddbmm(future, q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=d_head**-0.5)
-    return (scores.softmax(-1) @ v.flatten(0, 1)).view(v.shape)
+    return torch.baddbmm(future, q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=d_head**-0.5)
 
 
 def _rotate(x: Tensor, sin: Tensor, cos: Tensor, rotary_dim: int) -> Tensor:
@@ -190,5 +240,4 @@ def _rotate(x: Tensor, sin: Tensor, cos: Tensor, rotary_dim: int) -> Tensor:
 
 def _mlp(p: Mapping[str, Tensor], name: str, x: Tensor, shape: Shape) -> Tensor:
     hidden = _linear(x, p[name + "W_in"], p[name + "b_in"])
-    hidden = F.gelu(hidden) if shape.activation == "gelu" else F.relu(hidden)
-    return _linear(hidden, p[name + "W_out"], p[name + "b_out"])
+    return _linear(_ACTIVATIONS[shape.activation](hidden), p[name + "W_out"], p[name + "b_out"])

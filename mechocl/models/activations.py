@@ -7,7 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mechocl.errors import MechoclError
-from mechocl.models.seam import Transformer, device_of
+from mechocl.models.seam import Transformer, device_of, refuse_half_precision
 
 
 @torch.no_grad()
@@ -16,8 +16,10 @@ def collect(
 ) -> dict[str, Tensor]:
     """Activations at the named hook points, on the CPU: site → tensor with `example` as its first axis.
 
-    Only these activations are kept. Raises MechoclError for a hook point that the model does not have.
+    Only these activations are kept. Raises MechoclError for a hook point that the model does not have, and for a model in
+    half precision.
     """
+    refuse_half_precision(model)
     for site in sites:
         if site not in model.hook_dict:
             raise MechoclError(f"the model has no hook point {site!r}")

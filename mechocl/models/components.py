@@ -6,7 +6,6 @@ contributions of single heads apart. `tests/models/test_components.py` compares 
 points. The model itself is not changed, and no hooks are attached to it.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,8 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechocl.errors import MechoclError
-from mechocl.models.seam import Transformer
+from mechocl.errors import MechoclError, describe_error
+from mechocl.models import seam
+from mechocl.models.seam import Transformer, device_of
+from toy_models.comparing import Passed, acts_beyond_rows
 
 _ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "relu": F.relu,
@@ -102,29 +103,67 @@ class Components:
 
 
 def take_apart(model: Transformer) -> Components:
-    """The pieces of a `HookedTransformer`, or of a `TransformerBridge` of a GPT-NeoX.
+    """The pieces of a `HookedTransformer`, or of a `TransformerBridge` of a GPT-NeoX or a GPT-2.
 
-    Raises MechoclError for a model that is built differently (gated MLPs, other norms or activations, …), and for a
-    model to which the caller has added hooks, because the pieces would ignore them.
+    Folded layer norms are layer norms of scale 1 and shift 0.
+
+    The pieces and the model compute a few rows of random tokens, once per model. Raises MechoclError, which names the first site at which
+    they differ, for a model that is built differently (gated MLPs, other norms, scaled rotary embeddings, …); for a model
+    in half precision; and for a model to which the caller has added hooks, because the pieces would ignore them.
     """
+    from mechocl.models.faithful import find_difference  # which computes with the pieces that are made here
+
     hooked = [name for name, point in model.hook_dict.items() if point.fwd_hooks]
     if hooked:
         raise MechoclError(
             f"the model has a hook at {hooked[0]}, which this analysis would ignore; call model.reset_hooks()"
         )
+    seam.refuse_half_precision(model)
     m: Any = model
-    c: Any = model.cfg
-    _refuse_uncovered(c)
-    rotary_dim, rotary_base = _rotary(m)
-    normalized = c.normalization_type == "LN"
-    blocks = tuple(_block(m, layer, normalized) for layer in range(c.n_layers))
+    c = m.cfg
+    beyond = acts_beyond_rows(c)
+    if beyond is not None:
+        raise MechoclError(f"the model has {beyond}, which this analysis does not cover; {_COVERED}")
+    if not c.attn_only and c.act_fn not in _ACTIVATIONS:
+        raise MechoclError(
+            f"the model has the activation {c.act_fn}, which this analysis does not cover; {_COVERED}"
+        )
+    try:
+        pieces = _pieces(model)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise MechoclError(
+            f"the model lacks weights that this analysis needs ({describe_error(error)}); {_COVERED}"
+        ) from error
+    if m in _PASSED:
+        return pieces
+    parting = find_difference(pieces, model)
+    if parting is not None:
+        raise MechoclError(
+            f"the model computes something else than the pieces that this analysis takes it apart into, first at {parting}; "
+            f"{_COVERED}"
+        )
+    _PASSED.add(m)
+    return pieces
+
+
+_PASSED: Final = Passed()
+
+_COVERED: Final = (
+    "it covers causal attention, rotary or standard positions, layer norm or none, and MLPs of "
+    f"{', '.join(_ACTIVATIONS)}"
+)
+
+
+def _pieces(model: Any) -> Components:
+    c = model.cfg
+    rotary_dim, rotary_base = _rotary(model)
     return Components(
-        blocks=blocks,
-        W_E=m.W_E.detach(),
-        W_pos=m.W_pos.detach() if c.positional_embedding_type == "standard" else None,
-        ln_final=_norm(getattr(m, "ln_final", None), c.eps, normalized),
-        W_U=m.W_U.detach(),
-        b_U=m.b_U.detach(),
+        blocks=tuple(_block(model, layer) for layer in range(c.n_layers)),
+        W_E=model.W_E.detach(),
+        W_pos=_positions(model).detach() if c.positional_embedding_type == "standard" else None,
+        ln_final=_norm(model, model, "ln_final"),
+        W_U=model.W_U.detach(),
+        b_U=model.b_U.detach(),
         parallel=c.parallel_attn_mlp,
         attn_only=c.attn_only,
         activation=F.relu if c.attn_only else _ACTIVATIONS[c.act_fn],
@@ -133,36 +172,10 @@ def take_apart(model: Transformer) -> Components:
     )
 
 
-def _refuse_uncovered(c: Any) -> None:
-    unscaled = not c.use_attn_scale or c.attn_scale not in (
-        -1,
-        math.sqrt(c.d_head),
-    )  # a bridge leaves attn_scale at −1
-    uncovered = {
-        f"{c.positional_embedding_type} positions": c.positional_embedding_type not in ("rotary", "standard"),
-        f"{c.normalization_type} normalisation": c.normalization_type not in ("LN", None),
-        "gated MLPs": c.gated_mlp,
-        "mixtures of experts": c.num_experts is not None,
-        f"the activation {c.act_fn}": not c.attn_only and c.act_fn not in _ACTIVATIONS,
-        "heads that share keys and values": c.n_key_value_heads not in (None, c.n_heads),
-        f"{c.attention_dir} attention": c.attention_dir != "causal",
-        "local attention": c.use_local_attn,
-        "attention scores that are not divided by the root of d_head": (
-            unscaled or c.scale_attn_by_inverse_layer_idx
-        ),
-        "capped attention scores": c.attn_scores_soft_cap > 0,
-        "rotary embeddings of adjacent pairs": c.rotary_adjacent_pairs,
-        "norms after a layer or the embedding": (
-            c.post_embedding_ln or c.final_rms or c.use_normalization_before_and_after
-        ),
-        "capped logits": c.output_logits_soft_cap > 0,
-    }
-    for what, found in uncovered.items():
-        if found:
-            raise MechoclError(
-                f"the model has {what}, which this analysis does not cover; it covers causal attention, rotary or standard "
-                f"positions, layer norm or none, and MLPs of {', '.join(_ACTIVATIONS)}"
-            )
+def _positions(model: Any) -> Tensor:
+    """Position embeddings; a bridge does not have them by TransformerLens's name."""
+    found: Tensor = model.pos_embed.W_pos if hasattr(model.pos_embed, "W_pos") else model.pos_embed.weight
+    return found
 
 
 def _rotary(model: Any) -> tuple[int, float]:
@@ -175,20 +188,27 @@ def _rotary(model: Any) -> tuple[int, float]:
     return int(c.d_head * rope.get("partial_rotary_factor", 1.0)), float(rope["rope_theta"])
 
 
-def _norm(module: Any, eps: float, normalized: bool) -> Norm:
-    if not normalized:
-        return Norm(None, None, eps)
-    w, b = (module.w, module.b) if hasattr(module, "w") else (module.weight, module.bias)
-    return Norm(w.detach(), b.detach(), eps)
+def _norm(model: Any, owner: Any, name: str) -> Norm:
+    """A norm that has no scale (because it is folded) has scale 1, and one without a shift has shift 0."""
+    c = model.cfg
+    if c.normalization_type is None:
+        return Norm(None, None, c.eps)
+    held = dict(getattr(owner, name).named_parameters())
+    by_name = {key.rpartition(".")[2]: value for key, value in held.items()}
+    scale, shift = (by_name.get(a, by_name.get(b)) for a, b in (("w", "weight"), ("b", "bias")))
+    one = torch.ones(c.d_model, device=device_of(model))
+    w = one if scale is None else scale.detach()
+    return Norm(w, torch.zeros_like(one) if shift is None else shift.detach(), c.eps)
 
 
-def _block(model: Any, layer: int, normalized: bool) -> Block:
+def _block(model: Any, layer: int) -> Block:
+    c = model.cfg
     names = ["W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O"]
-    if not model.cfg.attn_only:
+    if not c.attn_only:
         names += ["W_in", "b_in", "W_out", "b_out"]
-    block, eps = model.blocks[layer], model.cfg.eps
+    block = model.blocks[layer]
     return Block(
-        ln1=_norm(getattr(block, "ln1", None), eps, normalized),
-        ln2=_norm(getattr(block, "ln2", None), eps, normalized and not model.cfg.attn_only),
+        ln1=_norm(model, block, "ln1"),
+        ln2=Norm(None, None, c.eps) if c.attn_only else _norm(model, block, "ln2"),
         **{name: getattr(model, name)[layer].detach() for name in names},
     )

@@ -51,11 +51,18 @@ def attention_pattern(
     q: Float[Tensor, "batch query head d_head"], k: Float[Tensor, "batch key head d_head"], *, first: int
 ) -> Float[Tensor, "batch head query key"]:
     """Causal attention probabilities of rotated queries, the first of which stands at position `first`."""
+    return attention_scores(q, k, first=first).softmax(-1)
+
+
+def attention_scores(
+    q: Float[Tensor, "batch query head d_head"], k: Float[Tensor, "batch key head d_head"], *, first: int
+) -> Float[Tensor, "batch head query key"]:
+    """What the softmax of `attention_pattern` is taken of: −∞ at the keys that come after the query."""
     scores = einsum(q, k, "batch query head d_head, batch key head d_head -> batch head query key")
     n_query, n_key = scores.shape[-2:]
     position = torch.arange(first, first + n_query, device=q.device)
     future = torch.arange(n_key, device=q.device) > position[:, None]
-    return (scores / math.sqrt(q.shape[-1])).masked_fill(future, -math.inf).softmax(-1)
+    return (scores / math.sqrt(q.shape[-1])).masked_fill(future, -math.inf)
 
 
 def mix(

@@ -57,6 +57,16 @@ def device_of(model: Transformer) -> torch.device:
     return model.W_U.device
 
 
+def refuse_half_precision(model: Transformer) -> None:
+    """Raise MechoclError for a model in half precision, since activations and their statistics need float32."""
+    dtype = model.W_U.dtype
+    if dtype in (torch.float16, torch.bfloat16):
+        raise MechoclError(
+            f"the model is in {str(dtype).removeprefix('torch.')}, and analyses compute in float32; load it with "
+            "dtype=torch.float32, which is the default of mechocl.load"
+        )
+
+
 def resolve_device(name: str) -> str:
     """The torch device of a name: `auto` is cuda on a machine that has it, and cpu on any other.
 
@@ -108,6 +118,7 @@ def _residual_of(model: Transformer) -> Callable[[Tensor], Tensor]:
     """A function from tokens to the final residual stream, on the model's device."""
     from transformer_lens import HookedTransformer
 
+    refuse_half_precision(model)
     device = device_of(model)
     # hooks that the caller has added take part, so they need the model's own forward pass
     has_hooks = any(point.fwd_hooks for point in model.hook_dict.values())

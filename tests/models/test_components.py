@@ -207,41 +207,6 @@ def with_config(**changes: Any) -> HookedTransformer:
         return HookedTransformer(HookedTransformerConfig(**(SHAPE | changes)))
 
 
-@pytest.mark.parametrize(
-    ("changes", "what"),
-    [
-        ({"gated_mlp": True}, "gated MLPs"),
-        ({"normalization_type": "RMS"}, "RMS normalisation"),
-        ({"normalization_type": "LNPre"}, "LNPre normalisation"),
-        ({"positional_embedding_type": "shortformer"}, "shortformer positions"),
-        ({"positional_embedding_type": "alibi"}, "alibi positions"),
-        ({"act_fn": "gelu_fast"}, "the activation gelu_fast"),
-        ({"act_fn": "solu_ln"}, "the activation solu_ln"),
-        ({"n_key_value_heads": 1}, "heads that share keys and values"),
-        ({"attention_dir": "bidirectional"}, "bidirectional attention"),
-        ({"use_local_attn": True, "attn_types": ["local"], "window_size": 2}, "local attention"),
-        ({"use_attn_scale": False}, "attention scores that are not divided by the root of d_head"),
-        ({"attn_scale": 3.0}, "attention scores that are not divided"),
-        ({"scale_attn_by_inverse_layer_idx": True}, "attention scores that are not divided"),
-        ({"attn_scores_soft_cap": 10.0}, "capped attention scores"),
-        ({"rotary_adjacent_pairs": True}, "rotary embeddings of adjacent pairs"),
-        ({"post_embedding_ln": True}, "norms after a layer or the embedding"),
-        ({"output_logits_soft_cap": 10.0}, "capped logits"),
-    ],
-)
-def test_what_is_not_covered_is_refused(changes: dict[str, Any], what: str) -> None:
-    with pytest.raises(
-        MechoclError, match=f"the model has {what}.*, which this analysis does not cover"
-    ) as raised:
-        take_apart(with_config(**changes))
-    assert "\n" not in str(raised.value)
-
-
-def test_the_model_of_the_refusals_is_covered() -> None:
-    take_apart(with_config())
-    take_apart(with_config(attn_only=True, act_fn=None))
-
-
 def test_a_model_with_a_hook_is_refused() -> None:
     model = with_config()
     model.add_hook("blocks.0.hook_attn_out", lambda x, hook: x)
