@@ -61,7 +61,7 @@ def load(
         device: where torch shall hold the model: cpu, cuda, or auto.
         bridge: return a `TransformerBridge` in compatibility mode, not a `HookedTransformer`.
         dtype: precision of the weights and of what the model computes: float32, bfloat16 or float16. Half
-            precision halves the memory. For the comparison its weights are widened, one module at a time.
+            precision halves the memory, but analyses need float32 and refuse it. For the comparison its weights are widened, one module at a time.
         fold: make the weights of layer norms part of the weights that read from them. Residual streams stay the same.
         centre: make the weights that write to the residual stream write no mean, and give the logits mean 0 over the
             vocabulary. Only for models with layer norms that subtract the mean (GPT-NeoX, GPT-2).
@@ -73,7 +73,7 @@ def load(
         tolerance: largest difference that counts as rounding; see `parity.Parity`.
         record: a JSON file to which the comparison is written, also when it fails.
 
-    Raises MechoclError, in one line that names the file, the weight or the layer: for what does not exist, is
+    Warns of an adapter that changes nothing. Raises MechoclError, in one line that names the file, the weight or the layer: for what does not exist, is
     incomplete or damaged, or is a pickle; for an architecture or option that is not known; for a tokenizer with more
     ids than the model; for a hub that does not answer; and for a model that differs from Hugging Face's.
     """
@@ -160,10 +160,12 @@ def _recorded(held: list[Any], adapter: Path | None, batches: list[Tensor]) -> l
         recorded = parity.record(theirs, convert.layers_of(theirs), batches)
     else:
         layers, wide = convert.layers_of(theirs), theirs.dtype == torch.float32
+        before = lora.sum_weights(theirs)
         model = lora.attach(theirs, adapter)
         if wide:
             recorded = parity.record(theirs, layers, batches)
         theirs = model.merge_and_unload()
+        lora.warn_if_unchanged(before, theirs, adapter)
         if not wide:  # merging rounds the weights, which must not count as an error of the conversion
             recorded = parity.record(theirs, layers, batches)
     held.append(theirs)

@@ -5,6 +5,8 @@ import warnings
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 from mechocl.errors import MechoclError, describe_error
 from mechocl.models.hub_files import ADAPTER, PICKLE, read_names, read_object
 
@@ -50,6 +52,7 @@ def attach(theirs: Any, folder: Path) -> Any:
             raise MechoclError(PICKLE.format(path=pickled, command=conversion_command(folder)))
         raise MechoclError(f"{folder} has no {WEIGHTS}; give the folder of a saved LoRA adapter")
     stored = read_names(folder / WEIGHTS)
+    _refuse_missing_tokens(theirs, folder)
     try:
         with warnings.catch_warnings():
             # peft uses the old name of an attribute of transformers
@@ -64,6 +67,38 @@ def attach(theirs: Any, folder: Path) -> Any:
         ) from error
     _refuse_odd_weights(model, folder, stored)
     return model.eval()
+
+
+def sum_weights(theirs: Any) -> dict[str, float]:
+    """The sum of each of a model's parameters, by name, for `warn_if_unchanged`."""
+    return {
+        name: float(weight.detach().sum(dtype=torch.float64)) for name, weight in theirs.named_parameters()
+    }
+
+
+def warn_if_unchanged(before: dict[str, float], merged: Any, folder: Path) -> None:
+    """Warn in one line of an adapter that has changed no weight by being merged; `before` are the sums of its base.
+
+    It was not trained, or its changes are lost in the rounding of half precision.
+    """
+    if sum_weights(merged) == before:
+        warnings.warn(
+            f"the adapter in {folder} changes no weight of its base, as one that was not trained; this is the base itself",
+            stacklevel=2,
+        )
+
+
+def _refuse_missing_tokens(theirs: Any, folder: Path) -> None:
+    """Raise MechoclError for an adapter that trains tokens which its base does not have."""
+    named = read_object(folder, ADAPTER).get("trainable_token_indices") or []
+    lists = named.values() if isinstance(named, dict) else [named]
+    rows = theirs.get_input_embeddings().num_embeddings
+    for i in (i for indices in lists for i in indices):
+        if not 0 <= i < rows:
+            raise MechoclError(
+                f"{folder / ADAPTER} trains the embedding of token {i}, and its base has those of 0 to {rows - 1}; give the "
+                "base that it was trained on as base="
+            )
 
 
 def _refuse_odd_weights(model: Any, folder: Path, stored: set[str]) -> None:

@@ -273,6 +273,44 @@ def test_an_adapter_is_merged(config: dict[str, Any], originals: Path, tmp_path:
     assert len(loaded.tokenizer) == VOCABULARY - 5  # the base's
 
 
+def test_an_adapter_that_was_not_trained_is_said_to_change_nothing(originals: Path, tmp_path: Path) -> None:
+    """As peft makes it: B is 0. Loading one that was trained is silent (every other test here)."""
+    theirs = with_adapter(originals / "single")
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if "lora_B" in name:
+                parameter.zero_()
+    theirs.save_pretrained(tmp_path)
+    for bridge in (False, True):
+        with pytest.warns(UserWarning, match=f"the adapter in {tmp_path} changes no weight") as warned:
+            model = loading.load(tmp_path, bridge=bridge)
+        assert [str(one.message).count("\n") for one in warned] == [0]
+        base = loading.load(originals / "single", bridge=bridge)
+        assert torch.equal(model(torch.arange(9)[None]), base(torch.arange(9)[None]))
+
+
+@pytest.mark.parametrize("named", [[3, VOCABULARY], {"embed_in": [VOCABULARY + 7]}, [-1]], ids=str)
+def test_an_adapter_of_tokens_that_its_base_has_not(named: Any, adapted: Path, originals: Path) -> None:
+    changed(adapted, "adapter_config.json", trainable_token_indices=named)
+    assert_refused(
+        adapted, rf"trains the embedding of token (\d+|-1), and its base has those of 0 to {VOCABULARY - 1}"
+    )
+
+
+def test_an_adapter_of_tokens_is_merged_into_the_base_that_has_them(originals: Path, tmp_path: Path) -> None:
+    """The remedy of the refusal above: the base of the adapter, where its config names a smaller one."""
+    theirs = with_adapter(originals / "single", trainable_token_indices=[3, VOCABULARY - 1])
+    theirs.save_pretrained(tmp_path / "adapter")
+    small = saved(neox(vocab_size=VOCABULARY - 5), tmp_path / "small")
+    changed(tmp_path / "adapter", "adapter_config.json", base_model_name_or_path=str(small))
+    assert_refused(tmp_path / "adapter", f"trains the embedding of token {VOCABULARY - 1}.* give the base")
+    tokens = torch.tensor([[3, VOCABULARY - 1, 7]])
+    with torch.no_grad():
+        expected = theirs.eval()(tokens).logits
+    model = loading.load(tmp_path / "adapter", base=originals / "single")
+    torch.testing.assert_close(model(tokens), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_where_an_adapter_s_base_is(
     originals: Path, adapted: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[Any]
 ) -> None:
