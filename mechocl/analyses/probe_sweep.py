@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -25,6 +25,9 @@ Which = Literal["final", "stages", "all"]
 
 WHERE: Final = ("run", "word_order", "recipe", "seed", "stage", "step", "epoch")
 """Columns of the table that say which unit a row belongs to."""
+
+_UNITS: Final = "units.json"
+"""The file beside a table that says which units it is of."""
 
 _TABLE_EVERY_S: Final = 30.0
 """Seconds between two writings of the table while units are finished."""
@@ -136,7 +139,11 @@ def sweep_probes(wanted: Sequence[Unit], *, out: Path, executor: Executor) -> pd
 
     A sweep that was killed goes on with the missing units. Returns the table: the rows of `probing.probe.probe`, with
     the columns of `WHERE` in front, and for closed-book runs the `attribute`.
+
+    Raises MechoclError when `out` holds the table of a sweep with units that are not `wanted`: of other options, or of
+    more runs, seeds or checkpoints. Such a table would be lost.
     """
+    _keep_other_table(out, wanted)
     missing = [unit for unit in wanted if not _saved(unit)]
     last = time.monotonic()
 
@@ -159,6 +166,32 @@ def sweep_probes(wanted: Sequence[Unit], *, out: Path, executor: Executor) -> pd
     found = sweep_table(wanted)
     files.write_table(out / "table.parquet", found)
     return found
+
+
+def _keep_other_table(out: Path, wanted: Sequence[Unit]) -> None:
+    """Record which units the table in `out` is of. Raises MechoclError when a table of others would be lost."""
+    units = {_identity(unit) for unit in wanted}
+    if (out / "table.parquet").exists():
+        before = (
+            files.read_json(out / _UNITS) if (out / _UNITS).exists() else [["a version that kept no list"]]
+        )
+        if lost := {tuple(one) for one in before} - units:
+            raise MechoclError(
+                f"{out} holds probes that this command would replace ({len(lost)} of {len(before)}, such as "
+                f"{min(lost)[0]}); choose another --out, or delete that folder"
+            )
+    files.write_json(out / _UNITS, sorted(units))
+
+
+def _identity(unit: Unit) -> tuple[str, str]:
+    """What a unit is called, and a hash of everything that decides about its rows."""
+    known = {
+        **asdict(unit.config),
+        "run": Path(unit.run).name,
+        "dtype": unit.dtype,
+        "attribute": unit.attribute,
+    }
+    return unit.name, files.fingerprint(known)
 
 
 def sweep_table(wanted: Sequence[Unit]) -> pd.DataFrame:

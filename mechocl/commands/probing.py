@@ -1,9 +1,9 @@
 """`mechocl probe`: linear probes over runs, seeds and checkpoints."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import tyro
 
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mechocl.analyses.probe_sweep import Unit
+
+
+_NOT_NAMED: Final = {"recipe", "attribute", "cache_gb"}
+"""Options that have another place in the name of a table's folder, or change no row."""
+
+_LONGEST: Final = 100
+"""Largest number of characters in the name of a table's folder. Longer names become a hash."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +64,8 @@ def probe(
         runs: Folders of runs. Several are compared, for example two word orders.
         config: Which probes are fitted, where, and with which controls.
         probed: Which models are probed.
-        out: Folder of the table and the page. By default it is probes/<recipe> in the first run.
+        out: Folder of the table and the page. By default it is probes/<recipe> in the first run, with the options that
+            were changed in its name, so that probes of other options stay.
         table: Probe nothing. Print and draw the results in this table, or in the table in this folder.
         computing: How the probes are computed.
         place: Where the probes are computed.
@@ -74,8 +82,7 @@ def probe(
         executor = place.executor(computing.jobs)
         device = executor.device(computing.device)
         units = _listed_units(runs, config, probed, device=device, jobs=computing.jobs)
-        parts = [Path(recipe).stem for recipe in listed((config.recipe,))]
-        out = out or runs[0] / "probes" / "-".join([*parts, *filter(None, [probed.attribute])])
+        out = out or runs[0] / "probes" / _folder(runs, config, probed)
         rows = probe_sweep.sweep_probes(units, out=out, executor=executor)
         gaps = None
         if len(runs) > 1:
@@ -88,6 +95,29 @@ def probe(
     print(
         f"figures: {(out / 'probes.html').resolve().as_uri()}; table: {out / 'table.parquet'} ({len(rows)} rows)"
     )
+
+
+def _folder(runs: Sequence[Path], config: ProbingConfig, probed: Probed) -> str:
+    """Name of the folder of a table: the recipes, and everything that was chosen otherwise than by default."""
+    from mechocl import files
+
+    recipes = [Path(recipe).stem for recipe in listed((config.recipe,))]
+    chosen = {
+        field.name: getattr(values, field.name)
+        for values, default in ((config, ProbingConfig()), (probed, Probed()))
+        for field in fields(values)
+        if getattr(values, field.name) != getattr(default, field.name)
+    }
+    told = [probed.attribute] if probed.attribute else []
+    told += ["beside", *(run.name for run in runs[1:])] if len(runs) > 1 else []
+    for name in sorted(chosen.keys() - _NOT_NAMED):
+        value = chosen[name]
+        text = ",".join(listed(tuple(map(str, value))) if isinstance(value, tuple) else [str(value)])
+        told.append(f"{name.replace('_', '-')}={text}")
+    short = "-".join([*recipes, *told])
+    if len(short) <= _LONGEST and "/" not in short:
+        return short
+    return "-".join([*recipes, files.fingerprint(told)])
 
 
 def _listed_units(

@@ -124,9 +124,8 @@ class _Reader:
             raise MechoclError(f"{where}: the value is missing; write {option.flag} and {wanted}")
         for word in words:
             if not word.strip():
-                raise MechoclError(
-                    f"{where}: the value is empty; give {option.value}, or leave {option.flag} out"
-                )
+                optional = "" if option.required else f", or leave {option.flag} out"
+                raise MechoclError(f"{where}: the value is empty; give {option.value}{optional}")
             if option.takes != "nothing" and not option.fits(word):
                 remedy = suggested(word, option.choices) if option.choices else f"give {option.value}"
                 raise MechoclError(f"{where} {word}: {remedy}")

@@ -185,7 +185,8 @@ def test_the_command_writes_a_table_and_a_page(
     recipe = ("--recipe", str(tmp_path / "mine.toml"))
     assert cli.main(["probe", *map(str, runs), *recipe, "--checkpoints", "stages", *OPTIONS]) == 0
     said = capsys.readouterr().out.splitlines()
-    out = runs[0] / "probes" / "mine"
+    (out,) = (runs[0] / "probes").iterdir()
+    assert out.name.startswith("mine-beside-VTE-checkpoints=stages-")
     table = pd.read_parquet(out / "table.parquet")
     assert said[-1] == (
         f"figures: {(out / 'probes.html').as_uri()}; table: {out / 'table.parquet'} ({len(table)} rows)"
@@ -201,6 +202,38 @@ def test_the_command_writes_a_table_and_a_page(
     # the table alone does not know which seeds failed, or how large the activations were
     results = said[said.index("") : -1]
     assert again[:-1] == [line for line in results if not line.startswith("activations: ")]
+
+
+def test_probes_of_other_options_do_not_replace_the_first(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By default each choice of options has a folder; in one folder, what would be lost is refused, and more is added."""
+    plain = {"--permutations": "3", "--n-pairs": "8", "--seeds": "0", "--positions": "alias,="}
+    plain |= {"--recipe": str(tmp_path / "mine.toml"), "--device": "cpu"}
+
+    def probe_with(**changes: str) -> int:
+        options = plain | {f"--{name}": value for name, value in changes.items()}
+        return cli.main(["probe", str(runs[0]), *(word for pair in options.items() for word in pair)])
+
+    for other in ({}, {"sites": "attn_out"}, {"checkpoints": "stages"}, {"sites": "attn_out"}):
+        assert probe_with(**other) == 0
+    first, *others = sorted((runs[0] / "probes").iterdir(), key=lambda path: len(path.name))
+    assert len(others) == 2
+    assert sum("sites=attn_out" in path.name for path in others) == 1
+    table = first / "table.parquet"
+    content = table.read_bytes()
+    there = {"out": str(first)}
+    assert probe_with(**there) == 0
+    assert table.read_bytes() == content
+    for other in ({"sites": "attn_out"}, {"seeds": "1"}, {"n-pairs": "7"}, {"cache-dtype": "float16"}):
+        capsys.readouterr()
+        assert probe_with(**there, **other) == 2, other
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert f"mechocl: {first} holds probes that this command would replace (1 of 1, such as " in line
+        assert "choose another --out, or delete that folder" in line
+        assert table.read_bytes() == content
+    assert probe_with(**there, checkpoints="stages") == 0  # more of the same
+    assert set(pd.read_parquet(table)["stage"]) == {1, 2}
 
 
 Fails = Callable[..., str]

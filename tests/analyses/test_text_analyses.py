@@ -321,7 +321,8 @@ def test_a_sweep_of_probes_asks_one_question(run: Run, tmp_path: Path) -> None:
     ]
     options += ["--attribute", "gender", "--device", "cpu", "--jobs", "1"]
     assert cli.main(["probe", str(run.path), str(other), *options]) == 0
-    out = run.path / "probes" / "definition-retrieval-gender"
+    (out,) = (run.path / "probes").glob("definition-retrieval-*")
+    assert out.name.startswith("definition-retrieval-gender-beside-other-")
     rows = probe_sweep.read_table(out)
     assert set(rows["attribute"]) == {"gender"}
     assert set(rows["run"]) == {"run", "other"}

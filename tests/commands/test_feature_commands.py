@@ -201,18 +201,10 @@ def test_what_is_asked_of_the_wrong_run(run: Path, tmp_path: Path, fails: Fails)
     assert "nothing does not exist" in fails("sae", "search", tmp_path / "nothing", NAME)
     assert "has no SAE 'other' for seed 0" in fails("sae", "search", run, "other")
     assert f"it has {SITE}" in fails("sae", "test", run, "other")
-    assert "has no SAE '' for seed 0" in fails("sae", "search", run, "")
+    assert fails("sae", "search", run, "") == "sae search SAE: the value is empty; give a word"
     assert "has no trained seed 7" in fails("sae", "train", run, "--seeds", "7")
     assert "has stages 1 to 2" in fails("sae", "train", run, "--stage", "3")
-    assert "say what to do: mechocl sae train|search|test|dashboard" in _why(run)
-
-
-def _why(run: Path) -> str:
-    from mechocl.commands import features
-
-    with pytest.raises(MechoclError) as error:
-        features.sae()
-    return str(error.value)
+    assert "say what to do: mechocl sae train|search|test|dashboard" in fails("sae")
 
 
 def test_a_site_that_is_not_there(run: Path, fails: Fails) -> None:
