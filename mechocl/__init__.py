@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # what _NAMES says, for type checkers and editors
         graft as graft,
         graft_study as graft_study,
     )
+    from mechocl.interventions.metrics import own_metric as own_metric
     from mechocl.interventions.named_pairs import pairs_named as pairs_named
     from mechocl.interventions.pairs import Pairs as Pairs, given_pairs as given_pairs
     from mechocl.interventions.patching import (
@@ -83,6 +84,7 @@ _NAMES: Final = {
     "mechocl.interventions.edge_attribution": ("attribute_edges",),
     "mechocl.interventions.edges": ("patch_edges", "patch_paths"),
     "mechocl.interventions.grafting": ("GraftConfig", "graft", "graft_study"),
+    "mechocl.interventions.metrics": ("own_metric",),
     "mechocl.interventions.named_pairs": ("pairs_named",),
     "mechocl.interventions.pairs": ("Pairs", "given_pairs"),
     "mechocl.interventions.patching": ("PatchingConfig", "patch_activations"),

@@ -47,7 +47,9 @@ def take_tables(run_path: Path) -> None:
         rows = rows.assign(what=which, site=over_seeds.site_names(rows))
         if which == "heads":
             rows["site"] = rows["site"].str.replace(r"^(L\d+)H\d+", r"\1 heads,", regex=True)
-            keys = [c for c in rows.columns if c not in ("index", "value", "effect", "normalised")]
+            keys = [
+                c for c in rows.columns if c not in ("index", "value", "effect", "normalised", "exchanged")
+            ]
             rows = rows.groupby(keys, sort=False, as_index=False)["effect"].sum()
         patched.append(rows)
     columns = ["what", "seed", "contrast", "site", "position", "effect", "clean", "corrupted", "pairs"]

@@ -24,6 +24,14 @@ _POSITION: Final = Column("str", "Label of the position in the question: alias, 
 _CONTRAST: Final = Column("str", "Name of the pairs of clean and corrupted examples.")
 _METRIC: Final = Column("str", "Name of the metric of the values and effects.")
 _PAIRS: Final = Column("int64", "Number of pairs that the row is over.")
+_EXCHANGED: Final = Column(
+    "int64",
+    "Number of pairs in which what is put in differs, by more than rounding, from what was "
+    "there. Where it is 0, nothing was exchanged, and value, effect and shares are NaN: not measured.",
+)
+_SOURCE: Final = Column(
+    "str", "Where the activations that are put in come from; of a mean, over which examples and how many."
+)
 _CLEAN: Final = Column("float64", "Metric of the clean run.", "of the metric")
 _CORRUPTED: Final = Column("float64", "Metric of the corrupted run.", "of the metric")
 _NORMALISED: Final = Column("float64", "Value on a scale where 0 is the corrupted run and 1 is the clean one. NaN "
@@ -102,9 +110,11 @@ PATCH: Final[Columns] = {
     "corrupted": _CORRUPTED,
     "metric": _METRIC,
     "unit": Column("str", "Unit of the metric."),
+    "exchanged": _EXCHANGED,
     "contrast": _CONTRAST,
     "mode": Column("str", "denoise puts clean activations into the corrupted run; noise puts corrupted ones into the "
         "clean run; zero, mean and resample put zeros, means or another pair's activations into the clean run."),
+    "source": _SOURCE,
     "pairs": _PAIRS,
 }  # fmt: skip
 
@@ -119,7 +129,10 @@ CIRCUIT: Final[Columns] = {
     "value": Column("float64", "For an edge, its score: the metric with the edge's clean value in the corrupted run "
         "− that of the corrupted run, or the estimate of this by gradients. Else the metric of the run.", "of the metric"),
     "attributed": Column("float", "The edge's score by gradients (EAP-IG) beside the exact one. NaN where the score "
-        "itself is by gradients, for the within-alias AUC, and where the row is no edge.", "of the metric"),
+        "itself is by gradients, for the within-alias AUC, where nothing was exchanged, and where the row is no edge.", "of the metric"),
+    "exchanged": Column("int64", "Number of pairs in which the edge, or any corrupted edge of the run, carries something else in "
+        "the clean than in the corrupted run. Where it is 0 the value is NaN: not measured; but the clean run itself, with no "
+        "corrupted edge, has its value."),
     "edges": Column("float64", "Number of edges of the circuit. NaN for an edge."),
     "draw": Column("float64", "Number of the random circuit, from 0. 0 for the other circuits, NaN for an edge."),
     "normalised": Column("float64", "Faithfulness: the value on a scale where 0 is the corrupted run and 1 is the "
@@ -137,7 +150,10 @@ SUPPRESSION: Final[Columns] = {
         "judging."),
     "value": Column("float64", "Within-alias AUC of the ablated model. For closed-book runs, right − wrong logit.", "share, or nats"),
     "effect": Column("float64", "Value − that of the whole model. Above 0, the component held these answers back.", "share, or nats"),
+    "exchanged": Column("int64", "Number of questions in which the ablation changed the component's output. Where it is 0, value "
+        "and effect are NaN: not measured."),
     "aliases": _ALIASES,
+    "source": _SOURCE,
 }  # fmt: skip
 
 GRAFT: Final[Columns] = {
@@ -148,12 +164,14 @@ GRAFT: Final[Columns] = {
     "site": Column("str", "Layer and position at which a vector is added. Empty for weights."),
     "subset": _SUBSET,
     "metric": Column("str", "auc, accuracy or recall, as in the rows of evaluate."),
-    "value": Column("float64", "Metric of the changed model. NaN for recall where there is nothing to recall.", "share"),
+    "value": Column("float64", "Metric of the changed model. NaN for recall where there is nothing to recall, and where the "
+        "change is 0: not measured.", "share"),
     "effect": Column("float64", "Value − that of the model before the stage: above 0 is better than before. NaN where the value is NaN.", "share"),
     "share": Column("float64", "Effect ÷ gain of the stage: 0 is as before the stage, 1 as after it. NaN where the "
         "gain is below 0.01."),
     "aliases": _ALIASES,
-    "change": Column("float64", "Euclidean norm of what is added: the group's difference of weights, or the vector.", "norm"),
+    "change": Column("float64", "Euclidean norm of what is added: the group's difference of weights, or the vector. Where it is 0 "
+        "(except for none, which is the unchanged model), nothing was exchanged.", "norm"),
 }  # fmt: skip
 
 SUBSPACE: Final[Columns] = {
@@ -180,6 +198,7 @@ SUBSPACE: Final[Columns] = {
         "AUC; after erasure, as balanced accuracy of a logistic regression. 0.5 is chance. NaN for the other methods.", "share"),
     "decoding_before": Column("float64", "Balanced accuracy of the same regression before the erasure. NaN for the "
         "other methods.", "share"),
+    "exchanged": _EXCHANGED,
     "pairs": _PAIRS,
 }  # fmt: skip
 
@@ -205,7 +224,8 @@ PROBE: Final[Columns] = {
         "subsets, and methods without probabilities.", "nats"),
     "calibration_error": Column("float64", "Expected calibration error. NaN where log_loss is NaN.", "share"),
     "swap_effect": Column("float64", "What it does to the logit difference to exchange, between the questions of a "
-        "pair, the component along the probe's direction. NaN where no exchange is tried.", "nats"),
+        "pair, the component along the probe's direction. NaN where no exchange is tried, and where the component is the same in "
+        "both questions of every pair: not measured.", "nats"),
     "swap_share": Column("float64", "Swap effect ÷ the effect of exchanging the whole activation. NaN where "
         "swap_effect is NaN.", "share"),
     "control": Column("str", "none: the probe itself; shuffled, untrained, token embedding, matched recency, "

@@ -77,6 +77,9 @@ SAE_TEST: Final[Columns] = {
     "beats": Column("float64", "Share of the controls with a smaller effect in that sense. NaN without controls.", "share"),
     "rate": Column("float64", "Share of the questions on which the features are active.", "share"),
     "strength": Column("float64", "Mean norm of what the features write where they are active.", "norm"),
+    "exchanged": Column("int64", "Number of pairs, or questions, in which the change is more than rounding. Where it is 0, "
+        "effects and controls are NaN: not measured."),
+    "source": Column("str", "Where the activations that are put in come from; of a mean, over how many texts."),
     "retrieval": Column("bool", "Whether it is a retrieval feature: its q is below 0.05, and patching it moves the "
         "logit difference as predicted, and more than 95 % of at least 20 controls do."),
 }  # fmt: skip

@@ -15,6 +15,12 @@ NAMES: Final = {
 MISSING: Final = "–"
 """What stands in the place of a value that does not exist."""
 
+NOT_MEASURED: Final = "not measured"
+"""What is said of an intervention that exchanged nothing."""
+
+WHY_NOT_MEASURED: Final = f"{NOT_MEASURED}: nothing was exchanged there in any pair"
+"""What is said of the cells of a grid in which an intervention exchanged nothing."""
+
 MINUS: Final = "−"
 HYPHEN: Final = "-"
 """The minus sign in places that write a hyphen."""

@@ -133,13 +133,20 @@ def patch(
     from mechocl.commands import printing
 
     opened, _, (rows,) = _analysed(on, ("patch", config))
+    _say_cuts(opened, config, most=config.n_pairs)
     for name, part in rows.groupby("contrast", sort=False):
         _print_ends(name, part)
         part = part.assign(site=over_seeds.site_names(part))
+        if not _measured(part):
+            continue
         if part["site"].nunique() <= _GRID_ROWS:
-            printing.grid(over_seeds.site_by_position(part, "effect"), "+.3f", corner="effect")
+            cells = over_seeds.site_by_position(part, "effect")
+            printing.grid(cells, "+.3f", corner="effect")
+            printing.not_measured(cells)
         printing.over_seeds(part, ["site", "position"], "effect", most=_LARGEST)
-        print(_shares(part))
+        if part["mode"].iloc[0] in ("mean", "resample"):
+            print(f"put in: {part['source'].iloc[0]}")
+        print(_shares(part[part["exchanged"] > 0]))
     _say_where(opened, "patch")
 
 
@@ -155,6 +162,7 @@ def circuit(
         config: How edges are scored, and how circuits are judged.
         suppression: Search for components whose ablation raises the answers about d2 and leaves d1 alone.
     """
+    from mechocl.behaviour import formats
     from mechocl.commands import printing
     from mechocl.interventions import circuits
     from mechocl.interventions.suppression import SuppressionConfig, candidates
@@ -162,8 +170,11 @@ def circuit(
     search = SuppressionConfig(seed=config.seed)
     also = (("suppression", search),) if suppression else ()
     opened, _, (rows, *searched) = _analysed(on, ("circuit", config), *also)
+    _say_cuts(opened, config, most=2 * config.n_pairs)
     for name, part in rows.groupby("contrast", sort=False):
         _print_ends(name, part)
+        if not _measured(part):
+            continue
         edges = circuits.pool_heads(part)
         printing.over_seeds(edges, ["sender", "receiver", "place"], "value", most=_LARGEST)
         print(circuits.circuit_in_words(part))
@@ -174,6 +185,11 @@ def circuit(
                 f"chosen on half of the aliases: effect on the {opened.questioning.words.answers_in} of the other half"
             )
             best = candidates(found, raised=raised, spared=spared)
+            if best.empty:
+                print(
+                    f"{formats.NOT_MEASURED}: no ablation changed anything in the questions about both subsets"
+                )
+                continue
             printing.over_seeds(best, ["subset"], "effect")
     _say_where(opened, "circuit")
 
@@ -205,6 +221,8 @@ def graft(
         part = rows[rows["metric"] == metric].assign(graft=rows["group"] + ", " + rows["kind"])
         cells = part.groupby(["graft", "subset"], sort=False)["share"].mean().unstack()
         printing.grid(cells, "+.3f", corner="graft")
+        unchanged = part.groupby("graft", sort=False)["change"].max().drop("none, alone", errors="ignore")
+        printing.not_measured(cells.loc[unchanged.index[unchanged == 0]])
     part = rows[(rows["metric"] == "auc") & (rows["kind"] == "alone") & (rows["change"] > 0)]
     printing.over_seeds(part, ["group", "subset"], "share")
     _say_where(opened, "graft")
@@ -231,6 +249,10 @@ def subspace(
         cells = cells[[c for c in ("none", "shuffled", "random model") if c in cells]]
         cells.index = [f"{method}; {place}" for method, place in cells.index]
         printing.grid(cells, "+.3f", corner="what is changed")
+        whole_site = part.pivot_table(
+            index=["method", "place"], columns="control", values="exchanged", aggfunc="max"
+        )
+        printing.not_measured(whole_site.where(whole_site > 0))
     _say_where(opened, "subspace")
 
 
@@ -255,6 +277,16 @@ def _analysed(
     return run, counted, [rows for rows in found if rows is not None]
 
 
+def _say_cuts(run: "Run", config: PatchingConfig | CircuitConfig, *, most: int) -> None:
+    """Say of which files of pairs only the first `most` are used."""
+    from mechocl.interventions.named_pairs import say_cuts
+
+    if any(name.endswith(".csv") for name in config.pairs):
+        task = run.finished_seeds()[0].analysed_task()
+        for line in say_cuts(task, config.pairs, n_pairs=config.n_pairs, most=most):
+            print(line)
+
+
 def _print_ends(name: object, part: "pd.DataFrame") -> None:
     """Print the metric of the clean and the corrupted run of a contrast, over the seeds."""
     clean, corrupted = part["clean"].mean(), part["corrupted"].mean()
@@ -262,6 +294,18 @@ def _print_ends(name: object, part: "pd.DataFrame") -> None:
         f"\n{name}: clean {clean:+.3f}, corrupted {corrupted:+.3f}; {part['pairs'].iloc[0]:.0f} pairs, "
         f"{part['seed'].nunique()} seeds"
     )
+
+
+def _measured(part: "pd.DataFrame") -> bool:
+    """Whether anything was exchanged in a contrast; says so if nothing was."""
+    from mechocl.behaviour.formats import NOT_MEASURED
+
+    if (part["exchanged"] > 0).any():
+        return True
+    print(
+        f"{NOT_MEASURED}: nothing was exchanged in any of its pairs; choose pairs that differ, or another mode"
+    )
+    return False
 
 
 def _shares(part: "pd.DataFrame") -> str:

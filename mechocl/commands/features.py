@@ -62,8 +62,10 @@ def search(
         on: The run and the SAE.
         config: What is searched.
     """
+    from mechocl.behaviour import formats
     from mechocl.commands import printing
     from mechocl.features import summaries
+    from mechocl.features.properties import LEAST
 
     config = replace(config, sae=on.sae, group=listed(config.group))
     run, seeds, _ = _computed(on, "sae-search", config)
@@ -76,6 +78,10 @@ def search(
         "properties of a group that a feature stands for (q < 0.05), mean over the seeds",
         summaries.counted(rows),
     )
+    for kind in sorted({"question", "definition"} - set(rows["text"])):
+        print(
+            f"{kind}s: {formats.NOT_MEASURED}; no property has {LEAST} held-out aliases with it and {LEAST} without it there"
+        )
     print(f"test them: mechocl sae test {on.run} {on.sae}")
     _say_where(run, "sae-search")
 

@@ -31,6 +31,12 @@ def grid(cells: pd.DataFrame, digits: str, *, corner: str = "layer") -> None:
     table([corner, *map(str, cells.columns)], body)
 
 
+def not_measured(cells: pd.DataFrame) -> None:
+    """Say what a missing number of a grid means, where there is one."""
+    if cells.isna().to_numpy().any():
+        print(f"{formats.MISSING} {formats.WHY_NOT_MEASURED}")
+
+
 def frame(title: str, rows: pd.DataFrame) -> None:
     """Print a title and a table without its index. Numbers have three digits, and a missing number is –."""
     print(f"\n{title}")

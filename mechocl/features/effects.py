@@ -124,6 +124,7 @@ class _Test:
         on = (seen > 0).float()
         # mean of each of the candidate's features over the examples that chose it and on which it is active
         self.level: Float[Tensor, "member"] = (seen * on).sum(0) / on.sum(0).clamp(min=1)
+        self.active = ", ".join(str(int(count)) for count in on.sum(0))
         self.rows = self._controls((everyone > 0).any(0))
 
     def _controls(self, live: Bool[Tensor, "feature"]) -> Float[Tensor, "fit member d"]:
@@ -158,21 +159,19 @@ class _Test:
         for pairs, clean, corrupted in parts:
             for swapped, f in ((pairs, clean - corrupted), (pairs.swapped, corrupted - clean)):
                 runs = interchange(self.c, swapped, self.place, tokens=metrics.METRICS[_LD].tokens(swapped))
-                logits = runs.logits(self._change(f))
+                change = self._change(f)
+                logits = runs.logits(change)
                 for metric, total in sums.items():
                     try:
-                        found = measured(runs, logits, metric=metric)
+                        found = measured(runs, change, logits, metric=metric)
                     except MechoclError:  # no alias is asked about with and without its integer
                         continue
-                    effect = torch.tensor([one.effect for one in found])
-                    total.add(
-                        found[0].clean, found[0].corrupted, effect, len(pairs), back=swapped is not pairs
-                    )
+                    total.add(found, len(pairs), back=swapped is not pairs)
         fired = torch.cat([torch.cat(both) for _, *both in parts])
         for metric, total in sums.items():
             if not total.count:
                 continue
-            row = self._row("patch", "pairs", metric, total.base, total.moved, 1, fired)
+            row = self._row("patch", "pairs", metric, total.base, total.moved, 1, fired, total.exchanged)
             enough = total.gap >= metrics.SMALLEST_DIFFERENCE
             row |= {"gap": total.gap, "share": row["effect"] / total.gap if enough else np.nan}
             passes = (
@@ -218,12 +217,14 @@ class _Test:
             f = self._activations(asked.clean, asked.labels)[:, list(self.candidate.features)]
             runs = interchange(self.c, asked, self.place, tokens=metrics.METRICS[_LD].tokens(asked))
             for intervention, goal in (("ablate", torch.zeros_like(self.level)), ("clamp", self.level)):
-                logits = runs.logits(self._change(goal - f))
+                change = self._change(goal - f)
+                logits = runs.logits(change)
                 for metric in dict.fromkeys((_LD, metrics.answer_metric(asked))):
-                    found = measured(runs, logits, metric=metric)
+                    found = measured(runs, change, logits, metric=metric)
                     effect = torch.tensor([one.effect for one in found])
-                    predicted = self._predicted(intervention)
-                    yield self._row(intervention, short, metric, found[0].corrupted, effect, predicted, f)
+                    predicted, base = self._predicted(intervention), found[0].corrupted
+                    exchanged = found[0].exchanged
+                    yield self._row(intervention, short, metric, base, effect, predicted, f, exchanged)
 
     def _predicted(self, intervention: str) -> int:
         """Predicted sign of the effect on answers, which are better for tag 1 than for 3, and better for 3 than for 2."""
@@ -250,8 +251,10 @@ class _Test:
         effect: Float[Tensor, "fit"],
         predicted: int,
         fired: Float[Tensor, "example member"],
+        exchanged: int,
     ) -> dict[str, Any]:
-        own, others = float(effect[0]), effect[1:].numpy()
+        others = effect[1:].numpy()
+        judged = len(others) > 0 and exchanged > 0
         seen = effect.numpy() * predicted if predicted else np.abs(effect.numpy())
         one, on = self.candidate, (fired > 0).float()
         strength = (fired * on).sum(0) / on.sum(0).clamp(min=1) * self.rows[0].norm(dim=-1)
@@ -269,22 +272,29 @@ class _Test:
             "metric": metric,
             "base": base,
             "gap": np.nan,
-            "effect": own,
+            "effect": float(effect[0]) if exchanged else np.nan,
             "share": np.nan,
             "predicted": predicted,
             "controls": len(others),
-            "control_mean": float(others.mean()) if len(others) else np.nan,
-            "control_95": float(np.quantile(seen[1:], 1 - ALPHA, method="higher")) if len(others) else np.nan,
-            "beats": float((seen[1:] < seen[0]).mean()) if len(others) else np.nan,
+            "control_mean": float(others.mean()) if judged else np.nan,
+            "control_95": float(np.quantile(seen[1:], 1 - ALPHA, method="higher")) if judged else np.nan,
+            "beats": float((seen[1:] < seen[0]).mean()) if judged else np.nan,
             "rate": float(on.mean()),
             "strength": float(strength.mean()),
+            "exchanged": exchanged,
+            "source": self._source(intervention),
             "retrieval": False,
         }
+
+    def _source(self, intervention: str) -> str:
+        """Where the activations that are put in come from; of a mean, over how many texts."""
+        mean = f"mean over the {self.active} texts about aliases that the dictionary was trained on where it is active"
+        return {"patch": "the other run of the pair", "ablate": "zeros", "clamp": mean}[intervention]
 
 
 _COLUMNS: Final[dict[str, type]] = {
     "property": str, "group": str, "features": str, "k": int, "sign": int, "position": str, "auc": float, "q": float,
     "intervention": str, "subset": str, "metric": str, "base": float, "gap": float, "effect": float, "share": float,
     "predicted": int, "controls": int, "control_mean": float, "control_95": float, "beats": float, "rate": float,
-    "strength": float, "retrieval": bool,
+    "strength": float, "exchanged": int, "source": str, "retrieval": bool,
 }  # fmt: skip

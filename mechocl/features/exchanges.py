@@ -1,6 +1,6 @@
 """The questions that a feature is tested on, and how exchanges in both directions add up."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +11,7 @@ from mechocl.errors import MechoclError
 from mechocl.features.candidates import EffectsConfig
 from mechocl.interventions import named_pairs
 from mechocl.interventions.pairs import Pairs
+from mechocl.interventions.subspaces import SwapResult
 from toy_models.task import Task
 
 
@@ -57,19 +58,23 @@ class Exchanged:
 
     def __init__(self) -> None:
         self.count = 0
+        self.exchanged = 0
+        """Number of pairs in which the candidate's exchange changes the activation."""
         self._base = 0.0
         self._forward = self._back = 0.0  # sums of clean − corrupted
         self._effect: Tensor = torch.zeros(
             ()
         )  # sum of the effects towards the clean run, minus those towards the corrupted run
 
-    def add(
-        self, clean: float, corrupted: float, effect: Float[Tensor, "fit"], pairs: int, *, back: bool
-    ) -> None:
+    def add(self, found: Sequence[SwapResult], pairs: int, *, back: bool) -> None:
+        """Add the candidate's exchange and those of its controls, in this order, in one direction of one contrast."""
+        own = found[0]
+        effect = torch.tensor([one.effect if one.exchanged else 0.0 for one in found])
         self.count += pairs
-        self._base += corrupted * pairs
-        self._forward += 0.0 if back else (clean - corrupted) * pairs
-        self._back += (clean - corrupted) * pairs if back else 0.0
+        self.exchanged += 0 if back else own.exchanged
+        self._base += own.corrupted * pairs
+        self._forward += 0.0 if back else (own.clean - own.corrupted) * pairs
+        self._back += (own.clean - own.corrupted) * pairs if back else 0.0
         self._effect = self._effect + (-effect if back else effect) * pairs
 
     @property

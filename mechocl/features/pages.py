@@ -52,8 +52,8 @@ class Patch:
     position: str
     features: tuple[int, ...]
     """All features that were changed together."""
-    effect: float
-    """Effect on the logit difference, in nats, positive towards the other run."""
+    effect: float | None
+    """Effect on the logit difference, in nats, positive towards the other run. None: nothing was exchanged (not measured)."""
     share: float | None
     """Effect as a share of what exchanging everything at the position does."""
     control_95: float | None
@@ -72,7 +72,8 @@ class Change:
     subset: str
     metric: str
     """`logit_difference` (nats, right − wrong answer) or `within_alias_auc`."""
-    effect: float
+    effect: float | None
+    """None: nothing was exchanged (not measured)."""
     predicted: int
     """Sign that the property predicts; 0 if it predicts none, so that effects and controls are compared in size."""
     control_95: float | None
@@ -216,7 +217,7 @@ def _causal(tested: pd.DataFrame | None) -> dict[int, tuple[tuple[Patch, ...], t
             property=row["property"],
             position=row["position"],
             features=_numbers(row),
-            effect=float(row["effect"]),
+            effect=_known(row["effect"]),
             share=_known(row["share"]),
             control_95=_known(row["control_95"]),
             beats=_known(row["beats"]),
@@ -234,7 +235,7 @@ def _causal(tested: pd.DataFrame | None) -> dict[int, tuple[tuple[Patch, ...], t
             position=row["position"],
             subset=row["subset"],
             metric=row["metric"],
-            effect=float(row["effect"]),
+            effect=_known(row["effect"]),
             predicted=int(row["predicted"]),
             control_95=_known(row["control_95"]),
             beats=_known(row["beats"]),
@@ -242,7 +243,7 @@ def _causal(tested: pd.DataFrame | None) -> dict[int, tuple[tuple[Patch, ...], t
         changes.setdefault(int(row["features"]), []).append(change)
 
     def order(p: Patch) -> tuple[bool, bool, float]:
-        return len(p.features) > 1, not p.retrieval, -p.effect
+        return len(p.features) > 1, not p.retrieval, -(p.effect or 0.0)
 
     return {
         number: (

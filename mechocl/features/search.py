@@ -87,9 +87,11 @@ def search(task: Task, dictionary: Dictionary, config: SearchConfig, *, collect:
     """
     rows: list[dict[str, Any]] = []
     asked = config.group or GROUPS
+    judging: list[str] = []
     for read in properties.texts(task, seed=config.seed):
         unseen = unseen_aliases(task, dictionary, share=config.held_out, seed=config.seed)
         judge = unseen[read.table["alias"].to_numpy()]
+        judging.append(f"{judge.sum()} of {len(judge)} {read.kind}s")
         x = flat(collect(read.tokens, [dictionary.read])[dictionary.read])
         f = dictionary.encode(x).cpu().numpy()
         of_all = properties.text_properties(task, read)
@@ -108,7 +110,8 @@ def search(task: Task, dictionary: Dictionary, config: SearchConfig, *, collect:
             rows += _roles(read, f, judge, config)
     if not rows:
         raise MechoclError(
-            f"no property of {', '.join(asked)} has {properties.LEAST} aliases on both sides; ask for another group"
+            f"no property of {', '.join(asked)} has {properties.LEAST} aliases on both sides, among those that choose and among those that "
+            f"judge ({' and '.join(judging)} are of held-out aliases); ask for another group, or use more aliases"
         )
     table = pd.DataFrame(rows)
     table = table.assign(**{name: np.nan for name in _OF_SETS if name not in table})
@@ -336,15 +339,11 @@ def _roles(read: Texts, f: np.ndarray, judge: np.ndarray, config: SearchConfig) 
         at, positive = properties.roles(read, position, seed=config.seed)
         here = f[np.arange(len(read)), at]
         alive = _alive(here[~judge])
-        if len(alive) == 0:
+        p = Property(name=f"role {role}", group="role", positive=positive, compared=np.ones(len(read), bool))
+        if len(alive) == 0 or not (p.enough(judge) and p.enough(~judge)):
             continue
         auc = aucs(here[~judge][:, alive], positive[~judge])
-        base = {
-            "what": "feature",
-            "property": f"role {role}",
-            "group": "role",
-            "text": read.kind,
-            "position": "any",
-        }
+        base = {"what": "feature", "property": p.name, "group": p.group}
+        base |= {"text": read.kind, "position": "any"}
         rows += [base | row for row in _judged(auc, here[:, alive], alive, positive, judge, config.best)]
     return rows

@@ -13,10 +13,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechocl.errors import MechoclError
-from mechocl.interventions.metrics import Metric, metric_named
+from mechocl.interventions.exchanged import differing_units, pairs_with_exchange
+from mechocl.interventions.metrics import GivenMetric, Metric, check_pairs, metric_of
 from mechocl.interventions.pairs import Pairs
 from mechocl.interventions.patched_runs import SiteKey
-from mechocl.interventions.patching import By, PatchingResult, place_masks, result_of
+from mechocl.interventions.patching import By, Cells, PatchingResult, place_masks, result_of, source_in_words
 from mechocl.models import forward
 from mechocl.models.components import Components, take_apart
 from mechocl.models.seam import Transformer
@@ -28,7 +29,7 @@ def attribute_activations(
     pairs: Pairs,
     *,
     sites: Sequence[str],
-    metric: str = "logit_difference",
+    metric: GivenMetric = "logit_difference",
     by: By = "position",
     mode: Literal["denoise", "noise"] = "denoise",
     batch_size: int = 256,
@@ -38,36 +39,36 @@ def attribute_activations(
     Effects are (new − base) · gradient, in the metric's unit, with the same sign as patching. Raises
     MechoclError where `patch_activations` does, and for a metric without a gradient.
     """
-    chosen = metric_named(metric)
-    if not chosen.differentiable:
-        raise MechoclError(f"{metric} has no gradient; use logit_difference, log_probability or kl_to_clean")
+    chosen = metric_of(metric)
+    chosen.check_gradient()
     if mode not in ("denoise", "noise"):
         raise MechoclError(f"mode is {mode!r}; use denoise or noise")
     if batch_size < 1:
         raise MechoclError(f"batch_size is {batch_size}; use at least 1")
     c = take_apart(model)
-    chosen.check(pairs, c.W_U.shape[1])
+    check_pairs(pairs, chosen, c)
     keys, groups = find_sites(c, sites), place_masks(pairs, by)
     if not keys:
         raise MechoclError(f"no site is named; the model has {', '.join(sites_of(c))}")
-    parts: dict[tuple[SiteKey, str], list[Tensor]] = {(key, name): [] for key in keys for name in groups}
+    parts: Cells = {(key, name): [] for key in keys for name in groups}
     ends: list[tuple[Tensor, Tensor]] = []
     for rows in torch.split(torch.arange(len(pairs)), batch_size):
         chunk = pairs[rows]
-        found, clean, corrupted = _products(c, chunk, keys, chosen, mode)
+        found, differing, clean, corrupted = _products(c, chunk, keys, chosen, mode)
         base = corrupted if mode == "denoise" else clean
         ends.append((clean, corrupted))
         for key, name in parts:
-            parts[key, name].append(base + _summed(found[key], key[1], groups[name][rows]))
+            where = groups[name][rows]
+            estimate = base + _summed(found[key], key[1], where)
+            parts[key, name].append((estimate, pairs_with_exchange(differing[key], where, chunk.read)))
     whole = [float(chosen.pool(torch.cat(part), pairs)) for part in zip(*ends, strict=True)]
-    values = {cell: torch.cat(found, 1) for cell, found in parts.items()}
-    return result_of(values, chosen, pairs, mode, whole[0], whole[1])
+    return result_of(parts, chosen, pairs, mode, source_in_words(mode, pairs), whole[0], whole[1])
 
 
 def _products(
     c: Components, pairs: Pairs, keys: list[SiteKey], metric: Metric, mode: str
-) -> tuple[dict[SiteKey, Tensor], Float[Tensor, "pair"], Float[Tensor, "pair"]]:
-    """(new − base) · gradient of each element at each site, and the metric of both runs."""
+) -> tuple[dict[SiteKey, Tensor], dict[SiteKey, Tensor], Float[Tensor, "pair"], Float[Tensor, "pair"]]:
+    """(new − base) · gradient of each element at each site, where new and base differ, and the metric of both runs."""
     ids = metric.tokens(pairs)
     at = torch.arange(len(pairs))
     kept: dict[str, dict[SiteKey, Tensor]] = {"clean": {}, "corrupted": {}}
@@ -92,14 +93,15 @@ def _products(
 
     with torch.enable_grad():
         end = forward.forward(c, getattr(pairs, base), tap=perturb)[at, pairs.read]
-        value = metric.per_pair(c.logits(end, ids), pairs, logits["clean"]).sum()
+        value = metric.values_with_gradient(c.logits(end, ids), pairs, logits["clean"]).sum()
         gradients = torch.autograd.grad(value, [leaves[key] for key in keys], allow_unused=True)
     products = {
         key: torch.zeros_like(leaves[key]) if g is None else (kept[new][key] - kept[base][key]) * g
         for key, g in zip(keys, gradients, strict=True)
     }
     values = [metric.per_pair(logits[name], pairs, logits["clean"]).cpu() for name in ("clean", "corrupted")]
-    return products, values[0], values[1]
+    differing = {key: differing_units(kept[new][key], kept[base][key], key[1]) for key in keys}
+    return products, differing, values[0], values[1]
 
 
 def _summed(product: Tensor, site: str, where: Bool[Tensor, "pair pos"]) -> Float[Tensor, "unit pair"]:

@@ -19,10 +19,11 @@ from torch import Tensor
 from mechocl.errors import MechoclError
 from mechocl.interventions.edge_attribution import attribute_edges
 from mechocl.interventions.edge_graph import Along, graph_of
-from mechocl.interventions.edge_runs import run_with_edges
+from mechocl.interventions.edge_runs import find_new_edges, run_with_edges
 from mechocl.interventions.edges import EdgeScores, patch_edges
-from mechocl.interventions.metrics import metric_named, normalised
-from mechocl.interventions.named_pairs import pairs_named
+from mechocl.interventions.exchanged import count_for_sets
+from mechocl.interventions.metrics import GivenMetric, metric_named, normalised
+from mechocl.interventions.named_pairs import contrast_names, pairs_named
 from mechocl.interventions.pairs import Pairs
 from mechocl.models.seam import Transformer
 from toy_models.randomness import generator
@@ -57,8 +58,7 @@ class CircuitConfig:
     """Draws the pairs and the random circuits."""
 
     def __post_init__(self) -> None:
-        if not self.pairs:
-            raise MechoclError("pairs is empty; name at least one contrast")
+        contrast_names(self.pairs)
         for name, known in (("method", get_args(Method)), ("along", (None, *get_args(Along)))):
             if getattr(self, name) not in known:
                 raise MechoclError(
@@ -77,8 +77,9 @@ class CircuitResult:
     scores: EdgeScores
     curve: pd.DataFrame
     """Columns `edges` (the number), `kind` ("circuit": only these edges are kept; "without": all others are kept;
-    "random": only as many random edges are kept), `draw`, `value` (the metric), and `normalised` (NaN where clean
-    and corrupted hardly differ)."""
+    "random": only as many random edges are kept), `draw`, `value` (the metric), `exchanged` (number of pairs in which the
+    corrupted edges carry something else than the clean ones), and `normalised` (NaN where clean and corrupted hardly differ).
+    Where edges are corrupted and nothing is exchanged, the value is NaN: not measured."""
     clean: float
     """The metric of the clean run, on the pairs that judge."""
     corrupted: float
@@ -89,27 +90,38 @@ class CircuitResult:
 
 
 def _needed(curve: pd.DataFrame, share: float) -> int | None:
-    below = curve.loc[~(curve["normalised"] >= share), "edges"]
-    enough = curve[curve["edges"] > (below.max() if len(below) else -1)]
+    below = curve.loc[curve["normalised"] < share, "edges"]
+    reached = curve[curve["normalised"] >= share]  # sizes that were not measured are neither
+    enough = reached[reached["edges"] > (below.max() if len(below) else -1)]
     return int(enough["edges"].min()) if len(enough) else None
 
 
-def score_edges(model: Transformer, pairs: Pairs, config: CircuitConfig) -> EdgeScores:
-    """Score the edges by the config's method."""
+def score_edges(
+    model: Transformer, pairs: Pairs, config: CircuitConfig, *, metric: GivenMetric | None = None
+) -> EdgeScores:
+    """Score the edges by the config's method. `metric`: another one than the config's, such as your own."""
+    metric = metric or config.metric
     if config.method == "patching":
-        return patch_edges(model, pairs, metric=config.metric, along=config.along)
+        return patch_edges(model, pairs, metric=metric, along=config.along)
     steps = config.steps if config.method == "eap-ig" else 0
-    return attribute_edges(model, pairs, metric=config.metric, along=config.along, steps=steps)
+    return attribute_edges(model, pairs, metric=metric, along=config.along, steps=steps)
 
 
 def find_circuit(
-    model: Transformer, scoring: Pairs, judging: Pairs, *, config: CircuitConfig
+    model: Transformer,
+    scoring: Pairs,
+    judging: Pairs,
+    *,
+    config: CircuitConfig,
+    metric: GivenMetric | None = None,
 ) -> CircuitResult:
     """Rank the edges on one set of pairs; keep the top ones, ablate the rest, and judge this on another set.
 
+    `metric`: another one than the config's, such as your own (`metrics.metric_of`).
+
     Raises MechoclError when only one of the two sets has some role or position, and so its edges.
     """
-    scores = score_edges(model, scoring, config)
+    scores = score_edges(model, scoring, config, metric=metric)
     graph = graph_of(model, judging, along=config.along)
     if graph.places != scores.graph.places or not torch.equal(graph.possible, scores.graph.possible):
         raise MechoclError(
@@ -129,12 +141,17 @@ def find_circuit(
             shuffled = order[torch.randperm(len(order), generator=draws)]
             labels.append((size, "random", draw))
             corrupted_edges.append(scores.graph.possible & ~_top(shuffled, size, scores))
+    chosen = torch.stack(corrupted_edges)
     values = run_with_edges(
-        model, judging, torch.stack(corrupted_edges), metric=config.metric, along=config.along, base="clean"
-    ).tolist()
-    curve = pd.DataFrame(labels, columns=["edges", "kind", "draw"]).assign(value=values)
+        model, judging, chosen, metric=metric or config.metric, along=config.along, base="clean"
+    )
+    exchanged = count_for_sets(find_new_edges(model, judging, along=config.along), chosen)
+    curve = pd.DataFrame(labels, columns=["edges", "kind", "draw"])
+    curve = curve.assign(value=values.tolist(), exchanged=exchanged.tolist())
     whole = curve[curve["kind"] == "circuit"].set_index("edges")["value"]
     clean, corrupted = float(whole[sizes[-1]]), float(whole[0])
+    untouched = ~chosen.flatten(1).any(1).numpy()  # the clean run itself, at the end of a curve
+    curve["value"] = curve["value"].where((curve["exchanged"] > 0) | untouched)
     curve["normalised"] = _normalised(curve["value"], clean, corrupted)
     return CircuitResult(scores, curve, clean, corrupted)
 
@@ -147,9 +164,10 @@ def _normalised(values: pd.Series, clean: float, corrupted: float) -> list[float
 
 
 def _ranked(scores: EdgeScores) -> Tensor:
-    """Flat indices of the possible edges, the largest absolute score first."""
+    """Flat indices of the possible edges, the largest absolute score first, those that were not measured last."""
     possible = scores.graph.possible.flatten().nonzero()[:, 0]
-    order: Tensor = possible[scores.scores.flatten()[possible].abs().argsort(descending=True, stable=True)]
+    sizes = scores.scores.nan_to_num(0.0).flatten()[possible].abs()
+    order: Tensor = possible[sizes.argsort(descending=True, stable=True)]
     return order
 
 
@@ -175,7 +193,7 @@ def circuit_study(model: Transformer, task: Task, config: CircuitConfig) -> pd.D
     The columns are `mechocl.analyses.columns.CIRCUIT`.
     """
     tables = []
-    for name in config.pairs:
+    for name, contrast in zip(config.pairs, contrast_names(config.pairs), strict=True):
         both = pairs_named(task, name, n_pairs=2 * config.n_pairs, seed=config.seed)
         half = len(both) // 2
         if half == 0:
@@ -188,30 +206,31 @@ def circuit_study(model: Transformer, task: Task, config: CircuitConfig) -> pd.D
             edges = edges.drop(columns="attributed").merge(_attributed(model, scoring, config))
         rows = pd.concat([edges, found.curve], ignore_index=True)
         tables.append(
-            rows.assign(contrast=name, clean=found.clean, corrupted=found.corrupted, pairs=len(judging))
+            rows.assign(contrast=contrast, clean=found.clean, corrupted=found.corrupted, pairs=len(judging))
         )
     table = pd.concat(tables, ignore_index=True)
     columns: list[Any] = ["contrast", "kind", "sender", "receiver", "place", "value", "attributed"]
-    return table[[*columns, "edges", "draw", "normalised", "clean", "corrupted", "pairs"]].astype(
-        {"edges": float, "draw": float}
-    )
+    return table[
+        [*columns, "exchanged", "edges", "draw", "normalised", "clean", "corrupted", "pairs"]
+    ].astype({"edges": float, "draw": float})
 
 
 def _attributed(model: Transformer, pairs: Pairs, config: CircuitConfig) -> pd.DataFrame:
     found = attribute_edges(model, pairs, metric=config.metric, along=config.along, steps=config.steps)
-    return found.rows().rename(columns={"score": "attributed"})
+    return found.rows().drop(columns="exchanged").rename(columns={"score": "attributed"})
 
 
 def pool_heads(rows: pd.DataFrame) -> pd.DataFrame:
     """Edges of one contrast, summed over the heads of a layer, because seeds number their heads differently.
 
-    `rows` as from `circuit_study`, with a seed column. The scores of edges that become the same are added up.
+    `rows` as from `circuit_study`, with a seed column. The scores of edges that become the same are added up,
+    without those that were not measured; it is NaN if none was.
     """
     edges = rows[rows["kind"] == "edge"].copy()
     for column in ("sender", "receiver"):
         edges[column] = edges[column].str.replace(r"^(L\d+)H\d+", r"\1 heads", regex=True)
     keys = ["seed", "sender", "receiver", "place"]
-    return edges.groupby(keys, sort=False)["value"].sum().reset_index()
+    return edges.groupby(keys, sort=False)["value"].sum(min_count=1).reset_index()
 
 
 def sizes_needed(rows: pd.DataFrame, share: float = ENOUGH) -> dict[int, int | None]:

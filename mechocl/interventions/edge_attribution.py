@@ -11,9 +11,9 @@ from torch import Tensor
 
 from mechocl.errors import MechoclError
 from mechocl.interventions.edge_graph import Along, graph_from, places_of
-from mechocl.interventions.edge_runs import answer_logits, check_request, natural, split_run
-from mechocl.interventions.edges import EdgeScores
-from mechocl.interventions.metrics import Metric, metric_named
+from mechocl.interventions.edge_runs import answer_logits, check_request, find_new_edges, natural, split_run
+from mechocl.interventions.edges import EdgeScores, edge_scores
+from mechocl.interventions.metrics import GivenMetric, Metric, check_pairs, metric_of
 from mechocl.interventions.pairs import Pairs
 from mechocl.models.components import Components, take_apart
 from mechocl.models.seam import Transformer
@@ -23,7 +23,7 @@ def attribute_edges(
     model: Transformer,
     pairs: Pairs,
     *,
-    metric: str = "logit_difference",
+    metric: GivenMetric = "logit_difference",
     along: Along | None = None,
     steps: int = 8,
     batch_size: int = 128,
@@ -35,13 +35,12 @@ def attribute_edges(
     et al., equation 3, with the midpoint rule). It costs max(steps, 1) backward passes per `batch_size` pairs,
     however many edges there are. Raises MechoclError for a metric without a gradient, and for negative steps.
     """
-    chosen = metric_named(metric)
-    if not chosen.differentiable:
-        raise MechoclError(f"{metric} has no gradient; use logit_difference, log_probability or kl_to_clean")
+    chosen = metric_of(metric)
+    chosen.check_gradient()
     if steps < 0:
         raise MechoclError(f"steps is {steps}; use 0 for plain edge attribution, or more")
     c = take_apart(model)
-    chosen.check(pairs, c.W_U.shape[1])
+    check_pairs(pairs, chosen, c)
     graph, where = graph_from(c, pairs, along), places_of(pairs, along)[1]
     check_request(None, graph, batch_size)
     total = torch.zeros(graph.possible.shape, dtype=torch.float64)
@@ -52,9 +51,9 @@ def attribute_edges(
         ends.append((clean, corrupted))
     whole = [float(chosen.pool(torch.cat(part), pairs)) for part in zip(*ends, strict=True)]
     scores = torch.where(graph.possible, total / len(pairs), 0.0).float()
-    return EdgeScores(
-        graph, scores, whole[0], whole[1], metric, f"EAP-IG, {steps} steps" if steps else "EAP", pairs.name
-    )
+    new = find_new_edges(model, pairs, along=along, batch_size=batch_size)
+    method = f"EAP-IG, {steps} steps" if steps else "EAP"
+    return edge_scores(graph, scores, new, whole[0], whole[1], chosen.name, method, pairs.name)
 
 
 def _attributed(
@@ -101,5 +100,6 @@ def _gradients(
 
     with torch.enable_grad():
         end, _ = split_run(c, embedded, alter)
-        values = metric.per_pair(answer_logits(c, end, pairs, ids, 1)[0], pairs, clean_logits)
+        logits = answer_logits(c, end, pairs, ids, 1)[0]
+        values = metric.values_with_gradient(logits, pairs, clean_logits)
         return torch.cat(torch.autograd.grad(values.sum(), leaves), 2)

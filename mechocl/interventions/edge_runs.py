@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mechocl.errors import MechoclError
 from mechocl.interventions.edge_graph import Along, Graph, graph_from, places_of
-from mechocl.interventions.metrics import Metric, metric_named
+from mechocl.interventions.exchanged import differing_units, pairs_with_new_edges
+from mechocl.interventions.metrics import GivenMetric, Metric, check_pairs, metric_of
 from mechocl.interventions.pairs import Pairs
 from mechocl.models.components import Components, take_apart
 from mechocl.models.forward import attention_pattern, head_results, mix, mlp, project, rotate, untouched
@@ -89,7 +90,7 @@ def run_with_edges(
     pairs: Pairs,
     chosen: Bool[Tensor, "unit sender receiver place"],
     *,
-    metric: str,
+    metric: GivenMetric,
     along: Along | None,
     base: Literal["clean", "corrupted"],
     batch_size: int = 1024,
@@ -97,9 +98,25 @@ def run_with_edges(
     """The metric of the base run with sets of edges that carry the other run's values, one set per unit.
 
     The components after an altered edge are computed again, so that several edges act together. `chosen` has the
-    indices of `graph_of`. `batch_size` is the number of examples in one forward pass.
+    indices of `graph_of`; in how many pairs a set carries something else, `exchanged.count_for_sets` says. `batch_size` is the number of examples in one forward pass.
     """
-    return _run_with_edges(take_apart(model), pairs, chosen, metric_named(metric), along, base, batch_size)
+    return _run_with_edges(take_apart(model), pairs, chosen, metric_of(metric), along, base, batch_size)
+
+
+@torch.no_grad()
+def find_new_edges(
+    model: Transformer, pairs: Pairs, *, along: Along | None, batch_size: int = 1024
+) -> Bool[Tensor, "sender place pair"]:
+    """Pairs in which a sender writes something else at a place in the clean than in the corrupted run."""
+    c, (places, where), found = take_apart(model), places_of(pairs, along), []
+    for rows in torch.split(torch.arange(len(pairs)), batch_size):
+        chunk = pairs[rows]
+        clean, corrupted = (split_run(c, c.embed(tokens))[1] for tokens in (chunk.clean, chunk.corrupted))
+        differing = [differing_units(a, b, "stream")[..., 0] for a, b in zip(clean, corrupted, strict=True)]
+        found.append(
+            pairs_with_new_edges(torch.stack(differing), where[rows], chunk.read, places=len(places))
+        )
+    return torch.cat(found, 2)
 
 
 @torch.no_grad()
@@ -114,7 +131,7 @@ def _run_with_edges(
 ) -> Float[Tensor, "unit"]:
     graph, where = graph_from(c, pairs, along), places_of(pairs, along)[1]
     check_request(chosen, graph, batch_size)
-    metric.check(pairs, c.W_U.shape[1])
+    check_pairs(pairs, metric, c)
     parts = []
     for rows in torch.split(torch.arange(len(pairs)), batch_size):
         chunk = pairs[rows]

@@ -15,11 +15,13 @@ from typing import Final
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechocl.interventions.edge_graph import Along, Graph, graph_of
-from mechocl.interventions.edge_runs import run_with_edges
+from mechocl.interventions.edge_runs import find_new_edges, run_with_edges
+from mechocl.interventions.exchanged import count_for_sets, only_measured
+from mechocl.interventions.metrics import GivenMetric, metric_of
 from mechocl.interventions.pairs import Pairs
 from mechocl.models.seam import Transformer
 
@@ -36,7 +38,9 @@ class EdgeScores:
 
     graph: Graph
     scores: Float[Tensor, "sender receiver place"]
-    """In the metric's unit; 0 where there is no edge."""
+    """In the metric's unit; 0 where there is no edge, and NaN where an edge carries the same in both runs of every pair."""
+    exchanged: Int[Tensor, "sender receiver place"]
+    """Number of pairs in which the edge carries something else in the clean than in the corrupted run."""
     clean: float
     corrupted: float
     metric: str
@@ -44,7 +48,9 @@ class EdgeScores:
     pairs: str
 
     def rows(self) -> pd.DataFrame:
-        """`sender`, `receiver`, `place`, `score`: one row per possible edge, the largest first."""
+        """`sender`, `receiver`, `place`, `score`, `exchanged`: one row per possible edge, the largest first.
+
+        Edges that were not measured, because they carry the same in both runs of every pair, have the score NaN."""
         index = self.graph.possible.nonzero()
         table = pd.DataFrame(
             {
@@ -52,6 +58,7 @@ class EdgeScores:
                 "receiver": [self.graph.receivers[i] for i in index[:, 1].tolist()],
                 "place": [self.graph.places[i] for i in index[:, 2].tolist()],
                 "score": self.scores[tuple(index.T)].numpy(),
+                "exchanged": self.exchanged[tuple(index.T)].numpy(),
             }
         )
         order = table["score"].abs().sort_values(ascending=False, kind="stable").index
@@ -63,15 +70,16 @@ def patch_paths(
     pairs: Pairs,
     paths: Sequence[tuple[str, str, str]],
     *,
-    metric: str = "logit_difference",
+    metric: GivenMetric = "logit_difference",
     along: Along | None = None,
     together: bool = False,
     batch_size: int = 1024,
 ) -> Float[Tensor, "path"]:
     """Path patching: effect of the clean value on each edge (sender, receiver, place) of the corrupted run.
 
-    An effect is patched − corrupted, in the metric's unit. With `together`, all edges are patched at once, which
-    gives one number. Raises MechoclError for an edge that the model does not have.
+    An effect is patched − corrupted, in the metric's unit; NaN (not measured) where the edges carry the same in both runs of
+    every pair. With `together`, all edges are patched at once, which gives one number. Raises MechoclError for an edge that
+    the model does not have.
     """
     graph = graph_of(model, pairs, along=along)
     chosen = torch.zeros(len(paths), *graph.possible.shape, dtype=torch.bool)
@@ -83,14 +91,15 @@ def patch_paths(
     values = run_with_edges(
         model, pairs, chosen, metric=metric, along=along, base="corrupted", batch_size=batch_size
     )
-    return values[:-1] - values[-1]
+    new = find_new_edges(model, pairs, along=along, batch_size=batch_size)
+    return only_measured(values[:-1] - values[-1], count_for_sets(new, chosen[:-1]))
 
 
 def patch_edges(
     model: Transformer,
     pairs: Pairs,
     *,
-    metric: str = "logit_difference",
+    metric: GivenMetric = "logit_difference",
     along: Along | None = None,
     batch_size: int = 1024,
 ) -> EdgeScores:
@@ -111,4 +120,23 @@ def patch_edges(
         found.append(run_with(chosen))
     scores = torch.zeros(graph.possible.shape)
     scores[tuple(index.T)] = (torch.cat(found) - corrupted).float()
-    return EdgeScores(graph, scores, clean, corrupted, metric, "path patching", pairs.name)
+    new = find_new_edges(model, pairs, along=along, batch_size=batch_size)
+    return edge_scores(
+        graph, scores, new, clean, corrupted, metric_of(metric).name, "path patching", pairs.name
+    )
+
+
+def edge_scores(
+    graph: Graph,
+    scores: Float[Tensor, "sender receiver place"],
+    new: Bool[Tensor, "sender place pair"],
+    clean: float,
+    corrupted: float,
+    metric: str,
+    method: str,
+    pairs: str,
+) -> EdgeScores:
+    """Scores of a graph's edges, without those of edges that carry the same in both runs of every pair."""
+    exchanged = torch.where(graph.possible, new.sum(2)[:, None], 0)
+    scores = torch.where(graph.possible, only_measured(scores, exchanged), 0.0)
+    return EdgeScores(graph, scores, exchanged, clean, corrupted, metric, method, pairs)

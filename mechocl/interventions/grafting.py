@@ -111,7 +111,7 @@ def _grafted(before: Transformer, after: Transformer, parts: Collection[Part]) -
 def graft_study(before: Transformer, after: Transformer, task: Task, config: GraftConfig) -> pd.DataFrame:
     """What each group of stage 2's weight difference does to every subset, alone and left out.
 
-    The columns are `mechocl.analyses.columns.GRAFT`. A group that stage 2 did not change has exactly effect 0 alone.
+    The columns are `mechocl.analyses.columns.GRAFT`. A group that stage 2 did not change is not measured: its rows have no value.
 
     Raises MechoclError for models of different shapes, and for models that do not belong to the task.
     """
@@ -123,7 +123,7 @@ def graft_study(before: Transformer, after: Transformer, task: Task, config: Gra
     none, all_ = (_measured(model, task, config) for model in (before, after))
     tables = [compared(v, none, all_, group=name) for name, v in (("none", none), ("all", all_))]
     for name, group in chosen.items():
-        alone, all_but = none, all_
+        alone = all_but = _unmeasured(none)
         if changes[name] > 0:
             alone = _measured(_grafted(before, after, group.parts), task, config)
             # to undo one group in the later model is to graft all other groups
@@ -174,6 +174,11 @@ def estimates(
         summary = estimate(part[column].to_numpy(dtype=float), unit="seed")
         found.append(GraftEstimate(str(group), str(kind), str(subset), summary))
     return found
+
+
+def _unmeasured(values: pd.DataFrame) -> pd.DataFrame:
+    """The same rows without values."""
+    return values.assign(**dict.fromkeys([m for m in METRICS if m in values.columns], np.nan))
 
 
 def _measured(model: Transformer, task: Task, config: GraftConfig) -> pd.DataFrame:

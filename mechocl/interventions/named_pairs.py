@@ -43,6 +43,35 @@ def pairs_named(task: Task, name: str, *, n_pairs: int, seed: int) -> Pairs:
     raise MechoclError(f"no pairs are called {name!r}; use {', '.join(FORMS)}, or a .csv file")
 
 
+def contrast_names(pairs: Sequence[str]) -> tuple[str, ...]:
+    """What each of the pairs that a config names is called in rows: a file by its name, or by its path if two have one name.
+
+    Raises MechoclError when none is named, and when one is named twice.
+    """
+    if not pairs:
+        raise MechoclError("pairs is empty; name at least one contrast")
+    same = [str(Path(name).resolve()) if name.endswith(".csv") else name for name in pairs]
+    for name, one in zip(pairs, same, strict=True):
+        if same.count(one) > 1:
+            raise MechoclError(f"pairs has {name} twice; name each once")
+    files = [Path(name).name for name in pairs]
+    short = [file if name.endswith(".csv") else name for name, file in zip(pairs, files, strict=True)]
+    return tuple(name if short.count(file) > 1 else file for name, file in zip(pairs, short, strict=True))
+
+
+def say_cuts(task: Task, pairs: Sequence[str], *, n_pairs: int, most: int) -> list[str]:
+    """A line for each file of which only the first `most` pairs are used, with the `n_pairs` that takes all of them."""
+    lines = []
+    for name in (name for name in pairs if name.endswith(".csv")):
+        there = len(pairs_of_file(task, Path(name)))
+        if there > most:
+            needed = -(-there * n_pairs // most)
+            lines.append(
+                f"{name}: only the first {most} of its {there} pairs are used; --n-pairs {needed} takes all of them"
+            )
+    return lines
+
+
 def subset_named(task: Task, short: str) -> str:
     """`d1` → `d1_consistent`: the subset of the task whose name begins so. Raises MechoclError for none or several.
 

@@ -88,13 +88,26 @@ def given_pairs(
     foil: Int[Tensor, "pair"] | None = None,
     read: Int[Tensor, "pair"] | None = None,
     labels: Sequence[str] | None = None,
+    mask: Bool[Tensor, "pair pos"] | None = None,
     name: str = "given pairs",
 ) -> Pairs:
     """The user's own pairs. If `read` is not given, it is the last position.
 
-    Only the logit difference needs `foil`. Raises MechoclError for pairs of unequal length.
+    `mask` is False where a token is padding. Padding is moved behind the example, where nothing sees it, so positions count from
+    the example's first token; the answer is then read at its last token. Only the logit difference needs `foil`.
+
+    Raises MechoclError for pairs of unequal length, for examples that begin with one token several times where no mask says that
+    it is not padding, for padding inside an example, and where clean and corrupted example are padded differently.
     """
     n, length = clean.shape
+    if mask is None:
+        _refuse_padding(clean, corrupted, name)
+    else:
+        clean, corrupted, last = _padding_behind(clean, corrupted, mask, name)
+        if read is not None:
+            raise MechoclError(f"{name}: with a mask, the answer is read at the last token; leave out read")
+        read = last
+        length = clean.shape[1]
     return Pairs(
         name=name,
         clean=clean,
@@ -107,3 +120,40 @@ def given_pairs(
         alias=torch.full((n,), -1),
         contains=torch.ones(n, dtype=torch.bool),
     )
+
+
+def _refuse_padding(clean: Tensor, corrupted: Tensor, name: str) -> None:
+    """Raises MechoclError where examples begin with as many equal tokens as padding on the left would give them."""
+    for tokens in (clean, corrupted):
+        if tokens.shape[1] < 3:
+            continue
+        begins = (tokens == tokens[:, :1]).int().cumprod(1).sum(1)
+        looks_padded = (begins > 1) & (begins < tokens.shape[1])
+        if bool(looks_padded.any()):
+            i = int(looks_padded.nonzero()[0])
+            raise MechoclError(
+                f"{name}: example {i} begins with token {int(tokens[i, 0])} {int(begins[i])} times, as if it were padded on the left, and "
+                "the model would attend to padding; give mask, which is False at padding (or True everywhere, if it is none)"
+            )
+
+
+def _padding_behind(
+    clean: Tensor, corrupted: Tensor, mask: Tensor, name: str
+) -> tuple[Tensor, Tensor, Int[Tensor, "pair"]]:
+    """The examples with their padding behind them, and the position of the last token of each."""
+    if mask.shape != clean.shape:
+        raise MechoclError(
+            f"{name}: mask is {tuple(mask.shape)}, the examples are {tuple(clean.shape)}; give one value for each token"
+        )
+    lengths = mask.sum(1)
+    first = mask.int().argmax(1)
+    position = torch.arange(clean.shape[1])
+    whole = (position >= first[:, None]) & (position < (first + lengths)[:, None])
+    wrong = ((whole != mask).any(1) | (lengths == 0)).nonzero()
+    if len(wrong):
+        raise MechoclError(
+            f"{name}: the mask of pair {int(wrong[0])} has padding inside the example, or no token; padding can stand before or behind it alone"
+        )
+    # columns that are padding in every pair are left out
+    order = ((position + first[:, None]) % clean.shape[1])[:, : int(lengths.max())]
+    return clean.gather(1, order), corrupted.gather(1, order), lengths - 1

@@ -20,8 +20,9 @@ def read_pairs(task: Task, path: Path) -> Pairs:
     In a text world the cells are plain texts, with `\\n` for a line break; only the first token of target and foil
     counts.
 
-    Raises MechoclError when the file or a column is missing, a token is not in the vocabulary, or lengths
-    differ.
+    Raises MechoclError with the file and the line when the file or a column is missing, a line has more cells than the
+    header, a token is not in the vocabulary, lengths differ, an example is longer than the task's, the clean and the
+    corrupted example are the same, or target and foil begin with the same token.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -37,9 +38,23 @@ def read_pairs(task: Task, path: Path) -> Pairs:
         )
     if not lines:
         raise MechoclError(f"{path} has no pairs")
+    for number, cells in lines:
+        if extra := cells.get(None):
+            raise MechoclError(
+                f"{path}, line {number}: it has more cells than the header has columns, the first one {extra[0]!r}; put a cell that "
+                "has a comma between quotation marks"
+            )
     length = max(1, len(_ids(task, path, *lines[0], "clean")))
+    if task.vocabulary.encode is None and length > task.n_ctx:
+        raise MechoclError(
+            f"{path}, line {lines[0][0]}: clean has {length} tokens, and the run's examples have at most {task.n_ctx}; shorten the examples"
+        )
     given = {"clean": length, "corrupted": length, "target": 1} | ({"foil": 1} if "foil" in columns else {})
     found = {column: _encoded(task, path, lines, column, n) for column, n in given.items()}
+    _refuse_equal(path, lines, found, "clean", "corrupted", "such a pair exchanges nothing")
+    if "foil" in found:
+        why = "their logit difference is always 0; only the first token of each counts"
+        _refuse_equal(path, lines, found, "target", "foil", why)
     return given_pairs(
         found["clean"],
         found["corrupted"],
@@ -47,6 +62,20 @@ def read_pairs(task: Task, path: Path) -> Pairs:
         foil=found["foil"][:, 0] if "foil" in found else None,
         name=path.name,
     )
+
+
+def _refuse_equal(
+    path: Path,
+    lines: list[tuple[int, dict[str, str]]],
+    found: Mapping[str, Tensor],
+    one: str,
+    other: str,
+    why: str,
+) -> None:
+    """Raises MechoclError for the first line in which two columns have the same tokens."""
+    same = (found[one] == found[other]).all(1).nonzero()
+    if len(same):
+        raise MechoclError(f"{path}, line {lines[int(same[0])][0]}: {one} and {other} are the same; {why}")
 
 
 def _encoded(

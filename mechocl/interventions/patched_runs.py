@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechocl.errors import MechoclError
+from mechocl.interventions.exchanged import differing_units, pairs_with_exchange
 from mechocl.interventions.metrics import Metric
 from mechocl.interventions.pairs import Pairs
 from mechocl.models import forward
@@ -106,6 +107,7 @@ class PatchedRuns:
             yield PairsChunk(
                 self.into, rows, pairs, base, source, ids, judge, self.batch_size,
                 clean=judge(clean_logits), corrupted=judge(corrupted_owner.logits(corrupted_end, ids)),
+                differing={key: differing_units(source.get(key), base.sites[key], key[1]) for key in self.keys},
             )  # fmt: skip
 
     def _means(self) -> dict[SiteKey, Tensor]:
@@ -134,19 +136,26 @@ class PairsChunk:
     batch_size: int
     clean: Float[Tensor, "pair"]
     corrupted: Float[Tensor, "pair"]
+    differing: dict[SiteKey, Bool[Tensor, "pair pos unit"]]
+    """Where what is put in differs from the base run."""
 
     def patched(
         self, key: SiteKey, where: Bool[Tensor, "pair pos"], each_unit: bool
-    ) -> Float[Tensor, "unit pair"]:
-        """The metric of every pair with a site patched at `where`, its units one at a time or together (one row)."""
+    ) -> tuple[Float[Tensor, "unit pair"], Bool[Tensor, "unit pair"]]:
+        """The metric of every pair with a site patched at `where`, its units one at a time or together (one row).
+
+        The second value says in which pairs something was exchanged."""
         units = self._units(key) if each_unit else 1
         where = where[:, : self.pairs.clean.shape[1]]
-        if self._is_there(key, where):
-            return self._read(self.base.stream[-1], 1).expand(units, -1)
+        exchanged = pairs_with_exchange(self.differing[key], where, self.pairs.read)
+        if not each_unit:
+            exchanged = exchanged.any(0, keepdim=True)
+        if not exchanged.any():
+            return self._read(self.base.stream[-1], 1).expand(units, -1), exchanged
         one_hot = torch.eye(units, dtype=torch.bool) if units > 1 else torch.ones(1, 1, dtype=torch.bool)
         at_once = max(1, self.batch_size // len(self.pairs))
         found = [self._run(key, where, chosen) for chosen in torch.split(one_hot, at_once)]
-        return torch.cat(found)
+        return torch.cat(found), exchanged
 
     def _units(self, key: SiteKey) -> int:
         layer, site = key
@@ -217,15 +226,6 @@ class PairsChunk:
             return torch.cat([x, after_attention(c, layer, before, attention)], 1)
         beside = self._again(self.base.sites[layer, "mlp_out"][:, rows], n)
         return torch.cat([x, before + attention + beside], 1)
-
-    def _is_there(self, key: SiteKey, where: Bool[Tensor, "pair pos"]) -> bool:
-        """Whether the activations to put in are those of the base run."""
-        if key not in self.source:
-            return False
-        new, old = self.source[key], self.base.sites[key]
-        if key[1] == "pattern":
-            new, old = (rearrange(x, "pair head query key -> pair query head key") for x in (new, old))
-        return torch.equal(new.expand_as(old)[where], old[where])
 
     def _first_needed(self, layer: int) -> int:
         """The first row of a layer's output that matters."""

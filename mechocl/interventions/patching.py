@@ -9,7 +9,7 @@ the last layer only the rows are computed that an answer is read from.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -19,8 +19,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechocl.errors import MechoclError
-from mechocl.interventions.metrics import Metric, metric_named, normalised
-from mechocl.interventions.named_pairs import pairs_named
+from mechocl.interventions.exchanged import only_measured
+from mechocl.interventions.metrics import (
+    GivenMetric,
+    Metric,
+    check_pairs,
+    metric_named,
+    metric_of,
+    normalised,
+)
+from mechocl.interventions.named_pairs import contrast_names, pairs_named
 from mechocl.interventions.pairs import ROLE_NAMES, Pairs
 from mechocl.interventions.patched_runs import Mode, PatchedRuns, SiteKey
 from mechocl.models.components import take_apart
@@ -31,6 +39,9 @@ from toy_models.task import Task
 By = Literal["position", "role", "all"]
 """What is patched at once: one position; all positions of one role; the whole site."""
 
+Cells = dict[tuple[SiteKey, str], list[tuple[Tensor, Tensor]]]
+"""Site and place → for each chunk of the pairs, the metric by unit and pair, and where something was exchanged."""
+
 
 @dataclass(frozen=True, slots=True)
 class PatchingResult:
@@ -38,9 +49,13 @@ class PatchingResult:
 
     rows: pd.DataFrame
     """`layer`, `site`, `index` (of the head or neuron; −1: all), `position` (label, role or "all"), `value` (the metric
-    of the patched run), `effect` (value − base)."""
+    of the patched run), `effect` (value − base), `exchanged` (number of pairs in which the patch put in something else than
+    was there; where it is 0, value and effect are NaN: not measured)."""
     per_pair: Float[np.ndarray, "patch pair"]
-    """The metric's value of each pair (before pooling), in the order of the rows."""
+    """The metric's value of each pair (before pooling), in the order of the rows. Where nothing was exchanged in a pair, it is
+    the base run's."""
+    exchanged: Bool[np.ndarray, "patch pair"]
+    """Whether something was exchanged in each pair, in the order of the rows."""
     clean: float
     """The metric of the clean run."""
     corrupted: float
@@ -51,6 +66,8 @@ class PatchingResult:
     pairs: str
     n_pairs: int
     mode: str
+    source: str
+    """Where the activations that are put in come from, in words; of a mean, over which rows and how many."""
 
     def normalised(self) -> pd.DataFrame:
         """`rows` with a column `normalised`: 0 is the corrupted run, 1 the clean one.
@@ -68,7 +85,7 @@ class PatchingResult:
             rows = self.rows.assign(normalised=float("nan"))
         return rows.assign(
             clean=self.clean, corrupted=self.corrupted, metric=self.metric, unit=self.unit,
-            contrast=self.pairs, mode=self.mode, pairs=self.n_pairs,
+            contrast=self.pairs, mode=self.mode, source=self.source, pairs=self.n_pairs,
         )  # fmt: skip
 
 
@@ -79,7 +96,7 @@ class PatchingConfig:
     pairs: tuple[str, ...] = ("d1-to-d2", "d1-to-other-d2")
     """Clean/corrupted pairs, by name (`interventions.pairs`), or a CSV file."""
     n_pairs: int = 200
-    """Pairs of each name."""
+    """Pairs of each name; of a CSV file, the first ones."""
     site: tuple[str, ...] = ()
     """Sites (in every layer) or hook points; none: the residual stream, and what attention and MLPs write."""
     by: By = "position"
@@ -96,8 +113,7 @@ class PatchingConfig:
     """Draws the pairs."""
 
     def __post_init__(self) -> None:
-        if not self.pairs:
-            raise MechoclError("pairs is empty; name at least one contrast")
+        contrast_names(self.pairs)
         if self.n_pairs < 1:
             raise MechoclError(f"n_pairs is {self.n_pairs}; use at least 1")
         metric_named(self.metric)
@@ -108,11 +124,17 @@ def patch(
 ) -> pd.DataFrame:
     """`PatchingResult.table` of each of the config's contrasts."""
     sites = config.site or _stream_sites(model)
+    all_pairs = {
+        contrast: pairs_named(task, name, n_pairs=config.n_pairs, seed=config.seed)
+        for name, contrast in zip(config.pairs, contrast_names(config.pairs), strict=True)
+    }
     return pd.concat(
         [
             patch_activations(
                 model,
-                pairs_named(task, name, n_pairs=config.n_pairs, seed=config.seed),
+                replace(pairs, name=contrast)
+                if contrast not in config.pairs or contrast.endswith(".csv")
+                else pairs,
                 sites=sites,
                 metric=config.metric,
                 by=config.by,
@@ -121,7 +143,7 @@ def patch(
                 source_model=source_model,
                 seed=config.seed,
             ).table()
-            for name in config.pairs
+            for contrast, pairs in all_pairs.items()
         ],
         ignore_index=True,
     )
@@ -140,7 +162,7 @@ def patch_activations(
     pairs: Pairs,
     *,
     sites: Sequence[str],
-    metric: str = "logit_difference",
+    metric: GivenMetric = "logit_difference",
     by: By = "position",
     mode: Mode = "denoise",
     each_unit: bool = True,
@@ -154,7 +176,7 @@ def patch_activations(
         model: the model whose answers are looked at.
         pairs: clean and corrupted examples.
         sites: names from `sites.SITES` (in every layer), or hook points (`blocks.1.attn.hook_z`).
-        metric: name from `metrics.METRICS`.
+        metric: name from `metrics.METRICS`, or your own: see `metrics.metric_of`.
         by: what is patched at once. A pair that lacks a role counts with an effect of 0.
         mode: what is put where.
         each_unit: patch the heads and neurons of a site one at a time, or all together.
@@ -165,15 +187,17 @@ def patch_activations(
         seed: draws the partners of `resample`.
 
     Effects are patched − base, in the metric's unit. The base is the corrupted run in `denoise`, and the clean run
-    in all other modes; so what carries the answer is positive in `denoise` and negative in the other modes. Raises
+    in all other modes; so what carries the answer is positive in `denoise` and negative in the other modes. A patch that puts in
+    what was there in every pair is not measured: its value and effect are NaN. Raises
     MechoclError for an unknown site, layer, metric or mode, for a metric that looks at a token without a logit, and
     for activations that are not finite.
     """
     _check_choices(mode, by, batch_size)
-    chosen = metric_named(metric)
+    chosen = metric_of(metric)
     into = take_apart(model)
     origin = into if source_model is None else take_apart(source_model)
-    chosen.check(pairs, into.W_U.shape[1])
+    for one in (into, origin):
+        check_pairs(pairs, chosen, one)
     keys = find_sites(into, sites)
     if not keys:
         raise MechoclError(f"no site is named; the model has {', '.join(sites_of(into))}")
@@ -181,7 +205,7 @@ def patch_activations(
     groups = place_masks(pairs, by)
     grid = [(key, name) for key in keys for name in groups]
     work = PatchedRuns(into, origin, pairs, chosen, mode, frozenset(keys), batch_size, seed)
-    parts: dict[tuple[SiteKey, str], list[Tensor]] = {cell: [] for cell in grid}
+    parts: Cells = {cell: [] for cell in grid}
     ends: list[tuple[Tensor, Tensor]] = []
     for chunk in work.chunks():
         ends.append((chunk.clean, chunk.corrupted))
@@ -189,29 +213,44 @@ def patch_activations(
             where = groups[name][chunk.rows]
             parts[key, name].append(chunk.patched(key, where, each_unit))
     clean, corrupted = (float(chosen.pool(torch.cat(values), pairs)) for values in zip(*ends, strict=True))
-    values = {cell: torch.cat(found, 1) for cell, found in parts.items()}
-    return result_of(values, chosen, pairs, mode, clean, corrupted)
+    source = source_in_words(mode, pairs, seed=seed, other_model=source_model is not None)
+    return result_of(parts, chosen, pairs, mode, source, clean, corrupted)
+
+
+def source_in_words(mode: str, pairs: Pairs, *, seed: int = 0, other_model: bool = False) -> str:
+    """Where the activations that are put in come from; of a mean, over which rows and how many."""
+    known = {
+        "denoise": "clean example of the pair",
+        "noise": "corrupted example of the pair",
+        "zero": "zeros",
+        "mean": f"mean over the clean examples of the {len(pairs)} pairs",
+        "resample": f"clean example of another of the {len(pairs)} pairs, drawn with seed {seed}",
+    }
+    return known[mode] + (", in the other model" if other_model and mode != "zero" else "")
 
 
 def result_of(
-    values: dict[tuple[SiteKey, str], Float[Tensor, "unit pair"]],
-    metric: Metric,
-    pairs: Pairs,
-    mode: str,
-    clean: float,
-    corrupted: float,
+    parts: Cells, metric: Metric, pairs: Pairs, mode: str, source: str, clean: float, corrupted: float
 ) -> PatchingResult:
-    """The result from the metric's values of every pair, by site and place."""
+    """The result from the metric's values, and where something was exchanged, of every pair, by site and place."""
     base = corrupted if mode == "denoise" else clean
+    values, exchanged = (
+        {cell: torch.cat([part[i] for part in found], 1) for cell, found in parts.items()} for i in (0, 1)
+    )
     if not all(bool(found.isfinite().all()) for found in values.values()):
         raise MechoclError(f"{metric.name} of {pairs.name} is not finite: the model has diverged")
     rows = []
     for ((layer, site), name), found in values.items():
-        for unit, value in enumerate(metric.pool(found, pairs).tolist()):
-            rows.append((layer, site, unit if len(found) > 1 else -1, name, value, value - base))
+        counts = exchanged[(layer, site), name].sum(1)
+        pooled = only_measured(metric.pool(found, pairs), counts).tolist()
+        for unit, (value, count) in enumerate(zip(pooled, counts.tolist(), strict=True)):
+            index = unit if len(found) > 1 else -1
+            rows.append((layer, site, index, name, value, value - base, count))
+    columns = ["layer", "site", "index", "position", "value", "effect", "exchanged"]
     return PatchingResult(
-        rows=pd.DataFrame(rows, columns=["layer", "site", "index", "position", "value", "effect"]),
+        rows=pd.DataFrame(rows, columns=columns),
         per_pair=torch.cat(list(values.values())).numpy(),
+        exchanged=torch.cat(list(exchanged.values())).numpy(),
         clean=clean,
         corrupted=corrupted,
         metric=metric.name,
@@ -219,6 +258,7 @@ def result_of(
         pairs=pairs.name,
         n_pairs=len(pairs),
         mode=mode,
+        source=source,
     )
 
 

@@ -158,7 +158,8 @@ def steering_study(
     It is trained on one half of the stage-2 aliases, which also chooses the site; all values are of the other half.
     The rows are like those of `grafting.graft_study`: `group` is "steering vector" or "random vector", `site` is
     where it is added, `metric` is "auc" or "accuracy" (definitions have no such site, so there is no recall),
-    `share` is the share of what stage 2 gained on the same aliases, and `change` is the vector's norm.
+    `share` is the share of what stage 2 gained on the same aliases, and `change` is the vector's norm. A vector of zeros, such as
+    training leaves where nothing can be learned, is not measured: its rows have no value.
 
     Raises MechoclError for models of different shapes, and where `best_vector` or `split_aliases` does.
     """
@@ -186,7 +187,9 @@ def steering_study(
         compared(_by_subset(task, held_out, found), none, all_, group=group, site=site)
         for group, found in ((STEERING, steered[:, :1]), (RANDOM, steered[:, 1:]))
     ]
-    return pd.concat(tables, ignore_index=True).assign(change=float(best.vector.norm()))
+    rows = pd.concat(tables, ignore_index=True).assign(change=float(best.vector.norm()))
+    rows.loc[rows["change"] == 0, ["value", "effect", "share"]] = np.nan
+    return rows
 
 
 @dataclass(frozen=True, slots=True)

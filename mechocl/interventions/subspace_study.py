@@ -111,7 +111,7 @@ def subspace_study(
     gap = gap.where(gap.abs() >= SMALLEST_DIFFERENCE)
     frame["normalised"] = frame["effect"] / frame.join(gap, on=["contrast", "metric"])["gap"]
     order = [*KEYS, "clean", "corrupted", "swapped", "effect", "normalised", "explained"]
-    return frame[[*order, "decoding", "decoding_before", "pairs"]]
+    return frame[[*order, "decoding", "decoding_before", "exchanged", "pairs"]]
 
 
 def halves(task: Task, *, seed: int) -> tuple[Task, Task]:
@@ -302,9 +302,12 @@ def _rows(
     """Rows of all changes of each contrast, which run together."""
     rows = []
     for name, (_, run) in judging.items():
-        logits = run.logits(torch.stack([change for _, change in changes[name]]))
+        change = torch.stack([one for _, one in changes[name]])
+        logits = run.logits(change)
         for metric in STUDY_METRICS if answer_metric(run.pairs) in STUDY_METRICS[1:] else STUDY_METRICS[:1]:
-            for (keys, _), result in zip(changes[name], measured(run, logits, metric=metric), strict=True):
+            for (keys, _), result in zip(
+                changes[name], measured(run, change, logits, metric=metric), strict=True
+            ):
                 found = {
                     "layer": place.layer,
                     "site": place.site,
@@ -318,6 +321,7 @@ def _rows(
                     "explained": result.explained,
                     "decoding": float("nan"),
                     "decoding_before": float("nan"),
+                    "exchanged": result.exchanged,
                     "pairs": len(run.pairs),
                 }
                 rows.append(found | keys)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mechocl.errors import MechoclError
 from mechocl.interventions import metrics
+from mechocl.interventions.exchanged import changed_vectors, only_measured
 from mechocl.interventions.pairs import Pairs
 from mechocl.models.components import Components, take_apart
 from mechocl.models.forward import forward, forward_block, mlp, untouched
@@ -224,6 +225,9 @@ class SwapResult:
     clean: float
     corrupted: float
     swapped: float
+    """NaN (not measured) where the change is nothing in every pair, and so are the effect and the shares."""
+    exchanged: int
+    """Number of pairs in which the change is more than rounding."""
     clean_values: Float[Tensor, "pair"]
     """The metric's value of each pair, before they are pooled into `clean`."""
     corrupted_values: Float[Tensor, "pair"]
@@ -243,16 +247,18 @@ class SwapResult:
     def explained(self) -> float:
         """Share of the pairs' squared difference from the clean run that the swap removes.
 
-        It is 1 − Σ (clean − swapped)² / Σ (clean − corrupted)², and NaN where no pair differs. It asks for the right
+        It is 1 − Σ (clean − swapped)² / Σ (clean − corrupted)², and NaN where no pair differs or nothing was exchanged. It asks for the right
         change of every pair, and not of their mean. It has no unit, so it can be compared between models."""
+        if self.exchanged == 0:
+            return float("nan")
         before = float((self.clean_values - self.corrupted_values).square().sum())
         after = float((self.clean_values - self.swapped_values).square().sum())
         return 1 - after / before if before > 1e-9 else float("nan")
 
 
 @torch.no_grad()
-def swap(model: Transformer, pairs: Pairs, subspace: Subspace, *, metric: str) -> SwapResult:
-    """Put the clean run's component in the subspace into the corrupted run.
+def swap(model: Transformer, pairs: Pairs, subspace: Subspace, *, metric: metrics.GivenMetric) -> SwapResult:
+    """Put the clean run's component in the subspace into the corrupted run. `metric`: its name, or your own.
 
     Raises MechoclError for an unknown metric, and a place or a width that the model does not have.
     """
@@ -261,29 +267,41 @@ def swap(model: Transformer, pairs: Pairs, subspace: Subspace, *, metric: str) -
         raise MechoclError(
             f"{subspace.name} is a subspace of {len(subspace.basis)} dimensions, but the model's d_model is {c.W_E.shape[1]}"
         )
-    measure = metrics.metric_named(metric)
-    measure.check(pairs, c.W_U.shape[1])
+    measure = metrics.metric_of(metric)
+    metrics.check_pairs(pairs, measure, c)
     runs = interchange(c, pairs, subspace.place, tokens=measure.tokens(pairs))
     change = runs.difference @ subspace.projection.to(runs.stream)
-    return measured(runs, runs.logits(change[None]), metric=metric)[0]
+    return measured(runs, change[None], runs.logits(change[None]), metric=measure)[0]
 
 
-def measured(runs: Interchange, logits: Float[Tensor, "fit pair token"], *, metric: str) -> list[SwapResult]:
-    """A metric of each changed run, beside that of the clean and of the corrupted run."""
-    m, pairs = metrics.metric_named(metric), runs.pairs
+def measured(
+    runs: Interchange,
+    change: Float[Tensor, "fit pair d_model"],
+    logits: Float[Tensor, "fit pair token"],
+    *,
+    metric: metrics.GivenMetric,
+) -> list[SwapResult]:
+    """A metric of each changed run, beside that of the clean and of the corrupted run.
+
+    `logits` are those of the runs with each `change` (`Interchange.logits`)."""
+    m, pairs = metrics.metric_of(metric), runs.pairs
+    exchanged = changed_vectors(change, runs.corrupted).sum(1)
     every = torch.cat([runs.clean_logits[None], runs.corrupted_logits[None], logits])
     values = m.per_pair(every, pairs, runs.clean_logits).cpu()
-    clean, corrupted, *swapped = m.pool(values, pairs).tolist()
+    pooled = m.pool(values, pairs)
+    clean, corrupted = pooled[:2].tolist()
+    swapped = only_measured(pooled[2:], exchanged).tolist()
     return [
         SwapResult(
-            metric=metric,
+            metric=m.name,
             unit=m.unit,
             clean=clean,
             corrupted=corrupted,
             swapped=one,
+            exchanged=count,
             clean_values=values[0],
             corrupted_values=values[1],
             swapped_values=own,
         )
-        for one, own in zip(swapped, values[2:], strict=True)
+        for one, own, count in zip(swapped, values[2:], exchanged.tolist(), strict=True)
     ]

@@ -61,12 +61,18 @@ def summarize_patching(rows: pd.DataFrame, *, value: str = "effect", most: int =
 
     `rows` as from `patching.PatchingResult.table`, with a seed column. `value`: `effect` (in the metric's unit) or
     `normalised` (a share). If there are more than `most` sites (as with neurons), only those with the largest
-    effects are kept.
+    effects are kept. Cells in which nothing was exchanged in any seed are NaN.
     """
     found = []
     for name, part in rows.groupby("contrast", sort=False):
         part = part.assign(site=site_names(part))
-        largest = part.groupby("site", sort=False)[value].agg(lambda x: x.abs().max()).nlargest(most).index
+        largest = (
+            part.groupby("site", sort=False)[value]
+            .agg(lambda x: x.abs().max())
+            .fillna(0)
+            .nlargest(most)
+            .index
+        )
         part = part[part["site"].isin(largest)]
         found.append(
             PatchedGrid(

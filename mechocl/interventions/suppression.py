@@ -15,6 +15,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from mechocl.errors import MechoclError
+from mechocl.interventions.exchanged import only_measured
 from mechocl.interventions.metrics import METRICS, answer_metric
 from mechocl.interventions.named_pairs import question_pairs, subset_named
 from mechocl.interventions.pairs import Pairs
@@ -69,34 +70,41 @@ def ablate_components(model: Transformer, task: Task, config: SuppressionConfig)
         part = asked[where]
         pool = METRICS[metric].pool
         base = float(pool(torch.from_numpy(whole.per_pair[0])[where], part))
-        values = pool(torch.from_numpy(result.per_pair)[:, where], part).tolist()
+        counts = torch.from_numpy(result.exchanged)[:, where].sum(1)
+        values = only_measured(pool(torch.from_numpy(result.per_pair)[:, where], part), counts).tolist()
         n = len(torch.unique(part.alias))
-        for (layer, site, unit), value in zip(
-            result.rows[["layer", "site", "index"]].itertuples(index=False), values, strict=True
-        ):
+        cells = result.rows[["layer", "site", "index"]].itertuples(index=False)
+        for (layer, site, unit), value, count in zip(cells, values, counts.tolist(), strict=True):
             kind = {"z": "head", "mlp_post": "neuron", "mlp_out": "mlp"}[site]
             name = (
                 f"L{layer} mlp"
                 if kind == "mlp"
                 else f"L{layer}{'H' if kind == 'head' else 'N'}{max(unit, 0)}"
             )
-            rows.append((name, kind, subset, half, value, value - base, n))
-    return pd.DataFrame(rows, columns=["component", "kind", "subset", "half", "value", "effect", "aliases"])
+            rows.append((name, kind, subset, half, value, value - base, count, n))
+    columns = ["component", "kind", "subset", "half", "value", "effect", "exchanged", "aliases"]
+    return pd.DataFrame(rows, columns=columns).assign(source=result.source)
 
 
 def candidates(rows: pd.DataFrame, *, raised: str, spared: str) -> pd.DataFrame:
     """The component of each seed whose ablation best raises one subset and spares another, and all its effects.
 
     It is chosen by effect(raised) − |effect(spared)| on the choosing half. The columns are `seed`, `component`, and
-    the `effect` on the judging half of each `subset`.
+    the `effect` on the judging half of each `subset`. Components whose ablation was not measured are no candidates; a seed
+    without a candidate has no rows.
     """
     raised, spared = (_whole_name(rows, name) for name in (raised, spared))
     found = []
     for seed, part in rows.groupby("seed"):
         chosen = part[part["half"] == "choosing"].pivot(index="component", columns="subset", values="effect")
-        best = (chosen[raised] - chosen[spared].abs()).idxmax()
+        gained = (chosen[raised] - chosen[spared].abs()).dropna()
+        if gained.empty:
+            continue  # no component was measured in both subsets
+        best = gained.idxmax()
         judged = part[(part["half"] == "judging") & (part["component"] == best)]
         found.append(judged[["component", "subset", "effect"]].assign(seed=seed))
+    if not found:
+        return pd.DataFrame(columns=["component", "subset", "effect", "seed"])
     return pd.concat(found, ignore_index=True)
 
 

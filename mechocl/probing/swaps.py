@@ -29,11 +29,12 @@ def swap_effects(
         c: the model, taken apart.
         pairs: clean and corrupted questions that differ in what the probe reads.
         places: sites in the residual stream.
-        directions: unit vectors u at each place. A vector of zeros changes nothing.
+        directions: unit vectors u at each place.
 
     Returns:
         The change of the mean logit difference, in nats, positive towards the clean run's answer; and this change as
-        a share of clean − corrupted, which is NaN where the two hardly differ.
+        a share of clean − corrupted, which is NaN where the two hardly differ. Both are NaN (not measured) where the component
+        is the same in both runs of every pair.
     """
     effects, shares = [], []
     for place, along in zip(places, directions, strict=True):
@@ -41,7 +42,7 @@ def swap_effects(
         u = along.to(runs.difference)
         component = runs.difference @ u.T  # pair, draw
         change = component.T[:, :, None] * u[:, None]
-        found = measured(runs, runs.logits(change), metric=METRIC)
+        found = measured(runs, change, runs.logits(change), metric=METRIC)
         gap = found[0].clean - found[0].corrupted
         effect = torch.tensor([one.effect for one in found])
         effects.append(effect)

@@ -206,12 +206,10 @@ def suppression(rows: pd.DataFrame, *, raised: str, spared: str) -> go.Figure:
     """Draw what ablating each component does to the answers about two subsets, on the judging half of their aliases.
 
     `rows` are those of `suppression.ablate_components`, with a seed column. There is a dot for each component of each
-    seed. A component that holds back `raised` alone lies above 0 and near the vertical line.
+    seed that was measured in both subsets. A component that holds back `raised` alone lies above 0 and near the vertical line.
     """
     judged = rows[rows["half"] == "judging"]
-    wide = judged.pivot_table(
-        index=["seed", "kind", "component"], columns="subset", values="effect"
-    ).reset_index()
+    wide = judged.pivot(index=["seed", "kind", "component"], columns="subset", values="effect").reset_index()
     figure = make_subplots(
         rows=1, cols=2, subplot_titles=["all components", "neurons"], horizontal_spacing=0.12
     )

@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from mechocl.behaviour.formats import NOT_MEASURED, WHY_NOT_MEASURED
 from mechocl.behaviour.over_seeds import SubsetEstimate
 from mechocl.interventions.summaries import PatchedGrid
 from toy_models.subsets import SUBSETS
@@ -26,6 +27,8 @@ COLORS: Final = {
     "d3_consistent": "#7048a8",
     "no_data": "#adadad",
 }
+
+_GREY: Final = "#d9d9d9"
 
 _TITLES: Final = {
     "auc": "within-alias AUC",
@@ -146,13 +149,14 @@ def patching(grids: Sequence[PatchedGrid]) -> go.Figure:
     """Draw the mean effect over seeds of patching each site at each position, with one panel per contrast.
 
     `grids` come from `interventions.summaries.summarize_patching`. The interval and every seed's value are in the cells'
-    hover text.
+    hover text. Cells that were not measured, because nothing was exchanged there, are grey.
     """
     panels = [
         (f"{one.contrast}<br>clean {one.clean:+.2f}, corrupted {one.corrupted:+.2f}", one.means)
         for one in grids
     ]
-    limit = max(float(np.nanmax(np.abs(grid.to_numpy()))) for _, grid in panels)
+    sizes = np.concatenate([np.abs(grid.to_numpy(dtype=float)).ravel() for _, grid in panels])
+    limit = float(np.nanmax(sizes)) if np.isfinite(sizes).any() else 1.0
     value = grids[0].cells.quantity
     unit = grids[0].unit if value == "effect" else "share"
     hovers = [_seed_values(one) for one in grids]
@@ -165,7 +169,7 @@ def _seed_values(grid: PatchedGrid) -> pd.DataFrame:
     """A table with the interval and the values by seed of each cell, as text."""
     found = grid.cells.estimates.set_index(["site", "position"])
     by_seed = grid.cells.by_seed.groupby(["site", "position"])["value"]
-    seeds = by_seed.agg(lambda x: ", ".join(f"{v:+.2f}" for v in x))
+    seeds = by_seed.agg(lambda x: ", ".join(f"{v:+.2f}" if np.isfinite(v) else NOT_MEASURED for v in x))
     text = grid.means.astype(object)
     for site in text.index:
         for position in text.columns:
@@ -199,7 +203,10 @@ def heatmaps(
     bottom_up: bool = True,
     hovers: list[pd.DataFrame] | None = None,
 ) -> go.Figure:
-    """Draw tables of numbers as heatmaps on one colour scale, two in a row. `hovers` has more text for each cell."""
+    """Draw tables of numbers as heatmaps on one colour scale, two in a row. `hovers` has more text for each cell.
+
+    Missing numbers are grey cells, and a line above the panels says that they were not measured.
+    """
     columns = min(2, len(panels))
     n_rows = -(-len(panels) // columns)
     per_row = 70 + 34 * max(len(grid) for _, grid in panels)
@@ -222,6 +229,8 @@ def heatmaps(
             hovertemplate=f"{name}<br>%{{y}}, %{{x}}: %{{z:.3f}}{'%{customdata}' if hovers else ''}<extra></extra>",
         )
         figure.add_trace(heatmap, row=row + 1, col=col + 1)
+        if grid.isna().to_numpy().any():
+            figure.add_trace(_unmeasured(name, grid), row=row + 1, col=col + 1)
         if not bottom_up:
             figure.update_yaxes(autorange="reversed", row=row + 1, col=col + 1)
     figure.update_layout(
@@ -229,7 +238,26 @@ def heatmaps(
         coloraxis={"colorscale": scale, "cmin": low, "cmax": high, "colorbar": {"title": title}},
     )
     figure.update_annotations(font_size=13)
+    if any(grid.isna().to_numpy().any() for _, grid in panels):
+        figure.add_annotation(
+            text=f"grey: {WHY_NOT_MEASURED}", x=0, y=0, xref="paper", yref="paper", yshift=-45, xanchor="left",
+            showarrow=False, font={"size": 12},
+        )  # fmt: skip
     return styled(figure)
+
+
+def _unmeasured(name: str, grid: pd.DataFrame) -> go.Heatmap:
+    """Grey cells in the places of a table's missing numbers."""
+    missing = grid.isna().to_numpy()
+    return go.Heatmap(
+        z=np.where(missing, 0.0, np.nan),
+        x=[str(c) for c in grid.columns],
+        y=[str(r) for r in grid.index],
+        colorscale=[[0, _GREY], [1, _GREY]],
+        showscale=False,
+        hoverongaps=False,
+        hovertemplate=f"{name}<br>%{{y}}, %{{x}}: {NOT_MEASURED}<extra></extra>",
+    )
 
 
 def _legend_above(rows: int) -> dict[str, object]:

@@ -127,7 +127,7 @@ def test_own_pairs_are_taken_by_position_with_the_defaults(hooked: Any) -> None:
         for find in (attribute_edges, patch_edges):
             plain, asked = find(hooked, pairs), find(hooked, pairs, along=along)
             assert plain.graph.places == asked.graph.places
-            torch.testing.assert_close(plain.scores, asked.scores, atol=0, rtol=0)
+            torch.testing.assert_close(plain.scores, asked.scores, atol=0, rtol=0, equal_nan=True)
     path = ("embed", "L0H0 v", own.labels[1])
     expected = patch_edges(hooked, own).scores[graph_of(hooked, own).index(*path)]
     assert float(patch_paths(hooked, own, [path])) == pytest.approx(float(expected), abs=1e-6)
@@ -152,7 +152,8 @@ def assert_edges(scores: EdgeScores, expected: dict[Edge, float]) -> None:
     """These edges have these scores, to the last digit that matters, and all others 0."""
     rows = scores.rows()
     keys = zip(rows["sender"], rows["receiver"], rows["place"], strict=True)
-    found = dict(zip(keys, rows["score"], strict=True))
+    assert (rows["score"].isna() == (rows["exchanged"] == 0)).all()
+    found = dict(zip(keys, rows["score"].fillna(0), strict=True))
     assert set(expected) <= set(found)
     for edge, score in found.items():
         assert score == pytest.approx(expected.get(edge, 0.0), abs=1e-4), edge
@@ -373,8 +374,8 @@ def test_both_model_classes(hooked: Any, bridge: Any) -> None:
     for method in (patch_edges, partial(attribute_edges, steps=2)):
         ours, theirs = method(hooked, pairs), method(bridge, pairs)
         assert ours.graph.senders == theirs.graph.senders
-        torch.testing.assert_close(ours.scores, theirs.scores, atol=1e-4, rtol=0)
-        assert ours.scores.abs().max() > 1e-2
+        torch.testing.assert_close(ours.scores, theirs.scores, atol=1e-4, rtol=0, equal_nan=True)
+        assert ours.scores.nan_to_num().abs().max() > 1e-2
 
 
 # ------------------------------------------------------------------------------- which edges there are
@@ -442,9 +443,9 @@ def test_attribution_is_exact_where_the_model_is_linear() -> None:
     exact = patch_edges(model, pairs, along="position")
     for steps in (0, 1, 5):
         found = attribute_edges(model, pairs, along="position", steps=steps)
-        torch.testing.assert_close(found.scores, exact.scores, atol=1e-5, rtol=0)
+        torch.testing.assert_close(found.scores, exact.scores, atol=1e-5, rtol=0, equal_nan=True)
         assert (found.clean, found.corrupted) == pytest.approx((exact.clean, exact.corrupted), abs=1e-5)
-        logits = found.scores[:, -1].sum()
+        logits = found.scores[:, -1].nansum()
         assert float(logits) == pytest.approx(exact.clean - exact.corrupted, abs=1e-5)
     assert (exact.scores.abs() > 1e-2).sum() > 20
     curved = attention_only()
@@ -466,7 +467,7 @@ def test_attribution_of_the_planted_logits(steps: int) -> None:
     pairs = planted_pairs("d1-to-other-d2")
     scores = attribute_edges(planted_model(task(), Mechanism()), pairs, steps=steps)
     assert scores.method == ("EAP-IG, 4 steps" if steps else "EAP")
-    assert scores.scores[:, -1].sum() == pytest.approx(scores.clean - scores.corrupted)
+    assert scores.scores[:, -1].nansum() == pytest.approx(scores.clean - scores.corrupted)
     if steps == 0:
         assert_edges(scores, {ANSWER: 20.0})
 
@@ -521,11 +522,11 @@ def test_batches_and_order_change_nothing(metric: str) -> None:
     model, pairs = attention_only(), random_pairs(n=3, length=2, vocabulary=20)
     for method in (patch_edges, partial(attribute_edges, steps=2)):
         whole = method(model, pairs, along="position", metric=metric)
-        assert whole.scores.abs().max() > 1e-2
+        assert whole.scores.nan_to_num().abs().max() > 1e-2
         backwards = pairs[torch.arange(2, -1, -1)]
         for some, batch_size in ((pairs, 2), (pairs, 7), (backwards, 2)):
             parts = method(model, some, along="position", metric=metric, batch_size=batch_size)
-            torch.testing.assert_close(parts.scores, whole.scores, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(parts.scores, whole.scores, atol=1e-5, rtol=1e-5, equal_nan=True)
             ends = (parts.clean, parts.corrupted)
             assert ends == pytest.approx((whole.clean, whole.corrupted), abs=1e-5)
 
@@ -534,15 +535,15 @@ def test_scores_along_roles_add_up_positions() -> None:
     """Of one pair: each role's score is the sum over its positions. Of several: their mean."""
     model, pairs = random_hooked(), pairs_named(task(), "d1-to-other-d2", n_pairs=6, seed=0)
     of_roles = attribute_edges(model, pairs, along="role", steps=2)
-    expected = torch.zeros_like(of_roles.scores)
+    expected = torch.zeros(of_roles.scores.shape)
     for i in range(len(pairs)):
         pair = pairs[i : i + 1]
         positions = attribute_edges(model, pair, along="position", steps=2)
-        for place, score in enumerate(positions.scores.unbind(-1)):
+        for place, score in enumerate(positions.scores.nan_to_num().unbind(-1)):
             role = ROLE_NAMES[int(pair.roles[0, place])]
             expected[..., of_roles.graph.places.index(role)] += score / len(pairs)
-    torch.testing.assert_close(of_roles.scores, expected, atol=1e-5, rtol=0)
-    assert of_roles.scores.abs().max() > 1e-2
+    torch.testing.assert_close(of_roles.scores.nan_to_num(), expected, atol=1e-5, rtol=0)
+    assert of_roles.scores.nan_to_num().abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("name", ["qd1-with-to-without", "qd1-to-other-qd1"])
@@ -554,14 +555,14 @@ def test_attribution_ranks_edges_as_path_patching_does(name: str) -> None:
     moved = exact.scores.abs() > 1e-6
     assert moved.sum() > 40
     large = (
-        exact.scores.abs() > 0.05 * exact.scores.abs().max()
+        exact.scores.abs() > 0.05 * exact.scores.nan_to_num().abs().max()
     )  # the order of tiny effects hangs on the last bits
     for steps in (0, 8):
         found = attribute_edges(model, pairs, steps=steps)
         assert (found.clean, found.corrupted) == pytest.approx((exact.clean, exact.corrupted), abs=1e-5)
         if steps:
             assert spearmanr(found.scores[large], exact.scores[large]).statistic > 0.6
-        assert float((found.scores * exact.scores).sum()) > 0
+        assert float((found.scores * exact.scores).nansum()) > 0
     backwards = attribute_edges(model, pairs.swapped, steps=8)
     assert spearmanr(backwards.scores[large], exact.scores[large]).statistic < -0.5
 

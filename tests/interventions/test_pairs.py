@@ -1,7 +1,7 @@
 """Clean/corrupted pairs: each kind isolates one thing, and says rightly what stands where."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,18 +10,22 @@ import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from planted import small_task
+from planted import Mechanism, planted_model, small_task
 
 from mechocl.errors import MechoclError
+from mechocl.interventions.circuits import CircuitConfig
 from mechocl.interventions.named_pairs import (
     alias_pairs,
+    contrast_names,
     list_pairs,
     pairs_named,
     question_pairs,
+    say_cuts,
     subset_named,
     tag_pairs,
 )
 from mechocl.interventions.pairs import ROLE_NAMES, Pairs, given_pairs
+from mechocl.interventions.patching import PatchingConfig, patch, patch_activations
 from toy_models.integer_set import build
 from toy_models.integer_set_config import IntegerSetConfig
 from toy_models.subsets import Fractions
@@ -460,6 +464,13 @@ def spoiled() -> dict[str, tuple[str, str]]:
         "no target": (head + f"{a},{b},,{words(2)}\n", "line 2: target has 0 tokens and needs 1"),
         "a foil missing": (head + good + f"{a},{b},{words(1)},\n", "line 3: foil has 0 tokens and needs 1"),
         "a short line": (head + good + f"{a},{b}\n", "line 3: target has 0 tokens and needs 1"),
+        "an extra cell": (head + good + good[:-1] + ",more\n", "line 3: it has more cells than the header has columns, the first one 'more'"),
+        "the same examples": (head + good + f"{a},{a},{words(1)},{words(2)}\n", "line 3: clean and corrupted are the same"),
+        "the same answers": (head + "\n" + good + f"{a},{b},{words(1)},{words(1)}\n", "line 4: target and foil are the same"),
+        "too long": (
+            head + f"{words(*range(3, 15))},{words(*range(4, 16))},{words(1)},{words(2)}\n",
+            f"line 2: clean has 12 tokens, and the run's examples have at most {task().n_ctx}; shorten",
+        ),
     }  # fmt: skip
 
 
@@ -471,6 +482,78 @@ def test_files_that_cannot_be_used(kind: str, tmp_path: Path) -> None:
         pairs_named(task(), str(path), n_pairs=5, seed=0)
     assert str(path) in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """By their paths, and only where two have one name; the same pairs are named once."""
+    a, b, c = (str(tmp_path / name) for name in ("a/mine.csv", "b/mine.csv", "b/other.csv"))
+    assert contrast_names(["d1-to-d2", a, b, c]) == ("d1-to-d2", a, b, "other.csv")
+    assert contrast_names([a, c]) == ("mine.csv", "other.csv")
+    for config in (PatchingConfig, CircuitConfig):
+        for twice in (("d1-to-d2", "d1-to-d2"), (a, str(tmp_path / "b/../a/mine.csv"))):
+            with pytest.raises(MechoclError, match=r"pairs has .* twice; name each once"):
+                config(pairs=twice)
+    head, x, y = "clean,corrupted,target,foil\n", words(3, 4), words(4, 5)
+    for path, line in ((a, f"{x},{y},{words(1)},{words(2)}"), (b, f"{y},{x},{words(1)},{words(2)}")):
+        Path(path).parent.mkdir()
+        Path(path).write_text(head + line)
+    model = planted_model(task(), Mechanism())
+    table = patch(model, task(), PatchingConfig(pairs=(a, b), site=("resid_post",)))
+    assert table.groupby("contrast", sort=False).size().index.tolist() == [a, b]
+
+
+def test_a_cut_of_a_file_is_said(tmp_path: Path) -> None:
+    """With the option that lifts it, which does."""
+    line = f"{words(3, 4)},{words(4, 5)},{words(1)},{words(2)}\n"
+    path = str(csv_of(tmp_path, "clean,corrupted,target,foil\n" + 336 * line))
+    say = partial(say_cuts, task(), ("d1-to-d2", path))
+    assert say(n_pairs=200, most=200) == [f"{path}: only the first 200 of its 336 pairs are used; --n-pairs 336 takes all of them"]  # fmt: skip
+    assert say(n_pairs=100, most=200) == [f"{path}: only the first 200 of its 336 pairs are used; --n-pairs 168 takes all of them"]  # fmt: skip
+    assert say(n_pairs=336, most=336) == say(n_pairs=168, most=2 * 168) == []
+
+
+# ------------------------------------------------------------------------------------------ padding
+
+
+def test_padding_is_moved_behind_the_examples() -> None:
+    """The same answers as without padding, on whichever side it stands."""
+    whole = pairs_named(task(), "d1-to-other-d2", n_pairs=4, seed=0)
+    length, pad = whole.clean.shape[1], torch.zeros(4, 2, dtype=torch.int64)
+    mask = torch.ones(4, length + 2, dtype=torch.bool)
+    model = planted_model(task(), Mechanism())
+    base = patch_activations(model, whole, sites=["z"], by="all")
+    for left in (True, False):
+        clean, corrupted = (
+            torch.cat([pad, side] if left else [side, pad], 1) for side in (whole.clean, whole.corrupted)
+        )
+        kept = mask.clone()
+        kept[:, slice(0, 2) if left else slice(length, None)] = False
+        given = partial(given_pairs, clean, corrupted, target=whole.target, foil=whole.foil)
+        padded = given(mask=kept)
+        assert padded.read.tolist() == [length - 1] * 4
+        assert torch.equal(padded.clean, whole.clean)
+        found = patch_activations(model, padded, sites=["z"], by="all")
+        assert (found.clean, found.corrupted) == pytest.approx((base.clean, base.corrupted), abs=1e-5)
+        np.testing.assert_allclose(found.per_pair, base.per_pair, atol=1e-5)
+    with pytest.raises(
+        MechoclError,
+        match=r"example 0 begins with token 0 2 times, as if it were padded on the left.*; give mask",
+    ):
+        given_pairs(torch.cat([pad, whole.clean], 1), torch.cat([pad, whole.corrupted], 1), target=whole.target)  # fmt: skip
+    as_it_is = given_pairs(torch.cat([pad, whole.clean], 1), torch.cat([pad, whole.corrupted], 1), target=whole.target, mask=mask)  # fmt: skip
+    assert as_it_is.read.tolist() == [length + 1] * 4
+
+
+def test_masks_that_make_no_sense() -> None:
+    tokens = torch.tensor([[3, 4, 5, 6], [4, 5, 6, 7]])
+    given = partial(given_pairs, tokens, tokens, target=torch.tensor([1, 2]))
+    hole = torch.tensor([[True] * 4, [True, False, True, True]])
+    with pytest.raises(MechoclError, match="the mask of pair 1 has padding inside the example"):
+        given(mask=hole)
+    with pytest.raises(MechoclError, match="the mask of pair 0 has padding inside the example, or no token"):
+        given(mask=torch.zeros(2, 4, dtype=torch.bool))
+    with pytest.raises(MechoclError, match="leave out read"):
+        given(mask=torch.ones(2, 4, dtype=torch.bool), read=torch.tensor([1, 2]))
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

