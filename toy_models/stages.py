@@ -106,14 +106,16 @@ def schedule(stage: StageConfig, step: int, total: int) -> float:
 
 
 def evaluation_steps(total: int, count: int) -> frozenset[int]:
-    """`count` evenly spaced steps, the last being `total`."""
-    return frozenset(int(s) for s in np.linspace(0, total, count + 1).round()[1:] if s > 0)
+    """`count` evenly spaced steps, the last being `total`. If there are fewer steps, it is all of them."""
+    steps = np.linspace(0, total, min(count, total) + 1)
+    return frozenset(int(s) for s in steps.round()[1:] if s > 0)
 
 
 def log_steps(total: int, count: int) -> frozenset[int]:
     """At most `count` logarithmically spaced steps from 1 to `total`. If `count` is 1, it is the last step."""
-    return (
-        frozenset(int(s) for s in np.geomspace(1, total, count).round()) | {total}
-        if count > 1
-        else frozenset({total})
-    )
+    if count == 1:
+        return frozenset({total})
+    every = (
+        math.ceil(total * (math.log(total) + 1)) + 1
+    )  # so many are no further apart than 1, and give all steps
+    return frozenset(int(s) for s in np.geomspace(1, total, min(count, every)).round()) | {total}

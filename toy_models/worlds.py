@@ -10,6 +10,7 @@ from typing import Any, Final
 from toy_models import integer_set
 from toy_models.integer_set_config import IntegerSetConfig
 from toy_models.list_questioning import ListQuestioning
+from toy_models.sizes import TaskSize, size_integer_set
 from toy_models.task import Questioning, Task, Vocabulary
 
 DEFAULT: Final = "integer-set"
@@ -33,6 +34,8 @@ class World:
     """A function from a config to one line about it, for reports."""
     questioning: Questioning
     """How the world's questions are asked and judged."""
+    size: Callable[[Any], TaskSize] | None = None
+    """A function from a config to the size of its task, which is asked before anything is built. None asks nothing."""
 
 
 WORLDS: Final[dict[str, World]] = {
@@ -43,6 +46,7 @@ WORLDS: Final[dict[str, World]] = {
         context_length=integer_set.context_length,
         describe=integer_set.describe,
         questioning=ListQuestioning(),
+        size=size_integer_set,
     ),
 }
 """Name of a world in recipes → the world."""

@@ -14,6 +14,7 @@ from mechocl.behaviour.counted import CountedSeeds, count_seeds
 from mechocl.errors import MechoclError
 from mechocl.models.seam import resolve_device
 from mechocl.runs import recipes
+from mechocl.runs.needed_memory import require_recipe_memory
 from mechocl.runs.processes import default_jobs, default_threads, default_together, map_jobs
 from mechocl.runs.progress import Progress, seeds_in_words
 from mechocl.runs.recipes import AnyRecipe
@@ -102,6 +103,8 @@ def train_run(
 ) -> Run:
     """Train or continue a run. Stacks of seeds are trained in parallel, and each is followed by the given analyses."""
     jobs = min(jobs or default_jobs(len(seeds), device), len(seeds))
+    together = default_together(recipe, len(seeds), jobs, device)
+    require_recipe_memory(recipe, together=min(jobs * together, len(seeds)))
     run = Run.create(
         path,
         recipe,
@@ -109,7 +112,7 @@ def train_run(
         seeds=seeds,
         device=device,
         threads=default_threads(recipe, jobs),
-        together=default_together(recipe, len(seeds), jobs, device),
+        together=together,
     )
     work = [
         Job(str(path), stack.seeds, device, True, then, save_every_s=save_every_s)

@@ -183,7 +183,12 @@ def save(sae: Any, path: Path, record: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as made:
         new = Path(made) / "sae"
-        sae.save_model(new)
+        weights = sae.state_dict()
+        sae.process_state_dict_for_saving(weights)
+        files.write_tensors(
+            new / WEIGHTS, weights, {}
+        )  # as SAELens's `save_model`, whose errors have no path
+        files.write_json(new / CONFIG, sae.cfg.to_dict())
         digests = {name: files.sha256(new / name) for name in (CONFIG, WEIGHTS)}
         files.write_json(new / RECORD, record | {"sha256": digests})
         if path.exists():

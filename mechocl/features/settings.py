@@ -12,6 +12,9 @@ Architecture = Literal["topk", "batchtopk", "jumprelu", "matryoshka", "transcode
 HELD_OUT: Final = 0.34
 """Share of the aliases that a dictionary does not see. If it does not say which, a search keeps as many from its choice."""
 
+MOST_DICTIONARIES: Final = 1000
+"""Largest number of dictionaries that are trained in one pass."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
@@ -57,6 +60,10 @@ class TrainingConfig:
         if not self.width or min(self.width) <= self.k:
             raise MechoclError(
                 f"width {min(self.width, default=0)} has no more features than k = {self.k}; use more"
+            )
+        if (count := len(self.site) * len(self.width) * self.sae_seeds) > MOST_DICTIONARIES:
+            raise MechoclError(
+                f"site, width and sae_seeds are {count} dictionaries; train at most {MOST_DICTIONARIES} at a time"
             )
         if not self.learning_rate > 0:
             raise MechoclError(f"learning_rate is {self.learning_rate}; it must be positive")

@@ -5,6 +5,7 @@ subsets that the user sets. A buffer of examples goes through the model at a tim
 out in batches. Memory is bounded by the buffer, whatever the number of activations.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from mechocl.errors import MechoclError
 from mechocl.features.dictionaries import flat
+from mechocl.memory import require_memory
 from mechocl.models import activations
 from mechocl.models.seam import Transformer
 from toy_models.randomness import generator
@@ -144,9 +146,8 @@ class Stream(Iterator[dict[str, Tensor]]):
         self._buffer = max(buffer, batch_size)
         self._draws = np.random.default_rng(int(generator(seed, "activations").initial_seed()))
         self._left: dict[str, Tensor] = {}
-        for model in models:
-            for site in self._sites:
-                _refuse_other_shapes(model, task, site)
+        d = sum(_width(model, task, site) for model in models for site in self._sites)
+        require_memory({"activations (buffer and batch_size)": 8 * d * self._buffer}, of="the training")
         if not self._read[torch.from_numpy(weight > 0)].any():
             raise MechoclError(f"no drawn text has a token of the roles {', '.join(roles)}")
 
@@ -177,8 +178,8 @@ class Stream(Iterator[dict[str, Tensor]]):
         self._left = {site: torch.cat(x)[order] for site, x in parts.items()}
 
 
-def _refuse_other_shapes(model: Transformer, task: Task, site: str) -> None:
-    """Raises MechoclError for a hook point that has no activation of every token."""
+def _width(model: Transformer, task: Task, site: str) -> int:
+    """Dimensions of the activation of a token. Raises MechoclError for a hook point that has none of every token."""
     try:
         shape = activations.collect(model, task.tokens[:1], [site])[site].shape
     except KeyError:  # a hook point that the model's forward pass does not use
@@ -187,6 +188,7 @@ def _refuse_other_shapes(model: Transformer, task: Task, site: str) -> None:
         raise MechoclError(
             f"{site} has no activation of every token; use another hook point, such as blocks.0.hook_resid_pre"
         )
+    return math.prod(shape[2:])
 
 
 def read_tokens(task: Task, roles: tuple[str, ...]) -> Bool[Tensor, "example pos"]:

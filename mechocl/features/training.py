@@ -7,13 +7,12 @@ norm 1, so that a feature's activation is in the units of the site.
 
 import contextlib
 import dataclasses
+import json
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -41,6 +40,7 @@ from typing_extensions import override
 from mechocl.errors import MechoclError, describe_error
 from mechocl.features.settings import TrainingConfig
 from mechocl.features.stream import Stream, held_out, weights
+from mechocl.features.training_limits import refuse_diverged, require_dictionary_memory
 from mechocl.models.seam import Transformer, device_of
 from toy_models.randomness import generator
 from toy_models.task import Task
@@ -127,6 +127,9 @@ def fit(
     first = list(islice(stream, SCALE_BATCHES))
     scale = scales(first)
     widths = {site: x.shape[-1] for site, x in first[0].items()}
+    require_dictionary_memory(
+        config, [(one.width, widths[one.read] + widths[one.write]) for one in wanted.values()]
+    )
     saes = {name: (make or _untrained)(one, config, widths).to(device) for name, one in wanted.items()}
     keys = {name: f"{one.read}>{one.write}" for name, one in wanted.items()}
     steps = config.activations // config.batch_size
@@ -138,12 +141,16 @@ def fit(
     )
     with _quiet(), _told(config):
         trainer.fit()
-    return {
+    found = {
         name: _folded(
             sae, wanted=wanted[name], read=scale[wanted[name].read], write=scale[wanted[name].write]
         )
         for name, sae in saes.items()
     }
+    for name, sae in found.items():
+        x, y = (first[0][site] for site in (wanted[name].read, wanted[name].write))
+        refuse_diverged(sae, x, y, name=name, learning_rate=config.learning_rate)
+    return found
 
 
 def scales(batches: Sequence[dict[str, Tensor]]) -> dict[str, float]:
@@ -235,9 +242,11 @@ def _folded(sae: "TrainingSAE[Any]", *, wanted: Wanted, read: float, write: floa
     In training x' = read · x, y' = write · y and f' = write · f, so W_enc is multiplied by read / write, and biases are
     divided by write.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        sae.save_inference_model(folder)
-        found = SAE.load_from_disk(Path(folder), device=str(sae.device))
+    weights = {name: tensor.clone() for name, tensor in sae.state_dict().items()}
+    sae.process_state_dict_for_saving_inference(weights)
+    cfg = sae.cfg.get_inference_sae_cfg_dict() | {"device": str(sae.device)}
+    # as from a folder of SAELens, but without one: a disk may be full
+    found = SAE.load_from_disk("", converter=lambda *_, **__: (json.loads(json.dumps(cfg)), weights))
     if not isinstance(sae, TopKTrainingSAE):  # decoders of a TopK SAE have norm 1 already
         found.fold_W_dec_norm()
     with torch.no_grad():

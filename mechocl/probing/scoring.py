@@ -49,6 +49,8 @@ class ProbingConfig:
         for name in ("permutations", "n_pairs"):
             if getattr(self, name) < 0:
                 raise MechoclError(f"{name} is {getattr(self, name)}; use 0 or more")
+        if not 0 <= self.seed < 2**32:  # scikit-learn takes no others
+            raise MechoclError(f"seed is {self.seed}; use 0 to 2^32 - 1")
         if self.aliases_per_subset < 1:
             raise MechoclError(f"aliases_per_subset is {self.aliases_per_subset}; use at least 1")
         if bad := [value for value in self.regularisation if not 0 < value < np.inf]:

@@ -17,6 +17,7 @@ from mechocl.closed_book.definitions import question
 from mechocl.closed_book.questioning import TextQuestioning
 from mechocl.errors import MechoclError
 from mechocl.models import hub
+from mechocl.runs.needed_memory import require_pretraining_memory
 from mechocl.runs.pretraining_config import PretrainingConfig
 from mechocl.runs.progress import Progress
 from mechocl.runs.trainer import Moment, Settings, train_model
@@ -51,6 +52,7 @@ def pretrain(
     record, settings = worlds.drawing_record(world, seed), dataclasses.asdict(config)
     _refuse_other_contents(out, record, settings)
     if not (out / KNOWN_PEOPLE).exists():
+        require_pretraining_memory(world, config)
         progress("building the corpus", 0.0)
         texts = biographies.corpus(world, seed=seed)
         tokenizer = train_tokenizer(texts, vocabulary=config.vocabulary)

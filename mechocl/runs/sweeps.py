@@ -21,6 +21,7 @@ from mechocl.behaviour.internalization import METRICS, failure
 from mechocl.errors import MechoclError
 from mechocl.runs import recipes, train_toy
 from mechocl.runs.folders import build_model
+from mechocl.runs.needed_memory import require_recipe_memory
 from mechocl.runs.processes import default_threads, default_together
 from mechocl.runs.progress import Executor, Progress, seeds_in_words
 from mechocl.runs.recipes import Recipe
@@ -76,9 +77,11 @@ def axis(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def settings(
-    recipe_name: str, changes: tuple[str, ...], over: Sequence[str]
+    recipe_name: str, changes: tuple[str, ...], over: Sequence[str], *, here: bool = True
 ) -> tuple[list[tuple[dict[str, Any], Recipe[Any]]], list[tuple[dict[str, Any], str]]]:
     """All settings, the product of the axes: those that are valid with their recipes, and the others with the reason.
+
+    With `here`, they are trained on this machine, and those that do not fit into its memory are not valid.
 
     The values are those of the resolved recipes, so 1 is 1.0 for a field of real numbers. Raises MechoclError when the
     recipe itself is not valid, when none of its settings is, and when two settings are the same recipe.
@@ -94,6 +97,8 @@ def settings(
         pairs = [f"{key}={text}" for key, text in zip(keys, values, strict=True)]
         try:
             recipe = recipes.load_recipe(recipe_name, (*changes, *pairs))
+            if here:
+                require_recipe_memory(recipe)
         except MechoclError as error:
             setting = {key: recipes.value(text) for key, text in zip(keys, values, strict=True)}
             refused.append((setting, str(error)))
@@ -239,7 +244,7 @@ def run_sweep(
     `path`. Runs that another process is training are left to that process. If that process is killed meanwhile, they are
     trained here.
     """
-    allowed, refused = settings(recipe_name, changes, over)
+    allowed, refused = settings(recipe_name, changes, over, here=not executor.shared)
     base = recipes.load_recipe(recipe_name, changes)
     wanted = [SweepRun(s, recipe, seed) for s, recipe in allowed for seed in seeds]
     missing = missing_runs(path, wanted)

@@ -10,6 +10,7 @@ import torch
 from mechocl import files
 from mechocl.behaviour import internalization
 from mechocl.errors import MechoclError
+from mechocl.runs import plain_values
 from mechocl.runs.folders import SeedFolder, StackFolder, build_model
 from mechocl.runs.progress import Progress
 from mechocl.runs.recipes import Recipe
@@ -24,15 +25,26 @@ from toy_models.worlds import world_of
 SAVE_EVERY_S: Final = 20.0
 """Seconds between resume points. A kill loses at most this much training."""
 
+MOST_SEEDS: Final = 10_000
+"""Largest number of seeds that one command trains."""
+
 _LOCK_PATIENCE_S: Final = 2.0
 """Seconds to wait for another process that holds a seed. The processes of a killed run end within this time."""
 
 
 def seeds_from(count: int, first: int) -> tuple[int, ...]:
-    """`count` consecutive seeds that begin with `first`. Raises MechoclError for a count below 1 or a negative seed."""
+    """`count` consecutive seeds that begin with `first`.
+
+    Raises MechoclError for a count below 1 or above `MOST_SEEDS`, and for a first seed below 0 or above
+    `plain_values.LARGEST`.
+    """
     if count < 1 or first < 0:
         raise MechoclError(
             f"--seeds {count} --first-seed {first}: give at least one seed, and a first seed of 0 or more"
+        )
+    if count > MOST_SEEDS or first > plain_values.LARGEST:
+        raise MechoclError(
+            f"--seeds {count} --first-seed {first}: give at most {MOST_SEEDS} seeds, and a first seed of at most 10^15"
         )
     return tuple(range(first, first + count))
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -307,6 +307,19 @@ def test_nothing_to_learn_from() -> None:
 def test_settings_that_mean_nothing(change: dict[str, Any], words: str) -> None:
     with pytest.raises(MechoclError, match=words):
         changed(**change)
+
+
+def test_a_training_that_diverged_is_refused() -> None:
+    """Of every architecture: what is left after a learning rate of 1e20 is no dictionary."""
+    for architecture in get_args(Architecture):
+        draws = torch.Generator().manual_seed(0)
+        batches = iter([{"in": torch.randn(256, 8, generator=draws)} for _ in range(20)])
+        config = changed(architecture=architecture, learning_rate=1e20, activations=3072)
+        wanted = {"x": Wanted(read="in", write="in", width=16, number=0)}
+        with pytest.raises(
+            MechoclError, match="the training of x diverged, and nothing of it is kept; use a --learning-rate"
+        ):
+            training.fit(batches, wanted, config)
 
 
 # ------------------------------------------------------------------------------------ dictionaries of a run
