@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from mechocl.commands import overview
+from mechocl.commands.stopping import Stopped, stopped_by_sigterm
 from mechocl.errors import Fault, MechoclError, suggested
 
 COMMANDS: Final[dict[str, str]] = {
@@ -59,12 +60,15 @@ def command_named(name: str) -> Callable[..., None]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. A code other than 0 comes with one line on stderr.
 
-    The code is 0 after success and after help, 2 for an error that the user can mend, 1 for a fault, and 130 after
-    Ctrl-C. Any other exception is a bug, and is raised.
+    The code is 0 after success and after help, 2 for an error that the user can mend, 1 for a fault, 130 after Ctrl-C,
+    and 143 after SIGTERM. Any other exception is a bug, and is raised.
     """
     _print_in_any_encoding()
     try:
-        _run(list(sys.argv[1:] if arguments is None else arguments))
+        with stopped_by_sigterm():
+            _run(list(sys.argv[1:] if arguments is None else arguments))
+    except Stopped:
+        return _fail("stopped; run the same command again to continue", 143)
     except MechoclError as error:
         return _fail(str(error), 2)
     except Fault as error:

@@ -154,7 +154,7 @@ def _run_in_processes(
         ) from None
     except BaseException:
         for process in list((pool._processes or {}).values()):
-            process.terminate()
+            process.kill()  # at once, also while it starts
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -163,8 +163,8 @@ def _run_in_processes(
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Delay Ctrl-C during the block until its end. Processes that are started in the block never see it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Delay Ctrl-C and SIGTERM during the block until its end. Processes that are started in the block never see Ctrl-C."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
@@ -194,6 +194,7 @@ def _drained(messages: Any, display: "Display") -> Iterator[None]:
 def _start_worker(messages: Any, threads: int) -> None:
     global _messages
     _messages = messages
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
