@@ -1,18 +1,17 @@
 """Train the crosscoders of a run's seeds in parallel, keep them, compare their checkpoints and name their features."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from mechocl import files
 from mechocl.analyses import revision
 from mechocl.analyses.feature_columns import CROSSCODER
+from mechocl.analyses.inputs import DICTIONARIES, OF_QUESTIONS, OF_TRAINING, Asked, key_of, values_of
 from mechocl.analyses.rows import check_rows
 from mechocl.analyses.sae_jobs import map_seeds
 from mechocl.errors import MechoclError
@@ -28,7 +27,10 @@ from mechocl.runs.progress import Progress
 from mechocl.runs.run import Run
 from toy_models.task import Task
 
-ANALYSIS = "crosscoder"
+ANALYSIS: Final = "crosscoder"
+
+INPUTS: Final = (*OF_QUESTIONS, DICTIONARIES)
+"""Everything that the rows depend on, besides their code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +94,24 @@ def crosscode_seed(job: Job, progress: Progress) -> None:
     task = folder.analysed_task()
     name = crosscoder_name(job.config, job.which, attribute=job.attribute)
     path = dictionaries.path_of(run.path, name, job.seed)
-    if not _trained(path, job.config, chosen, job.attribute):
+    asked = _asked(run, folder, job.config, job.which)
+    if not _trained(path, asked, job.attribute):
         sae = crosscoders.train_crosscoder(
             loaded, task, job.config, progress=lambda done: progress("training", 0.8 * done)
         )
-        named = [_named(c) for c in chosen]
-        crosscoders.save(sae, path, config=job.config, checkpoints=named, attribute=job.attribute)
+        crosscoders.save(
+            sae,
+            path,
+            config=job.config,
+            checkpoints=[_named(c) for c in chosen],
+            attribute=job.attribute,
+            inputs=values_of(OF_TRAINING, asked),
+        )
     crosscoder = crosscoders.load(path, device=job.device)
     rows = describe_features(crosscoder, loaded, task, job.config, progress=progress)
     check_rows(ANALYSIS, rows, CROSSCODER)
     rows.insert(0, "seed", job.seed)
-    run.save_result(ANALYSIS, _key(path, chosen, folder), rows)
+    run.save_result(ANALYSIS, crosscoder_key(asked), rows)
     progress("done", 1.0)
 
 
@@ -153,15 +162,16 @@ def _named(checkpoint: Checkpoint) -> dict[str, Any]:
     return {"stage": checkpoint.stage, "step": checkpoint.step, "sha256": checkpoint.sha256}
 
 
-def _trained(path: Path, config: CrosscoderConfig, chosen: list[Checkpoint], attribute: str) -> bool:
-    """Whether the folder holds this crosscoder of these weights, trained on this attribute."""
-    if not (path / dictionaries.RECORD).exists():
-        return False
-    record = files.read_json(path / dictionaries.RECORD)
-    wanted = {"config": asdict(config), "checkpoints": [_named(c) for c in chosen]}
-    if record.get(crosscoders.ATTRIBUTE, "") != attribute:
-        return False
-    return all(record.get(key) == json.loads(json.dumps(value)) for key, value in wanted.items())
+def _asked(run: Run, folder: SeedFolder, config: CrosscoderConfig, which: Which) -> Asked:
+    name = crosscoder_name(config, which, attribute=run.attribute)
+    return Asked(folder=folder, checkpoints=tuple(_checkpoints(folder, which)), config=config, saes=(name,))
+
+
+def _trained(path: Path, asked: Asked, attribute: str) -> bool:
+    """Whether the folder holds the crosscoder that is asked for, trained on these weights and on this attribute."""
+    record = crosscoders.record_of(asked.config, [_named(c) for c in asked.checkpoints], attribute)
+    wanted = record | {crosscoders.ATTRIBUTE: attribute} | values_of(OF_TRAINING, asked)
+    return dictionaries.is_trained(path, wanted)
 
 
 def follow_crosscoder_code(folder: type[SeedFolder]) -> revision.Code:
@@ -169,23 +179,15 @@ def follow_crosscoder_code(folder: type[SeedFolder]) -> revision.Code:
     return revision.follow_code(describe_features, crosscoders.load, folder)
 
 
-def _key(path: Path, chosen: list[Checkpoint], folder: SeedFolder) -> dict[str, Any]:
-    """What the rows of one seed depend on."""
-    key = {
-        "seed": folder.seed,
-        "sae": files.sha256(path / dictionaries.WEIGHTS),
-        "checkpoints": [c.sha256 for c in chosen],
-        "revision": follow_crosscoder_code(type(folder)).revision,
-    }
-    return key | ({crosscoders.ATTRIBUTE: folder.attribute} if folder.attribute else {})
+def crosscoder_key(asked: Asked) -> dict[str, Any]:
+    """The key of the rows of one seed, whose crosscoder must exist."""
+    return key_of(INPUTS, asked, revision=follow_crosscoder_code(type(asked.folder)).revision)
 
 
 def _rows(run: Run, seed: int, config: CrosscoderConfig, which: Which) -> pd.DataFrame | None:
     """Saved rows of a seed. None where its crosscoder is missing, or was trained otherwise."""
-    folder = run.seed(seed)
-    chosen = _checkpoints(folder, which)
-    name = crosscoder_name(config, which, attribute=run.attribute)
-    path = dictionaries.path_of(run.path, name, seed)
-    if not _trained(path, config, chosen, run.attribute):
+    asked = _asked(run, run.seed(seed), config, which)
+    path = dictionaries.path_of(run.path, asked.saes[0], seed)
+    if not _trained(path, asked, run.attribute):
         return None
-    return run.load_result(ANALYSIS, _key(path, chosen, folder))
+    return run.load_result(ANALYSIS, crosscoder_key(asked))

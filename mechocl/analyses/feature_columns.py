@@ -9,6 +9,8 @@ from mechocl.analyses.rows import Column, Columns
 
 _POSITION: Final = Column("str", "Label of the position in the question: alias, %, n1, …, =.")
 _METRIC: Final = Column("str", "Name of the metric of the values and effects.")
+_TRAINED_ON: Final = Column("str", "Weights that the dictionary was trained on: these, which the rows are of; others, which "
+    "--transfer asked for; unknown, if it does not say.")  # fmt: skip
 
 SAE_QUALITY: Final[Columns] = {
     "measure": Column("str", "What is measured, on held-out aliases except for dead and found_again. "
@@ -22,6 +24,7 @@ SAE_QUALITY: Final[Columns] = {
         "dictionary."),
     "value": Column("float64", "The measure's value. NaN where it is not defined, as for tokens that are always the "
         "same.", "of the measure"),
+    "trained_on": _TRAINED_ON,
 }  # fmt: skip
 
 SAE_SEARCH: Final[Columns] = {
@@ -48,6 +51,7 @@ SAE_SEARCH: Final[Columns] = {
         "a set.", "share"),
     "all_auc": Column("float64", "AUC of a ridge probe of all features on the same split. NaN except for a set.", "share"),
     "q": Column("float64", "False discovery rate (Benjamini-Hochberg) over the rows of one `what`."),
+    "trained_on": _TRAINED_ON,
 }  # fmt: skip
 
 SAE_TEST: Final[Columns] = {
@@ -82,6 +86,7 @@ SAE_TEST: Final[Columns] = {
     "source": Column("str", "Where the activations that are put in come from; of a mean, over how many texts."),
     "retrieval": Column("bool", "Whether it is a retrieval feature: its q is below 0.05, and patching it moves the "
         "logit difference as predicted, and more than 95 % of at least 20 controls do."),
+    "trained_on": _TRAINED_ON,
 }  # fmt: skip
 
 CROSSCODER: Final[Columns] = {

@@ -11,6 +11,17 @@ import pandas as pd
 from torch import Tensor
 
 from mechocl.analyses import columns, feature_columns, revision
+from mechocl.analyses.inputs import (
+    ACTIVATIONS,
+    DICTIONARIES,
+    OF_A_SEED,
+    OF_QUESTIONS,
+    PAIRS,
+    PROBES,
+    STAGES,
+    UNTRAINED,
+    Input,
+)
 from mechocl.analyses.rows import Columns, check_rows
 from mechocl.analyses.subject import Subject, open_subject
 from mechocl.behaviour import internalization
@@ -88,8 +99,8 @@ def _sae_quality(subject: Subject, config: QualityConfig) -> Result:
     judged = quality.judge(
         subject.model,
         subject.task,
-        subject.dictionary(config.sae, config.site),
-        others={name: subject.dictionary(name, config.site) for name in config.others},
+        subject.sae(config.sae, config.site, transfer=config.transfer),
+        others={name: subject.sae(name, config.site, transfer=config.transfer) for name in config.others},
         share=HELD_OUT,
         seed=0,
     )
@@ -97,13 +108,13 @@ def _sae_quality(subject: Subject, config: QualityConfig) -> Result:
 
 
 def _sae_search(subject: Subject, config: search.SearchConfig) -> Result:
-    dictionary = subject.dictionary(config.sae, config.site)
+    dictionary = subject.sae(config.sae, config.site, transfer=config.transfer)
     dictionaries.check_fits(dictionary, subject.model, subject.task)
     return Result(search.search(subject.task, dictionary, config, collect=subject.collect))
 
 
 def _sae_test(subject: Subject, config: EffectsConfig) -> Result:
-    dictionary = subject.dictionary(config.sae, config.site)
+    dictionary = subject.sae(config.sae, config.site, transfer=config.transfer)
     found = subject.rows("sae-search", config.searched())
     tested = effects.effects(
         subject.model, subject.task, dictionary, config, search_rows=found, collect=subject.collect
@@ -124,8 +135,8 @@ class Analysis:
     config: type
     columns: Columns
     """Every column of its rows. Saved rows have the column `seed` in front."""
-    compares: bool = False
-    """Whether it looks at the models after other stages too."""
+    inputs: tuple[Input, ...]
+    """Everything that its rows depend on, besides its code. The keys of its results are made of these alone."""
     beside: tuple[Callable[..., Any], ...] = ()
     """Functions that its rows depend on though `compute` does not name them."""
 
@@ -137,22 +148,29 @@ class Analysis:
         return revision.follow_code(self.compute, open_subject, folder, *self.beside)
 
 
+_PROBED: Final = (*OF_QUESTIONS, PROBES, UNTRAINED, ACTIVATIONS)
+_OF_SAES: Final = (*OF_QUESTIONS, DICTIONARIES)
+
 ANALYSES: Final[dict[str, Analysis]] = {
-    "evaluate": Analysis(_evaluate, EvaluateConfig, columns.EVALUATE),
-    "lens": Analysis(_lens, logit_lens.LensConfig, columns.LENS),
-    "tuned-lens": Analysis(_tuned_lens, tuned_lens.TunedLensConfig, columns.LENS),
-    "attribution": Analysis(_attribution, direct_attribution.AttributionConfig, columns.ATTRIBUTION),
-    "patch": Analysis(_patch, patching.PatchingConfig, columns.PATCH, compares=True),
-    "circuit": Analysis(_circuit, circuits.CircuitConfig, columns.CIRCUIT),
-    "suppression": Analysis(_suppression, suppression.SuppressionConfig, columns.SUPPRESSION),
-    "graft": Analysis(_graft, grafting.GraftConfig, columns.GRAFT, compares=True),
-    "steering": Analysis(_steer, steering.SteeringConfig, columns.GRAFT, compares=True),
-    "subspace": Analysis(_subspaces, subspace_study.SubspaceConfig, columns.SUBSPACE),
-    "probe": Analysis(_probe, scoring.ProbingConfig, columns.PROBE),
-    "sae-quality": Analysis(_sae_quality, QualityConfig, feature_columns.SAE_QUALITY),
-    "sae-search": Analysis(_sae_search, search.SearchConfig, feature_columns.SAE_SEARCH),
-    "sae-test": Analysis(_sae_test, EffectsConfig, feature_columns.SAE_TEST, beside=(_sae_search,)),
-    "attention": Analysis(_attention, attention.AttentionConfig, columns.ATTENTION),
+    "evaluate": Analysis(_evaluate, EvaluateConfig, columns.EVALUATE, OF_A_SEED),
+    "lens": Analysis(_lens, logit_lens.LensConfig, columns.LENS, OF_QUESTIONS),
+    "tuned-lens": Analysis(_tuned_lens, tuned_lens.TunedLensConfig, columns.LENS, OF_QUESTIONS),
+    "attribution": Analysis(
+        _attribution, direct_attribution.AttributionConfig, columns.ATTRIBUTION, OF_QUESTIONS
+    ),
+    "patch": Analysis(_patch, patching.PatchingConfig, columns.PATCH, (*OF_QUESTIONS, STAGES, PAIRS)),
+    "circuit": Analysis(_circuit, circuits.CircuitConfig, columns.CIRCUIT, (*OF_QUESTIONS, PAIRS)),
+    "suppression": Analysis(_suppression, suppression.SuppressionConfig, columns.SUPPRESSION, OF_QUESTIONS),
+    "graft": Analysis(_graft, grafting.GraftConfig, columns.GRAFT, (*OF_QUESTIONS, STAGES)),
+    "steering": Analysis(_steer, steering.SteeringConfig, columns.GRAFT, (*OF_QUESTIONS, STAGES)),
+    "subspace": Analysis(
+        _subspaces, subspace_study.SubspaceConfig, columns.SUBSPACE, (*OF_QUESTIONS, UNTRAINED)
+    ),
+    "probe": Analysis(_probe, scoring.ProbingConfig, columns.PROBE, _PROBED),
+    "sae-quality": Analysis(_sae_quality, QualityConfig, feature_columns.SAE_QUALITY, _OF_SAES),
+    "sae-search": Analysis(_sae_search, search.SearchConfig, feature_columns.SAE_SEARCH, _OF_SAES),
+    "sae-test": Analysis(_sae_test, EffectsConfig, feature_columns.SAE_TEST, _OF_SAES, beside=(_sae_search,)),
+    "attention": Analysis(_attention, attention.AttentionConfig, columns.ATTENTION, OF_QUESTIONS),
 }
 
 

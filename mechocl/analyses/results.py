@@ -1,18 +1,13 @@
 """Results of a run's seeds: computed once, kept beside the run, and found again while nothing that they depend on changes."""
 
-import dataclasses
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from mechocl.analyses.inputs import Asked, key_of
 from mechocl.analyses.registry import ANALYSES, Result, check_result, compute
 from mechocl.analyses.subject import Rows, open_subject
-from mechocl.errors import MechoclError
-from mechocl.features import dictionaries
-from mechocl.probing import recipe as probe_recipes
 from mechocl.runs.activation_cache import ActivationCache
 from mechocl.runs.folders import Checkpoint, SeedFolder
 from mechocl.runs.run import Run
@@ -26,42 +21,16 @@ def result_key(
     checkpoint: Checkpoint | None = None,
     cache: ActivationCache | None = None,
 ) -> dict[str, Any]:
-    """The key of a result: everything that it depends on, which is compared before the result is reused."""
-    checkpoint = checkpoint or folder.final(stage)
-    key = {
-        "seed": folder.seed,
-        "stage": checkpoint.stage,
-        "checkpoint": checkpoint.sha256,
-        "config": dataclasses.asdict(config),
-        "revision": ANALYSES[name].follow_code(type(folder)).revision,
-    }
-    if name != "evaluate" and folder.attribute:
-        key["attribute"] = folder.attribute
-    if cache and cache.rounds:
-        key["activations"] = cache.dtype
-    if ANALYSES[name].compares:
-        stages = range(1, len(folder.recipe.training.stages) + 1)
-        key["stages"] = [folder.final(number).sha256 for number in stages]
-    if given := _files(config):
-        key["files"] = {name: _sha256(path) for name, path in given.items()}
-    saes = [name for name in (getattr(config, "sae", ""), *getattr(config, "others", ())) if name]
-    if saes:
-        key["saes"] = {name: dictionaries.sha256(folder.path.parent, name, folder.seed) for name in saes}
-    return key
-
-
-def _files(config: Any) -> dict[str, Path]:
-    """Files that a config names, such as tables of pairs and recipes of probes, from the user or the package."""
-    found = {one: Path(one) for one in getattr(config, "pairs", ()) if one.endswith(".csv")}
-    recipe = getattr(config, "recipe", "")
-    path = probe_recipes.named().get(recipe, Path(recipe))
-    return found | ({recipe: path} if path.suffix == ".toml" or path.is_file() else {})
-
-
-def _sha256(path: Path) -> str:
-    if not path.is_file():
-        raise MechoclError(f"{path} does not exist; give a file that exists")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """The key of a result, which is compared before the result is reused: what the analysis declares to depend on."""
+    asked = Asked(
+        folder=folder,
+        checkpoints=(checkpoint or folder.final(stage),),
+        config=config,
+        saes=tuple(filter(None, (getattr(config, "sae", ""), *getattr(config, "others", ())))),
+        cache=cache,
+    )
+    analysis = ANALYSES[name]
+    return key_of(analysis.inputs, asked, revision=analysis.follow_code(type(folder)).revision)
 
 
 def analyse_seed(

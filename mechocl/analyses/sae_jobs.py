@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mechocl.analyses import results
+from mechocl.analyses.inputs import OF_TRAINING, Asked, values_of
 from mechocl.analyses.jobs import complete_run
 from mechocl.features import dictionaries
 from mechocl.features.settings import QualityConfig, TrainingConfig
 from mechocl.runs import processes
+from mechocl.runs.folders import Checkpoint, SeedFolder
 from mechocl.runs.processes import default_jobs
 from mechocl.runs.progress import Job as SeedJob, Progress
 from mechocl.runs.run import Run
@@ -95,7 +97,7 @@ def train_seed(job: Job, progress: Progress) -> None:
     )
     for name, sae in saes.items():
         path = dictionaries.path_of(run.path, name, job.seed)
-        dictionaries.save(sae, path, _record(job.config, checkpoint.sha256))
+        dictionaries.save(sae, path, _record(folder, job.config, checkpoint))
     for config in _judged(job.config, job.stage).values():
         progress("judging", 0.95)
         results.analyse_seed(run, folder, "sae-quality", config, stage=job.stage, device=job.device)
@@ -113,31 +115,19 @@ def _judged(config: TrainingConfig, stage: int | None) -> dict[str, QualityConfi
     }
 
 
-def _record(config: TrainingConfig, checkpoint: str) -> dict[str, Any]:
+def _record(folder: SeedFolder, config: TrainingConfig, checkpoint: Checkpoint) -> dict[str, Any]:
     """What a dictionary was trained on, and how. A saved dictionary is used again only if this is the same."""
+    asked = Asked(folder=folder, checkpoints=(checkpoint,), config=config)
     how = dataclasses.asdict(config)
-    for name in (
-        "wandb",
-        "site",
-        "width",
-        "sae_seeds",
-    ):  # the dictionaries that train beside it change nothing
-        how.pop(name)
-    return {"checkpoint": checkpoint, "held_out": config.held_out, "seed": config.seed, "config": how}
+    for name in ("wandb", "site", "width", "sae_seeds"):
+        how.pop(name)  # the dictionaries that train beside it change nothing
+    record = {dictionaries.CHECKPOINT: checkpoint.sha256, "held_out": config.held_out, "seed": config.seed}
+    return record | {"config": how} | values_of(OF_TRAINING, asked)
 
 
 def _done(run: Run, seed: int, config: TrainingConfig, stage: int | None) -> bool:
     """Whether all dictionaries of a seed exist, and were trained with this config on these weights."""
-    import json
-
-    from mechocl import files
-
-    wanted = _record(config, run.seed(seed).final(stage).sha256)
-    for name in config.names(stage=stage):
-        path = dictionaries.path_of(run.path, name, seed) / dictionaries.RECORD
-        if not path.exists():
-            return False
-        held = {key: value for key, value in files.read_json(path).items() if key != "sha256"}
-        if held != json.loads(json.dumps(wanted)):
-            return False
-    return True
+    folder = run.seed(seed)
+    wanted = _record(folder, config, folder.final(stage))
+    paths = [dictionaries.path_of(run.path, name, seed) for name in config.names(stage=stage)]
+    return all(dictionaries.is_trained(path, wanted) for path in paths)

@@ -1,7 +1,7 @@
 """The subject of an analysis: one seed's model after a stage, its task, and the models that stand beside it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -34,9 +34,14 @@ class Subject:
     collect: Collect
     """Gives activations of `model`, from the disk if they are kept on it."""
     dictionary: Callable[[str, str], Dictionary]
-    """Gives a sparse autoencoder by its name or folder, and by a hook point, which is "" if the SAE names its own."""
+    """Gives a sparse autoencoder by its name or folder, and by a hook point, which is "" if the SAE names its own.
+
+    `sae` does the same, and refuses one of other weights.
+    """
     rows: Rows
     """Rows of another analysis of the same model."""
+    remedy: Callable[[str, Dictionary], str] = lambda name, found: "use it with those"
+    """Says what to do about a sparse autoencoder of this name that was trained on other weights."""
 
     def before(self) -> Transformer:
         """The model before the stage. Raises MechoclError when no stage comes before it."""
@@ -46,6 +51,19 @@ class Subject:
                 "use a run of two stages, and its last stage"
             )
         return self.after(self.stage - 1)
+
+    def sae(self, name: str, site: str, *, transfer: bool) -> Dictionary:
+        """A sparse autoencoder as `dictionary` gives it.
+
+        Raises MechoclError for one that was trained on other weights than `model` has, unless `transfer` allows it.
+        """
+        found = self.dictionary(name, site)
+        if found.trained_on == "others" and not transfer:
+            raise MechoclError(
+                f"{name} was trained on other weights than those after stage {self.stage}; {self.remedy(name, found)}, or add "
+                "--transfer to use it on these weights all the same"
+            )
+        return found
 
 
 def open_subject(
@@ -63,6 +81,7 @@ def open_subject(
     reads such rows cannot be computed.
     """
     stages = len(folder.recipe.training.stages)
+    at = checkpoint or folder.final(stage)
 
     def after(number: int) -> Transformer:
         if not 1 <= number <= stages:
@@ -71,21 +90,30 @@ def open_subject(
         return model
 
     def dictionary(name: str, site: str) -> Dictionary:
-        found = dictionaries.find(folder.path.parent, name, folder.seed)
-        return dictionaries.load(found, device=device, site=site or None)
+        path = dictionaries.find(folder.path.parent, name, folder.seed)
+        found = dictionaries.load(path, device=device, site=site or None)
+        return replace(found, trained_on=dictionaries.weights_of(found.record, at.sha256))
 
-    checkpoint = checkpoint or folder.final(stage)
-    model: Transformer = folder.model_at(checkpoint, device=device)
+    def remedy(name: str, found: Dictionary) -> str:
+        finals = {folder.final(number).sha256: number for number in range(1, stages + 1)}
+        if number := finals.get(found.record[dictionaries.CHECKPOINT]):
+            return f"use --stage {number}"
+        if name in dictionaries.names(folder.path.parent):
+            return "run its `mechocl sae train` again, which replaces it"
+        return "give the run that it was trained in"
+
+    model: Transformer = folder.model_at(at, device=device)
     collect = activation_cache.directly(model)
     return Subject(
         model=model,
         task=folder.analysed_task(),
         after=after,
         untrained=lambda: folder.untrained_model(device=device),
-        stage=checkpoint.stage,
-        collect=cache.collect(checkpoint, collect) if cache else collect,
+        stage=at.stage,
+        collect=cache.collect(at, collect) if cache else collect,
         dictionary=dictionary,
         rows=rows or _no_rows,
+        remedy=remedy,
     )
 
 

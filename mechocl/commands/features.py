@@ -67,7 +67,7 @@ def search(
     from mechocl.features import summaries
     from mechocl.features.properties import LEAST
 
-    config = replace(config, sae=on.sae, group=listed(config.group))
+    config = replace(config, sae=on.sae, transfer=on.transfer, group=listed(config.group))
     run, seeds, _ = _computed(on, "sae-search", config)
     rows = _rows(run, "sae-search", config, on, seeds)
     printing.frame(
@@ -82,7 +82,8 @@ def search(
         print(
             f"{kind}s: {formats.NOT_MEASURED}; no property has {LEAST} held-out aliases with it and {LEAST} without it there"
         )
-    print(f"test them: mechocl sae test {on.run} {on.sae}")
+    _say_trained_on(rows)
+    print(f"test them: mechocl sae test {on.run} {on.sae}{' --transfer' if on.transfer else ''}")
     _say_where(run, "sae-search")
 
 
@@ -99,7 +100,7 @@ def causal_test(
     from mechocl.commands import printing
     from mechocl.features import summaries
 
-    config = replace(config, sae=on.sae)
+    config = replace(config, sae=on.sae, transfer=on.transfer)
     run, seeds, _ = _computed(on, "sae-test", config)
     rows = _rows(run, "sae-test", config, on, seeds)
     if rows.empty:
@@ -126,6 +127,7 @@ def causal_test(
         f"{len(passed)} of {tested} tested, in {passed['seed'].nunique()} of {len(seeds)} seeds; about {0.05 * tested:.0f} "
         "would be by chance"
     )
+    _say_trained_on(rows)
     _say_where(run, "sae-test")
 
 
@@ -141,7 +143,7 @@ def dashboard(on: OnSae, site: str = "", out: Path | None = None) -> None:
     """
     from mechocl.report import sae_dashboard
 
-    config = SearchConfig(sae=on.sae, site=site)
+    config = SearchConfig(sae=on.sae, site=site, transfer=on.transfer)
     run, seeds, device = _computed(on, "sae-search", config, first=True)
     out = out or run.path / "saes" / Path(on.sae).name / f"seed-{seeds[0]}.html"
     if out.is_dir():
@@ -233,6 +235,15 @@ def _print_quality(name: str, rows: "pd.DataFrame") -> None:
     body = [[r["measure"], r["part"], formats.mean_in_words(r)] for r in found.to_dict("records")]
     print(f"\n{name}, on aliases that it has not seen")
     printing.table(["measure", "of", "mean [95 %]"], body)
+
+
+def _say_trained_on(rows: "pd.DataFrame") -> None:
+    """Say where the dictionaries of some seeds are of other weights than those that they were used on."""
+    from mechocl.features import summaries
+
+    for value, seeds in rows.groupby("trained_on")["seed"].unique().items():
+        if words := summaries.TRAINED_ON[str(value)]:
+            print(f"seed {', '.join(map(str, seeds))}: {words}")
 
 
 def _say_where(run: "Run", name: str) -> None:

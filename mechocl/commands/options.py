@@ -119,6 +119,8 @@ class WhereSae(WhereSeeds):
 
     sae: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SAE")]
     """Name of an SAE of the run, or a folder in which SAELens saved an SAE."""
+    transfer: bool = False
+    """Use an SAE also on weights that it was not trained on. The rows and the page say so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

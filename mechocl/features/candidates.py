@@ -36,6 +36,8 @@ class EffectsConfig:
     """Name of an SAE of the run, or an SAE folder in SAELens's format."""
     site: str = ""
     """Hook point of an SAE that does not name its own."""
+    transfer: tyro.conf.Suppress[bool] = False
+    """Use an SAE also on weights that it was not trained on."""
     features: tuple[str, ...] = ()
     """Features (193), or sets of features (193,248), to test for `property` at `position`; default: what the search found."""
     property: str = ""
@@ -67,7 +69,7 @@ class EffectsConfig:
 
     def searched(self) -> SearchConfig:
         """The search whose findings are tested."""
-        return SearchConfig(sae=self.sae, site=self.site, seed=self.seed)
+        return SearchConfig(sae=self.sae, site=self.site, seed=self.seed, transfer=self.transfer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,9 +6,10 @@ crosscoder says which features training has kept, made or removed (`checkpoint_c
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import torch
@@ -174,16 +175,25 @@ def save(
     config: CrosscoderConfig,
     checkpoints: Sequence[dict[str, Any]],
     attribute: str = "",
+    inputs: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Write a crosscoder as an SAE folder.
 
     `checkpoints` gives the stage, the step and the sha256 of the weights of each checkpoint. `attribute` is the attribute
-    of a closed-book run whose questions it was trained on; it stands in the record if it was asked for.
+    of a closed-book run whose questions it was trained on; it stands in the record if it was asked for. `inputs` are
+    further entries of the record that say what it was trained on.
     """
     if len(checkpoints) != len(sae.cfg.metadata.scales):
         raise MechoclError(
             f"the crosscoder is of {len(sae.cfg.metadata.scales)} checkpoints, and {len(checkpoints)} are named"
         )
+    dictionaries.save(sae, path, record_of(config, checkpoints, attribute) | dict(inputs))
+
+
+def record_of(
+    config: CrosscoderConfig, checkpoints: Sequence[dict[str, Any]], attribute: str
+) -> dict[str, Any]:
+    """What the record of a crosscoder says of its training."""
     record = {
         "kind": "crosscoder",
         "checkpoints": list(checkpoints),
@@ -191,7 +201,7 @@ def save(
         "seed": config.seed,
         "config": dataclasses.asdict(config),
     }
-    dictionaries.save(sae, path, record | ({ATTRIBUTE: attribute} if attribute else {}))
+    return record | ({ATTRIBUTE: attribute} if attribute else {})
 
 
 def load(path: Path, *, device: str) -> Crosscoder:

@@ -6,11 +6,12 @@ What a run has trained lies in `RUN/saes/NAME/seed-K/`, one folder for each seed
     mechocl.json                        which checkpoint's weights it saw, and which aliases it did not see
 """
 
+import json
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from einops import rearrange
@@ -30,6 +31,12 @@ CONFIG: Final = "cfg.json"
 WEIGHTS: Final = "sae_weights.safetensors"
 RECORD: Final = "mechocl.json"
 
+CHECKPOINT: Final = "checkpoint"
+"""Key in the record of the sha256 of the weights that it was trained on."""
+
+Weights = Literal["these", "others", "unknown"]
+"""The weights that a dictionary was trained on: those that are looked at, others, or it does not say which."""
+
 _PICKLES: Final = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 
 
@@ -45,6 +52,8 @@ class Dictionary:
     """Hook point that its reconstruction stands for; only a transcoder reads another one."""
     record: dict[str, Any]
     """What `mechocl.json` says; {} for an SAE from elsewhere."""
+    trained_on: Weights = "unknown"
+    """Whether it was trained on the weights that it is used on."""
 
     @property
     def width(self) -> int:
@@ -94,12 +103,27 @@ def find(run: Path, name: str, seed: int) -> Path:
     )
 
 
-def sha256(run: Path, name: str, seed: int) -> str:
-    """Checksum of an SAE's weights, which its results depend on. Raises MechoclError where `find` does."""
-    path = find(run, name, seed)
-    if not (path / WEIGHTS).exists():
+def files_of(path: Path) -> list[Path]:
+    """The files of an SAE folder that `load` reads. Raises MechoclError as `load` does where one is missing."""
+    if not ((path / CONFIG).exists() and (path / WEIGHTS).exists()):
         load(path, device="cpu")  # it says what is wrong
-    return files.sha256(path / WEIGHTS)
+    return [path / name for name in (CONFIG, WEIGHTS, RECORD) if (path / name).exists()]
+
+
+def is_trained(path: Path, wanted: dict[str, Any]) -> bool:
+    """Whether a folder holds an SAE whose record says `wanted`. What an older version did not record is not compared."""
+    if not (path / RECORD).exists():
+        return False
+    held = files.read_json(path / RECORD)
+    asked = json.loads(json.dumps(wanted))
+    return bool(held.get("config")) and all(held.get(key, value) == value for key, value in asked.items())
+
+
+def weights_of(record: dict[str, Any], checkpoint: str) -> Weights:
+    """Whether a dictionary with this record was trained on the weights whose sha256 is `checkpoint`."""
+    if CHECKPOINT not in record:
+        return "unknown"
+    return "these" if record[CHECKPOINT] == checkpoint else "others"
 
 
 def load(path: Path, *, device: str, site: str | None = None) -> Dictionary:

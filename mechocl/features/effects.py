@@ -86,7 +86,8 @@ def effects(
         rows += test.patches()
         rows += test.ablations()
     table = pd.DataFrame(rows, columns=list(_COLUMNS))
-    return table.astype({name: kind for name, kind in _COLUMNS.items() if kind is not str})
+    table = table.astype({name: kind for name, kind in _COLUMNS.items() if kind is not str})
+    return table.assign(trained_on=dictionary.trained_on)
 
 
 def _places(dictionary: Dictionary) -> Any:

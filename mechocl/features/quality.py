@@ -43,7 +43,7 @@ def judge(
 
     `share` and `seed` draw the held-out aliases if the dictionary does not say which it has not seen.
 
-    Rows: `measure`, `part`, `value`.
+    Rows: `measure`, `part`, `value`, and `trained_on`, the weights that the dictionary was trained on.
 
         explained_variance  1 − Σ‖x − x̂‖² / Σ‖x − mean‖² over the tokens of a part: all, or a role
         l0                  features active on a token, the mean over the tokens of a part
@@ -74,7 +74,8 @@ def judge(
                 f"{name} has another width than the SAE that it is compared with; name SAEs of equal width"
             )
         rows.append(("found_again", name, found_again(live, other.W_dec)))
-    return pd.DataFrame(rows, columns=["measure", "part", "value"])
+    table = pd.DataFrame(rows, columns=["measure", "part", "value"])
+    return table.assign(trained_on=dictionary.trained_on)
 
 
 def unseen_aliases(task: Task, dictionary: Dictionary, *, share: float, seed: int) -> np.ndarray:

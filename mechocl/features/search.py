@@ -51,6 +51,8 @@ class SearchConfig:
     """Name of an SAE of the run, or an SAE folder in SAELens's format."""
     site: str = ""
     """Hook point of an SAE that does not name its own."""
+    transfer: tyro.conf.Suppress[bool] = False
+    """Use an SAE also on weights that it was not trained on."""
     group: tuple[str, ...] = ()
     """Groups of properties: tag, contains, answer, integer, range, stage, subset, defined as, token, role; default: all."""
     best: int = 3
@@ -81,9 +83,7 @@ def search(task: Task, dictionary: Dictionary, config: SearchConfig, *, collect:
                      those of the second alone; the worse result counts
         set          `k` features together, chosen by orthogonal matching pursuit, for a ridge probe
 
-    The columns are `mechocl.analyses.feature_columns.SAE_SEARCH`.
-
-    Single features come first, the surest ones at the top. Raises MechoclError when no property has enough aliases.
+    The columns are `mechocl.analyses.feature_columns.SAE_SEARCH`. Single features come first, the surest ones at the top. Raises MechoclError when no property has enough aliases.
     """
     rows: list[dict[str, Any]] = []
     asked = config.group or GROUPS
@@ -117,7 +117,7 @@ def search(task: Task, dictionary: Dictionary, config: SearchConfig, *, collect:
     table = table.assign(**{name: np.nan for name in _OF_SETS if name not in table})
     for _, part in table.groupby("what"):
         table.loc[part.index, "q"] = stats.false_discovery_control(part["p"].to_numpy())
-    return _sorted(table)
+    return _sorted(table).assign(trained_on=dictionary.trained_on)
 
 
 def _sorted(table: pd.DataFrame) -> pd.DataFrame:

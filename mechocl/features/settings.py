@@ -105,3 +105,5 @@ class QualityConfig:
     """Hook point of an SAE that does not name its own."""
     others: tuple[str, ...] = ()
     """SAEs of the same kind from other initial weights, which show how stable it is."""
+    transfer: bool = False
+    """Use an SAE also on weights that it was not trained on."""

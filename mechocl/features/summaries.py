@@ -12,6 +12,13 @@ from mechocl.features.candidates import ALPHA
 SHOWN: Final = ("tag", "contains", "stage")
 """Groups whose properties tables show by name; the properties of all other groups are counted."""
 
+TRAINED_ON: Final[dict[str, str]] = {
+    "these": "",
+    "others": "The dictionary was trained on other weights than those that it is used on here (--transfer).",
+    "unknown": "The dictionary does not say which weights it was trained on.",
+}
+"""Value of the column `trained_on` → what a reader must know of it."""
+
 
 def quality(rows: pd.DataFrame) -> pd.DataFrame:
     """Mean of each measure over the seeds with its interval: `measure`, `part`, `mean`, `low`, `high`, `seeds`."""

@@ -27,8 +27,8 @@ def pairs_named(task: Task, name: str, *, n_pairs: int, seed: int) -> Pairs:
 
     Raises MechoclError for an unknown name, for an empty subset, and when no pair fits.
     """
-    if name.endswith(".csv"):
-        return pairs_of_file(task, Path(name))[:n_pairs]
+    if path := file_of(name):
+        return pairs_of_file(task, path)[:n_pairs]
     if found := re.fullmatch(r"tag(\d)-to-tag(\d)", name):
         clean, corrupted = map(int, found.groups())
         return tag_pairs(task, clean=clean, corrupted=corrupted, n_pairs=n_pairs, seed=seed)
@@ -70,6 +70,11 @@ def say_cuts(task: Task, pairs: Sequence[str], *, n_pairs: int, most: int) -> li
                 f"{name}: only the first {most} of its {there} pairs are used; --n-pairs {needed} takes all of them"
             )
     return lines
+
+
+def file_of(name: str) -> Path | None:
+    """The user's own table that a name of pairs stands for. None for pairs that are made from the task."""
+    return Path(name) if name.endswith(".csv") else None
 
 
 def subset_named(task: Task, short: str) -> str:

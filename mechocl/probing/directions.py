@@ -38,7 +38,7 @@ def compare(checkpoints: Sequence[tuple[Checkpoint, Directions]], *, probe: str)
     """
     rows: list[dict[str, object]] = []
     null: dict[str, list[Tensor]] = {}
-    own = [(c, {k: v for k, v in d.items() if k.split("/")[0] == probe}) for c, d in checkpoints]
+    own = [(c, {k: v for k, v in d.items() if k.rsplit("/", 2)[0] == probe}) for c, d in checkpoints]
     for what, first, second, a, b in _pairs(own):
         if a.shape != b.shape or a.shape[-1] > 1 or a.shape[1] < 2:
             continue
@@ -89,5 +89,5 @@ def _name(checkpoint: Checkpoint) -> str:
 
 
 def _place(key: str) -> str:
-    _, site, layer = key.split("/")
+    _, site, layer = key.rsplit("/", 2)
     return "embedding" if (site, layer) == ("resid_pre", "0") else f"L{layer} {site}"

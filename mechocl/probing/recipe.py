@@ -81,6 +81,11 @@ def named() -> dict[str, Path]:
     return {p.stem: p for p in sorted(root.glob("*.toml"))}
 
 
+def path_of(name: str) -> Path:
+    """The file of a recipe, by its name in the package or by its path."""
+    return named().get(name, Path(name))
+
+
 def load(name: str) -> tuple[Probe, ...]:
     """The probes of a recipe, by its name or the path of a TOML file.
 

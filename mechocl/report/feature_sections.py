@@ -38,10 +38,10 @@ def section(run: Run, *, seeds: Sequence[int]) -> Section | None:
     Dictionaries that differ only in their initial weights are shown together.
     """
     names = [name for name in dictionaries.names(run.path) if "-crosscoder-" not in name]
-    searched = _together(run, seeds, names, "sae-search", lambda name: SearchConfig(sae=name))
+    searched = _together(run, seeds, names, "sae-search", SearchConfig)
     if not searched:
         return None
-    tested = _together(run, seeds, names, "sae-test", lambda name: EffectsConfig(sae=name))
+    tested = _together(run, seeds, names, "sae-test", EffectsConfig)
     tables, findings = [_quality(run, seeds, names)], []
     figures = [
         feature_plots.selectivity(
@@ -84,14 +84,22 @@ def _kind(name: str) -> str:
 
 
 def _together(
-    run: Run, seeds: Sequence[int], names: list[str], analysis: str, config: Callable[[str], object]
+    run: Run, seeds: Sequence[int], names: list[str], analysis: str, config: Callable[..., object]
 ) -> dict[str, pd.DataFrame]:
-    """Saved rows by kind of dictionary. The column `sae` tells the dictionaries of one kind apart."""
+    """Saved rows by kind of dictionary. The column `sae` tells the dictionaries of one kind apart.
+
+    Rows of dictionaries that were trained on other weights are a kind of their own, whose name says so.
+    """
     found: dict[str, list[pd.DataFrame]] = {}
     for name in names:
-        rows = _saved(run, seeds, analysis, config(name))
+        rows = _saved(run, seeds, analysis, config(sae=name))
         if rows is not None:
-            found.setdefault(_kind(name), []).append(rows.assign(sae=name))
+            unknown = " (trained on unknown weights)" if (rows["trained_on"] == "unknown").any() else ""
+            found.setdefault(_kind(name) + unknown, []).append(rows.assign(sae=name))
+        rows = _saved(run, seeds, analysis, config(sae=name, transfer=True))
+        if rows is not None and (rows["trained_on"] == "others").any():
+            others = rows[rows["trained_on"] == "others"].assign(sae=name)
+            found.setdefault(f"{_kind(name)} (trained on other weights)", []).append(others)
     return {kind: pd.concat(parts, ignore_index=True) for kind, parts in found.items()}
 
 

@@ -1,5 +1,7 @@
 """What probes found, as sections of a page. Each probe has its figures and its table of verdicts."""
 
+import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -35,13 +37,19 @@ def sections(
     `grids` are those of `probing.summaries.probe_grids(rows)`. `gaps` are those of `analyses.jobs.iml_gaps`, which stand
     beside the comparison of word orders.
     """
-    found = []
+    found: list[Section] = []
     for recipe, name in dict.fromkeys((one.recipe, one.probe) for one in grids):
         probe = next(one for one in load(recipe) if one.name == name)
         own = [one for one in grids if (one.recipe, one.probe) == (recipe, name)]
         every = rows[(rows["recipe"] == recipe) & (rows["probe"] == name)]
-        found.append(_section(own, every, probe, gaps))
+        found.append(_section(own, every, probe, gaps, _section_id(name, [one.id for one in found])))
     return tuple(found)
+
+
+def _section_id(name: str, taken: Sequence[str]) -> str:
+    """The id of a probe's section, whatever characters its name has, and also where two recipes have a probe of one name."""
+    plain = "-".join(["probe", *re.findall("[a-z0-9]+", name.lower())])
+    return next(one for one in (plain, *(f"{plain}-{n}" for n in itertools.count(2))) if one not in taken)
 
 
 def direction_sections(units: Sequence[probe_sweep.Unit]) -> tuple[Section, ...]:
@@ -50,7 +58,7 @@ def direction_sections(units: Sequence[probe_sweep.Unit]) -> tuple[Section, ...]
     for run, recipe in dict.fromkeys((unit.run, unit.config.recipe) for unit in units):
         own = [u for u in units if (u.run, u.config.recipe) == (run, recipe)]
         saved = [(u.checkpoint, probe_sweep.probe_directions(u)) for u in own]
-        for name in dict.fromkeys(key.split("/")[0] for _, arrays in saved for key in arrays):
+        for name in dict.fromkeys(key.rsplit("/", 2)[0] for _, arrays in saved for key in arrays):
             pairs = directions.compare(saved, probe=name)
             if len(pairs):
                 found.append((Path(run).name, name, probe_plots.cosines(pairs), pairs))
@@ -91,7 +99,9 @@ def direction_sections(units: Sequence[probe_sweep.Unit]) -> tuple[Section, ...]
     )
 
 
-def _section(grids: Sequence[Grid], rows: pd.DataFrame, probe: Probe, gaps: pd.DataFrame | None) -> Section:
+def _section(
+    grids: Sequence[Grid], rows: pd.DataFrame, probe: Probe, gaps: pd.DataFrame | None, section_id: str
+) -> Section:
     figures, lines, findings = [], [], []
     if len(grids) > 1:
         figure = probe_plots.word_orders(compare_runs(summaries.last_checkpoint(rows), gaps))
@@ -126,7 +136,7 @@ def _section(grids: Sequence[Grid], rows: pd.DataFrame, probe: Probe, gaps: pd.D
     if value == "accuracy":
         tables.append(_subsets(grids))
     return Section(
-        id=f"probe-{probe.name}",
+        id=section_id,
         title=f"Probe: {probe.name.replace('-', ' ')}",
         how_to_read=HOW_TO_READ,
         finding=" ".join(findings),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from jaxtyping import Float
@@ -10,7 +11,7 @@ from torch import Tensor
 from mechocl import __version__
 from mechocl.analyses import results
 from mechocl.analyses.subject import open_subject
-from mechocl.features import pages
+from mechocl.features import pages, summaries
 from mechocl.features.candidates import EffectsConfig
 from mechocl.features.dictionaries import Dictionary
 from mechocl.features.search import SearchConfig
@@ -34,10 +35,11 @@ def write_sae_dashboard(
     subject = open_subject(
         folder, stage=stage, device=device, rows=results.rows_of_seed(folder, stage=stage, device=device)
     )
-    dictionary = subject.dictionary(config.sae, config.site)
-    effects = EffectsConfig(sae=config.sae, site=config.site)
+    dictionary = subject.sae(config.sae, config.site, transfer=config.transfer)
+    same: dict[str, Any] = {"sae": config.sae, "site": config.site, "transfer": config.transfer}
+    effects = EffectsConfig(**same)
     tested = run.load_result("sae-test", results.result_key(folder, "sae-test", effects, stage))
-    quality = subject.rows("sae-quality", QualityConfig(sae=config.sae, site=config.site))
+    quality = subject.rows("sae-quality", QualityConfig(**same))
     feature_pages = pages.pages(
         subject.model,
         subject.task,
@@ -49,7 +51,9 @@ def write_sae_dashboard(
         probes=probe_directions_at(run, folder, dictionary.write, stage=stage),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    untested = f"The features have not been tested: mechocl sae test {run.path} {config.sae}"
+    option = " --transfer" if config.transfer else ""
+    untested = f"The features have not been tested: mechocl sae test {run.path} {config.sae}{option}"
+    warnings = [summaries.TRAINED_ON[dictionary.trained_on], untested if tested is None else ""]
     return dashboard.write(
         feature_pages,
         out,
@@ -57,7 +61,7 @@ def write_sae_dashboard(
         title=f"Features of {config.sae}",
         facts={"Run": str(run.path), "Seed": str(seed), "SAE": config.sae}
         | dictionary_facts(dictionary, quality),
-        warning=untested if tested is None else "",
+        warning=" ".join(filter(None, warnings)),
     )
 
 
@@ -82,7 +86,7 @@ def dictionary_facts(dictionary: Dictionary, quality: pd.DataFrame) -> dict[str,
         "Dead on all texts": f"{value['dead', 'all']:.0%}",
         "Held-out aliases": (
             f"AUC, q and effects are of aliases that the SAE has not seen ({dictionary.record['held_out']:.0%} of each subset)"
-            if dictionary.record
+            if dictionary.record.get("held_out")
             else "the SAE does not say which aliases it has seen: AUC, q and effects are of a random third of them"
         ),
         "Version": f"mechocl {__version__}",
@@ -100,7 +104,7 @@ def probe_directions_at(
     rows, arrays = run.load_result("probe", inputs), run.load_arrays("probe", inputs)
     vectors: dict[str, Tensor] = {}
     for key, directions in arrays.items():
-        probe, site, layer = key.split("/")
+        probe, site, layer = key.rsplit("/", 2)
         if rows is None or hook_name(site, int(layer)) != hook or directions.shape[-1] > 1:
             continue
         at = rows[(rows["probe"] == probe) & (rows["site"] == site) & (rows["layer"] == int(layer))]

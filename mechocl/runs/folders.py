@@ -45,6 +45,8 @@ class Checkpoint:
 class SeedFolder:
     """One seed's part of a run."""
 
+    _task_files: tuple[str, ...] = ("task.safetensors", "task.parquet")
+
     def __init__(self, path: Path, seed: int, recipe: AnyRecipe) -> None:
         self.path = path
         self.seed = seed
@@ -99,6 +101,11 @@ class SeedFolder:
             questioning=world.questioning,
         )
 
+    def task_checksums(self) -> dict[str, str]:
+        """The recorded sha256 of each file that the task is read from."""
+        entries = self.ledger.entries()
+        return {name: entries[name] for name in self._task_files if name in entries}
+
     def save_checkpoint(
         self, weights: dict[str, torch.Tensor], *, stage: int, step: int, final: bool
     ) -> None:
@@ -122,6 +129,10 @@ class SeedFolder:
     def weights(self, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
         """The checkpoint's tensors. Raises MechoclError when the file was truncated or altered."""
         return files.read_tensors(self.ledger.checked(checkpoint.name))[0]
+
+    def untrained_checksum(self) -> str:
+        """The sha256 of what `untrained_model` reads; "" where it reads nothing, as the recipe and the seed say all."""
+        return ""
 
     def untrained_model(self, *, device: str) -> Any:
         """An untrained `HookedTransformer` of the run's shape, with random weights that depend on the seed."""

@@ -33,6 +33,8 @@ _STEPS: Final = "steps.json"
 class TextSeedFolder(SeedFolder):
     """One seed's part of a closed-book run. A checkpoint's name is the folder of a Hugging Face model."""
 
+    _task_files = ("task.safetensors", "task.parquet", "vocabulary.parquet")
+
     def __init__(self, path: Path, seed: int, recipe: AnyRecipe, *, asked: str, first: Path) -> None:
         super().__init__(path, seed, recipe)
         self._asked = asked
@@ -64,6 +66,11 @@ class TextSeedFolder(SeedFolder):
             vocabulary=replace(encoding.shown(tuple(tokens)), encode=self._encode),
             questioning=TextQuestioning(),
         )
+
+    def task_checksums(self) -> dict[str, str]:
+        """Also that of the first checkpoint, whose tokenizer reads texts."""
+        first = self.checkpoints()[0]
+        return super().task_checksums() | {first.name: first.sha256}
 
     def _encode(self, text: str) -> list[int]:
         """Token ids of a text, by the tokenizer of the run's first model."""
@@ -116,6 +123,9 @@ class TextSeedFolder(SeedFolder):
         if added:
             raise MechoclError(f"{self.path / min(added)} was added to a finished checkpoint; remove it")
         return folder
+
+    def untrained_checksum(self) -> str:
+        return self.final().sha256
 
     def untrained_model(self, *, device: str) -> Any:
         return loading.initialised_like(self.path / self.final().name, seed=self.seed, device=device)

@@ -1,5 +1,6 @@
 """The probe sweep: what it computes, that it goes on where it was stopped, its table, its mistakes."""
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -234,6 +235,21 @@ def test_probes_of_other_options_do_not_replace_the_first(
         assert table.read_bytes() == content
     assert probe_with(**there, checkpoints="stages") == 0  # more of the same
     assert set(pd.read_parquet(table)["stage"]) == {1, 2}
+
+
+@pytest.mark.parametrize("name", ["Tag", "the_tag", "tag/1", "été", "a b", "/"])
+def test_a_probe_may_have_any_name(name: str, runs: list[Path], tmp_path: Path) -> None:
+    """Its section, its directions and their comparison are there; two recipes may have a probe of one name."""
+    for recipe in ("one", "two"):
+        text = tiny.PROBE.replace('name = "tag"', f'name = "{name}"')
+        (tmp_path / f"{recipe}.toml").write_text(text, encoding="utf-8")
+    recipes = ",".join(str(tmp_path / f"{recipe}.toml") for recipe in ("one", "two"))
+    told = ("--recipe", recipes, "--seeds", "0,1", "--out", str(tmp_path / "out"), *OPTIONS)
+    assert cli.main(["probe", str(runs[0]), *told]) == 0
+    page = (tmp_path / "out" / "probes.html").read_text(encoding="utf-8")
+    assert "Are the directions alike?" in page
+    ids = re.findall(r'<section[^>]* id="(probe[a-z0-9-]*)"', page)
+    assert len(ids) == len(set(ids)) == 2
 
 
 Fails = Callable[..., str]

@@ -16,6 +16,7 @@ from contract import CONFIGS, dictionary
 import mechocl
 from mechocl import files
 from mechocl.analyses import jobs, registry, results, revision
+from mechocl.analyses.inputs import STAGES
 from mechocl.analyses.registry import ANALYSES, EvaluateConfig
 from mechocl.analyses.results import result_key
 from mechocl.analyses.subject import Subject, open_subject
@@ -143,12 +144,12 @@ def test_what_a_result_depends_on(seed: SeedFolder, run: Run) -> None:
     ]
     for other in others:
         assert other != base
-    assert base["stage"] == 2
-    assert base["checkpoint"] == seed.final().sha256
+    assert base["checkpoints"] == [{"stage": 2, "sha256": seed.final().sha256}]
     assert base["revision"] == ANALYSES["lens"].follow_code(SeedFolder).revision
     assert "version" not in base
     assert "stages" not in base
-    assert "files" not in base
+    assert "pairs" not in base
+    assert "dictionaries" not in base
 
 
 def test_an_edit_of_the_code_has_the_result_computed_again(
@@ -182,7 +183,7 @@ def test_the_content_of_a_probe_recipe_is_part_of_what_a_result_depends_on(
 ) -> None:
     """Also of a recipe that comes with the package and has a name."""
     named = result_key(seed, "probe", ProbingConfig(), None)
-    assert list(named["files"]) == [ProbingConfig().recipe]
+    assert list(named["probes"]) == [ProbingConfig().recipe]
     own = tmp_path / "mine.toml"
     own.write_text(tiny.PROBE, encoding="utf-8")
     first = result_key(seed, "probe", ProbingConfig(recipe=str(own)), None)
@@ -212,7 +213,7 @@ def test_only_what_looks_at_other_stages_compares(name: str, seed: SeedFolder) -
         rows=lambda name, config: registry.compute(name, subject, config).rows,
     )
     config = PatchingConfig(from_stage=1) if name == "patch" else CONFIGS.get(name) or ANALYSES[name].config()
-    with pytest.raises(Looked) if ANALYSES[name].compares else nullcontext():
+    with pytest.raises(Looked) if STAGES in ANALYSES[name].inputs else nullcontext():
         registry.compute(name, subject, config)
 
 
@@ -224,7 +225,7 @@ def test_a_file_of_pairs_is_part_of_what_a_result_depends_on(
     path.write_text("clean,corrupted,target\n1 2,1 3,1\n")
     config = ANALYSES[name].config(pairs=(str(path), "d1-to-d2"))
     first = result_key(seed, name, config, None)
-    assert list(first["files"]) == [str(path)]
+    assert list(first["pairs"]) == [str(path)]
     assert result_key(seed, name, config, None) == first
     path.write_text("clean,corrupted,target\n1 2,1 4,1\n")
     assert result_key(seed, name, config, None) != first

@@ -1,5 +1,6 @@
 """The revision of an analysis's code: what changes it, what does not, and that it covers what really runs."""
 
+import functools
 import io
 import shutil
 import subprocess
@@ -9,11 +10,12 @@ import tokenize
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import CodeType
 
 import pytest
 import tiny
 from contract import CONFIGS, dictionary
-from traced import ROOT, SOURCES, executed, uncovered
+from traced import ROOT, SOURCES, edited_source, executed, module_of, outermost, traced, uncovered
 
 from mechocl.analyses import crosscoder_jobs, jobs, revision
 from mechocl.analyses.registry import ANALYSES
@@ -216,25 +218,59 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     )
 
 
-@pytest.mark.parametrize("name", ANALYSES)
-def test_what_runs_is_covered(name: str, run: Run) -> None:
+def compute(name: str, folder: SeedFolder) -> None:
+    """What an analysis does for a seed, with small settings."""
+    subject = replace(
+        open_subject(folder, stage=None, device="cpu"),
+        dictionary=lambda name, site: dictionary(16),
+        rows=lambda other, config: ANALYSES[other].compute(subject, config).rows,
+    )
+    config = CONFIGS.get(name) or ANALYSES[name].config()
+    if name == "patch":
+        config = PatchingConfig(pairs=("d1-to-other-d2",), n_pairs=4, from_stage=1)
+    ANALYSES[name].compute(subject, config)
+
+
+@pytest.fixture(scope="module")
+def ran(run: Run) -> Callable[[str], set[CodeType]]:
+    """Our code that runs for an analysis."""
     folder = run.seed(0)
+    return functools.cache(lambda name: traced(lambda: compute(name, folder)))
 
-    def compute() -> None:
-        subject = replace(
-            open_subject(folder, stage=None, device="cpu"),
-            dictionary=lambda name, site: dictionary(16),
-            rows=lambda other, config: ANALYSES[other].compute(subject, config).rows,
-        )
-        config = CONFIGS.get(name) or ANALYSES[name].config()
-        if name == "patch":
-            config = PatchingConfig(pairs=("d1-to-other-d2",), n_pairs=4, from_stage=1)
-        ANALYSES[name].compute(subject, config)
 
-    ran = executed(compute)
-    assert ("mechocl.analyses.subject", "open_subject") in ran
-    assert len({module for module, _ in ran}) > 8
-    assert uncovered(ran, ANALYSES[name].follow_code(type(folder))) == set()
+@pytest.mark.parametrize("name", ANALYSES)
+def test_what_runs_is_covered(name: str, ran: Callable[[str], set[CodeType]]) -> None:
+    found = outermost(ran(name))
+    assert ("mechocl.analyses.subject", "open_subject") in found
+    assert len({module for module, _ in found}) > 8
+    assert uncovered(found, ANALYSES[name].follow_code(SeedFolder)) == set()
+
+
+SAMPLE = 16
+"""Functions of each analysis that are edited, of those that run for it."""
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_an_edit_of_any_function_that_runs_changes_it(
+    name: str, ran: Callable[[str], set[CodeType]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One function at a time gets one more statement, in the module as it is read from the disk."""
+    edits = [
+        (module_of(code), text)
+        for code in sorted(ran(name), key=lambda c: (c.co_filename, c.co_firstlineno, c.co_qualname))
+        if (text := edited_source(Path(code.co_filename).read_text(encoding="utf-8"), code))
+    ]
+    assert len(edits) > SAMPLE
+    before = ANALYSES[name].follow_code(SeedFolder).revision
+    for module, text in edits[:: len(edits) // SAMPLE]:
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                revision, "read_source", lambda one, m=module, t=text: t if one == m else read_source(one)
+            )
+            revision.forget_sources()
+            assert ANALYSES[name].follow_code(SeedFolder).revision != before, module
+    revision.forget_sources()
+    assert ANALYSES[name].follow_code(SeedFolder).revision == before
 
 
 def test_what_runs_for_a_crosscoder_is_covered(run: Run) -> None:
@@ -249,12 +285,13 @@ def test_what_runs_for_a_crosscoder_is_covered(run: Run) -> None:
     ran = executed(lambda: crosscoder_jobs.crosscode_seed(job, lambda text, share: None))
     assert ("mechocl.analyses.crosscoder_jobs", "describe_features") in ran
     keeping = {
+        "mechocl.analyses.inputs",
         "mechocl.runs.run",
         "mechocl.runs.toy_runs",
         "mechocl.analyses.revision",
         "mechocl.analyses.rows",
     }
-    finding = {"crosscode_seed", "crosscoder_name", "_checkpoints", "_named", "_trained", "_key", "follow_crosscoder_code"}  # fmt: skip
+    finding = {"crosscode_seed", "crosscoder_name", "_checkpoints", "_named", "_trained", "_asked", "crosscoder_key", "follow_crosscoder_code"}  # fmt: skip
     left = uncovered(ran, crosscoder_jobs.follow_crosscoder_code(SeedFolder))
     left = {one for one in left if one[0] not in keeping}
     assert left <= {("mechocl.analyses.crosscoder_jobs", name) for name in finding}

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from opened import assert_in_the_key, needs_linux, read_by
 from scipy.stats import rankdata
 from traced import executed, uncovered
 
@@ -408,7 +409,7 @@ def test_dictionaries_are_judged_on_the_attribute_and_not_trained_again(
     assert (
         results.load_rows(run, "sae-quality", quality) is None
     )  # of the default attribute, which nobody asked for
-    before = dictionaries.sha256(run.path, name, 0)
+    before = files.sha256(dictionaries.path_of(run.path, name, 0) / dictionaries.WEIGHTS)
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("trained again")
@@ -416,7 +417,7 @@ def test_dictionaries_are_judged_on_the_attribute_and_not_trained_again(
     monkeypatch.setattr(training, "train", refuse)
     sae_jobs.train_dictionaries(run, config, **told)
     assert results.load_rows(run, "sae-quality", quality) is not None
-    assert dictionaries.sha256(run.path, name, 0) == before
+    assert files.sha256(dictionaries.path_of(run.path, name, 0) / dictionaries.WEIGHTS) == before
 
 
 def test_crosscoders_of_two_attributes_lie_beside_each_other(
@@ -466,3 +467,39 @@ def test_crosscoders_of_two_attributes_lie_beside_each_other(
 def test_training_of_the_integer_set_task_refuses_the_recipe() -> None:
     with pytest.raises(MechoclError, match="is a closed-book recipe; `mechocl finetune` trains those"):
         recipes.load_recipe(str(recipes.named_closed_book()["closed-book/biographies"]))
+
+
+@needs_linux
+@pytest.mark.parametrize("name", ["evaluate", "patch", "probe"])
+def test_every_file_that_is_opened_changes_the_key(name: str, run: Run, tmp_path: Path) -> None:
+    """Those of the models' folders too, and those of the tokenizer that reads a table of pairs."""
+    shutil.copytree(run.path, tmp_path / "run", ignore=shutil.ignore_patterns("results", "saes"))
+    path = tmp_path / "pairs.csv"
+    path.write_text('clean,corrupted,target,foil\n"Q: Was A male?\nA:","Q: Was B male?\nA:",female,male\n')
+    configs = {
+        "evaluate": registry.EvaluateConfig(),
+        "patch": PatchingConfig(pairs=(str(path),), site=("resid_post",), by="all"),
+        "probe": ProbingConfig(permutations=2, n_pairs=4, aliases_per_subset=20, positions=("=",)),
+    }
+    folder = Run.open(tmp_path / "run").seed(0)
+
+    def compute() -> None:
+        copied = Run.open(tmp_path / "run")
+        results.analyse_seed(copied, folder, name, configs[name], stage=None, device="cpu")
+
+    def key() -> dict[str, Any]:
+        return results.result_key(Run.open(tmp_path / "run").seed(0), name, configs[name], None)
+
+    found = read_by(compute, watched=tmp_path)
+    assert {"model.safetensors", "tokenizer.json", "vocabulary.parquet"} <= {one.name for one in found}
+    parity = {one for one in found if "parity" in one.parts}  # what was found when the model was opened
+    package = {one for one in found if not one.is_relative_to(tmp_path)}
+    assert {one.suffix for one in package} <= {".toml"}  # recipes of probes, which `test_inputs` changes
+    assert_in_the_key(found - parity - package, key, run=tmp_path / "run")
+    if name != "evaluate":
+        gender = Run.open(tmp_path / "run", attribute="gender").seed(0)
+        birth = Run.open(tmp_path / "run", attribute="birth").seed(0)
+        keys = [results.result_key(one, name, configs[name], None) for one in (gender, birth)]
+        assert [one["attribute"] for one in keys] == ["gender", "birth"]
+    if name == "probe":
+        assert key()["untrained"] == folder.final().sha256

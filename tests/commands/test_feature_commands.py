@@ -137,6 +137,56 @@ def test_one_seed_and_another_stage(run: Path, capsys: pytest.CaptureFixture[str
     said(capsys, "sae", "search", run, name, "--seeds", "1", "--stage", "1", "--group", "tag", *CPU)
 
 
+SEARCH = ("--seeds", "0", "--group", "tag", "integer", *CPU)
+
+
+def test_an_sae_of_other_weights_is_refused_unless_it_is_asked_for(
+    run: Path, tmp_path: Path, fails: Fails, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of another stage, of another run, and of a checkpoint that was replaced; each with a remedy that works."""
+    assert "AUC" in said(capsys, "sae", "search", run, NAME, *SEARCH)
+    line = fails("sae", "search", run, NAME, "--stage", "1", *SEARCH)
+    assert line == (
+        f"{NAME} was trained on other weights than those after stage 1; use --stage 2, or add --transfer to use it on these "
+        "weights all the same"
+    )
+    assert "AUC" in said(capsys, "sae", "search", run, NAME, "--stage", "2", *SEARCH)
+    other = tmp_path / "other"
+    shutil.copytree(run / "saes" / NAME / "seed-1", other)
+    assert "give the run that it was trained in, or add --transfer" in fails(
+        "sae", "search", run, other, *SEARCH
+    )
+
+    _train_again(run)
+    for command in (("search",), ("dashboard",)):
+        line = fails(
+            "sae", *command, run, NAME, *(SEARCH if command == ("search",) else ("--seeds", "0", *CPU))
+        )
+        assert "run its `mechocl sae train` again, which replaces it, or add --transfer" in line
+    moved = said(capsys, "sae", "search", run, NAME, "--transfer", *CPU, "--seeds", "0")
+    assert "seed 0: The dictionary was trained on other weights than those that it is used on here" in moved
+    page = tmp_path / "page.html"
+    said(capsys, "sae", "dashboard", run, NAME, "--transfer", "--seeds", "0", "--out", page, *CPU)
+    assert "The dictionary was trained on other weights" in page.read_text()
+    rows = results.load_rows(Run.open(run), "sae-search", SearchConfig(sae=NAME, transfer=True), seeds=[0])
+    assert rows is not None
+    assert set(rows["trained_on"]) == {"others"}
+    section = feature_sections.section(Run.open(run), seeds=(0, 1))
+    assert section is not None
+    assert any("(trained on other weights)" in table.caption for table in section.tables)
+
+    said(capsys, "sae", "train", run, *SMALL, "--sae-seeds", "2", "--seeds", "0", *CPU)
+    assert "other weights" not in said(capsys, "sae", "search", run, NAME, *SEARCH)
+
+
+def _train_again(run: Path) -> None:
+    """As if seed 0 had been trained again, to other weights."""
+    folder = Run.open(run).seed(0)
+    checkpoint = folder.final()
+    weights = {name: tensor * 1.01 for name, tensor in folder.weights(checkpoint).items()}
+    folder.save_checkpoint(weights, stage=2, step=checkpoint.step, final=True)
+
+
 def test_a_foreign_sae_can_be_used(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     sae = StandardSAE(StandardSAEConfig(d_in=16, d_sae=24))
@@ -157,6 +207,7 @@ def test_a_foreign_sae_can_be_used(run: Path, tmp_path: Path, capsys: pytest.Cap
         *CPU,
     )
     assert "AUC on held-out aliases" in shown
+    assert "seed 0: The dictionary does not say which weights it was trained on." in shown
     page = tmp_path / "page.html"
     said(
         capsys,
@@ -173,6 +224,7 @@ def test_a_foreign_sae_can_be_used(run: Path, tmp_path: Path, capsys: pytest.Cap
         *CPU,
     )
     assert "the SAE does not say which aliases it has seen" in page.read_text()
+    assert "The dictionary does not say which weights it was trained on" in page.read_text()
 
 
 def test_a_crosscoder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
