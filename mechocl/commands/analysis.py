@@ -212,7 +212,8 @@ def graft(
     from mechocl.interventions.steering import SteeringConfig
     from toy_models.subsets import SUBSETS
 
-    also = (("steering", SteeringConfig()),) if steering else ()
+    search = SteeringConfig(aliases_per_subset=config.aliases_per_subset)
+    also = (("steering", search),) if steering else ()
     opened, _, found = _analysed(on, ("graft", config), *also)
     rows = pd.concat(found, ignore_index=True)
     rows = rows[rows["subset"].map(lambda name: SUBSETS[name].stage == 2)]

@@ -18,6 +18,7 @@ from torch import Tensor
 from mechocl.behaviour import internalization
 from mechocl.errors import MechoclError
 from mechocl.features.dictionaries import Dictionary, check_fits, flat
+from mechocl.features.settings import HELD_OUT
 from mechocl.features.stream import about_aliases, held_out, read_tokens
 from mechocl.models import activations, seam
 from mechocl.models.seam import Transformer
@@ -79,8 +80,15 @@ def judge(
 
 
 def unseen_aliases(task: Task, dictionary: Dictionary, *, share: float, seed: int) -> np.ndarray:
-    """Whether a dictionary has not seen each alias; for an SAE from elsewhere, a random share (it may have seen all)."""
+    """Whether a dictionary has not seen each alias; for an SAE from elsewhere, a random share (it may have seen all).
+
+    Raises MechoclError for a share that is neither the default nor what the dictionary's own record says.
+    """
     record = dictionary.record
+    if "held_out" in record and share not in (HELD_OUT, record["held_out"]):
+        raise MechoclError(
+            f"held_out is {share}, but the SAE says itself which aliases it has not seen; leave --held-out out"
+        )
     return held_out(task, record.get("held_out", share), seed=record.get("seed", seed))
 
 

@@ -42,6 +42,8 @@ NEW: Final = tuple(name for name, subset in SUBSETS.items() if subset.stage == 2
 class SteeringConfig:
     """How the steering vector is trained."""
 
+    aliases_per_subset: int | None = None
+    """Aliases of each subset, the first ones; None: all."""
     steps: int = 100
     """Adam steps."""
     batch_size: int = 128
@@ -54,6 +56,11 @@ class SteeringConfig:
     """Splits the aliases, and draws the batches and the random directions."""
 
     def __post_init__(self) -> None:
+        if self.aliases_per_subset is not None and self.aliases_per_subset < 2:
+            raise MechoclError(
+                f"aliases_per_subset is {self.aliases_per_subset}; a steering vector needs at least 2, one to train it and "
+                "one to judge it"
+            )
         for name in ("steps", "batch_size", "random_vectors"):
             if getattr(self, name) < 1:
                 raise MechoclError(f"{name} is {getattr(self, name)}; use at least 1")
@@ -76,8 +83,12 @@ class SteeringVector:
     has the highest one."""
 
 
-def split_aliases(task: Task, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split_aliases(
+    task: Task, *, seed: int, aliases_per_subset: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the test questions about one half of the aliases of each stage-2 subset, and about the other half.
+
+    With `aliases_per_subset`, only the first so many aliases of each subset are split.
 
     Raises MechoclError when the task has no stage-2 aliases, or a subset has only one.
     """
@@ -85,7 +96,9 @@ def split_aliases(task: Task, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
     table = task.table
     for subset in NEW:
         rows = task.rows(kind="question", split="test", subset=subset)
-        aliases = np.unique(table["alias"].to_numpy()[rows])
+        aliases = table["alias"].iloc[rows].unique()[:aliases_per_subset]
+        rows = rows[np.isin(table["alias"].to_numpy()[rows], aliases)]
+        aliases = np.sort(aliases)
         if len(aliases) == 0:
             continue
         if len(aliases) < 2:
@@ -164,7 +177,7 @@ def steering_study(
     Raises MechoclError for models of different shapes, and where `best_vector` or `split_aliases` does.
     """
     check_alike(before, after)
-    training, held_out = split_aliases(task, seed=config.seed)
+    training, held_out = split_aliases(task, seed=config.seed, aliases_per_subset=config.aliases_per_subset)
     best = best_vector(before, task, training, config)
     draws = generator(config.seed, "random steering vectors")
     random = torch.randn(config.random_vectors, len(best.vector), generator=draws)

@@ -256,6 +256,8 @@ def test_what_is_asked_of_the_wrong_run(run: Path, tmp_path: Path, fails: Fails)
     assert "has no SAE 'other' for seed 0" in fails("sae", "search", run, "other")
     assert f"it has {SITE}" in fails("sae", "test", run, "other")
     assert fails("sae", "search", run, "") == "sae search SAE: the value is empty; give a word"
+    line = fails("sae", "search", run, NAME, "--held-out", "0.5", *CPU)
+    assert line.endswith("the SAE says itself which aliases it has not seen; leave --held-out out")
     assert "has no trained seed 7" in fails("sae", "train", run, "--seeds", "7")
     assert "has stages 1 to 2" in fails("sae", "train", run, "--stage", "3")
     assert "say what to do: mechocl sae train|search|test|dashboard" in fails("sae")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mechocl.commands import calling, cli, examples, valid_names
+from mechocl.commands import calling, cli, examples, needs, valid_names
 from mechocl.commands.arguments import Option, options_of
 from mechocl.errors import MechoclError
 
@@ -239,3 +239,53 @@ def test_the_help_shows_the_names_of_the_code(capsys: pytest.CaptureFixture[str]
             (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith(f"  {flag}: ")]
             assert len(names.words()) >= 3
             assert all(word in line for word in names.words())
+
+
+def beside(command: str, need: needs.Need, value: str) -> list[str]:
+    """The words of the other option of a need, with one of its values; "" leaves it out."""
+    (other,) = (o for o in OPTIONS[command] if o.flag == need.of)
+    if value == "":
+        return []
+    if other.takes == "nothing":
+        return [other.flag if value == "yes" else other.flags[1]]
+    return [other.flag, {"more than 0": "1"}.get(value, value)]
+
+
+def a_mode_without(need: needs.Need) -> list[list[str]]:
+    """What is given of the other option so that the options of a need have no effect."""
+    (other,) = (o for o in OPTIONS[need.command] if o.flag == need.of)
+    if need.of == "--site":
+        return [[], ["--site", "resid_pre"], ["--site", "blocks.0.hook_attn_out", "resid_post"]]
+    if need.of == "--cache-gb":
+        return [["--cache-gb", "0"]]
+    if other.choices:
+        return [[need.of, value] for value in other.choices if value not in need.values]
+    also = ["--property", "tag", "--position", "alias"] if need.of == "--features" else []
+    return [[need.of, *good_value(need.command, other), *also]]
+
+
+NEEDED = [
+    pytest.param(need, option, id=f"{need.command} {option.flag}")
+    for need in needs.NEEDS
+    for option in OPTIONS[need.command]
+    if (option.flag in need.flags if need.flags else option.flag not in need.but)
+]
+
+
+@pytest.mark.parametrize(("need", "option"), NEEDED)
+def test_an_option_without_effect_is_refused_and_the_remedies_work(
+    need: needs.Need, option: Option, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where it is given with the value of its default, as the user then believes that it has an effect."""
+    command = need.command
+    value = good_value(command, option)
+    own = [*value] if option.place is not None else [option.flag, *value]
+    needed = [] if need.of == "--table" else written(command)
+    for mode in a_mode_without(need):
+        assert cli.main([*command.split(), *needed, *own, *mode]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"mechocl: {command} {option.flag} is for "), line
+        assert need.of in line
+        calling.bound(command, COMMANDS[command], [*needed, *mode])  # without it
+    for right in need.values:
+        calling.bound(command, COMMANDS[command], [*needed, *own, *beside(command, need, right)])

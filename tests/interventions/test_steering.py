@@ -9,7 +9,7 @@ import pytest
 import torch
 from planted import Mechanism, planted_model, small_task, subspaces
 
-from mechocl.behaviour.internalization import true_logit_difference
+from mechocl.behaviour.internalization import per_alias, true_logit_difference
 from mechocl.errors import MechoclError
 from mechocl.interventions.grafting import GraftConfig, graft_study
 from mechocl.interventions.steering import (
@@ -164,6 +164,21 @@ def test_the_split_is_by_alias_within_subsets() -> None:
         assert aliases.to_dict() == dict.fromkeys(NEW, 30)
     assert set(split_aliases(task(), seed=1)[0]) != set(training)
     assert np.array_equal(split_aliases(task(), seed=0)[0], training)
+
+
+def test_only_the_first_aliases_are_split() -> None:
+    """They are those that the graft study measures with the same option."""
+    table = task().table
+    halves = split_aliases(task(), seed=0, aliases_per_subset=4)
+    rows = np.concatenate(halves)
+    assert not set(table["alias"].iloc[halves[0]]) & set(table["alias"].iloc[halves[1]])
+    assert (table.iloc[rows].groupby("subset", observed=True)["alias"].nunique() == 4).all()
+    measured = per_alias(planted(), task(), aliases_per_subset=4)
+    assert set(table["alias"].iloc[rows]) <= set(measured["alias"])
+    every = split_aliases(task(), seed=0, aliases_per_subset=table["alias"].nunique())
+    assert np.array_equal(np.concatenate(every), np.concatenate(split_aliases(task(), seed=0)))
+    with pytest.raises(MechoclError, match="at least 2, one to train it and one to judge it"):
+        SteeringConfig(aliases_per_subset=1)
 
 
 def test_the_study_is_reproducible_and_random_vectors_have_its_norm() -> None:
