@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 FLOATS := tests/toy_models tests/probes tests/models tests/lenses tests/behaviour
 
-.PHONY: demo demo-pythia test studies results-doc benchmarks
+.PHONY: demo demo-pythia test studies results-doc benchmarks campaign
 
 # Train the small integer-set recipe and three controls over twelve seeds, analyse it, write runs/demo/report.html.
 demo:
@@ -52,3 +52,8 @@ benchmarks:
 	$(BIN)/python benchmarks/demo.py --fast --record
 	$(BIN)/python benchmarks/demo.py --record
 	$(BIN)/python -m docs.write.benchmarks
+
+# Kill commands, damage files, give wrong inputs (hours); continues where it was stopped; writes docs/reliability.md.
+campaign:
+	@$(PYTHON) tools/install.py dev cluster pythia
+	PYTHONPATH=tests:tests/support $(BIN)/python -m campaign --write

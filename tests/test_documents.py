@@ -8,7 +8,9 @@ import pytest
 from docs.write.markdown import write_table, write_text_table
 from docs.write.places import DOCS, README
 
-WRITTEN = [DOCS / f"{name}.md" for name in ("results", "toolbox", "scale", "benchmarks")] + [README]
+WRITTEN = [DOCS / f"{name}.md" for name in ("results", "toolbox", "scale", "benchmarks", "reliability")] + [
+    README
+]
 
 
 def test_a_table() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from docs.write import results, scale, toolbox
+from docs.write import reliability, results, scale, toolbox
 from mechocl.commands.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
@@ -68,6 +68,7 @@ def test_documents_name_every_wing() -> None:
 def test_results_in_the_documents_come_from_the_committed_tables() -> None:
     assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == results.write_page()
     assert (ROOT / "docs" / "toolbox.md").read_text(encoding="utf-8") == toolbox.write_page()
+    assert (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8") == reliability.write_page()
     on_scale = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
     assert on_scale == scale.write_page(on_scale)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

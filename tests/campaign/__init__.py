@@ -1,0 +1,1 @@
+"""Attacks on everything that the command line reads and writes; `make campaign` makes them all."""
