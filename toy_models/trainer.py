@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from toy_models import architectures, lean
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
 
-_RUNNING: Final = ("loss_sum", "loss_count", "stopped")
+_RUNNING: Final = ("loss_sum", "loss_tokens", "stopped")
 """Tensors of a trainer that a state keeps beside weights and optimiser."""
 
 
@@ -68,7 +68,7 @@ class Trainer:
         if self.tied:
             self.forward["unembed.W_U"] = self.stacked["embed.W_E"][:, : first.cfg.d_vocab_out].mT
         self.loss_sum = torch.zeros(len(models), dtype=torch.float64, device=device)
-        self.loss_count = torch.zeros(len(models), dtype=torch.float64, device=device)
+        self.loss_tokens = torch.zeros(len(models), dtype=torch.float64, device=device)
         self.stopped = torch.zeros(len(models), 0, dtype=torch.bool, device=device)
         """Which definitions have stopped, if any may stop (`toy_models.stopping`): `model definition`."""
 
@@ -76,19 +76,21 @@ class Trainer:
         """Gradients that are 0 in the rows of the embedding that are not trained."""
         return [self.frozen.mask(gradients[0]), *gradients[1:]]
 
-    def record(self, losses: Float[Tensor, "model"], learns: Sequence[bool]) -> None:
-        """Add the losses of a batch to the running losses of the models that learn from it."""
-        counts = torch.tensor(learns, device=losses.device)
-        self.loss_sum += torch.where(counts, losses.detach(), 0.0)
-        self.loss_count += counts
+    def record(
+        self, losses: Float[Tensor, "model"], tokens: Int[Tensor, "model"], learns: Sequence[bool]
+    ) -> None:
+        """Add a batch to the running losses of the models that learn from it: mean losses, and of how many tokens."""
+        counts = torch.where(torch.tensor(learns, device=losses.device), tokens, 0)
+        self.loss_sum += torch.where(counts > 0, losses.detach().double() * counts, 0.0)
+        self.loss_tokens += counts
 
     def mean_losses(self) -> tuple[float, ...]:
-        """Mean of each model's losses since they were last forgotten; 0 if the model learned from no batch."""
-        return tuple((self.loss_sum / self.loss_count.clamp(min=1)).tolist())
+        """Mean of each model's losses per token since they were last forgotten; 0 if the model learned from no batch."""
+        return tuple((self.loss_sum / self.loss_tokens.clamp(min=1)).tolist())
 
     def forget_losses(self) -> None:
         self.loss_sum.zero_()
-        self.loss_count.zero_()
+        self.loss_tokens.zero_()
 
     def update(
         self, gradients: Sequence[Tensor], *, clip: float, rates: Tensor | None, learns: Sequence[bool]

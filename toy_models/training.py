@@ -38,8 +38,7 @@ class Moment:
     """Number of steps of all epochs. A stage that stops at a definition loss may end earlier."""
     epoch: float
     losses: tuple[float, ...]
-    """Loss per token of each model, in nats: the mean over the batches with loss since the last evaluation, and 0 if there
-    was none. It is empty at step 0 and at moments that neither evaluate nor end a model's stage, and not finite for a
+    """Loss of each model in nats: the mean over all tokens with loss since the last evaluation, and 0 if there were none. It is empty at step 0 and at moments that neither evaluate nor end a model's stage, and not finite for a
     model that diverged."""
     gradient_norms: tuple[float, ...]
     """Euclidean norm of each model's gradient of what is trained, in the last batch and before clipping. It is empty
@@ -122,7 +121,7 @@ def train_stage(
             losses = token_losses(trainer.forward, shape, tokens, mask, most=data.most)
         gradients = trainer.mask_frozen_rows(torch.autograd.grad(losses.sum(), trainer.parameters))
         trainer.update(gradients, clip=stage.gradient_clip, rates=rates, learns=learns)
-        trainer.record(losses, learns)
+        trainer.record(losses, mask.flatten(1).sum(1), learns)
         step += 1
 
         trained = tuple(not over for over in stopping.finished)

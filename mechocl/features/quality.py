@@ -177,13 +177,13 @@ def _losses(model: Transformer, task: Task, dictionary: Dictionary) -> list[tupl
 
 
 @torch.no_grad()
-def loss(model: Transformer, task: Task) -> float:
-    """Mean cross-entropy, in nats, of the tokens that carry loss in the test questions and the definitions."""
+def loss(model: Transformer, task: Task, *, batch_size: int = 2048) -> float:
+    """Mean cross-entropy, in nats, over the tokens that carry loss in the test questions and the definitions."""
     chosen = torch.from_numpy(
         np.flatnonzero((task.table["split"] == "test") | (task.table["kind"] == "definition"))
     )
     total, count = 0.0, 0
-    for rows in torch.split(chosen, 2048):
+    for rows in torch.split(chosen, batch_size):
         x = seam.final_residual(model, task.tokens[rows])[:, :-1]
         at = task.loss_mask[rows][:, :-1]
         logits = x[at].to(model.W_U) @ model.W_U + model.b_U

@@ -113,7 +113,7 @@ def _train_stage(
     """One stage of a stack: evaluate, keep checkpoints and resume points, note failures."""
     assert isinstance(run.recipe, Recipe)
     saved = stack.load_state(number)
-    if saved and "loss_count" not in saved[0].tensors:  # of an earlier version: the stage begins anew
+    if saved and "loss_tokens" not in saved[0].tensors:  # of an earlier version: the stage begins anew
         saved = None
     state, histories = saved if saved else (None, [[] for _ in folders])
     failed = {index for index, folder in enumerate(folders) if folder.failure() is not None}

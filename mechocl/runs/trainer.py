@@ -223,7 +223,6 @@ class _Moments(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         step, total = state.global_step, state.max_steps
-        self.trainer.updates += 1
         if self._call(state):
             control.should_training_stop = True
         due = time.monotonic() - self.saved >= self.save_every_s and step < total

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from transformers import Adafactor, Trainer
 
 from mechocl import files
+from mechocl.closed_book.batches import IGNORED
 
 COMPLETE: Final = "complete.json"
 """Name of the file that is written last. A resume point without it is incomplete, and is removed."""
@@ -30,26 +31,42 @@ _GATHERED_PART: Final = StateDictOptions(full_state_dict=True, strict=False)
 class RecordingTrainer(Trainer):  # type: ignore[misc]
     """A Trainer that adds up the loss and saves its state without pickles."""
 
-    _sum: Tensor | None = None
-    updates = 0
+    _nats: Tensor | None = None
+    _tokens: Tensor | int = 0
 
-    def training_step(self, *arguments: Any, **named: Any) -> Tensor:
-        loss: Tensor = super().training_step(*arguments, **named)
-        own = loss.detach().double()
-        self._sum = own if self._sum is None else self._sum + own
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        causal = not self.model.config.is_encoder_decoder
+        labels = inputs["labels"][..., 1:] if causal else inputs["labels"]
+        tokens = (labels != IGNORED).sum().to(self.args.device)
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        nats = loss.detach().double() * self._tokens_of_mean(tokens, num_items_in_batch, causal)
+        self._nats = nats if self._nats is None else self._nats + nats
+        self._tokens = self._tokens + tokens
         return loss
 
+    def _tokens_of_mean(self, own: Tensor, whole: Tensor | None, causal: bool) -> Tensor:
+        """What the loss of a part of a batch is to be multiplied by to be the sum over the part's `own` tokens.
+
+        Causal models divide by the tokens of the `whole` batch, where the Trainer counts them, and sequence-to-sequence
+        models by those of the part. The Trainer multiplies by the number of processes if it counts, and otherwise divides
+        by the number of parts.
+        """
+        if whole is None:
+            parts: int = self.current_gradient_accumulation_steps
+            return own * parts
+        divided_by = whole if causal else own
+        processes: int = self.args.world_size if self.args.average_tokens_across_devices else 1
+        return divided_by / processes
+
     def mean_loss(self) -> float:
-        """Mean loss of the updates since the last call, the same in all processes; NaN if there were no updates."""
-        if self._sum is None:
+        """Mean loss per token, in nats, since the last call, the same in all processes; NaN if nothing was trained on."""
+        if self._nats is None:
             return float("nan")
-        # the losses of the parts of an accumulated batch are scaled so that their sum is the batch's loss
-        mean = self._sum / self.updates
+        both = torch.stack([self._nats, torch.as_tensor(self._tokens, device=self._nats.device).double()])
         if self.args.world_size > 1:
-            torch.distributed.all_reduce(mean)
-            mean /= self.args.world_size
-        self._sum, self.updates = None, 0
-        return float(mean)
+            torch.distributed.all_reduce(both)
+        self._nats, self._tokens = None, 0
+        return float(both[0] / both[1])
 
     def weights(self) -> dict[str, Tensor]:
         """All weights by name, gathered if they are sharded. All processes must call it."""
@@ -65,7 +82,7 @@ class RecordingTrainer(Trainer):  # type: ignore[misc]
             torch.distributed.barrier()
         if self.is_world_process_zero():
             (here / "training_args.bin").unlink(missing_ok=True)
-            extra = {"loss": None if self._sum is None else float(self._sum), "updates": self.updates}
+            extra = {"nats": None if self._nats is None else float(self._nats), "tokens": int(self._tokens)}
             files.write_json(here / COMPLETE, extra)
             for other in folder.glob("checkpoint-*"):
                 if other != here:
@@ -118,11 +135,9 @@ class RecordingTrainer(Trainer):  # type: ignore[misc]
         if checkpoint is None:
             return
         record = files.read_json(Path(checkpoint) / COMPLETE)
-        if record["loss"] is not None:
-            self._sum, self.updates = (
-                torch.tensor(record["loss"], dtype=torch.float64, device=self.args.device),
-                record["updates"],
-            )
+        if record.get("nats") is not None:
+            self._nats = torch.tensor(record["nats"], dtype=torch.float64, device=self.args.device)
+            self._tokens = record["tokens"]
         tensors, metadata = files.read_tensors(Path(checkpoint) / _STATE)
         saved = json.loads(metadata["state"])
         optimizer = _rebuilt(saved["optimizer"], tensors)

@@ -160,8 +160,8 @@ def test_a_resume_point_of_an_earlier_version_is_not_used(
     saved = stack.load_state(2)
     assert saved is not None
     state, histories = saved
-    tensors = {k: v for k, v in state.tensors.items() if k not in ("loss_count", "stopped")}
-    old = TrainingState(tensors, state.step, {"loss_count": 2.0})
+    tensors = {k: v for k, v in state.tensors.items() if k not in ("loss_tokens", "stopped")}
+    old = TrainingState(tensors, state.step, {"loss_tokens": 2.0})
     stack.save_state(old, stage=2, histories=histories)
     train(runs[1])
     for seed in SEEDS:
