@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mechocl.errors import MechoclError
+from mechocl.runs.manifest import check_manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,18 +57,18 @@ def find_runs(folder: Path) -> list[Path]:
 def _at_a_glance(path: Path) -> ListedRun | None:
     """A run by its JSON files alone; None if any of them is not as it should be."""
     try:
-        manifest = _read(path / "manifest.json")
-        if manifest["schema"] not in (1, 2) or "kind" in manifest or not manifest["seeds"]:
+        found = _read(path / "manifest.json")
+        if "kind" in found:
             return None
-        wanted = {
-            f"stage-{n + 1}/history.parquet" for n in range(len(manifest["recipe"]["training"]["stages"]))
-        }
-        ledgers = [path / f"seed-{int(seed)}" / "checksums.json" for seed in manifest["seeds"]]
+        manifest = check_manifest(found, path / "manifest.json")
+        stages = len(manifest["recipe"]["training"]["stages"])
+        wanted = {f"stage-{number + 1}/history.parquet" for number in range(stages)}
+        ledgers = [path / f"seed-{seed}" / "checksums.json" for seed in manifest["seeds"]]
         files = [set(_read(ledger)) if ledger.exists() else set() for ledger in ledgers]
-        done, failed = sum(wanted <= names for names in files), sum("failed.json" in names for names in files)
-        return _listed(path, str(manifest["recipe_name"]), done, failed, len(files), str(manifest["created"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    done, failed = sum(wanted <= names for names in files), sum("failed.json" in names for names in files)
+    return _listed(path, manifest["recipe_name"], done, failed, len(files), manifest["created"])
 
 
 def _opened(path: Path) -> ListedRun:

@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, TypeVar
 import pydantic
 
 from mechocl.closed_book.stages import ClosedBookRecipe
-from mechocl.errors import MechoclError
+from mechocl.errors import MechoclError, nearest
 from mechocl.runs import plain_values
 from toy_models.architectures import ModelConfig
 from toy_models.stages import TrainingConfig
@@ -128,8 +128,10 @@ def read(name: str, known: Mapping[str, Path]) -> tuple[dict[str, Any], Path]:
     try:
         return plain_values.read_toml(path), path
     except FileNotFoundError:
+        near = nearest(name, list(known))
         raise MechoclError(
             f"no recipe {plain_values.in_short(repr(name))}: not a file, and not one of {', '.join(known)}"
+            + (f"; did you mean {near}?" if near else "")
         ) from None
     except IsADirectoryError:
         raise MechoclError(f"{path} is a folder; give a recipe file or one of {', '.join(known)}") from None

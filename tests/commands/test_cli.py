@@ -253,7 +253,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
                 assert any(line.split() == [own, *summary.split()] for line in shown), name
 
 
-HEAVY = ("torch", "scipy", "sklearn", "pandas", "numpy", "pyarrow", "transformers", "pydantic", "rich")
+HEAVY = ("torch", "scipy", "sklearn", "pandas", "numpy", "pyarrow", "transformers", "rich")
 
 
 def in_a_new_process(code: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
@@ -346,6 +346,12 @@ def test_a_recipe_that_does_not_exist(tmp_path: Path, fails: Fails) -> None:
     assert "no recipe 'nothing': not a file, and not one of integer-set/cpu" in fails(
         "train", "nothing", "--out", tmp_path / "run"
     )
+    for command, word, near in (
+        ("train", "integer-set/cpuu", "integer-set/cpu"),
+        ("sweep", "integr-set/memorised", "integer-set/memorised"),
+        ("finetune", "closed-book/two-stages", "closed-book/two-stage"),
+    ):
+        assert fails(command, word, "--out", tmp_path / "run").endswith(f"; did you mean {near}?")
     assert "is a folder; give a recipe file" in fails("train", tmp_path, "--out", tmp_path / "run")
 
 
