@@ -737,3 +737,36 @@ def test_progress_that_ends_in_an_error_says_nothing_more(capsys: pytest.Capture
     with pytest.raises(MechoclError), progress.Display("training", ["seed 0"]):
         raise MechoclError("the mistake")
     assert capsys.readouterr().err == "training: seed 0\n"
+
+
+# what an intervention did not exchange -------------------------------------------------------------
+
+
+def test_nothing_exchanged_is_printed_as_not_measured(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Never as an effect of 0; and what was cut of a file is said, with the option that takes all of it."""
+    patch = ("patch", run, *CPU)
+    none = [
+        "not measured: nothing was exchanged in any of its pairs; choose pairs that differ, or another mode"
+    ]
+    for same in (
+        ("--pairs", "d1-to-itself"),
+        ("--n-pairs", 1, "--mode", "mean", "--pairs", "d1-to-other-d2"),
+    ):
+        lines = out_of(capsys, *patch, *same)
+        assert [line for line in lines if "measured" in line] == none
+        assert not any("0.000" in line for line in lines)
+    task = mechocl.open_run(run).seed(0).task
+    pairs = mechocl.pairs_named(task, "d1-to-other-d2", n_pairs=8, seed=0)
+    cells = [
+        " ".join(task.vocabulary.decode(ids))
+        for i in range(8)
+        for ids in (pairs.clean[i].tolist(), pairs.corrupted[i].tolist(), [int(pairs.target[i])])
+    ]
+    own = run.parent / "own.csv"
+    rows = (",".join(cells[3 * i : 3 * i + 3]) for i in range(8))
+    own.write_text("\n".join(["clean,corrupted,target", *rows]))
+    lines = out_of(
+        capsys, *patch, "--pairs", own, "--n-pairs", 5, "--metric", "log_probability", "--site", "resid_pre"
+    )
+    assert f"{own}: only the first 5 of its 8 pairs are used; --n-pairs 8 takes all of them" in lines
+    assert "– not measured: nothing was exchanged there in any pair" in lines
