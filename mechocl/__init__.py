@@ -62,7 +62,16 @@ if TYPE_CHECKING:  # what _NAMES says, for type checkers and editors
     from mechocl.models.loading import load as load, load_with_parity as load_with_parity
     from mechocl.probing.probe import probe as probe
     from mechocl.probing.scoring import ProbingConfig as ProbingConfig
-    from mechocl.report import circuit_plots as circuit_plots, lens_plots as lens_plots, plots as plots
+    from mechocl.report import (
+        circuit_plots as circuit_plots,
+        feature_plots as feature_plots,
+        graft_plots as graft_plots,
+        lens_plots as lens_plots,
+        plots as plots,
+        probe_plots as probe_plots,
+        subspace_plots as subspace_plots,
+        training_plots as training_plots,
+    )
     from mechocl.runs.folders import build_model as build_model
     from mechocl.runs.recipes import load_recipe as load_recipe
     from mechocl.runs.run import Run as Run, open_run as open_run
@@ -99,7 +108,16 @@ _NAMES: Final = {
     "mechocl.models.loading": ("load", "load_with_parity"),
     "mechocl.probing.probe": ("probe",),
     "mechocl.probing.scoring": ("ProbingConfig",),
-    "mechocl.report": ("circuit_plots", "lens_plots", "plots"),
+    "mechocl.report": (
+        "circuit_plots",
+        "feature_plots",
+        "graft_plots",
+        "lens_plots",
+        "plots",
+        "probe_plots",
+        "subspace_plots",
+        "training_plots",
+    ),
     "mechocl.runs.folders": ("build_model",),
     "mechocl.runs.recipes": ("load_recipe",),
     "mechocl.runs.run": ("Run", "open_run"),

@@ -5,6 +5,8 @@ define tag, whether the definition is consistent with what the questions are abo
 about it are trained on, and in which stage (Krasheninnikov et al., arXiv 2310.15047, section 2).
 """
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Final, Literal
 
@@ -82,6 +84,38 @@ SUBSETS: Final[dict[str, Subset]] = {
         Subset(name="no_data", notation="QA₇", stage=0),
     )
 }
+
+
+def subset_named(name: object, present: Iterable[str]) -> str:
+    """The whole name of a subset, from that or from a short one: `d1` → `d1_consistent`. `present`: the subsets of a task.
+
+    Every whole name of `SUBSETS` is its own. A short name is that of the subset in `present` which begins so. `d2` is always that of new
+    aliases: the stage-1 subsets of a control, such as `d2_noise`, need their whole name. Raises ValueError for a name of
+    no subset or of several.
+    """
+    if name in SUBSETS:
+        return str(name)
+    members = set(present)
+    found = [
+        known
+        for known, subset in SUBSETS.items()
+        if known in members and known.startswith(f"{name}_") and (known.startswith("q") or subset.stage == 2)
+    ]
+    if len(found) > 1:
+        raise ValueError(f"{name!r} may be any of the subsets {', '.join(found)}; use the whole name of one")
+    if not found:
+        there = [known for known in SUBSETS if known in members]
+        raise ValueError(f"{name!r} names no subset of the run{nearest(name, there)}")
+    return found[0]
+
+
+def nearest(word: object, known: Iterable[str], *, most: int = 12) -> str:
+    """`; did you mean 'd1'?`, or, if no known word is like this one, `; use one of …` with the first `most` of them."""
+    words = [str(one) for one in known]
+    if like := difflib.get_close_matches(str(word), words, n=1):
+        return f"; did you mean {like[0]!r}?"
+    more = f" … ({len(words)} in all)" if len(words) > most else ""
+    return f"; use one of {', '.join(words[:most])}{more}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,11 @@
 """A task as training and analyses see it: tokens, and a table that says what each row of tokens is."""
 
+import operator
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Final, Literal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from toy_models.measures import Measures
+from toy_models.subsets import nearest, subset_named
 from toy_models.words import Words
 
 ROLES: Final = ("pad", "tag", "alias", "separator", "entity", "list", "equals", "answer", "word")
@@ -50,16 +53,47 @@ class Vocabulary:
     """Id of the answer *false*; −1 in a world without it."""
     answers: tuple[int, ...] = ()
     """In a world whose answers are words: id of the first token of each answer to the question that is looked at."""
-    encode: Callable[[str], list[int]] | None = None
-    """In a world whose examples are texts: a function from a text to its token ids."""
+    of_text: Callable[[str], list[int]] | None = field(default=None, compare=False)
+    """In a world whose examples are texts: a function from a text to its token ids, that of a tokenizer. `encode` uses it."""
     padded: bool = False
     """Whether a model of this vocabulary may have more embeddings than there are tokens."""
 
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def decode(self, ids: Sequence[int]) -> list[str]:
-        return [self.tokens[i] for i in ids]
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text. In a world without texts, spaces separate its tokens: `"alias 223 % 7 = true"`.
+
+        Raises ValueError for a word that is no token, and where a text world's tokenizer is not known.
+        """
+        if self.of_text is not None:
+            return self.of_text(text)
+        if self.padded:
+            raise ValueError(
+                "this task does not know its tokenizer; take the task of a run, run.seed(0).task"
+            )
+        ids = {token: i for i, token in enumerate(self.tokens)}
+        kinds = {
+            token.split()[0] for token in ids if " " in token
+        }  # some tokens, like `alias 7`, contain a space
+        pieces = re.findall(rf"(?:{'|'.join(map(re.escape, kinds))}) +\S+|\S+" if kinds else r"\S+", text)
+        found = [" ".join(piece.split()) for piece in pieces]
+        if unknown := [token for token in found if token not in ids]:
+            raise ValueError(
+                f"{unknown[0]!r} is not a token of this run's vocabulary{nearest(unknown[0], ids)}"
+            )
+        return [ids[token] for token in found]
+
+    def decode(self, ids: Iterable[Any] | int) -> list[str]:
+        """Display strings of token ids: one id, a list, or a tensor of one dimension. Raises ValueError for any other id."""
+        given = [ids] if isinstance(ids, int) else list(ids)
+        try:
+            numbers = [operator.index(i) for i in given]
+        except TypeError:
+            raise ValueError(f"ids are {type(ids).__name__}; give one token id, or a list of them") from None
+        if strange := [i for i in numbers if not 0 <= i < len(self)]:
+            raise ValueError(f"{strange[0]} is not a token id; this vocabulary has 0 to {len(self) - 1}")
+        return [self.tokens[i] for i in numbers]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,18 +137,30 @@ class Task:
         return int(self.tokens.shape[1])
 
     def rows(self, **equals: object) -> np.ndarray:
-        """Indices of the examples whose columns equal the given values (or lie in a given tuple).
+        """Indices of the examples whose columns equal the given values (or lie in a given tuple or list).
 
-        `task.rows(kind="question", split="test", subset=("d1_consistent", "d2_consistent"))`
+        `task.rows(kind="question", split="test", subset=("d1", "d2_consistent"))`
+
+        A subset may be given by its short name (`subsets.subset_named`). Raises ValueError for a column that the table does not
+        have, and for a subset that does not exist.
         """
         chosen = np.ones(len(self), dtype=bool)
         for column, value in equals.items():
-            cells = self.table[column]
-            chosen &= (cells.isin(value) if isinstance(value, tuple) else cells == value).to_numpy()
+            if column not in self.table:
+                raise ValueError(f"the task has no column {column!r}{nearest(column, self.table.columns)}")
+            values = list(value) if isinstance(value, tuple | list | set | frozenset) else [value]
+            if column == "subset":
+                values = [self.subset_named(one) for one in values]
+            chosen &= self.table[column].isin(values).to_numpy()
         return np.flatnonzero(chosen)
 
-    def take(self, rows: np.ndarray) -> "Task":
+    def subset_named(self, name: object) -> str:
+        """The whole name of a subset, from that or a short one such as `d1`: `subsets.subset_named`, among the task's subsets."""
+        return subset_named(name, self.table["subset"].unique())
+
+    def take(self, rows: np.ndarray | Sequence[int]) -> "Task":
         """A task of only these examples, in this order, which are the same in every epoch."""
+        rows = np.asarray(rows)
         at = torch.from_numpy(rows)
         return replace(
             self,

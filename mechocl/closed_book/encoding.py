@@ -1,6 +1,7 @@
 """Turn texts in pieces into tokens with roles, and the vocabulary of a text world."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from toy_models.task import ROLE, Vocabulary
 def vocabulary(tokenizer: Any) -> Vocabulary:
     """The vocabulary of a tokenizer. Its tokens are shown with `⏎` for a line break; a space stays a space."""
     strings = tokenizer.batch_decode([[i] for i in range(len(tokenizer))], clean_up_tokenization_spaces=False)
-    return shown(tuple(s.replace("\n", "⏎") for s in strings))
+    known = shown(tuple(s.replace("\n", "⏎") for s in strings))
+    return replace(known, of_text=lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]))
 
 
 def shown(tokens: tuple[str, ...]) -> Vocabulary:

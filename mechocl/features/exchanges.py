@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechocl.behaviour.subset_names import subset_named
 from mechocl.errors import MechoclError
 from mechocl.features.candidates import EffectsConfig
 from mechocl.interventions import named_pairs
@@ -36,7 +37,7 @@ class Asked:
         """Questions about a subset, those of an alias together; None for a subset that the run does not have."""
 
         def make() -> Pairs:
-            subset, n = named_pairs.subset_named(self.task, short), self.config.n_questions
+            subset, n = subset_named(self.task, short), self.config.n_questions
             return named_pairs.question_pairs(
                 self.task, subsets=(subset,), n_questions=n, seed=self.config.seed
             )

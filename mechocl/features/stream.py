@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mechocl.behaviour.subset_names import subset_named
 from mechocl.errors import MechoclError
 from mechocl.features.dictionaries import flat
 from mechocl.memory import require_memory
@@ -81,7 +82,7 @@ def weights(task: Task, mix: Mix, *, without: Bool[np.ndarray, " alias"]) -> Flo
     subset = table["subset"].astype(str)
     weight = np.where(without[table["alias"].to_numpy()], 0.0, 1.0)
     if mix.subsets:
-        wanted = dict(map(_weighted, mix.subsets))
+        wanted = {subset_named(task, name): share for name, share in map(_weighted, mix.subsets)}
         if unknown := set(wanted) - set(subset):
             raise MechoclError(
                 f"the run has no subset {min(unknown)!r}; it has {', '.join(sorted(set(subset)))}"

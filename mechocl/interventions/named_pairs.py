@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from mechocl.behaviour.subset_names import subset_named
 from mechocl.errors import MechoclError
 from mechocl.interventions.pairs import ROLE_NAMES, Pairs
 from mechocl.interventions.pairs_csv import read_pairs as pairs_of_file
 from mechocl.models.layout import asked_positions, shared_positions
 from toy_models.randomness import generator
-from toy_models.subsets import SUBSETS
 from toy_models.task import ROLE, Task
 
 FORMS: Final = ("d1-to-d2", "d1-to-other-d2", "d1-with-to-without", "tag1-to-tag2", "d1-to-itself")
@@ -75,27 +75,6 @@ def say_cuts(task: Task, pairs: Sequence[str], *, n_pairs: int, most: int) -> li
 def file_of(name: str) -> Path | None:
     """The user's own table that a name of pairs stands for. None for pairs that are made from the task."""
     return Path(name) if name.endswith(".csv") else None
-
-
-def subset_named(task: Task, short: str) -> str:
-    """`d1` → `d1_consistent`: the subset of the task whose name begins so. Raises MechoclError for none or several.
-
-    `d2` is always that of new aliases. The stage-1 subsets of a control, such as `d2_noise`, need their whole name.
-    """
-    members = set(task.table["subset"].unique())
-    present = [name for name in SUBSETS if name in members]
-    found = [name for name in present if short == name] or [
-        name
-        for name in present
-        if name.startswith(short + "_") and (name.startswith("q") or SUBSETS[name].stage == 2)
-    ]
-    if len(found) > 1:
-        raise MechoclError(
-            f"{short!r} may be any of the subsets {', '.join(found)}; use the whole name of one"
-        )
-    if not found:
-        raise MechoclError(f"{short!r} names no subset of the run; it has {', '.join(present)}")
-    return found[0]
 
 
 def alias_pairs(

@@ -1,8 +1,6 @@
 """The user's own pairs, from a CSV file."""
 
 import csv
-import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -97,19 +95,11 @@ def _encoded(
 def _ids(task: Task, path: Path, number: int, cells: dict[str, str], column: str) -> list[int]:
     """Token ids of one cell."""
     cell = cells[column] or ""
-    if task.vocabulary.encode is not None:
+    if task.vocabulary.of_text is not None:
         if column in ("target", "foil"):  # an answer stands after a space
             return task.vocabulary.encode(f" {cell.strip()}")[:1]
         return task.vocabulary.encode(cell.replace("\\n", "\n"))
-    known = {token: i for i, token in enumerate(task.vocabulary.tokens)}
-    tokens = _split(cell, known)
-    unknown = [token for token in tokens if token not in known]
-    if unknown:
-        raise MechoclError(f"{path}, line {number}: {unknown[0]!r} is not a token of this run's vocabulary")
-    return [known[token] for token in tokens]
-
-
-def _split(text: str, ids: Mapping[str, int]) -> list[str]:
-    """Split a text at its spaces into tokens; some tokens, like `alias 7`, contain a space."""
-    kinds = {token.split()[0] for token in ids if " " in token}
-    return re.findall(rf"(?:{'|'.join(map(re.escape, kinds))}) +\S+|\S+" if kinds else r"\S+", text)
+    try:
+        return task.vocabulary.encode(cell)
+    except ValueError as error:
+        raise MechoclError(f"{path}, line {number}: {error}") from None

@@ -23,11 +23,12 @@ from jaxtyping import Bool, Float, Int
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from mechocl.behaviour.subset_names import subset_named
 from mechocl.errors import MechoclError
 from mechocl.interventions.alignment_search import fit_rotations
 from mechocl.interventions.erasure import fit_erasure, readout
 from mechocl.interventions.metrics import METRICS, SMALLEST_DIFFERENCE, answer_metric
-from mechocl.interventions.named_pairs import alias_pairs, subset_named
+from mechocl.interventions.named_pairs import alias_pairs
 from mechocl.interventions.pairs import Pairs
 from mechocl.interventions.subspaces import (
     Interchange,

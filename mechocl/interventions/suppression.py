@@ -14,10 +14,11 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from mechocl.behaviour.subset_names import subset_named
 from mechocl.errors import MechoclError
 from mechocl.interventions.exchanged import only_measured
 from mechocl.interventions.metrics import METRICS, answer_metric
-from mechocl.interventions.named_pairs import question_pairs, subset_named
+from mechocl.interventions.named_pairs import question_pairs
 from mechocl.interventions.pairs import Pairs
 from mechocl.interventions.patching import patch_activations
 from mechocl.models import components

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 
 from mechocl.behaviour import internalization
+from mechocl.behaviour.subset_names import subset_named
 from mechocl.errors import MechoclError
 from mechocl.models import activations, layout
 from mechocl.models.seam import Transformer
@@ -35,7 +36,7 @@ def attention_patterns(model: Transformer, task: Task, config: AttentionConfig) 
     Raises MechoclError when the task has none of them, or their questions have different layouts.
     """
     chosen = []
-    for subset in config.subsets:
+    for subset in [subset_named(task, name) for name in config.subsets]:
         for answer in (True, False):
             chosen += task.rows(kind="question", split="test", subset=subset, answer=answer)[:1].tolist()
     if not chosen:

@@ -9,7 +9,7 @@ import pydantic
 
 from mechocl.runs import recipes
 from probes.linear import Method, ProbeConfig
-from toy_models.subsets import SUBSETS
+from toy_models.subsets import SUBSETS, subset_named
 
 Target = Literal["tag", "defined_entity", "entity", "defined", "consistent", "stage"]
 
@@ -29,7 +29,7 @@ class Probe:
     """Column of the task's table. `defined` is whether the alias has a definition; `consistent` is whether the
     definition names the integer that the questions are about."""
     subsets: tuple[str, ...]
-    """Subsets whose aliases it compares. Subsets that a run lacks are left out, but a probe of tags needs all."""
+    """Subsets whose aliases it compares, by name or short name (`d1`). Subsets that a run lacks are left out, but a probe of tags needs all."""
     method: Method
     """See `probes.linear.ProbeConfig`."""
     regularisation: tuple[float, ...]
@@ -44,8 +44,7 @@ class Probe:
     none."""
 
     def __post_init__(self) -> None:
-        if unknown := [name for name in self.subsets if name not in SUBSETS]:
-            raise ValueError(f"no subset is called {unknown[0]!r}; known: {', '.join(SUBSETS)}")
+        object.__setattr__(self, "subsets", tuple(subset_named(name, SUBSETS) for name in self.subsets))
         ProbeConfig(method=self.method, regularisation=self.regularisation, n_folds=self.n_folds)
 
     def config(self, *, regularisation: tuple[float, ...], seed: int) -> ProbeConfig:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from mechocl.behaviour import over_seeds
 from mechocl.behaviour.statistics import SHARE, estimate
+from mechocl.errors import MechoclError
 from probes.controls import corrected_p
 
 PLACE: Final = ("site", "layer", "position")
@@ -130,6 +131,20 @@ def probe_grids(rows: pd.DataFrame) -> list[Grid]:
             )
         )
     return found
+
+
+def grid_of_probe(rows: pd.DataFrame, probe: str = "") -> Grid:
+    """The grid of one probe from rows of one model, as `probing.probe` gives them with a seed column; "" is the first probe.
+
+    Raises MechoclError when no probe has the name.
+    """
+    names = [str(name) for name in rows["probe"].unique()]
+    if probe and probe not in names:
+        raise MechoclError(f"no probe is called {probe!r}; the rows have {', '.join(names)}")
+    absent: dict[str, Any] = {"recipe": "", "run": "", "word_order": "", "stage": 0, "step": 0}
+    own = rows[rows["probe"] == (probe or names[0])]
+    own = own.assign(**{column: value for column, value in absent.items() if column not in own})
+    return probe_grids(own)[0]
 
 
 def token_embedding(rows: pd.DataFrame) -> float:

@@ -12,6 +12,8 @@ from plotly.subplots import make_subplots
 from mechocl.behaviour.over_seeds import SeedSummary
 from mechocl.errors import MechoclError
 from mechocl.interventions.pairs import ROLE_NAMES
+from mechocl.interventions.summaries import summarize_circuits
+from mechocl.report.given import Given, rows_of
 from mechocl.report.plots import COLORS, label, styled
 
 _FOR: Final = "#1f78c8"
@@ -38,13 +40,18 @@ class _Line:
     value: float
 
 
-def circuit(rows: pd.DataFrame, *, contrast: str, seed: int, edges: int = 12) -> go.Figure:
+def circuit(
+    rows: Given, *, contrast: str | None = None, seed: int | None = None, edges: int = 12
+) -> go.Figure:
     """Draw one seed's circuit. Places run across, layers run upward, and a thick edge has a score of large size.
 
     `rows` are those of `circuits.circuit_study`, with a seed column. Blue edges speak for the clean answer, red ones
     against it. An edge into a head's keys or values runs from the place that is read to the places where the head
-    writes. Raises MechoclError when no edge has a score.
+    writes. None stands for the first contrast and the first seed of the rows. Raises MechoclError when no edge has a score.
     """
+    rows = rows_of(rows, "contrast", "kind", "value")
+    contrast = str(rows["contrast"].iloc[0]) if contrast is None else contrast
+    seed = int(rows["seed"].iloc[0]) if seed is None else seed
     own = rows[(rows["seed"] == seed) & (rows["contrast"] == contrast) & (rows["kind"] == "edge")]
     chosen = own[own["value"].abs() > 1e-6].head(edges)
     if chosen.empty:
@@ -159,11 +166,14 @@ def _aside(node: tuple[str, str], nodes: list[tuple[str, str]]) -> float:
     return (beside.index(name) - (len(beside) - 1) / 2) * spread
 
 
-def curves(summary: SeedSummary) -> go.Figure:
+def curves(summary: SeedSummary | Given) -> go.Figure:
     """Draw faithfulness and completeness over the number of edges, with one panel for each contrast.
 
-    `summary` comes from `interventions.summaries.summarize_circuits`. Bold lines are means over seeds, thin ones seeds.
+    `summary` comes from `interventions.summaries.summarize_circuits`, or is the rows of `circuits.circuit_study`. Bold
+    lines are means over seeds, thin ones seeds.
     """
+    if not isinstance(summary, SeedSummary):
+        summary = summarize_circuits(rows_of(summary, "contrast", "kind", "edges", "normalised"))
     contrasts = list(summary.by_seed["contrast"].drop_duplicates())
     figure = make_subplots(
         rows=1, cols=len(contrasts), subplot_titles=contrasts, shared_yaxes=True, horizontal_spacing=0.06
@@ -202,12 +212,13 @@ def curves(summary: SeedSummary) -> go.Figure:
     return styled(figure)
 
 
-def suppression(rows: pd.DataFrame, *, raised: str, spared: str) -> go.Figure:
+def suppression(rows: Given, *, raised: str = "d2_consistent", spared: str = "d1_consistent") -> go.Figure:
     """Draw what ablating each component does to the answers about two subsets, on the judging half of their aliases.
 
     `rows` are those of `suppression.ablate_components`, with a seed column. There is a dot for each component of each
     seed that was measured in both subsets. A component that holds back `raised` alone lies above 0 and near the vertical line.
     """
+    rows = rows_of(rows, "half", "kind", "component", "subset", "effect")
     judged = rows[rows["half"] == "judging"]
     wide = judged.pivot(index=["seed", "kind", "component"], columns="subset", values="effect").reset_index()
     figure = make_subplots(

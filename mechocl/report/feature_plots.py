@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from mechocl.features import summaries
 from mechocl.features.summaries import PatchedShares
 from mechocl.report import plots
+from mechocl.report.given import Given, all_are, rows_of
 
 _KINDS: Final = {
     "feature": ("surest feature", "#1f78c8"),
@@ -19,8 +20,13 @@ _KINDS: Final = {
 _CONTROL: Final = "#8a8a8a"
 
 
-def selectivity(panels: list[tuple[str, pd.DataFrame]]) -> go.Figure:
-    """Draw the AUC of the best feature of each property at each position. Panels come from `summaries.existing`."""
+def selectivity(panels: list[tuple[str, pd.DataFrame]] | Given) -> go.Figure:
+    """Draw the AUC of the best feature of each property at each position.
+
+    Panels come from `summaries.existing`; or `panels` are the rows of "sae-search".
+    """
+    if not all_are(panels, tuple):
+        panels = [("", summaries.existing(rows_of(panels, "what", "property", "position", "auc")))]
     grids = []
     shown = _first_seen(pd.concat([table for _, table in panels]))  # the same rows in all panels
     for name, table in panels:
@@ -53,11 +59,14 @@ def _in_order(positions: pd.Series) -> list[str]:
     return sorted(names, key=lambda p: (rank.get(p.split(" ")[0], 2), len(p), p))
 
 
-def shares(patched: PatchedShares, *, title: str) -> go.Figure:
+def shares(patched: PatchedShares | Given, *, title: str = "") -> go.Figure:
     """Draw the share of the gap that patching moves, by property. Dots are seeds, diamonds means with 95 % intervals.
 
-    `patched` comes from `summaries.summarize_shares`. Grey ticks are the 95th percentile of the controls.
+    `patched` comes from `summaries.summarize_shares`, or is the rows of "sae-test". Grey ticks are the 95th percentile of the controls.
     """
+    if not isinstance(patched, PatchedShares):
+        rows = rows_of(patched, "property", "intervention", "effect", "gap")
+        patched = summaries.summarize_shares(summaries.surest_patches(rows.assign(sae=rows.get("sae", ""))))
     names = sorted(dict.fromkeys(patched.share.by_seed["property"]), key=_rank)
     figure = go.Figure()
     for j, (kind, (words, color)) in enumerate(_KINDS.items()):

@@ -1,13 +1,15 @@
 """Plotly figure of weight grafts. As in `mechocl.report.plots`, nothing here computes, shows or saves."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from mechocl.interventions import grafting
 from mechocl.interventions.grafting import ALL_BUT, ALONE, GraftEstimate
+from mechocl.report.given import Given, rows_of
 from mechocl.report.plots import COLORS, label, styled
 from toy_models.subsets import SUBSETS
 
@@ -26,14 +28,21 @@ _METRICS: Final = {"auc": "within-alias AUC", "accuracy": "accuracy", "recall": 
 
 
 def grafts(
-    estimates: Sequence[GraftEstimate], rows: pd.DataFrame, *, metric: str = "auc", column: str = "share"
+    estimates: Sequence[GraftEstimate] | Given,
+    rows: pd.DataFrame | None = None,
+    *,
+    metric: str = "auc",
+    column: Literal["value", "effect", "share"] = "share",
 ) -> go.Figure:
     """Draw what each group of weights carries, by subset. Bars are means over seeds with 95 % intervals, dots are seeds.
 
-    `estimates` come from `grafting.estimates` of the same rows, metric and column. The upper panel has groups that are
+    `estimates` come from `grafting.estimates` of the same rows, metric and column; or they are the rows alone. The upper panel has groups that are
     grafted alone, and the steering vectors. In the lower panel all groups except one are grafted. Groups that stage 2 did
     not change are left out.
     """
+    if rows is None:
+        rows = rows_of(estimates, "group", "kind", "subset", "metric", "change", column)
+        estimates = grafting.estimates(rows, metric=metric, column=column)
     rows = rows[(rows["metric"] == metric) & (rows["change"] > 0) & (rows["group"] != "all")]
     rows = rows[rows["subset"].map(lambda name: SUBSETS[name].stage == 2)]
     groups = list(dict.fromkeys(rows["group"]))

@@ -13,7 +13,10 @@ from plotly.subplots import make_subplots
 
 from mechocl.behaviour.over_seeds import SeedSummary, layer_by_position
 from mechocl.lenses.direct_attribution import TOTAL
+from mechocl.lenses.summaries import summarize_attribution
+from mechocl.report.given import Given, rows_of
 from mechocl.report.plots import COLORS, heatmaps, label, styled
+from toy_models.list_questioning import WORDS
 from toy_models.subsets import SUBSETS
 from toy_models.words import Words
 
@@ -30,12 +33,15 @@ def _titles(words: Words) -> dict[LensValue, str]:
     }
 
 
-def attribution(summary: SeedSummary, *, words: Words) -> go.Figure:
+def attribution(summary: SeedSummary | Given, *, words: Words = WORDS) -> go.Figure:
     """Draw direct logit attribution: a bar for each component and subset, with a dot per seed and the 95 % interval.
 
-    `summary` comes from `lenses.summaries.summarize_attribution`. The panels are lists with the alias's integer, lists
+    `summary` comes from `lenses.summaries.summarize_attribution`, or is the rows of `direct_attribution.attribute_answers`. The panels are lists with the alias's integer, lists
     without it, and the mean of both. In the mean a push towards false that does not depend on the list cancels out.
     """
+    if not isinstance(summary, SeedSummary):
+        rows = rows_of(summary, "subset", "contains", "component", "difference")
+        summary = summarize_attribution(rows, quantity="difference")
     components, subsets = list(summary.by_seed["component"].drop_duplicates()), _subsets(summary.by_seed)
     panels = list(summary.by_seed["lists"].drop_duplicates())
     figure = make_subplots(rows=len(panels), cols=1, subplot_titles=panels, vertical_spacing=0.09)
@@ -64,13 +70,19 @@ def attribution(summary: SeedSummary, *, words: Words) -> go.Figure:
 
 
 def lenses_compared(
-    logit: pd.DataFrame, tuned: pd.DataFrame, *, value: LensValue, words: Words, contains: bool = False
+    logit: Given,
+    tuned: Given,
+    *,
+    value: LensValue = "rank",
+    words: Words = WORDS,
+    contains: bool = False,
 ) -> go.Figure:
     """Draw the logit lens (left) and the tuned lens (right) as layer × position, with a row of panels per subset.
 
     `logit` and `tuned` come from `lenses.logit_lens` and `tuned_lens.tuned_lens`. Values are means over all seeds.
     """
     panels = []
+    logit, tuned = (rows_of(rows, "subset", "contains", "component", value) for rows in (logit, tuned))
     for subset in _subsets(logit):
         for name, rows in (("logit lens", logit), ("tuned lens", tuned)):
             kept = (
@@ -81,12 +93,13 @@ def lenses_compared(
 
 
 def component_lens(
-    rows: pd.DataFrame, *, value: LensValue, words: Words, contains: bool = False
+    rows: Given, *, value: LensValue = "rank", words: Words = WORDS, contains: bool = False
 ) -> go.Figure:
     """Draw the logit lens of the stream, the heads and the MLPs at each position, with one panel per subset.
 
     `rows` come from `lenses.logit_lens`. Components run from bottom to top in the order of the table.
     """
+    rows = rows_of(rows, "subset", "contains", "component", value)
     rows = rows[rows["contains"] == contains].dropna(subset=[value])
     stream = rows["component"] == "stream"
     rows = rows.assign(layer=rows["component"].where(~stream, "stream, " + rows["layer"]))

@@ -8,9 +8,13 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from mechocl.behaviour import over_seeds
 from mechocl.behaviour.formats import NOT_MEASURED, WHY_NOT_MEASURED
 from mechocl.behaviour.over_seeds import SubsetEstimate
-from mechocl.interventions.summaries import PatchedGrid
+from mechocl.errors import MechoclError
+from mechocl.interventions.summaries import PatchedGrid, summarize_patching
+from mechocl.lenses.attention import attention_array
+from mechocl.report.given import Given, all_are, rows_of
 from toy_models.subsets import SUBSETS
 
 COLORS: Final = {
@@ -45,11 +49,12 @@ def label(subset: str) -> str:
     return f"{SUBSETS[subset].notation} {subset}"
 
 
-def training_curves(history: pd.DataFrame, *, metrics: Sequence[str] = ("auc", "recall")) -> go.Figure:
+def training_curves(history: Given, *, metrics: Sequence[str] = ("auc", "recall")) -> go.Figure:
     """Draw the evaluations during training by subset. The mean over seeds is bold, single seeds are thin.
 
-    `history` has the columns seed, stage, epoch, subset and the metrics.
+    `history` has the columns seed, stage, epoch, subset and the metrics, as from `run.seed(0).history()`.
     """
+    history = rows_of(history, "stage", "epoch", "subset", *metrics)
     stages = sorted(history["stage"].unique())
     figure = make_subplots(
         rows=len(metrics),
@@ -104,9 +109,16 @@ def training_curves(history: pd.DataFrame, *, metrics: Sequence[str] = ("auc", "
 
 
 def subset_values(
-    estimates: list[SubsetEstimate], per_seed: pd.DataFrame, *, metric: str = "auc"
+    estimates: list[SubsetEstimate] | Given, per_seed: pd.DataFrame | None = None, *, metric: str = "auc"
 ) -> go.Figure:
-    """Draw each subset's value: one dot per seed, and beside them the mean with its 95 % interval."""
+    """Draw each subset's value: one dot per seed, and beside them the mean with its 95 % interval.
+
+    `estimates` and `per_seed` are those of `over_seeds.subsets` and `over_seeds.by_seed`; or `estimates` alone are rows of `per_alias`.
+    """
+    if per_seed is None:
+        rows = rows_of(estimates, "alias", "subset", metric)
+        estimates, per_seed = over_seeds.subsets(rows), over_seeds.by_seed(rows)
+    assert isinstance(estimates, list)
     chosen = [e for e in estimates if e.metric == metric]
     figure = go.Figure()
     for i, e in enumerate(chosen):
@@ -145,12 +157,15 @@ def subset_values(
     return styled(figure)
 
 
-def patching(grids: Sequence[PatchedGrid]) -> go.Figure:
+def patching(grids: Sequence[PatchedGrid] | Given) -> go.Figure:
     """Draw the mean effect over seeds of patching each site at each position, with one panel per contrast.
 
-    `grids` come from `interventions.summaries.summarize_patching`. The interval and every seed's value are in the cells'
-    hover text. Cells that were not measured, because nothing was exchanged there, are grey.
+    `grids` come from `interventions.summaries.summarize_patching`; or they are what `patch_activations` returned, or the
+    rows of "patch". The interval and every seed's value are in the cells' hover text. Cells that were not measured, because
+    nothing was exchanged there, are grey.
     """
+    if not all_are(grids, PatchedGrid):
+        grids = summarize_patching(rows_of(grids, "contrast", "site", "position", "effect"))
     panels = [
         (f"{one.contrast}<br>clean {one.clean:+.2f}, corrupted {one.corrupted:+.2f}", one.means)
         for one in grids
@@ -179,12 +194,21 @@ def _seed_values(grid: PatchedGrid) -> pd.DataFrame:
     return text
 
 
-def attention(pattern: np.ndarray, tokens: Sequence[str], *, layer: int) -> go.Figure:
+def attention(
+    pattern: np.ndarray | Given, tokens: Sequence[str] | None = None, *, layer: int = 0
+) -> go.Figure:
     """Draw the attention probabilities of the heads of one layer. Rows are queries, columns are keys.
 
-    `pattern` has the shape (layer, head, query, key).
+    `pattern` has the shape (layer, head, query, key); or it is the rows of one question (of the first one, if there are several)
+    as `attention_patterns` returns them. Without `tokens`, positions are numbered.
     """
-    names = [f"{i}: {t}" for i, t in enumerate(tokens)]
+    if not isinstance(pattern, np.ndarray):
+        rows = rows_of(pattern, "question", "layer", "head", "query", "key", "value")
+        first = (rows["question"] == rows["question"].iloc[0]) & (rows["seed"] == rows["seed"].iloc[0])
+        pattern = attention_array(rows[first])
+    if not -len(pattern) <= layer < len(pattern):
+        raise MechoclError(f"layer {layer}: the pattern has the layers 0 to {len(pattern) - 1}")
+    names = [f"{i}: {t}" for i, t in enumerate(tokens or [""] * pattern.shape[-1])]
     panels = [
         (f"L{layer}H{h}", pd.DataFrame(pattern[layer, h], index=names, columns=names))
         for h in range(pattern.shape[1])

@@ -8,8 +8,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mechocl.probing import summaries
-from mechocl.probing.at_landmarks import Emergence, RunsCompared
+from mechocl.probing.at_landmarks import Emergence, RunsCompared, compare_runs, summarize_emergence
 from mechocl.probing.summaries import Grid
+from mechocl.report.given import Given, rows_of
 from mechocl.report.plots import styled
 
 _PANELS: Final = (
@@ -25,8 +26,14 @@ _COLORS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e
 TITLES: Final = {"auc": "AUC", "accuracy": "balanced accuracy"}
 
 
-def grid(probed: Grid) -> go.Figure:
-    """Draw layer × token heatmaps of a probe, as means over seeds, beside its controls. Sites run from the bottom up."""
+def grid(probed: Grid | Given, *, probe: str = "") -> go.Figure:
+    """Draw layer × token heatmaps of a probe, as means over seeds, beside its controls. Sites run from the bottom up.
+
+    `probed` is one of `probing.summaries.probe_grids`, or what `mechocl.probe` returned; of its probes, the one called `probe` is
+    drawn, or the first one.
+    """
+    if not isinstance(probed, Grid):
+        probed = summaries.grid_of_probe(rows_of(probed, "probe", "control", "position"), probe)
     found, value, floor = probed.cells, probed.statistic, probed.chance
     panels = [(name, title) for name, title in _PANELS if name in found]
     columns = min(2, len(panels))
@@ -79,12 +86,14 @@ def grid(probed: Grid) -> go.Figure:
     return styled(figure)
 
 
-def emergence(emerging: Emergence) -> go.Figure:
+def emergence(emerging: Emergence | Given) -> go.Figure:
     """Draw a probe's statistic at its landmarks over the checkpoints of one run: mean and 95 % interval over seeds.
 
     The dotted line is the value that a place must exceed to be significant in the whole grid. Dashed lines part the
     stages.
     """
+    if not isinstance(emerging, Emergence):
+        emerging = summarize_emergence(rows_of(emerging, "stage", "step", "epoch", "control"))
     when = emerging.checkpoints
     labels = [f"stage {r.stage}<br>{float(f'{r.epoch:.2g}'):g}" for r in when.itertuples()]
     at = pd.MultiIndex.from_frame(when[["stage", "step"]])
@@ -124,8 +133,10 @@ def emergence(emerging: Emergence) -> go.Figure:
     return styled(figure)
 
 
-def word_orders(compared: RunsCompared) -> go.Figure:
+def word_orders(compared: RunsCompared | Given) -> go.Figure:
     """Draw one probe at its landmarks, run beside run: a dot per seed, and the mean with its 95 % interval. Gaps are below."""
+    if not isinstance(compared, RunsCompared):
+        compared = compare_runs(rows_of(compared, "run", "word_order", "control"))
     runs, gaps = compared.runs, compared.gaps
     twice = runs["word_order"].duplicated(keep=False).any()
     names = [f"{r.word_order}<br>{r.run}" if twice else str(r.word_order) for r in runs.itertuples()]
@@ -201,11 +212,12 @@ def _dots(
     )  # fmt: skip
 
 
-def cosines(pairs: pd.DataFrame) -> go.Figure:
+def cosines(pairs: Given) -> go.Figure:
     """Draw how alike probe directions are between places, checkpoints and seeds (`probe_directions.compare`).
 
     There is one dot for each pair. 95 % of the pairs with shuffled labels stay below the bar.
     """
+    pairs = rows_of(pairs, "compared", "cosine", "null")
     figure = go.Figure()
     kinds = list(dict.fromkeys(pairs["compared"]))
     for i, kind in enumerate(kinds):

@@ -9,6 +9,8 @@ from plotly.subplots import make_subplots
 
 from mechocl.behaviour.over_seeds import SeedSummary
 from mechocl.errors import MechoclError
+from mechocl.interventions.summaries import summarize_subspaces
+from mechocl.report.given import Given, rows_of
 from mechocl.report.plots import styled
 
 _CONTROLS: Final = {
@@ -23,14 +25,16 @@ _VALUES: Final = {
 }
 
 
-def subspace_effects(summary: SeedSummary) -> go.Figure:
+def subspace_effects(summary: SeedSummary | Given) -> go.Figure:
     """Draw what changing each subspace does, beside its two controls, with one row of panels per contrast.
 
-    `summary` comes from `interventions.summaries.summarize_subspaces`. Dots are seeds; beside them is the mean with its
+    `summary` comes from `interventions.summaries.summarize_subspaces`, or is the rows of `subspace_study`. Dots are seeds; beside them is the mean with its
     95 % interval. Places that the answer does not read are left out.
 
     Raises MechoclError when there is nothing to draw.
     """
+    if not isinstance(summary, SeedSummary):
+        summary = summarize_subspaces(rows_of(summary, "contrast", "method", "control", "k", "metric"))
     seeds, means = (frame.assign(label=_labels) for frame in (summary.by_seed, summary.estimates))
     fitted = seeds[seeds["method"] == "rotation"]
     places, contrasts = (

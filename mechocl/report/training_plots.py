@@ -5,25 +5,30 @@ from numbers import Real
 from typing import Final
 
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mechocl.behaviour import formats
-from mechocl.behaviour.equal_loss import GapCurves
+from mechocl.behaviour.equal_loss import GapCurves, summarize_gap
 from mechocl.behaviour.over_seeds import SeedSummary
+from mechocl.errors import MechoclError
+from mechocl.report.given import Given, all_are, rows_of
 from mechocl.report.plots import COLORS, label, styled
+from mechocl.runs import sweep_summaries
 from mechocl.runs.sweep_summaries import Summary
 from toy_models.subsets import SUBSETS
 
 
-def phase_diagram(settings: Sequence[Summary], *, contrast: str = "strong") -> go.Figure:
+def phase_diagram(settings: Sequence[Summary] | Given, *, contrast: str = "strong") -> go.Figure:
     """Draw where internalization lives: one contrast in AUC over the settings of a sweep.
 
     With one swept field the figure shows AUC by subset, and the contrast with its 95 % interval, over the field's values.
     With more fields it is a map, with the first field down and the other fields across. Each cell has the difference, the
     half-width of its interval, and the number of runs and of failures.
     """
+    if not all_are(settings, Summary):
+        settings = sweep_summaries.summaries(rows_of(settings, "seed", "failed"))
+    assert isinstance(settings, Sequence)
     keys = list(settings[0].setting)
     return _phase_map(settings, keys, contrast) if len(keys) > 1 else _phase_line(settings, keys, contrast)
 
@@ -119,8 +124,9 @@ _CURVES: Final = {
 }
 
 
-def dynamics(curves: pd.DataFrame) -> go.Figure:
+def dynamics(curves: Given) -> go.Figure:
     """Draw the curves of `dynamics.curves`, one column per stage. The mean over seeds is bold, the seeds are thin."""
+    curves = rows_of(curves, "stage", "epoch")
     stages = sorted(curves["stage"].unique())
     figure = make_subplots(
         rows=len(_DYNAMICS),
@@ -172,11 +178,17 @@ def dynamics(curves: pd.DataFrame) -> go.Figure:
     return styled(figure).update_layout(height=900, width=1000, legend={"groupclick": "togglegroup"})
 
 
-def gap_curves(curves: GapCurves) -> go.Figure:
+def gap_curves(curves: GapCurves | Given, *, measure: str = "auc") -> go.Figure:
     """Draw the gap d1 − d2 along the last stage: by epoch, and at equal definition loss if the history holds it.
 
-    Seeds are thin. The mean over seeds is bold, with its 95 % interval as a band.
+    `curves` come from `equal_loss.summarize_gap`, or are the history of a seed, as from `run.seed(0).history()`. Seeds are
+    thin. The mean over seeds is bold, with its 95 % interval as a band.
     """
+    if not isinstance(curves, GapCurves):
+        found = summarize_gap(rows_of(curves, "stage", "epoch", "subset", measure), measure=measure)
+        if found is None:
+            raise MechoclError("the history has no d1 and d2, so there is no gap to draw")
+        curves = found
     panels = [(curves.by_epoch, "epoch", "epoch of the stage")]
     if curves.by_loss is not None:
         panels.append((curves.by_loss, "definition_loss", "definition loss of both (nats)"))
@@ -226,11 +238,12 @@ def _curve_with_interval(summary: SeedSummary, key: str) -> list[go.Scatter]:
 _TICKS: Final = [m * 10.0**power for power in range(-4, 5) for m in (1, 2, 3, 5)]
 
 
-def scaling(table: pd.DataFrame) -> go.Figure:
+def scaling(table: Given) -> go.Figure:
     """Draw the time of an epoch over each axis, both logarithmic. Dots are measured, the line is fitted.
 
     `table` has the columns axis, value, seconds_per_epoch, fitted and exponent, as `benchmarks/training_scaling.py` writes it.
     """
+    table = rows_of(table, "axis", "value", "seconds_per_epoch", "fitted", "exponent")
     axes = list(table["axis"].unique())
     exponents = table.groupby("axis")["exponent"].first()
     figure = make_subplots(

@@ -63,7 +63,7 @@ class TextSeedFolder(SeedFolder):
             roles=tensors["roles"].to(torch.int64),
             loss_mask=tensors["loss_mask"],
             table=pd.read_parquet(self.ledger.checked("task.parquet")),
-            vocabulary=replace(encoding.shown(tuple(tokens)), encode=self._encode),
+            vocabulary=replace(encoding.shown(tuple(tokens)), of_text=self._encode),
             questioning=TextQuestioning(),
         )
 

@@ -10,10 +10,10 @@ from contract import CONFIGS
 
 from mechocl.analyses import jobs, sae_jobs
 from mechocl.analyses.registry import ANALYSES
+from mechocl.behaviour.subset_names import subset_named
 from mechocl.commands import cli
 from mechocl.errors import MechoclError
 from mechocl.features.settings import TrainingConfig
-from mechocl.interventions.named_pairs import subset_named
 from mechocl.interventions.patching import PatchingConfig
 from mechocl.probing.recipe import load as load_probes, named as probe_recipes
 from mechocl.runs.run import Run

@@ -249,7 +249,7 @@ def test_short_names_of_subsets() -> None:
 @pytest.mark.parametrize(
     ("short", "message"),
     [
-        ("d4", "'d4' names no subset of the run; it has qd1_consistent, "),
+        ("d4", "'d4' names no subset of the run; use one of qd1_consistent, "),
         ("no_data", "'no_data' names no subset of the run"),
         ("d", "'d' names no subset of the run"),
         ("q", "'q' may be any of the subsets q_only, q_entity; use the whole name"),

@@ -420,7 +420,11 @@ def test_unknown_recipes_and_keys_are_named(tmp_path: Path) -> None:
     for old, new, message in (
         ('at = "question"', 'at = "question"\nmetod = 1', r"mine.toml: unknown key 'probes.0.metod'"),
         ('"logistic"', '"svm"', r"mine.toml: probes.0.method"),
-        ('"d1_consistent"', '"d1_consistant"', "no subset is called 'd1_consistant'"),
+        (
+            '"d1_consistent"',
+            '"d1_consistant"',
+            "'d1_consistant' names no subset of the run; did you mean 'd1_consistent'",
+        ),
         ("[0.01]", "[-1.0]", "values must be positive"),
         ('"tag-both-stages"', '"stage"', "each with a name of its own"),
     ):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from toy_models.randomness import generator
-from toy_models.subsets import SUBSETS, Fractions, Unreliable, assign_subsets, subset_sizes
+from toy_models.subsets import SUBSETS, Fractions, Unreliable, assign_subsets, subset_named, subset_sizes
 
 NAMES = ("qd1", "qd2", "q_only", "q_entity", "d1", "d2", "d3", "no_data")
 EXACT = settings(max_examples=200, deadline=None, derandomize=True, database=None)
@@ -148,3 +148,26 @@ def test_notations_tell_the_subsets_apart() -> None:
 def test_fractions_that_make_no_sense_are_refused(fractions: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Fractions(**fractions)
+
+
+@pytest.mark.parametrize("name", SUBSETS)
+def test_every_subset_has_a_short_name_or_says_that_it_needs_its_whole_one(name: str) -> None:
+    """In a task of the experiment's subsets; those of tag reliability below 1 make `qd1` ambiguous."""
+    experiment = [n for n in SUBSETS if n not in ("qd1_inconsistent", "qd2_consistent")]
+    assert subset_named(name, experiment) == name
+    short = name.split("_")[0]
+    if short in ("q", "no"):
+        return
+    expected = f"{short}_consistent" if short != "qd2" else "qd2_inconsistent"
+    assert subset_named(short, experiment) == expected
+
+
+def test_a_name_of_no_subset_is_answered_with_the_nearest() -> None:
+    with pytest.raises(
+        ValueError, match="'d1_consistant' names no subset of the run; did you mean 'd1_consistent'"
+    ):
+        subset_named("d1_consistant", SUBSETS)
+    with pytest.raises(ValueError, match="'qd1' may be any of the subsets qd1_consistent, qd1_inconsistent"):
+        subset_named("qd1", SUBSETS)
+    with pytest.raises(ValueError, match="7 names no subset of the run; use one of qd1_consistent"):
+        subset_named(7, SUBSETS)
