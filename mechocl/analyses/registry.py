@@ -90,7 +90,7 @@ def _subspaces(subject: Subject, config: subspace_study.SubspaceConfig) -> Resul
 
 def _probe(subject: Subject, config: scoring.ProbingConfig) -> Result:
     rows, arrays = probe.probe(
-        subject.model, subject.untrained(), subject.task, config, collect=subject.collect
+        subject.model, subject.task, config, untrained=subject.untrained(), collect=subject.collect
     )
     return Result(rows, arrays)
 

@@ -38,8 +38,15 @@ class Examples:
 
 
 def probe_fits(probe: Probe, task: Task) -> bool:
-    """Whether the run has the aliases: all subsets for a comparison of tags, two classes for any other probe."""
+    """Whether the run has the aliases: all subsets for a comparison of tags, two classes for any other probe.
+
+    Raises MechoclError for a probe of own labels that were not given.
+    """
     table = _table(task)
+    if probe.target not in table.columns:
+        raise MechoclError(
+            f"probe {probe.name}: its target {probe.target!r} is for labels of your own; give them as mechocl.probe(…, labels=…)"
+        )
     present = set(table["subset"].unique())
     if probe.target == "tag" and set(probe.subsets) - present:
         return False

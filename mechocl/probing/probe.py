@@ -26,8 +26,10 @@ from mechocl.interventions.subspaces import STREAM_SITES, Place
 from mechocl.models.components import Components, take_apart
 from mechocl.models.seam import Transformer
 from mechocl.models.sites import find_sites, hook_name
+from mechocl.models.untrained import untrained_like
 from mechocl.probing.controls import _by_question, _control, _embeddings, _matched
 from mechocl.probing.examples import Examples, draw_examples, probe_fits
+from mechocl.probing.own_labels import Labels, label_probe, with_labels
 from mechocl.probing.recipe import Probe, load
 from mechocl.probing.scoring import (
     Chosen,
@@ -47,22 +49,28 @@ EMBEDDING: Final = (0, "resid_pre")
 """The bottom row of every grid: the embedding."""
 
 
+_DEFAULT: Final = ProbingConfig()
+
 _SWAPPED_DRAWS: Final = 10
 """Shuffled directions that are swapped beside the probe's own direction."""
 
 
 def probe(
     model: Transformer,
-    untrained: Transformer,
     task: Task,
-    config: ProbingConfig,
+    config: ProbingConfig = _DEFAULT,
     *,
-    collect: Collect,
+    labels: Labels | None = None,
+    untrained: Transformer | None = None,
+    collect: Collect | None = None,
     probes: Sequence[Probe] | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Tensor]]:
     """Scores of every probe of a recipe at each site, layer and position, with its controls and its directions.
 
-    `collect` gives the model's activations (`directly(model)`). `probes` replaces the probes of the recipe.
+    `labels` are labels of your own, one for each alias (a dict, a Series, or an array in the order of the aliases; None leaves an
+    alias out): they are probed in the place of the recipe's targets, at questions, or as `probes` with the target "label" say, and have
+    the same controls. `untrained` is the model of the control *untrained*; None draws the weights of a `HookedTransformer`
+    again. `collect` gives the model's activations; None computes them. `probes` replaces the probes of the recipe.
 
     The columns of the rows are `mechocl.analyses.columns.PROBE`.
 
@@ -75,11 +83,18 @@ def probe(
     list of k out of n integers the floor rises up to 1 / (n − k). The shuffled control does not rise.
 
     Raises MechoclError when no probe of the recipe fits the task, when a probe has too few aliases for its folds or
-    a single class, when the model lacks a site, and when activations are not finite.
+    a single class, when the model lacks a site, when activations are not finite, and for labels that do not fit the task.
     """
     rows: list[dict[str, Any]] = []
     arrays: dict[str, Tensor] = {}
-    recipe = load(config.recipe) if probes is None else probes
+    recipe = load(config.recipe) if probes is None and labels is None else probes
+    if labels is not None:
+        task = with_labels(task, labels)
+        recipe = [label_probe(task)] if probes is None else probes
+    assert recipe is not None
+    collect = directly(model) if collect is None else collect
+    if untrained is None and config.controls:
+        untrained = untrained_like(model, seed=config.seed)
     c = take_apart(model)
     for kind in dict.fromkeys(one.at for one in recipe):
         asked = [one for one in recipe if one.at == kind and probe_fits(one, task)]
@@ -99,13 +114,15 @@ def probe(
                 found, directions = _probed(one, site, examples, task, c, config)
                 rows += found
                 arrays[f"{one.name}/{site.name}/{site.layer}"] = directions
-        if config.controls:
+        if untrained is not None and config.controls:
             rows += _control_rows(
                 asked, own, examples, c, config, places=places, collect=collect, untrained=untrained
             )
     if not rows:
         raise MechoclError(
             f"no probe of {config.recipe} fits this run: it lacks the subsets that they compare"
+            if labels is None
+            else "no probe of the labels can be fitted: the aliases that they are of have a single class, or are of other subsets"
         )
     return pd.DataFrame(rows), arrays
 

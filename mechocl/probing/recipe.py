@@ -11,7 +11,7 @@ from mechocl.runs import recipes
 from probes.linear import Method, ProbeConfig
 from toy_models.subsets import SUBSETS, subset_named
 
-Target = Literal["tag", "defined_entity", "entity", "defined", "consistent", "stage"]
+Target = Literal["tag", "defined_entity", "entity", "defined", "consistent", "stage", "label"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class Probe:
     the integer cannot be copied from the list, or the definition that was trained on."""
     target: Target
     """Column of the task's table. `defined` is whether the alias has a definition; `consistent` is whether the
-    definition names the integer that the questions are about."""
+    definition names the integer that the questions are about. `label` is what the caller of `mechocl.probe` gives."""
     subsets: tuple[str, ...]
     """Subsets whose aliases it compares, by name or short name (`d1`). Subsets that a run lacks are left out, but a probe of tags needs all."""
     method: Method

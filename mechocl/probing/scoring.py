@@ -80,8 +80,9 @@ class Chosen:
 
 def choose_examples(probe: Probe, examples: Examples) -> Chosen:
     """The examples of a probe's subsets whose class at least two aliases have."""
-    index = np.flatnonzero(examples.table["subset"].isin(probe.subsets).to_numpy())
-    table = examples.table.iloc[index]
+    among = examples.table["subset"].isin(probe.subsets) & examples.table[probe.target].notna()
+    index = np.flatnonzero(among.to_numpy())
+    table = examples.table.iloc[index].infer_objects()
     keep = splits.scorable(table["alias"].to_numpy(), table[probe.target].to_numpy())
     index, table = index[keep], table[keep]
     alias, target = table["alias"].to_numpy(), table[probe.target].to_numpy()

@@ -61,7 +61,7 @@ def probe(
     """`probing.probe` with some probes of the recipe (or others): each costs seconds."""
     asked = probes or tuple(p for p in recipe.load(config.recipe) if not only or p.name in only)
     untrained = random_model(task, seed=1, n_layers=model.cfg.n_layers)
-    return probe_.probe(model, untrained, task, config, collect=directly(model), probes=asked)
+    return probe_.probe(model, task, config, untrained=untrained, collect=directly(model), probes=asked)
 
 
 @cache
