@@ -1,10 +1,12 @@
 """A laboratory for out-of-context (implicit meta-) learning.
 
 `import mechocl` is the front door: what a notebook needs, by name (`mechocl.open_run`, `mechocl.patch_activations`, …).
-Importing it is cheap and has no effect. Each name is loaded from its module when it is first used.
+Importing it is cheap and has no effect. Each name is loaded from its module when it is first used. A function takes a list for a
+tuple, a text for a path and None for the device `auto`, and refuses an argument of another type in one line (`mechocl.arguments`).
 """
 
 import importlib
+import types
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:  # what _NAMES says, for type checkers and editors
@@ -137,6 +139,8 @@ def __getattr__(name: str) -> Any:
         value: Any = importlib.import_module(f"mechocl.report.{name}")
     else:
         value = getattr(importlib.import_module(_HOME[name]), name)
+        if isinstance(value, types.FunctionType):
+            value = importlib.import_module("mechocl.arguments").checked(value)
     globals()[name] = value
     return value
 

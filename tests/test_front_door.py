@@ -61,7 +61,7 @@ def test_every_name_leads_to_what_it_says(name: str) -> None:
         assert getattr(mechocl, name) is importlib.import_module(f"{home}.{name}")
     else:
         found = getattr(mechocl, name)
-        assert found is getattr(importlib.import_module(home), name)
+        assert inspect.unwrap(found) is getattr(importlib.import_module(home), name)
         assert found.__module__ == home
         assert inspect.getdoc(found)
     assert name in dir(mechocl)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import tyro
 
+from mechocl.arguments import settle
 from mechocl.errors import MechoclError
 from mechocl.features import properties
 from mechocl.features.properties import Property, Texts
@@ -56,6 +57,7 @@ class EffectsConfig:
     """Draws the pairs; it is also the seed of the search."""
 
     def __post_init__(self) -> None:
+        settle(self)
         if self.features and not (self.property and self.position):
             raise MechoclError("--features needs --property and --position: what they stand for, and where")
         for name in ("best", "controls", "n_pairs", "n_questions"):

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 from sklearn.linear_model import Ridge, orthogonal_mp
 
+from mechocl.arguments import settle
 from mechocl.errors import MechoclError
 from mechocl.features import properties
 from mechocl.features.dictionaries import Dictionary, flat
@@ -65,6 +66,7 @@ class SearchConfig:
     """Draws the texts, and the aliases that judge if the SAE does not say which aliases it has not seen."""
 
     def __post_init__(self) -> None:
+        settle(self)
         if unknown := set(self.group) - set(GROUPS):
             raise MechoclError(
                 f"no group of properties is called {min(unknown)!r}; they are {', '.join(GROUPS)}"

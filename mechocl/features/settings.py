@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
+from mechocl.arguments import settle
 from mechocl.errors import MechoclError
 from mechocl.features.stream import Mix
 
@@ -52,6 +53,7 @@ class TrainingConfig:
     """Project on Weights & Biases that the training is logged to; default: it is not logged."""
 
     def __post_init__(self) -> None:
+        settle(self)
         for name in ("k", "sae_seeds", "activations", "batch_size", "buffer"):
             if getattr(self, name) < 1:
                 raise MechoclError(f"{name} is {getattr(self, name)}; use at least 1")
@@ -107,3 +109,6 @@ class QualityConfig:
     """SAEs of the same kind from other initial weights, which show how stable it is."""
     transfer: bool = False
     """Use an SAE also on weights that it was not trained on."""
+
+    def __post_init__(self) -> None:
+        settle(self)

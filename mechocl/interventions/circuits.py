@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from mechocl.arguments import settle
 from mechocl.errors import MechoclError
 from mechocl.interventions.edge_attribution import attribute_edges
 from mechocl.interventions.edge_graph import Along, graph_of
@@ -58,6 +59,7 @@ class CircuitConfig:
     """Draws the pairs and the random circuits."""
 
     def __post_init__(self) -> None:
+        settle(self)
         contrast_names(self.pairs)
         for name, known in (("method", get_args(Method)), ("along", (None, *get_args(Along)))):
             if getattr(self, name) not in known:

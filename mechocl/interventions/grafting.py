@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from mechocl.arguments import settle
 from mechocl.behaviour.internalization import by_subset, per_alias
 from mechocl.behaviour.statistics import Estimate, estimate
 from mechocl.errors import MechoclError
@@ -55,6 +56,7 @@ class GraftConfig:
     """Graft whole layers too, where there are several: attention, MLP and layer norms together."""
 
     def __post_init__(self) -> None:
+        settle(self)
         if self.aliases_per_subset is not None and self.aliases_per_subset < 1:
             raise MechoclError(
                 f"aliases_per_subset is {self.aliases_per_subset}; use at least 1, or none for all"

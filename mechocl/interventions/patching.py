@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mechocl.arguments import settle
 from mechocl.errors import MechoclError
 from mechocl.interventions.exchanged import only_measured
 from mechocl.interventions.metrics import (
@@ -113,6 +114,7 @@ class PatchingConfig:
     """Draws the pairs."""
 
     def __post_init__(self) -> None:
+        settle(self)
         contrast_names(self.pairs)
         if self.n_pairs < 1:
             raise MechoclError(f"n_pairs is {self.n_pairs}; use at least 1")

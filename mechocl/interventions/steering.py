@@ -18,6 +18,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechocl.arguments import settle
 from mechocl.errors import MechoclError
 from mechocl.interventions.grafting import check_alike, compared
 from mechocl.models.components import Components, take_apart
@@ -56,6 +57,7 @@ class SteeringConfig:
     """Splits the aliases, and draws the batches and the random directions."""
 
     def __post_init__(self) -> None:
+        settle(self)
         if self.aliases_per_subset is not None and self.aliases_per_subset < 2:
             raise MechoclError(
                 f"aliases_per_subset is {self.aliases_per_subset}; a steering vector needs at least 2, one to train it and "

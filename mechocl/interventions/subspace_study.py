@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Int
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from mechocl.arguments import settle
 from mechocl.behaviour.subset_names import subset_named
 from mechocl.errors import MechoclError
 from mechocl.interventions.alignment_search import fit_rotations
@@ -73,6 +74,7 @@ class SubspaceConfig:
     """Divides the aliases, draws the pairs, the starts and the shuffles."""
 
     def __post_init__(self) -> None:
+        settle(self)
         if not self.positions or not self.ks:
             raise MechoclError("positions and ks must name at least one each")
         for name in ("n_pairs", "steps"):

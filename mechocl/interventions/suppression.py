@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from mechocl.arguments import settle
 from mechocl.behaviour.subset_names import subset_named
 from mechocl.errors import MechoclError
 from mechocl.interventions.exchanged import only_measured
@@ -47,6 +48,7 @@ class SuppressionConfig:
     """Draws the questions, and the partners of `resample`."""
 
     def __post_init__(self) -> None:
+        settle(self)
         if self.n_questions < 8:
             raise MechoclError(f"n_questions is {self.n_questions}; use at least 8")
 

@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
+from mechocl.arguments import settle
 from mechocl.behaviour import internalization
 from mechocl.behaviour.subset_names import subset_named
 from mechocl.errors import MechoclError
@@ -27,6 +28,9 @@ class AttentionConfig:
         "d3_consistent",
     )
     """Subsets whose first alias is asked about, once with its integer in the list and once without."""
+
+    def __post_init__(self) -> None:
+        settle(self)
 
 
 def attention_patterns(model: Transformer, task: Task, config: AttentionConfig) -> pd.DataFrame:

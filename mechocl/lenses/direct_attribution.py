@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechocl.arguments import settle
 from mechocl.errors import MechoclError
 from mechocl.lenses.logit_lens import frozen_norm, questions, written
 from mechocl.models import layout
@@ -37,6 +38,7 @@ class AttributionConfig:
     """Aliases of each subset, the first ones."""
 
     def __post_init__(self) -> None:
+        settle(self)
         if not self.positions:
             raise MechoclError("positions is empty; name at least one, such as =")
         if self.aliases_per_subset < 1:

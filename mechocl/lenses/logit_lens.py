@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechocl.arguments import settle
 from mechocl.errors import MechoclError
 from mechocl.models import layout, sites
 from mechocl.models.components import Components, take_apart
@@ -41,6 +42,7 @@ class LensConfig:
     """Aliases of each subset, the first ones."""
 
     def __post_init__(self) -> None:
+        settle(self)
         if self.aliases_per_subset < 1:
             raise MechoclError(f"aliases_per_subset is {self.aliases_per_subset}; use at least 1")
         unknown = set(self.of) - {"stream", "heads", "mlps"}

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mechocl.arguments import settle
 from mechocl.errors import MechoclError
 from mechocl.lenses.logit_lens import Reading, Written, kl_divergence, read_questions, stream_layers
 from mechocl.models.components import Components, take_apart
@@ -41,6 +42,7 @@ class TunedLensConfig:
     """Draws the examples and the batches."""
 
     def __post_init__(self) -> None:
+        settle(self)
         for name in ("aliases_per_subset", "examples", "batch"):
             if getattr(self, name) < 1:
                 raise MechoclError(f"{name} is {getattr(self, name)}; use at least 1")

@@ -67,12 +67,12 @@ def refuse_half_precision(model: Transformer) -> None:
         )
 
 
-def resolve_device(name: str) -> str:
-    """The torch device of a name: `auto` is cuda on a machine that has it, and cpu on any other.
+def resolve_device(name: str | None) -> str:
+    """The torch device of a name: `auto`, or None, is cuda on a machine that has it, and cpu on any other.
 
     Raises MechoclError for `cuda` on a machine that does not have it.
     """
-    if name == "auto":
+    if name is None or name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise MechoclError(

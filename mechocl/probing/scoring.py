@@ -9,6 +9,7 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
+from mechocl.arguments import settle
 from mechocl.errors import MechoclError
 from mechocl.probing.examples import Examples
 from mechocl.probing.recipe import Probe
@@ -46,6 +47,7 @@ class ProbingConfig:
     """Draws the questions, folds, shuffles and pairs."""
 
     def __post_init__(self) -> None:
+        settle(self)
         for name in ("permutations", "n_pairs"):
             if getattr(self, name) < 0:
                 raise MechoclError(f"{name} is {getattr(self, name)}; use 0 or more")

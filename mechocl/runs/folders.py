@@ -74,7 +74,7 @@ class SeedFolder:
 
         `model_at` gives the model of any other checkpoint.
         """
-        return self.model_at(self.final(), device=resolve_device("auto"))
+        return self.model_at(self.final(), device="auto")
 
     @property
     def attribute(self) -> str:
@@ -134,11 +134,11 @@ class SeedFolder:
         """The sha256 of what `untrained_model` reads; "" where it reads nothing, as the recipe and the seed say all."""
         return ""
 
-    def untrained_model(self, *, device: str) -> Any:
+    def untrained_model(self, *, device: str | None = "auto") -> Any:
         """An untrained `HookedTransformer` of the run's shape, with random weights that depend on the seed."""
         return build_model(self.recipe, seed=self.seed, device=device)
 
-    def model_at(self, checkpoint: Checkpoint, *, device: str) -> Any:
+    def model_at(self, checkpoint: Checkpoint, *, device: str | None = "auto") -> Any:
         """The `HookedTransformer` of a checkpoint. Raises MechoclError when its file is altered or incomplete."""
         model = build_model(self.recipe, seed=self.seed, device=device)
         weights = self.weights(checkpoint)
@@ -151,7 +151,7 @@ class SeedFolder:
         architectures.fill_weights(model, weights)
         return model
 
-    def evaluate(self, checkpoint: Checkpoint, *, device: str) -> pd.DataFrame:
+    def evaluate(self, checkpoint: Checkpoint, *, device: str | None = "auto") -> pd.DataFrame:
         """Rows of the evaluate analysis: how a checkpoint answers all test questions, with one row per alias."""
         model = self.model_at(checkpoint, device=device)
         return internalization.per_alias(model, self.load_task())
@@ -197,8 +197,8 @@ class SeedFolder:
         return str(files.read_json(self.ledger.checked("failed.json"))["reason"])
 
 
-def build_model(recipe: AnyRecipe, *, seed: int, device: str) -> Any:
-    """A recipe's untrained model, a `HookedTransformer`."""
+def build_model(recipe: AnyRecipe, *, seed: int = 0, device: str | None = "auto") -> Any:
+    """A recipe's untrained model, a `HookedTransformer`. The device `auto`, or None, is a GPU where there is one."""
     assert isinstance(recipe, Recipe)
     world = world_of(recipe.task)
     vocabulary = world.vocabulary(recipe.task)
@@ -209,7 +209,7 @@ def build_model(recipe: AnyRecipe, *, seed: int, device: str) -> Any:
         n_ctx=world.context_length(recipe.task),
         seed=seed,
     )
-    return model.to(device, print_details=False)
+    return model.to(resolve_device(device), print_details=False)
 
 
 class StackFolder:

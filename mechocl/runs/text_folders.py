@@ -22,6 +22,7 @@ from mechocl.closed_book import encoding, views
 from mechocl.closed_book.questioning import TextQuestioning
 from mechocl.errors import MechoclError
 from mechocl.models import hub, loading
+from mechocl.models.seam import resolve_device
 from mechocl.runs.folders import Checkpoint, SeedFolder
 from mechocl.runs.recipes import AnyRecipe
 from toy_models.task import Task
@@ -127,24 +128,26 @@ class TextSeedFolder(SeedFolder):
     def untrained_checksum(self) -> str:
         return self.final().sha256
 
-    def untrained_model(self, *, device: str) -> Any:
-        return loading.initialised_like(self.path / self.final().name, seed=self.seed, device=device)
+    def untrained_model(self, *, device: str | None = "auto") -> Any:
+        return loading.initialised_like(
+            self.path / self.final().name, seed=self.seed, device=resolve_device(device)
+        )
 
-    def model_at(self, checkpoint: Checkpoint, *, device: str) -> Any:
+    def model_at(self, checkpoint: Checkpoint, *, device: str | None = "auto") -> Any:
         """The model of a checkpoint, loaded from its Hugging Face folder.
 
         The comparison with Hugging Face's forward pass is kept in the folder `parity`. Raises MechoclError when one of
         the files was altered, and as `models.loading.load` does.
         """
         record = self.path / "parity" / f"{checkpoint.name.replace('/', '-')}.json"
-        return loading.load(self.model_path(checkpoint), device=device, record=record)
+        return loading.load(self.model_path(checkpoint), device=resolve_device(device), record=record)
 
-    def evaluate(self, checkpoint: Checkpoint, *, device: str) -> pd.DataFrame:
+    def evaluate(self, checkpoint: Checkpoint, *, device: str | None = "auto") -> pd.DataFrame:
         """Rows of the evaluate analysis, computed by Hugging Face's own model, causal or sequence-to-sequence."""
         from mechocl.closed_book import evaluation  # transformers' generation takes a second to import
 
         path = self.model_path(checkpoint)
-        model = hub.read_model(path).to(device)
+        model = hub.read_model(path).to(resolve_device(device))
         return evaluation.per_alias(model, hub.require_tokenizer(path), self.load_task())
 
     def resume_folder(self, stage: int) -> Path:
