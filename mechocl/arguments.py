@@ -116,7 +116,9 @@ def _made(given: Any, hint: Any) -> Any:
         same = [one for one in tried if one is given]
         return same[0] if same else next((one for one in tried if one is not _UNKNOWN), _UNKNOWN)
     if origin is Literal:
-        return given if given is None or isinstance(given, str | int) else _UNKNOWN  # functions name the words themselves
+        return (
+            given if given is None or isinstance(given, str | int) else _UNKNOWN
+        )  # functions name the words themselves
     if origin is tuple:
         return _tuple(given, inside)
     kind = origin or hint

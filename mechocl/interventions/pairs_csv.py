@@ -1,6 +1,7 @@
 """The user's own pairs, from a CSV file."""
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
