@@ -1,7 +1,4 @@
-"""Which features stand for what: every feature against every property of the task.
-
-Features are chosen on the aliases that the dictionary was trained on, and judged on aliases that were used for neither.
-"""
+"""Which features stand for what: every feature against every property of the task, judged on aliases used for nothing else."""
 
 import itertools
 import warnings

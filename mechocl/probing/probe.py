@@ -68,8 +68,7 @@ def probe(
     """Scores of every probe of a recipe at each site, layer and position, with its controls and its directions.
 
     `labels` are labels of your own, one for each alias (a dict, a Series, or an array in the order of the aliases; None leaves an
-    alias out): they are probed in the place of the recipe's targets, at questions, or as `probes` with the target "label" say, and have
-    the same controls. `untrained` is the model of the control *untrained*; None draws the weights of a `HookedTransformer`
+    alias out). They are probed at questions, or as `probes` with the target "label" say, with the same controls. `untrained` is the model of the control *untrained*; None draws the weights of a `HookedTransformer`
     again. `collect` gives the model's activations; None computes them. `probes` replaces the probes of the recipe.
 
     The columns of the rows are `mechocl.analyses.columns.PROBE`.
@@ -87,19 +86,13 @@ def probe(
     """
     rows: list[dict[str, Any]] = []
     arrays: dict[str, Tensor] = {}
-    recipe = load(config.recipe) if probes is None and labels is None else probes
-    if labels is not None:
-        task = with_labels(task, labels)
-        recipe = [label_probe(task)] if probes is None else probes
-    assert recipe is not None
+    task, recipe = _asked(task, config, probes, labels)
     collect = directly(model) if collect is None else collect
     if untrained is None and config.controls:
         untrained = untrained_like(model, seed=config.seed)
     c = take_apart(model)
     for kind in dict.fromkeys(one.at for one in recipe):
-        asked = [one for one in recipe if one.at == kind and probe_fits(one, task)]
-        if not asked:
-            continue
+        asked = [one for one in recipe if one.at == kind]
         examples = draw_examples(
             task,
             kind,
@@ -118,13 +111,25 @@ def probe(
             rows += _control_rows(
                 asked, own, examples, c, config, places=places, collect=collect, untrained=untrained
             )
-    if not rows:
+    return pd.DataFrame(rows), arrays
+
+
+def _asked(
+    task: Task, config: ProbingConfig, probes: Sequence[Probe] | None, labels: Labels | None
+) -> tuple[Task, list[Probe]]:
+    """The task, with the labels if there are any, and the probes that fit it."""
+    if labels is not None:
+        task = with_labels(task, labels)
+        probes = [label_probe(task)] if probes is None else probes
+    recipe = load(config.recipe) if probes is None else probes
+    fitting = [one for one in recipe if probe_fits(one, task)]
+    if not fitting:
         raise MechoclError(
             f"no probe of {config.recipe} fits this run: it lacks the subsets that they compare"
             if labels is None
             else "no probe of the labels can be fitted: the aliases that they are of have a single class, or are of other subsets"
         )
-    return pd.DataFrame(rows), arrays
+    return task, fitting
 
 
 # ------------------------------------------------------------------------------------- what is read, and where

@@ -21,6 +21,9 @@ from mechocl.report.attention_explorer import json_for_script
 from mechocl.report.plots import COLORS
 from toy_models.subsets import SUBSETS
 
+SIZE_LIMIT: Final = 25_000_000
+"""Largest size of a dashboard in bytes, which most mail still carries."""
+
 DIGITS: Final = 4
 """Significant digits of the numbers on the page."""
 
@@ -74,8 +77,25 @@ def write(
     facts: Mapping[str, str],
     warning: str = "",
 ) -> int:
-    """Write `dashboard_html` into the file `path`, atomically, and return its size in bytes."""
+    """Write `dashboard_html` into the file `path`, atomically, and return its size in bytes.
+
+    If it would be larger than `SIZE_LIMIT`, the page has fewer features, and says so: retrieval features come first, then
+    those that the search is surest of (the smallest q).
+    """
     page = dashboard_html(pages, width=width, title=title, facts=facts, warning=warning)
+    shown = sorted(
+        pages, key=lambda page: (not page.retrieval, min([m.q for m in page.meanings], default=1.0))
+    )
+    while (size := len(page.encode("utf-8"))) > SIZE_LIMIT and len(shown) > 1:
+        shown = shown[: max(1, int(len(shown) * min(0.9, SIZE_LIMIT / size)))]
+        said = (
+            f"So that the file can be sent, it shows {len(shown)} of {len(pages)} features: retrieval features first, then those "
+            'of which the search is surest. In Python, mechocl.analyse_run(run, "sae-search", …) has the rows of all.'
+        )
+        some = sorted(shown, key=lambda page: page.number)
+        page = dashboard_html(
+            some, width=width, title=title, facts=facts, warning=" ".join(filter(None, [warning, said]))
+        )
     write_text(path, page)
     return len(page.encode("utf-8"))
 

@@ -439,3 +439,22 @@ def test_a_dictionary_without_active_features(tmp_path: Path) -> None:
     with open_page(tmp_path / "none.html") as opened:
         assert "No feature is active" in opened.page.locator("#table").inner_text()
         opened.assert_clean()
+
+
+def test_a_page_that_is_too_large_shows_the_surest_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TAG is the retrieval feature; EQUALS has the smallest q of the others."""
+    shown = list(made().values())
+    options: dict[str, Any] = {"width": WIDTH, "title": "t", "facts": {}}
+    whole = write(shown, tmp_path / "all.html", **options)
+    assert "it shows" not in (tmp_path / "all.html").read_text().split("<script")[0]
+    monkeypatch.setattr("mechocl.report.dashboard.SIZE_LIMIT", whole - 1)
+    assert write(shown, tmp_path / "some.html", **options) < whole
+    html = (tmp_path / "some.html").read_text()
+    assert "it shows 3 of 4 features: retrieval features first" in html
+    monkeypatch.setattr("mechocl.report.dashboard.SIZE_LIMIT", 10)
+    write(shown, tmp_path / "one.html", **options)  # at least one, whatever the limit
+    found = re.search(r'"features":\[\{"n":(\d+)', (tmp_path / "one.html").read_text())
+    assert found is not None
+    assert int(found[1]) == TAG
