@@ -83,10 +83,6 @@ def weights(task: Task, mix: Mix, *, without: Bool[np.ndarray, " alias"]) -> Flo
     weight = np.where(without[table["alias"].to_numpy()], 0.0, 1.0)
     if mix.subsets:
         wanted = {subset_named(task, name): share for name, share in map(_weighted, mix.subsets)}
-        if unknown := set(wanted) - set(subset):
-            raise MechoclError(
-                f"the run has no subset {min(unknown)!r}; it has {', '.join(sorted(set(subset)))}"
-            )
         # a subset's weight is divided among its questions, and among its definitions
         size = (
             pd.Series(weight)

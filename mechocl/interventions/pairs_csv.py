@@ -44,7 +44,7 @@ def read_pairs(task: Task, path: Path) -> Pairs:
                 "has a comma between quotation marks"
             )
     length = max(1, len(_ids(task, path, *lines[0], "clean")))
-    if task.vocabulary.encode is None and length > task.n_ctx:
+    if task.vocabulary.of_text is None and length > task.n_ctx:
         raise MechoclError(
             f"{path}, line {lines[0][0]}: clean has {length} tokens, and the run's examples have at most {task.n_ctx}; shorten the examples"
         )

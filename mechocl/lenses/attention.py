@@ -40,7 +40,7 @@ def attention_patterns(model: Transformer, task: Task, config: AttentionConfig) 
     Raises MechoclError when the task has none of them, or their questions have different layouts.
     """
     chosen = []
-    for subset in [subset_named(task, name) for name in config.subsets]:
+    for subset in [subset_named(task, name, absent=True) for name in config.subsets]:
         for answer in (True, False):
             chosen += task.rows(kind="question", split="test", subset=subset, answer=answer)[:1].tolist()
     if not chosen:
