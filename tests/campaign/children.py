@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,6 @@ def import_everything() -> None:
     import sae_lens
     import scipy.stats  # noqa: F401
     import sklearn.linear_model  # noqa: F401
-    import torch
     import transformer_lens  # noqa: F401
     import transformers
 
@@ -54,7 +54,6 @@ def import_everything() -> None:
     from mechocl.report import probe_page, run_report, sae_dashboard  # noqa: F401
     from mechocl.runs import finetune, pretraining, sweeps  # noqa: F401
 
-    torch.set_num_threads(1)
     for name in cli.COMMANDS:
         cli.command_named(name)
     for module, name in ((transformers, "GPTNeoXForCausalLM"), (sae_lens, "SAE")):
@@ -121,7 +120,9 @@ def start(
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     started = time.monotonic()
-    pid = os.fork()
+    with warnings.catch_warnings():  # from Python 3.12 on, of threads in this process, which computes nothing
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
     if pid == 0:
         _be_the_command(command, cwd, log, before, limit_s)
     with contextlib.suppress(OSError):
@@ -159,6 +160,7 @@ def _be_the_command(
         sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
         sys.stdin = open(os.devnull)  # noqa: SIM115
         _limit(limit_s)
+        _use_one_thread()
         if before is not None:
             before()
         code = _main(command)
@@ -183,6 +185,12 @@ def _main(command: Sequence[str]) -> int:
     except BaseException:
         traceback.print_exc()
         return 1
+
+
+def _use_one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _limit(cpu_s: float) -> None:

@@ -121,8 +121,8 @@ def test_another_result_after_a_kill_is_silent(trees: Trees) -> None:
     outcome, detail = interrupted.again(trees, "sweep", "")
     assert outcome == "dead end", detail
     trees.restore(trees.after("sweep"))
-    (trees.work / "sweep" / "rows" / "other.json").touch()
-    assert interrupted.again(trees, "sweep", "") == ("silent", "; then sweep/rows/other.json is left over")
+    (trees.work / "sweep" / "other.txt").touch()
+    assert interrupted.again(trees, "sweep", "") == ("silent", "; then sweep/other.txt is left over")
 
 
 def test_a_process_that_hangs_is_ended(trees: Trees) -> None:
