@@ -20,7 +20,7 @@ def every() -> Iterator[Wrong]:
 def _json_of(name: str, change: Callable[[Any], Any]) -> Prepare:
     def prepare(work: Path) -> None:
         path = work / name
-        path.writetext(json.dumps(change(json.loads(path.readtext()))))
+        path.write_text(json.dumps(change(json.loads(path.read_text()))))
 
     return prepare
 
