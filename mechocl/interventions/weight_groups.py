@@ -17,10 +17,10 @@ from toy_models.task import ROLE, Task
 _EMBEDDINGS: Final = ("alias embeddings", "tag embeddings", "other embeddings")
 
 _KINDS: Final = {
-    "layer norms": r"(^|\.)ln(1|2|_final)\.|layer_?norm",
-    "position embeddings": r"^pos_embed\.",
-    "embeddings": r"^embed\.|\.embed_in\.",
-    "attention": r"^blocks\.\d+\.attn\.|\.attention\.",
+    "layer norms": r"(^|\.)ln(1|2|_final|_1|_2|_f)\.|layer_?norm",
+    "position embeddings": r"^pos_embed\.|\.wpe\.",
+    "embeddings": r"^embed\.|\.(embed_in|wte)\.",
+    "attention": r"\.attn\.|\.attention\.",
     "MLP": r"\.mlp\.",
     "unembedding": r"^unembed\.|^lm_head\.",
 }
@@ -97,7 +97,7 @@ def _parts_of(name: str, weight: Tensor, tokens: Mapping[str, Tensor], tied: boo
     kind = next((kind for kind, pattern in _KINDS.items() if re.search(pattern, name)), None)
     if kind is None:
         raise MechoclError(
-            f"grafting does not know what the model's parameter {name} is; use a GPT-NeoX or toy model"
+            f"grafting does not know what the model's parameter {name} is; use a GPT-NeoX, a GPT-2 or a toy model"
         )
     if kind in ("attention", "MLP"):
         return [(f"layer {_layer_of(name)} {kind}", Part(name))]
@@ -124,7 +124,7 @@ def _token_groups(task: Task, rows: int) -> dict[str, Tensor]:
 
 
 def _layer_of(parameter: str) -> int | None:
-    found = re.search(r"(?:^|\.)(?:blocks|layers)\.(\d+)\.", parameter)
+    found = re.search(r"(?:^|\.)(?:blocks|layers|h)\.(\d+)\.", parameter)
     return int(found[1]) if found else None
 
 

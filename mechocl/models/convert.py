@@ -167,6 +167,7 @@ def shape_of(theirs: Any, *, n_ctx: int | None) -> dict[str, Any]:
     return shape | {
         "n_ctx": n_ctx or min(shape["n_ctx"], MAX_POSITIONS),
         "d_vocab": theirs.config.vocab_size,
+        "tie_word_embeddings": bool(theirs.config.tie_word_embeddings),
         "original_architecture": type(theirs).__name__,
         "init_weights": False,
         "device": "cpu",
@@ -215,6 +216,8 @@ def hooked(theirs: list[Any], shape: dict[str, Any], *, fold: bool, centre: bool
         shape = folding.folded(shape)
     if centre:
         folding.centre(weights)
+    if fold or centre:  # the unembedding is another matrix now
+        shape = shape | {"tie_word_embeddings": False}
     with architectures.hooked_transformer_allowed():
         model = HookedTransformer(HookedTransformerConfig(**shape))
     parameters = dict(model.named_parameters())

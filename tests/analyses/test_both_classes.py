@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 import torch
 from contract import (
-    CONFIGS,
+    NOT_SHARED,
     VARIANTS,
+    assert_tables_equal,
     assert_unchanged,
     companion,
-    dictionary,
+    compute,
     fingerprint,
     loaded,
     neox,
@@ -30,19 +31,10 @@ from transformer_lens import HookedTransformer
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import GPTNeoXForCausalLM
 
-from mechocl.analyses import registry
 from mechocl.analyses.registry import ANALYSES
-from mechocl.analyses.subject import Subject
 from mechocl.errors import MechoclError
 from mechocl.models import activations, loading, seam
 from mechocl.models.sites import residual_sites
-from mechocl.runs.activation_cache import directly
-
-COUNTED = ("rank", "vocabulary_rank", "first", "accuracy", "auc", "recall", "calibration_error")
-"""Columns that count comparisons of two numbers: rounding may turn a comparison where they almost tie."""
-
-NOT_SHARED = {"graft": ["change"]}
-"""Columns that differ by class: a bridge keeps `q`, `k` and `v` twice, so the norm of their change is another."""
 
 
 @pytest.fixture(scope="module")
@@ -60,32 +52,7 @@ def bridge(folder: Path) -> TransformerBridge:
     return warm(loading.load(folder, bridge=True))
 
 
-def compute(name: str, model: Any) -> pd.DataFrame:
-    subject = Subject(
-        model=model,
-        task=task(),
-        after=lambda stage: companion(model),
-        untrained=lambda: companion(model),
-        stage=2,
-        collect=directly(model),
-        dictionary=lambda name, site: dictionary(int(model.cfg.d_model)),
-        rows=lambda name, config: compute(name, model),
-    )
-    return registry.compute(name, subject, CONFIGS.get(name) or ANALYSES[name].config()).rows
-
-
 # --------------------------------------------------------------------------------------- equal results
-
-
-def assert_tables_equal(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
-    """Labels the same, numbers within 1e-4; of the counted columns, 1 % of the cells may differ."""
-    assert list(ours.columns) == list(theirs.columns)
-    counted = [column for column in ours.columns if column in COUNTED]
-    exact = ours.columns.difference(counted)
-    pd.testing.assert_frame_equal(ours[exact], theirs[exact], rtol=0, atol=1e-4)
-    for column in counted:
-        same = np.isclose(ours[column].astype(float), theirs[column].astype(float), atol=1e-4, equal_nan=True)
-        assert same.mean() >= 0.99, f"{column} differs in {(~same).sum()} of {len(same)} rows"
 
 
 @pytest.mark.parametrize("name", ANALYSES)

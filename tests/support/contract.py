@@ -8,13 +8,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from planted import Mechanism, planted_model
 from sae_lens import StandardSAE, StandardSAEConfig
 from transformer_lens import HookedTransformer
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
 
+from mechocl.analyses import registry
+from mechocl.analyses.registry import ANALYSES
+from mechocl.analyses.subject import Subject
 from mechocl.features.candidates import EffectsConfig
 from mechocl.features.dictionaries import Dictionary
 from mechocl.features.search import SearchConfig
@@ -30,6 +35,7 @@ from mechocl.lenses.logit_lens import LensConfig
 from mechocl.lenses.tuned_lens import TunedLensConfig
 from mechocl.models import loading
 from mechocl.probing.scoring import ProbingConfig
+from mechocl.runs.activation_cache import directly
 from toy_models.integer_set import build
 from toy_models.integer_set_config import IntegerSetConfig
 from toy_models.subsets import Fractions
@@ -84,12 +90,21 @@ def neox(seed: int = 0, **changes: Any) -> GPTNeoXForCausalLM:
         }
         | changes
     )
-    model = GPTNeoXForCausalLM(config)
+    return _drawn(GPTNeoXForCausalLM(config), seed)
+
+
+def gpt2(seed: int = 0) -> GPT2LMHeadModel:
+    """As `neox`."""
+    shape = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 64, "n_positions": 16}
+    return _drawn(GPT2LMHeadModel(GPT2Config(vocab_size=len(task().vocabulary), **shape)), seed)
+
+
+@torch.no_grad()
+def _drawn(model: Any, seed: int) -> Any:
     draws = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            centre = 1.0 if "norm.weight" in name else 0.0
-            parameter.copy_(centre + 0.2 * torch.randn(parameter.shape, generator=draws))
+    for name, parameter in model.named_parameters():
+        centre = 1.0 if "norm.weight" in name or (".ln_" in name and "weight" in name) else 0.0
+        parameter.copy_(centre + 0.2 * torch.randn(parameter.shape, generator=draws))
     return model
 
 
@@ -99,10 +114,21 @@ def saved(model: Any, folder: Path) -> Path:
 
 
 @cache
-def loaded(seed: int, *, bridge: bool = False, **changes: Any) -> Any:
+def loaded(
+    seed: int,
+    *,
+    bridge: bool = False,
+    gpt_2: bool = False,
+    fold: bool = False,
+    dtype: torch.dtype = torch.float32,
+    **changes: Any,
+) -> Any:
+    """A GPT-NeoX (or GPT-2) of random weights, as `load` opens it with these options."""
     with tempfile.TemporaryDirectory() as folder:
-        path = saved(neox(seed=seed, **changes), Path(folder))
-        return warm(loading.load(path, bridge=bridge))
+        path = saved(gpt2(seed) if gpt_2 else neox(seed=seed, **changes), Path(folder))
+        model = warm(loading.load(path, bridge=bridge, fold=fold, dtype=dtype))
+    model.opened = {"bridge": bridge, "gpt_2": gpt_2, "fold": fold, "dtype": dtype}
+    return model
 
 
 def warm(model: Any) -> Any:
@@ -120,7 +146,7 @@ def companion(model: Any) -> Any:
     """Another model of the same class and shape, to be compared with."""
     if model.cfg.attn_only:
         return planted()
-    return loaded(2, bridge=isinstance(model, TransformerBridge))
+    return loaded(2, **getattr(model, "opened", {"bridge": isinstance(model, TransformerBridge)}))
 
 
 @cache
@@ -131,6 +157,38 @@ def dictionary(width: int) -> Dictionary:
         sae = StandardSAE(StandardSAEConfig(d_in=width, d_sae=40))
     site = "blocks.0.hook_resid_pre"
     return Dictionary(sae.eval(), site, site, {"held_out": 0.34, "seed": 0})
+
+
+def compute(name: str, model: Any) -> pd.DataFrame:
+    subject = Subject(
+        model=model,
+        task=task(),
+        after=lambda stage: companion(model),
+        untrained=lambda: companion(model),
+        stage=2,
+        collect=directly(model),
+        dictionary=lambda name, site: dictionary(int(model.cfg.d_model)),
+        rows=lambda name, config: compute(name, model),
+    )
+    return registry.compute(name, subject, CONFIGS.get(name) or ANALYSES[name].config()).rows
+
+
+COUNTED = ("rank", "vocabulary_rank", "first", "accuracy", "auc", "recall", "calibration_error")
+"""Columns that count comparisons of two numbers: rounding may turn a comparison where they almost tie."""
+
+NOT_SHARED = {"graft": ["change"]}
+"""Columns that differ by class: a bridge keeps `q`, `k` and `v` twice, so the norm of their change is another."""
+
+
+def assert_tables_equal(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
+    """Labels the same, numbers within 1e-4; of the counted columns, 1 % of the cells may differ."""
+    assert list(ours.columns) == list(theirs.columns)
+    counted = [column for column in ours.columns if column in COUNTED]
+    exact = ours.columns.difference(counted)
+    pd.testing.assert_frame_equal(ours[exact], theirs[exact], rtol=0, atol=1e-4)
+    for column in counted:
+        same = np.isclose(ours[column].astype(float), theirs[column].astype(float), atol=1e-4, equal_nan=True)
+        assert same.mean() >= 0.99, f"{column} differs in {(~same).sum()} of {len(same)} rows"
 
 
 def fingerprint(model: Any) -> tuple[str, int]:
