@@ -11,6 +11,7 @@ import pandas as pd
 from mechocl.analyses import registry, results
 from mechocl.behaviour import dynamics as learning
 from mechocl.behaviour.counted import CountedSeeds, count_seeds
+from mechocl.destinations import require_folder
 from mechocl.errors import MechoclError
 from mechocl.models.seam import resolve_device
 from mechocl.runs import recipes
@@ -39,6 +40,8 @@ class Job:
     attribute: str = ""
     """Attribute of a text world that the analyses look at."""
     save_every_s: float = SAVE_EVERY_S
+    done_before: int = 0
+    """Number of wanted analyses that are there already, which the progress counts as done."""
 
 
 def train_and_analyse(job: Job, progress: Progress) -> None:
@@ -56,7 +59,9 @@ def train_and_analyse(job: Job, progress: Progress) -> None:
     folders = [run.seed(seed) for seed in job.seeds]
     todo = [(f, name, config) for f in folders if f.failure() is None for name, config in job.analyses]
     for i, (folder, name, config) in enumerate(todo):
-        progress(f"seed {folder.seed}: {name}", share + (1 - share) * i / len(todo))
+        done = (job.done_before + i) / (job.done_before + len(todo))
+        what = name if len(job.seeds) == 1 else f"seed {folder.seed}: {name}"
+        progress(what, share + (1 - share) * done)
         results.analyse_seed(run, folder, name, config, stage=job.stage, device=job.device)
     progress("done", 1.0)
 
@@ -200,8 +205,21 @@ def complete_run(
             if run.load_result(name, results.result_key(folder, name, config, stage)) is None
         )
         if todo:
-            missing.append(Job(str(run.path), (folder.seed,), device, False, todo, stage, run.attribute))
+            there = len(wanted) - len(todo)
+            missing.append(
+                Job(
+                    str(run.path),
+                    (folder.seed,),
+                    device,
+                    False,
+                    todo,
+                    stage,
+                    run.attribute,
+                    done_before=there,
+                )
+            )
     if missing:
+        require_folder(run.path)
         jobs = min(jobs or default_jobs(len(missing), device), len(missing))
         _compute_jobs(missing, "analysing", jobs, run.manifest["threads"])
 

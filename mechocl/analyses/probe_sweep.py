@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mechocl import files
 from mechocl.analyses import results
+from mechocl.destinations import require_folder
 from mechocl.errors import MechoclError, describe_error
 from mechocl.probing.scoring import ProbingConfig
 from mechocl.runs import activation_cache
@@ -146,6 +147,8 @@ def sweep_probes(wanted: Sequence[Unit], *, out: Path, executor: Executor) -> pd
     _keep_other_table(out, wanted)
     missing = [unit for unit in wanted if not _saved(unit)]
     last = time.monotonic()
+    for folder in (out, *{Path(unit.run) for unit in missing}):
+        require_folder(folder)
 
     def stream(*_: Any) -> None:
         nonlocal last

@@ -9,6 +9,7 @@ from typing import Any
 from mechocl.analyses import results
 from mechocl.analyses.inputs import OF_TRAINING, Asked, values_of
 from mechocl.analyses.jobs import complete_run
+from mechocl.destinations import require_folder
 from mechocl.features import dictionaries
 from mechocl.features.settings import QualityConfig, TrainingConfig
 from mechocl.runs import processes
@@ -69,6 +70,7 @@ def map_seeds(
     threads changes the bits of the result.
     """
     if work:
+        require_folder(run.path)
         processes.map_jobs(
             compute,
             work,

@@ -17,6 +17,7 @@ from mechocl.commands.options import (
     joined,
     seconds_of,
 )
+from mechocl.destinations import require_folder
 from mechocl.errors import MechoclError
 from mechocl.runs.pretraining_config import PretrainingConfig
 from mechocl.runs.train_toy import SAVE_EVERY_S
@@ -50,6 +51,7 @@ def pretrain(
     from mechocl.runs.processes import cores, torch_threads
     from mechocl.runs.progress import Display
 
+    require_folder(out)
     with torch_threads(cores()), Display(f"pretraining on {world}", ["model"]) as display:
         known = pretraining.pretrain(
             out,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from mechocl.commands.options import WhereSae, WhereSeeds, jobs_of, listed
+from mechocl.destinations import require_file
 from mechocl.errors import MechoclError
 from mechocl.features.candidates import EffectsConfig
 from mechocl.features.crosscoders import CrosscoderConfig, Which
@@ -143,11 +144,12 @@ def dashboard(on: OnSae, site: str = "", out: Path | None = None) -> None:
     """
     from mechocl.report import sae_dashboard
 
+    if out is not None:
+        require_file(out)
     config = SearchConfig(sae=on.sae, site=site, transfer=on.transfer)
     run, seeds, device = _computed(on, "sae-search", config, first=True)
     out = out or run.path / "saes" / Path(on.sae).name / f"seed-{seeds[0]}.html"
-    if out.is_dir():
-        raise MechoclError(f"{out} is a folder; give the HTML file, for example {out / 'features.html'}")
+    require_file(out)
     size = sae_dashboard.write_sae_dashboard(run, seeds[0], out, config=config, stage=on.stage, device=device)
     print(f"dashboard ({size / 1e6:.1f} MB): {out.resolve().as_uri()}")
 

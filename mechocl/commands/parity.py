@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from mechocl.commands.options import Device
-from mechocl.errors import MechoclError
+from mechocl.destinations import require_file
 
 
 def parity(
@@ -38,8 +38,8 @@ def parity(
     from mechocl.commands import printing
     from mechocl.models import loading, seam
 
-    if out is not None and out.is_dir():
-        raise MechoclError(f"{out} is a folder; give the JSON file")
+    if out is not None:
+        require_file(out)
     loaded = loading.load_with_parity(
         model,
         device=seam.resolve_device(device),

@@ -16,6 +16,7 @@ from mechocl.commands.options import (
     listed,
     numbers,
 )
+from mechocl.destinations import require_folder
 from mechocl.errors import MechoclError
 from mechocl.probing.scoring import ProbingConfig
 
@@ -75,10 +76,13 @@ def probe(
     if table is not None:
         rows = probe_sweep.read_table(table)
         out = out or (table if table.is_dir() else table.parent)
+        require_folder(out)
         _print_and_draw(rows, out)
     else:
         if not runs:
             raise MechoclError("give one or more RUN folders to probe, or --table to look at a table")
+        if out is not None:
+            require_folder(out)
         executor = place.executor(computing.jobs)
         device = executor.device(computing.device)
         units = _listed_units(runs, config, probed, device=device, jobs=computing.jobs)

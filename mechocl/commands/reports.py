@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from mechocl.commands.options import Attribute, Computing, PositionalRun, jobs_of
-from mechocl.errors import MechoclError
+from mechocl.destinations import require_file
 
 if TYPE_CHECKING:
     from mechocl.runs.run import Run
@@ -31,7 +31,7 @@ def write_report(
 
     path = out or run / "report.html"
     opened = Run.open(run, attribute=attribute)
-    _refuse_folder(path)
+    require_file(path)
     device = computing.resolved_device()
     printing.failures(jobs.count_run(opened, device=device, jobs=jobs_of(computing.jobs)))
     print_report(
@@ -45,20 +45,15 @@ def write_report(
 def print_report(run: "Run", path: Path, *, device: str, jobs: int | None) -> None:
     """Write the report of a run into the file `path`, and say where it is; `device` is one of `--device`.
 
-    Raises MechoclError where `path` is a folder.
+    Raises MechoclError where the file cannot be written.
     """
     from mechocl.analyses import report_rows
     from mechocl.models import seam
     from mechocl.report import run_page
 
-    _refuse_folder(path)
+    require_file(path)
     computed_on = seam.resolve_device(device)
     rows = report_rows.complete_report(run, device=computed_on, jobs=jobs)
     controls = report_rows.control_rows(run, device=computed_on, jobs=jobs)
     size = run_page.write_run_page(run, rows, controls, path)
     print(f"report ({size / 1e6:.1f} MB): {path.resolve().as_uri()}")
-
-
-def _refuse_folder(path: Path) -> None:
-    if path.is_dir():
-        raise MechoclError(f"{path} is a folder; give the HTML file, for example {path / 'report.html'}")

@@ -17,6 +17,7 @@ from mechocl.commands.options import (
     joined,
     seconds_of,
 )
+from mechocl.destinations import require_file, require_folder
 from mechocl.errors import MechoclError
 from mechocl.runs.train_toy import SAVE_EVERY_S
 
@@ -153,6 +154,8 @@ def sweep(
     from mechocl.runs.sweeps import missing_runs, run_sweep, wanted_runs
 
     left = 0
+    if figure is not None:
+        require_file(figure)
     if table is None:
         if not recipe or out is None:
             raise MechoclError("give a RECIPE and --out DIR to train, or --table DIR to look at a sweep")
@@ -212,6 +215,9 @@ def dynamics(run: PositionalRun, out: Path | None = None) -> None:
     from mechocl.runs.run import Run
 
     opened = Run.open(run)
+    figure, folder = out or run / "dynamics.html", run / "results" / "dynamics"
+    require_file(figure)
+    require_folder(folder)
     counted = jobs.count_run(opened, device=seam.resolve_device("auto"), jobs=None)
     curves, onsets = jobs.measure_dynamics(opened, seeds=counted.shown)
     printing.failures(counted)
@@ -219,9 +225,7 @@ def dynamics(run: PositionalRun, out: Path | None = None) -> None:
     printing.table(events.columns, events.rows)
     print()
     printing.table(order.columns, order.rows)
-    figure = out or run / "dynamics.html"
     page.write_figure(training_plots.dynamics(curves), figure)
-    folder = run / "results" / "dynamics"
     files.write_table(folder / "curves.parquet", curves)
     files.write_table(folder / "onsets.parquet", onsets)
     print(f"curves: {figure}; tables: {folder}")

@@ -16,6 +16,7 @@ from mechocl import files
 from mechocl.closed_book import evaluation, examples, worlds
 from mechocl.closed_book.batches import Collator, Examples, choose_pad
 from mechocl.closed_book.stages import ClosedBookRecipe, FinetuneStage, FinetuningConfig, LoraConfig
+from mechocl.destinations import written_by_library
 from mechocl.errors import MechoclError, describe_error
 from mechocl.models import hub
 from mechocl.runs import trainer
@@ -48,7 +49,7 @@ def finetune(run: Run, seed: int, *, device: str, save_every_s: float, progress:
         stages = recipe.training.stages
         if folder.failure() is not None or folder.finished():
             return
-        progress("building the task", 0.0)
+        progress("building the task", math.nan)
         _refuse_other_base(run, recipe)
         source = hub.locate(recipe.model)
         tokenizer = hub.require_tokenizer(source)
@@ -275,11 +276,12 @@ def _keep(stage: _Stage, moment: trainer.Moment, merged: Callable[..., Any] | No
     weights = moment.state()  # all processes take part
 
     def write(path: Path) -> None:
-        if merged is None:
-            moment.save(path, weights)
-        else:
-            merged(weights).save_pretrained(path)
-        stage.tokenizer.save_pretrained(path)
+        with written_by_library(path):
+            if merged is None:
+                moment.save(path, weights)
+            else:
+                merged(weights).save_pretrained(path)
+            stage.tokenizer.save_pretrained(path)
 
     if moment.first:
         stage.folder.save_model(write, stage=stage.number, step=moment.step, final=final)

@@ -4,6 +4,7 @@ The estimates are low. They count what is certainly held at one time.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Final
 
 from mechocl import memory
@@ -34,13 +35,12 @@ def require_recipe_memory(recipe: AnyRecipe, *, together: int = 1) -> None:
         if size is None:
             return
         task = size(recipe.task)
-        needed = sizes.estimate_memory(
-            recipe.model.resolve(), task, recipe.training.stages, together=together
-        )
+        model, stages = recipe.model.resolve(), recipe.training.stages
+        needed: Mapping[str, float] = sizes.estimate_memory(model, task, stages, together=together)
     else:
         needed = _finetuning(recipe)
-    needed = {part: count / processes() for part, count in needed.items()}
-    memory.require_memory(needed, of="the recipe")
+    own = {part: count / processes() for part, count in needed.items()}
+    memory.require_memory(own, of="the recipe")
 
 
 def require_pretraining_memory(world: BiographiesConfig, config: PretrainingConfig) -> None:

@@ -15,6 +15,7 @@ from mechocl.closed_book.batches import Collator, choose_pad
 from mechocl.closed_book.biographies import BiographiesConfig
 from mechocl.closed_book.definitions import question
 from mechocl.closed_book.questioning import TextQuestioning
+from mechocl.destinations import written_by_library
 from mechocl.errors import MechoclError
 from mechocl.models import hub
 from mechocl.runs.needed_memory import require_pretraining_memory
@@ -64,7 +65,8 @@ def pretrain(
         collate = Collator(pad=choose_pad(tokenizer), eos=None)
 
         def then(moment: Moment) -> bool:
-            moment.model.save_pretrained(out)
+            with written_by_library(out):
+                moment.model.save_pretrained(out)
             return True
 
         train_model(
@@ -80,7 +82,8 @@ def pretrain(
             then=then,
             progress=progress,
         )
-        tokenizer.save_pretrained(out)
+        with written_by_library(out):
+            tokenizer.save_pretrained(out)
         progress("asking about the known people", 1.0)
         found = known_people(out, world, seed=seed, device=device)
         files.write_text(out / KNOWN_PEOPLE, found.to_csv(index=False))

@@ -76,7 +76,7 @@ def train_stack(
             files.remove_temporary(folder.path)
         if finished == len(stages):
             return
-        progress("building the task", 0.0)
+        progress("building the task", math.nan)
         tasks = [_task(folder) for folder in folders]
         recipe = run.recipe
         assert isinstance(recipe, Recipe)

@@ -509,7 +509,9 @@ def test_altered_rows_are_refused(run: Path, fails: Fails, capsys: pytest.Captur
 
 
 def test_a_report_cannot_replace_a_folder(run: Path, fails: Fails) -> None:
-    assert fails("report", run, "--out", run, *CPU).startswith(f"{run} is a folder; give the HTML file")
+    assert fails("report", run, "--out", run, *CPU).startswith(
+        f"{run} is a folder; give a file in it, for example "
+    )
 
 
 def test_other_ends(monkeypatch: pytest.MonkeyPatch, fails: Fails) -> None:
@@ -705,7 +707,7 @@ def test_a_terminal_gets_bars(monkeypatch: pytest.MonkeyPatch) -> None:
         assert display.bars is not None
         display.bars.refresh()
     shown = terminal.getvalue()
-    for text in ("seed 0", "seed 1", "waiting", "50%", "stage 1, step 5 of 10", "25%", "━"):
+    for text in ("seed 0", "seed 1", "starting", "50%", "stage 1, step 5 of 10", "25%", "━"):
         assert text in shown
     assert "\x1b[" in shown
 

@@ -313,9 +313,12 @@ def test_a_training_that_diverged_is_refused() -> None:
     """Of every architecture: what is left after a learning rate of 1e20 is no dictionary."""
     for architecture in get_args(Architecture):
         draws = torch.Generator().manual_seed(0)
-        batches = iter([{"in": torch.randn(256, 8, generator=draws)} for _ in range(20)])
+        batches = iter(
+            [{"in": (x := torch.randn(256, 8, generator=draws)), "out": x.flip(1)} for _ in range(20)]
+        )
         config = changed(architecture=architecture, learning_rate=1e20, activations=3072)
-        wanted = {"x": Wanted(read="in", write="in", width=16, number=0)}
+        write = "out" if architecture == "transcoder" else "in"
+        wanted = {"x": Wanted(read="in", write=write, width=16, number=0)}
         with pytest.raises(
             MechoclError, match="the training of x diverged, and nothing of it is kept; use a --learning-rate"
         ):

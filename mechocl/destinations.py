@@ -1,0 +1,47 @@
+"""Places that results go to: one that cannot be written is refused before anything is computed for it."""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from mechocl.errors import MechoclError
+
+
+def require_file(path: Path) -> None:
+    """Raise MechoclError when no file can be written at a path: a folder is there, or its folder cannot be written."""
+    if path.is_dir():
+        raise MechoclError(f"{path} is a folder; give a file in it, for example {path / f'{path.name}.html'}")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise MechoclError(f"{path} cannot be written: it is read-only; choose another place")
+    require_folder(path.parent)
+
+
+def require_folder(path: Path) -> None:
+    """Raise MechoclError when no file can be made in a folder, or the folder itself cannot be made."""
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise MechoclError(f"{path}: {there} is a file, where a folder is needed; choose another place")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise MechoclError(f"{there} cannot be written: it is read-only; choose another place")
+
+
+@contextlib.contextmanager
+def written_by_library(path: Path) -> Iterator[None]:
+    """Raise OSError, which names `path`, where a library's own writer fails in the block, such as on a full disk.
+
+    safetensors and tokenizers are written in Rust. They raise errors of their own kinds, that of tokenizers a bare
+    Exception, whose texts end with the number that the operating system gave.
+    """
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(path)) from error
