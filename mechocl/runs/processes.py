@@ -90,7 +90,7 @@ def map_jobs(
     process when an item finishes. Items finish in any order. The first exception of a job ends the other jobs and is
     raised here; Ctrl-C ends them, too. Raises Fault when a process was killed.
     """
-    with Display(title, names) as display:
+    with Display(title, names, at_a_time=jobs) as display:
         if jobs == 1:
             return _run_here(job, items, display, threads, done)
         return _run_in_processes(job, items, display, jobs, threads, done)
@@ -216,6 +216,7 @@ def _in_worker(job: Job, item: Any, index: int) -> Any:
             last = time.monotonic()
             _messages.put((index, text, share))
 
+    _messages.put((index, "starting", math.nan))  # a job that waited for its turn has it now
     return job(item, progress)
 
 

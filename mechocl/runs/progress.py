@@ -102,12 +102,19 @@ class Display:
     """
 
     def __init__(
-        self, title: str, names: Sequence[str], *, clock: Callable[[], float] = time.monotonic
+        self,
+        title: str,
+        names: Sequence[str],
+        *,
+        at_a_time: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`at_a_time`: number of jobs that begin at once, while the others wait for their turn; None means all."""
         self.title = title
         self.names = names
         self.shares = [0.0] * len(names)
-        self.doing = ["starting"] * len(names)
+        at_once = len(names) if at_a_time is None else at_a_time
+        self.doing = ["starting" if index < at_once else "waiting" for index in range(len(names))]
         self.clock = clock
         self.started = self.last_line = clock()
         self.console = Console(stderr=True)
@@ -131,7 +138,10 @@ class Display:
             )
             self.bars.start()
             shown = self.names if len(self.names) <= _MOST_BARS else ()
-            self.ids = [self.bars.add_task(name, total=1.0, what="starting") for name in shown]
+            self.ids = [
+                self.bars.add_task(name, total=1.0, what=what)
+                for name, what in zip(shown, self.doing, strict=False)
+            ]
             self.total = self.bars.add_task(f"[bold]{self.title}", total=float(len(self.names)), what="")
         else:
             shown = [*self.names[:_MOST_BARS], "…"] if len(self.names) > _MOST_BARS else self.names

@@ -701,13 +701,23 @@ def test_a_terminal_gets_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with progress.Display("training", ["seed 0", "seed 1"]) as display:
+    with progress.Display("training", ["seed 0", "seed 1", "seed 2"], at_a_time=2) as display:
         report = display.reporter(1)
         report("stage 1, step 5 of 10", 0.5)
         assert display.bars is not None
         display.bars.refresh()
     shown = terminal.getvalue()
-    for text in ("seed 0", "seed 1", "starting", "50%", "stage 1, step 5 of 10", "25%", "━"):
+    for text in (
+        "seed 0",
+        "seed 1",
+        "starting",
+        "waiting",
+        "50%",
+        "stage 1, step 5 of 10",
+        "17%",
+        "0:00:00",
+        "━",
+    ):
         assert text in shown
     assert "\x1b[" in shown
 
