@@ -1,6 +1,7 @@
-"""The errors that the command line shows as one line, and the words that they propose."""
+"""What is said in one line: the errors that the command line shows, the words that they propose, and notes on stderr."""
 
 import difflib
+import sys
 from collections.abc import Sequence
 from textwrap import shorten
 
@@ -32,3 +33,8 @@ def suggested(word: str, known: Sequence[str]) -> str:
     """What to write in the place of a mistyped word: the nearest known word, and if none is near, all of them."""
     near = nearest(word, known)
     return f"did you mean {near}?" if near else f"choose from {', '.join(known)}"
+
+
+def note(message: str) -> None:
+    """Say in one line on stderr what the user should know about a result that is given all the same."""
+    print(f"mechocl: {message}", file=sys.stderr)

@@ -1,31 +1,52 @@
 """Atomic writes and checksums: no finished file is ever lost, and no altered file is ever read."""
 
+import contextlib
+import fcntl
 import hashlib
 import io
 import json
+import mmap
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from mechocl.errors import MechoclError
+from mechocl.errors import MechoclError, describe_error
+from mechocl.seals import EMPTY, Content, check_seal, note_unsealed, sealed
 
 _TEMPORARY: Final = ".tmp"
+
+_CHECKSUM: Final = "checksum"
+"""Key of a file's seal: in the object of a JSON file, and in the metadata of a table and of tensors."""
+_OURS: Final = "mechocl"
+"""The one key in the metadata of a file of tensors. Safetensors writes several keys in an order that is not fixed."""
+
+LEDGER: Final = "checksums.json"
+"""Name of the file of a `Ledger`."""
+
+AGAIN: Final = "restore it, or delete it and run again"
+"""What to do about most files that are damaged."""
+
+EDITED: Final = f'restore it, or, if you edited it yourself, remove its line "{_CHECKSUM}"'
+"""What to do about a file that is made once and that its user may have edited."""
 
 
 class Busy(MechoclError):
     """Another process holds a lock."""
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | Content) -> None:
     """Write a temporary file beside `path`, then rename it into place.
 
     A kill at any moment leaves either the old file or the new one. It may also leave a temporary file, which
@@ -33,11 +54,10 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     # callers make the content in memory: safetensors' own writer reports a full disk as an error of its own kind
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_TEMPORARY, dir=path.parent)
-    temporary = Path(name)
+    handle, temporary = _held(path, tempfile.mkstemp)
     try:
         with open(handle, "wb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -49,67 +69,194 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _held(path: Path, make: Callable[..., tuple[int, str]]) -> tuple[int, Path]:
+    """A new temporary file or folder beside `path`, locked until it is closed, so that nobody removes it as a leftover."""
+    while True:
+        handle, name = make(prefix=f".{path.name}.", suffix=_TEMPORARY, dir=path.parent)
+        with contextlib.suppress(OSError):  # a file system without locks, on which nothing is removed either
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.path.exists(name):
+            return handle, Path(name)
+        os.close(handle)  # it was removed as a leftover before it was locked
+
+
+def _open_folder(**options: Any) -> tuple[int, str]:
+    name = tempfile.mkdtemp(**options)
+    return os.open(name, os.O_RDONLY), name
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`. When the block ends, it stands at `path`, in place of what was there.
+
+    If the block ends with an exception, nothing changes. A kill may leave a folder that `remove_temporary` removes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, made = _held(path, _open_folder)
+    try:
+        (made / path.name).mkdir()
+        yield made / path.name
+        if path.exists():
+            shutil.rmtree(path)
+        (made / path.name).rename(path)
+    finally:
+        os.close(handle)
+        shutil.rmtree(made, ignore_errors=True)
+
+
 def is_temporary(path: Path) -> bool:
-    """Whether a file is a temporary one that `write_bytes` was filling when it was killed."""
+    """Whether this is a temporary file or folder that was being filled when its process was killed."""
     return path.name.startswith(".") and path.name.endswith(_TEMPORARY)
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove the temporary files of killed writes from a folder and its subfolders, while nobody writes to them."""
+    """Remove the temporary files and folders of killed writes from a folder and its subfolders.
+
+    Those that a living process fills stay: it holds their locks, which the operating system releases when it ends.
+    """
     for path in [p for p in folder.rglob(f".*{_TEMPORARY}") if is_temporary(p)]:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # held, already gone, or in a folder that must not be changed
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+            finally:
+                os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_json(path: Path, value: object) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=True) + "\n")
+def write_json(path: Path, value: Mapping[Any, Any]) -> None:
+    """Write an object as JSON, with a checksum of the file as its first entry."""
+    whole = {_CHECKSUM: EMPTY, **value}
+    text = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=True) + "\n"
+    write_bytes(path, sealed(text.encode("utf-8")))
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, remedy: str = AGAIN) -> dict[str, Any]:
+    """The object that `write_json` wrote.
+
+    Raises MechoclError, with the remedy, when the file was altered or truncated, or holds anything else. A file of an
+    older version has no checksum; it is read, and a line on stderr says so.
+    """
+    content = path.read_bytes()
+    is_sealed = check_seal(path, content, remedy=remedy)
+    found = _object(path, content, remedy)
+    found.pop(_CHECKSUM, None)
+    if not is_sealed:
+        note_unsealed(path)
+    return found
+
+
+def read_foreign_json(path: Path, *, remedy: str = AGAIN) -> dict[str, Any]:
+    """The object in a JSON file that another program wrote. Raises MechoclError when it holds anything else."""
+    return _object(path, path.read_bytes(), remedy)
+
+
+def _object(path: Path, content: bytes, remedy: str) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise MechoclError(f"{path} is damaged ({error}); restore it, or delete it and run again") from None
+        raise MechoclError(f"{path} is damaged ({error}); {remedy}") from None
+    if not isinstance(found, dict):
+        raise MechoclError(f"{path} is damaged (it holds no JSON object); {remedy}")
+    return found
+
+
+def pack_tensors(tensors: dict[str, Tensor], metadata: dict[str, str], *, seal: bool = True) -> Content:
+    """The content of a file of tensors. Without a seal it is what older versions wrote."""
+    contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    if not seal:
+        return (save(contiguous, metadata=metadata),)
+    return sealed(save(contiguous, metadata={_OURS: json.dumps({_CHECKSUM: EMPTY, **metadata})}))
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    write_bytes(path, save(contiguous, metadata=metadata))
+    """Write a safetensors file with a checksum of itself."""
+    write_bytes(path, pack_tensors(tensors, metadata))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file.
-
-    Raises MechoclError when the file is missing, truncated or not in this format.
-    """
-    with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+def read_tensors(path: Path, *, remedy: str = AGAIN) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file of `write_tensors`. Raises MechoclError, and reads old files, as `read_json` does."""
+    with _opened(path, remedy, ours=True) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, _metadata(file)  # noqa: SIM118
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """Metadata of a safetensors file, without its tensors. Raises MechoclError as `read_tensors` does."""
-    with _opened(path) as file:
-        return dict(file.metadata() or {})
+def read_foreign_tensors(path: Path, *, remedy: str = AGAIN) -> dict[str, Tensor]:
+    """Tensors of a safetensors file that another program wrote. Raises MechoclError when it is missing or damaged."""
+    with _opened(path, remedy, ours=False) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def read_metadata(path: Path, *, remedy: str = AGAIN) -> dict[str, str]:
+    """Metadata of a file of tensors, without the tensors. Raises MechoclError as `read_tensors` does."""
+    with _opened(path, remedy, ours=True) as file:
+        return _metadata(file)
+
+
+def _metadata(file: Any) -> dict[str, str]:
+    found = dict(file.metadata() or {})
+    if _OURS in found:
+        found = json.loads(found[_OURS])
+        del found[_CHECKSUM]
+    return found
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path, remedy: str, *, ours: bool) -> Iterator[Any]:
+    if not path.exists():
+        raise MechoclError(f"{path} is missing; {remedy}")
+    is_sealed = not ours or (path.stat().st_size > 0 and _check_mapped(path, remedy))
     try:
         with safe_open(path, framework="pt") as file:
+            if not is_sealed:
+                note_unsealed(path)
             yield file
-    except FileNotFoundError:
-        raise MechoclError(f"{path} is missing; restore it, or train again") from None
     except SafetensorError as error:
-        raise MechoclError(f"{path} is damaged ({error}); restore it, or delete it and train again") from None
+        raise MechoclError(f"{path} is damaged ({error}); {remedy}") from None
+
+
+def _check_mapped(path: Path, remedy: str) -> bool:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return check_seal(path, content, remedy=remedy)
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as parquet, without its index, with a checksum of the file."""
     buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    write_bytes(path, buffer.getvalue())
+    found = pa.Table.from_pandas(table, preserve_index=False)
+    with pq.ParquetWriter(buffer, found.schema) as writer:
+        writer.write_table(found)
+        writer.add_key_value_metadata({_CHECKSUM: EMPTY})
+    write_bytes(path, sealed(buffer.getvalue()))
+
+
+def read_table(path: Path, *, remedy: str = AGAIN) -> pd.DataFrame:
+    """A table that `write_table` wrote. Raises MechoclError, and reads files of older versions, as `read_json` does."""
+    if not path.is_file():
+        raise MechoclError(f"{path} is missing; {remedy}")
+    content = path.read_bytes()
+    is_sealed = check_seal(path, content, remedy=remedy)
+    try:
+        found = pd.read_parquet(io.BytesIO(content))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise MechoclError(f"{path} is damaged, or no table ({describe_error(error)}); {remedy}") from None
+    if not is_sealed:
+        note_unsealed(path)
+    return found
+
+
+def digest(content: Content) -> str:
+    """sha256 of a content that is not written yet."""
+    found = hashlib.sha256()
+    for part in content:
+        found.update(part)
+    return found.hexdigest()
 
 
 def sha256(path: Path) -> str:
@@ -124,20 +271,18 @@ class Ledger:
     """`checksums.json` of one folder with one writer: the files that are finished, and their sha256.
 
     A file counts as finished only when it is recorded. If a kill comes between writing and recording, the file is
-    written again. Reading checks the recorded checksum.
+    written again. Reading checks the recorded checksum. `remedy` is what brings back a file that is lost or damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, remedy: str = "run the same command again") -> None:
         self.folder = folder
-        self.path = folder / "checksums.json"
+        self.path = folder / LEDGER
+        self.remedy = remedy
 
     def entries(self) -> dict[str, str]:
         if not self.path.exists():
             return {}
-        found = read_json(self.path)
-        if not isinstance(found, dict):
-            raise MechoclError(f"{self.path} is damaged; restore it, or delete {self.folder} and train again")
-        return found
+        return read_json(self.path, remedy=f"restore it, or delete it and {self.remedy}")
 
     def record(self, *names: str) -> None:
         write_json(self.path, self.entries() | {name: sha256(self.folder / name) for name in names})
@@ -150,21 +295,26 @@ class Ledger:
     def __contains__(self, name: str) -> bool:
         return name in self.entries()
 
+    def damaged(self) -> frozenset[str]:
+        """Names of the recorded files that are missing or altered."""
+        return frozenset(
+            name
+            for name, recorded in self.entries().items()
+            if not (self.folder / name).is_file() or sha256(self.folder / name) != recorded
+        )
+
     def checked(self, name: str) -> Path:
         """Path of a recorded file, after its checksum was compared.
 
-        Raises MechoclError, which names the file, when it is missing, not recorded or altered.
+        Raises MechoclError, which names the file and the remedy, when it is missing, not recorded or altered.
         """
         path = self.folder / name
         recorded = self.entries().get(name)
         if recorded is None or not path.exists():
-            raise MechoclError(
-                f"{path} is missing or unfinished; run the same `mechocl train` (or finetune) again to complete it"
-            )
+            raise MechoclError(f"{path} is missing or unfinished; {self.remedy}")
         if sha256(path) != recorded:
             raise MechoclError(
-                f"{path} does not match its checksum: it was truncated or altered; restore it, or delete "
-                f"{self.folder} and train again"
+                f"{path} does not match its checksum: it was truncated or altered; restore it, or {self.remedy}"
             )
         return path
 

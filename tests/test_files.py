@@ -1,12 +1,17 @@
 """Writes are whole or not at all, and what was altered is not read."""
 
+import contextlib
 import errno
+import hashlib
 import os
 import resource
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -20,7 +25,7 @@ BIG = 20_000
 
 WRITERS: dict[str, Callable[[Path], None]] = {
     "text": lambda path: files.write_text(path, "x" * BIG),
-    "json": lambda path: files.write_json(path, list(range(BIG))),
+    "json": lambda path: files.write_json(path, {"numbers": list(range(BIG))}),
     "tensors": lambda path: files.write_tensors(path, {"a": torch.zeros(BIG)}, {}),
     "table": lambda path: files.write_table(path, pd.DataFrame({"a": torch.rand(BIG).numpy()})),
 }
@@ -94,6 +99,81 @@ def test_what_killed_writes_left_is_removed_and_nothing_else(tmp_path: Path) -> 
     assert found == set(kept)
 
 
+def test_what_a_living_process_fills_is_no_leftover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process sweeps in the middle of a write, and between the making of the temporary file and its lock."""
+    sweep = [sys.executable, "-c", "import sys; from pathlib import Path; from mechocl import files; "
+             f"files.remove_temporary(Path({str(tmp_path)!r}))"]  # fmt: skip
+    monkeypatch.setattr(os, "fsync", lambda handle: subprocess.run(sweep, check=True))
+    files.write_text(tmp_path / "a", "whole")
+    monkeypatch.undo()
+    assert_only(tmp_path, {"a": b"whole"})
+    with files.new_folder(tmp_path / "folder") as made:
+        (made / "b").write_text("whole")
+        subprocess.run(sweep, check=True)
+    assert (tmp_path / "folder" / "b").read_text() == "whole"
+    original, swept = files.tempfile.mkstemp, []
+
+    def swept_at_once(**options: Any) -> tuple[int, str]:
+        made = original(**options)
+        if not swept:
+            os.unlink(made[1])
+            swept.append(made[1])
+        return made
+
+    monkeypatch.setattr(files.tempfile, "mkstemp", swept_at_once)
+    files.write_text(tmp_path / "a", "again")
+    assert swept
+    assert (tmp_path / "a").read_text() == "again"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "folder"]
+
+
+def test_a_killed_write_leaves_what_the_next_sweep_removes(tmp_path: Path) -> None:
+    """The process dies in the middle of a file, and in the middle of a folder."""
+    for fill in (
+        "files.write_text(there / 'a', 'x')",
+        "held = files.new_folder(there / 'f'); held.__enter__(); os.fsync(0)",
+    ):
+        script = (
+            "import os; from pathlib import Path; from mechocl import files; os.fsync = lambda handle: os._exit(9); "
+            f"there = Path({str(tmp_path)!r}); {fill}"
+        )
+        assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
+    assert len([p for p in tmp_path.iterdir() if files.is_temporary(p)]) == 2
+    files.remove_temporary(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_filled_to_the_end_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "old").touch()
+    with contextlib.suppress(KeyError), files.new_folder(tmp_path / "f") as made:
+        (made / "new").touch()
+        raise KeyError
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == ["f", "f/old"]
+    with files.new_folder(tmp_path / "f") as made:
+        (made / "new").touch()
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == ["f", "f/new"]
+
+
+@pytest.mark.parametrize("writer", ["json", "tensors", "table"])
+def test_the_same_content_is_the_same_bytes_with_its_checksum_in_it(tmp_path: Path, writer: str) -> None:
+    torch.manual_seed(0)
+    values = {"a": torch.rand(50)}
+    writers: dict[str, Callable[[Path], None]] = {
+        "json": lambda path: files.write_json(path, {"a": values["a"].tolist()}),
+        "tensors": lambda path: files.write_tensors(path, values, {"step": "3", "of": "5", "more": "x"}),
+        "table": lambda path: files.write_table(path, pd.DataFrame({"a": values["a"].numpy()})),
+    }
+    for name in "ab":
+        writers[writer](tmp_path / name)
+    content = (tmp_path / "a").read_bytes()
+    assert content == (tmp_path / "b").read_bytes()
+    mark = b"sha256-with-zeros-here:"
+    start = content.index(mark) + len(mark)
+    digest = hashlib.sha256(content[:start] + b"0" * 64 + content[start + 64 :]).hexdigest()
+    assert content[start : start + 64] == digest.encode()
+
+
 def test_tensors_and_metadata_come_back(tmp_path: Path) -> None:
     path = tmp_path / "file.safetensors"
     tensors = {
@@ -151,7 +231,8 @@ def test_a_ledger_returns_what_was_recorded(tmp_path: Path) -> None:
     assert files.Ledger(tmp_path).entries() == files.read_json(tmp_path / "checksums.json") == {"a": digest}
     ledger.forget("a")
     assert "a" not in ledger
-    assert_only(tmp_path, {"checksums.json": b"{}\n"})
+    assert [p.name for p in tmp_path.iterdir()] == ["checksums.json"]
+    assert files.Ledger(tmp_path).entries() == {}
 
 
 @pytest.mark.parametrize("content", [b"abcd", b"abcdeF", b"abcdefg", b""])

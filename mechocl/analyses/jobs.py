@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import pandas as pd
 
+from mechocl import files
 from mechocl.analyses import registry, results
 from mechocl.behaviour import dynamics as learning
 from mechocl.behaviour.counted import CountedSeeds, count_seeds
@@ -196,7 +197,8 @@ def complete_run(
     jobs: int | None,
     seeds: Sequence[int] | None = None,
 ) -> None:
-    """Compute the analyses that a run, or some of its seeds, lacks."""
+    """Compute the analyses that a run, or some of its seeds, lacks. What killed writes left in its folder is removed."""
+    files.remove_temporary(run.path)
     missing = []
     for folder in [f for f in run.finished_seeds() if seeds is None or f.seed in seeds]:
         todo = tuple(

@@ -12,7 +12,7 @@ from torch import Tensor
 from mechocl import files
 from mechocl.analyses import results
 from mechocl.destinations import require_folder
-from mechocl.errors import MechoclError, describe_error
+from mechocl.errors import MechoclError
 from mechocl.probing.scoring import ProbingConfig
 from mechocl.runs import activation_cache
 from mechocl.runs.activation_cache import ActivationCache, Precision
@@ -145,6 +145,8 @@ def sweep_probes(wanted: Sequence[Unit], *, out: Path, executor: Executor) -> pd
     more runs, seeds or checkpoints. Such a table would be lost.
     """
     _keep_other_table(out, wanted)
+    for folder in {out, *(Path(unit.run) for unit in wanted)}:
+        files.remove_temporary(folder)
     missing = [unit for unit in wanted if not _saved(unit)]
     last = time.monotonic()
     for folder in (out, *{Path(unit.run) for unit in missing}):
@@ -176,14 +178,16 @@ def _keep_other_table(out: Path, wanted: Sequence[Unit]) -> None:
     units = {_identity(unit) for unit in wanted}
     if (out / "table.parquet").exists():
         before = (
-            files.read_json(out / _UNITS) if (out / _UNITS).exists() else [["a version that kept no list"]]
+            files.read_json(out / _UNITS, remedy=f"choose another --out, or delete {out}")["units"]
+            if (out / _UNITS).exists()
+            else [["a version that kept no list"]]
         )
         if lost := {tuple(one) for one in before} - units:
             raise MechoclError(
                 f"{out} holds probes that this command would replace ({len(lost)} of {len(before)}, such as "
                 f"{min(lost)[0]}); choose another --out, or delete that folder"
             )
-    files.write_json(out / _UNITS, sorted(units))
+    files.write_json(out / _UNITS, {"units": sorted(units)})
 
 
 def _identity(unit: Unit) -> tuple[str, str]:
@@ -232,10 +236,7 @@ def probe_directions(unit: Unit) -> dict[str, Tensor]:
 def read_table(path: Path) -> pd.DataFrame:
     """Read the table of a sweep from its file or its folder. Raises MechoclError when it is not such a table."""
     file = path / "table.parquet" if path.is_dir() else path
-    try:
-        found = pd.read_parquet(file)
-    except (OSError, ValueError) as error:
-        raise MechoclError(f"{file} is not a table of a probe sweep: {describe_error(error)}") from None
+    found = files.read_table(file, remedy="run the same `mechocl probe` again, which writes it again")
     if not {*WHERE, "probe", "control", "auc"} <= set(found.columns):
         raise MechoclError(f"{file} is not a table of a probe sweep; give one that `mechocl probe` wrote")
     return found

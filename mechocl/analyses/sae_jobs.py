@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mechocl import files
 from mechocl.analyses import results
 from mechocl.analyses.inputs import OF_TRAINING, Asked, values_of
 from mechocl.analyses.jobs import complete_run
@@ -69,6 +70,7 @@ def map_seeds(
     Each job has as many threads as the run's training had, however many jobs work beside it, because the number of
     threads changes the bits of the result.
     """
+    files.remove_temporary(run.path)
     if work:
         require_folder(run.path)
         processes.map_jobs(

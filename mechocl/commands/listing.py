@@ -20,6 +20,9 @@ def runs(
     listing = list_runs(folder)
     body = [[str(one.path), one.recipe, one.state, one.created] for one in listing.readable]
     table(["run", "recipe", "trained", "created"], body)
+    for one in listing.readable:
+        if one.mixed:
+            print(f"{one.path} has seeds of different versions or machines: {one.mixed}")
     for why in listing.unreadable:
         print(f"cannot be read: {why}")
     count = len(listing.readable) + len(listing.unreadable)

@@ -7,8 +7,6 @@ What a run has trained lies in `RUN/saes/NAME/seed-K/`, one folder for each seed
 """
 
 import json
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -114,7 +112,7 @@ def is_trained(path: Path, wanted: dict[str, Any]) -> bool:
     """Whether a folder holds an SAE whose record says `wanted`. What an older version did not record is not compared."""
     if not (path / RECORD).exists():
         return False
-    held = files.read_json(path / RECORD)
+    held = files.read_json(path / RECORD, remedy=f"delete {path} and train it again")
     asked = json.loads(json.dumps(wanted))
     return bool(held.get("config")) and all(held.get(key, value) == value for key, value in asked.items())
 
@@ -151,12 +149,13 @@ def load(path: Path, *, device: str, site: str | None = None) -> Dictionary:
             raise MechoclError(
                 f"{path} is incomplete: {name} is missing; copy the SAE again, or train it again"
             )
-    config = files.read_json(path / CONFIG)
-    record = files.read_json(path / RECORD) if (path / RECORD).exists() else {}
+    again = f"delete {path} and train it again"
+    record = files.read_json(path / RECORD, remedy=again) if (path / RECORD).exists() else {}
     for name, digest in record.get("sha256", {}).items():
         if files.sha256(path / name) != digest:
-            raise MechoclError(f"{path / name} does not match its checksum; delete {path} and train it again")
-    held, _ = files.read_tensors(weights)  # it says what is damaged
+            raise MechoclError(f"{path / name} does not match its checksum; {again}")
+    config = files.read_foreign_json(path / CONFIG, remedy="copy the SAE again, or train it again")
+    held = files.read_foreign_tensors(weights, remedy="copy the SAE again, or train it again")
     _refuse_other_widths(config, held, path)
     try:
         sae = sae_lens.SAE.load_from_disk(path, device=device)
@@ -204,20 +203,14 @@ def check_fits(dictionary: Dictionary, model: Transformer, task: Task) -> None:
 
 def save(sae: Any, path: Path, record: dict[str, Any]) -> None:
     """Write an SAE folder as a whole: its files are made beside it, then renamed into place of any old folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as made:
-        new = Path(made) / "sae"
+    with files.new_folder(path) as new:
         weights = sae.state_dict()
         sae.process_state_dict_for_saving(weights)
-        files.write_tensors(
-            new / WEIGHTS, weights, {}
-        )  # as SAELens's `save_model`, whose errors have no path
-        files.write_json(new / CONFIG, sae.cfg.to_dict())
+        # as SAELens's `save_model`, whose errors have no path
+        files.write_tensors(new / WEIGHTS, weights, {})
+        files.write_text(new / CONFIG, json.dumps(sae.cfg.to_dict(), indent=2))
         digests = {name: files.sha256(new / name) for name in (CONFIG, WEIGHTS)}
         files.write_json(new / RECORD, record | {"sha256": digests})
-        if path.exists():
-            shutil.rmtree(path)
-        new.rename(path)
 
 
 def flat(x: Tensor) -> Tensor:

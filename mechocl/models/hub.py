@@ -30,13 +30,16 @@ def locate(path_or_name: str | Path, *, revision: str | None = None, weights: bo
     """The local folder of a checkpoint. The files of a hub name are fetched into the hub's cache first.
 
     If there is a local folder of that name, it is taken and no hub is asked. Without `weights`, only the config and
-    the tokenizer of a hub name are fetched. Raises MechoclError for a path that does not exist, and when the hub does
-    not give the files.
+    the tokenizer of a hub name are fetched. Raises MechoclError for a path that does not exist, when the hub does
+    not give the files, and when a file of a model that was pretrained here was altered.
     """
     folder = Path(path_or_name).expanduser()
     if folder.is_dir():
         if revision is not None:
             raise MechoclError(f"{folder} is a local folder, which has no revisions; leave revision out")
+        if weights:
+            for one in (ledger := ledger_of(folder)).entries():
+                ledger.checked(one)
         return folder
     if folder.exists():
         raise MechoclError(f"{folder} is a file; give the folder of a saved Hugging Face model")
@@ -45,6 +48,11 @@ def locate(path_or_name: str | Path, *, revision: str | None = None, weights: bo
     if isinstance(path_or_name, Path) or looks_like_a_path:
         raise MechoclError(f"{folder} does not exist; give the folder of a saved Hugging Face model")
     return _fetch(name, revision, weights=weights)
+
+
+def ledger_of(folder: Path) -> files.Ledger:
+    """The checksums of a folder that `mechocl pretrain` wrote. Other folders have none, so that nothing is checked."""
+    return files.Ledger(folder, remedy=f"delete {folder / files.LEDGER} to use the folder as it is")
 
 
 def _fetch(name: str, revision: str | None, *, weights: bool) -> Path:
@@ -81,6 +89,7 @@ def fingerprint_model(path_or_name: str | Path) -> dict[str, str]:
         # the hub's cache is models--OWNER--NAME/snapshots/COMMIT
         return {str(path_or_name): folder.name if folder.parent.name == "snapshots" else "hub"}
     named = [path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".safetensors")]
+    named = [path for path in named if path.name != files.LEDGER]
     return {str(path): files.sha256(path) for path in named}
 
 

@@ -119,6 +119,7 @@ def _facts(run: Run, counted: CountedSeeds) -> dict[str, str]:
         if git
         else "not a git checkout",
         "Created": m["created"],
+        **({"Seeds of different versions or machines": mixed} if (mixed := run.mixed_versions()) else {}),
     }
 
 

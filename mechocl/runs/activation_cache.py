@@ -93,11 +93,11 @@ class ActivationCache:
 
 def size(run: Path) -> int:
     """Number of bytes that the activations of a run take on the disk."""
-    return sum(path.stat().st_size for path in (run / FOLDER).rglob("*.safetensors"))
+    return sum(path.stat().st_size for path in (run / FOLDER).rglob("*") if path.is_file())
 
 
 def _read(path: Path, checkpoint: Checkpoint) -> Tensor:
-    tensors, meta = files.read_tensors(path)
+    tensors, meta = files.read_tensors(path, remedy="delete it, and it is computed again")
     if meta.get("checkpoint") != checkpoint.sha256:
         raise MechoclError(
             f"{path} holds activations of another checkpoint than {checkpoint.name} of seed {checkpoint.seed}; "

@@ -47,7 +47,9 @@ def finetune(run: Run, seed: int, *, device: str, save_every_s: float, progress:
     assert isinstance(recipe, ClosedBookRecipe)
     with files.locked(folder.path / f"lock-{os.environ.get('RANK', '0')}", patience=_LOCK_PATIENCE_S):
         stages = recipe.training.stages
-        if folder.failure() is not None or folder.finished():
+        folder.forget_damaged_failure()
+        todo = folder.lost_stages() if folder.failure() is None else []
+        if not todo and folder.task_saved():
             return
         progress("building the task", math.nan)
         _refuse_other_base(run, recipe)
@@ -55,8 +57,8 @@ def finetune(run: Run, seed: int, *, device: str, save_every_s: float, progress:
         tokenizer = hub.require_tokenizer(source)
         task = _task(folder, recipe, tokenizer, context=hub.read_config(source).context)
         work = [len(training_rows(task, stage)) * stage.epochs for stage in stages]
-        for number in range(1, len(stages) + 1):
-            if not folder.stage_finished(number):
+        for number in range(1, max(todo, default=0) + 1):
+            if number in todo:
 
                 def stage_progress(text: str, share: float, number: int = number) -> None:
                     done = sum(work[: number - 1]) + share * work[number - 1]
@@ -287,6 +289,11 @@ def _keep(stage: _Stage, moment: trainer.Moment, merged: Callable[..., Any] | No
         stage.folder.save_model(write, stage=stage.number, step=moment.step, final=final)
 
 
+def _anew(stage: Path) -> str:
+    """What to do when files that an unfinished stage continues from are damaged."""
+    return f"delete {stage} and run the same `mechocl finetune` again: the stage begins again"
+
+
 class _History:
     """Evaluations of an unfinished stage. Those after a resume point are made again, and replace the old ones."""
 
@@ -294,7 +301,7 @@ class _History:
         self.path = path
         self.found: dict[int, list[dict[str, Any]]] = {}
         if path.exists():
-            self.found = {int(k): v for k, v in files.read_json(path).items()}
+            self.found = {int(k): v for k, v in files.read_json(path, remedy=_anew(path.parent)).items()}
 
     def add(self, step: int, rows: list[dict[str, Any]]) -> None:
         self.found[step] = rows
@@ -312,7 +319,7 @@ def _task(folder: TextSeedFolder, recipe: ClosedBookRecipe, tokenizer: Any, *, c
     If definitions change from epoch to epoch, it is drawn again, since only those of one draw are saved. Raises
     MechoclError when another task was saved.
     """
-    saved = folder.load_task() if "task.parquet" in folder.ledger else None
+    saved = folder.load_task() if folder.task_saved() else None
     if saved is not None and recipe.task.unreliable != "noise":
         return saved
     world = worlds.build_world(recipe)
@@ -324,8 +331,5 @@ def _task(folder: TextSeedFolder, recipe: ClosedBookRecipe, tokenizer: Any, *, c
     if saved is not None and not (
         torch.equal(saved.tokens, task.tokens) and torch.equal(saved.roles, task.roles)
     ):
-        raise MechoclError(
-            f"{folder.path} was started on another task by another version of the code; "
-            "choose another --out, or delete it"
-        )
+        raise MechoclError(folder.other_task())
     return task

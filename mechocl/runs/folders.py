@@ -7,6 +7,7 @@ resume point.
 import functools
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -45,23 +46,58 @@ class Checkpoint:
 class SeedFolder:
     """One seed's part of a run."""
 
-    _task_files: tuple[str, ...] = ("task.safetensors", "task.parquet")
+    task_files: tuple[str, ...] = ("task.safetensors", "task.parquet")
+    """Names of the files that hold the task."""
 
-    def __init__(self, path: Path, seed: int, recipe: AnyRecipe) -> None:
+    def __init__(self, path: Path, seed: int, recipe: AnyRecipe, *, command: str = "train") -> None:
         self.path = path
         self.seed = seed
         self.recipe = recipe
-        self.ledger = files.Ledger(path)
+        self.ledger = files.Ledger(path, remedy=f"run the same `mechocl {command}` again to complete it")
 
     def save_task(self, task: Task) -> None:
+        """Save the task. Raises MechoclError when another task was saved before, even if its files are lost."""
         tensors = {
             "tokens": task.tokens.to(torch.int32),
             "roles": task.roles.to(torch.int8),
             "loss_mask": task.loss_mask,
         }
-        files.write_tensors(self.path / "task.safetensors", tensors, {})
+        if not self._write("task.safetensors", tensors, {}, keep=True):
+            raise MechoclError(self.other_task())
         files.write_table(self.path / "task.parquet", task.table)
         self.ledger.record("task.safetensors", "task.parquet")
+
+    def _write(
+        self, name: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str], *, keep: bool
+    ) -> bool:
+        """Write tensors, in the form that is recorded if there is one. With `keep`, nothing is written where the record is
+        of other tensors, and False is returned."""
+        content = files.pack_tensors(tensors, metadata)
+        recorded = self.ledger.entries().get(name)
+        if keep and recorded is not None and files.digest(content) != recorded:
+            content = files.pack_tensors(tensors, metadata, seal=False)  # as an older version wrote it
+            if files.digest(content) != recorded:
+                return False
+        files.write_bytes(self.path / name, content)
+        return True
+
+    def lost_stages(self) -> list[int]:
+        """The stages that are not trained to the end, or of which a file is missing or altered; counted from 1."""
+        damaged = self.ledger.damaged()
+        return [
+            number
+            for number in range(1, len(self.recipe.training.stages) + 1)
+            if not self.stage_finished(number) or any(name.startswith(f"stage-{number}/") for name in damaged)
+        ]
+
+    def task_saved(self) -> bool:
+        """Whether the files of the task are there as they were written."""
+        return not set(self.task_files) - (self.ledger.entries().keys() - self.ledger.damaged())
+
+    def forget_damaged_failure(self) -> None:
+        """Forget why training ended early if the file that says so is lost, so that it is found out again."""
+        if "failed.json" in self.ledger.damaged():
+            self.ledger.forget("failed.json")
 
     @functools.cached_property
     def task(self) -> Task:
@@ -96,7 +132,7 @@ class SeedFolder:
             tokens=tensors["tokens"].to(torch.int64),
             roles=tensors["roles"].to(torch.int64),
             loss_mask=tensors["loss_mask"],
-            table=pd.read_parquet(self.ledger.checked("task.parquet")),
+            table=files.read_table(self.ledger.checked("task.parquet")),
             vocabulary=world.vocabulary(self.recipe.task),
             questioning=world.questioning,
         )
@@ -104,14 +140,30 @@ class SeedFolder:
     def task_checksums(self) -> dict[str, str]:
         """The recorded sha256 of each file that the task is read from."""
         entries = self.ledger.entries()
-        return {name: entries[name] for name in self._task_files if name in entries}
+        return {name: entries[name] for name in self.task_files if name in entries}
 
     def save_checkpoint(
         self, weights: dict[str, torch.Tensor], *, stage: int, step: int, final: bool
     ) -> None:
+        """Save weights. Raises MechoclError when the stage was finished before, with other weights at this step."""
         name = f"stage-{stage}/" + ("final" if final else f"step-{step:06d}") + ".safetensors"
-        files.write_tensors(self.path / name, weights, {"step": str(step)})
+        if not self._write(name, weights, {"step": str(step)}, keep=self.stage_finished(stage)):
+            raise MechoclError(self.other_bits(name))
         self.ledger.record(name)
+
+    def other_task(self) -> str:
+        """Why a seed cannot go on: the code draws another task now."""
+        return (
+            f"{self.path} was started on another task by another version of the code; choose another --out, or delete "
+            f"{self.path} and {self.ledger.remedy}"
+        )
+
+    def other_bits(self, name: str) -> str:
+        """Why a lost file cannot come back by training again: training gives another one now."""
+        return (
+            f"{self.path / name} cannot be restored: training gives other bits here than when it was written (other "
+            f"versions or another machine); restore it from a copy, or delete {self.path} and {self.ledger.remedy}"
+        )
 
     def checkpoints(self) -> list[Checkpoint]:
         """Finished checkpoints in the order of training."""
@@ -123,7 +175,7 @@ class SeedFolder:
         return sorted(found, key=lambda c: (c.stage, c.step))
 
     def _checkpoint(self, name: "re.Match[str]", digest: str) -> Checkpoint:
-        step = name[2] or files.read_metadata(self.path / name[0])["step"]
+        step = name[2] or files.read_metadata(self.path / name[0], remedy=self.ledger.remedy)["step"]
         return Checkpoint(self.seed, int(name[1]), int(step), name[0], digest)
 
     def weights(self, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
@@ -180,7 +232,7 @@ class SeedFolder:
     def history(self) -> pd.DataFrame:
         """Evaluations during training, with one row per stage, step and subset."""
         tables = [
-            pd.read_parquet(self.ledger.checked(f"stage-{i + 1}/history.parquet"))
+            files.read_table(self.ledger.checked(f"stage-{i + 1}/history.parquet"))
             for i in range(len(self.recipe.training.stages))
         ]
         return pd.concat(tables, ignore_index=True)
@@ -218,7 +270,7 @@ class StackFolder:
     def __init__(self, path: Path, seeds: tuple[int, ...]) -> None:
         self.path = path
         self.seeds = seeds
-        self.ledger = files.Ledger(path)
+        self.ledger = files.Ledger(path, remedy=f"delete {path} and run the same `mechocl train` again")
 
     def save_state(self, state: TrainingState, *, stage: int, histories: list[list[dict[str, Any]]]) -> None:
         """Replace the resume point. The new file is recorded before the old one is removed."""
@@ -240,11 +292,11 @@ class StackFolder:
         extra = json.loads(meta["state"])
         return TrainingState(tensors, extra["step"], extra["scalars"]), extra["histories"]
 
-    def remove_leftovers(self, *, finished_stages: int) -> None:
-        """Remove what a killed process left: temporary files, and resume points that nothing will read."""
+    def remove_leftovers(self, *, unfinished: Collection[int]) -> None:
+        """Remove what a killed process left: temporary files, and resume points of other stages than these."""
         files.remove_temporary(self.path)
         for name, (stage, _) in self._states().items():
-            if stage <= finished_stages:
+            if stage not in unfinished:
                 self.ledger.forget(name)
         states = self._states()
         for path in self.path.glob("state-*.safetensors"):

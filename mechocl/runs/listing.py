@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mechocl.errors import MechoclError
+from mechocl.runs.makers import makers, mixed_versions
 from mechocl.runs.manifest import check_manifest
+from mechocl.seals import check_seal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +21,8 @@ class ListedRun:
     """In words, how many of its seeds are trained, and how many failed."""
     created: str
     """Time when the run was started, in ISO 8601."""
+    mixed: str
+    """In one line, which seeds were made by which versions and machines; "" if all were made by the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +72,7 @@ def _at_a_glance(path: Path) -> ListedRun | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     done, failed = sum(wanted <= names for names in files), sum("failed.json" in names for names in files)
-    return _listed(path, manifest["recipe_name"], done, failed, len(files), manifest["created"])
+    return _listed(path, manifest, done, failed, len(files))
 
 
 def _opened(path: Path) -> ListedRun:
@@ -77,16 +81,20 @@ def _opened(path: Path) -> ListedRun:
 
     run = Run.open(path)
     done = sum(run.seed(seed).finished() for seed in run.seeds)
-    return _listed(path, run.recipe_name, done, len(run.failures()), len(run.seeds), run.manifest["created"])
+    return _listed(path, run.manifest, done, len(run.failures()), len(run.seeds))
 
 
-def _listed(path: Path, recipe: str, done: int, failed: int, seeds: int, created: str) -> ListedRun:
+def _listed(path: Path, manifest: dict[str, Any], done: int, failed: int, seeds: int) -> ListedRun:
     state = f"{done} of {seeds} seeds" + (f", {failed} failed" if failed else "")
-    return ListedRun(path=path, recipe=recipe, state=state, created=created)
+    recipe, created = str(manifest["recipe_name"]), str(manifest["created"])
+    mixed = mixed_versions(makers(manifest))
+    return ListedRun(path=path, recipe=recipe, state=state, created=created, mixed=mixed)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    found = json.loads(path.read_text(encoding="utf-8"))
+    content = path.read_bytes()
+    check_seal(path, content, remedy="")
+    found = json.loads(content.decode("utf-8"))
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds no table")
     return found

@@ -32,6 +32,13 @@ class _Git(pydantic.BaseModel):
     dirty: str
 
 
+class _Maker(pydantic.BaseModel):
+    seeds: list[_Seed]
+    machine: str
+    packages: dict[str, str]
+    git: _Git | None
+
+
 class _Manifest(pydantic.BaseModel):
     """The keys that a manifest must have. It may have others."""
 
@@ -49,6 +56,7 @@ class _Manifest(pydantic.BaseModel):
     created: Annotated[str, pydantic.AfterValidator(_is_time)]
     seconds: dict[str, Annotated[float, pydantic.Field(ge=0)]]
     git: _Git | None = None
+    makers: Annotated[list[_Maker], pydantic.Field(min_length=1)] | None = None
 
     @pydantic.model_validator(mode="after")
     def _stacks_hold_the_seeds(self) -> "_Manifest":

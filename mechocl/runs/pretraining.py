@@ -52,6 +52,10 @@ def pretrain(
     """
     record, settings = worlds.drawing_record(world, seed), dataclasses.asdict(config)
     _refuse_other_contents(out, record, settings)
+    files.remove_temporary(out)
+    ledger = hub.ledger_of(out)
+    for name in ledger.entries():
+        ledger.checked(name)
     if not (out / KNOWN_PEOPLE).exists():
         require_pretraining_memory(world, config)
         progress("building the corpus", 0.0)
@@ -87,17 +91,19 @@ def pretrain(
         progress("asking about the known people", 1.0)
         found = known_people(out, world, seed=seed, device=device)
         files.write_text(out / KNOWN_PEOPLE, found.to_csv(index=False))
+        ledger.record(*sorted(path.name for path in out.iterdir() if path.is_file() and path != ledger.path))
         shutil.rmtree(out / _RESUME, ignore_errors=True)
     return pd.read_csv(out / KNOWN_PEOPLE)
 
 
 def _refuse_other_contents(out: Path, record: dict[str, Any], settings: dict[str, Any]) -> None:
     """Raise MechoclError when `out` holds anything but what a pretraining with this record and these settings makes."""
-    if (out / worlds.RECORD).exists() and files.read_json(out / worlds.RECORD) != record:
+    remedy = f"restore it, or delete {out} and run the same `mechocl pretrain` again"
+    if (out / worlds.RECORD).exists() and files.read_json(out / worlds.RECORD, remedy=remedy) != record:
         raise MechoclError(
             f"{out} holds a model of another invented world; choose another --out, or delete it"
         )
-    if (out / SETTINGS).exists() and files.read_json(out / SETTINGS) != settings:
+    if (out / SETTINGS).exists() and files.read_json(out / SETTINGS, remedy=remedy) != settings:
         raise MechoclError(
             f"{out} holds a model of another shape or training; choose another --out, or delete it"
         )

@@ -4,11 +4,25 @@ import contextlib
 import os
 import platform
 import subprocess
+from importlib import metadata
 from pathlib import Path
+from typing import Any, Final
 
 import torch
 
-from mechocl import files
+from mechocl import __version__, files
+
+PACKAGES: Final = ("torch", "transformer-lens", "transformers", "numpy", "pandas", "scikit-learn")
+
+
+def maker(device: str) -> dict[str, Any]:
+    """What makes the seeds that are trained here and now: versions, commit and machine (`makers.KEYS`)."""
+    return {
+        "machine": machine(device),
+        "python": platform.python_version(),
+        "packages": {"mechocl": __version__} | {name: metadata.version(name) for name in PACKAGES},
+        "git": git_state(),
+    }
 
 
 def machine(device: str) -> str:

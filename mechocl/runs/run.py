@@ -15,9 +15,7 @@ runs/<name>/
 import datetime
 import json
 import math
-import platform
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,18 +25,18 @@ import torch
 
 from mechocl import __version__, files
 from mechocl.closed_book.stages import ClosedBookRecipe
-from mechocl.errors import MechoclError
+from mechocl.errors import MechoclError, note
 from mechocl.runs import recipes
 from mechocl.runs.folders import SeedFolder, StackFolder
 from mechocl.runs.kinds import RunKind
+from mechocl.runs.makers import makers, mixed_versions, with_maker
 from mechocl.runs.manifest import SCHEMA, check_manifest
-from mechocl.runs.provenance import git_state, machine
+from mechocl.runs.provenance import maker
 from mechocl.runs.recipes import AnyRecipe, Recipe
 from mechocl.runs.text_runs import TextRuns
 from mechocl.runs.toy_runs import ToyRuns
 from toy_models.task import Questioning
 
-_PACKAGES: Final = ("torch", "transformer-lens", "transformers", "numpy", "pandas", "scikit-learn")
 _LOCK: Final = ".lock"
 _LOCK_PATIENCE_S: Final = 10.0
 """Seconds to wait for another process that is writing the manifest. Writing it takes milliseconds."""
@@ -76,6 +74,7 @@ class Run:
         if path.exists() and not _may_hold_a_run(path):
             raise MechoclError(f"{path} exists and is not a run; choose another --out")
         with files.locked(path / _LOCK, patience=_LOCK_PATIENCE_S):
+            files.remove_temporary(path)
             made = any(
                 path.glob("seed-*/checksums.json")
             )  # without them the run stopped before it made anything
@@ -94,10 +93,20 @@ class Run:
                     f"{path} was started on {old.manifest['device']}, not {device}; continue it there, "
                     "or choose another --out"
                 )
-            new = tuple(seed for seed in seeds if seed not in old.seeds)
-            return old._changed(
-                seeds=sorted({*old.seeds, *new}), stacks=old.manifest["stacks"] + _stacks(new, together)
-            )
+            return old._continued(seeds, together)
+
+    def _continued(self, seeds: tuple[int, ...], together: int) -> "Run":
+        """Add seeds to the manifest, and say it where they are not made as those that are there. The lock must be held."""
+        new = tuple(seed for seed in seeds if seed not in self.seeds)
+        trained = {*new, *(seed for seed in seeds if seed in self.seeds and not self.seed(seed).finished())}
+        made_by = with_maker(self.manifest, maker(self.manifest["device"]), trained)
+        if trained and (mixed := mixed_versions(made_by)):
+            note(f"{self.path} has seeds of different versions or machines: {mixed}")
+        return self._changed(
+            seeds=sorted({*self.seeds, *new}),
+            stacks=self.manifest["stacks"] + _stacks(new, together),
+            **({"makers": made_by} if len(made_by) > 1 else {}),
+        )
 
     @staticmethod
     def open(path: Path | str, *, attribute: str = "") -> "Run":
@@ -110,8 +119,8 @@ class Run:
             raise MechoclError(f"{path} does not exist; `mechocl runs` lists the runs of a folder")
         if not (path / "manifest.json").exists():
             raise MechoclError(f"{path} is not a run: it has no manifest.json")
-        found = files.read_json(path / "manifest.json")
-        if isinstance(found, dict) and found.get("kind") == "sweep":
+        found = files.read_json(path / "manifest.json", remedy=files.EDITED)
+        if found.get("kind") == "sweep":
             raise MechoclError(f"{path} is a sweep, not a run; `mechocl sweep --table {path}` shows it")
         manifest = check_manifest(found, path / "manifest.json")
         recipe = recipes.parse(manifest["recipe"], source=str(path / "manifest.json"))
@@ -121,6 +130,10 @@ class Run:
                 f"--attribute {attribute}: {path} is a run of a world whose questions are all of one kind; leave it out"
             )
         return run
+
+    def mixed_versions(self) -> str:
+        """In one line, which seeds were made by which versions on which machine; "" if all were made by the same."""
+        return mixed_versions(makers(self.manifest))
 
     @property
     def kind(self) -> RunKind:
@@ -134,7 +147,7 @@ class Run:
 
     def _changed(self, **changes: Any) -> "Run":
         """Write the manifest with changes. The run's lock must be held."""
-        if any(self.manifest[key] != value for key, value in changes.items()):
+        if any(self.manifest.get(key) != value for key, value in changes.items()):
             files.write_json(self.path / "manifest.json", self.manifest | changes)
         return Run.open(self.path)
 
@@ -217,7 +230,7 @@ class Run:
         saved = self._record(folder, inputs)
         if saved is None:
             return None
-        return pd.read_parquet(_unaltered(folder / "rows.parquet", saved.get("sha256")))
+        return files.read_table(_unaltered(folder / "rows.parquet", saved.get("sha256")))
 
     def load_arrays(self, analysis: str, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
         """The arrays that were saved with a table; an empty dict if there is no result, or a result without arrays.
@@ -234,8 +247,8 @@ class Run:
         """The content of `result.json`; None if there is no such file."""
         if not (folder / "result.json").exists():
             return None
-        saved = files.read_json(folder / "result.json")
-        if not isinstance(saved, dict) or saved.get("inputs") != json.loads(json.dumps(inputs)):
+        saved = files.read_json(folder / "result.json", remedy=f"delete {folder} and run again")
+        if saved.get("inputs") != json.loads(json.dumps(inputs)):
             raise MechoclError(f"{folder} holds a result of other inputs; delete it and run again")
         return saved
 
@@ -273,14 +286,11 @@ def _new_manifest(
         "recipe": recipes.plain(recipe),
         "seeds": sorted(seeds),
         "device": device,
-        "machine": machine(device),
         "threads": threads,
         "precision": recipe.training.precision,
-        "python": platform.python_version(),
-        "packages": {"mechocl": __version__} | {name: metadata.version(name) for name in _PACKAGES},
-        "git": git_state(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": {},
+        **maker(device),
     }
 
 

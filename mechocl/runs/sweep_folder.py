@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from mechocl import __version__, files
-from mechocl.errors import MechoclError, describe_error
+from mechocl.errors import MechoclError
 from mechocl.runs import provenance, recipes
 from mechocl.runs.recipes import Recipe
 
@@ -64,6 +64,7 @@ def start_sweep(
     """
     if path.exists() and not _may_hold_a_sweep(path):
         raise MechoclError(f"{path} exists and is not a sweep; choose another --out")
+    files.remove_temporary(path)
     with files.locked(path / "locks" / "manifest", patience=_LOCK_PATIENCE_S):
         if (path / "manifest.json").exists():
             manifest = read_manifest(path)
@@ -105,8 +106,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """A sweep's manifest. Raises MechoclError when the folder is not a sweep that this version can read."""
     if not (path / "manifest.json").exists():
         raise MechoclError(f"{path} is not a sweep: it has no manifest.json")
-    manifest = files.read_json(path / "manifest.json")
-    if not isinstance(manifest, dict) or manifest.get("kind") != "sweep":
+    manifest = files.read_json(path / "manifest.json", remedy=files.EDITED)
+    if manifest.get("kind") != "sweep":
         raise MechoclError(f"{path} is not a sweep; give a directory that `mechocl sweep` made")
     schema = manifest.get("schema")
     if isinstance(schema, int) and schema > SCHEMA:
@@ -153,10 +154,7 @@ def read_sweep(path: Path) -> pd.DataFrame:
     `path` is a sweep's directory, or a table that was saved from a sweep. Raises MechoclError when it is neither.
     """
     if path.is_file():
-        try:
-            frame = pd.read_parquet(path)
-        except (OSError, ValueError) as error:
-            raise MechoclError(f"{path} is not a table of a sweep: {describe_error(error)}") from None
+        frame = files.read_table(path, remedy="give the folder of the sweep, whose rows it was made from")
         if not {"recipe", "seed", "failed"} <= set(frame.columns):
             raise MechoclError(f"{path} is not a table of a sweep; give one that `mechocl sweep` wrote")
         return frame
@@ -188,9 +186,10 @@ def axes(frame: pd.DataFrame) -> list[str]:
 
 
 def _read_row(path: Path) -> dict[str, Any]:
-    row = files.read_json(path)
-    if not isinstance(row, dict) or not {"setting", "seed", "failed"} <= row.keys():
-        raise MechoclError(f"{path} is damaged; delete it and run again")
+    remedy = "delete it and run the same `mechocl sweep` again: its run is trained again"
+    row = files.read_json(path, remedy=remedy)
+    if not {"setting", "seed", "failed"} <= row.keys():
+        raise MechoclError(f"{path} is damaged; {remedy}")
     return row
 
 

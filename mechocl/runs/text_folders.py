@@ -8,7 +8,6 @@ seed-0/
 
 import functools
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -34,10 +33,10 @@ _STEPS: Final = "steps.json"
 class TextSeedFolder(SeedFolder):
     """One seed's part of a closed-book run. A checkpoint's name is the folder of a Hugging Face model."""
 
-    _task_files = ("task.safetensors", "task.parquet", "vocabulary.parquet")
+    task_files = ("task.safetensors", "task.parquet", "vocabulary.parquet")
 
     def __init__(self, path: Path, seed: int, recipe: AnyRecipe, *, asked: str, first: Path) -> None:
-        super().__init__(path, seed, recipe)
+        super().__init__(path, seed, recipe, command="finetune")
         self._asked = asked
         self._first = first
 
@@ -58,12 +57,12 @@ class TextSeedFolder(SeedFolder):
 
     def load_task(self) -> Task:
         tensors, _ = files.read_tensors(self.ledger.checked("task.safetensors"))
-        tokens = pd.read_parquet(self.ledger.checked("vocabulary.parquet"))["token"]
+        tokens = files.read_table(self.ledger.checked("vocabulary.parquet"))["token"]
         return Task(
             tokens=tensors["tokens"].to(torch.int64),
             roles=tensors["roles"].to(torch.int64),
             loss_mask=tensors["loss_mask"],
-            table=pd.read_parquet(self.ledger.checked("task.parquet")),
+            table=files.read_table(self.ledger.checked("task.parquet")),
             vocabulary=replace(encoding.shown(tuple(tokens)), of_text=self._encode),
             questioning=TextQuestioning(),
         )
@@ -87,15 +86,18 @@ class TextSeedFolder(SeedFolder):
         super().save_task(task)
 
     def save_model(self, write: Callable[[Path], None], *, stage: int, step: int, final: bool) -> None:
-        """Keep a model. `write` fills an empty folder, which is then renamed into place and recorded."""
+        """Keep a model. `write` fills an empty folder, which is then renamed into place and recorded.
+
+        Raises MechoclError when the stage was finished before, with another model at this step.
+        """
         name = f"stage-{stage}/" + ("final" if final else f"step-{step:06d}")
-        temporary = self.path / f"stage-{stage}" / ".model.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(self.path / name, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        write(temporary)
-        files.write_json(temporary / _STEPS, {"stage": stage, "step": step})
-        temporary.rename(self.path / name)
+        recorded = self.ledger.entries() if self.stage_finished(stage) else {}
+        with files.new_folder(self.path / name) as made:
+            write(made)
+            files.write_json(made / _STEPS, {"stage": stage, "step": step})
+            for path in made.glob("*.safetensors"):
+                if recorded.get(f"{name}/{path.name}", digest := files.sha256(path)) != digest:
+                    raise MechoclError(self.other_bits(f"{name}/{path.name}"))
         self.ledger.record(*sorted(str(p.relative_to(self.path)) for p in (self.path / name).iterdir()))
 
     def checkpoints(self) -> list[Checkpoint]:
@@ -111,7 +113,7 @@ class TextSeedFolder(SeedFolder):
 
     def _model(self, name: str) -> Checkpoint:
         entries = {k: v for k, v in self.ledger.entries().items() if k.startswith(name + "/")}
-        step = files.read_json(self.path / name / _STEPS)
+        step = files.read_json(self.path / name / _STEPS, remedy=self.ledger.remedy)
         return Checkpoint(self.seed, step["stage"], step["step"], name, files.fingerprint(entries))
 
     def model_path(self, checkpoint: Checkpoint) -> Path:

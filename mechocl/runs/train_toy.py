@@ -70,11 +70,13 @@ def train_stack(
     folders = [run.seed(seed) for seed in stack.seeds]
     with files.locked(stack.path / "lock", patience=_LOCK_PATIENCE_S):
         stages = run.recipe.training.stages
-        finished = _finished_stages(folders, len(stages))
-        stack.remove_leftovers(finished_stages=finished)
         for folder in folders:
             files.remove_temporary(folder.path)
-        if finished == len(stages):
+            folder.forget_damaged_failure()
+        alive = [folder for folder in folders if folder.failure() is None]
+        todo = {number for folder in alive for number in folder.lost_stages()}
+        stack.remove_leftovers(unfinished=todo)
+        if not todo and all(folder.task_saved() for folder in folders):
             return
         progress("building the task", math.nan)
         tasks = [_task(folder) for folder in folders]
@@ -82,8 +84,8 @@ def train_stack(
         assert isinstance(recipe, Recipe)
         trained = [build_model(recipe, seed=folder.seed, device=device) for folder in folders]
         work = [len(tasks[0].training_rows(s.data)) * s.epochs for s in stages]
-        for number in range(1, len(stages) + 1):
-            if number <= finished:
+        for number in range(1, max(todo, default=0) + 1):
+            if number not in todo:
                 for model, folder in zip(trained, folders, strict=True):
                     if folder.failure() is None:
                         architectures.fill_weights(model, folder.weights(folder.final(number)))
@@ -96,7 +98,7 @@ def train_stack(
                 run, stack, folders, tasks, trained, number,
                 save_every_s=save_every_s, progress=stage_progress,
             )  # fmt: skip
-        stack.remove_leftovers(finished_stages=len(stages))
+        stack.remove_leftovers(unfinished=())
 
 
 def _train_stage(
@@ -110,13 +112,18 @@ def _train_stage(
     save_every_s: float,
     progress: Progress,
 ) -> None:
-    """One stage of a stack: evaluate, keep checkpoints and resume points, note failures."""
+    """One stage of a stack: evaluate, keep checkpoints and resume points, note failures.
+
+    Seeds that have finished the stage, and lost nothing of it, train along, because the bits of the others depend on
+    them. Their files stay as they are.
+    """
     assert isinstance(run.recipe, Recipe)
     saved = stack.load_state(number)
     if saved and "loss_tokens" not in saved[0].tensors:  # of an earlier version: the stage begins anew
         saved = None
     state, histories = saved if saved else (None, [[] for _ in folders])
     failed = {index for index, folder in enumerate(folders) if folder.failure() is not None}
+    kept = {index for index, folder in enumerate(folders) if number not in folder.lost_stages()}
     last_saved = time.monotonic()
     for moment in train_stage(
         trained,
@@ -133,10 +140,11 @@ def _train_stage(
                 if moment.evaluate or moment.ends[index]:
                     histories[index] += _evaluate(model, task, number, moment, index)
             except Diverged as error:
-                folder.fail(f"stage {number}: {error}")
+                if index not in kept:
+                    folder.fail(f"stage {number}: {error}")
                 failed.add(index)
                 continue
-            if moment.checkpoint or moment.ends[index]:
+            if index not in kept and (moment.checkpoint or moment.ends[index]):
                 weights = {k: v.detach() for k, v in model.named_parameters()}
                 final = moment.ends[index]
                 folder.save_checkpoint(weights, stage=number, step=moment.step, final=final)
@@ -151,14 +159,8 @@ def _train_stage(
             f"stage {number}, step {moment.step} of {moment.total_steps}", moment.step / moment.total_steps
         )
     for index, folder in enumerate(folders):
-        if index not in failed:
+        if index not in failed | kept:
             folder.finish_stage(number, histories[index])
-
-
-def _finished_stages(folders: list[SeedFolder], stages: int) -> int:
-    """How many stages every seed that has not failed has finished."""
-    alive = [folder for folder in folders if folder.failure() is None]
-    return min((sum(folder.stage_finished(n + 1) for n in range(stages)) for folder in alive), default=stages)
 
 
 def draw_task(recipe: Recipe[Any], *, seed: int) -> Task:
@@ -187,21 +189,18 @@ def draw_task(recipe: Recipe[Any], *, seed: int) -> Task:
 
 
 def _task(folder: SeedFolder) -> Task:
-    """The seed's task, which is saved first if it is not saved yet.
+    """The seed's task, which is saved first if it is not saved yet, or its files are lost.
 
     Raises MechoclError as `draw_task` does, and when another task was saved.
     """
     assert isinstance(folder.recipe, Recipe)
     task = draw_task(folder.recipe, seed=folder.seed)
-    if "task.parquet" not in folder.ledger:
+    if not folder.task_saved():
         folder.save_task(task)
         return task
     saved = folder.load_task()
     if not (torch.equal(saved.tokens, task.tokens) and torch.equal(saved.loss_mask, task.loss_mask)):
-        raise MechoclError(
-            f"{folder.path} was started on another task by another version of the code; "
-            "choose another --out, or delete it"
-        )
+        raise MechoclError(folder.other_task())
     return task
 
 

@@ -22,7 +22,11 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from mechocl.errors import MechoclError
 from mechocl.models.hub import quiet
 from mechocl.runs.progress import Progress
-from mechocl.runs.trainer_state import COMPLETE as _COMPLETE, RecordingTrainer as _Trainer
+from mechocl.runs.trainer_state import (
+    COMPLETE as _COMPLETE,
+    RecordingTrainer as _Trainer,
+    check_complete,
+)
 
 _SCHEDULES: Final = {"constant": "constant_with_warmup", "stable": "warmup_stable_decay"}
 _OPTIMIZERS: Final = {"adafactor": "adafactor", "adamw": "adamw_torch"}
@@ -179,14 +183,18 @@ def _share(settings: Settings) -> int:
 
 
 def _last(folder: Path) -> str | None:
-    """The newest complete resume point. Incomplete ones are removed."""
+    """The newest complete resume point. Incomplete ones are removed. Raises MechoclError as `check_complete` does."""
     found = []
     for path in folder.glob("checkpoint-*"):
         if (path / _COMPLETE).exists():
             found.append(path)
         elif int(os.environ.get("RANK", "0")) == 0:
             shutil.rmtree(path, ignore_errors=True)
-    return str(max(found, key=lambda p: int(p.name.split("-")[1]))) if found else None
+    if not found:
+        return None
+    last = max(found, key=lambda p: int(p.name.split("-")[1]))
+    check_complete(last)
+    return str(last)
 
 
 class _Epochs(TrainerCallback):  # type: ignore[misc]

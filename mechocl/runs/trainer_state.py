@@ -18,6 +18,7 @@ from transformers import Adafactor, Trainer
 
 from mechocl import files
 from mechocl.closed_book.batches import IGNORED
+from mechocl.errors import MechoclError
 
 COMPLETE: Final = "complete.json"
 """Name of the file that is written last. A resume point without it is incomplete, and is removed."""
@@ -83,7 +84,8 @@ class RecordingTrainer(Trainer):  # type: ignore[misc]
         if self.is_world_process_zero():
             (here / "training_args.bin").unlink(missing_ok=True)
             extra = {"nats": None if self._nats is None else float(self._nats), "tokens": int(self._tokens)}
-            files.write_json(here / COMPLETE, extra)
+            parts = {path.name: files.sha256(path) for path in sorted(here.iterdir())}
+            files.write_json(here / COMPLETE, extra | {"sha256": parts})
             for other in folder.glob("checkpoint-*"):
                 if other != here:
                     shutil.rmtree(other, ignore_errors=True)
@@ -167,6 +169,15 @@ class RecordingTrainer(Trainer):  # type: ignore[misc]
         torch.random.set_rng_state(tensors["cpu"])
         if "cuda" in tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors["cuda"])
+
+
+def check_complete(here: Path) -> None:
+    """Raise MechoclError when a file of a resume point is missing or altered."""
+    remedy = f"delete {here.parent} and run the same command again: what it holds is trained again"
+    record = files.read_json(here / COMPLETE, remedy=remedy)
+    for name, recorded in record.get("sha256", {}).items():
+        if not (here / name).is_file() or files.sha256(here / name) != recorded:
+            raise MechoclError(f"{here / name} is missing or does not match its checksum; {remedy}")
 
 
 def _plain(value: Any, tensors: dict[str, Tensor], name: str) -> Any:

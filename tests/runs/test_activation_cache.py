@@ -93,7 +93,7 @@ def test_activations_come_back_in_single_precision(tmp_path: Path, dtype: Precis
         assert error <= 2.0**-bits
         assert dtype == "float32" or error > 2.0 ** -(bits + 4)  # it was rounded
     smallest = min(path.stat().st_size for path in written(tmp_path))
-    assert smallest < 4 * 3 * 5 * (4 if dtype == "float32" else 2) + 250
+    assert smallest < 4 * 3 * 5 * (4 if dtype == "float32" else 2) + 350
 
 
 def test_another_checkpoint_at_the_same_path_is_refused(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, kept: int) -> None:
     assert path.stat().st_size > kept
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(
-        MechoclError, match=rf"^{re.escape(str(path))} is damaged \(.*\); .*delete it"
+        MechoclError, match=rf"^{re.escape(str(path))} is damaged.*; delete it, and it is computed again"
     ) as refusal:
         collect(TOKENS, SITES)
     assert "\n" not in str(refusal.value)
