@@ -9,7 +9,7 @@ import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -236,8 +236,10 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     write_bytes(path, sealed(buffer.getvalue()))
 
 
-def read_table(path: Path, *, remedy: str = AGAIN) -> pd.DataFrame:
-    """A table that `write_table` wrote. Raises MechoclError, and reads files of older versions, as `read_json` does."""
+def read_table(
+    path: Path, *, remedy: str = AGAIN, what: str = "a whole table", columns: Collection[str] = ()
+) -> pd.DataFrame:
+    """A table that `write_table` wrote, with at least these columns. `what` is for messages. Raises MechoclError, and reads files of older versions, as `read_json` does."""
     if not path.is_file():
         raise MechoclError(f"{path} is missing; {remedy}")
     content = path.read_bytes()
@@ -245,7 +247,9 @@ def read_table(path: Path, *, remedy: str = AGAIN) -> pd.DataFrame:
     try:
         found = pd.read_parquet(io.BytesIO(content))
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise MechoclError(f"{path} is damaged, or no table ({describe_error(error)}); {remedy}") from None
+        raise MechoclError(f"{path} is not {what}: {describe_error(error)}; {remedy}") from None
+    if not set(columns) <= set(found.columns):
+        raise MechoclError(f"{path} is not {what}; {remedy}")
     if not is_sealed:
         note_unsealed(path)
     return found

@@ -236,10 +236,12 @@ def probe_directions(unit: Unit) -> dict[str, Tensor]:
 def read_table(path: Path) -> pd.DataFrame:
     """Read the table of a sweep from its file or its folder. Raises MechoclError when it is not such a table."""
     file = path / "table.parquet" if path.is_dir() else path
-    found = files.read_table(file, remedy="run the same `mechocl probe` again, which writes it again")
-    if not {*WHERE, "probe", "control", "auc"} <= set(found.columns):
-        raise MechoclError(f"{file} is not a table of a probe sweep; give one that `mechocl probe` wrote")
-    return found
+    return files.read_table(
+        file,
+        remedy="give one that `mechocl probe` wrote, or run the same `mechocl probe` again, which writes it again",
+        what="a table of a probe sweep",
+        columns=(*WHERE, "probe", "control", "auc"),
+    )
 
 
 def kept_gb(runs: Sequence[Path]) -> float:

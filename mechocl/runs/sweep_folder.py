@@ -154,10 +154,12 @@ def read_sweep(path: Path) -> pd.DataFrame:
     `path` is a sweep's directory, or a table that was saved from a sweep. Raises MechoclError when it is neither.
     """
     if path.is_file():
-        frame = files.read_table(path, remedy="give the folder of the sweep, whose rows it was made from")
-        if not {"recipe", "seed", "failed"} <= set(frame.columns):
-            raise MechoclError(f"{path} is not a table of a sweep; give one that `mechocl sweep` wrote")
-        return frame
+        return files.read_table(
+            path,
+            remedy="give one that `mechocl sweep` wrote, or the folder of the sweep",
+            what="a table of a sweep",
+            columns=("recipe", "seed", "failed"),
+        )
     manifest = read_manifest(path)
     rows = [_read_row(p) for p in sorted((path / "rows").glob("*.json"))]
     if not rows:
