@@ -73,7 +73,8 @@ def made(config: type, default: Any, **changes: Any) -> Any:
     bare = object.__new__(config)
     for field in dataclasses.fields(config):
         object.__setattr__(bare, field.name, changes.get(field.name, getattr(default, field.name)))
-    bare.__post_init__()
+    if hasattr(bare, "__post_init__"):  # a config of no fields has none
+        bare.__post_init__()
     return bare
 
 
