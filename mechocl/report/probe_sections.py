@@ -49,7 +49,8 @@ def sections(
 def _section_id(name: str, taken: Sequence[str]) -> str:
     """The id of a probe's section, whatever characters its name has, and also where two recipes have a probe of one name."""
     plain = "-".join(["probe", *re.findall("[a-z0-9]+", name.lower())])
-    return next(one for one in (plain, *(f"{plain}-{n}" for n in itertools.count(2))) if one not in taken)
+    numbered = (f"{plain}-{n}" for n in itertools.count(2))
+    return next(one for one in itertools.chain([plain], numbered) if one not in taken)
 
 
 def direction_sections(units: Sequence[probe_sweep.Unit]) -> tuple[Section, ...]:
