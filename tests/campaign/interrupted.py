@@ -140,5 +140,7 @@ def together(trees: Trees, name: str, number: int, rng: random.Random) -> tuple[
     good = [ended for ended in both if ended.code == 0]
     if not good:
         return "dead end", f"{how}: neither ends well: {last_line(both[0])}; {last_line(both[1])}"
-    outcome, detail = compared(trees, name, good[0], how)
+    whole = [ended for ended in good if words(ended.out) == words(trees.said(name))]
+    said = all(ended in whole or "another process" in ended.out for ended in good)
+    outcome, detail = compared(trees, name, whole[0] if whole and said else good[0], how)
     return ("named" if outcome == "identical" and len(good) == 1 else outcome), detail

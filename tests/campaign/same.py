@@ -13,8 +13,19 @@ from mechocl import files
 MAY_DIFFER: Final = ("lock", "lock-*", "*.lock", ".gitignore", "__pycache__")
 """Files that hold nothing."""
 
-TIMES: Final = ("created", "git", "seconds", "started", "ended", "finished", "duration", "peak_memory_mb")
-"""Keys and columns that hold when something was done, how long it took, and the state of the source tree."""
+TIMES: Final = (
+    "checksum",
+    "created",
+    "git",
+    "seconds",
+    "started",
+    "ended",
+    "finished",
+    "duration",
+    "peak_memory_mb",
+)
+"""Keys and columns that hold when something was done, how long it took, the state of the source tree, and the
+checksum of a file with these in it."""
 
 
 def differences(tree: Path, like: Path) -> list[str]:
@@ -61,10 +72,11 @@ def _timeless(value: Any) -> Any:
 
 
 def _files(tree: Path) -> set[str]:
+    """The files of a tree that hold something."""
+    found = (path for path in tree.rglob("*") if path.is_file())
     return {
         path.relative_to(tree).as_posix()
-        for path in tree.rglob("*")
-        if path.is_file()
-        and not any(path.match(pattern) for pattern in MAY_DIFFER)
-        and not (path.name == "checksums.json" and path.stat().st_size < 4)  # a ledger of nothing
+        for path in found
+        if not any(path.match(pattern) for pattern in MAY_DIFFER)
+        and not (path.name == files.LEDGER and content(path) == {})
     }

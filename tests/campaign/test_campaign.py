@@ -25,7 +25,7 @@ COMMANDS: Final = [
     Planned("kill", "patch", 0),
     Planned("disk full at a write", "train", 3),
     Planned("disk full at a write", "sweep", 1),
-    Planned("two processes", "sweep", 0),
+    Planned("two processes", "train", 0),
     Planned("file: flip", "sweep: table.parquet", 0),
 ]
 """Attacks that take seconds. The whole campaign has many more of each kind."""
