@@ -43,7 +43,7 @@ WORLDS: Final = {
         ("train", "probe"),
         (
             WRITERS["probe"].command,
-            ("probe", "--table", "run/probes/probe"),
+            ("probe", "--table", "probed"),
             ("probe", "run", "--recipe", "probe.toml", "--permutations", "2", "--n-pairs", "8", *CPU),
         ),
     ),
@@ -136,10 +136,10 @@ def _take_advice(reader: Reader, line: str) -> str:
     said = line.split("mechocl: ")[-1]
     paths = [Path(word.strip("`',;:()")) for word in said.split() if "/" in word]
     work = reader.trees.work
-    if not re.search(r"\bagain\b|delete|remove", said):
+    if not re.search(r"\bagain\b|delete |remove (?!its line)", said):
         return ""
     advised = ""
-    if (match := re.search(r"(?:delete|remove) (\S+)", said)) and paths:
+    if (match := re.search(r"(?:delete|remove) (?!its line)(\S+)", said)) and paths:
         named = match[1].strip("`',;:.")
         path = work / (named if "/" in named or (work / named).exists() else paths[0])
         if work in path.parents and path.exists():

@@ -58,7 +58,7 @@ WRITERS: Final[dict[str, Writer]] = {
     "circuit": Writer(("circuit", "run", "--n-pairs", "8", *CPU), ("train",)),
     "graft": Writer(("graft", "run", "--aliases-per-subset", "8", "--no-steering", *CPU), ("train",)),
     "subspace": Writer(("subspace", "run", "--n-pairs", "40", "--steps", "2", *CPU), ("train",), slow=True),
-    "probe": Writer(("probe", "run", "--recipe", "probe.toml", "--permutations", "3", "--n-pairs", "8", *CPU), ("train",)),
+    "probe": Writer(("probe", "run", "--recipe", "probe.toml", "--out", "probed", "--permutations", "3", "--n-pairs", "8", *CPU), ("train",)),
     "sae train": Writer(("sae", "train", "run", *SAE, *CPU), ("train",)),
     "sae search": Writer(("sae", "search", "run", NAME, *CPU), ("train", "sae train")),
     "sae test": Writer(
