@@ -133,7 +133,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Mapping[Any, Any]) -> None:
     """Write an object as JSON, with a checksum of the file as its first entry."""
-    whole = {_CHECKSUM: EMPTY, **value}
+    whole = {_CHECKSUM: EMPTY, **value} | {_CHECKSUM: EMPTY}  # first, also where it was read before
     text = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=True) + "\n"
     write_bytes(path, sealed(text.encode("utf-8")))
 

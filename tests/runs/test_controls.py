@@ -1,6 +1,5 @@
 """Control runs: their recipes, their place in a run, and what is refused."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import pytest
 import tiny
 
+from mechocl import files
 from mechocl.analyses import control_jobs
 from mechocl.errors import MechoclError
 from mechocl.runs import controls, recipes
@@ -89,8 +89,8 @@ def test_an_incomplete_control_is_named_with_a_remedy_that_works(tmp_path: Path)
     final = next((out / "controls" / "noise" / "seed-0").rglob("stage-2/final.safetensors"))
     shutil.rmtree(final.parent)
     ledger = out / "controls" / "noise" / "seed-0" / "checksums.json"
-    known = {k: v for k, v in json.loads(ledger.read_text()).items() if not k.startswith("stage-2/")}
-    ledger.write_text(json.dumps(known))
+    known = {k: v for k, v in files.read_json(ledger).items() if not k.startswith("stage-2/")}
+    files.write_json(ledger, known)
     left = control_jobs.evaluate_controls(run, device="cpu", jobs=1)
     assert not left.rows
     assert left.left_out == {

@@ -336,6 +336,8 @@ def test_a_noise_run_that_began_with_another_task_does_not_go_on(base: Path, tmp
         train(run, progress=killer("stage 1, step 1 "))
     folder = run.seed(0)
     task = folder.load_task()
+    for name in folder.task_files:
+        folder.ledger.forget(name)
     folder.save_task(replace(task, tokens=task.tokens.flip(0)))
     with pytest.raises(MechoclError, match="was started on another task by another version of the code"):
         train(Run.open(run.path))
