@@ -185,7 +185,7 @@ def test_memory_is_bounded_by_the_buffer(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("mix", "words"),
     [
-        ({"questions": 0.5, "subsets": ("d9",)}, "no subset 'd9'; it has d1_consistent"),
+        ({"questions": 0.5, "subsets": ("d9",)}, "'d9' names no subset of the run; use one of qd1_consistent"),
         ({"questions": 0.5, "subsets": ("d1_consistent=0",)}, "write its weight as d1_consistent=2"),
         ({"questions": 0.5, "subsets": ("d1_consistent=x",)}, "write its weight"),
         ({"questions": 1.5}, "questions is 1.5; it is a share"),
