@@ -53,7 +53,8 @@ benchmarks:
 	$(BIN)/python benchmarks/demo.py --record
 	$(BIN)/python -m docs.write.benchmarks
 
-# Kill commands, damage files, give wrong inputs (hours); continues where it was stopped; writes docs/reliability.md.
+# Kill commands, damage files, give wrong inputs (hours; CAMPAIGN="--minutes 60" tries of every kind what it can in an hour);
+# continues where it was stopped; writes docs/reliability.md.
 campaign:
 	@$(PYTHON) tools/install.py dev cluster pythia
-	PYTHONPATH=tests:tests/support $(BIN)/python -m campaign --write
+	PYTHONPATH=tests:tests/support $(BIN)/python -m campaign --write $(CAMPAIGN)

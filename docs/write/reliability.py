@@ -40,7 +40,8 @@ _HEAD: Final = """# Reliability
 
 `make campaign` attacks every command that writes, every kind of file that is read back, and every option and file that a
 user gives. This page and [its table](results/campaign.csv) are written by it; a part of it runs in `make test`. The whole
-is about 4000 cases; the column *tried* counts those that these tables are of. All random choices come from the campaign's
+is about 4000 cases and takes hours; a campaign that was stopped earlier (`make campaign CAMPAIGN="--minutes 60"`) has tried cases
+of every kind alike, and the column *tried* counts them. All random choices come from the campaign's
 seed and the case's number, so each case can be tried again by itself
 (`PYTHONPATH=tests:tests/support python -m campaign --case KIND WHAT NUMBER`).
 

@@ -1,6 +1,8 @@
 """The whole campaign (`make campaign`): continues where it was stopped, and writes docs/reliability.md in the end.
 
 python -m campaign --write                      everything, and the document
+python -m campaign --write --minutes 60         what can be tried in an hour, of every kind alike
+python -m campaign --part 0 2                   the first of two halves, which two processes may try at a time
 python -m campaign --only kill "file: flip"     these kinds alone
 python -m campaign --case kill train 3          one case again, as the campaign tried it
 """
@@ -10,6 +12,7 @@ import csv
 import hashlib
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Final
 
@@ -29,26 +32,32 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", default=[], help="kinds of attacks")
     parser.add_argument("--case", nargs=3, metavar=("KIND", "WHAT", "NUMBER"))
     parser.add_argument("--write", action="store_true", help="write docs/reliability.md and its table")
-    parser.add_argument("--every", type=int, default=1, help="only every so-manieth case of each kind")
+    parser.add_argument(
+        "--part", nargs=2, type=int, default=(0, 1), metavar=("K", "N"), help="the K-th of N parts"
+    )
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no case after so long")
     given = parser.parse_args()
+    end = time.monotonic() + 60 * given.minutes
     children.import_everything()
     folder = _of_this_code(given.folder.absolute(), given.seed)
-    trees = Trees(folder)
+    part, parts = given.part
+    own = folder / f"part-{part}-of-{parts}"
+    trees = Trees(own)
     if given.case:
         kind, what, number = given.case
         case = plan.attempt(trees, Planned(kind, what, int(number)), seed=given.seed)
         print(case)
         return int(case.outcome not in GOOD)
-    cases = _tried(folder)
-    done = {(case.kind, case.what, case.number) for case in cases}
-    for number, planned in enumerate(plan.whole(trees, given.only or tuple(plan.ATTACKS))):
-        if number % given.every:
-            continue
-        if (planned.kind, planned.what, planned.number) not in done:
-            cases.append(case := plan.attempt(trees, planned, seed=given.seed))
-            _note(folder, case)
+    done = {(case.kind, case.what, case.number) for case in _tried(folder)}
+    for number, planned in enumerate(plan.in_turn(trees, given.only or tuple(plan.ATTACKS))):
+        if time.monotonic() > end:
+            break
+        if number % parts == part and (planned.kind, planned.what, planned.number) not in done:
+            case = plan.attempt(trees, planned, seed=given.seed)
+            _note(own, case)
             if case.outcome not in GOOD:
                 print(case, flush=True)
+    cases = _tried(folder)
     print(table(cases).to_string(index=False))
     if given.write:
         from docs.write import reliability
@@ -72,14 +81,15 @@ def _of_this_code(folder: Path, seed: int) -> Path:
 
 
 def _tried(folder: Path) -> list[Case]:
-    path = folder / "cases.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            Case(kind, what, int(number), outcome, detail)
-            for kind, what, number, outcome, detail in csv.reader(file)
-        ]  # type: ignore[arg-type]
+    """The cases that all parts have tried."""
+    found = []
+    for path in sorted(folder.glob("part-*/cases.csv")):
+        with path.open(newline="", encoding="utf-8") as file:
+            found += [
+                Case(kind, what, int(number), outcome, detail)  # type: ignore[arg-type]
+                for kind, what, number, outcome, detail in csv.reader(file)
+            ]
+    return sorted(found, key=lambda case: (list(plan.ATTACKS).index(case.kind), case.what, case.number))
 
 
 def _note(folder: Path, case: Case) -> None:

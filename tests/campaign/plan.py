@@ -1,6 +1,7 @@
 """Every attack of the campaign, and one of them by its name and number."""
 
 import functools
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -49,6 +50,20 @@ def whole(trees: Trees, kinds: Collection[str] = tuple(ATTACKS)) -> Iterator[Pla
             for what, numbers in _numbers(trees, kind):
                 for number in numbers:
                     yield Planned(kind, what, number)
+
+
+def in_turn(trees: Trees, kinds: Collection[str] = tuple(ATTACKS)) -> Iterator[Planned]:
+    """All cases of some kinds of attack, one of each kind in turn, each kind's in an order that is drawn once.
+
+    So a campaign that is stopped has tried something of everything.
+    """
+    drawn = []
+    for kind in kinds:
+        cases = list(whole(trees, (kind,)))
+        random.Random(kind).shuffle(cases)
+        drawn.append(cases)
+    for cases in itertools.zip_longest(*drawn):
+        yield from (case for case in cases if case is not None)
 
 
 def _numbers(trees: Trees, kind: str) -> Iterator[tuple[str, Iterable[int]]]:
