@@ -51,7 +51,8 @@ def some_rows(*, d_vocab: int, n_ctx: int) -> Int[Tensor, "row pos"]:
 def find_parting(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Parting | None:
     """The first site of `ours`, in its order, at which `theirs` has something else; None if they are equal.
 
-    Sites that `theirs` does not have are passed over, and so is what is not finite in `theirs` (masked attention scores).
+    Sites that `theirs` does not have are passed over, and so is what is infinite in `theirs` (masked attention scores). A
+    model that has diverged, so that `theirs` is not a number at a site, is not compared from there on.
     """
     precise = torch.get_float32_matmul_precision() == "highest"
     share = ROUNDING if precise else _ROUGH
@@ -61,6 +62,8 @@ def find_parting(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Pa
         y = theirs[site].float()
         if x.shape != y.shape:
             return Parting(site, float("inf"), 0.0)
+        if y.isnan().any():
+            return None
         seen = y.isfinite()
         if not seen.any():
             continue
