@@ -94,8 +94,8 @@ def acts_beyond_rows(cfg: Any) -> str | None:
 class Passed:
     """The models that were compared and found equal, so that each is compared once.
 
-    A model whose config, modules or mode of training have changed since counts as another one. Its weights may change:
-    what a model computes with them stays the same.
+    A model whose config, modules, functions, PyTorch hooks or mode of training have changed since counts as another one. Its
+    weights may change: what a model computes with them stays the same.
     """
 
     def __init__(self) -> None:
@@ -109,4 +109,15 @@ class Passed:
 
 
 def _built_as(model: Any) -> tuple[object, ...]:
-    return (repr(model.cfg), model.training, *(id(module) for module in model.modules()))
+    return (
+        repr(model.cfg),
+        model.training,
+        *(part for module in model.modules() for part in _acts_as(module)),
+    )
+
+
+def _acts_as(module: nn.Module) -> tuple[int, ...]:
+    """The identity of a module, and of what a user may put around its forward pass, or in place of its functions."""
+    around = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    own = (value for value in vars(module).values() if callable(value))
+    return (id(module), *map(id, (*around, *own)))

@@ -293,8 +293,12 @@ def test_a_model_is_compared_once_and_again_when_it_is_another(
         PASSES[kind](model)
         counts.append(len(compared))
     assert counts == [1, 1, 1, 2, 3, 4]
+    hook = model.blocks[0].attn.register_forward_hook(lambda module, given, found: found * 0)
+    with pytest.raises(ValueError, match=r"blocks\.0\.hook_attn_out|blocks\.0\.hook_resid_mid"):
+        PASSES[kind](model)
+    hook.remove()
+    PASSES[kind](model)
     model.blocks[1].attn.apply_rotary = lambda x, *_: x
-    model.eval()
     with pytest.raises(ValueError, match=r"blocks\.1\.attn\.hook_attn_scores"):
         PASSES[kind](model)
 
