@@ -96,12 +96,12 @@ def given_pairs(
     `mask` is False where a token is padding. Padding is moved behind the example, where nothing sees it, so positions count from
     the example's first token; the answer is then read at its last token. Only the logit difference needs `foil`.
 
-    Raises MechoclError for pairs of unequal length, for examples that begin with one token several times where no mask says that
-    it is not padding, for padding inside an example, and where clean and corrupted example are padded differently.
+    Raises MechoclError for pairs of unequal length, for examples that begin with one token several times (or end with it, if `read`
+    is not given) where no mask says that it is not padding, for padding inside an example, and where clean and corrupted example are padded differently.
     """
     n, length = clean.shape
     if mask is None:
-        _refuse_padding(clean, corrupted, name)
+        _refuse_padding(clean, corrupted, name, also_behind=read is None)
     else:
         clean, corrupted, last = _padding_behind(clean, corrupted, mask, name)
         if read is not None:
@@ -122,8 +122,17 @@ def given_pairs(
     )
 
 
-def _refuse_padding(clean: Tensor, corrupted: Tensor, name: str) -> None:
-    """Raises MechoclError where examples begin with as many equal tokens as padding on the left would give them."""
+def _refuse_padding(clean: Tensor, corrupted: Tensor, name: str, *, also_behind: bool) -> None:
+    """Raises MechoclError where examples begin with as many equal tokens as padding would give them, or end with them."""
+    what = "begins", "left, and the model would attend to padding; give mask"
+    _refuse_repeated(clean, corrupted, name, *what)
+    if also_behind:
+        what = "ends", "right, and the answer would be read at padding; give read, or mask"
+        _refuse_repeated(clean.flip(1), corrupted.flip(1), name, *what)
+
+
+def _refuse_repeated(clean: Tensor, corrupted: Tensor, name: str, does: str, side: str) -> None:
+    """Raises MechoclError where the first tokens of an example, but not all of them, are the same."""
     for tokens in (clean, corrupted):
         if tokens.shape[1] < 3:
             continue
@@ -132,8 +141,8 @@ def _refuse_padding(clean: Tensor, corrupted: Tensor, name: str) -> None:
         if bool(looks_padded.any()):
             i = int(looks_padded.nonzero()[0])
             raise MechoclError(
-                f"{name}: example {i} begins with token {int(tokens[i, 0])} {int(begins[i])} times, as if it were padded on the left, and "
-                "the model would attend to padding; give mask, which is False at padding (or True everywhere, if it is none)"
+                f"{name}: example {i} {does} with token {int(tokens[i, 0])} {int(begins[i])} times, as if it were padded on the "
+                f"{side}, which is False at padding (or True everywhere, if it is none)"
             )
 
 

@@ -59,6 +59,7 @@ def read_pairs(task: Task, path: Path) -> Pairs:
         found["corrupted"],
         target=found["target"][:, 0],
         foil=found["foil"][:, 0] if "foil" in found else None,
+        read=torch.full((len(lines),), length - 1),
         name=path.name,
     )
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from mechocl.errors import MechoclError
 from mechocl.interventions.exchanged import differing_units, pairs_with_exchange
 from mechocl.interventions.metrics import Metric
+from mechocl.interventions.other_examples import along_positions, resampled
 from mechocl.interventions.pairs import Pairs
 from mechocl.models import forward
 from mechocl.models.components import Components
@@ -32,11 +33,10 @@ from mechocl.models.forward import (
     untouched,
 )
 from mechocl.models.sites import HEAD_SITES
-from toy_models.randomness import generator
 
 Mode = Literal["denoise", "noise", "zero", "mean", "resample"]
 """What is put where. `denoise` puts the clean run's activation into the corrupted run; `noise` does the reverse.
-`zero`, `mean` (over the pairs, at each position) and `resample` (from another pair) change the clean run."""
+`zero`, `mean` (over the pairs that reach it, at each position) and `resample` (from another pair) change the clean run."""
 
 SiteKey = tuple[int, str]
 
@@ -76,7 +76,7 @@ class PatchedRuns:
     def chunks(self) -> "Iterator[PairsChunk]":
         mean = self._means() if self.mode == "mean" else {}
         order = torch.arange(len(self.pairs))
-        others = resampled(len(order), self.seed)
+        others = resampled(self.pairs.read, self.seed)
         for rows in torch.split(order, self.batch_size):
             pairs, denoise = _up_to_the_answer(self.pairs[rows]), self.mode == "denoise"
             base = _cached_run(self.into, pairs.corrupted if denoise else pairs.clean, self.keys)
@@ -111,14 +111,17 @@ class PatchedRuns:
             )  # fmt: skip
 
     def _means(self) -> dict[SiteKey, Tensor]:
-        """Mean of each site's activations over all clean examples."""
+        """Mean of each site's activations over the clean examples, at each position over those that are not over before it."""
         total: dict[SiteKey, Tensor] = {}
-        for tokens in torch.split(self.pairs.clean, self.batch_size):
+        reached = torch.arange(self.pairs.clean.shape[1]) <= self.pairs.read[:, None]
+        for rows in torch.split(torch.arange(len(self.pairs)), self.batch_size):
             found: dict[SiteKey, Tensor] = {}
-            _stream(self.origin, tokens, self.keys, found)
+            _stream(self.origin, self.pairs.clean[rows], self.keys, found)
             for key, x in found.items():
-                total[key] = total.get(key, 0) + x.double().sum(0, keepdim=True)
-        return {key: (x / len(self.pairs)).float() for key, x in total.items()}
+                own = torch.where(along_positions(reached[rows], x, key[1]), x.double(), 0)
+                total[key] = total.get(key, 0) + own.sum(0, keepdim=True)
+        often = reached.sum(0, keepdim=True).clamp(min=1)
+        return {key: (x / along_positions(often, x, key[1])).float() for key, x in total.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,14 +297,6 @@ def _up_to_the_answer(pairs: Pairs) -> Pairs:
     return replace(
         pairs, labels=pairs.labels[seen], **{name: getattr(pairs, name)[:, seen] for name in fields}
     )
-
-
-def resampled(n: int, seed: int) -> Int[Tensor, "pair"]:
-    """A random other pair for each pair; the pair itself where there is only one."""
-    order = torch.randperm(n, generator=generator(seed, "resample"))
-    others = torch.empty_like(order)
-    others[order] = order.roll(1)
-    return others
 
 
 def _cached_run(c: Components, tokens: Int[Tensor, "pair pos"], sites: frozenset[SiteKey]) -> _Base:

@@ -221,11 +221,12 @@ def patch_activations(
 
 def source_in_words(mode: str, pairs: Pairs, *, seed: int = 0, other_model: bool = False) -> str:
     """Where the activations that are put in come from; of a mean, over which rows and how many."""
+    reached = "" if len(set(pairs.read.tolist())) == 1 else ", at each position of those that reach it"
     known = {
         "denoise": "clean example of the pair",
         "noise": "corrupted example of the pair",
         "zero": "zeros",
-        "mean": f"mean over the clean examples of the {len(pairs)} pairs",
+        "mean": f"mean over the clean examples of the {len(pairs)} pairs{reached}",
         "resample": f"clean example of another of the {len(pairs)} pairs, drawn with seed {seed}",
     }
     return known[mode] + (", in the other model" if other_model and mode != "zero" else "")

@@ -540,6 +540,11 @@ def test_padding_is_moved_behind_the_examples() -> None:
         match=r"example 0 begins with token 0 2 times, as if it were padded on the left.*; give mask",
     ):
         given_pairs(torch.cat([pad, whole.clean], 1), torch.cat([pad, whole.corrupted], 1), target=whole.target)  # fmt: skip
+    behind = [torch.cat([side, pad], 1) for side in (whole.clean, whole.corrupted)]
+    with pytest.raises(MechoclError, match=r"example 0 ends with token 0 2 times.*padded on the right.*; give read, or mask"):  # fmt: skip
+        given_pairs(*behind, target=whole.target)
+    read = torch.full((4,), length - 1)
+    assert given_pairs(*behind, target=whole.target, read=read).read.tolist() == read.tolist()
     as_it_is = given_pairs(torch.cat([pad, whole.clean], 1), torch.cat([pad, whole.corrupted], 1), target=whole.target, mask=mask)  # fmt: skip
     assert as_it_is.read.tolist() == [length + 1] * 4
 

@@ -18,9 +18,9 @@ from transformer_lens import patching as theirs
 
 from mechocl.analyses import jobs
 from mechocl.errors import MechoclError
-from mechocl.interventions import patched_runs
 from mechocl.interventions.metrics import metric_named, normalised
 from mechocl.interventions.named_pairs import pairs_named
+from mechocl.interventions.other_examples import resampled
 from mechocl.interventions.pairs import ROLE_NAMES, Pairs, given_pairs
 from mechocl.interventions.patching import PatchingConfig, PatchingResult, patch, patch_activations
 from mechocl.models.components import take_apart
@@ -168,7 +168,7 @@ def by_hooks(
     base = pairs.corrupted if mode == "denoise" else pairs.clean
     given = {"denoise": pairs.clean, "noise": pairs.corrupted}.get(mode, pairs.clean)
     if mode == "resample":
-        given = given[patched_runs.resampled(len(pairs), 0)]
+        given = given[resampled(pairs.read, 0)]
     _, kept = origin.run_with_cache(given, names_filter=names)
     right = (origin if mode == "denoise" else model)(pairs.clean)
     rows = []
@@ -177,7 +177,9 @@ def by_hooks(
         if mode == "zero":
             new = torch.zeros_like(new)
         if mode == "mean":
-            new = new.mean(0, keepdim=True).expand_as(new)
+            reached = torch.arange(new.shape[1]) <= pairs.read[:, None]
+            own = torch.where(reached.reshape(*reached.shape, *(1 for _ in new.shape[2:])), new, torch.nan)
+            new = own.nanmean(0, keepdim=True).nan_to_num().expand_as(new)
         for where in masks(pairs, by).values():
             for unit in range(new.shape[2]) if each_unit else [slice(None)]:
                 chosen = where[:, :, None].repeat(1, 1, new.shape[2])
@@ -404,11 +406,35 @@ def test_patching_a_run_into_itself_changes_nothing(mode: str, subject: tuple[An
 @pytest.mark.parametrize("n", [2, 3, 50])
 def test_resampling_takes_another_pair(n: int) -> None:
     for seed in range(20):
-        others = patched_runs.resampled(n, seed)
+        others = resampled(torch.zeros(n, dtype=torch.int64), seed)
         assert sorted(others.tolist()) == list(range(n))
         assert (others != torch.arange(n)).all()
-    assert len({tuple(patched_runs.resampled(50, seed).tolist()) for seed in range(5)}) == 5
-    assert patched_runs.resampled(1, 0).tolist() == [0]
+    assert (
+        len({tuple(resampled(torch.zeros(50, dtype=torch.int64), seed).tolist()) for seed in range(5)}) == 5
+    )
+    assert resampled(torch.zeros(1, dtype=torch.int64), 0).tolist() == [0]
+
+
+@pytest.mark.parametrize("site", ["resid_pre", "pattern", "z"])
+def test_padding_is_in_no_mean_and_in_no_other_pair(site: str) -> None:
+    """Three short examples beside three long ones: what is put into the long ones comes from long ones alone."""
+    model = neox()
+    draws = torch.Generator().manual_seed(0)
+    clean, corrupted = torch.randint(1, 40, (2, 6, 7), generator=draws)
+    target, foil = torch.arange(6), torch.arange(6, 12)
+    mask = torch.ones(6, 7, dtype=torch.bool)
+    mask[[0, 2, 4], 5:] = False
+    mixed = given_pairs(clean, corrupted, target=target, foil=foil, mask=mask)
+    alone = mixed[torch.tensor([1, 3, 5])]
+    for batch_size in (2, 6):
+        found = patch_activations(model, mixed, sites=[site], mode="mean", batch_size=batch_size)
+        long_ones = patch_activations(model, alone, sites=[site], mode="mean")
+        assert found.source.endswith("at each position of those that reach it")
+        late = found.rows["position"].isin(["5", "6"]).to_numpy()
+        np.testing.assert_allclose(found.per_pair[late][:, [1, 3, 5]], long_ones.per_pair[late], atol=1e-5)
+    others = resampled(mixed.read, 0)
+    assert torch.equal(mixed.read[others], mixed.read)
+    assert (others != torch.arange(6)).all()
 
 
 def test_a_pair_without_a_role_has_no_effect_there() -> None:
