@@ -227,7 +227,7 @@ class SwapResult:
     swapped: float
     """NaN (not measured) where the change is nothing in every pair, and so are the effect and the shares."""
     exchanged: int
-    """Number of pairs in which the change is more than rounding."""
+    """Number of pairs in which the change is more than rounding, and the answer can see it."""
     clean_values: Float[Tensor, "pair"]
     """The metric's value of each pair, before they are pooled into `clean`."""
     corrupted_values: Float[Tensor, "pair"]
@@ -285,7 +285,7 @@ def measured(
 
     `logits` are those of the runs with each `change` (`Interchange.logits`)."""
     m, pairs = metrics.metric_of(metric), runs.pairs
-    exchanged = changed_vectors(change, runs.corrupted).sum(1)
+    exchanged = (changed_vectors(change, runs.corrupted) & (runs.index <= pairs.read)).sum(1)
     every = torch.cat([runs.clean_logits[None], runs.corrupted_logits[None], logits])
     values = m.per_pair(every, pairs, runs.clean_logits).cpu()
     pooled = m.pool(values, pairs)

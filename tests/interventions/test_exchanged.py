@@ -139,7 +139,7 @@ def test_ablation_over_pairs_that_share_a_token(mode: str) -> None:
     draws = torch.Generator().manual_seed(0)
     clean = torch.randint(12, (5, 4), generator=draws)
     clean[:, :2] = torch.tensor([3, 7])
-    pairs = given_pairs(clean, clean, target=clean[:, 0])
+    pairs = given_pairs(clean, clean, target=clean[:, 0], read=torch.full((5,), 3))
     rows = _patched(pairs, "log_probability", mode=mode, each_unit=False)
     first = rows["position"].isin(["0", "1"])
     assert_not_measured(rows[first])
@@ -154,6 +154,21 @@ def test_zeros_in_the_place_of_zeros() -> None:
     rows = patch_activations(model, pairs, sites=["blocks.1.attn.hook_z"], mode="zero", by="all").rows
     assert rows["exchanged"].tolist() == [4, 0]  # the second head writes zeros
     assert_not_measured(rows[1:])
+
+
+def test_a_swap_behind_the_answer_is_not_measured() -> None:
+    draws = torch.Generator().manual_seed(0)
+    clean, corrupted = (
+        torch.stack([torch.randperm(12, generator=draws)[:4] for _ in range(5)]) for _ in "ab"
+    )
+    read = torch.tensor([1, 1, 3, 3, 3])
+    pairs = given_pairs(clean, corrupted, target=clean[:, 0], read=read)
+    for chosen, count in ((torch.tensor([0, 1]), 0), (torch.arange(5), 3)):
+        place = Place(position="2", layer=0, site="resid_post")
+        whole = Subspace(name="all", place=place, basis=torch.eye(take_apart(random_hooked()).W_E.shape[1]))
+        found = swap(random_hooked(), pairs[chosen], whole, metric="log_probability")
+        assert found.exchanged == count
+        assert np.isnan(found.effect) == (count == 0)
 
 
 def test_the_source_of_a_mean_is_in_the_rows() -> None:
