@@ -2,7 +2,8 @@
 
 RUN/activations/seed-K/<stage-2-final>/<examples>-<dtype>-<hook point>.safetensors
 
-A file's name holds a hash of the examples' tokens. Its metadata hold the sha256 of the checkpoint that it was made from.
+A file's name holds a hash of the examples' tokens. Its metadata hold the sha256 of the checkpoint that it was made from, and
+its own name, so that no file can be taken for another one.
 """
 
 import hashlib
@@ -73,7 +74,8 @@ class ActivationCache:
                 }
                 self._make_room(sum(x.nbytes for x in found.values()))
             for site, x in found.items():
-                files.write_tensors(paths[site], {"x": x}, {"checkpoint": checkpoint.sha256})
+                path = paths[site]
+                files.write_tensors(path, {"x": x}, {"checkpoint": checkpoint.sha256, "name": path.name})
             for site, path in paths.items():
                 if site not in found:
                     found[site] = _read(path, checkpoint)
@@ -102,5 +104,9 @@ def _read(path: Path, checkpoint: Checkpoint) -> Tensor:
         raise MechoclError(
             f"{path} holds activations of another checkpoint than {checkpoint.name} of seed {checkpoint.seed}; "
             "delete it, and it is computed again"
+        )
+    if meta.get("name", path.name) != path.name:  # what an older version wrote has no name
+        raise MechoclError(
+            f"{path} holds what belongs into {meta['name']}; delete it, and it is computed again"
         )
     return tensors["x"]

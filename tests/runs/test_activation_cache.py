@@ -93,7 +93,7 @@ def test_activations_come_back_in_single_precision(tmp_path: Path, dtype: Precis
         assert error <= 2.0**-bits
         assert dtype == "float32" or error > 2.0 ** -(bits + 4)  # it was rounded
     smallest = min(path.stat().st_size for path in written(tmp_path))
-    assert smallest < 4 * 3 * 5 * (4 if dtype == "float32" else 2) + 350
+    assert smallest < 4 * 3 * 5 * (4 if dtype == "float32" else 2) + 450
 
 
 def test_another_checkpoint_at_the_same_path_is_refused(tmp_path: Path) -> None:
@@ -113,6 +113,31 @@ def test_another_checkpoint_at_the_same_path_is_refused(tmp_path: Path) -> None:
         path.unlink()
     cache(tmp_path).collect(OTHER, model)(TOKENS, SITES)
     assert model.calls == [SITES]
+
+
+@pytest.mark.parametrize("other", ["site", "examples", "precision"])
+def test_a_file_in_the_place_of_another_is_refused(tmp_path: Path, other: str) -> None:
+    """Whole files of one checkpoint, renamed or exchanged: of another hook point, other examples, another precision."""
+    collect = cache(tmp_path).collect(CHECKPOINT, Model())
+    collect(TOKENS, SITES)
+    collect(TOKENS + 1, SITES)
+    cache(tmp_path, dtype="bfloat16").collect(CHECKPOINT, Model())(TOKENS, SITES)
+    name_of = {path: tuple(path.name.split("-", 2)) for path in written(tmp_path)}
+    own = next(path for path, (examples, dtype, _) in name_of.items() if dtype == "bfloat16")
+    examples = next(examples for examples, dtype, _ in name_of.values() if dtype == "bfloat16")
+    own = own.with_name(f"{examples}-float32-{SITES[0]}.safetensors")
+    place = ["examples", "precision", "site"].index(other)
+    mine = (examples, "float32", f"{SITES[0]}.safetensors")
+    (found,) = [
+        path
+        for path, name in name_of.items()
+        if [a != b for a, b in zip(name, mine, strict=True)] == [i == place for i in range(3)]
+    ]
+    own.write_bytes(found.read_bytes())
+    with pytest.raises(MechoclError, match=f"{own.name} holds what belongs into {found.name}; delete it"):
+        collect(TOKENS, SITES)
+    own.unlink()
+    assert torch.equal(collect(TOKENS, SITES)[SITES[0]], activations(TOKENS, SITES[0]))
 
 
 @pytest.mark.parametrize("kept", [0, 5, 200], ids=["empty", "half a header", "half the numbers"])
