@@ -101,7 +101,7 @@ def train_seed(job: Job, progress: Progress) -> None:
     )
     for name, sae in saes.items():
         path = dictionaries.path_of(run.path, name, job.seed)
-        dictionaries.save(sae, path, _record(folder, job.config, checkpoint))
+        dictionaries.save(sae, path, _record(folder, job.config, checkpoint) | {"name": name})
     for config in _judged(job.config, job.stage).values():
         progress("judging", 0.95)
         results.analyse_seed(run, folder, "sae-quality", config, stage=job.stage, device=job.device)
@@ -133,5 +133,8 @@ def _done(run: Run, seed: int, config: TrainingConfig, stage: int | None) -> boo
     """Whether all dictionaries of a seed exist, and were trained with this config on these weights."""
     folder = run.seed(seed)
     wanted = _record(folder, config, folder.final(stage))
-    paths = [dictionaries.path_of(run.path, name, seed) for name in config.names(stage=stage)]
-    return all(dictionaries.is_trained(path, wanted) for path in paths)
+    # the name says what the record leaves out: site, width and initial weights
+    return all(
+        dictionaries.is_trained(dictionaries.path_of(run.path, name, seed), wanted | {"name": name})
+        for name in config.names(stage=stage)
+    )

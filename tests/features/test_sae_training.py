@@ -1,6 +1,7 @@
 """Training dictionaries: against known ones, on a task's own activations, the same for a seed."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -185,7 +186,10 @@ def test_memory_is_bounded_by_the_buffer(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("mix", "words"),
     [
-        ({"questions": 0.5, "subsets": ("d9",)}, "'d9' names no subset of the run; use one of qd1_consistent"),
+        (
+            {"questions": 0.5, "subsets": ("d9",)},
+            "'d9' names no subset of the run; use one of qd1_consistent",
+        ),
         ({"questions": 0.5, "subsets": ("d1_consistent=0",)}, "write its weight as d1_consistent=2"),
         ({"questions": 0.5, "subsets": ("d1_consistent=x",)}, "write its weight"),
         ({"questions": 1.5}, "questions is 1.5; it is a share"),
@@ -348,6 +352,10 @@ def test_a_runs_dictionaries_are_trained_once(tmp_path: Path, monkeypatch: pytes
     assert calls == []
     sae_jobs.train_dictionaries(run, TrainingConfig(**{**config_of(config), "learning_rate": 1e-3}), **told)
     assert len(calls) == 2  # trained so differently, they are not taken for the same
+    shutil.rmtree(run.path / "saes" / names[1])
+    shutil.copytree(run.path / "saes" / names[0], run.path / "saes" / names[1])
+    sae_jobs.train_dictionaries(run, config, **told)
+    assert len(calls) == 4  # a copy of the first is not taken for the second, which has other initial weights
 
 
 def config_of(config: TrainingConfig) -> dict[str, Any]:
