@@ -19,11 +19,14 @@ import pandas as pd
 import torch
 
 from mechocl import __version__, files
-from mechocl.errors import MechoclError
+from mechocl.errors import MechoclError, note
 from mechocl.runs import provenance, recipes
 from mechocl.runs.recipes import Recipe
 
 SCHEMA: Final = 1
+
+_PLACE: Final = "place"
+"""Key in a row of a hash of its sweep's recipe, and of the name of its file."""
 
 
 _LOCK_PATIENCE_S: Final = 10.0
@@ -55,12 +58,19 @@ class SweepRun:
 
 
 def start_sweep(
-    path: Path, recipe: Recipe[Any], *, recipe_name: str, device: str, machine: str | None = None
+    path: Path,
+    recipe: Recipe[Any],
+    *,
+    recipe_name: str,
+    device: str,
+    machine: str | None = None,
+    trains: bool = True,
 ) -> None:
     """Make the directory, or check that it holds a sweep of the same recipe on the same device.
 
-    `machine` says for the record where the sweep is computed; by default on this machine. Raises MechoclError when the
-    directory holds anything else.
+    `machine` says for the record where the sweep is computed; by default on this machine. If something is
+    trained (`trains`) by other versions or on another machine than the sweep was begun with, a line on stderr says so.
+    Raises MechoclError when the directory holds anything else.
     """
     if path.exists() and not _may_hold_a_sweep(path):
         raise MechoclError(f"{path} exists and is not a sweep; choose another --out")
@@ -77,6 +87,8 @@ def start_sweep(
                     f"{path} was started on {manifest['device']}, not {device}; continue it there, "
                     "or choose another --out"
                 )
+            if trains and (differing := _differing(manifest, _made_by(device, machine))):
+                note(f"{path} was begun with {differing}; what is missing is trained here and now")
             return
         manifest = {
             "schema": SCHEMA,
@@ -84,13 +96,32 @@ def start_sweep(
             "recipe_name": recipe_name,
             "recipe": recipes.plain(recipe),
             "device": device,
-            "machine": machine or provenance.machine(device),
-            "version": __version__,
-            "torch": torch.__version__,
-            "git": provenance.git_state(),
+            **_made_by(device, machine),
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         files.write_json(path / "manifest.json", manifest)
+
+
+def _made_by(device: str, machine: str | None) -> dict[str, Any]:
+    return {
+        "machine": machine or provenance.machine(device),
+        "version": __version__,
+        "torch": torch.__version__,
+        "git": provenance.git_state(),
+    }
+
+
+def _differing(manifest: dict[str, Any], made_by: dict[str, Any]) -> str:
+    """What a sweep was begun with, in words, and only what is another one now; "" if nothing is."""
+    git = manifest.get("git") or {}
+    changed = f" with changes {git['dirty'][:6]}" if git.get("dirty") else ""
+    words = {
+        "machine": str(manifest.get("machine")),
+        "version": f"mechocl {manifest.get('version')}",
+        "torch": f"torch {manifest.get('torch')}",
+        "git": f"commit {git['commit'][:10]}{changed}" if git else "no commit",
+    }
+    return ", ".join(words[key] for key, value in made_by.items() if manifest.get(key) != value)
 
 
 def _may_hold_a_sweep(path: Path) -> bool:
@@ -139,13 +170,25 @@ def await_rows(path: Path, names: Sequence[str], *, patience: float = _SHOW_S) -
 
 def write_row(path: Path, run: SweepRun, outcome: dict[str, Any]) -> None:
     row = {"setting": run.setting, "seed": run.seed} | outcome
-    files.write_json(row_path(path, run), row)
+    _write_named(row_path(path, run), row)
+
+
+def _write_named(path: Path, row: dict[str, Any]) -> None:
+    """Write a row with its own name and what its sweep changes, so that it can be told from rows of other sweeps."""
+    files.write_json(path, row | {_PLACE: [_base_of(path), path.name]})
+
+
+def _base_of(row: Path) -> str:
+    """A hash of the recipe that the settings of a row's sweep change; "" for a row outside a sweep."""
+    sweep = row.parent.parent
+    return files.fingerprint(read_manifest(sweep)["recipe"]) if (sweep / "manifest.json").exists() else ""
 
 
 def write_refused(path: Path, setting: dict[str, Any], seed: int, why: str) -> None:
     """Write the row of a run whose setting is not valid, with the reason."""
     name = f"{files.fingerprint(setting)}-{seed}.json"
-    files.write_json(path / "rows" / name, {"setting": setting, "seed": seed, "failed": why})
+    row = {"setting": setting, "seed": seed, "failed": why}
+    _write_named(path / "rows" / name, row)
 
 
 def read_sweep(path: Path) -> pd.DataFrame:
@@ -161,7 +204,10 @@ def read_sweep(path: Path) -> pd.DataFrame:
             columns=("recipe", "seed", "failed"),
         )
     manifest = read_manifest(path)
-    rows = [_read_row(p) for p in sorted((path / "rows").glob("*.json"))]
+    changed = files.fingerprint(manifest["recipe"])
+    rows = [_read_row(p, changed) for p in sorted((path / "rows").glob("*.json"))]
+    # a setting that one machine refused may have been trained on another one: then that counts
+    rows.sort(key=lambda row: "seconds" not in row)
     if not rows:
         raise MechoclError(
             f"{path} has no finished runs yet; wait for the process that trains them, or run the same `mechocl sweep` again"
@@ -187,11 +233,14 @@ def axes(frame: pd.DataFrame) -> list[str]:
     return [str(column) for column in frame.columns if is_axis(str(column))]
 
 
-def _read_row(path: Path) -> dict[str, Any]:
+def _read_row(path: Path, base: str = "") -> dict[str, Any]:
     remedy = "delete it and run the same `mechocl sweep` again: its run is trained again"
     row = files.read_json(path, remedy=remedy)
     if not {"setting", "seed", "failed"} <= row.keys():
         raise MechoclError(f"{path} is damaged; {remedy}")
+    place = row.pop(_PLACE, None)  # what an older version wrote has none
+    if place not in (None, [base, path.name]):
+        raise MechoclError(f"{path} is the row of another run, or of another sweep; {remedy}")
     return row
 
 

@@ -250,7 +250,7 @@ def run_sweep(
     missing = missing_runs(path, wanted)
     with executor.workers(len(missing), device=device) if missing else contextlib.nullcontext() as workers:
         machine = workers.machine if workers else None
-        start_sweep(path, base, recipe_name=recipe_name, device=device, machine=machine)
+        start_sweep(path, base, recipe_name=recipe_name, device=device, machine=machine, trains=bool(missing))
         with table_kept(path) as new_rows:
             for setting, why in refused:
                 for seed in seeds:

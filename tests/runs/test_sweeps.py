@@ -1,7 +1,6 @@
 """Sweeps: each run is trained exactly once, whatever happens, and the table says what came out."""
 
 import contextlib
-import json
 import signal
 import subprocess
 import sys
@@ -393,6 +392,54 @@ def test_a_damaged_row_is_named(sweep: Sweep, trained: list[Any], tmp_path: Path
     assert len(sweep("task.word_order=TVE", seeds=(0,))) == 1
 
 
+def test_a_sweep_that_others_began_says_so_when_it_trains(
+    sweep: Sweep, trained: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "sweep" / "manifest.json"
+    sweep("task.word_order=TVE", seeds=(0,))
+    files.write_json(path, files.read_json(path) | {"torch": "1.0", "git": {"commit": "abc", "dirty": ""}})
+    said = f"{path.parent} was begun with torch 1.0, commit abc; what is missing is trained here and now"
+    for seeds, times in (((0,), 0), ((0, 1), 1)):
+        capsys.readouterr()
+        sweep("task.word_order=TVE", seeds=seeds)
+        assert capsys.readouterr().err.count(said) == times
+
+
+def test_a_row_that_belongs_elsewhere_is_named(sweep: Sweep, trained: list[Any], tmp_path: Path) -> None:
+    """Whole rows of another sweep, and rows that have changed places."""
+    sweep("task.word_order=TVE,VTE", seeds=(0,))
+    rows = sorted((tmp_path / "sweep" / "rows").iterdir())
+    contents = [row.read_bytes() for row in rows]
+    for row, content in zip(rows, reversed(contents), strict=True):
+        row.write_bytes(content)
+    with pytest.raises(
+        MechoclError, match=f"{rows[0].name} is the row of another run, or of another sweep; delete it"
+    ):
+        sweep_folder.read_sweep(tmp_path / "sweep")
+    for row, content in zip(rows, contents, strict=True):
+        row.write_bytes(content)
+    manifest = files.read_json(tmp_path / "sweep" / "manifest.json")
+    manifest["recipe"]["task"]["test_questions"] += 1
+    files.write_json(tmp_path / "sweep" / "manifest.json", manifest)
+    with pytest.raises(MechoclError, match="of another sweep; delete it"):
+        sweep_folder.read_sweep(tmp_path / "sweep")
+
+
+def test_what_was_trained_counts_where_another_machine_refused_it(
+    sweep: Sweep, trained: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = "task.word_order=TVE,VTE,ETV,EVT"
+    before = sweep(over, seeds=(0, 1))
+
+    def too_small(recipe: Any, **_: Any) -> None:
+        if recipe.task.word_order != "TVE":
+            raise MechoclError("no memory")
+
+    monkeypatch.setattr(sweeps, "require_recipe_memory", too_small)
+    assert (before["failed"] == "").all()
+    pd.testing.assert_frame_equal(sweep(over, seeds=(0, 1)), before)
+
+
 def test_another_recipe_or_device_is_refused(
     sweep: Sweep, trained: list[Any], tmp_path: Path, recipe: str
 ) -> None:
@@ -404,7 +451,7 @@ def test_another_recipe_or_device_is_refused(
             tmp_path / "sweep", recipes.load_recipe(recipe, QUICK), recipe_name=recipe, device="cuda"
         )
     manifest = tmp_path / "sweep" / "manifest.json"
-    saved = json.loads(manifest.read_text())
+    saved = files.read_json(manifest)
     for changes, message in (
         ({"schema": 2}, "newer version"),
         ({"schema": None}, r"manifest\.json is damaged"),
