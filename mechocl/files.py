@@ -32,9 +32,6 @@ _CHECKSUM: Final = "checksum"
 _OURS: Final = "mechocl"
 """The one key in the metadata of a file of tensors. Safetensors writes several keys in an order that is not fixed."""
 
-LEDGER: Final = "checksums.json"
-"""Name of the file of a `Ledger`."""
-
 AGAIN: Final = "restore it, or delete it and run again"
 """What to do about most files that are damaged."""
 
@@ -269,58 +266,6 @@ def sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-class Ledger:
-    """`checksums.json` of one folder with one writer: the files that are finished, and their sha256.
-
-    A file counts as finished only when it is recorded. If a kill comes between writing and recording, the file is
-    written again. Reading checks the recorded checksum. `remedy` is what brings back a file that is lost or damaged.
-    """
-
-    def __init__(self, folder: Path, *, remedy: str = "run the same command again") -> None:
-        self.folder = folder
-        self.path = folder / LEDGER
-        self.remedy = remedy
-
-    def entries(self) -> dict[str, str]:
-        if not self.path.exists():
-            return {}
-        return read_json(self.path, remedy=f"restore it, or delete it and {self.remedy}")
-
-    def record(self, *names: str) -> None:
-        write_json(self.path, self.entries() | {name: sha256(self.folder / name) for name in names})
-
-    def forget(self, name: str) -> None:
-        """Drop a finished file: first from the record, then from the disk."""
-        write_json(self.path, {k: v for k, v in self.entries().items() if k != name})
-        (self.folder / name).unlink(missing_ok=True)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.entries()
-
-    def damaged(self) -> frozenset[str]:
-        """Names of the recorded files that are missing or altered."""
-        return frozenset(
-            name
-            for name, recorded in self.entries().items()
-            if not (self.folder / name).is_file() or sha256(self.folder / name) != recorded
-        )
-
-    def checked(self, name: str) -> Path:
-        """Path of a recorded file, after its checksum was compared.
-
-        Raises MechoclError, which names the file and the remedy, when it is missing, not recorded or altered.
-        """
-        path = self.folder / name
-        recorded = self.entries().get(name)
-        if recorded is None or not path.exists():
-            raise MechoclError(f"{path} is missing or unfinished; {self.remedy}")
-        if sha256(path) != recorded:
-            raise MechoclError(
-                f"{path} does not match its checksum: it was truncated or altered; restore it, or {self.remedy}"
-            )
-        return path
 
 
 @contextmanager

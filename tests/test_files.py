@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mechocl import files
+from mechocl import files, ledgers
 from mechocl.errors import MechoclError
 
 BIG = 20_000
@@ -219,7 +219,7 @@ def test_damaged_json_is_named(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_ledger_returns_what_was_recorded(tmp_path: Path) -> None:
-    ledger = files.Ledger(tmp_path)
+    ledger = ledgers.Ledger(tmp_path)
     assert ledger.entries() == {}
     files.write_text(tmp_path / "a", "abc")
     assert "a" not in ledger
@@ -228,16 +228,16 @@ def test_a_ledger_returns_what_was_recorded(tmp_path: Path) -> None:
     assert ledger.checked("a") == tmp_path / "a"
     # of "abc", from FIPS 180-2, appendix B.1
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert files.Ledger(tmp_path).entries() == files.read_json(tmp_path / "checksums.json") == {"a": digest}
+    assert ledgers.Ledger(tmp_path).entries() == files.read_json(tmp_path / "checksums.json") == {"a": digest}
     ledger.forget("a")
     assert "a" not in ledger
     assert [p.name for p in tmp_path.iterdir()] == ["checksums.json"]
-    assert files.Ledger(tmp_path).entries() == {}
+    assert ledgers.Ledger(tmp_path).entries() == {}
 
 
 @pytest.mark.parametrize("content", [b"abcd", b"abcdeF", b"abcdefg", b""])
 def test_an_altered_file_is_named_and_refused(tmp_path: Path, content: bytes) -> None:
-    ledger = files.Ledger(tmp_path)
+    ledger = ledgers.Ledger(tmp_path)
     files.write_text(tmp_path / "a", "abcdef")
     ledger.record("a")
     (tmp_path / "a").write_bytes(content)
@@ -247,7 +247,7 @@ def test_an_altered_file_is_named_and_refused(tmp_path: Path, content: bytes) ->
 
 
 def test_a_missing_and_an_unrecorded_file_are_named(tmp_path: Path) -> None:
-    ledger = files.Ledger(tmp_path)
+    ledger = ledgers.Ledger(tmp_path)
     files.write_text(tmp_path / "recorded", "")
     files.write_text(tmp_path / "unrecorded", "")
     ledger.record("recorded")
@@ -261,7 +261,7 @@ def test_a_missing_and_an_unrecorded_file_are_named(tmp_path: Path) -> None:
 def test_a_damaged_ledger_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "checksums.json").write_text(content)
     with pytest.raises(MechoclError, match=r"checksums\.json is damaged"):
-        files.Ledger(tmp_path).entries()
+        ledgers.Ledger(tmp_path).entries()
 
 
 def test_a_lock_is_held_by_one_and_released(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 import torch
 
-from mechocl import files
+from mechocl import files, ledgers
 from mechocl.errors import MechoclError, describe_error
 from mechocl.models import hub_files
 from mechocl.models.hub_files import ADAPTER, CONFIG, TOKENIZER_FILES
@@ -50,9 +50,9 @@ def locate(path_or_name: str | Path, *, revision: str | None = None, weights: bo
     return _fetch(name, revision, weights=weights)
 
 
-def ledger_of(folder: Path) -> files.Ledger:
+def ledger_of(folder: Path) -> ledgers.Ledger:
     """The checksums of a folder that `mechocl pretrain` wrote. Other folders have none, so that nothing is checked."""
-    return files.Ledger(folder, remedy=f"delete {folder / files.LEDGER} to use the folder as it is")
+    return ledgers.Ledger(folder, remedy=f"delete {folder / ledgers.LEDGER} to use the folder as it is")
 
 
 def _fetch(name: str, revision: str | None, *, weights: bool) -> Path:
@@ -89,7 +89,7 @@ def fingerprint_model(path_or_name: str | Path) -> dict[str, str]:
         # the hub's cache is models--OWNER--NAME/snapshots/COMMIT
         return {str(path_or_name): folder.name if folder.parent.name == "snapshots" else "hub"}
     named = [path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".safetensors")]
-    named = [path for path in named if path.name != files.LEDGER]
+    named = [path for path in named if path.name != ledgers.LEDGER]
     return {str(path): files.sha256(path) for path in named}
 
 

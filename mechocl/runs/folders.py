@@ -15,7 +15,7 @@ from typing import Any, Final
 import pandas as pd
 import torch
 
-from mechocl import files
+from mechocl import files, ledgers
 from mechocl.behaviour import internalization
 from mechocl.errors import MechoclError
 from mechocl.models.seam import resolve_device
@@ -49,11 +49,14 @@ class SeedFolder:
     task_files: tuple[str, ...] = ("task.safetensors", "task.parquet")
     """Names of the files that hold the task."""
 
-    def __init__(self, path: Path, seed: int, recipe: AnyRecipe, *, command: str = "train") -> None:
+    def __init__(
+        self, path: Path, seed: int, recipe: AnyRecipe, *, command: str = "train", owner: str = ""
+    ) -> None:
         self.path = path
         self.seed = seed
         self.recipe = recipe
-        self.ledger = files.Ledger(path, remedy=f"run the same `mechocl {command}` again to complete it")
+        remedy = f"run the same `mechocl {command}` again to complete it"
+        self.ledger = ledgers.Ledger(path, remedy=remedy, owner=owner)
 
     def save_task(self, task: Task) -> None:
         """Save the task. Raises MechoclError when another task was saved before, even if its files are lost."""
@@ -270,7 +273,7 @@ class StackFolder:
     def __init__(self, path: Path, seeds: tuple[int, ...]) -> None:
         self.path = path
         self.seeds = seeds
-        self.ledger = files.Ledger(path, remedy=f"delete {path} and run the same `mechocl train` again")
+        self.ledger = ledgers.Ledger(path, remedy=f"delete {path} and run the same `mechocl train` again")
 
     def save_state(self, state: TrainingState, *, stage: int, histories: list[list[dict[str, Any]]]) -> None:
         """Replace the resume point. The new file is recorded before the old one is removed."""

@@ -156,6 +156,14 @@ class Run:
             raise MechoclError(f"{self.path} has no seed {seed}; it has {', '.join(map(str, self.seeds))}")
         return self.kind.folder(self, seed)
 
+    def owner_of(self, seed: int) -> str:
+        """What the folder of a seed is made for: a hash of the recipe, as the manifest has it, and of the seed.
+
+        The description of the recipe is prose and does not count.
+        """
+        recipe = {key: value for key, value in self.manifest["recipe"].items() if key != "description"}
+        return files.fingerprint({"recipe": recipe, "seed": seed})
+
     def stacks(self) -> list[StackFolder]:
         """The groups of seeds that train together."""
         return [

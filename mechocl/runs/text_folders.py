@@ -35,8 +35,10 @@ class TextSeedFolder(SeedFolder):
 
     task_files = ("task.safetensors", "task.parquet", "vocabulary.parquet")
 
-    def __init__(self, path: Path, seed: int, recipe: AnyRecipe, *, asked: str, first: Path) -> None:
-        super().__init__(path, seed, recipe, command="finetune")
+    def __init__(
+        self, path: Path, seed: int, recipe: AnyRecipe, *, asked: str, first: Path, owner: str = ""
+    ) -> None:
+        super().__init__(path, seed, recipe, command="finetune", owner=owner)
         self._asked = asked
         self._first = first
 

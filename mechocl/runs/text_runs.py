@@ -39,7 +39,8 @@ class TextRuns(RunKind):
     def folder(self, run: Any, seed: int) -> TextSeedFolder:
         first = run.path / f"seed-{min(run.seeds)}"
         path = run.path / f"seed-{seed}"
-        return TextSeedFolder(path, seed, run.recipe, asked=run.attribute, first=first)
+        owner = run.owner_of(seed)
+        return TextSeedFolder(path, seed, run.recipe, asked=run.attribute, first=first, owner=owner)
 
     def train(
         self,

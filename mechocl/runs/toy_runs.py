@@ -25,7 +25,7 @@ class ToyRuns(RunKind):
         return world_of(recipe.task).questioning
 
     def folder(self, run: Any, seed: int) -> SeedFolder:
-        return SeedFolder(run.path / f"seed-{seed}", seed, run.recipe)
+        return SeedFolder(run.path / f"seed-{seed}", seed, run.recipe, owner=run.owner_of(seed))
 
     def train(
         self,

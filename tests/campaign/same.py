@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from mechocl import files
+from mechocl import files, ledgers
 
 MAY_DIFFER: Final = ("lock", "lock-*", "*.lock", ".gitignore", "__pycache__")
 """Files that hold nothing."""
@@ -78,5 +78,5 @@ def _files(tree: Path) -> set[str]:
         path.relative_to(tree).as_posix()
         for path in found
         if not any(path.match(pattern) for pattern in MAY_DIFFER)
-        and not (path.name == files.LEDGER and content(path) == {})
+        and not (path.name == ledgers.LEDGER and content(path) == {})
     }

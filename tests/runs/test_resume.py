@@ -21,6 +21,7 @@ import tiny
 from mechocl import files
 from mechocl.commands import cli
 from mechocl.errors import Fault
+from mechocl.ledgers import Ledger
 from mechocl.runs import processes as processes_, train_toy
 from mechocl.runs.folders import SeedFolder
 from mechocl.runs.run import Run
@@ -142,9 +143,9 @@ Progress = dict[tuple[int, ...], tuple[int, int]]
 def progress(out: Path, like: Run) -> Progress:
     found = {}
     for stack in like.stacks():
-        names = files.Ledger(out / stack.path.relative_to(like.path)).entries()
+        names = Ledger(out / stack.path.relative_to(like.path)).entries()
         steps = [tuple(map(int, n[: -len(".safetensors")].split("-")[1:])) for n in names]
-        done = all("stage-2/history.parquet" in files.Ledger(out / f"seed-{s}") for s in stack.seeds)
+        done = all("stage-2/history.parquet" in Ledger(out / f"seed-{s}") for s in stack.seeds)
         stage, step = (3, 0) if done else max(steps, default=(0, 0))
         found[stack.seeds] = (stage, step)
     return found

@@ -3,6 +3,7 @@
 import json
 import platform
 import re
+import shutil
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -415,6 +416,28 @@ def test_training_fills_the_folder_and_every_file_has_its_checksum(tmp_path: Pat
     before = {n: p.stat().st_mtime_ns for n, p in found.items()}
     train(run)
     assert {n: p.stat().st_mtime_ns for n, p in found.items()} == before
+
+
+def test_a_folder_of_another_seed_or_another_run_is_named(tmp_path: Path) -> None:
+    """Whole folders in the wrong place. What the line says brings the run back."""
+    run = create(tmp_path / "run", seeds=(0, 1), together=2)
+    other = create(tmp_path / "other", "training.stages.1.learning_rate=0.2", seeds=(0,))
+    train(run)
+    train(other)
+    before = {seed: run.seed(seed).ledger.entries() for seed in (0, 1)}
+    for source in (run.path / "seed-1", other.path / "seed-0"):
+        shutil.rmtree(run.path / "seed-0")
+        shutil.copytree(source, run.path / "seed-0")
+        with pytest.raises(
+            MechoclError,
+            match=r"seed-0 was made by another run, or for another seed; move it back, or delete",
+        ):
+            run.finished_seeds()
+        shutil.rmtree(run.path / "seed-0")
+        train(run)
+        assert {seed: run.seed(seed).ledger.entries() for seed in (0, 1)} == before
+    shutil.copytree(run.path, tmp_path / "copy")
+    assert len(Run.open(tmp_path / "copy").finished_seeds()) == 2
 
 
 def test_a_diverged_seed_is_recorded_with_its_step_and_not_tried_again(tmp_path: Path) -> None:

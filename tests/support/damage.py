@@ -8,7 +8,7 @@ import pandas as pd
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from mechocl import files
+from mechocl import files, ledgers
 
 
 def damages(content: bytes) -> Iterator[tuple[str, bytes]]:
@@ -46,6 +46,7 @@ def strip_checksums(folder: Path) -> None:
                     value[key] = files.sha256(path.parent / name)
             path.write_text(json.dumps(value), encoding="utf-8")
     for path in paths:
-        if path.name == files.LEDGER:
+        if path.name == ledgers.LEDGER:
             names = json.loads(path.read_text(encoding="utf-8"))
-            path.write_text(json.dumps({name: files.sha256(path.parent / name) for name in names}))
+            there = [name for name in names if (path.parent / name).is_file()]
+            path.write_text(json.dumps({name: files.sha256(path.parent / name) for name in there}))

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from mechocl import files
+from mechocl import files, ledgers
 
 _OPENED, _IS_FOLDER = 0x20, 0x40000000  # IN_OPEN and IN_ISDIR of <sys/inotify.h>
 _HEADER = struct.Struct("iIII")
@@ -92,7 +92,7 @@ def alter(path: Path) -> None:
         case _:
             path.write_bytes(path.read_bytes() + b"\n")
     for folder in path.parents:
-        ledger = files.Ledger(folder)
+        ledger = ledgers.Ledger(folder)
         if (name := str(path.relative_to(folder))) in ledger:
             ledger.record(name)
 
