@@ -5,17 +5,38 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final, Literal
 
 from mechocl.errors import MechoclError
 
+_LOOKS: Final = {
+    "page": re.compile(rb"\s*<(!doctype )?html", re.IGNORECASE),
+    "comparison": re.compile(rb'\s*\{.*"top1_agreement"', re.DOTALL),
+}
+"""How a file that may be replaced begins, by what is to be written there."""
 
-def require_file(path: Path) -> None:
-    """Raise MechoclError when no file can be written at a path: a folder is there, or its folder cannot be written."""
+
+def require_file(path: Path, what: Literal["page", "comparison"] = "page") -> None:
+    """Raise MechoclError when a page, or the comparison of two models, cannot or must not be written at a path.
+
+    A folder is there, or a file that is not an older page (comparison), or its folder cannot be written.
+    """
     if path.is_dir():
         raise MechoclError(f"{path} is a folder; give a file in it, for example {path / f'{path.name}.html'}")
+    if path.exists() and not _may_be_replaced(path, what):
+        raise MechoclError(f"{path} is there already and is not a {what} of mechocl; choose another place")
     if path.exists() and not os.access(path, os.W_OK):
         raise MechoclError(f"{path} cannot be written: it is read-only; choose another place")
     require_folder(path.parent)
+
+
+def _may_be_replaced(path: Path, what: str) -> bool:
+    """Whether an older page (comparison) or an empty file is at a path, and not a file of another kind or a device."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        begin = file.read(1 << 16)
+    return not begin or _LOOKS[what].match(begin) is not None
 
 
 def require_folder(path: Path) -> None:

@@ -39,7 +39,7 @@ def parity(
     from mechocl.models import loading, seam
 
     if out is not None:
-        require_file(out)
+        require_file(out, "comparison")
     loaded = loading.load_with_parity(
         model,
         device=seam.resolve_device(device),

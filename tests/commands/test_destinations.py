@@ -79,6 +79,42 @@ def test_an_out_under_a_file(run: Path, refused: Refused, command: tuple[str, ..
     assert contents(run.parent) == before
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("report", "RUN"),
+        ("dynamics", "RUN"),
+        ("sae dashboard", "RUN", "some-sae"),
+        ("parity", "some-model"),
+        ("sweep", "RECIPE", "--over", "task.aliases=60,80", "--out", "SWEEP"),
+    ],
+)
+def test_a_file_of_another_kind_is_not_written_over(
+    run: Path, refused: Refused, command: tuple[str, ...]
+) -> None:
+    names = {"RUN": run, "RECIPE": tiny.recipe_file(run.parent), "SWEEP": run.parent / "sweep"}
+    words = [str(names.get(word, word)) for word in command]
+    option = "--figure" if command[0] == "sweep" else "--out"
+    for place in (run / "manifest.json", run / "seed-0" / "task.parquet", names["RECIPE"], Path("/dev/null")):
+        before = place.read_bytes()
+        line = refused(*words[0].split(), *words[1:], option, place)
+        assert f"{place} is there already and is not a " in line
+        assert place.read_bytes() == before
+
+
+def test_an_older_file_of_the_same_kind_is_written_over(tmp_path: Path) -> None:
+    for name, said, what in (
+        ("page.html", "<html>\n", "page"),
+        ("report.html", "<!DOCTYPE html>\n", "page"),
+        ("empty.html", "", "page"),
+        ("parity.json", '{"residual": {"0": 1e-7}, "top1_agreement": 1.0}', "comparison"),
+    ):
+        (tmp_path / name).write_text(said)
+        destinations.require_file(tmp_path / name, what)
+    with pytest.raises(MechoclError, match="not a comparison"):
+        destinations.require_file(tmp_path / "page.html", "comparison")
+
+
 READING = [
     "evaluate",
     "lens",
