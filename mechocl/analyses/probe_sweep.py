@@ -176,16 +176,20 @@ def sweep_probes(wanted: Sequence[Unit], *, out: Path, executor: Executor) -> pd
 def _keep_other_table(out: Path, wanted: Sequence[Unit]) -> None:
     """Record which units the table in `out` is of. Raises MechoclError when a table of others would be lost."""
     units = {_identity(unit) for unit in wanted}
-    if (out / "table.parquet").exists():
+    table = out / "table.parquet"
+    if (out / "manifest.json").exists():
+        raise MechoclError(f"{out} is a run or a sweep; choose another --out, for example {out / 'probes'}")
+    if table.exists():
+        remedy = f"choose another --out, or delete {table}"
         before = (
-            files.read_json(out / _UNITS, remedy=f"choose another --out, or delete {out}")["units"]
+            files.read_json(out / _UNITS, remedy=remedy)["units"]
             if (out / _UNITS).exists()
             else [["a version that kept no list"]]
         )
         if lost := {tuple(one) for one in before} - units:
             raise MechoclError(
                 f"{out} holds probes that this command would replace ({len(lost)} of {len(before)}, such as "
-                f"{min(lost)[0]}); choose another --out, or delete that folder"
+                f"{min(lost)[0]}); {remedy}"
             )
     files.write_json(out / _UNITS, {"units": sorted(units)})
 

@@ -231,8 +231,11 @@ def test_probes_of_other_options_do_not_replace_the_first(
         assert probe_with(**there, **other) == 2, other
         line = capsys.readouterr().err.splitlines()[-1]
         assert f"mechocl: {first} holds probes that this command would replace (1 of 1, such as " in line
-        assert "choose another --out, or delete that folder" in line
+        assert f"choose another --out, or delete {first / 'table.parquet'}" in line
         assert table.read_bytes() == content
+    capsys.readouterr()
+    assert probe_with(out=str(runs[0])) == 2  # whoever deletes that table must not be told to delete a run
+    assert f"{runs[0]} is a run or a sweep; choose another --out, for example" in capsys.readouterr().err
     assert probe_with(**there, checkpoints="stages") == 0  # more of the same
     assert set(pd.read_parquet(table)["stage"]) == {1, 2}
 
