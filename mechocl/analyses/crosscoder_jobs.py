@@ -149,7 +149,8 @@ def _surest(rows: pd.DataFrame) -> pd.DataFrame:
     sure = rows[(rows["what"] == "feature") & (rows["q"] < ALPHA)]
     first = sure.sort_values("auc", ascending=False, kind="stable").drop_duplicates("features")
     columns = ["property", "group", "text", "position", "sign", "auc", "q"]
-    return first[columns].assign(feature=first["features"].astype(int))
+    # of a feature without a property the sign is missing, and the type must not depend on whether there is one
+    return first[columns].assign(feature=first["features"].astype(int), sign=first["sign"].astype(float))
 
 
 def _checkpoints(folder: SeedFolder, which: Which) -> list[Checkpoint]:

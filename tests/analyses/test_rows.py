@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from contract import CONFIGS, companion, dictionary, planted, task
 
-from mechocl.analyses import columns, registry
+from mechocl.analyses import columns, crosscoder_jobs, registry
 from mechocl.analyses.crosscoder_jobs import ANALYSIS
 from mechocl.analyses.registry import ANALYSES, Result
 from mechocl.analyses.rows import Column, UndeclaredRows, check_rows
@@ -123,3 +123,14 @@ def test_the_document_is_what_the_writer_makes() -> None:
         for column, what in declared.items():
             assert f"`{column}`" in page
             assert what.meaning.replace("|", r"\|") in page
+
+
+@pytest.mark.parametrize("q", [0.01, 0.5])
+def test_the_sign_of_a_feature_has_one_type_with_and_without_a_property(q: float) -> None:
+    """Where every feature had a property, rows once had another type than is declared, and the command failed at its end."""
+    found = pd.DataFrame({"what": ["feature"] * 2, "features": ["0", "1"], "q": [0.01, q], "auc": [0.9, 0.8]})
+    found = found.assign(property="tag 1", group="tag", text="tag 1", position="=", sign=[1, -1])
+    features = pd.DataFrame({"feature": [0, 1]})
+    rows = features.merge(crosscoder_jobs._surest(found), on="feature", how="left")
+    assert rows["sign"].dtype == "float64"
+    assert rows["sign"].isna().sum() == (q > 0.05)
