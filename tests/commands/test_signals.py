@@ -98,3 +98,19 @@ def test_a_handler_of_somebody_else_is_kept() -> None:
             assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed(closed: str) -> None:
+    """The help needs a stream; and no file that is opened later may get the number of a stream."""
+    program = (
+        "import os, sys; from mechocl.__main__ import main; code = main();"
+        "file = os.open(os.devnull, os.O_RDONLY); os._exit(code or int(file < 3))"
+    )
+    for words, code in ((["train", "--help"], 0), (["trian"], 2)):
+        ended = subprocess.run(
+            ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", program, *words],
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert ended.returncode == code
+        assert "Traceback" not in ended.stderr
