@@ -110,8 +110,8 @@ class Display:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`at_a_time`: number of jobs that begin at once, while the others wait for their turn; None means all."""
-        self.title = title
-        self.names = names
+        self.title = _one_line(title)
+        self.names = [_one_line(name) for name in names]
         self.shares = [0.0] * len(names)
         at_once = len(names) if at_a_time is None else at_a_time
         self.doing = ["starting" if index < at_once else "waiting" for index in range(len(names))]
@@ -129,11 +129,11 @@ class Display:
     def __enter__(self) -> "Display":
         if self.console.is_terminal:
             self.bars = Bars(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),  # brackets in a name are no markup
                 BarColumn(),
                 TaskProgressColumn(),
                 TimeElapsedColumn(),
-                TextColumn("[dim]{task.fields[what]}"),
+                TextColumn("{task.fields[what]}", style="dim", markup=False),
                 console=self.console,
             )
             self.bars.start()
@@ -142,7 +142,7 @@ class Display:
                 self.bars.add_task(name, total=1.0, what=what)
                 for name, what in zip(shown, self.doing, strict=False)
             ]
-            self.total = self.bars.add_task(f"[bold]{self.title}", total=float(len(self.names)), what="")
+            self.total = self.bars.add_task(self.title, total=float(len(self.names)), what="")
         else:
             shown = [*self.names[:_MOST_BARS], "…"] if len(self.names) > _MOST_BARS else self.names
             print(f"{self.title}: {', '.join(shown)}", file=sys.stderr, flush=True)
@@ -214,6 +214,11 @@ class Display:
 
     def _spent(self) -> str:
         return _time_in_words(self.clock() - self.started)
+
+
+def _one_line(text: str) -> str:
+    """A name as one line, whatever it holds: those of runs and of files may hold line breaks."""
+    return " ".join(text.split())
 
 
 def _time_in_words(seconds: float) -> str:

@@ -52,6 +52,11 @@ class SweepRun:
     seed: int
 
     @property
+    def in_words(self) -> str:
+        """The setting, such as `word_order=TVE learning_rate=0.01`."""
+        return " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in self.setting.items())
+
+    @property
     def name(self) -> str:
         """Name of the file of the run's row."""
         return f"{files.fingerprint(recipes.plain(self.recipe))}-{self.seed}"

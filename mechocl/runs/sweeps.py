@@ -54,6 +54,14 @@ class Job:
     """Seconds to wait for other processes that hold its runs. If a job runs again because its machine was lost, the
     operating system may take a moment to release the locks of the first attempt."""
 
+    @property
+    def name(self) -> str:
+        """Its settings and seeds, in words."""
+        found = list(dict.fromkeys(run.in_words for run in self.runs))
+        seeds = sorted({run.seed for run in self.runs})
+        ends = found if len(found) < 3 else [found[0], "…", found[-1]]
+        return f"{', '.join(ends)}, {seeds_in_words(tuple(seeds))}"
+
 
 def axis(text: str) -> tuple[str, tuple[str, ...]]:
     """The key and the texts of the values of an axis such as `task.aliases=500,1000`.
@@ -260,7 +268,7 @@ def run_sweep(
                 found = workers.map(
                     train_job,
                     work,
-                    names=[seeds_in_words(tuple(run.seed for run in job.runs)) for job in work],
+                    names=[job.name for job in work],
                     title=f"sweep of {len(wanted)} runs, {len(missing)} to train",
                     threads=workers.threads or default_threads(base, workers.slots),
                     done=lambda *_: new_rows(),

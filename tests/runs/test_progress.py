@@ -1,9 +1,11 @@
 """Progress moves from the first second, counts what was done before, and says how long it will take."""
 
 import math
+import re
 import time
 
 import pytest
+from rich.console import Console
 
 from mechocl.runs import progress
 from mechocl.runs.progress import Display
@@ -77,6 +79,22 @@ def test_what_was_done_before_is_shown_and_does_not_make_the_rest_look_short(
         "training: 75 %, about 4 min left (seed 1: step 65)",
         "training: 75 % after 46 s",
     ]
+
+
+@pytest.mark.parametrize("name", ["[/]", "[/x]y", "[bold]run", "a[b]", "back\\", "line\nbreak"])
+def test_a_name_is_shown_as_it_is_on_a_terminal(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        progress, "Console", lambda stderr: Console(stderr=stderr, force_terminal=True, width=200)
+    )
+    with Display(f"probing {name}", [name]) as display:
+        display.update(0, f"reading {name}", 0.5)
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err)
+    plain = " ".join(name.split())
+    assert f"probing {plain}" in shown
+    assert f"\n{plain} " in shown.replace("\r", "\n")
+    assert f"reading {plain}" in " ".join(shown.split())
 
 
 def test_times_in_words() -> None:

@@ -136,7 +136,7 @@ def test_settings_are_the_product_of_the_axes(recipe: str) -> None:
 @pytest.mark.parametrize(
     ("over", "message"),
     [
-        (["task.aliasse=40,80"], "unknown key 'task.aliasse'; did you mean 'aliases'?"),
+        (["task.aliasse=40,80"], "unknown key 'task.aliasse'; did you mean 'task.aliases'?"),
         (["task.list_length=10,20"], "list_length 10 needs more than 10 integers"),
         (["task.aliases=40,80,40"], "names a value twice"),
         (["task.aliases=40", "task.aliases=80"], "names task.aliases twice; give all its values at once"),
@@ -160,6 +160,18 @@ def test_runs_that_differ_in_learning_rates_alone_share_a_stack(recipe: str) -> 
     ]
     assert [len(stack) for stack in sweeps.stacks(runs, together=100)] == [6, 3]
     assert [len(stack) for stack in sweeps.stacks(runs, together=1)] == [1] * 9
+
+
+def test_progress_names_the_settings(recipe: str) -> None:
+    over = ["task.word_order=TVE,VTE", "training.stages.1.learning_rate=0.1,0.2"]
+    wanted = sweeps.wanted_runs(recipe, (), over, (0, 1))
+    work = [sweeps.Job("sweep", stack, "cpu") for stack in sweeps.stacks(wanted, together=2)]
+    names = [job.name for job in work]
+    assert names[0] == "word_order=TVE learning_rate=0.1, seeds 0–1"
+    assert len(set(names)) == len(work) == 4
+    (together,) = sweeps.stacks(wanted[:4], together=4)
+    both = sweeps.Job("sweep", together, "cpu").name
+    assert both == "word_order=TVE learning_rate=0.1, word_order=TVE learning_rate=0.2, seeds 0–1"
 
 
 # training ------------------------------------------------------------------------------------------
@@ -644,7 +656,10 @@ def test_the_command_prints_the_settings_and_its_table_again(
         (["--table", "HERE/tiny.toml"], "is not a table of a sweep: "),
         (["nothing", "--out", "HERE/a"], "no recipe 'nothing'"),
         (["integer-set/cpu", "--out", "HERE/a", "--over", "task.aliases"], "write key=value,value"),
-        (["integer-set/cpu", "--out", "HERE/a", "--over", "task.aliasse=1,2"], "did you mean 'aliases'?"),
+        (
+            ["integer-set/cpu", "--out", "HERE/a", "--over", "task.aliasse=1,2"],
+            "did you mean 'task.aliases'?",
+        ),
         (["integer-set/cpu", "--out", "HERE/a", "--set", "task.aliases=-1"], "aliases"),
         (
             ["integer-set/cpu", "--out", "HERE/a", "--seeds", "0"],
