@@ -48,7 +48,7 @@ def test_the_recipe_is_what_was_written(run: Run) -> None:
     assert isinstance(run.recipe.task, colours.ColoursConfig)
     assert run.manifest["recipe"]["task"]["world"] == "colours"
     assert recipes.parse(run.manifest["recipe"], source="") == run.recipe
-    with pytest.raises(MechoclError, match=r"unknown key 'task.aliass'; did you mean 'aliases'"):
+    with pytest.raises(MechoclError, match=r"unknown key 'task.aliass'; did you mean 'task.aliases'"):
         recipes.parse(run.manifest["recipe"] | {"task": {"world": "colours", "aliass": 3}}, source="x")
 
 

@@ -217,11 +217,9 @@ def _adapter(config: type) -> Any:
 
 def _explain(error: Any) -> str:
     where = plain_values.in_short(".".join(str(part) for part in error["loc"]))
-    key = str(error["loc"][-1]) if error["loc"] else ""
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = [f.name for config in configs().values() for f in dataclasses.fields(config)]
-        close = difflib.get_close_matches(key, known, n=1)
-        return f"unknown key {where!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+        near = _nearest_key(tuple(map(str, error["loc"])))
+        return f"unknown key {where!r}" + (f"; did you mean {near!r}?" if near else "")
     if error["type"] in ("missing", "missing_argument"):
         return f"the key {where!r} is missing"
     message = str(error["msg"]).removeprefix("Value error, ")
@@ -229,6 +227,36 @@ def _explain(error: Any) -> str:
         message = shorten(message, 300)
         return f"{where}: {message}" if where else message
     return f"{where}: {message[0].lower() + message[1:]}, not {plain_values.in_short(repr(error['input']))}"
+
+
+def _nearest_key(place: tuple[str, ...]) -> str | None:
+    """The whole key that is most like an unknown one: a field beside it, or else one of this name elsewhere in a recipe."""
+    *holder, last = place
+    known = [key for root in (Recipe, ClosedBookRecipe) for key in _keys(root)]
+    beside = [
+        key[-1] for key in known if list(key[:-1]) == ["0" if part.isdecimal() else part for part in holder]
+    ]
+    if close := difflib.get_close_matches(last.strip(), beside, n=1):
+        return ".".join([*holder, close[0]])
+    elsewhere = {key[-1]: key for key in reversed(known)} if beside else {}
+    close = difflib.get_close_matches(last.strip(), list(elsewhere), n=1)
+    return ".".join(elsewhere[close[0]]) if close else None
+
+
+def _keys(config: type, before: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The keys of all fields of a config and of those inside it; the entries of a list are all called 0."""
+    found = []
+    for field in dataclasses.fields(config):
+        key = (*before, field.name)
+        found.append(key)
+        kinds = (field.type, *getattr(field.type, "__args__", ()))
+        if field.type is Config:
+            kinds = tuple(world.config for world in WORLDS.values())
+        entry = ("0",) if getattr(field.type, "__origin__", None) is tuple else ()
+        for kind in kinds:
+            if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+                found += _keys(kind, (*key, *entry))
+    return found
 
 
 def _apply(values: dict[str, Any], change: str) -> None:

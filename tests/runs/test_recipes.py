@@ -219,7 +219,12 @@ def test_a_table_that_the_file_leaves_out_can_be_changed(tmp_path: Path) -> None
     ("change", "message"),
     [
         # what, where, and what was expected
-        ("task.aliasse=5", "unknown key 'task.aliasse'; did you mean 'aliases'?"),
+        ("task.aliasse=5", "unknown key 'task.aliasse'; did you mean 'task.aliases'?"),
+        ("task.aliases =5", "unknown key 'task.aliases '; did you mean 'task.aliases'?"),
+        ("training.stages.1.epoch=5", "unknown key 'training.stages.1.epoch'; did you mean 'training.stages.1.epochs'?"),
+        ("aliases=5", "unknown key 'aliases'; did you mean 'task.aliases'?"),
+        ("epochs=5", "unknown key 'epochs'; did you mean 'training.stages.0.epochs'?"),
+        ("d_model=5", "unknown key 'd_model'; did you mean 'model.d_model'?"),
         ("trainning.precision=bf16", "unknown key 'trainning'; did you mean 'training'?"),
         ("zzz=1", "unknown key 'zzz'"),
         ("task=5", "task: input should be an object, not 5"),
