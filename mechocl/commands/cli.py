@@ -131,11 +131,13 @@ def _chosen(given: list[str]) -> tuple[str, list[str]]:
         if rest[0] in inner:
             return f"{first} {rest[0]}", rest[1:]
         raise MechoclError(
-            f"{first} has no command {rest[0]!r}; {suggested(rest[0], inner)} `mechocl {first} --help` lists them"
+            f"{first} has no command {rest[0]!r}; {suggested(rest[0], inner)}; `mechocl {first} --help` lists them"
         )
     if first.startswith("-"):
         raise MechoclError(f"{first} stands before the command; write mechocl {tops[0]}|… and then options")
-    raise MechoclError(f"there is no command {first!r}; {suggested(first, tops)} `mechocl --help` lists them")
+    raise MechoclError(
+        f"there is no command {first!r}; {suggested(first, tops)}; `mechocl --help` lists them"
+    )
 
 
 def _others_with(flag: str) -> list[str]:
@@ -153,9 +155,10 @@ _MENDABLE: Final = {
     errno.EACCES: "permission denied; choose another place",
     errno.EPERM: "permission denied; choose another place",
     errno.ENOENT: "the file or folder does not exist and cannot be made; choose another place",
-    errno.ENOTDIR: "a file stands where a folder is needed; choose another place",
-    errno.EEXIST: "a file stands where a folder is needed; choose another place",
-    errno.EISDIR: "a folder stands where a file is needed; choose another place",
+    errno.ENOTDIR: "a file stands where a folder is needed; remove it, or choose another place",
+    errno.EEXIST: "a file stands where a folder is needed; remove it, or choose another place",
+    errno.EISDIR: "a folder stands where a file is needed; remove it, or choose another place",
+    errno.ELOOP: "its links lead nowhere; remove them, or choose another place",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
 }
 """What the user can do about errors of the operating system."""

@@ -50,19 +50,19 @@ def contrast_names(pairs: Sequence[str]) -> tuple[str, ...]:
     """
     if not pairs:
         raise MechoclError("pairs is empty; name at least one contrast")
-    same = [str(Path(name).resolve()) if name.endswith(".csv") else name for name in pairs]
+    same = [str(Path(name).resolve()) if name.lower().endswith(".csv") else name for name in pairs]
     for name, one in zip(pairs, same, strict=True):
         if same.count(one) > 1:
             raise MechoclError(f"pairs has {name} twice; name each once")
     files = [Path(name).name for name in pairs]
-    short = [file if name.endswith(".csv") else name for name, file in zip(pairs, files, strict=True)]
+    short = [file if name.lower().endswith(".csv") else name for name, file in zip(pairs, files, strict=True)]
     return tuple(name if short.count(file) > 1 else file for name, file in zip(pairs, short, strict=True))
 
 
 def say_cuts(task: Task, pairs: Sequence[str], *, n_pairs: int, most: int) -> list[str]:
     """A line for each file of which only the first `most` pairs are used, with the `n_pairs` that takes all of them."""
     lines = []
-    for name in (name for name in pairs if name.endswith(".csv")):
+    for name in (name for name in pairs if name.lower().endswith(".csv")):
         there = len(pairs_of_file(task, Path(name)))
         if there > most:
             needed = -(-there * n_pairs // most)
@@ -74,7 +74,7 @@ def say_cuts(task: Task, pairs: Sequence[str], *, n_pairs: int, most: int) -> li
 
 def file_of(name: str) -> Path | None:
     """The user's own table that a name of pairs stands for. None for pairs that are made from the task."""
-    return Path(name) if name.endswith(".csv") else None
+    return Path(name) if name.lower().endswith(".csv") else None
 
 
 def alias_pairs(

@@ -135,7 +135,7 @@ def patch(
             patch_activations(
                 model,
                 replace(pairs, name=contrast)
-                if contrast not in config.pairs or contrast.endswith(".csv")
+                if contrast not in config.pairs or contrast.lower().endswith(".csv")
                 else pairs,
                 sites=sites,
                 metric=config.metric,

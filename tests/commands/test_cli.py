@@ -364,7 +364,10 @@ def test_places_that_cannot_be_written(recipe: str, tmp_path: Path, fails: Fails
     for place, message in (
         (tmp_path / "full", f"{tmp_path / 'full'} exists and is not a run; choose another --out"),
         (tmp_path / "file", f"{tmp_path / 'file'} exists and is not a run; choose another --out"),
-        (tmp_path / "file" / "run", "a file stands where a folder is needed; choose another place"),
+        (
+            tmp_path / "file" / "run",
+            "a file stands where a folder is needed; remove it, or choose another place",
+        ),
         (tmp_path / ("n" * 300), "the name is too long; choose a shorter one"),
         (
             Path("/proc/run"),
@@ -372,6 +375,30 @@ def test_places_that_cannot_be_written(recipe: str, tmp_path: Path, fails: Fails
         ),
     ):
         assert message in fails(*arguments, "--out", place, *CPU)
+
+
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "seed-0", "seed-0/task.parquet", "seed-0/stage-2", "seed-0/checksums.json"]
+)
+def test_what_stands_in_the_place_of_a_part_of_a_run_is_removed(
+    recipe: str, run: Path, fails: Fails, name: str
+) -> None:
+    place, train = run / name, ("train", recipe, "--out", run, "--seeds", "1", *CPU)
+    if place.is_dir():
+        shutil.rmtree(place)
+        place.touch()
+    else:
+        content = place.read_bytes()
+        place.unlink()
+        place.mkdir()
+    assert "remove it, or choose another place" in fails(*train, progress="training")
+    if place.is_dir():
+        place.rmdir()
+        if name == "manifest.json":
+            place.write_bytes(content)  # the user's own copy: nothing else says what the run is
+    else:
+        place.unlink()
+    assert cli.main(list(map(str, train))) == 0
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
