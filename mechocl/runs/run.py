@@ -145,6 +145,13 @@ class Run:
         """What is particular to the run's world in asking about an alias."""
         return self.kind.questioning(self.recipe)
 
+    def require_in_place(self) -> None:
+        """Raise MechoclError when the run's folder was moved or deleted. Otherwise training would go on in a new folder that is no run."""
+        if not (self.path / "manifest.json").exists():
+            raise MechoclError(
+                f"{self.path} was moved or deleted while it was trained; move it back, and run the same command again to continue"
+            )
+
     def _changed(self, **changes: Any) -> "Run":
         """Write the manifest with changes. The run's lock must be held."""
         if any(self.manifest.get(key) != value for key, value in changes.items()):

@@ -133,6 +133,7 @@ def _train_stage(
         precision=run.recipe.training.precision,
         state=state,
     ):
+        run.require_in_place()
         for index, (folder, task, model) in enumerate(zip(folders, tasks, trained, strict=True)):
             if index in failed or not moment.trained[index]:
                 continue
