@@ -236,11 +236,13 @@ def _nearest_key(place: tuple[str, ...]) -> str | None:
     beside = [
         key[-1] for key in known if list(key[:-1]) == ["0" if part.isdecimal() else part for part in holder]
     ]
-    if close := difflib.get_close_matches(last.strip(), beside, n=1):
-        return ".".join([*holder, close[0]])
     elsewhere = {key[-1]: key for key in reversed(known)} if beside else {}
-    close = difflib.get_close_matches(last.strip(), list(elsewhere), n=1)
-    return ".".join(elsewhere[close[0]]) if close else None
+    for cutoff in (1.0, 0.6):  # the very name elsewhere comes before one that is only like it here
+        if close := difflib.get_close_matches(last.strip(), beside, n=1, cutoff=cutoff):
+            return ".".join([*holder, close[0]])
+        if close := difflib.get_close_matches(last.strip(), list(elsewhere), n=1, cutoff=cutoff):
+            return ".".join(elsewhere[close[0]])
+    return None
 
 
 def _keys(config: type, before: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

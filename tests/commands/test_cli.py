@@ -304,7 +304,7 @@ sys.exit(main())
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("task.aliasse=5", "unknown key 'task.aliasse'; did you mean 'aliases'?"),
+        ("task.aliasse=5", "unknown key 'task.aliasse'; did you mean 'task.aliases'?"),
         ("task.aliases=many", "task.aliases: input should be a valid integer, not 'many'"),
         ("task.fractions.qd1=2.0", "fraction qd1 is 2.0; it must lie between 0 and 1"),
         ("task.list_length=10", "list_length 10 needs more than 10 integers"),
