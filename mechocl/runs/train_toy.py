@@ -147,8 +147,7 @@ def _train_stage(
                 continue
             if index not in kept and (moment.checkpoint or moment.ends[index]):
                 weights = {k: v.detach() for k, v in model.named_parameters()}
-                final = moment.ends[index]
-                folder.save_checkpoint(weights, stage=number, step=moment.step, final=final)
+                folder.save_checkpoint(weights, stage=number, step=moment.step, final=moment.ends[index])
         if len(failed) == len(folders):
             return
         # no resume point at step 0: the stage begins there anyway, and its first evaluation would count twice
