@@ -32,7 +32,7 @@ _CHECKSUM: Final = "checksum"
 _OURS: Final = "mechocl"
 """The one key in the metadata of a file of tensors. Safetensors writes several keys in an order that is not fixed."""
 
-AGAIN: Final = "restore it, or delete it and run again"
+AGAIN: Final = "restore it, or delete it and run the same command again"
 """What to do about most files that are damaged."""
 
 EDITED: Final = f'restore it, or, if you edited it yourself, remove its line "{_CHECKSUM}"'

@@ -109,8 +109,8 @@ def files_of(path: Path) -> list[Path]:
 
 
 def is_trained(path: Path, wanted: dict[str, Any]) -> bool:
-    """Whether a folder holds an SAE whose record says `wanted`. What an older version did not record is not compared."""
-    if not (path / RECORD).exists():
+    """Whether a folder holds a whole SAE whose record says `wanted`. What an older version did not record is not compared."""
+    if not all((path / name).exists() for name in (CONFIG, WEIGHTS, RECORD)):
         return False
     held = files.read_json(path / RECORD, remedy=f"delete {path} and train it again")
     asked = json.loads(json.dumps(wanted))
@@ -144,18 +144,16 @@ def load(path: Path, *, device: str, site: str | None = None) -> Dictionary:
             f"{path / pickles[0]} is a pickle, which can run any code when it is opened; convert it to safetensors "
             f"and save it as {WEIGHTS}"
         )
+    again = f"delete {path} and train it again" if (path / RECORD).exists() else "copy the SAE again"
     for name in (CONFIG, WEIGHTS):
         if not (path / name).exists():
-            raise MechoclError(
-                f"{path} is incomplete: {name} is missing; copy the SAE again, or train it again"
-            )
-    again = f"delete {path} and train it again"
+            raise MechoclError(f"{path} is incomplete: {name} is missing; {again}")
     record = files.read_json(path / RECORD, remedy=again) if (path / RECORD).exists() else {}
     for name, digest in record.get("sha256", {}).items():
         if files.sha256(path / name) != digest:
             raise MechoclError(f"{path / name} does not match its checksum; {again}")
-    config = files.read_foreign_json(path / CONFIG, remedy="copy the SAE again, or train it again")
-    held = files.read_foreign_tensors(weights, remedy="copy the SAE again, or train it again")
+    config = files.read_foreign_json(path / CONFIG, remedy=again)
+    held = files.read_foreign_tensors(weights, remedy=again)
     _refuse_other_widths(config, held, path)
     try:
         sae = sae_lens.SAE.load_from_disk(path, device=device)

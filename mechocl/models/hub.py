@@ -52,7 +52,9 @@ def locate(path_or_name: str | Path, *, revision: str | None = None, weights: bo
 
 def ledger_of(folder: Path) -> ledgers.Ledger:
     """The checksums of a folder that `mechocl pretrain` wrote. Other folders have none, so that nothing is checked."""
-    return ledgers.Ledger(folder, remedy=f"delete {folder / ledgers.LEDGER} to use the folder as it is")
+    remedy = f"delete {folder} and run the same `mechocl pretrain` again"
+    edited = f"if you edited it yourself, delete {folder / ledgers.LEDGER} to use the folder as it is"
+    return ledgers.Ledger(folder, remedy=f"{remedy}, or, {edited}")
 
 
 def _fetch(name: str, revision: str | None, *, weights: bool) -> Path:

@@ -51,11 +51,11 @@ def pretrain(
     known-people.csv. Raises MechoclError when `out` holds something else.
     """
     record, settings = worlds.drawing_record(world, seed), dataclasses.asdict(config)
-    _refuse_other_contents(out, record, settings)
-    files.remove_temporary(out)
     ledger = hub.ledger_of(out)
     for name in ledger.entries():
         ledger.checked(name)
+    _refuse_other_contents(out, record, settings)
+    files.remove_temporary(out)
     if not (out / KNOWN_PEOPLE).exists():
         require_pretraining_memory(world, config)
         progress("building the corpus", 0.0)

@@ -201,10 +201,10 @@ def read_sweep(path: Path) -> pd.DataFrame:
 
     `path` is a sweep's directory, or a table that was saved from a sweep. Raises MechoclError when it is neither.
     """
-    if path.is_file():
+    if path.is_file() or path.suffix == ".parquet":
         return files.read_table(
             path,
-            remedy="give one that `mechocl sweep` wrote, or the folder of the sweep",
+            remedy="give the folder of the sweep, or run the same `mechocl sweep` again, which writes the table again",
             what="a table of a sweep",
             columns=("recipe", "seed", "failed"),
         )

@@ -652,7 +652,7 @@ def test_the_command_prints_the_settings_and_its_table_again(
         (["integer-set/cpu", "--table", "HERE"], "--table only looks at a sweep"),
         (["--over", "task.aliases=5", "--table", "HERE"], "--table only looks at a sweep"),
         (["--table", "HERE"], "is not a sweep: it has no manifest.json"),
-        (["--table", "HERE/other.parquet"], "is not a table of a sweep; give one that `mechocl sweep` wrote"),
+        (["--table", "HERE/other.parquet"], "is not a table of a sweep; give the folder of the sweep"),
         (["--table", "HERE/tiny.toml"], "is not a table of a sweep: "),
         (["nothing", "--out", "HERE/a"], "no recipe 'nothing'"),
         (["integer-set/cpu", "--out", "HERE/a", "--over", "task.aliases"], "write key=value,value"),

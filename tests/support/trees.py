@@ -1,7 +1,7 @@
 """A folder with everything that is written and read back: what reads each kind of file, and what writes it again."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ MODEL = PretrainingConfig(n_layers=1, d_model=16, n_heads=2, context=128, vocabu
 SMALL = ("training.stages.0.epochs=1", "training.stages.1.epochs=1")
 
 
-CROSSCODER = CrosscoderConfig(width=32, k=4, activations=512, batch_size=256, buffer=512)
+CROSSCODER = CrosscoderConfig(width=8, k=2, activations=256, batch_size=128, buffer=256)
 LENS = LensConfig(aliases_per_subset=2)
 TEXT = ("training.stages.0.epochs=1", "training.stages.1.epochs=1")
 
@@ -138,11 +138,16 @@ def units(folder: Path) -> list[probe_sweep.Unit]:
     )  # fmt: skip
 
 
+def sweep_probes(folder: Path) -> Any:
+    out = folder / "run" / "probes" / "mine"
+    return probe_sweep.sweep_probes(units(folder), out=out, executor=Processes(1))
+
+
 def read_probes(folder: Path) -> Any:
     out = folder / "run" / "probes" / "mine"
     wanted = units(folder)
     if not (out / "table.parquet").exists():
-        probe_sweep.sweep_probes(wanted, out=out, executor=Processes(1))
+        sweep_probes(folder)
     return (
         probe_sweep.read_table(out),
         probe_sweep.sweep_table(wanted),
@@ -195,6 +200,11 @@ def read_text_results(folder: Path) -> Any:
     return jobs.analyse_run(Run.open(folder / "tuned"), "lens", LENS, device="cpu", jobs=1)
 
 
+def open_model(folder: Path) -> Any:
+    seed = Run.open(folder / "tuned").seed(0)
+    return seed.model_at(seed.final(), device="cpu")
+
+
 def read_parity(folder: Path) -> Any:
     run = Run.open(folder / "tuned")
     return run.kind.facts(run)
@@ -230,19 +240,24 @@ READERS: dict[str, Callable[[Path], Any]] = {
 }
 """Beginning of a file's path → what reads it back; the longest beginning counts."""
 
-WRITERS: dict[str, Callable[[Path], None]] = {
+WRITERS: dict[str, Callable[[Path], Any]] = {
     "run": train,
+    "run/probes": sweep_probes,
+    "run/results/probe": sweep_probes,
+    "run/saes": read_saes,
+    "run/saes/blocks.N.hook_resid_post-crosscoder": read_crosscoders,
     "sweep": sweep,
     "pretrained": pretrain,
     "tuned": fine_tune,
+    "tuned/seed-N/parity": open_model,
     "begun": continue_fine_tuning,
 }
-"""First folder → the command that wrote it, which completes it when it is run again."""
+"""Beginning of a file's path → the command that wrote it, which completes it when it is run again."""
 
 
-def part_of(kind: str) -> str:
-    """The beginning in `READERS` that a kind of file belongs to."""
-    return max((part for part in READERS if kind.startswith(part)), key=len, default="")
+def part_of(kind: str, table: Collection[str] = READERS) -> str:
+    """The beginning in a table that a kind of file belongs to: the longest one; "" if there is none."""
+    return max((part for part in table if kind.startswith(part)), key=len, default="")
 
 
 def kinds(folder: Path) -> dict[str, Path]:

@@ -1,0 +1,131 @@
+"""What a message about a damaged file tells its reader to do is done here, for every kind of file, and it helps."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trees
+from test_damage import assert_same
+
+from mechocl import files
+from mechocl.errors import MechoclError
+from mechocl.runs import processes
+from mechocl.runs.run import Run
+
+
+@pytest.fixture(scope="module")
+def trees_(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+    """A tree to be damaged, and a copy of it."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "tree").mkdir()
+    trees.make(folder / "tree")
+    shutil.copytree(folder / "tree", folder / "copy")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "cores", lambda: 1)
+        yield folder / "tree", folder / "copy"
+
+
+def put_back(tree: Path, copy: Path, owner: str) -> None:
+    shutil.rmtree(tree / owner, ignore_errors=True)
+    shutil.copytree(copy / owner, tree / owner)
+
+
+def found_in(tree: Path, part: str) -> Any:
+    """What is read, without the time that it took to train; of a run that was begun, its finished models."""
+    if part == "begun":
+        trees.continue_fine_tuning(tree)
+        seed = Run.open(tree / "begun").seed(0)
+        models = [seed.model_path(one) / "model.safetensors" for one in seed.checkpoints()]  # type: ignore[attr-defined]
+        return [files.sha256(path) for path in models], seed.history()
+    found = trees.READERS[part](tree)
+    if part == "sweep":
+        return [one.drop(columns="seconds") for one in found]
+    return (
+        found[:2] if part in ("run/seed", "run/stacks") else found
+    )  # without what an unfinished stage leaves
+
+
+def spoilt(path: Path) -> Iterator[None]:
+    """Cut the file off, then delete it."""
+    content = path.read_bytes()
+    path.unlink()  # tensors that were read are views of the old file
+    path.write_bytes(content[: len(content) // 2])
+    yield
+    path.unlink()
+    yield
+
+
+def ways_out(line: str, path: Path) -> list[tuple[Path | None, bool]]:
+    """What a message about a file proposes: each time what is deleted, and whether the command is run again.
+
+    What is for files that their user edited is left out. To restore the file from a copy is proposed, too; the tests of
+    damage do that after each damage.
+    """
+    told = line.split("; ", 1)[1].split(", or, if you edited it")[0]
+    ways = []
+    for way in re.split(r",? or ", told):
+        deleted = re.search(r"delete (it\b|/[^ :,]+)", way)
+        again = "again" in way
+        if deleted or again:
+            target = None if deleted is None else path if deleted[1] == "it" else Path(deleted[1])
+            ways.append((target, again))
+    return ways
+
+
+def apply_way(target: Path | None, again: bool, tree: Path, part: str) -> None:
+    if target is not None:
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+    if again:
+        trees.WRITERS[trees.part_of(part, trees.WRITERS)](tree)
+
+
+def damaged(tree: Path, copy: Path, path: Path, part: str, damages: int) -> str:
+    """The line about a file after so many damages, "" if there is none."""
+    put_back(tree, copy, part.split("/")[0])
+    for _ in zip(range(damages), spoilt(path), strict=False):
+        pass
+    try:
+        trees.READERS[part](tree)
+    except MechoclError as error:
+        return str(error)
+    return ""
+
+
+ALONE = {"run/manifest.json", "sweep/manifest.json", "tuned/manifest.json", "begun/manifest.json"}
+"""Nothing but a copy, or another --out, brings these back: they say what was asked for."""
+
+IN_OTHERS = r"begun/(seed-N/(checksums|task|vocabulary)|base)|tuned/seed-N/stage-N/final/(?!config|model)"
+"""Files that are written and read as others, which are tried."""
+
+
+@pytest.mark.parametrize("part", trees.READERS)
+def test_what_is_said_about_a_damaged_file_mends_it(trees_: tuple[Path, Path], part: str) -> None:
+    tree, copy = trees_
+    owner = part.split("/")[0]
+    put_back(tree, copy, owner)
+    before = found_in(tree, part)
+    seen = set()
+    for kind, original in trees.kinds(copy).items():
+        if trees.part_of(kind) != part or kind in ALONE or re.match(IN_OTHERS, kind):
+            continue
+        path = tree / original.relative_to(copy)
+        for damages in (1, 2):
+            line = damaged(tree, copy, path, part, damages)
+            if not line:  # it was made again, or nobody misses it
+                continue
+            ways = ways_out(line, path)
+            assert ways, line
+            for target, again in ways:
+                if (way := (target or kind, again)) in seen:
+                    continue
+                seen.add(way)
+                assert damaged(tree, copy, path, part, damages) == line
+                apply_way(target, again, tree, part)
+                try:
+                    assert_same(found_in(tree, part), before)
+                except Exception as error:
+                    raise AssertionError(f"{line}\nwas done, and then: {error!r}") from error
+    put_back(tree, copy, owner)
