@@ -12,6 +12,7 @@ from test_damage import assert_same
 
 from mechocl import files
 from mechocl.errors import MechoclError
+from mechocl.features import dictionaries
 from mechocl.runs import processes
 from mechocl.runs.run import Run
 
@@ -129,3 +130,30 @@ def test_what_is_said_about_a_damaged_file_mends_it(trees_: tuple[Path, Path], p
                 except Exception as error:
                     raise AssertionError(f"{line}\nwas done, and then: {error!r}") from error
     put_back(tree, copy, owner)
+
+
+def test_what_else_is_said_of_folders_helps(trees_: tuple[Path, Path]) -> None:
+    tree, copy = trees_
+    for owner in trees.WRITERS:
+        if "/" not in owner:
+            put_back(tree, copy, owner)
+    shutil.rmtree(tree / "sweep" / "rows")
+    with pytest.raises(MechoclError, match=r"has no finished runs yet; .*run the same `mechocl sweep` again"):
+        trees.read_sweeps(tree)
+    trees.sweep(tree)
+    assert trees.read_sweeps(tree)
+
+    shutil.rmtree(tree / "run" / "saes")
+    run = Run.open(tree / "run")
+    with pytest.raises(MechoclError, match="train one with: mechocl sae train RUN"):
+        dictionaries.find(run.path, "any", 0)
+    trees.read_saes(tree)
+    assert dictionaries.find(run.path, dictionaries.names(run.path)[0], 0).is_dir()
+
+    seed = Run.open(tree / "tuned").seed(0)
+    added = seed.path / seed.final().name / "notes.txt"
+    added.touch()
+    with pytest.raises(MechoclError, match=r"notes\.txt was added to a finished checkpoint; remove it"):
+        seed.model_at(seed.final(), device="cpu")
+    added.unlink()
+    assert seed.model_at(seed.final(), device="cpu")

@@ -21,12 +21,13 @@ from typing import Final
 from mechocl.closed_book.stages import FinetuneStage
 from mechocl.errors import MechoclError
 from mechocl.runs import recipes
+from mechocl.runs.kinds import CONTROLS_FOLDER
 from mechocl.runs.recipes import AnyRecipe
 from mechocl.runs.run import Run, kind_of
 from toy_models.stages import StageConfig
 from toy_models.subsets import Unreliable
 
-FOLDER: Final = "controls"
+FOLDER: Final = CONTROLS_FOLDER
 """Folder inside a run that holds its control runs."""
 
 

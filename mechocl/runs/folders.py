@@ -270,10 +270,10 @@ def build_model(recipe: AnyRecipe, *, seed: int = 0, device: str | None = "auto"
 class StackFolder:
     """Resume points of the seeds that train together. `histories` and tensors hold one entry for each seed."""
 
-    def __init__(self, path: Path, seeds: tuple[int, ...]) -> None:
+    def __init__(self, path: Path, seeds: tuple[int, ...], *, command: str = "train") -> None:
         self.path = path
         self.seeds = seeds
-        self.ledger = ledgers.Ledger(path, remedy=f"delete {path} and run the same `mechocl train` again")
+        self.ledger = ledgers.Ledger(path, remedy=f"delete {path} and run the same `mechocl {command}` again")
 
     def save_state(self, state: TrainingState, *, stage: int, histories: list[list[dict[str, Any]]]) -> None:
         """Replace the resume point. The new file is recorded before the old one is removed."""

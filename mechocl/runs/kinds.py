@@ -7,11 +7,15 @@ the signatures, because the module of that class imports the kinds.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from mechocl.runs.folders import SeedFolder
 from mechocl.runs.progress import Progress
 from toy_models.task import Questioning
+
+CONTROLS_FOLDER: Final = "controls"
+"""Folder inside a run that holds its control runs."""
 
 
 class RunKind(ABC):
@@ -51,6 +55,10 @@ class RunKind(ABC):
     @abstractmethod
     def count_examples(self, recipe: Any, stage: int) -> int:
         """Number of training examples of the stage with this index, from 0."""
+
+    def command_for(self, path: Path) -> str:
+        """Name of the command that trains the run in a folder: that of its kind, and `controls` for a control run."""
+        return "controls" if path.absolute().parent.name == CONTROLS_FOLDER else self.command
 
     def judging_stage(self, recipe: Any) -> int:
         """The stage after which the subsets of stage 1 are judged; by default the last stage."""

@@ -175,7 +175,9 @@ class Run:
         """The groups of seeds that train together."""
         return [
             StackFolder(
-                self.path / "stacks" / "-".join(map(str, sorted({stack[0], stack[-1]}))), tuple(stack)
+                self.path / "stacks" / "-".join(map(str, sorted({stack[0], stack[-1]}))),
+                tuple(stack),
+                command=self.kind.command_for(self.path),
             )
             for stack in self.manifest["stacks"]
         ]
@@ -188,9 +190,11 @@ class Run:
         folders = [self.seed(s) for s in self.seeds]
         failed = self.failures()
         if missing := self.unfinished_seeds():
+            command = self.kind.command_for(self.path)
+            out = self.path.parent.parent if command == "controls" else self.path
             raise MechoclError(
                 f"{self.path} is incomplete: seed {', '.join(map(str, missing))} is not trained to the end; "
-                f"run `mechocl {self.kind.command}` again with --out {self.path}"
+                f"run `mechocl {command}` again with --out {out}"
             )
         if len(failed) == len(folders):
             raise MechoclError(

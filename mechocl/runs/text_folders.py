@@ -36,9 +36,17 @@ class TextSeedFolder(SeedFolder):
     task_files = ("task.safetensors", "task.parquet", "vocabulary.parquet")
 
     def __init__(
-        self, path: Path, seed: int, recipe: AnyRecipe, *, asked: str, first: Path, owner: str = ""
+        self,
+        path: Path,
+        seed: int,
+        recipe: AnyRecipe,
+        *,
+        asked: str,
+        first: Path,
+        command: str = "finetune",
+        owner: str = "",
     ) -> None:
-        super().__init__(path, seed, recipe, command="finetune", owner=owner)
+        super().__init__(path, seed, recipe, command=command, owner=owner)
         self._asked = asked
         self._first = first
 

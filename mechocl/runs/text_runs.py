@@ -39,8 +39,15 @@ class TextRuns(RunKind):
     def folder(self, run: Any, seed: int) -> TextSeedFolder:
         first = run.path / f"seed-{min(run.seeds)}"
         path = run.path / f"seed-{seed}"
-        owner = run.owner_of(seed)
-        return TextSeedFolder(path, seed, run.recipe, asked=run.attribute, first=first, owner=owner)
+        return TextSeedFolder(
+            path,
+            seed,
+            run.recipe,
+            asked=run.attribute,
+            first=first,
+            command=self.command_for(run.path),
+            owner=run.owner_of(seed),
+        )
 
     def train(
         self,

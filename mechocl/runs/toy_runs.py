@@ -25,7 +25,10 @@ class ToyRuns(RunKind):
         return world_of(recipe.task).questioning
 
     def folder(self, run: Any, seed: int) -> SeedFolder:
-        return SeedFolder(run.path / f"seed-{seed}", seed, run.recipe, owner=run.owner_of(seed))
+        path = run.path / f"seed-{seed}"
+        return SeedFolder(
+            path, seed, run.recipe, command=self.command_for(run.path), owner=run.owner_of(seed)
+        )
 
     def train(
         self,

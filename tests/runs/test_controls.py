@@ -98,3 +98,24 @@ def test_an_incomplete_control_is_named_with_a_remedy_that_works(tmp_path: Path)
     }
     control_jobs.train_controls(out, recipe, ("noise",), seeds=(0,), **told)
     assert set(control_jobs.evaluate_controls(run, device="cpu", jobs=1).rows) == {"noise"}
+
+
+def test_a_damaged_control_is_mended_by_the_command_that_is_named(tmp_path: Path) -> None:
+    recipe = tiny.recipe(tmp_path)
+    out = tmp_path / "run"
+    told: dict[str, Any] = {"recipe_name": "tiny", "seeds": (0,), "device": "cpu", "jobs": 1}
+    run = control_jobs.train_controls(out, recipe, ("noise",), **told)
+    control = open_controls(run)["noise"]
+    lost = control.path / "seed-0" / "stage-2" / "final.safetensors"
+    content = lost.read_bytes()
+    lost.unlink()
+    with pytest.raises(MechoclError, match="run the same `mechocl controls` again to complete it"):
+        control.seed(0).weights(control.seed(0).final())
+    control_jobs.train_controls(out, recipe, ("noise",), **told)
+    assert lost.read_bytes() == content
+    shutil.rmtree(control.path / "seed-0")
+    with pytest.raises(MechoclError, match=f"run `mechocl controls` again with --out {out}$"):
+        control.finished_seeds()
+    control_jobs.train_controls(out, recipe, ("noise",), **told)
+    assert lost.read_bytes() == content
+    assert control.finished_seeds()

@@ -220,7 +220,7 @@ def test_folders_that_hold_something_else(
     assert refused(capsys, "--out", model, *SMALL, "--seed", "1") == (
         f"{model} holds a model of another invented world; choose another --out, or delete it"
     )
-    assert refused(capsys, "--out", model, *SMALL, "--epochs", "3") == (
+    assert refused(capsys, "--out", model, *SMALL, "--learning-rate", "0.01") == (
         f"{model} holds a model of another shape or training; choose another --out, or delete it"
     )
     (tmp_path / "letters").mkdir()
