@@ -17,7 +17,7 @@ import pytest
 import tiny
 import torch
 
-from mechocl import destinations, files
+from mechocl import destinations, files, ledgers
 from mechocl.errors import MechoclError
 from mechocl.models import components, hub
 from mechocl.runs import sweep_folder
@@ -236,7 +236,7 @@ CASES: Final[list[tuple[str, Act, Act, list[Act]]]] = [
     ),
     (
         "if you edited it yourself, delete .* to use the folder as it is", edited, hub.locate,
-        [lambda p: ((p / files.LEDGER).unlink(), hub.locate(p))],
+        [lambda p: ((p / ledgers.LEDGER).unlink(), hub.locate(p))],
     ),
     ("it has no schema number; restore it", without_schema, Run.open, [lambda p: (delete(p), begun(p), Run.open(p))]),
     (
