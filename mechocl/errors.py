@@ -14,6 +14,10 @@ class Fault(RuntimeError):
     """A failure that the user did not cause, such as a killed process. The message is one line, too."""
 
 
+class MechoclWarning(UserWarning):
+    """What the user should know about a result that is given all the same. The command line shows it as one line."""
+
+
 def describe_error(error: BaseException) -> str:
     """The type and the message of a library's exception, as one line of at most 300 characters."""
     return shorten(f"{type(error).__name__}: {error}".removesuffix(": "), 300)

@@ -1,6 +1,7 @@
 """What the commands do: train and analyse the seeds of a run in parallel, and collect the rows."""
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from mechocl.behaviour import dynamics as learning
 from mechocl.behaviour.counted import CountedSeeds, count_seeds
 from mechocl.destinations import require_folder
 from mechocl.errors import MechoclError
+from mechocl.interventions.named_pairs import PairsCut, say_cuts
 from mechocl.models.seam import resolve_device
 from mechocl.runs import recipes
 from mechocl.runs.needed_memory import require_recipe_memory
@@ -60,10 +62,14 @@ def train_and_analyse(job: Job, progress: Progress) -> None:
     folders = [run.seed(seed) for seed in job.seeds]
     todo = [(f, name, config) for f in folders if f.failure() is None for name, config in job.analyses]
     for i, (folder, name, config) in enumerate(todo):
-        done = (job.done_before + i) / (job.done_before + len(todo))
         what = name if len(job.seeds) == 1 else f"seed {folder.seed}: {name}"
-        progress(what, share + (1 - share) * done)
-        results.analyse_seed(run, folder, name, config, stage=job.stage, device=job.device)
+
+        def say(within: float, i: int = i, what: str = what) -> None:
+            done = (job.done_before + i + within) / (job.done_before + len(todo))
+            progress(what, share + (1 - share) * done)
+
+        say(0.0)
+        results.analyse_seed(run, folder, name, config, stage=job.stage, device=job.device, progress=say)
     progress("done", 1.0)
 
 
@@ -152,10 +158,24 @@ def analyse_run(
     if name not in registry.ANALYSES:
         raise MechoclError(f"there is no analysis {name!r}; there are {', '.join(registry.ANALYSES)}")
     config = registry.ANALYSES[name].config() if config is None else config
+    for line in cuts_of(run, config, option="n_pairs="):
+        warnings.warn(line, PairsCut, stacklevel=2)
     complete_run(run, ((name, config),), stage=stage, device=resolve_device(device), jobs=jobs)
     rows = results.load_rows(run, name, config, stage=stage)
     assert rows is not None
     return rows
+
+
+def cuts_of(run: Run, config: Any, *, option: str) -> list[str]:
+    """A line for each file of pairs in the config of an analysis of which only the first pairs are used.
+
+    It names the number that takes all of them; `option` is how that number is given, such as "--n-pairs ".
+    """
+    pairs = getattr(config, "pairs", ())
+    if not any(name.endswith(".csv") for name in pairs):
+        return []
+    task = run.finished_seeds()[0].analysed_task()
+    return say_cuts(task, pairs, n_pairs=config.n_pairs, most=config.most_pairs, option=option)
 
 
 def evaluate_run(run: Run, *, device: str, jobs: int | None) -> pd.DataFrame:
@@ -223,7 +243,9 @@ def complete_run(
     if missing:
         require_folder(run.path)
         jobs = min(jobs or default_jobs(len(missing), device), len(missing))
-        _compute_jobs(missing, "analysing", jobs, run.manifest["threads"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PairsCut)  # whoever asks for the rows says it, also of saved ones
+            _compute_jobs(missing, "analysing", jobs, run.manifest["threads"])
 
 
 def measure_dynamics(run: Run, *, seeds: Sequence[int] | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -75,6 +75,7 @@ def probe_unit(unit: Unit, progress: Progress) -> None:
         device=unit.device,
         checkpoint=unit.checkpoint,
         cache=unit.cache,
+        progress=lambda share: progress("probing", share),
     )
     progress("done", 1.0)
 

@@ -1,6 +1,6 @@
 """Results of a run's seeds: computed once, kept beside the run, and found again while nothing that they depend on changes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,6 +11,7 @@ from mechocl.analyses.subject import Rows, open_subject
 from mechocl.runs.activation_cache import ActivationCache
 from mechocl.runs.folders import Checkpoint, SeedFolder
 from mechocl.runs.run import Run
+from mechocl.shares import listening
 
 
 def result_key(
@@ -43,10 +44,11 @@ def analyse_seed(
     device: str,
     checkpoint: Checkpoint | None = None,
     cache: ActivationCache | None = None,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> pd.DataFrame:
     """The rows of one analysis of one seed at a checkpoint (default: the last of a stage), with a `seed` column.
 
-    They are computed once and then read from the run.
+    They are computed once and then read from the run. `progress` is called with the share of the analysis that is done.
     """
     key = result_key(folder, name, config, stage, checkpoint, cache)
     saved = run.load_result(name, key)
@@ -60,7 +62,8 @@ def analyse_seed(
         subject = open_subject(
             folder, stage=stage, device=device, checkpoint=checkpoint, cache=cache, rows=rows
         )
-        found = compute(name, subject, config)
+        with listening(progress):
+            found = compute(name, subject, config)
     found.rows.insert(0, "seed", folder.seed)
     run.save_result(name, key, found.rows, found.arrays)
     return found.rows

@@ -133,7 +133,7 @@ def patch(
     from mechocl.commands import printing
 
     opened, _, (rows,) = _analysed(on, ("patch", config))
-    _say_cuts(opened, config, most=config.n_pairs)
+    _say_cuts(opened, config)
     for name, part in rows.groupby("contrast", sort=False):
         _print_ends(name, part)
         part = part.assign(site=over_seeds.site_names(part))
@@ -170,7 +170,7 @@ def circuit(
     search = SuppressionConfig(seed=config.seed)
     also = (("suppression", search),) if suppression else ()
     opened, _, (rows, *searched) = _analysed(on, ("circuit", config), *also)
-    _say_cuts(opened, config, most=2 * config.n_pairs)
+    _say_cuts(opened, config)
     for name, part in rows.groupby("contrast", sort=False):
         _print_ends(name, part)
         if not _measured(part):
@@ -278,14 +278,12 @@ def _analysed(
     return run, counted, [rows for rows in found if rows is not None]
 
 
-def _say_cuts(run: "Run", config: PatchingConfig | CircuitConfig, *, most: int) -> None:
-    """Say of which files of pairs only the first `most` are used."""
-    from mechocl.interventions.named_pairs import say_cuts
+def _say_cuts(run: "Run", config: PatchingConfig | CircuitConfig) -> None:
+    """Say of which files of pairs not all are used, and the option that takes all of them."""
+    from mechocl.analyses.jobs import cuts_of
 
-    if any(name.endswith(".csv") for name in config.pairs):
-        task = run.finished_seeds()[0].analysed_task()
-        for line in say_cuts(task, config.pairs, n_pairs=config.n_pairs, most=most):
-            print(line)
+    for line in cuts_of(run, config, option="--n-pairs "):
+        print(line)
 
 
 def _print_ends(name: object, part: "pd.DataFrame") -> None:

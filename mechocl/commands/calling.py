@@ -5,13 +5,14 @@ import dataclasses
 import functools
 import io
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tyro
 
 from mechocl.commands import examples, needs, valid_names
-from mechocl.commands.arguments import options_of
+from mechocl.commands.arguments import Option, options_of
 from mechocl.commands.words import read_words
 from mechocl.errors import MechoclError
 
@@ -40,10 +41,14 @@ def bound(
                 args=given.canonical(options),
                 console_outputs=False,
             )
+    except MechoclError as refusal:
+        raise MechoclError(_with_option(name, str(refusal), options)) from None
     except SystemExit as end:
-        refusal = _refusal_behind(end)
-        raise refusal or MechoclError(
-            f"{name}: its options cannot be understood; `mechocl {name} --help` explains them"
+        behind = _refusal_behind(end)
+        raise MechoclError(
+            _with_option(name, str(behind), options)
+            if behind
+            else f"{name}: its options cannot be understood; `mechocl {name} --help` explains them"
         ) from None
     return call
 
@@ -90,3 +95,18 @@ def _refusal_behind(error: BaseException | None) -> MechoclError | None:
     while error is not None and not isinstance(error, MechoclError):
         error = error.__cause__ or error.__context__
     return error
+
+
+def _with_option(name: str, refusal: str, options: Sequence[Option]) -> str:
+    """The refusal of a config, with the command and the option: `k is 0; use …` → `sae train --k 0: use …`.
+
+    A refusal that does not begin with a field is said after the command's name.
+    """
+    flags = {option.flag.removeprefix("--").replace("-", "_"): option.flag for option in options}
+    found = re.match(r"(?:\w+: )?(\w+) is (.+?); (.+)", refusal)
+    if found and found[1] in flags:
+        return f"{name} {flags[found[1]]} {found[2]}: {found[3]}"
+    field, _, rest = refusal.partition(" ")
+    if field in flags:
+        return f"{name} {flags[field]} {rest}"
+    return f"{name} {refusal}" if refusal.startswith("--") else f"{name}: {refusal}"

@@ -10,6 +10,7 @@ from typing import Final
 
 from mechocl.commands import overview
 from mechocl.commands.stopping import Stopped, stopped_by_sigterm
+from mechocl.commands.warned import warnings_in_lines
 from mechocl.errors import Fault, MechoclError, suggested
 
 COMMANDS: Final[dict[str, str]] = {
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _print_in_any_encoding()
     try:
-        with stopped_by_sigterm():
+        with stopped_by_sigterm(), warnings_in_lines():
             _run(list(sys.argv[1:] if arguments is None else arguments))
     except Stopped:
         return _fail("stopped; run the same command again to continue", 143)

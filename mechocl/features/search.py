@@ -69,7 +69,8 @@ class SearchConfig:
                 f"no group of properties is called {min(unknown)!r}; they are {', '.join(GROUPS)}"
             )
         if self.best < 1 or not self.sets or min(self.sets) < 1:
-            raise MechoclError("best and sets must be at least 1")
+            name = "best" if self.best < 1 else "sets"
+            raise MechoclError(f"{name} is {getattr(self, name)}; use at least 1")
 
 
 def search(task: Task, dictionary: Dictionary, config: SearchConfig, *, collect: Collect) -> pd.DataFrame:

@@ -76,7 +76,9 @@ class TrainingConfig:
         if not 0 < self.held_out < 1:
             raise MechoclError(f"held_out is {self.held_out}; it is a share between 0 and 1")
         if self.activations < self.batch_size:
-            raise MechoclError(f"activations is {self.activations}, less than one batch of {self.batch_size}")
+            raise MechoclError(
+                f"activations is {self.activations}; use at least one batch, {self.batch_size}"
+            )
         self.mix()
 
     def mix(self) -> Mix:

@@ -27,6 +27,7 @@ from mechocl.interventions.metrics import GivenMetric, metric_named, normalised
 from mechocl.interventions.named_pairs import contrast_names, pairs_named
 from mechocl.interventions.pairs import Pairs
 from mechocl.models.seam import Transformer
+from mechocl.shares import in_shares
 from toy_models.randomness import generator
 from toy_models.task import Task
 
@@ -70,6 +71,11 @@ class CircuitConfig:
         for name, least in (("n_pairs", 2), ("steps", 1), ("random_circuits", 0)):
             if getattr(self, name) < least:
                 raise MechoclError(f"{name} is {getattr(self, name)}; use at least {least}")
+
+    @property
+    def most_pairs(self) -> int:
+        """Largest number of pairs of each name that are used: half of them score, and half of them judge."""
+        return 2 * self.n_pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +201,8 @@ def circuit_study(model: Transformer, task: Task, config: CircuitConfig) -> pd.D
     The columns are `mechocl.analyses.columns.CIRCUIT`.
     """
     tables = []
-    for name, contrast in zip(config.pairs, contrast_names(config.pairs), strict=True):
-        both = pairs_named(task, name, n_pairs=2 * config.n_pairs, seed=config.seed)
+    for name, contrast in in_shares(list(zip(config.pairs, contrast_names(config.pairs), strict=True))):
+        both = pairs_named(task, name, n_pairs=config.most_pairs, seed=config.seed)
         half = len(both) // 2
         if half == 0:
             raise MechoclError(f"{name}: a single pair cannot both score and judge; use more aliases")

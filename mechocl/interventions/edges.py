@@ -24,6 +24,7 @@ from mechocl.interventions.exchanged import count_for_sets, only_measured
 from mechocl.interventions.metrics import GivenMetric, metric_of
 from mechocl.interventions.pairs import Pairs
 from mechocl.models.seam import Transformer
+from mechocl.shares import in_shares
 
 _EDGES_AT_ONCE: Final = 1024
 """Edges whose masks are held at once; the masks of all edges of a large model would be too many numbers."""
@@ -114,7 +115,7 @@ def patch_edges(
 
     corrupted, clean = run_with(torch.stack([torch.zeros_like(graph.possible), graph.possible])).tolist()
     found = []
-    for some in torch.split(index, _EDGES_AT_ONCE):
+    for some in in_shares(torch.split(index, _EDGES_AT_ONCE), end=0.7):
         chosen = torch.zeros(len(some), *graph.possible.shape, dtype=torch.bool)
         chosen[(torch.arange(len(some)), *some.T)] = True
         found.append(run_with(chosen))

@@ -24,6 +24,7 @@ from mechocl.behaviour.statistics import Estimate, estimate
 from mechocl.errors import MechoclError
 from mechocl.interventions.weight_groups import Group, Part, groups as groups_of, layer_groups, parameters
 from mechocl.models.seam import Transformer
+from mechocl.shares import in_shares
 from toy_models import architectures
 from toy_models.task import Task
 
@@ -124,7 +125,7 @@ def graft_study(before: Transformer, after: Transformer, task: Task, config: Gra
     everything = [part for group in parts.values() for part in group.parts]
     none, all_ = (_measured(model, task, config) for model in (before, after))
     tables = [compared(v, none, all_, group=name) for name, v in (("none", none), ("all", all_))]
-    for name, group in chosen.items():
+    for name, group in in_shares(list(chosen.items())):
         alone = all_but = _unmeasured(none)
         if changes[name] > 0:
             alone = _measured(_grafted(before, after, group.parts), task, config)

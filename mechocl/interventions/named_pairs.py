@@ -1,6 +1,7 @@
 """Clean and corrupted pairs that isolate one thing each, built from a task and named in one word."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -11,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mechocl.behaviour.subset_names import subset_named
-from mechocl.errors import MechoclError
+from mechocl.errors import MechoclError, MechoclWarning
 from mechocl.interventions.pairs import ROLE_NAMES, Pairs
 from mechocl.interventions.pairs_csv import read_pairs as pairs_of_file
 from mechocl.models.layout import asked_positions, shared_positions
@@ -22,13 +23,25 @@ FORMS: Final = ("d1-to-d2", "d1-to-other-d2", "d1-with-to-without", "tag1-to-tag
 """One name of each kind of pairs (`interventions.pairs` explains them). Other subsets and tags may stand in it."""
 
 
+class PairsCut(MechoclWarning):
+    """Not all pairs of a file are used."""
+
+
 def pairs_named(task: Task, name: str, *, n_pairs: int, seed: int) -> Pairs:
     """The pairs of one of the names that `interventions.pairs` lists; there may be fewer than asked for.
 
-    Raises MechoclError for an unknown name, for an empty subset, and when no pair fits.
+    Warns with PairsCut of a file that has more. Raises MechoclError for an unknown name, for an empty subset, and when no
+    pair fits.
     """
     if path := file_of(name):
-        return pairs_of_file(task, path)[:n_pairs]
+        own = pairs_of_file(task, path)
+        if len(own) > n_pairs:
+            warnings.warn(
+                f"{name}: only the first {n_pairs} of its {len(own)} pairs are used; a larger n_pairs takes more",
+                PairsCut,
+                stacklevel=2,
+            )
+        return own[:n_pairs]
     if found := re.fullmatch(r"tag(\d)-to-tag(\d)", name):
         clean, corrupted = map(int, found.groups())
         return tag_pairs(task, clean=clean, corrupted=corrupted, n_pairs=n_pairs, seed=seed)
@@ -59,15 +72,20 @@ def contrast_names(pairs: Sequence[str]) -> tuple[str, ...]:
     return tuple(name if short.count(file) > 1 else file for name, file in zip(pairs, short, strict=True))
 
 
-def say_cuts(task: Task, pairs: Sequence[str], *, n_pairs: int, most: int) -> list[str]:
-    """A line for each file of which only the first `most` pairs are used, with the `n_pairs` that takes all of them."""
+def say_cuts(
+    task: Task, pairs: Sequence[str], *, n_pairs: int, most: int, option: str = "n_pairs="
+) -> list[str]:
+    """A line for each file of which only the first `most` pairs are used, with the `n_pairs` that takes all of them.
+
+    `option` is how `n_pairs` is written.
+    """
     lines = []
     for name in (name for name in pairs if name.lower().endswith(".csv")):
         there = len(pairs_of_file(task, Path(name)))
         if there > most:
             needed = -(-there * n_pairs // most)
             lines.append(
-                f"{name}: only the first {most} of its {there} pairs are used; --n-pairs {needed} takes all of them"
+                f"{name}: only the first {most} of its {there} pairs are used; {option}{needed} takes all of them"
             )
     return lines
 

@@ -35,6 +35,7 @@ from mechocl.interventions.patched_runs import Mode, PatchedRuns, SiteKey
 from mechocl.models.components import take_apart
 from mechocl.models.seam import Transformer
 from mechocl.models.sites import find_sites, hook_name, sites_of
+from mechocl.shares import in_shares
 from toy_models.task import Task
 
 By = Literal["position", "role", "all"]
@@ -120,6 +121,11 @@ class PatchingConfig:
             raise MechoclError(f"n_pairs is {self.n_pairs}; use at least 1")
         metric_named(self.metric)
 
+    @property
+    def most_pairs(self) -> int:
+        """Largest number of pairs of each name that are used."""
+        return self.n_pairs
+
 
 def patch(
     model: Transformer, task: Task, config: PatchingConfig, *, source_model: Transformer | None = None
@@ -145,7 +151,7 @@ def patch(
                 source_model=source_model,
                 seed=config.seed,
             ).table()
-            for contrast, pairs in all_pairs.items()
+            for contrast, pairs in in_shares(list(all_pairs.items()))
         ],
         ignore_index=True,
     )
@@ -211,7 +217,8 @@ def patch_activations(
     ends: list[tuple[Tensor, Tensor]] = []
     for chunk in work.chunks():
         ends.append((chunk.clean, chunk.corrupted))
-        for key, name in grid:
+        begin, stop = int(chunk.rows[0]) / len(pairs), (int(chunk.rows[-1]) + 1) / len(pairs)
+        for key, name in in_shares(grid, start=begin, end=stop):
             where = groups[name][chunk.rows]
             parts[key, name].append(chunk.patched(key, where, each_unit))
     clean, corrupted = (float(chosen.pool(torch.cat(values), pairs)) for values in zip(*ends, strict=True))

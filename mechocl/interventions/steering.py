@@ -26,6 +26,7 @@ from mechocl.models.forward import forward, forward_block
 from mechocl.models.layout import asked_positions
 from mechocl.models.seam import Transformer, logits_at
 from mechocl.models.sites import residual_sites
+from mechocl.shares import in_shares
 from toy_models.randomness import generator
 from toy_models.subsets import SUBSETS
 from toy_models.task import Task
@@ -281,7 +282,7 @@ def _train(
     scaled = [torch.zeros(len(scale), d_model, device=device, requires_grad=True) for scale in scales]
     optimizer = torch.optim.Adam(scaled, lr=config.learning_rate)
     draws = generator(config.seed, "steering batches")
-    for step in range(config.steps):
+    for step in in_shares(range(config.steps), end=0.8):
         optimizer.param_groups[0]["lr"] = config.learning_rate * (1 - step / config.steps)
         batch = torch.randint(len(target), (config.batch_size,), generator=draws).to(device)
         optimizer.zero_grad()

@@ -43,6 +43,7 @@ from mechocl.models.components import Components, take_apart
 from mechocl.models.layout import asked_positions
 from mechocl.models.seam import Transformer
 from mechocl.models.sites import find_sites, sites_of
+from mechocl.shares import in_shares
 from probes.controls import shuffle_by_alias
 from toy_models.randomness import generator
 from toy_models.task import Task
@@ -102,9 +103,9 @@ def subspace_study(
     """
     data = _data(task, config)
     rows: list[dict[str, Any]] = []
-    for subject, controls in ((model, ("none", "shuffled")), (untrained, ("random model",))):
+    for subject, controls in in_shares(((model, ("none", "shuffled")), (untrained, ("random model",)))):
         c = take_apart(subject)
-        for place in _places(c, config):
+        for place in in_shares(list(_places(c, config))):
             rows += _at(c, place, data, config, controls)
     frame = pd.DataFrame(rows)
     trained = (

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import torch
 
-from mechocl.errors import MechoclError, describe_error
+from mechocl.errors import MechoclError, MechoclWarning, describe_error
 from mechocl.models.hub_files import ADAPTER, PICKLE, read_names, read_object
 
 WEIGHTS: Final = "adapter_model.safetensors"
@@ -84,6 +84,7 @@ def warn_if_unchanged(before: dict[str, float], merged: Any, folder: Path) -> No
     if sum_weights(merged) == before:
         warnings.warn(
             f"the adapter in {folder} changes no weight of its base, as one that was not trained; this is the base itself",
+            MechoclWarning,
             stacklevel=2,
         )
 

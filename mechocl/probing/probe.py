@@ -41,6 +41,7 @@ from mechocl.probing.scoring import (
 )
 from mechocl.probing.swaps import swap_effects
 from mechocl.runs.activation_cache import Collect, directly
+from mechocl.shares import in_shares
 from probes import grid, linear
 from probes.grid import GridScores
 from toy_models.task import Task
@@ -91,7 +92,7 @@ def probe(
     if untrained is None and config.controls:
         untrained = untrained_like(model, seed=config.seed)
     c = take_apart(model)
-    for kind in dict.fromkeys(one.at for one in recipe):
+    for kind in in_shares(list(dict.fromkeys(one.at for one in recipe))):
         asked = [one for one in recipe if one.at == kind]
         examples = draw_examples(
             task,
@@ -102,7 +103,8 @@ def probe(
         )
         places = _places(c, config)
         own = _sites(places, examples.tokens, examples, collect)
-        for site in own:
+        controlled = untrained is not None and config.controls
+        for site in in_shares(own, end=0.5 if controlled else 1.0):
             for one in asked:
                 found, directions = _probed(one, site, examples, task, c, config)
                 rows += found
@@ -256,15 +258,15 @@ def _control_rows(
     second questions are made here one after the other, so that they are not held at the same time.
     """
     rows: list[dict[str, Any]] = []
-    for site in _sites(places, examples.tokens, examples, directly(untrained)):
+    for site in in_shares(_sites(places, examples.tokens, examples, directly(untrained)), start=0.5, end=0.7):
         for one in probes:
             rows += _control("untrained", one, site, examples, choose_examples(one, examples), config)
-    for site in own:
+    for site in in_shares(own, start=0.7, end=0.85):
         for one in probes:
             rows += _matched(one, site, examples, config)
     if examples.again is not None:
         second = _sites(places, examples.again, examples, collect)
-        for first, again in zip(own, second, strict=True):
+        for first, again in in_shares(list(zip(own, second, strict=True)), start=0.85):
             for one in probes:
                 rows += _by_question(one, first, again, examples, config)
     for one in probes:

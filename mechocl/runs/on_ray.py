@@ -20,6 +20,7 @@ import torch
 
 from mechocl.errors import Fault, MechoclError, describe_error
 from mechocl.runs import processes, progress
+from mechocl.runs.outcomes import Outcome, do_and_keep, warn_again
 
 RETRIES: Final = 5
 """Largest number of times that a task runs again after its worker was lost."""
@@ -32,6 +33,8 @@ _ANSWER_S: Final = 15.0
 
 _LOOK_S: Final = 0.5
 """Seconds between two checks for finished tasks."""
+
+_NOTHING: Final = Outcome(None)
 
 _OBJECTS: Final = 200 * 2**20
 """Size of the object store of a Ray that is started here, in bytes. Items and results are small."""
@@ -160,32 +163,34 @@ def map_tasks(
         task = ray.remote(
             num_cpus=cluster.cpus, num_gpus=cluster.gpus, max_retries=RETRIES, retry_exceptions=False
         )(_task)
-        results: list[Any] = [None] * len(items)
+        outcomes: list[Outcome] = [_NOTHING] * len(items)
         pending = {task.remote(job, item, threads): index for index, item in enumerate(items)}
         while pending:
             # get all finished tasks at once: with one at a time, the work would be quadratic in the tasks
             finished, _ = ray.wait(list(pending), num_returns=len(pending), timeout=_LOOK_S)
             for reference in finished:
                 index = pending.pop(reference)
-                results[index] = _result(reference, names[index])
-                display.update(index, "done", 1.0)
+                outcomes[index] = _result(reference, names[index])
+                display.update(index, *outcomes[index].last)
                 if done is not None:
-                    done(index, results[index])
-        return results
+                    done(index, outcomes[index].result)
+    warn_again(outcomes)
+    return [outcome.result for outcome in outcomes]
 
 
-def _task(job: progress.Job, item: Any, threads: int) -> Any:
+def _task(job: progress.Job, item: Any, threads: int) -> Outcome:
     """Do the job for one item, in a worker."""
     torch.set_num_threads(threads)
-    return job(item, lambda text, share: None)
+    return do_and_keep(job, item, lambda text, share: None)
 
 
-def _result(reference: Any, name: str) -> Any:
+def _result(reference: Any, name: str) -> Outcome:
     import ray
     from ray.exceptions import RayError, RayTaskError
 
     try:
-        return ray.get(reference)
+        outcome: Outcome = ray.get(reference)
+        return outcome
     except RayTaskError as error:
         if isinstance(error.cause, RayError):  # the job's exception could not be sent
             raise Fault(f"{name}: {describe_error(error.cause)}") from error

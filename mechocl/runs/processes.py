@@ -19,6 +19,7 @@ import torch
 
 from mechocl.errors import Fault
 from mechocl.models.seam import resolve_device
+from mechocl.runs.outcomes import Outcome, do_and_keep, warn_again
 from mechocl.runs.progress import Display, Done, Job, Workers
 from mechocl.runs.recipes import AnyRecipe
 
@@ -137,17 +138,17 @@ def _run_in_processes(
     )
     try:
         with _interrupts_held():  # Ctrl-C while the workers start would show their tracebacks
-            futures: dict[Future[Any], int] = {
+            futures: dict[Future[Outcome], int] = {
                 pool.submit(_in_worker, job, item, i): i for i, item in enumerate(items)
             }
             # wakes the pool once more: it watches only the workers that it knew when it last woke up
             pool.submit(int)
         with _drained(messages, display):
             for future in as_completed(futures):
-                result, index = future.result(), futures[future]
-                display.update(index, "done", 1.0)
+                outcome, index = future.result(), futures[future]
+                display.update(index, *outcome.last)
                 if done is not None:
-                    done(index, result)
+                    done(index, outcome.result)
     except BrokenProcessPool:
         raise Fault(
             "a worker process was killed (out of memory?); run the same command again to continue"
@@ -158,7 +159,9 @@ def _run_in_processes(
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    return [future.result() for future in futures]
+    outcomes = [future.result() for future in futures]
+    warn_again(outcomes)
+    return [outcome.result for outcome in outcomes]
 
 
 @contextlib.contextmanager
@@ -207,7 +210,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _in_worker(job: Job, item: Any, index: int) -> Any:
+def _in_worker(job: Job, item: Any, index: int) -> Outcome:
     last = 0.0
 
     def progress(text: str, share: float) -> None:
@@ -217,7 +220,7 @@ def _in_worker(job: Job, item: Any, index: int) -> Any:
             _messages.put((index, text, share))
 
     _messages.put((index, "starting", math.nan))  # a job that waited for its turn has it now
-    return job(item, progress)
+    return do_and_keep(job, item, progress)
 
 
 def default_threads(recipe: AnyRecipe, jobs: int) -> int:

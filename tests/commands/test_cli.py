@@ -20,6 +20,8 @@ from mechocl.analyses import jobs
 from mechocl.behaviour.counted import CountedSeeds
 from mechocl.commands import cli
 from mechocl.errors import Fault, MechoclError
+from mechocl.interventions.named_pairs import PairsCut
+from mechocl.interventions.patching import PatchingConfig
 from mechocl.runs import processes, progress, train_toy
 from mechocl.runs.run import Run
 
@@ -808,4 +810,15 @@ def test_nothing_exchanged_is_printed_as_not_measured(run: Path, capsys: pytest.
         capsys, *patch, "--pairs", own, "--n-pairs", 5, "--metric", "log_probability", "--site", "resid_pre"
     )
     assert f"{own}: only the first 5 of its 8 pairs are used; --n-pairs 8 takes all of them" in lines
+    config = PatchingConfig(
+        pairs=(str(own),), n_pairs=5, metric="log_probability", site=("resid_pre",)
+    )  # the same rows, which are saved by now
+    with pytest.warns(
+        PairsCut, match="only the first 5 of its 8 pairs are used; n_pairs=8 takes all of them"
+    ):
+        mechocl.analyse_run(mechocl.open_run(run), "patch", config, device="cpu")
+    with pytest.warns(
+        PairsCut, match="only the first 5 of its 8 pairs are used; a larger n_pairs takes more"
+    ):
+        mechocl.pairs_named(task, str(own), n_pairs=5, seed=0)
     assert "– not measured: nothing was exchanged there in any pair" in lines

@@ -165,6 +165,36 @@ def test_the_walk_is_large() -> None:
     assert sum(len(list(mistakes(command))) for command in COMMANDS) > 2000
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_value_that_a_config_refuses_is_named_with_its_command_and_option(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not `k is 0; use at least 1`, but `sae train --k 0: use at least 1`."""
+    for option in OPTIONS[command]:
+        if option.place is not None or option.choices or option.takes == "nothing":
+            continue
+        base = written(command, without=option)
+        for value in filter(option.fits, ("0", "-1", "-0.5", "1", "2", "nan", "1e300", "x")):
+            try:
+                calling.bound(command, COMMANDS[command], [*base, option.flag, value])
+            except MechoclError as refusal:
+                said = str(refusal)
+                assert said.startswith(f"{command} {option.flag} "), said
+                assert not re.search(r"\b[a-z]+_[a-z]+ (is|must)\b|Config", said), said
+
+
+def test_the_refusals_of_configs_in_words() -> None:
+    for words, line in {
+        "sae train RUN --site z --k 0": "sae train --k 0: use at least 1",
+        "patch RUN --n-pairs -3": "patch --n-pairs -3: use at least 1",
+        "train R --out X --save-every nan": "train --save-every nan: give a finite number",
+    }.items():
+        command = "sae train" if words.startswith("sae") else words.split()[0]
+        rest = words.removeprefix(command).split()
+        with pytest.raises(MechoclError, match=f"^{re.escape(line)}$"):
+            calling.bound(command, COMMANDS[command], rest)
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

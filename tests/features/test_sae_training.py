@@ -304,7 +304,7 @@ def test_nothing_to_learn_from() -> None:
         ({"site": ()}, "site is empty; name a hook point"),
         ({"held_out": 1.0}, "held_out is 1.0; it is a share between 0 and 1"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
-        ({"activations": 100}, "less than one batch of 256"),
+        ({"activations": 100}, "use at least one batch, 256"),
         ({"questions": 2.0}, "questions is 2.0"),
     ],
 )

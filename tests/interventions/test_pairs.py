@@ -507,8 +507,8 @@ def test_a_cut_of_a_file_is_said(tmp_path: Path) -> None:
     line = f"{words(3, 4)},{words(4, 5)},{words(1)},{words(2)}\n"
     path = str(csv_of(tmp_path, "clean,corrupted,target,foil\n" + 336 * line))
     say = partial(say_cuts, task(), ("d1-to-d2", path))
-    assert say(n_pairs=200, most=200) == [f"{path}: only the first 200 of its 336 pairs are used; --n-pairs 336 takes all of them"]  # fmt: skip
-    assert say(n_pairs=100, most=200) == [f"{path}: only the first 200 of its 336 pairs are used; --n-pairs 168 takes all of them"]  # fmt: skip
+    assert say(n_pairs=200, most=200) == [f"{path}: only the first 200 of its 336 pairs are used; n_pairs=336 takes all of them"]  # fmt: skip
+    assert say(n_pairs=100, most=200, option="--n-pairs ") == [f"{path}: only the first 200 of its 336 pairs are used; --n-pairs 168 takes all of them"]  # fmt: skip
     assert say(n_pairs=336, most=336) == say(n_pairs=168, most=2 * 168) == []
 
 

@@ -3,7 +3,9 @@
 import os
 import signal
 import time
+import warnings
 
+from mechocl.errors import MechoclWarning
 from mechocl.runs.progress import Progress
 
 
@@ -11,7 +13,13 @@ def square(item: int, progress: Progress) -> int:
     progress("squaring", 0.5)
     if item < 0:
         raise OSError(28, "No space left on device", f"item {item}")
+    progress("done", 1.0)
     return item**2
+
+
+def warn(item: int, progress: Progress) -> int:
+    warnings.warn("the last digits are rounded", MechoclWarning, stacklevel=2)
+    return item
 
 
 def die(item: int, progress: Progress) -> None:
