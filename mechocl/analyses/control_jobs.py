@@ -7,6 +7,7 @@ from typing import Any
 from mechocl.analyses import jobs as analysis_jobs, registry
 from mechocl.behaviour.control_gaps import ControlAnswers
 from mechocl.runs.controls import CONTROLS, control_path, control_recipe, open_controls
+from mechocl.runs.progress import say_how_long
 from mechocl.runs.recipes import AnyRecipe
 from mechocl.runs.run import Run
 from mechocl.runs.train_toy import SAVE_EVERY_S
@@ -38,9 +39,20 @@ def train_controls(
     options: dict[str, Any] = {"seeds": seeds, "device": device, "jobs": jobs, "save_every_s": save_every_s}
     run = analysis_jobs.train_run(path, recipe, recipe_name=recipe_name, then=then, **options)
     evaluated = (("evaluate", registry.EvaluateConfig()),)
+    known = analysis_jobs.seconds_per_seed(run, "training", device=device)
+    left = sum(len(seeds) - len(_trained(where, seeds)) for where, _, _ in work)
+    say_how_long("controls", known and known * left, known_from="the seeds of the run itself")
     for where, changed, title in work:
         analysis_jobs.train_run(where, changed, recipe_name=title, then=evaluated, **options)
     return run
+
+
+def _trained(path: Path, seeds: tuple[int, ...]) -> set[int]:
+    """The seeds whose training in a run, which need not exist, is complete or has diverged."""
+    if not (path / "manifest.json").exists():
+        return set()
+    run = Run.open(path)
+    return set(seeds) & set(run.seeds) - set(run.unfinished_seeds())
 
 
 def evaluate_controls(run: Run, *, device: str, jobs: int | None) -> ControlAnswers:

@@ -17,10 +17,10 @@ from mechocl.destinations import require_folder
 from mechocl.errors import MechoclError
 from mechocl.interventions.named_pairs import PairsCut, say_cuts
 from mechocl.models.seam import resolve_device
-from mechocl.runs import recipes
+from mechocl.runs import provenance, recipes
 from mechocl.runs.needed_memory import require_recipe_memory
 from mechocl.runs.processes import default_jobs, default_threads, default_together, map_jobs
-from mechocl.runs.progress import Progress, seeds_in_words
+from mechocl.runs.progress import Progress, say_how_long, seeds_in_words
 from mechocl.runs.recipes import AnyRecipe
 from mechocl.runs.run import Run, kind_of
 from mechocl.runs.train_toy import SAVE_EVERY_S, seeds_from
@@ -131,8 +131,11 @@ def train_run(
         for stack in run.stacks()
         if set(stack.seeds) & set(seeds)
     ]
-    started = time.monotonic()
     title = "training and analysing" if then else "training"
+    left = len(set(seeds) & set(run.unfinished_seeds()))
+    known = seconds_per_seed(run, title, device=device)
+    say_how_long(title, known and known * left, known_from="the seeds of this run that are trained already")
+    started = time.monotonic()
     try:
         _compute_jobs(work, title, jobs, run.manifest["threads"])
     finally:
@@ -164,6 +167,15 @@ def analyse_run(
     rows = results.load_rows(run, name, config, stage=stage)
     assert rows is not None
     return rows
+
+
+def seconds_per_seed(run: Run, what: str, *, device: str) -> float | None:
+    """Recorded wall-clock seconds of an activity for each seed that is trained; None where this machine has no record of it."""
+    seconds = run.manifest["seconds"].get(what)
+    trained = len(run.seeds) - len(run.unfinished_seeds())
+    if not seconds or not trained or run.manifest["machine"] != provenance.machine(device):
+        return None
+    return float(seconds) / trained
 
 
 def cuts_of(run: Run, config: Any, *, option: str) -> list[str]:

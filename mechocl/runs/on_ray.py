@@ -208,7 +208,7 @@ def joined(cluster: Ray) -> Iterator[Nodes]:
     At the end of the block the process disconnects, which ends tasks that are not finished. (`ray.cancel` may abort the
     whole process when a task finishes at that moment: Ray's check `it != submissible_tasks_.end()`.) A Ray that was
     started for the block is stopped after it. Raises MechoclError when Ray is not installed, when nothing answers at
-    the address, or when no machine has what a task needs.
+    the address, or when no machine has what a task needs; Fault when Ray does not start on this machine.
     """
     ray = _imported()
     if ray.is_initialized():
@@ -227,9 +227,17 @@ def joined(cluster: Ray) -> Iterator[Nodes]:
                 object_store_memory=_OBJECTS,
                 **quiet,
             )
-    except (OSError, RuntimeError, ray.exceptions.RayError) as error:
-        where = f"--address {cluster.address}" if cluster.address else "--on ray"
-        raise MechoclError(f"{where}: Ray cannot be used: {describe_error(error)}") from None
+    except MechoclError:
+        raise
+    except Exception as error:  # Ray raises a bare Exception when a node does not start in time
+        if cluster.address:
+            raise MechoclError(
+                f"--address {cluster.address}: Ray cannot be used: {describe_error(error)}"
+            ) from None
+        ray.shutdown()
+        raise Fault(
+            f"--on ray: Ray cannot be started here: {describe_error(error)}; run the same command again, or leave out --on ray"
+        ) from None
     with _quiet():
         try:
             yield _nodes(cluster)

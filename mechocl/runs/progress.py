@@ -221,6 +221,16 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def say_how_long(what: str, seconds: float | None, *, known_from: str) -> None:
+    """Say on stderr, before work of minutes begins, about how long it takes and from what that is known.
+
+    Nothing is said of work of less than a minute, and of work that nothing is known of (None): `Display` says how long
+    it takes as soon as a part of it was measured.
+    """
+    if seconds is not None and seconds >= _LONG_S:
+        print(f"{what}: about {_time_in_words(seconds)}, by {known_from}", file=sys.stderr, flush=True)
+
+
 def _time_in_words(seconds: float) -> str:
     """Seconds in words: `45 s`, `12 min`, `3.5 h`, `2.1 days`."""
     for unit, length, limit in (("s", 1, 120), ("min", 60, 7200), ("h", 3600, 172_800)):

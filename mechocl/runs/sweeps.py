@@ -23,7 +23,7 @@ from mechocl.runs import recipes, train_toy
 from mechocl.runs.folders import build_model
 from mechocl.runs.needed_memory import require_recipe_memory
 from mechocl.runs.processes import default_threads, default_together
-from mechocl.runs.progress import Executor, Progress, seeds_in_words
+from mechocl.runs.progress import Executor, Progress, say_how_long, seeds_in_words
 from mechocl.runs.recipes import Recipe
 from mechocl.runs.sweep_folder import (
     SweepRun,
@@ -263,6 +263,12 @@ def run_sweep(
             for setting, why in refused:
                 for seed in seeds:
                     write_refused(path, setting, seed, why)
+            if workers and not executor.shared:
+                known = _seconds_of_a_run(path)
+                say_how_long(
+                    f"sweep, {len(missing)} runs to train", known and known * len(missing) / workers.slots,
+                    known_from="the runs of this sweep that are trained already",
+                )  # fmt: skip
             while workers and missing:
                 work = _sweep_jobs(path, base, missing, workers.slots, device=device, shared=executor.shared)
                 found = workers.map(
@@ -276,6 +282,13 @@ def run_sweep(
                 await_rows(path, [name for names in found for name in names])
                 missing = [run for run in missing_runs(path, wanted) if not _is_trained_elsewhere(path, run)]
     return read_sweep(path)
+
+
+def _seconds_of_a_run(path: Path) -> float | None:
+    """Mean seconds of a process for one run of a sweep, of those that are trained; None if there are none."""
+    rows = read_sweep(path) if any((path / "rows").glob("*.json")) else pd.DataFrame()
+    seconds = rows.get("seconds", pd.Series(dtype=float)).dropna()
+    return float(seconds.mean()) if len(seconds) else None
 
 
 def missing_runs(path: Path, wanted: Sequence[SweepRun]) -> list[SweepRun]:

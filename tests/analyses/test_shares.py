@@ -25,12 +25,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.mark.parametrize("name", LONG)
 def test_a_long_analysis_moves(run: Run, name: str) -> None:
     heard: list[float] = []
-    results.analyse_seed(run, run.seed(0), name, CONFIGS[name], stage=None, device="cpu", progress=heard.append)
+    results.analyse_seed(
+        run, run.seed(0), name, CONFIGS[name], stage=None, device="cpu", progress=heard.append
+    )
     assert len(set(heard)) >= 3
     assert min(heard) == 0.0
     assert 0.5 <= max(heard) <= 1 + 1e-9
     seen = [share for share, before in zip(heard[1:], heard, strict=False) if share < before - 1e-9]
-    assert len(seen) <= (1 if name == "suppression" else 0), heard  # two passes, the first of which is the long one
+    assert len(seen) <= (1 if name == "suppression" else 0), (
+        heard
+    )  # two passes, the first of which is the long one
 
 
 def test_a_unit_of_a_probe_sweep_moves(run: Run) -> None:

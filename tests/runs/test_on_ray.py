@@ -385,3 +385,41 @@ def test_the_tasks_of_a_lost_node_run_again(nodes: Any, joined: Ray, tmp_path: P
     assert [len(nodes_) for nodes_ in at] == [1 + one for one in lost]
     assert found == [nodes_[-1] for nodes_ in at]
     assert third.node_id not in found
+
+
+@pytest.mark.parametrize("command", ["sweep", "probe"])
+def test_a_ray_that_does_not_start_is_one_line(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray raises a bare Exception when its node does not answer in time, as on a busy machine."""
+    import ray
+
+    def slow(**_: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen\nbecause …")
+
+    recipe = str(tiny.recipe_file(tmp_path))
+    words = {
+        "sweep": [
+            "sweep",
+            recipe,
+            "--over",
+            "task.aliases=130",
+            "--out",
+            str(tmp_path / "out"),
+            "--seeds",
+            "1",
+        ],
+        "probe": ["probe", str(tmp_path / "run"), "--cache-gb", "0"],
+    }[command]
+    if command == "probe":
+        assert cli.main(["train", recipe, "--out", str(tmp_path / "run"), "--seeds", "1", "--jobs", "1"]) == 0
+        capsys.readouterr()
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", slow)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    assert cli.main([*words, "--on", "ray"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(
+        "mechocl: --on ray: Ray cannot be started here: Exception: The current node timed out"
+    )
+    assert last.endswith("; run the same command again, or leave out --on ray")

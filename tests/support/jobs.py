@@ -22,6 +22,12 @@ def warn(item: int, progress: Progress) -> int:
     return item
 
 
+def leave(item: int, progress: Progress) -> int:
+    """Half of the work is with another process."""
+    progress("1 runs are with another process", 0.5)
+    return item
+
+
 def die(item: int, progress: Progress) -> None:
     """Item 1 is killed, as by a machine that runs out of memory; any other takes a minute."""
     if item == 1:
