@@ -87,7 +87,8 @@ def finetune(
         model: Name on the hub, or folder, of a Hugging Face model that is taken instead of the recipe's model.
         seeds: The seeds that are trained.
         computing: How the seeds are computed.
-        dry_run: Only say what the training would cost: tokens, memory, time.
+        dry_run: Only say what the training would cost: tokens, memory, time. Options that say where and how it is done
+            change nothing then.
     """
     from mechocl.analyses import jobs
     from mechocl.closed_book import cost

@@ -1,6 +1,6 @@
 """Options that have an effect beside some other options alone. Without them they are refused, in one line."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,6 +59,69 @@ NEEDS: Final = (
 """Every such option."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """An option of a command that has an effect only under a condition on several options, or on what they name."""
+
+    command: str
+    flag: str
+    fulfilled: Callable[[Given, Sequence[Option]], bool]
+    why: str
+    """What the message says: what the option is for, and what to do."""
+
+
+def _words(given: Given, options: Sequence[Option], flag: str) -> list[str]:
+    """The words of an option, or its default, without commas."""
+    (option,) = (option for option in options if option.flag == flag)
+    default = option.default if isinstance(option.default, tuple) else (str(option.default),)
+    words = [word for words in given.words.get(flag, []) for word in words] or list(default)
+    return [part.strip() for word in words for part in word.split(",") if part.strip()]
+
+
+def _asks_pairs(given: Given, options: Sequence[Option]) -> bool:
+    from mechocl.probing import recipe
+
+    return any(probe.pairs for name in _words(given, options, "--recipe") for probe in recipe.load(name))
+
+
+def _is_regularised(given: Given, options: Sequence[Option]) -> bool:
+    from mechocl.probing import recipe
+
+    methods = (probe.method for name in _words(given, options, "--recipe") for probe in recipe.load(name))
+    return any(method != "difference-of-means" for method in methods)
+
+
+def _draws(given: Given, options: Sequence[Option]) -> bool:
+    own = all(name.endswith(".csv") for name in _words(given, options, "--pairs"))
+    return not own or _words(given, options, "--mode") == ["resample"]
+
+
+def _takes_steps(given: Given, options: Sequence[Option]) -> bool:
+    by_patching = _words(given, options, "--method") == ["patching"]
+    return not by_patching or _words(given, options, "--metric") != ["within_alias_auc"]
+
+
+CONDITIONS: Final = (
+    Condition(
+        command="probe", flag="--n-pairs", fulfilled=_asks_pairs,
+        why="is for recipes with pairs; leave it out, or give another --recipe",
+    ),
+    Condition(
+        command="probe", flag="--regularisation", fulfilled=_is_regularised,
+        why="is for methods that have it, and a difference of means has none; leave it out, or give another --recipe",
+    ),
+    Condition(
+        command="patch", flag="--seed", fulfilled=_draws,
+        why="is for pairs that are drawn, and those of a file are its first ones; leave it out, or give --mode resample",
+    ),
+    Condition(
+        command="circuit", flag="--steps", fulfilled=_takes_steps,
+        why="is for metrics with a gradient; leave it out, or give another --metric",
+    ),
+)  # fmt: skip
+"""Every such option."""
+
+
 def check(command: str, given: Given, options: Sequence[Option]) -> None:
     """Raise MechoclError for an option that was given and would have no effect beside the others that were given."""
     for need in NEEDS:
@@ -68,6 +131,9 @@ def check(command: str, given: Given, options: Sequence[Option]) -> None:
         for flag in flags:
             if flag in given.words:
                 raise MechoclError(f"{command} {flag} {need.why}; {_remedy(need, flag)}")
+    for one in CONDITIONS:
+        if one.command == command and one.flag in given.words and not one.fulfilled(given, options):
+            raise MechoclError(f"{command} {one.flag} {one.why}")
 
 
 def _fulfilled(need: Need, given: Given, options: Sequence[Option]) -> bool:

@@ -75,6 +75,18 @@ def _groups() -> Sequence[str]:
     return GROUPS
 
 
+def _positions() -> Sequence[str]:
+    from mechocl.models.layout import LABELS
+
+    return ["n1" if label == "n" else label for role, label in LABELS.items() if role != "answer"]
+
+
+def _properties() -> Sequence[str]:
+    from mechocl.features.properties import IN_THE_LIST, OF_TAGS
+
+    return [*OF_TAGS, IN_THE_LIST]
+
+
 def _recipes() -> Sequence[str]:
     from mechocl.runs import recipes
 
@@ -103,6 +115,7 @@ def _attributes() -> Sequence[str]:
     return ATTRIBUTES
 
 
+_LABELLED: Final = "n2 and so on, and the words of the run's questions"
 _FILE: Final = "a TOML file"
 _LAYERS: Final = "the same in other layers"
 _ONE: Final = "a hook point (blocks.0.attn.hook_z); a site means all layers"
@@ -122,6 +135,9 @@ TAKEN: Final[dict[str, Names]] = {
     "--corrupted": Names(words=_subsets, also="the beginning of one (d2)"),
     "--subsets": Names(words=_subsets, also="each with a weight (d1_consistent=2)"),
     "--roles": Names(words=_roles, parts=","),
+    "--positions": Names(words=_positions, also=_LABELLED),
+    "--position": Names(words=_positions, also=_LABELLED),
+    "--property": Names(words=_properties, also="integer 0, integer 1 and so on"),
     "--group": Names(words=_groups, parts=","),
     "probe --recipe": Names(words=_probe_recipes, also=_FILE),
     "--attribute": Names(words=_attributes, also="those of the run's world"),

@@ -22,6 +22,17 @@ from toy_models.task import Task
 
 Kind = Literal["question", "definition"]
 
+OF_TAGS: Final = {
+    "new alias of tag 1, not 2": ("d1_consistent", "d2_consistent"),
+    "new alias of tag 3, not 2": ("d3_consistent", "d2_consistent"),
+    "new alias of tag 1, not 3": ("d1_consistent", "d3_consistent"),
+    "asked-about alias of tag 1, not 2": ("qd1_consistent", "qd2_inconsistent"),
+}
+"""Properties of tags that pairs of questions differ in, with the subset that has each and the one that has it not."""
+
+IN_THE_LIST: Final = "list contains the integer"
+"""The property of questions whose list contains the alias's integer."""
+
 GROUPS: Final = (
     "tag", "contains", "answer", "integer", "range", "stage", "subset", "defined as", "token", "role",
 )  # fmt: skip
@@ -149,12 +160,7 @@ def _between(
 
 
 def _tag_properties(read: Texts) -> Iterator[Property]:
-    for name, yes, no in (
-        ("new alias of tag 1, not 2", "d1_consistent", "d2_consistent"),
-        ("new alias of tag 3, not 2", "d3_consistent", "d2_consistent"),
-        ("new alias of tag 1, not 3", "d1_consistent", "d3_consistent"),
-        ("asked-about alias of tag 1, not 2", "qd1_consistent", "qd2_inconsistent"),
-    ):
+    for name, (yes, no) in OF_TAGS.items():
         yield _between(read, name, [yes], [no], group="tag", pairs=(f"{yes}-to-{no}",))
     tag = read.table["tag"].to_numpy(copy=True)
     yield Property(name="tag 1, not 2", group="tag", positive=tag == 1, compared=np.isin(tag, [1, 2]))
@@ -169,7 +175,7 @@ def _answer_properties(task: Task, read: Texts) -> Iterator[Property]:
         return
     asked = _asked(task)
     yield Property(
-        name="list contains the integer",
+        name=IN_THE_LIST,
         group="contains",
         positive=contains,
         compared=_everyone(read),

@@ -21,7 +21,7 @@ def position_labels(task: Task, row: int) -> list[str]:
         if role == ROLE["pad"]:
             break
         word = task.vocabulary.tokens[token].strip() or "␣"
-        labels.append(word if role == ROLE["word"] else _LABELS[ROLES[role]])
+        labels.append(word if role == ROLE["word"] else LABELS[ROLES[role]])
     integers = iter(range(1, len(labels) + 1))
     found = numbered([f"n{next(integers)}" if label == "n" else label for label in labels])
     if (tokens := labels.count("alias")) > 1:
@@ -41,7 +41,7 @@ def numbered(labels: list[str]) -> list[str]:
     ]
 
 
-_LABELS: Final = {
+LABELS: Final = {
     "tag": "tag",
     "alias": "alias",
     "separator": "%",
@@ -50,6 +50,7 @@ _LABELS: Final = {
     "list": "n",
     "answer": "answer",
 }
+"""Role of a token → the label of its position; a list's positions are n1, n2, …"""
 
 
 def shared_positions(task: Task, rows: np.ndarray) -> list[str]:

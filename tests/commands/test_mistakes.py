@@ -5,6 +5,7 @@ The mistakes are made from the commands' own options, so a new option is walked 
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -319,3 +320,39 @@ def test_an_option_without_effect_is_refused_and_the_remedies_work(
         calling.bound(command, COMMANDS[command], [*needed, *mode])  # without it
     for right in need.values:
         calling.bound(command, COMMANDS[command], [*needed, *own, *beside(command, need, right)])
+
+
+WITHOUT_PAIRS = """
+[[probes]]
+name = "tag"
+question = "tag 1 or tag 2"
+at = "question"
+target = "tag"
+subsets = ["d1_consistent", "d2_consistent"]
+method = "difference-of-means"
+regularisation = [1.0]
+"""
+CONDITIONED = {
+    "probe --n-pairs": ("RUN --n-pairs 5", "--recipe {recipe}", "--recipe definition-retrieval,{recipe}"),
+    "probe --regularisation": ("RUN --regularisation 1", "--recipe {recipe}", "--recipe recency"),
+    "patch --seed": ("RUN --seed 1", "--pairs a.csv b.csv", "--pairs a.csv d1-to-d2"),
+    "circuit --steps": ("RUN --steps 3", "--metric within_alias_auc", "--metric log_probability"),
+}
+"""Option → words that give it, words with which it has no effect, and others with which it has one."""
+
+
+def test_every_condition_is_walked() -> None:
+    assert {f"{one.command} {one.flag}" for one in needs.CONDITIONS} == set(CONDITIONED)
+
+
+@pytest.mark.parametrize("key", CONDITIONED)
+def test_an_option_without_effect_beside_what_others_name_is_refused(key: str, tmp_path: Path) -> None:
+    (recipe := tmp_path / "plain.toml").write_text(WITHOUT_PAIRS)
+    command = key.split()[0]
+    own, without, beside_others = (words.format(recipe=recipe).split() for words in CONDITIONED[key])
+    with pytest.raises(MechoclError, match=f"^{key} is for .*; leave it out, or give "):
+        calling.bound(command, COMMANDS[command], [*own, *without])
+    for right in ([*own, *beside_others], own, ["RUN", *without]):
+        calling.bound(command, COMMANDS[command], right)
+    if command == "patch":
+        calling.bound(command, COMMANDS[command], [*own, *without, "--mode", "resample"])
