@@ -97,6 +97,7 @@ VALUES: dict[str, list[str]] = {
     "finetune --set": ["task.entities=100"],
     "controls --set": ["task.entities=100"],
     "--over": ["task.aliases=140"],
+    "graft --aliases-per-subset": ["5"],
     "--metric": ["log_probability"],
     "--subsets": ["d1_consistent=2"],
     "--roles": ["alias"],
