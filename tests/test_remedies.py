@@ -157,3 +157,34 @@ def test_what_else_is_said_of_folders_helps(trees_: tuple[Path, Path]) -> None:
         seed.model_at(seed.final(), device="cpu")
     added.unlink()
     assert seed.model_at(seed.final(), device="cpu")
+
+
+OWNERS = {
+    "run": (trees.train, "run/seed-0/stage-2"),
+    "control": (trees.train, "run/controls/noise/seed-0"),
+    "analyses": (trees.read_results, "run/results/evaluate"),
+    "probes": (trees.sweep_probes, "run/probes/mine"),
+    "activations": (trees.sweep_probes, "run/activations/seed-0"),
+    "saes": (trees.read_saes, "run/saes"),
+    "crosscoders": (trees.read_crosscoders, "run/saes"),
+    "sweep": (trees.sweep, "sweep/rows"),
+    "pretrained": (trees.pretrain, "pretrained"),
+    "tuned": (trees.fine_tune, "tuned/seed-0/stage-1"),
+}
+"""What the leftovers of a killed write belong to → what starts again, and the folder in which they lie."""
+
+
+@pytest.mark.parametrize("owner", OWNERS)
+def test_leftovers_of_killed_writes_are_swept_at_the_next_start(
+    trees_: tuple[Path, Path], owner: str
+) -> None:
+    tree, copy = trees_
+    start, where = OWNERS[owner]
+    put_back(tree, copy, where.split("/")[0])
+    file, folder = (tree / where / f".{name}.0a1b2c.tmp" for name in ("rows.parquet", "final"))
+    folder.mkdir(parents=True)
+    (folder / "part").write_text("cut o")
+    file.write_text("cut o")
+    start(tree)
+    assert not file.exists()
+    assert not folder.exists()

@@ -79,11 +79,11 @@ class Study:
         path = SWEEPS / f"{self.of or self.name}.parquet"
         if not path.exists():
             return None
-        return joined(sweep_folder.read_sweep(path), self._base_table(), self.recipe)
+        return joined(pd.read_parquet(path), self._base_table(), self.recipe)
 
     def _base_table(self) -> pd.DataFrame | None:
         path = SWEEPS / f"{self.base}.parquet"
-        return sweep_folder.read_sweep(path) if self.base and path.exists() else None
+        return pd.read_parquet(path) if self.base and path.exists() else None
 
 
 def read(path: Path = DOCS / "studies.toml") -> list[Study]:

@@ -190,3 +190,15 @@ def test_a_limit_of_zero_keeps_nothing(tmp_path: Path) -> None:
     assert model.calls == [SITES, SITES]
     assert list(tmp_path.iterdir()) == []
     assert size(tmp_path) == 0
+
+
+def test_the_limit_counts_what_a_killed_write_left(tmp_path: Path) -> None:
+    collect = cache(tmp_path, limit_gb=2e-6).collect(CHECKPOINT, Model())
+    (tmp_path / FOLDER / "seed-3").mkdir(parents=True)
+    left = tmp_path / FOLDER / "seed-3" / ".a.safetensors.0a1b.tmp"
+    left.write_bytes(bytes(1900))
+    assert size(tmp_path) == 1900
+    with pytest.raises(MechoclError, match="raise --cache-gb"):
+        collect(TOKENS, SITES)
+    left.unlink()
+    collect(TOKENS, SITES)
