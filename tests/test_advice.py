@@ -32,6 +32,7 @@ CLI: Final = "tests/commands/test_cli.py::"
 MENDED: Final = "tests/test_remedies.py::test_what_else_is_said_of_folders_helps"
 
 DONE: Final = {
+    "leave it out, or give --mode resample": "tests/commands/test_mistakes.py::test_an_option_without_effect_beside_what_others_name_is_refused",
     "interrupted; run the same command again": "tests/runs/test_resume.py::test_interrupted_and_killed_and_continued_is_as_undisturbed",
     "worker process was killed": "tests/runs/test_resume.py::test_interrupted_and_killed_and_continued_is_as_undisturbed",
     "its worker was lost too often": "tests/runs/test_on_ray.py::test_a_killed_workers_task_runs_again",

@@ -55,7 +55,7 @@ class World:
         pairs = (str(self.folder / "mine.csv"), "d1-to-other-d2")
         match name:
             case "patch":
-                return PatchingConfig(pairs=pairs, n_pairs=4, site=("resid_post",), by="all", from_stage=1)
+                return PatchingConfig(pairs=pairs, n_pairs=32, site=("resid_post",), by="all", from_stage=1)
             case "circuit":
                 return CircuitConfig(pairs=pairs, n_pairs=16, steps=1, random_circuits=1)
             case "probe":
