@@ -37,6 +37,10 @@ class Ledger:
             )
         return found
 
+    def is_owned(self) -> bool:
+        """Whether it says that the folder was made for the owner."""
+        return self.path.exists() and files.read_json(self.path).get(_OWNER) == self.owner
+
     def record(self, *names: str) -> None:
         self._write(self.entries() | {name: files.sha256(self.folder / name) for name in names})
 

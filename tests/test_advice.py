@@ -32,6 +32,9 @@ CLI: Final = "tests/commands/test_cli.py::"
 MENDED: Final = "tests/test_remedies.py::test_what_else_is_said_of_folders_helps"
 
 DONE: Final = {
+    "has lost its manifest.json; restore it, or give the command that trained it again": f"{RESTORING}test_a_run_that_lost_its_manifest_gets_a_new_one",
+    "has lost its manifest.json; restore it, or give the command that made it again": HERE,
+    "and its seeds are of another recipe; choose another --out": f"{RESTORING}test_a_run_that_lost_its_manifest_gets_a_new_one",
     "leave it out, or give --mode resample": "tests/commands/test_mistakes.py::test_an_option_without_effect_beside_what_others_name_is_refused",
     "interrupted; run the same command again": "tests/runs/test_resume.py::test_interrupted_and_killed_and_continued_is_as_undisturbed",
     "worker process was killed": "tests/runs/test_resume.py::test_interrupted_and_killed_and_continued_is_as_undisturbed",
@@ -162,6 +165,12 @@ def start(path: Path, *changes: str, device: str = "cpu") -> None:
     sweep_folder.start_sweep(path, tiny.recipe(path.parent, *changes), recipe_name="tiny", device=device)
 
 
+def lost(path: Path) -> None:
+    start(path)
+    files.write_json(path / "rows" / "a-0.json", {})
+    (path / "manifest.json").unlink()
+
+
 def filled(path: Path) -> None:
     files.write_text(path / "mother.txt", "Dear")
 
@@ -221,6 +230,10 @@ CASES: Final[list[tuple[str, Act, Act, list[Act]]]] = [
     (
         "was started on cuda, not cpu; continue it there, or choose another --out",
         lambda p: (begun(p), elsewhere(p)), create, [lambda p: create(p.with_name("b"))],
+    ),
+    (
+        "has lost its manifest.json; restore it, or give the command that made it again", lost, sweep_folder.read_manifest,
+        [lambda p: (start(p), sweep_folder.read_manifest(p))],
     ),
     ("exists and is not a sweep; choose another --out", filled, start, [lambda p: start(p.with_name("b"))]),
     (

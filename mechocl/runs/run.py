@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mechocl import __version__, files
+from mechocl import __version__, files, ledgers
 from mechocl.closed_book.stages import ClosedBookRecipe
 from mechocl.errors import MechoclError, note
 from mechocl.runs import recipes
@@ -65,7 +65,7 @@ class Run:
         threads: int,
         together: int,
     ) -> "Run":
-        """Start a run in an empty or new folder, or continue the run in it.
+        """Start a run in an empty or new folder, or continue the run in it. A run that lost its manifest gets a new one.
 
         A run that continues keeps its number of threads, its device and its stacks of seeds that train together, because
         the last bits of the weights depend on them. More seeds may be added, `together` to a stack. Raises MechoclError
@@ -75,13 +75,20 @@ class Run:
             raise MechoclError(f"{path} exists and is not a run; choose another --out")
         with files.locked(path / _LOCK, patience=_LOCK_PATIENCE_S):
             files.remove_temporary(path)
-            made = any(
-                path.glob("seed-*/checksums.json")
-            )  # without them the run stopped before it made anything
+            made = bool(_seeds_there(path))  # without them the run stopped before it made anything
             old = Run.open(path) if (path / "manifest.json").exists() else None
             if old is None or (old.recipe != recipe and not made):
+                there = _seeds_there(path) if old is None else set()
+                seeds = tuple(sorted({*seeds, *there}))
                 manifest = _new_manifest(recipe, recipe_name, seeds, device, threads)
                 manifest["stacks"] = _stacks(seeds, together)
+                new = Run(path, recipe, recipe_name, seeds, manifest)
+                if not all(new.seed(seed).ledger.is_owned() for seed in there):
+                    raise MechoclError(
+                        f"{path} has no manifest.json, and its seeds are of another recipe; choose another --out"
+                    )
+                if there:
+                    note(f"{path} had lost its manifest.json, and gets a new one")
                 files.write_json(path / "manifest.json", manifest)
                 return Run.open(path)
             if old.recipe != recipe:
@@ -118,6 +125,10 @@ class Run:
         if not path.exists():
             raise MechoclError(f"{path} does not exist; `mechocl runs` lists the runs of a folder")
         if not (path / "manifest.json").exists():
+            if _seeds_there(path):
+                raise MechoclError(
+                    f"{path} has lost its manifest.json; restore it, or give the command that trained it again, which writes it"
+                )
             raise MechoclError(f"{path} is not a run: it has no manifest.json")
         found = files.read_json(path / "manifest.json", remedy=files.EDITED)
         if found.get("kind") == "sweep":
@@ -322,8 +333,14 @@ def _stacks(seeds: tuple[int, ...], together: int) -> list[list[int]]:
 
 
 def _may_hold_a_run(path: Path) -> bool:
-    """Whether a path is a run, an empty folder, or the remains of a run that was killed when it started."""
+    """Whether a path is a run, one that lost its manifest, an empty folder, or the remains of a run killed at its start."""
     if not path.is_dir():
         return False
     others = [p for p in path.iterdir() if p.name != _LOCK and not files.is_temporary(p)]
-    return not others or (path / "manifest.json").exists()
+    return not others or (path / "manifest.json").exists() or bool(_seeds_there(path))
+
+
+def _seeds_there(path: Path) -> set[int]:
+    """The seeds of which a folder holds anything that is finished."""
+    names = [ledger.parent.name.removeprefix("seed-") for ledger in path.glob(f"seed-*/{ledgers.LEDGER}")]
+    return {int(name) for name in names if name.isdecimal()}

@@ -130,17 +130,27 @@ def _differing(manifest: dict[str, Any], made_by: dict[str, Any]) -> str:
 
 
 def _may_hold_a_sweep(path: Path) -> bool:
-    """Whether a path is a sweep, an empty folder, or the remains of a sweep that was killed when it started."""
+    """Whether a path is a sweep, one that lost its manifest, an empty folder, or the remains of one killed at its start."""
     if not path.is_dir():
         return False
     if (path / "manifest.json").exists():
         return bool(read_manifest(path))
+    if _has_rows(path):  # of which each says which sweep it is of
+        return True
     return all(p.name == "locks" or files.is_temporary(p) for p in path.iterdir())
+
+
+def _has_rows(path: Path) -> bool:
+    return any((path / "rows").glob("*.json"))
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """A sweep's manifest. Raises MechoclError when the folder is not a sweep that this version can read."""
     if not (path / "manifest.json").exists():
+        if _has_rows(path):
+            raise MechoclError(
+                f"{path} has lost its manifest.json; restore it, or give the command that made it again, which writes it"
+            )
         raise MechoclError(f"{path} is not a sweep: it has no manifest.json")
     manifest = files.read_json(path / "manifest.json", remedy=files.EDITED)
     if manifest.get("kind") != "sweep":

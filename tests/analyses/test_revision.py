@@ -288,6 +288,7 @@ def test_what_runs_for_a_crosscoder_is_covered(run: Run) -> None:
         "mechocl.analyses.inputs",
         "mechocl.runs.run",
         "mechocl.runs.manifest",
+        "mechocl.runs.kinds",
         "mechocl.runs.toy_runs",
         "mechocl.analyses.revision",
         "mechocl.analyses.rows",

@@ -1,5 +1,6 @@
 """Declared rows: what is checked, and that the document says what the code declares."""
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 from types import ModuleType
@@ -90,7 +91,7 @@ def test_an_analysis_that_makes_other_rows_is_stopped(monkeypatch: pytest.Monkey
     def other(*_: object) -> Result:
         return Result(found.rows.rename(columns={"value": "probability"}))
 
-    changed = registry.Analysis(other, ANALYSES["attention"].config, ANALYSES["attention"].columns)
+    changed = dataclasses.replace(ANALYSES["attention"], compute=other)
     monkeypatch.setitem(ANALYSES, "attention", changed)
     with pytest.raises(UndeclaredRows, match="attention: the rows lack the column 'value'"):
         registry.compute("attention", subject, CONFIGS["attention"])

@@ -97,6 +97,27 @@ def test_training_again_restores_what_was_lost(
     assert contents(run.path / "seed-1") == before
 
 
+def test_a_run_that_lost_its_manifest_gets_a_new_one(
+    run: Run, trained: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is asked for one of its seeds; the other belongs to it as before. Another recipe is refused."""
+    (run.path / "manifest.json").unlink()
+    with pytest.raises(
+        MechoclError, match=r"has lost its manifest\.json; .* give the command that trained it again"
+    ):
+        Run.open(run.path)
+    again = {"recipe_name": "tiny", "seeds": (0,), "device": "cpu", "threads": 1, "together": 2}
+    with pytest.raises(MechoclError, match="its seeds are of another recipe; choose another --out"):
+        Run.create(run.path, tiny.recipe(tmp_path, *SHORT, "task.aliases=90"), **again)
+    assert not (run.path / "manifest.json").exists()
+    made = Run.create(run.path, run.recipe, **again)
+    assert capsys.readouterr().err == f"mechocl: {run.path} had lost its manifest.json, and gets a new one\n"
+    assert made.seeds == trained.seeds
+    before = contents(run.path / "seed-0")
+    train(made)
+    assert contents(run.path / "seed-0") == before == contents(trained.path / "seed-0")
+
+
 def test_the_files_of_seeds_that_lost_nothing_are_not_written(run: Run) -> None:
     (run.path / "seed-0" / "stage-1" / "final.safetensors").unlink()
     before = {p: p.stat().st_mtime_ns for p in run.path.rglob("seed-1/**/*") if p.is_file()}
