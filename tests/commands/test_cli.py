@@ -498,8 +498,8 @@ def test_options_of_the_analyses(
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["lens", "RUN", "--aliases-per-subset", "0"], "aliases_per_subset is 0; use at least 1"),
-        (["sae", "train", "RUN", "--k", "0"], "k is 0; use at least 1"),
+        (["lens", "RUN", "--aliases-per-subset", "0"], "lens --aliases-per-subset 0: use at least 1"),
+        (["sae", "train", "RUN", "--k", "0"], "sae train --k 0: use at least 1"),
     ],
 )
 def test_values_that_make_no_sense(arguments: list[str], line: str, tmp_path: Path, fails: Fails) -> None:

@@ -183,8 +183,12 @@ def _train_again(run: Path) -> None:
     """As if seed 0 had been trained again, to other weights."""
     folder = Run.open(run).seed(0)
     checkpoint = folder.final()
+    history = folder.history().query("stage == 2")
     weights = {name: tensor * 1.01 for name, tensor in folder.weights(checkpoint).items()}
+    folder.ledger.forget("stage-2/history.parquet")  # a finished stage keeps its weights
+    folder.ledger.forget(checkpoint.name)
     folder.save_checkpoint(weights, stage=2, step=checkpoint.step, final=True)
+    folder.finish_stage(2, history.to_dict("records"))
 
 
 def test_a_foreign_sae_can_be_used(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
