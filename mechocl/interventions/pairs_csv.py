@@ -28,8 +28,10 @@ def read_pairs(task: Task, path: Path) -> Pairs:
             reader = csv.DictReader(file, skipinitialspace=True)
             lines = [(reader.line_num, cells) for cells in reader]
             columns = reader.fieldnames or ()
+    except FileNotFoundError:
+        raise MechoclError(f"{path} does not exist; give a file of pairs that exists") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise MechoclError(f"{path} cannot be read as CSV: {error}") from None
+        raise MechoclError(f"{path} cannot be read as CSV: {error}; write it as a text file in UTF-8") from None
     missing = [column for column in ("clean", "corrupted", "target") if column not in columns]
     if missing:
         raise MechoclError(
