@@ -569,6 +569,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "latin.csv").write_bytes("clean,corrupted,target\né,é,é".encode("latin-1"))
     for name in ("none.csv", "folder.csv", "latin.csv"):
-        with pytest.raises(MechoclError, match=f"{name} cannot be read as CSV") as raised:
+        message = "does not exist; give" if name == "none.csv" else "cannot be read as CSV"
+        with pytest.raises(MechoclError, match=f"{name} {message}") as raised:
             pairs_named(task(), str(tmp_path / name), n_pairs=5, seed=0)
         assert "\n" not in str(raised.value)
