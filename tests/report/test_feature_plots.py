@@ -77,7 +77,8 @@ def test_selectivity_has_positions_in_the_order_of_a_question() -> None:
             "auc": [0.6, 0.7, 0.8, 0.9],
         }
     )
-    (panel,) = feature_plots.selectivity([("here", table)]).data
+    panel, missing = feature_plots.selectivity([("here", table)]).data
+    assert "not measured" in f"{missing.name} {missing.hovertemplate}"
     assert list(panel.x) == ["alias", "n1", "="]
     assert [name.replace("<br>", " ") for name in panel.y] == ["tag 1, not 2", "stage 2, not 1"]
     assert np.allclose(panel.z, [[0.9, 0.8, 0.7], [np.nan, np.nan, 0.6]], equal_nan=True)
