@@ -17,11 +17,15 @@ class Ledger:
 
     A file counts as finished only when it is recorded. If a kill comes between writing and recording, the file is
     written again. Reading checks the recorded checksum. `remedy` is what brings back a file that is lost or damaged.
-    `owner` says what the folder is made for. A folder that was made for something else is refused.
+    `again` brings back the ledger itself; by default it is deleted before the remedy. `owner` says what the folder is made
+    for. A folder that was made for something else is refused.
     """
 
-    def __init__(self, folder: Path, *, remedy: str = "run the same command again", owner: str = "") -> None:
+    def __init__(
+        self, folder: Path, *, remedy: str = "run the same command again", again: str = "", owner: str = ""
+    ) -> None:
         self.folder = folder
+        self.again = again or f"delete it and {remedy}"
         self.owner = owner
         self.path = folder / LEDGER
         self.remedy = remedy
@@ -29,7 +33,7 @@ class Ledger:
     def entries(self) -> dict[str, str]:
         if not self.path.exists():
             return {}
-        found = files.read_json(self.path, remedy=f"restore it, or delete it and {self.remedy}")
+        found = files.read_json(self.path, remedy=f"restore it, or {self.again}")
         owner = found.pop(_OWNER, "")  # "" in what an older version wrote
         if self.owner and owner and owner != self.owner:
             raise MechoclError(

@@ -31,7 +31,9 @@ def read_pairs(task: Task, path: Path) -> Pairs:
     except FileNotFoundError:
         raise MechoclError(f"{path} does not exist; give a file of pairs that exists") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise MechoclError(f"{path} cannot be read as CSV: {error}; write it as a text file in UTF-8") from None
+        raise MechoclError(
+            f"{path} cannot be read as CSV: {error}; write it as a text file in UTF-8"
+        ) from None
     missing = [column for column in ("clean", "corrupted", "target") if column not in columns]
     if missing:
         raise MechoclError(

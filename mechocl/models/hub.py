@@ -54,7 +54,7 @@ def ledger_of(folder: Path) -> ledgers.Ledger:
     """The checksums of a folder that `mechocl pretrain` wrote. Other folders have none, so that nothing is checked."""
     remedy = f"delete {folder} and run the same `mechocl pretrain` again"
     edited = f"if you edited it yourself, delete {folder / ledgers.LEDGER} to use the folder as it is"
-    return ledgers.Ledger(folder, remedy=f"{remedy}, or, {edited}")
+    return ledgers.Ledger(folder, remedy=f"{remedy}, or, {edited}", again=f"{remedy}, or, {edited}")
 
 
 def _fetch(name: str, revision: str | None, *, weights: bool) -> Path:

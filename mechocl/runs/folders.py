@@ -273,7 +273,8 @@ class StackFolder:
     def __init__(self, path: Path, seeds: tuple[int, ...], *, command: str = "train") -> None:
         self.path = path
         self.seeds = seeds
-        self.ledger = ledgers.Ledger(path, remedy=f"delete {path} and run the same `mechocl {command}` again")
+        remedy = f"delete {path} and run the same `mechocl {command}` again"
+        self.ledger = ledgers.Ledger(path, remedy=remedy, again=remedy)
 
     def save_state(self, state: TrainingState, *, stage: int, histories: list[list[dict[str, Any]]]) -> None:
         """Replace the resume point. The new file is recorded before the old one is removed."""

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -162,8 +163,11 @@ def test_other_bits_never_replace_those_of_a_finished_seed(run: Run, monkeypatch
 
 
 def test_a_seed_of_another_task_trains_anew_when_it_is_deleted(run: Run) -> None:
-    shutil.rmtree(run.path / "seed-0")
-    shutil.copytree(run.path / "seed-1", run.path / "seed-0")  # as if the code now drew another
+    folder = run.seed(0)
+    task = folder.load_task()
+    for name in folder.task_files:
+        folder.ledger.forget(name)
+    folder.save_task(replace(task, tokens=task.tokens.flip(0)))  # as if the code now drew another
     message = rf"was started on another task .* or delete {run.path / 'seed-0'} and run the same `mechocl train` again"
     (run.path / "seed-0" / "stage-2" / "final.safetensors").unlink()
     with pytest.raises(MechoclError, match=message):

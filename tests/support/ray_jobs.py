@@ -22,6 +22,7 @@ def square(item: int, progress: Progress) -> tuple[int, int]:
         raise MechoclError("item -1: give another")
     if item == -2:
         raise OSError(28, "No space left on device", "a file")
+    progress("squared", 1.0)
     return item**2, torch.get_num_threads()
 
 
