@@ -52,9 +52,13 @@ class Disagreement(Exception):
 
 
 def ours_grid(model: Transformer, pairs: Pairs, site: str) -> Tensor:
-    """Logit difference of each patched run, in the order of transformer_lens."""
+    """Logit difference of each patched run, in the order of transformer_lens.
+
+    Where nothing is exchanged, which is not measured, the patched run is the corrupted one.
+    """
     found = patch_activations(model, pairs, sites=[site], batch_size=BATCH_SIZE)
-    return torch.tensor(found.rows["value"].to_numpy())
+    values = found.rows["value"].where(found.rows["exchanged"] > 0, found.corrupted)
+    return torch.tensor(values.to_numpy())
 
 
 @torch.no_grad()

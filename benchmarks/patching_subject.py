@@ -94,5 +94,6 @@ def subject(size: Size) -> Subject:
         torch.randint(*half, alias.clean.shape, generator=draws)
         for half in ((0, tokens // 2), (tokens // 2, tokens))
     )
-    apart = given_pairs(clean, corrupted, target=alias.target, foil=alias.foil, name="apart")
+    whole = torch.ones_like(clean, dtype=torch.bool)
+    apart = given_pairs(clean, corrupted, target=alias.target, foil=alias.foil, name="apart", mask=whole)
     return Subject(model, {"alias": alias, "apart": apart})

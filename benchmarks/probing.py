@@ -111,7 +111,7 @@ def ours(model: Transformer, task: Task) -> np.ndarray:
     config = ProbingConfig(
         sites=("resid_post",), permutations=0, controls=False, n_pairs=0, aliases_per_subset=len(task)
     )
-    rows, _ = score_probes(model, model, task, config, collect=directly(model), probes=[PROBE])
+    rows, _ = score_probes(model, task, config, untrained=model, collect=directly(model), probes=[PROBE])
     rows = rows[(rows["subset"] == "all") & (rows["site"] == "resid_post")]
     grid: np.ndarray = rows["accuracy"].to_numpy(dtype=float).reshape(model.cfg.n_layers, -1)
     return grid
