@@ -277,6 +277,8 @@ def _triples(path: Path) -> Iterator[tuple[str, Any]]:
         documents = json.loads(path.read_bytes())
     except UnicodeDecodeError as error:
         raise MechoclError(f"{path} is not in UTF-8 (byte {error.start})") from None
+    except RecursionError:
+        raise MechoclError(f"{path} is nested too deeply for a file of T-REx") from None
     except json.JSONDecodeError as error:
         raise MechoclError(
             f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg})"

@@ -37,8 +37,8 @@ def locate(path_or_name: str | Path, *, revision: str | None = None, weights: bo
     if folder.is_dir():
         if revision is not None:
             raise MechoclError(f"{folder} is a local folder, which has no revisions; leave revision out")
-        if weights:
-            for one in (ledger := ledger_of(folder)).entries():
+        for one in (ledger := ledger_of(folder)).entries():
+            if weights or not one.endswith(".safetensors"):
                 ledger.checked(one)
         return folder
     if folder.exists():
@@ -237,7 +237,7 @@ def read_tokenizer(folder: Path, *, d_vocab: int) -> Any | None:
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+    except Exception as error:  # tokenizers raises bare exceptions
         raise MechoclError(
             f"the tokenizer in {folder} cannot be read: {describe_error(error)}; copy or save it again"
         ) from error

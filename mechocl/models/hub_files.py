@@ -38,7 +38,7 @@ def read_object(folder: Path, name: str) -> dict[str, Any]:
         found = json.loads((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise MechoclError(f"{folder} has no {name}; give the folder that save_pretrained made") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MechoclError(f"{folder / name} is not JSON ({error}); copy or download it again") from error
     if not isinstance(found, dict):
         raise MechoclError(f"{folder / name} is not a JSON object; copy or download it again")

@@ -69,7 +69,7 @@ def _at_a_glance(path: Path) -> ListedRun | None:
         wanted = {f"stage-{number + 1}/history.parquet" for number in range(stages)}
         ledgers = [path / f"seed-{seed}" / "checksums.json" for seed in manifest["seeds"]]
         files = [set(_read(ledger)) if ledger.exists() else set() for ledger in ledgers]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     done, failed = sum(wanted <= names for names in files), sum("failed.json" in names for names in files)
     return _listed(path, manifest, done, failed, len(files))

@@ -313,6 +313,7 @@ def test_how_documents_are_put_into_files_does_not_matter(tmp_path: Path) -> Non
     [
         ('[{"triples": []},\n {"triples": [}]', ", line 2, column 15: not JSON (Expecting value)"),
         ("", ", line 1, column 1: not JSON (Expecting value)"),
+        ("[" * 100_000, " is nested too deeply for a file of T-REx"),
         ('{"triples": []}', " is not a list of documents, as T-REx's files are"),
         ("[[]]", ", document 1 has no list of triples"),
         ('[{"triples": []}, {"title": "x"}]', ", document 2 has no list of triples"),
