@@ -254,8 +254,15 @@ class Questioning(ABC):
     def wrong_answers(
         self, task: Task, rows: np.ndarray, rival: Int[Tensor, "question"] | None
     ) -> Int[Tensor, "question"]:
-        """Wrong answers with which the right ones are compared. If `rival` entities are given, it is their answers."""
-        return self.answers_of(task, rows)[1] if rival is None else self.entity_ids(task.vocabulary)[rival]
+        """Wrong answers with which the right ones are compared.
+
+        If `rival` entities are given, it is their answers; where that is the right answer, too, another wrong one.
+        """
+        target, foil = self.answers_of(task, rows)
+        if rival is None:
+            return foil
+        others = self.entity_ids(task.vocabulary)[rival]
+        return torch.where(others == target, foil, others)
 
     def judge(
         self, task: Task, rows: np.ndarray, logits: Float[Tensor, "question candidate"]
