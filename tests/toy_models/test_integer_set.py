@@ -638,7 +638,8 @@ def test_rows_select_by_value_and_by_several() -> None:
     assert chosen.tolist() == expected.index.tolist()
     assert 0 < len(chosen) < len(task)
     assert task.rows().tolist() == list(range(len(task)))
-    assert len(task.rows(subset="unheard of")) == 0
+    with pytest.raises(ValueError, match="'unheard of' names no subset of the run; use one of qd1_consistent"):
+        task.rows(subset="unheard of")
 
 
 def test_training_rows_are_the_stages_examples() -> None:
