@@ -792,8 +792,8 @@ def test_tasks_of_different_sizes_are_refused() -> None:
 def test_a_shape_that_lean_does_not_cover_is_refused_before_training() -> None:
     task = make_task()
     model = make_model(task)
-    model.cfg.normalization_type = "RMS"
+    model.blocks[0].mlp.act_fn = torch.tanh
     before = weights_of(model)
-    with pytest.raises(ValueError, match="the lean forward pass covers"):
+    with pytest.raises(ValueError, match=r"blocks\.0\.hook_mlp_out|blocks\.0\.hook_resid_post|the logits"):
         train(model, task, STAGE)
     assert_identical(before, weights_of(model))
