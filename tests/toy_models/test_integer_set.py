@@ -638,7 +638,9 @@ def test_rows_select_by_value_and_by_several() -> None:
     assert chosen.tolist() == expected.index.tolist()
     assert 0 < len(chosen) < len(task)
     assert task.rows().tolist() == list(range(len(task)))
-    with pytest.raises(ValueError, match="'unheard of' names no subset of the run; use one of qd1_consistent"):
+    with pytest.raises(
+        ValueError, match="'unheard of' names no subset of the run; use one of qd1_consistent"
+    ):
         task.rows(subset="unheard of")
 
 
