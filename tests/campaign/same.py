@@ -17,6 +17,7 @@ TIMES: Final = (
     "checksum",
     "created",
     "git",
+    "machine",
     "seconds",
     "started",
     "ended",
@@ -24,7 +25,7 @@ TIMES: Final = (
     "duration",
     "peak_memory_mb",
 )
-"""Keys and columns that hold when something was done, how long it took, the state of the source tree, and the
+"""Keys and columns that hold when and where something was done, how long it took, the state of the source tree, and the
 checksum of a file with these in it."""
 
 
