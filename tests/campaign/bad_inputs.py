@@ -79,6 +79,16 @@ def give(trees: Trees, bad: Bad) -> tuple[Outcome, str]:
     return wrong, detail
 
 
+def give_words(trees: Trees, given: tuple[str, ...], wrong: bool) -> tuple[Outcome, str]:
+    """What comes of a command line, which is wrong or not."""
+    return give(trees, Bad("words", given, wrong=wrong))
+
+
+def give_at(trees: Trees, place: int) -> tuple[Outcome, str]:
+    """What comes of the wrong input at a place in `every`."""
+    return give(trees, list(every())[place])
+
+
 def attack(trees: Trees, what: str, number: int, rng: random.Random) -> tuple[Outcome, str]:
     """The number-th input of a kind."""
     return give(trees, of_kind(what)[number])
