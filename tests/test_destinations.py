@@ -2,13 +2,12 @@
 
 import errno
 import os
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from disks import files_limited_to
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 
@@ -21,17 +20,6 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     ),
     "Python": lambda path: path.write_text("x" * 100_000) and None,
 }
-
-
-@contextmanager
-def files_limited_to(size: int) -> Iterator[None]:
-    """The operating system refuses to make any file of this process larger, as it does on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("writer", WRITERS)

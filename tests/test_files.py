@@ -4,18 +4,17 @@ import contextlib
 import errno
 import hashlib
 import os
-import resource
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from disks import files_limited_to
 
 from mechocl import files, ledgers
 from mechocl.errors import MechoclError
@@ -34,17 +33,6 @@ WRITERS: dict[str, Callable[[Path], None]] = {
 def assert_only(folder: Path, content: dict[str, bytes]) -> None:
     """The folder holds exactly these files."""
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == content
-
-
-@contextmanager
-def files_limited_to(size: int) -> Iterator[None]:
-    """The operating system refuses to make any file of this process larger, as it does on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def failing(code: int) -> Callable[..., None]:

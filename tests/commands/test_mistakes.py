@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 
 from mechocl.commands import calling, cli, examples, needs, valid_names
 from mechocl.commands.arguments import Option, options_of
@@ -322,16 +323,7 @@ def test_an_option_without_effect_is_refused_and_the_remedies_work(
         calling.bound(command, COMMANDS[command], [*needed, *own, *beside(command, need, right)])
 
 
-WITHOUT_PAIRS = """
-[[probes]]
-name = "tag"
-question = "tag 1 or tag 2"
-at = "question"
-target = "tag"
-subsets = ["d1_consistent", "d2_consistent"]
-method = "difference-of-means"
-regularisation = [1.0]
-"""
+WITHOUT_PAIRS = tiny.PROBE.replace('pairs = "d1-to-d2"\n', "")
 CONDITIONED = {
     "probe --n-pairs": ("RUN --n-pairs 5", "--recipe {recipe}", "--recipe definition-retrieval,{recipe}"),
     "probe --regularisation": ("RUN --regularisation 1", "--recipe {recipe}", "--recipe recency"),
