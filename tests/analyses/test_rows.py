@@ -4,18 +4,15 @@ import dataclasses
 import importlib.util
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pandas as pd
 import pytest
-from contract import CONFIGS, companion, dictionary, planted, task
+from contract import CONFIGS, planted, subject
 
 from mechocl.analyses import columns, crosscoder_jobs, registry
 from mechocl.analyses.crosscoder_jobs import ANALYSIS
 from mechocl.analyses.registry import ANALYSES, Result
 from mechocl.analyses.rows import Column, UndeclaredRows, check_rows
-from mechocl.analyses.subject import Subject
-from mechocl.runs.activation_cache import directly
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -73,18 +70,8 @@ def test_other_rows_are_refused_by_name(table: pd.DataFrame, message: str) -> No
 
 
 def test_an_analysis_that_makes_other_rows_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    model: Any = planted()
-    subject = Subject(
-        model=model,
-        task=task(),
-        after=lambda stage: companion(model),
-        untrained=lambda: companion(model),
-        stage=2,
-        collect=directly(model),
-        dictionary=lambda name, site: dictionary(int(model.cfg.d_model)),
-        rows=lambda name, config: pd.DataFrame(),
-    )
-    found = registry.compute("attention", subject, CONFIGS["attention"])
+    of = subject(planted())
+    found = registry.compute("attention", of, CONFIGS["attention"])
     assert isinstance(found, Result)
     assert found.arrays == {}
 
@@ -94,7 +81,7 @@ def test_an_analysis_that_makes_other_rows_is_stopped(monkeypatch: pytest.Monkey
     changed = dataclasses.replace(ANALYSES["attention"], compute=other)
     monkeypatch.setitem(ANALYSES, "attention", changed)
     with pytest.raises(UndeclaredRows, match="attention: the rows lack the column 'value'"):
-        registry.compute("attention", subject, CONFIGS["attention"])
+        registry.compute("attention", of, CONFIGS["attention"])
 
 
 def test_every_analysis_is_declared_once_with_whole_sentences() -> None:

@@ -36,14 +36,9 @@ def _without(key: str) -> Callable[[Any], Any]:
 def _dictionaries() -> Iterator[Wrong]:
     folder = f"run/saes/{NAME}/seed-0"
     search = ("sae", "search", "run", NAME)
+    changes: list[tuple[Any, str]] = []
     for value in ({}, [], None, {"d_in": 3}, {"architecture": "nothing"}):
-        yield (
-            "SAE folders",
-            search,
-            _json_of(f"{folder}/cfg.json", lambda _, v=value: v),
-            f"cfg.json {value}",
-            True,
-        )
+        changes.append((_json_of(f"{folder}/cfg.json", lambda _, v=value: v), f"cfg.json {value}"))
     for key, value in (
         ("d_in", 8),
         ("d_sae", -1),
@@ -54,21 +49,9 @@ def _dictionaries() -> Iterator[Wrong]:
         ("architecture", "standard"),
         ("metadata", {}),
     ):
-        yield (
-            "SAE folders",
-            search,
-            _json_of(f"{folder}/cfg.json", _with(key, value)),
-            f"cfg.json {key}={value}",
-            True,
-        )
+        changes.append((_json_of(f"{folder}/cfg.json", _with(key, value)), f"cfg.json {key}={value}"))
     for value in ({}, [], None, 3):
-        yield (
-            "SAE folders",
-            search,
-            _json_of(f"{folder}/mechocl.json", lambda _, v=value: v),
-            f"mechocl.json {value}",
-            True,
-        )
+        changes.append((_json_of(f"{folder}/mechocl.json", lambda _, v=value: v), f"mechocl.json {value}"))
     for key, value in (
         ("held_out", 2.0),
         ("held_out", 0.1),
@@ -78,22 +61,11 @@ def _dictionaries() -> Iterator[Wrong]:
         ("sha256", {}),
         ("config", {}),
     ):
-        yield (
-            "SAE folders",
-            search,
-            _json_of(f"{folder}/mechocl.json", _with(key, value)),
-            f"mechocl.json {key}={value}",
-            True,
-        )
+        changes.append((_json_of(f"{folder}/mechocl.json", _with(key, value)), f"mechocl.json {key}={value}"))
     for name in ("cfg.json", "sae_weights.safetensors"):
-        yield (
-            "SAE folders",
-            search,
-            lambda work, n=name: (work / folder / n).unlink(),
-            f"without {name}",
-            True,
-        )
-        yield "SAE folders", search, text(f"{folder}/{name}", "nothing"), f"{name} of other text", True
+        changes.append((lambda work, n=name: (work / folder / n).unlink(), f"without {name}"))
+        changes.append((text(f"{folder}/{name}", "nothing"), f"{name} of other text"))
+    yield from (("SAE folders", search, change, shown, True) for change, shown in changes)
 
     def own(work: Path, name: str) -> None:
         shutil.copytree(work / folder, work / "own")

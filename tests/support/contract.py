@@ -159,8 +159,9 @@ def dictionary(width: int) -> Dictionary:
     return Dictionary(sae.eval(), site, site, {"held_out": 0.34, "seed": 0})
 
 
-def compute(name: str, model: Any) -> pd.DataFrame:
-    subject = Subject(
+def subject(model: Any) -> Subject:
+    """The model as analyses see it, with a companion for the models beside it."""
+    return Subject(
         model=model,
         task=task(),
         after=lambda stage: companion(model),
@@ -170,7 +171,10 @@ def compute(name: str, model: Any) -> pd.DataFrame:
         dictionary=lambda name, site: dictionary(int(model.cfg.d_model)),
         rows=lambda name, config: compute(name, model),
     )
-    return registry.compute(name, subject, CONFIGS.get(name) or ANALYSES[name].config()).rows
+
+
+def compute(name: str, model: Any) -> pd.DataFrame:
+    return registry.compute(name, subject(model), CONFIGS.get(name) or ANALYSES[name].config()).rows
 
 
 COUNTED = ("rank", "vocabulary_rank", "first", "accuracy", "auc", "recall", "calibration_error")
