@@ -32,7 +32,6 @@ Before = Callable[[], None]
 
 def import_everything() -> None:
     """Import what commands import, so that forked children start with it."""
-    import circuitsvis  # noqa: F401
     import peft  # noqa: F401
     import plotly.express  # noqa: F401
     import pyarrow.parquet  # noqa: F401

@@ -12,7 +12,7 @@ import pytest
 
 from campaign import bad_inputs, children, interrupted, plan
 from campaign.children import Ended
-from campaign.outcomes import GOOD, OUTCOMES, Case, ending, table
+from campaign.outcomes import GOOD, OUTCOMES, Case, Outcome, ending, table
 from campaign.plan import Planned
 from campaign.same import differences
 from campaign.worlds import WRITERS, Trees
@@ -135,20 +135,32 @@ def test_a_mistake_that_is_taken_is_silent(apart: Apart) -> None:
     assert apart(bad_inputs.give_words, ("runs", "."), False)[0] == "identical"
 
 
-def test_another_result_after_a_kill_is_silent(trees: Trees) -> None:
+def with_another_recipe(trees: Trees) -> Outcome:
+    """A sweep, begun by hand with another learning rate, as if the command had made it."""
     trees.restore(trees.before("sweep"))
     command = [*WRITERS["sweep"].command, "--set", "training.stages.1.learning_rate=0.2"]
     assert trees.run(command).code == 0
-    outcome, detail = interrupted.again(trees, "sweep", "")
-    assert outcome == "dead end", detail
+    return interrupted.again(trees, "sweep", "")[0]
+
+
+def with_a_file_left_over(trees: Trees) -> tuple[Outcome, str]:
     trees.restore(trees.after("sweep"))
     (trees.work / "sweep" / "other.txt").touch()
-    assert interrupted.again(trees, "sweep", "") == ("silent", "; then sweep/other.txt is left over")
+    return interrupted.again(trees, "sweep", "")
 
 
-def test_a_process_that_hangs_is_ended(trees: Trees) -> None:
+def test_another_result_after_a_kill_is_seen(apart: Apart) -> None:
+    assert apart(with_another_recipe) == "dead end"
+    assert apart(with_a_file_left_over) == ("silent", "; then sweep/other.txt is left over")
+
+
+def sleeping(trees: Trees) -> Ended:
     trees.restore(trees.inputs())
-    how = trees.run(("runs", "."), before=lambda: time.sleep(60), limit_s=0.01)
+    return trees.run(("runs", "."), before=lambda: time.sleep(60), limit_s=0.01)
+
+
+def test_a_process_that_hangs_is_ended(apart: Apart) -> None:
+    how = apart(sleeping)
     assert how.too_long
     assert how.code == -9
     assert ending(how) == "unclear"
