@@ -2,7 +2,7 @@
 
 `import mechocl` is the front door: what a notebook needs, by name (`mechocl.open_run`, `mechocl.patch_activations`, …).
 Importing it is cheap and has no effect. Each name is loaded from its module when it is first used. A function takes a list for a
-tuple, a text for a path and None for the device `auto`, and refuses an argument of another type in one line (`mechocl.arguments`).
+tuple, a text for a path and None for the device `auto`, and refuses an argument of another type in one line (`mechocl.accepted`).
 """
 
 import importlib
@@ -140,7 +140,7 @@ def __getattr__(name: str) -> Any:
     else:
         value = getattr(importlib.import_module(_HOME[name]), name)
         if isinstance(value, types.FunctionType):
-            value = importlib.import_module("mechocl.arguments").checked(value)
+            value = importlib.import_module("mechocl.accepted").checked(value)
     globals()[name] = value
     return value
 

@@ -41,4 +41,4 @@ def suggested(word: str, known: Sequence[str]) -> str:
 
 def note(message: str) -> None:
     """Say in one line on stderr what the user should know about a result that is given all the same."""
-    print(f"mechocl: {message}", file=sys.stderr)
+    print(f"mechocl: {' '.join(message.split())}", file=sys.stderr)

@@ -62,7 +62,7 @@ def test_every_name_leads_to_what_it_says(name: str) -> None:
     else:
         found = getattr(mechocl, name)
         own = getattr(importlib.import_module(home), name)
-        # a function is behind the door's check of arguments (`mechocl.arguments.checked`)
+        # a function is behind the door's check of arguments (`mechocl.accepted.checked`)
         assert (found.__wrapped__ if inspect.isfunction(own) else found) is own
         assert found.__module__ == home
         assert inspect.getdoc(found)

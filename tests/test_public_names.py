@@ -11,8 +11,8 @@ import pytest
 import tiny
 
 import mechocl
+from mechocl.accepted import _hints, checked
 from mechocl.analyses.registry import ANALYSES
-from mechocl.arguments import _hints, checked
 from mechocl.errors import MechoclError
 from mechocl.runs.run import Run
 from toy_models.task import Task

@@ -126,7 +126,7 @@ def size_of(model: str) -> Size | None:
     if not folder.is_dir():
         size = model.removesuffix("-deduped").rsplit("pythia-", 1)
         return _OTHERS.get(model) or (PYTHIA.get(size[-1]) if len(size) == 2 else None)
-    config = hub.read_config(folder)
+    config = hub.read_config(hub.locate(folder))  # a damaged folder is named before its files are opened
     return Size(
         parameters=hub_files.count_weights(folder), layers=config.layers, vocabulary=config.vocabulary
     )

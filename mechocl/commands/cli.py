@@ -11,7 +11,7 @@ from typing import Final
 from mechocl.commands import overview
 from mechocl.commands.stopping import Stopped, stopped_by_sigterm
 from mechocl.commands.warned import warnings_in_lines
-from mechocl.errors import Fault, MechoclError, suggested
+from mechocl.errors import Fault, MechoclError, nearest, suggested
 
 COMMANDS: Final[dict[str, str]] = {
     "demo": "training:demo",
@@ -135,7 +135,13 @@ def _chosen(given: list[str]) -> tuple[str, list[str]]:
             f"{first} has no command {rest[0]!r}; {suggested(rest[0], inner)}; `mechocl {first} --help` lists them"
         )
     if first.startswith("-"):
-        raise MechoclError(f"{first} stands before the command; write mechocl {tops[0]}|… and then options")
+        near = nearest(first, [*_HELP, "--version"])
+        raise MechoclError(
+            f"{first} stands before the command; "
+            + (f"did you mean {near}?" if near else f"write mechocl {tops[0]}|… and then options")
+        )
+    if first == "help":
+        raise MechoclError("there is no command 'help'; write mechocl --help, or mechocl COMMAND --help")
     raise MechoclError(
         f"there is no command {first!r}; {suggested(first, tops)}; `mechocl --help` lists them"
     )

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from mechocl.arguments import settle
+from mechocl.accepted import settle
 from mechocl.errors import MechoclError
 from mechocl.features import properties
 from mechocl.features.properties import Property, Texts

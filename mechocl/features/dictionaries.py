@@ -149,7 +149,10 @@ def load(path: Path, *, device: str, site: str | None = None) -> Dictionary:
         if not (path / name).exists():
             raise MechoclError(f"{path} is incomplete: {name} is missing; {again}")
     record = files.read_json(path / RECORD, remedy=again) if (path / RECORD).exists() else {}
-    for name, digest in record.get("sha256", {}).items():
+    digests = record.get("sha256") if (path / RECORD).exists() else {}
+    if not isinstance(digests, dict):
+        raise MechoclError(f"{path / RECORD} is damaged: it names no checksums; {again}")
+    for name, digest in digests.items():
         if files.sha256(path / name) != digest:
             raise MechoclError(f"{path / name} does not match its checksum; {again}")
     config = files.read_foreign_json(path / CONFIG, remedy=again)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 from sklearn.linear_model import Ridge, orthogonal_mp
 
-from mechocl.arguments import settle
+from mechocl.accepted import settle
 from mechocl.errors import MechoclError
 from mechocl.features import properties
 from mechocl.features.dictionaries import Dictionary, flat

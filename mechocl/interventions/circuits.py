@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from mechocl.arguments import settle
+from mechocl.accepted import settle
 from mechocl.errors import MechoclError
 from mechocl.interventions.edge_attribution import attribute_edges
 from mechocl.interventions.edge_graph import Along, graph_of

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mechocl.arguments import settle
+from mechocl.accepted import settle
 from mechocl.behaviour.internalization import by_subset, per_alias
 from mechocl.behaviour.statistics import Estimate, estimate
 from mechocl.errors import MechoclError

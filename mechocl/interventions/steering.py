@@ -18,7 +18,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechocl.arguments import settle
+from mechocl.accepted import settle
 from mechocl.errors import MechoclError
 from mechocl.interventions.grafting import check_alike, compared
 from mechocl.models.components import Components, take_apart

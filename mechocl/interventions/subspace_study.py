@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from mechocl.arguments import settle
+from mechocl.accepted import settle
 from mechocl.behaviour.subset_names import subset_named
 from mechocl.errors import MechoclError
 from mechocl.interventions.alignment_search import fit_rotations

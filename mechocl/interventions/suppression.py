@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from mechocl.arguments import settle
+from mechocl.accepted import settle
 from mechocl.behaviour.subset_names import subset_named
 from mechocl.errors import MechoclError
 from mechocl.interventions.exchanged import only_measured

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from mechocl.arguments import settle
+from mechocl.accepted import settle
 from mechocl.behaviour import internalization
 from mechocl.behaviour.subset_names import subset_named
 from mechocl.errors import MechoclError

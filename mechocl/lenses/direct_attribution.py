@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechocl.arguments import settle
+from mechocl.accepted import settle
 from mechocl.errors import MechoclError
 from mechocl.lenses.logit_lens import frozen_norm, questions, written
 from mechocl.models import layout

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechocl.arguments import settle
+from mechocl.accepted import settle
 from mechocl.errors import MechoclError
 from mechocl.lenses.logit_lens import Reading, Written, kl_divergence, read_questions, stream_layers
 from mechocl.models.components import Components, take_apart

@@ -97,6 +97,11 @@ def fingerprint_model(path_or_name: str | Path) -> dict[str, str]:
 
 # ------------------------------------------------------------------------------------------------- the config
 
+_SIZES: Final = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings", "n_positions"
+)  # fmt: skip
+"""Sizes in a config, by Hugging Face's names, each of them at least 1 where it is there."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
@@ -138,15 +143,21 @@ def read_config(folder: Path) -> ModelConfig:
 
 def _read_config(folder: Path) -> Any:
     """The config as Hugging Face's own object."""
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     hub_files.read_object(folder, CONFIG)  # a file that is missing or damaged is named here
     try:
         with quiet():
-            return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # Hugging Face raises whatever its code meets
         raise _unreadable(folder, error) from error
+    for name in _SIZES:
+        size = getattr(config, name, None)
+        if isinstance(size, int) and size < 1:
+            raise MechoclError(
+                f"{folder / CONFIG} says {name} = {size}, but it must be at least 1; copy or download it again"
+            )
+    return config
 
 
 def _unreadable(folder: Path, error: Exception) -> MechoclError:
@@ -173,8 +184,6 @@ def read_model(folder: Path, *, dtype: torch.dtype = torch.float32, attention: s
     a pickle, an adapter, quantized weights or a damaged file, and for weights that are missing, unexpected or of
     another shape.
     """
-    from huggingface_hub.errors import StrictDataclassError
-
     if (folder / ADAPTER).is_file():
         # Hugging Face would put the adapter into the model, which then has other weights than its files
         raise MechoclError(f"{folder} holds an adapter ({ADAPTER}); merge it and save the whole model first")
@@ -194,7 +203,7 @@ def read_model(folder: Path, *, dtype: torch.dtype = torch.float32, attention: s
                 output_loading_info=True,
                 **({} if attention is None else {"attn_implementation": attention}),
             )
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
+    except Exception as error:  # Hugging Face raises whatever its code meets
         raise _unreadable(folder, error) from error
     hub_files.refuse_odd_weights(folder, weights, info)
     if hub_files.any_stored_as(weights, dtype):

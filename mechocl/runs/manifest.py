@@ -2,7 +2,7 @@
 
 import datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import pydantic
 
@@ -51,7 +51,7 @@ class _Manifest(pydantic.BaseModel):
     device: Annotated[str, pydantic.Field(pattern=r"^(cpu|cuda(:\d+)?)$")]
     machine: str
     threads: Annotated[int, pydantic.Field(ge=1, le=1024)]
-    precision: str
+    precision: Literal["float32", "bf16"]
     packages: dict[str, str]
     created: Annotated[str, pydantic.AfterValidator(_is_time)]
     seconds: dict[str, Annotated[float, pydantic.Field(ge=0)]]

@@ -74,7 +74,7 @@ def load_recipe(name: str, changes: tuple[str, ...] = ()) -> Recipe[Any]:
     `training.stages.1.epochs=20`, `task.word_order="VTE"` (quotes may be left out).
     Raises MechoclError, which names the file, the key and what was expected, for a recipe that is not valid.
     """
-    recipe = _load(name, changes, named())
+    recipe = None if name in named_closed_book() else _load(name, changes, named())
     if not isinstance(recipe, Recipe):
         raise MechoclError(f"{name} is a closed-book recipe; `mechocl finetune` trains those")
     return recipe
@@ -85,11 +85,16 @@ def load_closed_book_recipe(name: str, changes: tuple[str, ...] = ()) -> ClosedB
 
     Raises MechoclError as `load_recipe` does.
     """
-    recipe = _load(name, changes, named_closed_book())
-    if not isinstance(recipe, ClosedBookRecipe):
-        raise MechoclError(
-            f"{name} is a recipe of a model that is trained from scratch; `mechocl train` trains it"
-        )
+    other = MechoclError(
+        f"{name} is a recipe of a model that is trained from scratch; `mechocl train` trains it"
+    )
+    if name in named():
+        raise other
+    values, source = _changed(name, changes, named_closed_book())
+    if isinstance(values.get("task"), dict) and str(_world_of(values)) in WORLDS:
+        raise other
+    recipe = parse(values, source=source)
+    assert isinstance(recipe, ClosedBookRecipe)
     return recipe
 
 
@@ -102,10 +107,22 @@ def load_any_recipe(name: str, changes: tuple[str, ...] = ()) -> AnyRecipe:
 
 
 def _load(name: str, changes: tuple[str, ...], known: Mapping[str, Path]) -> AnyRecipe:
+    values, source = _changed(name, changes, known)
+    return parse(values, source=source)
+
+
+def _changed(name: str, changes: tuple[str, ...], known: Mapping[str, Path]) -> tuple[dict[str, Any], str]:
+    """The values of a recipe's file with changes made, and where they come from in words."""
     values, path = read(name, known)
     for change in changes:
         _apply(values, change)
-    return parse(values, source=f"{path} with --set {' '.join(changes)}" if changes else str(path))
+    return values, f"{path} with --set {' '.join(changes)}" if changes else str(path)
+
+
+def _world_of(values: dict[str, Any]) -> Any:
+    """What a recipe's values say of its world; the default where they do not name one."""
+    task = values.get("task")
+    return task.get("world", DEFAULT) if isinstance(task, dict) else DEFAULT
 
 
 def change_recipe(recipe: AnyRecipe, changes: tuple[str, ...]) -> AnyRecipe:
@@ -143,8 +160,7 @@ def parse(values: dict[str, Any], *, source: str) -> AnyRecipe:
     `task.world` names one of `toy_models.worlds.WORLDS` (by default the integer set), or a text world. Raises
     MechoclError, which names the key, for a value that is not valid.
     """
-    task = values.get("task")
-    name = task.get("world", DEFAULT) if isinstance(task, dict) else DEFAULT
+    task, name = values.get("task"), _world_of(values)
     if isinstance(name, str) and name in WORLDS:
         if isinstance(task, dict):
             values = values | {"task": {key: value for key, value in task.items() if key != "world"}}

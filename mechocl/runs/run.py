@@ -73,6 +73,8 @@ class Run:
         """
         if path.exists() and not _may_hold_a_run(path):
             raise MechoclError(f"{path} exists and is not a run; choose another --out")
+        if (path / "manifest.json").exists():
+            Run.open(path)  # what is no run, such as a sweep, is left as it is
         with files.locked(path / _LOCK, patience=_LOCK_PATIENCE_S):
             files.remove_temporary(path)
             made = bool(_seeds_there(path))  # without them the run stopped before it made anything
@@ -205,7 +207,7 @@ class Run:
             out = self.path.parent.parent if command == "controls" else self.path
             raise MechoclError(
                 f"{self.path} is incomplete: seed {', '.join(map(str, missing))} is not trained to the end; "
-                f"run `mechocl {command}` again with --out {out}"
+                f"run `mechocl {command}` again with --out {out}, unless it is still at work"
             )
         if len(failed) == len(folders):
             raise MechoclError(

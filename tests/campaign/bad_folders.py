@@ -1,5 +1,6 @@
 """Folders and data that are wrong: SAE folders, manifests, models, data sets."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -8,13 +9,23 @@ from typing import Any, Final
 
 from campaign.bad_files import Prepare, Wrong, text
 from campaign.worlds import NAME
+from mechocl.features.dictionaries import RECORD
+
+TAKEN_UNCHECKED: Final = (
+    *("manifest recipe_name=text", "manifest machine=text", "config.json rotary_pct=x"),
+    *(f"mechocl.json {change}" for change in ("held_out=0.1", "seed=", "sha256={}", "config={}")),
+)
+"""Values that nothing contradicts where there is no checksum: names may be any text, Hugging Face does not read rotary_pct,
+and what an older version wrote of a dictionary is said to be read unchecked."""
 
 
 def every() -> Iterator[Wrong]:
-    yield from _dictionaries()
-    yield from _manifests()
+    checked = [*_dictionaries(), *_manifests(), *_models()]
+    yield from checked
     yield from _data()
-    yield from _models()
+    for what, command, prepare, shown, wrong in checked:
+        odd = shown.startswith(TAKEN_UNCHECKED)
+        yield what, command, _unchecked(prepare), f"{shown}, without checksums", wrong and not odd
 
 
 def _json_of(name: str, change: Callable[[Any], Any]) -> Prepare:
@@ -25,12 +36,25 @@ def _json_of(name: str, change: Callable[[Any], Any]) -> Prepare:
     return prepare
 
 
+def _unchecked(prepare: Prepare) -> Prepare:
+    """Makes the same files without the checksums that would tell of a change, as if an older version had written them."""
+
+    def also(work: Path) -> None:
+        prepare(work)
+        for path in (work / "run" / "manifest.json", *work.glob(f"run/saes/*/*/{RECORD}")):
+            with contextlib.suppress(OSError, ValueError):
+                path.write_text(json.dumps(_without("checksum")(json.loads(path.read_text()))))
+        (work / "base" / "checksums.json").unlink(missing_ok=True)
+
+    return also
+
+
 def _with(key: str, value: Any) -> Callable[[Any], Any]:
     return lambda old: {**old, key: value}
 
 
 def _without(key: str) -> Callable[[Any], Any]:
-    return lambda old: {k: v for k, v in old.items() if k != key}
+    return lambda old: {k: v for k, v in old.items() if k != key} if isinstance(old, dict) else old
 
 
 def _dictionaries() -> Iterator[Wrong]:
@@ -188,7 +212,7 @@ def _models() -> Iterator[Wrong]:
             parity,
             _json_of("base/config.json", _with(key, value)),
             f"config.json {key}={value}",
-            key not in ("architectures", "max_position_embeddings"),
+            key != "architectures",
         )
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         yield (

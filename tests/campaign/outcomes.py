@@ -27,6 +27,9 @@ GOOD: Final = ("identical", "named")
 _BOX: Final = re.compile("[\u2500-\u257f]")
 _LINE: Final = re.compile(r"^mechocl: .+$", re.MULTILINE)
 
+_OLD: Final = "was written by an older version"
+"""The warning about files without checksums, which comes before whatever else is said."""
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -57,7 +60,8 @@ def ending(ended: Ended) -> Outcome | None:
         return None
     if _BOX.search(ended.err):
         return "box"
-    return "named" if len(_LINE.findall(ended.err)) == 1 else "unclear"
+    said = [line for line in _LINE.findall(ended.err) if _OLD not in line]
+    return "named" if len(said) == 1 else "unclear"
 
 
 def last_line(ended: Ended) -> str:

@@ -203,6 +203,8 @@ def test_the_refusals_of_configs_in_words() -> None:
         ([], "say what to do: mechocl demo|train|"),
         ([""], "say what to do: mechocl demo|train|"),
         (["--seeds", "3"], "--seeds stands before the command; write mechocl demo|"),
+        (["--hlep"], "--hlep stands before the command; did you mean --help?"),
+        (["help"], "there is no command 'help'; write mechocl --help, or mechocl COMMAND --help"),
         (["@@"], "there is no command '@@'; choose from demo, train, "),
         (["sae"], "say what to do: mechocl sae train|search|test|dashboard; "),
         (["data", ""], "data has no command ''; "),

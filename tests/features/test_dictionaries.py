@@ -184,6 +184,11 @@ def test_truncated_weights_are_refused(saved: Path) -> None:
     refused(saved, "sae_weights.safetensors is damaged")
 
 
+def test_a_record_without_checksums_is_refused(saved: Path) -> None:
+    (saved / dictionaries.RECORD).write_text("{}")
+    refused(saved, "mechocl.json is damaged: it names no checksums; delete .* and train it again")
+
+
 def test_altered_weights_are_refused(saved: Path) -> None:
     content = bytearray((saved / dictionaries.WEIGHTS).read_bytes())
     content[-1] ^= 1

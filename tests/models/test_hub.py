@@ -1,5 +1,6 @@
 """The door to Hugging Face by itself: models of both kinds, configs, tokenizers, fingerprints, errors in one line."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -113,6 +114,28 @@ def test_configs(build: Callable[[], Any], expected: tuple[Any, ...], tmp_path: 
 def test_a_config_of_no_language_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
     assert_refused(lambda: hub.read_config(tmp_path), r"config\.json names no vocab_size; give the folder of")
+
+
+@pytest.mark.parametrize(
+    ("build", "key"),
+    [
+        (neox, "max_position_embeddings"),
+        (neox, "num_hidden_layers"),
+        (neox, "num_attention_heads"),
+        (neox, "hidden_size"),
+        (gpt2, "n_positions"),
+        (gpt2, "vocab_size"),
+        (text_worlds.t5, "d_model"),
+    ],
+)
+def test_a_config_of_a_model_without_a_size_is_refused(
+    build: Callable[[], Any], key: str, tmp_path: Path
+) -> None:
+    path = saved(build(), tmp_path) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: 0}))
+    assert_refused(
+        lambda: hub.read_config(path.parent), "config.json says .* must be at least 1|cannot be read"
+    )
 
 
 def test_weights_are_counted(tmp_path: Path) -> None:

@@ -668,7 +668,7 @@ SPOILT[3, 1] = -np.inf
         (np.zeros((20, 2)), HALVES * 0 + 7, np.arange(20), r"only one class \(7\)"),
         (np.zeros((20, 2)), HALVES / 2, np.arange(20), "target has dtype float64; labels are"),
         (np.zeros((20, 2)), HALVES, np.arange(20.0), "alias has dtype float64; labels are"),
-        (np.zeros((20, 2)), np.arange(20) // 4, np.arange(20), "no class has 5 aliases.*use at most 4 folds"),
+        (np.zeros((20, 2)), np.arange(20) // 4, np.arange(20), "no class has 5 aliases.*or at most 4 folds"),
         (np.zeros((20, 2)), np.eye(20, dtype=int)[3], np.arange(20), "cannot be both learned and tested: 1;"),
     ],
 )

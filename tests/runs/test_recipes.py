@@ -355,8 +355,14 @@ def test_the_papers_experiments_have_recipes() -> None:
         "t5",
     }
     assert names >= wanted | {"sources", "biographies"}
-    with pytest.raises(MechoclError, match="is a recipe of a model that is trained from scratch"):
-        recipes.load_closed_book_recipe(str(recipes.named()["integer-set/cpu"]))
+    for name in ("integer-set/cpu", str(recipes.named()["integer-set/cpu"])):
+        with pytest.raises(MechoclError, match="is a recipe of a model that is trained from scratch"):
+            recipes.load_closed_book_recipe(name, ('model="base"',))
+    for name in names:
+        with pytest.raises(
+            MechoclError, match=f"^closed-book/{name} is a closed-book recipe; `mechocl finetune`"
+        ):
+            recipes.load_recipe(f"closed-book/{name}")
 
 
 def float_keys(config: object, prefix: str = "") -> list[str]:

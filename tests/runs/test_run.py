@@ -153,8 +153,11 @@ def test_a_run_of_the_first_schema_opens_and_continues(tmp_path: Path) -> None:
 
 def test_a_sweep_is_not_called_a_damaged_run(tmp_path: Path) -> None:
     files.write_json(tmp_path / "manifest.json", {"schema": 1, "kind": "sweep"})
-    with pytest.raises(MechoclError, match="is a sweep, not a run; `mechocl sweep --table"):
-        Run.open(tmp_path)
+    match = "is a sweep, not a run; `mechocl sweep --table"
+    for act in (Run.open, create):
+        with pytest.raises(MechoclError, match=match):
+            act(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
 def test_another_recipe_and_another_device_are_refused(tmp_path: Path) -> None:
