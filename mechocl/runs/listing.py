@@ -7,7 +7,7 @@ from typing import Any
 
 from mechocl.errors import MechoclError
 from mechocl.runs.makers import makers, mixed_versions
-from mechocl.runs.manifest import check_manifest
+from mechocl.runs.manifest import check_manifest, refuse_sweep
 from mechocl.seals import check_seal
 
 
@@ -59,11 +59,13 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def _at_a_glance(path: Path) -> ListedRun | None:
-    """A run by its JSON files alone; None if any of them is not as it should be."""
+    """A run by its JSON files alone; None if any of them is not as it should be. Raises MechoclError for a sweep."""
     try:
         found = _read(path / "manifest.json")
-        if "kind" in found:
-            return None
+    except (OSError, ValueError, RecursionError):
+        return None
+    refuse_sweep(found, path)
+    try:
         manifest = check_manifest(found, path / "manifest.json")
         stages = len(manifest["recipe"]["training"]["stages"])
         wanted = {f"stage-{number + 1}/history.parquet" for number in range(stages)}

@@ -65,6 +65,12 @@ class _Manifest(pydantic.BaseModel):
         return self
 
 
+def refuse_sweep(found: dict[str, Any], path: Path) -> None:
+    """Raise MechoclError if the manifest in the folder `path` is that of a sweep."""
+    if found.get("kind") == "sweep":
+        raise MechoclError(f"{path} is a sweep, not a run; `mechocl sweep --table {path}` shows it")
+
+
 def check_manifest(found: Any, path: Path) -> dict[str, Any]:
     """The manifest of a run from what its file says, in the newest schema.
 

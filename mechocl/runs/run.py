@@ -30,7 +30,7 @@ from mechocl.runs import recipes
 from mechocl.runs.folders import SeedFolder, StackFolder
 from mechocl.runs.kinds import RunKind
 from mechocl.runs.makers import makers, mixed_versions, with_maker
-from mechocl.runs.manifest import SCHEMA, check_manifest
+from mechocl.runs.manifest import SCHEMA, check_manifest, refuse_sweep
 from mechocl.runs.provenance import maker
 from mechocl.runs.recipes import AnyRecipe, Recipe
 from mechocl.runs.text_runs import TextRuns
@@ -133,8 +133,7 @@ class Run:
                 )
             raise MechoclError(f"{path} is not a run: it has no manifest.json")
         found = files.read_json(path / "manifest.json", remedy=files.EDITED)
-        if found.get("kind") == "sweep":
-            raise MechoclError(f"{path} is a sweep, not a run; `mechocl sweep --table {path}` shows it")
+        refuse_sweep(found, path)
         manifest = check_manifest(found, path / "manifest.json")
         recipe = recipes.parse(manifest["recipe"], source=str(path / "manifest.json"))
         run = Run(path, recipe, manifest["recipe_name"], tuple(manifest["seeds"]), manifest, attribute)

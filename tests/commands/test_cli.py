@@ -264,17 +264,20 @@ def in_a_new_process(code: str, *arguments: object) -> "subprocess.CompletedProc
 
 
 @pytest.mark.parametrize("given", ["--help", "--version", "trian", "sae", "sae --help", "runs", ""])
-def test_what_answers_at_once_imports_nothing_heavy(given: str, run: Path) -> None:
+def test_what_answers_at_once_imports_nothing_heavy(given: str, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "swept").mkdir()
+    files.write_json(tmp_path / "swept" / "manifest.json", {"schema": 1, "kind": "sweep"})
     code = (
         "import sys; from mechocl.__main__ import main; code = main()\n"
         f"print(code, [name for name in {HEAVY} if name in sys.modules])"
     )
-    arguments = [given, run.parent] if given == "runs" else given.split()
+    arguments = [given, tmp_path] if given == "runs" else given.split()
     ended = in_a_new_process(code, *arguments)
     wanted = 2 if given in ("trian", "sae", "") else 0
     assert ended.stdout.splitlines()[-1] == f"{wanted} []", ended
     if given == "runs":
         assert "2 of 2 seeds" in ended.stdout
+        assert "swept is a sweep" in ended.stdout
 
 
 def test_the_version_names_what_decides_about_numbers(capsys: pytest.CaptureFixture[str]) -> None:
