@@ -26,7 +26,9 @@ def require_file(path: Path, what: Literal["page", "comparison"] = "page") -> No
     if path.exists() and not _may_be_replaced(path, what):
         raise MechoclError(f"{path} is there already and is not a {what} of mechocl; choose another place")
     if path.exists() and not os.access(path, os.W_OK):
-        raise MechoclError(f"{path} cannot be written: it is read-only; choose another place")
+        raise MechoclError(
+            f"{path} cannot be written: it is read-only; copy the run to a place that can be written, or choose another place for what is new"
+        )
     require_folder(path.parent)
 
 
@@ -45,7 +47,9 @@ def require_folder(path: Path) -> None:
     if not there.is_dir():
         raise MechoclError(f"{path}: {there} is a file, where a folder is needed; choose another place")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise MechoclError(f"{there} cannot be written: it is read-only; choose another place")
+        raise MechoclError(
+            f"{there} cannot be written: it is read-only; copy the run to a place that can be written, or choose another place for what is new"
+        )
 
 
 @contextlib.contextmanager

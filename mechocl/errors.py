@@ -10,6 +10,10 @@ class MechoclError(ValueError):
     """A user's mistake: the message says what is wrong, where, and what to do, in one line."""
 
 
+class TooLittleData(MechoclError):
+    """A run has too few aliases or questions for an analysis. A report is made all the same, without this analysis."""
+
+
 class Fault(RuntimeError):
     """A failure that the user did not cause, such as a killed process. The message is one line, too."""
 

@@ -86,7 +86,7 @@ DONE: Final = {
     "it has no schema number; restore it": HERE,
     "exists and is not a pretrained model": HERE,
     "holds a model of another": HERE,
-    "is read-only; choose another place": HERE,
+    "is read-only; copy the run to a place that can be written, or choose another place for what is new": HERE,
     "is a file, where a folder is needed": HERE,
     "choose another place": CLI + "test_places_that_cannot_be_written",
     "is not trained to the end; run": CLI + "test_an_incomplete_run",
@@ -256,7 +256,7 @@ CASES: Final[list[tuple[str, Act, Act, list[Act]]]] = [
     ),
     ("it has no schema number; restore it", without_schema, Run.open, [lambda p: (delete(p), begun(p), Run.open(p))]),
     (
-        "is read-only; choose another place|is a file, where a folder is needed; choose another place",
+        "is read-only; copy the run to a place that can be written, or choose another place for what is new|is a file, where a folder is needed; choose another place",
         lambda p: p.touch(), lambda p: destinations.require_folder(p / "x"),
         [lambda p: destinations.require_folder(p.with_name("b"))],
     ),

@@ -107,7 +107,7 @@ def _explained(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     for q, name in ((0.025, "relative_norm_low"), (0.975, "relative_norm_high")):
         one = live.groupby([*keys, "seed"], sort=False)["relative_norm"].quantile(q).reset_index()
         parts.append(over_seeds(one, keys, "relative_norm").assign(what=name))
-    return pd.concat(parts).drop(columns=["p", "positive"])
+    return pd.concat(parts).drop(columns=["p", "positive", "of"])
 
 
 def _rows(run: Run, analysis: str, site: str) -> pd.DataFrame | None:

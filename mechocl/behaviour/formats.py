@@ -73,21 +73,28 @@ def describe(e: Estimate | None) -> str:
 
 
 def mean_in_words(row: Mapping[Any, Any] | None) -> str:
-    """`+0.108 [+0.041, +0.175]` for a row of `over_seeds.over_seeds` that is a difference; `–` if there is no row."""
+    """`+0.108 [+0.041, +0.175]` for a row of `over_seeds.over_seeds` that is a difference; `–` if there is no row.
+
+    Where some of the seeds have no value, it ends with how many have one: `+0.108 [+0.041, +0.175] (7 of 8 seeds)`.
+    """
     return _row_in_words(row, sign=True)
 
 
 def value_in_words(row: Mapping[Any, Any] | None) -> str:
-    """`0.108 [0.041, 0.175]` for a row of `over_seeds.over_seeds` that is a value, not a difference; `–` if there is none."""
+    """`0.108 [0.041, 0.175]` for a row of `over_seeds.over_seeds` that is a value, not a difference; `–` if there is none.
+
+    It ends as `mean_in_words` does where some of the seeds have no value.
+    """
     return _row_in_words(row, sign=False)
 
 
 def _row_in_words(row: Mapping[Any, Any] | None, *, sign: bool) -> str:
     if row is None:
         return MISSING
+    some = f" ({row['seeds']} of {row['of']} seeds)" if row["seeds"] < row.get("of", 0) else ""
     if row["seeds"] < 2:  # one model has no interval, whatever the row says
-        return number(row["mean"], sign=sign)
-    return interval(row["mean"], row["low"], row["high"], sign=sign)
+        return number(row["mean"], sign=sign) + some
+    return interval(row["mean"], row["low"], row["high"], sign=sign) + some
 
 
 def cell(value: object, *, minus: str = MINUS) -> str:

@@ -173,21 +173,23 @@ def layer_by_position(rows: pd.DataFrame, value: str) -> pd.DataFrame:
 def over_seeds(
     rows: pd.DataFrame, keys: list[str], value: str, *, bounds: tuple[float, float] | None = None
 ) -> pd.DataFrame:
-    """Mean of a value over seeds by the keys, in the order of the rows: `mean`, `low`, `high`, `p`, `seeds`, `positive`.
+    """Mean of a value over seeds by the keys, in the order of the rows: `mean`, `low`, `high`, `p`, `seeds`, `positive`, `of`.
 
     Rows of one seed and key are averaged first. The interval is NaN with a single seed. Seeds without a value are left
-    out, and a key that has no value in any seed has no row. An interval stays within `bounds`, the least and the greatest
-    possible value.
+    out: `seeds` counts those that have one, `of` those that have rows, and whoever shows the mean says it where they differ
+    (`formats.mean_in_words`). A key that has no value in any seed has no row. An interval stays within `bounds`, the least
+    and the greatest possible value.
     """
     each = _average_within_seeds(rows, keys, value)
+    of = {key: part["seed"].nunique() for key, part in rows.groupby(keys, sort=False)}
     found = []
     for key, part in each.groupby(keys, sort=False):
         values = part[value].to_numpy(dtype=float)
         e = estimate(values, unit="seed", bounds=bounds)
         numbers = {"mean": e.mean, "low": e.low, "high": e.high, "p": e.p, "seeds": e.n}
         names = dict(zip(keys, key if isinstance(key, tuple) else (key,), strict=True))
-        found.append(names | numbers | {"positive": int((values > 0).sum())})
-    return pd.DataFrame(found, columns=[*keys, "mean", "low", "high", "p", "seeds", "positive"])
+        found.append(names | numbers | {"positive": int((values > 0).sum()), "of": of[key]})
+    return pd.DataFrame(found, columns=[*keys, "mean", "low", "high", "p", "seeds", "positive", "of"])
 
 
 def summarize_seeds(

@@ -208,7 +208,9 @@ def graft(
     """
     import pandas as pd
 
+    from mechocl.behaviour.formats import NOT_MEASURED
     from mechocl.commands import printing
+    from mechocl.interventions.grafting import SMALLEST_GAIN
     from mechocl.interventions.steering import SteeringConfig
     from toy_models.subsets import SUBSETS
 
@@ -220,10 +222,17 @@ def graft(
     for metric in ("auc", "accuracy"):
         print(f"share of stage 2's gain in {metric} (0: as before it, 1: as after it), mean over seeds")
         part = rows[rows["metric"] == metric].assign(graft=rows["group"] + ", " + rows["kind"])
-        cells = part.groupby(["graft", "subset"], sort=False)["share"].mean().unstack()
-        printing.grid(cells, "+.3f", corner="graft")
-        unchanged = part.groupby("graft", sort=False)["change"].max().drop("none, alone", errors="ignore")
-        printing.not_measured(cells.loc[unchanged.index[unchanged == 0]])
+        cells = printing.grid_over_seeds(part, "graft", "subset", "share")
+        changed = part.groupby("graft", sort=False)["change"].max().reindex(cells.index) > 0
+        unchanged = cells[~changed].drop("none, alone", errors="ignore")
+        if not unchanged.empty:
+            print(f"{', '.join(unchanged.index)}: {NOT_MEASURED}, since stage 2 did not change it")
+        gained = part[part["change"] > 0]
+        for subset, seeds in gained[gained["share"].isna()].groupby("subset", sort=False)["seed"]:
+            print(
+                f"{subset}: no share in {seeds.nunique()} of {part['seed'].nunique()} seeds, where stage 2 gained less than "
+                f"{SMALLEST_GAIN:g}; read the column `effect` of the rows there"
+            )
     part = rows[(rows["metric"] == "auc") & (rows["kind"] == "alone") & (rows["change"] > 0)]
     printing.over_seeds(part, ["group", "subset"], "share")
     _say_where(opened, "graft")
@@ -234,7 +243,9 @@ def subspace(
     config: Annotated[SubspaceConfig, tyro.conf.OmitArgPrefixes] = SubspaceConfig(),  # noqa: B008
 ) -> None:
     """Find which directions carry the tag and the integer: swap them between questions, or erase them, with controls."""
+    from mechocl.behaviour.formats import WHY_NOT_MEASURED
     from mechocl.commands import printing
+    from mechocl.interventions.summaries import SUBSPACE_CONTROLS
 
     opened, _, (rows,) = _analysed(on, ("subspace", config))
     rows = rows[rows["metric"] == "logit_difference"]
@@ -246,14 +257,15 @@ def subspace(
         whole = part[part["control"] == "none"]
         _print_ends(name, whole)
         print("effect as a share of clean − corrupted, mean over seeds")
-        cells = part.groupby(["method", "place", "control"], sort=False)["normalised"].mean().unstack()
-        cells = cells[[c for c in ("none", "shuffled", "random model") if c in cells]]
-        cells.index = [f"{method}; {place}" for method, place in cells.index]
-        printing.grid(cells, "+.3f", corner="what is changed")
-        whole_site = part.pivot_table(
-            index=["method", "place"], columns="control", values="exchanged", aggfunc="max"
+        part = part[part["control"].isin(SUBSPACE_CONTROLS)].assign(
+            what=part["method"] + "; " + part["place"]
         )
-        printing.not_measured(whole_site.where(whole_site > 0))
+        part = part.sort_values("control", key=lambda of: of.map(SUBSPACE_CONTROLS.index), kind="stable")
+        printing.grid_over_seeds(part, "what", "control", "normalised")
+        print(_shares(whole))
+        exchanged = part.groupby("what", sort=False)["exchanged"].max()
+        if (exchanged == 0).any():
+            print(f"{', '.join(exchanged.index[exchanged == 0])}: {WHY_NOT_MEASURED}")
     _say_where(opened, "subspace")
 
 

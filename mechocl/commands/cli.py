@@ -158,9 +158,9 @@ def _others_with(flag: str) -> list[str]:
 _MENDABLE: Final = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
-    errno.EROFS: "the disk is read-only; choose another place",
-    errno.EACCES: "permission denied; choose another place",
-    errno.EPERM: "permission denied; choose another place",
+    errno.EROFS: "the disk is read-only; copy the run to a place that can be written, or choose another place for what is new",
+    errno.EACCES: "permission denied; copy the run to a place that can be written, or choose another place for what is new",
+    errno.EPERM: "permission denied; copy the run to a place that can be written, or choose another place for what is new",
     errno.ENOENT: "the file or folder does not exist and cannot be made; choose another place",
     errno.ENOTDIR: "a file stands where a folder is needed; remove it, or choose another place",
     errno.EEXIST: "a file stands where a folder is needed; remove it, or choose another place",

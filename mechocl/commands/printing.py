@@ -31,6 +31,27 @@ def grid(cells: pd.DataFrame, digits: str, *, corner: str = "layer") -> None:
     table([corner, *map(str, cells.columns)], body)
 
 
+def grid_over_seeds(rows: pd.DataFrame, row: str, column: str, value: str) -> pd.DataFrame:
+    """Print the mean of a value over seeds as a grid of two keys, and return its numbers.
+
+    A mean of only some of the seeds has their number behind it: `+0.25 (1 of 2)`.
+    """
+    found = seed_estimates.over_seeds(rows, [row, column], value)
+    some = found["seeds"] < found["of"]
+    shown = found["mean"].map(lambda mean: _number(mean, 3, sign=True))
+    counts = " (" + found["seeds"].astype(str) + " of " + found["of"].astype(str) + ")"
+    found["shown"] = shown.where(~some, shown + counts)
+    at = [list(dict.fromkeys(rows[key])) for key in (row, column)]
+    texts, numbers = (
+        found.pivot(index=row, columns=column, values=name).reindex(index=at[0], columns=at[1])
+        for name in ("shown", "mean")
+    )
+    grid(texts.astype(object).where(texts.notna(), formats.MISSING), "+.3f", corner=row)
+    if some.any():
+        print("(n of N): the mean of the n seeds alone that have a value, which is no measure of all N")
+    return numbers
+
+
 def not_measured(cells: pd.DataFrame) -> None:
     """Say what a missing number of a grid means, where there is one."""
     if cells.isna().to_numpy().any():

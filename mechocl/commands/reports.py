@@ -53,7 +53,7 @@ def print_report(run: "Run", path: Path, *, device: str, jobs: int | None) -> No
 
     require_file(path)
     computed_on = seam.resolve_device(device)
-    rows = report_rows.complete_report(run, device=computed_on, jobs=jobs)
+    found = report_rows.complete_report(run, device=computed_on, jobs=jobs)
     controls = report_rows.control_rows(run, device=computed_on, jobs=jobs)
-    size = run_page.write_run_page(run, rows, controls, path)
+    size = run_page.write_run_page(run, found, controls, path)
     print(f"report ({size / 1e6:.1f} MB): {path.resolve().as_uri()}")

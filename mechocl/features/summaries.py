@@ -23,7 +23,7 @@ TRAINED_ON: Final[dict[str, str]] = {
 def quality(rows: pd.DataFrame) -> pd.DataFrame:
     """Mean of each measure over the seeds with its interval: `measure`, `part`, `mean`, `low`, `high`, `seeds`."""
     rows = rows.assign(part=rows["part"].where(rows["measure"] != "found_again", "all"))
-    return over_seeds(rows, ["measure", "part"], "value").drop(columns=["p", "positive"])
+    return over_seeds(rows, ["measure", "part"], "value").drop(columns=["p", "positive", "of"])
 
 
 def existing(rows: pd.DataFrame) -> pd.DataFrame:
@@ -169,7 +169,7 @@ def on_subsets(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     ]
     keys = ["property", "intervention", "subset"]
     first = _told_apart(part).groupby(["seed", "sae", *keys], sort=False).head(1)
-    found = over_seeds(first, keys, "effect").drop(columns=["p", "positive"])
+    found = over_seeds(first, keys, "effect").drop(columns=["p", "positive", "of"])
     control = first.groupby(keys, sort=False)["control_mean"].mean().rename("control").reset_index()
     return found.merge(control, on=keys, how="left")
 
@@ -178,7 +178,7 @@ def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
     """How many features of a crosscoder are shared, new …: `verdict`, and over the seeds `mean`, `low`, `high`, `seeds`."""
     count = rows.groupby("seed")["verdict"].value_counts().unstack(fill_value=0)
     long = count.reset_index().melt(id_vars="seed", value_name="features", var_name="verdict")
-    return over_seeds(long, ["verdict"], "features").drop(columns=["p", "positive"])
+    return over_seeds(long, ["verdict"], "features").drop(columns=["p", "positive", "of"])
 
 
 def properties_of_verdicts(rows: pd.DataFrame) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from mechocl.accepted import settle
-from mechocl.errors import MechoclError
+from mechocl.errors import MechoclError, TooLittleData
 from mechocl.interventions.edge_attribution import attribute_edges
 from mechocl.interventions.edge_graph import Along, graph_of
 from mechocl.interventions.edge_runs import find_new_edges, run_with_edges
@@ -205,7 +205,7 @@ def circuit_study(model: Transformer, task: Task, config: CircuitConfig) -> pd.D
         both = pairs_named(task, name, n_pairs=config.most_pairs, seed=config.seed)
         half = len(both) // 2
         if half == 0:
-            raise MechoclError(f"{name}: a single pair cannot both score and judge; use more aliases")
+            raise TooLittleData(f"{name}: a single pair cannot both score and judge; use more aliases")
         scoring, judging = both[:half], both[half:]
         found = find_circuit(model, scoring, judging, config=config)
         edges = found.scores.rows().rename(columns={"score": "value"}).assign(kind="edge")

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor
 
-from mechocl.errors import MechoclError
+from mechocl.errors import MechoclError, TooLittleData
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def fit_erasure(x: Float[Tensor, "example d_model"], first: Bool[Tensor, "exampl
     missing, or all activations are equal.
     """
     if first.all() or not first.any():
-        raise MechoclError("erasure needs examples of both kinds; use more aliases")
+        raise TooLittleData("erasure needs examples of both kinds; use more aliases")
     if float(x.var(0).sum()) < 1e-12:
         raise MechoclError(
             "all activations are equal here, so there is nothing to erase; choose another place"

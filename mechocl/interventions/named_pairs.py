@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mechocl.behaviour.subset_names import subset_named
-from mechocl.errors import MechoclError, MechoclWarning
+from mechocl.errors import MechoclError, MechoclWarning, TooLittleData
 from mechocl.interventions.pairs import ROLE_NAMES, Pairs
 from mechocl.interventions.pairs_csv import read_pairs as pairs_of_file
 from mechocl.models.layout import asked_positions, shared_positions
@@ -128,7 +128,7 @@ def alias_pairs(
             chosen.append(row)
             partners.append(partner_of.setdefault(int(alias[row]), drawn) if same_integer else drawn)
     if not chosen:
-        raise MechoclError(f"no question about {clean} has a partner in {corrupted}; use more aliases")
+        raise TooLittleData(f"no question about {clean} has a partner in {corrupted}; use more aliases")
     picked = torch.tensor(chosen)
     tokens = task.tokens[picked]
     is_name = task.roles[picked] == ROLE["alias"]

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from mechocl.errors import MechoclError
+from mechocl.errors import MechoclError, TooLittleData
 
 ROLE_NAMES: Final = (
     "tag", "alias", "%", "match", "rival", "others", "=", "entity", "last alias token", "words",
@@ -59,7 +59,7 @@ class Pairs:
                 f"{tuple(self.corrupted.shape)}; patching needs pairs of equal length"
             )
         if len(self) == 0:
-            raise MechoclError(f"{self.name}: there are no pairs; use another subset or more aliases")
+            raise TooLittleData(f"{self.name}: there are no pairs; use another subset or more aliases")
         if len(self.labels) != self.clean.shape[1] or len(set(self.labels)) != len(self.labels):
             raise MechoclError(
                 f"{self.name}: {len(self.labels)} labels for {self.clean.shape[1]} positions; give each position its own"

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechocl.accepted import settle
-from mechocl.errors import MechoclError
+from mechocl.errors import MechoclError, TooLittleData
 from mechocl.interventions.grafting import check_alike, compared
 from mechocl.models.components import Components, take_apart
 from mechocl.models.forward import forward, forward_block
@@ -105,7 +105,7 @@ def split_aliases(
         if len(aliases) == 0:
             continue
         if len(aliases) < 2:
-            raise MechoclError(f"{subset} has one alias, which cannot be split; use more aliases")
+            raise TooLittleData(f"{subset} has one alias, which cannot be split; use more aliases")
         order = torch.randperm(len(aliases), generator=generator(seed, "steering split", subset)).numpy()
         first = np.isin(table["alias"].to_numpy()[rows], aliases[order[: len(aliases) // 2]])
         halves[0].append(rows[first])

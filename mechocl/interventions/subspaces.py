@@ -13,7 +13,7 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechocl.errors import MechoclError
+from mechocl.errors import MechoclError, TooLittleData
 from mechocl.interventions import metrics
 from mechocl.interventions.exchanged import changed_vectors, only_measured
 from mechocl.interventions.pairs import Pairs
@@ -84,7 +84,7 @@ def difference_of_means(
     Raises MechoclError when either kind is missing, or the two means are equal.
     """
     if first.all() or not first.any():
-        raise MechoclError("a difference of means needs examples of both kinds; use more aliases")
+        raise TooLittleData("a difference of means needs examples of both kinds; use more aliases")
     direction = x[first].mean(0) - x[~first].mean(0)
     length = float(direction.norm())
     if length < 1e-6:

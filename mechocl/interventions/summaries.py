@@ -9,6 +9,9 @@ import pandas as pd
 from mechocl.behaviour.over_seeds import SeedSummary, site_by_position, site_names, summarize_seeds
 from mechocl.errors import MechoclError
 
+SUBSPACE_CONTROLS: Final = ("none", "shuffled", "random model")
+"""Values of the column `control` of a subspace study, in the order in which they are shown; none is the swap itself."""
+
 SUBSPACE_VALUES: Final = ("normalised", "explained")
 """Columns of a subspace study that `summarize_subspaces` takes."""
 

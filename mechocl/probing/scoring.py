@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechocl.accepted import settle
-from mechocl.errors import MechoclError
+from mechocl.errors import MechoclError, TooLittleData
 from mechocl.probing.examples import Examples
 from mechocl.probing.recipe import Probe
 from probes import grid, splits
@@ -117,7 +117,7 @@ def score_probe(
             **arguments,
         )
     except ValueError as error:
-        raise MechoclError(f"probe {probe.name}: {error}") from error
+        raise TooLittleData(f"probe {probe.name}: {error}") from error
 
 
 def shared_cells(

@@ -53,7 +53,7 @@ def build(
     caution = sentences.caution(counted)
     said = [f"S{line[1:]}." for line in sentences.failures_in_words(counted)]
     closed = "The models are not of a family that lenses, patches and probes take apart (GPT-NeoX, GPT-2): answers only."
-    warnings = [warning, *said, caution, "" if "lens" in rows else closed]
+    warnings = [warning, *said, caution, "" if run.kind.can_be_taken_apart(run) else closed]
     views = attention_views(run, rows["attention"]) if "attention" in rows else ()
     return Report(
         title=f"mechocl: {run.recipe.description}",
@@ -99,7 +99,11 @@ def _sections(
         *([_patching(rows["patch"], words)] if "patch" in rows else []),
         *([toolbox_sections.circuit(rows["circuit"])] if "circuit" in rows else []),
         *([toolbox_sections.suppression(rows["suppression"], words)] if "suppression" in rows else []),
-        *([toolbox_sections.weights(rows["graft"], rows["steering"])] if "graft" in rows else []),
+        *(
+            [toolbox_sections.weights(rows["graft"], rows["steering"])]
+            if {"graft", "steering"} <= rows.keys()
+            else []
+        ),
         *([toolbox_sections.subspaces(rows["subspace"])] if "subspace" in rows else []),
         *(_probes(run, rows["probe"]) if "probe" in rows else ()),
         *([features] if features else []),

@@ -10,7 +10,7 @@ from plotly.graph_objects import Figure
 from mechocl.behaviour import formats, over_seeds
 from mechocl.errors import MechoclError
 from mechocl.interventions import circuits, grafting
-from mechocl.interventions.summaries import summarize_circuits, summarize_subspaces
+from mechocl.interventions.summaries import SUBSPACE_CONTROLS, summarize_circuits, summarize_subspaces
 from mechocl.interventions.suppression import SuppressionConfig, candidates
 from mechocl.report import circuit_plots, graft_plots, subspace_plots
 from mechocl.report.page import Section, Table
@@ -158,7 +158,7 @@ def subspaces(rows: pd.DataFrame) -> Section:
     keys = ["contrast", "method", "place", "control"]
     found = over_seeds.over_seeds(rows.assign(place=place, method=method), keys, "normalised")
     cells = {tuple(e[k] for k in keys): e for e in found.to_dict("records")}
-    controls = [c for c in ("none", "shuffled", "random model") if c in set(found["control"])]
+    controls = [c for c in SUBSPACE_CONTROLS if c in set(found["control"])]
     moved = found[(found["control"] == "none") & (found["mean"].abs() >= _SHOWN)]
     lines = moved[keys[:3]].drop_duplicates().itertuples(index=False)
     return Section(

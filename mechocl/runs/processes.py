@@ -7,6 +7,7 @@ import multiprocessing.connection
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -137,7 +138,8 @@ def _run_in_processes(
         jobs, mp_context=context, initializer=_start_worker, initargs=(messages, threads)
     )
     try:
-        with _interrupts_held():  # Ctrl-C while the workers start would show their tracebacks
+        # Ctrl-C while the workers start would show their tracebacks
+        with _interrupts_held(), _script_hidden(job):
             futures: dict[Future[Outcome], int] = {
                 pool.submit(_in_worker, job, item, i): i for i, item in enumerate(items)
             }
@@ -162,6 +164,26 @@ def _run_in_processes(
     outcomes = [future.result() for future in futures]
     warn_again(outcomes)
     return [outcome.result for outcome in outcomes]
+
+
+@contextlib.contextmanager
+def _script_hidden(job: Job) -> Iterator[None]:
+    """Let processes that start in the block not run the user's script again, unless the job is defined in it.
+
+    A spawned process imports the file of `__main__`, which would end in an error where a script calls mechocl outside of
+    `if __name__ == "__main__":`. Jobs are imported by name, so they do not need it.
+    """
+    main = sys.modules["__main__"]
+    hidden = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
+    if getattr(job, "__module__", None) == "__main__":
+        hidden = {}
+    for name in hidden:
+        setattr(main, name, None)
+    try:
+        yield
+    finally:
+        for name, value in hidden.items():
+            setattr(main, name, value)
 
 
 @contextlib.contextmanager

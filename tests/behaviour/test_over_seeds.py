@@ -160,7 +160,7 @@ def test_means_over_seeds() -> None:
     table = over_seeds.over_seeds(
         effects({(1, "z"): [1.0], (2, "z"): [0.0, 4.0], (3, "z"): [3.0]}), ["site"], "effect"
     )
-    assert list(table.columns) == ["site", "mean", "low", "high", "p", "seeds", "positive"]
+    assert list(table.columns) == ["site", "mean", "low", "high", "p", "seeds", "positive", "of"]
     (row,) = table.to_dict("records")
     assert row["mean"] == pytest.approx(2)
     assert row["low"] == pytest.approx(2 - 4.30265 / 3**0.5, abs=1e-4)
@@ -184,9 +184,13 @@ def test_seeds_without_a_value_are_left_out() -> None:
     rows = effects({(1, "z"): [nan], (2, "z"): [nan, 0.0], (3, "z"): [2.0], (1, "v"): [nan], (2, "v"): [nan]})
     (row,) = over_seeds.over_seeds(rows, ["site"], "effect").to_dict("records")
     assert (row["site"], row["mean"], row["seeds"], row["positive"]) == ("z", 1.0, 2, 1)
+    assert row["of"] == 3
+    assert formats.mean_in_words(row).endswith("] (2 of 3 seeds)")
+    assert formats.value_in_words(row | {"seeds": 1}) == "1.000 (1 of 3 seeds)"
+    assert formats.mean_in_words(row | {"seeds": 3}).endswith("]")
     none = over_seeds.over_seeds(rows[rows["site"] == "v"], ["site"], "effect")
     assert len(none) == 0
-    assert list(none.columns) == ["site", "mean", "low", "high", "p", "seeds", "positive"]
+    assert list(none.columns) == ["site", "mean", "low", "high", "p", "seeds", "positive", "of"]
 
 
 def test_one_seed_has_no_interval() -> None:

@@ -412,8 +412,14 @@ def test_what_stands_in_the_place_of_a_part_of_a_run_is_removed(
     [
         (errno.ENOSPC, "the disk is full; free some space and run the same command again"),
         (errno.EDQUOT, "the disk quota is used up; free some space"),
-        (errno.EROFS, "the disk is read-only; choose another place"),
-        (errno.EACCES, "permission denied; choose another place"),
+        (
+            errno.EROFS,
+            "the disk is read-only; copy the run to a place that can be written, or choose another place for what is new",
+        ),
+        (
+            errno.EACCES,
+            "permission denied; copy the run to a place that can be written, or choose another place for what is new",
+        ),
         (errno.EIO, "Input/output error"),
     ],
 )
@@ -441,7 +447,9 @@ def test_a_read_only_disk_for_an_analysis(run: Path, fails: Fails, monkeypatch: 
 
     monkeypatch.setattr(os, "fsync", refuse)
     line = fails("lens", run, "--aliases-per-subset", "2", *CPU, progress="analysing")
-    assert line.endswith("rows.parquet: the disk is read-only; choose another place")
+    assert line.endswith(
+        "rows.parquet: the disk is read-only; copy the run to a place that can be written, or choose another place for what is new"
+    )
 
 
 @pytest.mark.parametrize("command", ANALYSES)

@@ -141,7 +141,9 @@ def test_a_read_only_run(run: Path, refused: Refused, command: str, monkeypatch:
     monkeypatch.setattr(destinations.os, "access", read_only)
     before = contents(run)
     line = refused(*command.split(), run, *(() if command == "dynamics" else CPU))
-    assert line.endswith("cannot be written: it is read-only; choose another place")
+    assert line.endswith(
+        "cannot be written: it is read-only; copy the run to a place that can be written, or choose another place for what is new"
+    )
     assert contents(run) == before
 
 

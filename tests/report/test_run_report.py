@@ -10,7 +10,8 @@ import tiny
 
 from mechocl.analyses import jobs, report_rows, results
 from mechocl.behaviour.counted import CountedSeeds
-from mechocl.report import run_report
+from mechocl.errors import MechoclError, TooLittleData
+from mechocl.report import run_page, run_report
 from mechocl.report.page import Report
 from mechocl.runs.run import Run
 
@@ -93,8 +94,38 @@ def test_only_the_seeds_that_count_are_analysed(run: Run, monkeypatch: pytest.Mo
     monkeypatch.setattr(results, "load_rows", lambda *_, **options: pd.DataFrame({"seed": [0]}))
     monkeypatch.setattr(jobs, "evaluate_run", lambda *_, **__: pd.DataFrame())
     monkeypatch.setattr(jobs, "count_run", lambda *_, **__: CountedSeeds((1,), {0: "why", 2: "why"}))
-    report_rows.complete_report(run, device="cpu", jobs=1)
+    assert report_rows.complete_report(run, device="cpu", jobs=1).left_out == {}
     assert asked == [(1,)]
+
+
+def test_a_run_with_too_little_data_for_an_analysis_has_a_report_without_it(
+    run: Run, rows: dict[str, pd.DataFrame], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def complete(run: Run, wanted: Any, **_: Any) -> None:
+        if lacking := [name for name, _ in wanted if name not in QUICK]:
+            raise TooLittleData(f"{lacking[0]} needs more aliases")
+
+    monkeypatch.setattr(jobs, "complete_run", complete)
+    monkeypatch.setattr(jobs, "count_run", lambda *_, **__: CountedSeeds((0, 1, 2), {}))
+    found = report_rows.complete_report(run, device="cpu", jobs=1)
+    assert set(found.rows) == set(QUICK)
+    assert found.left_out["graft"] == "graft needs more aliases"
+    assert "mechocl: the report leaves out the analysis probe: probe needs more" in capsys.readouterr().err
+    run_page.write_run_page(run, found, None, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "Left out, because the run has too little data: lens (lens needs more aliases)." in page
+    assert "answers only" not in page
+
+
+def test_only_too_little_data_is_left_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def complete(*_: Any, **__: Any) -> None:
+        raise MechoclError("task.safetensors does not match its checksum")
+
+    monkeypatch.setattr(jobs, "complete_run", complete)
+    monkeypatch.setattr(jobs, "count_run", lambda *_, **__: CountedSeeds((0, 1, 2), {}))
+    with pytest.raises(MechoclError, match="does not match"):
+        report_rows.complete_report(run, device="cpu", jobs=1)
 
 
 def test_a_run_says_which_of_its_seeds_count(run: Run) -> None:

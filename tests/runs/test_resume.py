@@ -259,6 +259,20 @@ def test_an_error_of_a_worker_arrives_as_it_was(processes: int) -> None:
     assert (caught.value.errno, caught.value.filename) == (28, "item -2")
 
 
+def test_a_script_without_a_guard_is_not_run_by_the_workers(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import jobs\nfrom mechocl.runs import processes\nprint('begin')\n"
+        "print(processes.map_jobs(jobs.square, [2, 3], names=['a', 'b'], title='work', jobs=2, threads=1))\n"
+        "assert __file__ and processes.sys.modules['__main__'].__file__ == __file__\n"
+    )
+    path = os.pathsep.join(sys.path)
+    ended = subprocess.run(
+        [sys.executable, script], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stdout) == (0, "begin\n[4, 9]\n"), ended.stderr
+
+
 # every place at which a kill can fall --------------------------------------------------------------
 
 
