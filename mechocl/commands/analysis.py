@@ -219,22 +219,25 @@ def graft(
     opened, _, found = _analysed(on, ("graft", config), *also)
     rows = pd.concat(found, ignore_index=True)
     rows = rows[rows["subset"].map(lambda name: SUBSETS[name].stage == 2)]
-    for metric in ("auc", "accuracy"):
+    metrics = [metric for metric in ("auc", "accuracy") if metric in set(rows["metric"])]
+    for metric in metrics:
         print(f"share of stage 2's gain in {metric} (0: as before it, 1: as after it), mean over seeds")
-        part = rows[rows["metric"] == metric].assign(graft=rows["group"] + ", " + rows["kind"])
-        cells = printing.grid_over_seeds(part, "graft", "subset", "share")
-        changed = part.groupby("graft", sort=False)["change"].max().reindex(cells.index) > 0
-        unchanged = cells[~changed].drop("none, alone", errors="ignore")
-        if not unchanged.empty:
-            print(f"{', '.join(unchanged.index)}: {NOT_MEASURED}, since stage 2 did not change it")
+        part = rows[rows["metric"] == metric]
+        printing.grid_over_seeds(
+            part.assign(graft=part["group"] + ", " + part["kind"]), "graft", "subset", "share"
+        )
+        changed = part.groupby("group", sort=False)["change"].max()
+        if unchanged := [group for group in changed.index[changed == 0] if group != "none"]:
+            print(f"{', '.join(unchanged)}: {NOT_MEASURED}, since stage 2 did not change them")
         gained = part[part["change"] > 0]
         for subset, seeds in gained[gained["share"].isna()].groupby("subset", sort=False)["seed"]:
             print(
                 f"{subset}: no share in {seeds.nunique()} of {part['seed'].nunique()} seeds, where stage 2 gained less than "
                 f"{SMALLEST_GAIN:g}; read the column `effect` of the rows there"
             )
-    part = rows[(rows["metric"] == "auc") & (rows["kind"] == "alone") & (rows["change"] > 0)]
-    printing.over_seeds(part, ["group", "subset"], "share")
+    part = rows[(rows["metric"] == metrics[0]) & (rows["kind"] == "alone") & (rows["change"] > 0)]
+    if part["share"].notna().any():
+        printing.over_seeds(part, ["group", "subset"], "share")
     _say_where(opened, "graft")
 
 
