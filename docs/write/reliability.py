@@ -40,7 +40,7 @@ _HEAD: Final = """# Reliability
 
 `make campaign` attacks every command that writes, every kind of file that is read back, and every option and file that a
 user gives. This page and [its table](results/campaign.csv) are written by it; a part of it runs in `make test`. The whole
-is about 4000 cases and takes hours; a campaign that was stopped earlier (`make campaign CAMPAIGN="--minutes 60"`) has tried cases
+is about 4200 cases and takes hours; a campaign that was stopped earlier (`make campaign CAMPAIGN="--minutes 60"`) has tried cases
 of every kind alike, and the column *tried* counts them. All random choices come from the campaign's
 seed and the case's number, so each case can be tried again by itself
 (`PYTHONPATH=tests:tests/support python -m campaign --case KIND WHAT NUMBER`).
@@ -59,7 +59,9 @@ What came of a case:
 def write_page(table: pd.DataFrame | None = None) -> str:
     """The document, from the committed table or another one like it."""
     table = pd.read_csv(TABLE) if table is None else table
-    lines = [_HEAD, "## By kind of attack", ""]
+    commit = next(iter(table["commit"]), "") if "commit" in table.columns else ""
+    of = [f"The code that was attacked is that of commit {commit}.", ""] if commit else []
+    lines = [_HEAD, *of, "## By kind of attack", ""]
     lines += _by(table.assign(attack=table["kind"].map(lambda kind: ATTACKS.get(kind, kind))), "attack")
     on_files = table["kind"].str.startswith("file: ")
     commands = ~on_files & (table["kind"] != "input")
@@ -86,9 +88,9 @@ def _by(table: pd.DataFrame, column: str) -> list[str]:
     return write_table([column, *COUNTS.values()], rows)
 
 
-def write(table: pd.DataFrame) -> None:
-    """Write the table of a whole campaign and the document."""
-    table.to_csv(TABLE, index=False)
+def write(table: pd.DataFrame, *, commit: str) -> None:
+    """Write the table of a campaign on the code of a commit, and the document."""
+    table.assign(commit=commit).to_csv(TABLE, index=False)
     PAGE.write_text(write_page(), encoding="utf-8")
 
 

@@ -20,6 +20,7 @@ from campaign import children, plan
 from campaign.outcomes import GOOD, Case, table
 from campaign.plan import Planned
 from campaign.worlds import Trees
+from mechocl.runs import provenance
 
 ROOT: Final = Path(__file__).parent.parent.parent
 PACKAGES: Final = ("mechocl", "toy_models", "probes", "tests/campaign")
@@ -62,7 +63,7 @@ def main() -> int:
     if given.write:
         from docs.write import reliability
 
-        reliability.write(table(cases))
+        reliability.write(table(cases), commit=(folder / "commit").read_text())
     return int(any(case.outcome not in GOOD for case in cases))
 
 
@@ -76,6 +77,8 @@ def _of_this_code(folder: Path, seed: int) -> Path:
     if not mark.exists() or mark.read_text() != digest.hexdigest():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+        state = provenance.git_state() or {"commit": "unknown", "dirty": ""}
+        (folder / "commit").write_text(state["commit"][:12] + (" with changes" if state["dirty"] else ""))
         mark.write_text(digest.hexdigest())
     return folder
 
