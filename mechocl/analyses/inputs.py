@@ -101,6 +101,11 @@ def _stages(asked: Asked) -> list[str]:
     return [asked.folder.final(number).sha256 for number in stages]
 
 
+def _course(asked: Asked) -> list[str]:
+    (stage,) = {one.stage for one in asked.checkpoints}
+    return [one.sha256 for one in asked.folder.checkpoints() if one.stage == stage]
+
+
 def _pairs(asked: Asked) -> dict[str, str]:
     paths = map(named_pairs.file_of, asked.config.pairs)
     return {str(path): content(path) for path in paths if path is not None}
@@ -138,6 +143,8 @@ ATTRIBUTE: Final = Input("attribute", lambda asked: asked.folder.attribute)
 """Which questions of a text world are looked at."""
 STAGES: Final = Input("stages", _stages)
 """The weights after every stage."""
+COURSE: Final = Input("course", _course)
+"""The weights at every kept step of the stage."""
 UNTRAINED: Final = Input("untrained", lambda asked: asked.folder.untrained_checksum())
 """What the untrained model is made of, besides the recipe and the seed."""
 PAIRS: Final = Input("pairs", _pairs)

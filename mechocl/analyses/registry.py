@@ -10,9 +10,10 @@ from typing import Any, Final
 import pandas as pd
 from torch import Tensor
 
-from mechocl.analyses import columns, feature_columns, revision
+from mechocl.analyses import columns, feature_columns, learning_columns, revision
 from mechocl.analyses.inputs import (
     ACTIVATIONS,
+    COURSE,
     DICTIONARIES,
     OF_A_SEED,
     OF_QUESTIONS,
@@ -29,6 +30,7 @@ from mechocl.features import dictionaries, effects, quality, search
 from mechocl.features.candidates import EffectsConfig
 from mechocl.features.settings import HELD_OUT, QualityConfig
 from mechocl.interventions import circuits, grafting, patching, steering, subspace_study, suppression
+from mechocl.learning import study as gradients
 from mechocl.lenses import attention, direct_attribution, logit_lens, tuned_lens
 from mechocl.probing import probe, scoring
 from mechocl.runs.folders import SeedFolder
@@ -126,6 +128,14 @@ def _attention(subject: Subject, config: attention.AttentionConfig) -> Result:
     return Result(attention.attention_patterns(subject.model, subject.task, config))
 
 
+def _gradients(subject: Subject, config: gradients.GradientsConfig) -> Result:
+    return Result(gradients.gradient_study(subject.course(), subject.task, config))
+
+
+def _alias_gradients(subject: Subject, config: gradients.AliasGradientsConfig) -> Result:
+    return Result(gradients.alias_study(subject.course(), subject.task, config))
+
+
 @dataclass(frozen=True, slots=True)
 class Analysis:
     """A function from a subject and a config to a result, and what it declares about the result."""
@@ -151,6 +161,8 @@ class Analysis:
 _PROBED: Final = (*OF_QUESTIONS, PROBES, UNTRAINED, ACTIVATIONS)
 _OF_SAES: Final = (*OF_QUESTIONS, DICTIONARIES)
 
+_OF_A_COURSE: Final = (*OF_A_SEED, STAGES, COURSE)
+
 ANALYSES: Final[dict[str, Analysis]] = {
     "evaluate": Analysis(_evaluate, EvaluateConfig, columns.EVALUATE, OF_A_SEED),
     "lens": Analysis(_lens, logit_lens.LensConfig, columns.LENS, OF_QUESTIONS),
@@ -171,6 +183,10 @@ ANALYSES: Final[dict[str, Analysis]] = {
     "sae-search": Analysis(_sae_search, search.SearchConfig, feature_columns.SAE_SEARCH, _OF_SAES),
     "sae-test": Analysis(_sae_test, EffectsConfig, feature_columns.SAE_TEST, _OF_SAES, beside=(_sae_search,)),
     "attention": Analysis(_attention, attention.AttentionConfig, columns.ATTENTION, OF_QUESTIONS),
+    "gradients": Analysis(_gradients, gradients.GradientsConfig, learning_columns.GRADIENTS, _OF_A_COURSE),
+    "alias-gradients": Analysis(
+        _alias_gradients, gradients.AliasGradientsConfig, learning_columns.ALIAS_GRADIENTS, _OF_A_COURSE
+    ),
 }
 
 

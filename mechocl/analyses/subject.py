@@ -9,10 +9,12 @@ import pandas as pd
 from mechocl.errors import MechoclError
 from mechocl.features import dictionaries
 from mechocl.features.dictionaries import Dictionary
+from mechocl.learning.course import Course
 from mechocl.models.seam import Transformer
 from mechocl.runs import activation_cache
 from mechocl.runs.activation_cache import ActivationCache, Collect
 from mechocl.runs.folders import Checkpoint, SeedFolder
+from mechocl.runs.recipes import Recipe
 from toy_models.task import Task
 
 Rows = Callable[[str, Any], pd.DataFrame]
@@ -40,6 +42,8 @@ class Subject:
     """
     rows: Rows
     """Rows of another analysis of the same model."""
+    course: Callable[[], Course]
+    """Gives the stage with its kept weights. Raises MechoclError where no stage comes before it, and for a fine-tuned run."""
     remedy: Callable[[str, Dictionary], str] = lambda name, found: "use it with those"
     """Says what to do about a sparse autoencoder of this name that was trained on other weights."""
 
@@ -113,7 +117,33 @@ def open_subject(
         collect=cache.collect(at, collect) if cache else collect,
         dictionary=dictionary,
         rows=rows or _no_rows,
+        course=lambda: _course(folder, at.stage, device=device),
         remedy=remedy,
+    )
+
+
+def _course(folder: SeedFolder, stage: int, *, device: str) -> Course:
+    """A stage of a run that was trained from scratch, as the weights that are kept of it show it."""
+    recipe = folder.recipe
+    if not isinstance(recipe, Recipe):
+        raise MechoclError(
+            "this analysis follows the training of models that are trained from scratch (mechocl train), and this run is fine-tuned"
+        )
+    if stage < 2:
+        raise MechoclError(
+            f"stage {stage} has no stage before it, so nothing comes before its definitions; use a run of two stages, and its "
+            "last stage"
+        )
+    kept = {one.step: one for one in folder.checkpoints() if one.stage == stage}
+    before = folder.final(stage - 1)
+    return Course(
+        stage=stage,
+        earlier=recipe.training.stages[stage - 2],
+        settings=recipe.training.stages[stage - 1],
+        before=lambda: folder.model_at(before, device=device),
+        steps_before=before.step,
+        kept=tuple(kept),
+        at=lambda step: folder.model_at(kept[step], device=device),
     )
 
 

@@ -37,7 +37,7 @@ def evaluate(on: On) -> None:
 
     if on.attribute:
         raise MechoclError("evaluate asks about every attribute; leave out --attribute")
-    opened, counted, (rows,) = _analysed(on, ("evaluate", EvaluateConfig()), every=True)
+    opened, counted, (rows,) = analysed(on, ("evaluate", EvaluateConfig()), every=True)
     measures = opened.questioning.measures
     last = len(opened.recipe.training.stages)
     if on.stage is None and opened.kind.judging_stage(opened.recipe) < last:
@@ -61,7 +61,7 @@ def evaluate(on: On) -> None:
     printing.answers(rows, measures, counted=counted)
     if on.stage is None:
         printing.controls(opened, device=on.resolved_device(), jobs=jobs_of(on.jobs))
-    _say_where(opened, "evaluate")
+    say_where(opened, "evaluate")
 
 
 def _print_contrasts(
@@ -102,15 +102,15 @@ def lens(
 
     if kind == "direct":
         aliases = AttributionConfig(aliases_per_subset=config.aliases_per_subset)
-        opened, _, (rows,) = _analysed(on, ("attribution", aliases))
+        opened, _, (rows,) = analysed(on, ("attribution", aliases))
         print("contribution at = to the right answer's logit − the other answer's, in nats")
         cells = rows.groupby(["component", "subset"], sort=False)["difference"].mean().unstack()
         printing.grid(cells, "+.3f", corner="component")
-        _say_where(opened, "attribution")
+        say_where(opened, "attribution")
         return
     name = "lens" if kind == "logit" else "tuned-lens"
     chosen = config if kind == "logit" else TunedLensConfig(aliases_per_subset=config.aliases_per_subset)
-    opened, _, (rows,) = _analysed(on, (name, chosen))
+    opened, _, (rows,) = analysed(on, (name, chosen))
     shown = rows[(~rows["contains"]) & rows["position"].isin(["alias", "="])]
     shown = shown.assign(layer=shown["layer"].where(shown["component"] == "stream", shown["component"]))
     cells = (
@@ -121,7 +121,7 @@ def lens(
     print(opened.questioning.words.lens_rank.format(attribute=opened.seed(opened.seeds[0]).attribute))
     cells.columns = cells.columns.map(", ".join)
     printing.grid(cells, ".1f", corner="subset")
-    _say_where(opened, name)
+    say_where(opened, name)
 
 
 def patch(
@@ -132,7 +132,7 @@ def patch(
     from mechocl.behaviour import over_seeds
     from mechocl.commands import printing
 
-    opened, _, (rows,) = _analysed(on, ("patch", config))
+    opened, _, (rows,) = analysed(on, ("patch", config))
     _say_cuts(opened, config)
     for name, part in rows.groupby("contrast", sort=False):
         _print_ends(name, part)
@@ -147,7 +147,7 @@ def patch(
         if part["mode"].iloc[0] in ("mean", "resample"):
             print(f"put in: {part['source'].iloc[0]}")
         print(_shares(part[part["exchanged"] > 0]))
-    _say_where(opened, "patch")
+    say_where(opened, "patch")
 
 
 def circuit(
@@ -169,7 +169,7 @@ def circuit(
 
     search = SuppressionConfig(seed=config.seed)
     also = (("suppression", search),) if suppression else ()
-    opened, _, (rows, *searched) = _analysed(on, ("circuit", config), *also)
+    opened, _, (rows, *searched) = analysed(on, ("circuit", config), *also)
     _say_cuts(opened, config)
     for name, part in rows.groupby("contrast", sort=False):
         _print_ends(name, part)
@@ -191,7 +191,7 @@ def circuit(
                 )
                 continue
             printing.over_seeds(best, ["subset"], "effect")
-    _say_where(opened, "circuit")
+    say_where(opened, "circuit")
 
 
 def graft(
@@ -216,7 +216,7 @@ def graft(
 
     search = SteeringConfig(aliases_per_subset=config.aliases_per_subset)
     also = (("steering", search),) if steering else ()
-    opened, _, found = _analysed(on, ("graft", config), *also)
+    opened, _, found = analysed(on, ("graft", config), *also)
     rows = pd.concat(found, ignore_index=True)
     rows = rows[rows["subset"].map(lambda name: SUBSETS[name].stage == 2)]
     metrics = [metric for metric in ("auc", "accuracy") if metric in set(rows["metric"])]
@@ -238,7 +238,7 @@ def graft(
     part = rows[(rows["metric"] == metrics[0]) & (rows["kind"] == "alone") & (rows["change"] > 0)]
     if part["share"].notna().any():
         printing.over_seeds(part, ["group", "subset"], "share")
-    _say_where(opened, "graft")
+    say_where(opened, "graft")
 
 
 def subspace(
@@ -250,7 +250,7 @@ def subspace(
     from mechocl.commands import printing
     from mechocl.interventions.summaries import SUBSPACE_CONTROLS
 
-    opened, _, (rows,) = _analysed(on, ("subspace", config))
+    opened, _, (rows,) = analysed(on, ("subspace", config))
     rows = rows[rows["metric"] == "logit_difference"]
     rows = rows.assign(
         place=rows["position"] + ", " + rows["site"] + " " + rows["layer"].astype(str),
@@ -269,10 +269,10 @@ def subspace(
         exchanged = part.groupby("what", sort=False)["exchanged"].max()
         if (exchanged == 0).any():
             print(f"{', '.join(exchanged.index[exchanged == 0])}: {WHY_NOT_MEASURED}")
-    _say_where(opened, "subspace")
+    say_where(opened, "subspace")
 
 
-def _analysed(
+def analysed(
     on: Where, *wanted: tuple[str, Any], every: bool = False
 ) -> "tuple[Run, CountedSeeds, list[pd.DataFrame]]":
     """The run, which of its seeds count, and the rows of each analysis (name, config) over the seeds that are shown.
@@ -333,5 +333,6 @@ def _shares(part: "pd.DataFrame") -> str:
     )
 
 
-def _say_where(run: "Run", name: str) -> None:
+def say_where(run: "Run", name: str) -> None:
+    """Print where the rows of an analysis are."""
     print(f"rows: {run.path / 'results' / name}")

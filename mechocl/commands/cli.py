@@ -26,6 +26,7 @@ COMMANDS: Final[dict[str, str]] = {
     "circuit": "analysis:circuit",
     "graft": "analysis:graft",
     "subspace": "analysis:subspace",
+    "gradients": "learning:gradients",
     "probe": "probing:probe",
     "sae train": "features:train",
     "sae search": "features:search",

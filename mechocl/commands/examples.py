@@ -36,6 +36,7 @@ EXAMPLES: Final[dict[str, tuple[str, str]]] = {
     ),
     "graft": ("runs/demo", "runs/demo --aliases-per-subset 50 --no-steering"),
     "subspace": ("runs/demo", "runs/demo --sites resid_mid --positions alias --ks 1 2"),
+    "gradients": ("runs/demo", "runs/demo --question-loss answer --aliases-per-subset 50 --no-by-alias"),
     "probe": (
         "runs/demo --sites resid_post attn_out --checkpoints stages",
         "runs/demo runs/order-VTE --recipe recency --permutations 0",

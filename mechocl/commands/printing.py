@@ -67,12 +67,19 @@ def frame(title: str, rows: pd.DataFrame) -> None:
     )
 
 
-def over_seeds(rows: pd.DataFrame, keys: list[str], value: str, *, most: int | None = None) -> None:
+def over_seeds(
+    rows: pd.DataFrame,
+    keys: list[str],
+    value: str,
+    *,
+    most: int | None = None,
+    bounds: tuple[float, float] | None = None,
+) -> None:
     """Print the mean of a value over seeds with its interval, one line for each combination of the keys.
 
-    `most`: print only so many lines, those with the means of largest size, in this order.
+    `most`: print only so many lines, those with the means of largest size, in this order. An interval stays within `bounds`.
     """
-    found = seed_estimates.over_seeds(rows, keys, value)
+    found = seed_estimates.over_seeds(rows, keys, value, bounds=bounds)
     if most is not None:
         found = found.loc[found["mean"].abs().sort_values(ascending=False, kind="stable").index].head(most)
     body = []

@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 import torch
 from contract import (
+    FROM_SCRATCH,
     NOT_SHARED,
+    OF_ANY_MODEL,
     VARIANTS,
     assert_tables_equal,
     assert_unchanged,
@@ -55,7 +57,7 @@ def bridge(folder: Path) -> TransformerBridge:
 # --------------------------------------------------------------------------------------- equal results
 
 
-@pytest.mark.parametrize("name", ANALYSES)
+@pytest.mark.parametrize("name", OF_ANY_MODEL)
 def test_analysis_gives_the_same_table_and_leaves_the_model_unchanged(
     name: str, hooked: Any, bridge: Any
 ) -> None:
@@ -71,6 +73,15 @@ def test_analysis_gives_the_same_table_and_leaves_the_model_unchanged(
     assert_tables_equal(table, same)
     with pytest.raises(AssertionError):
         assert_tables_equal(table, other)
+
+
+@pytest.mark.parametrize("name", FROM_SCRATCH)
+def test_an_analysis_of_models_trained_from_scratch_refuses_a_bridge(name: str, bridge: Any) -> None:
+    with (
+        assert_unchanged(bridge),
+        pytest.raises(MechoclError, match="of a HookedTransformer, and this is a TransformerBridge"),
+    ):
+        compute(name, bridge)
 
 
 def test_equality_of_tables_can_fail() -> None:
@@ -178,7 +189,7 @@ def subject(request: pytest.FixtureRequest) -> Any:
 SUBJECTS = pytest.mark.parametrize("subject", ["hooked", "bridge", "planted"], indirect=True)
 
 
-@pytest.mark.parametrize("name", ANALYSES)
+@pytest.mark.parametrize("name", OF_ANY_MODEL)
 def test_analysis_leaves_the_planted_model_unchanged(name: str) -> None:
     """Attention alone, no layer norm, no rotary positions."""
     model = planted(tag2_gain=0.0)
@@ -191,7 +202,7 @@ class Stop(Exception):
 
 
 @SUBJECTS
-@pytest.mark.parametrize("name", ANALYSES)
+@pytest.mark.parametrize("name", OF_ANY_MODEL)
 def test_analysis_that_raises_inside_leaves_the_model_unchanged(name: str, subject: Any) -> None:
     """The caller's own hook is all that is there before and after: it interrupts the forward pass, or is refused."""
 

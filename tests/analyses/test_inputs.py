@@ -250,6 +250,7 @@ CHANGES: dict[str, Callable[[World, str], dict[str, Any]]] = {
     "checkpoints": _altered("run", "seed-0", "stage-2", "final.safetensors"),
     "config": _other_config,
     "stages": _first_stage,
+    "course": _altered("run", "seed-0", "stage-2", "step-000001.safetensors"),
     "pairs": _altered("mine.csv"),
     "probes": _altered("mine"),
     "dictionaries": _other_dictionary,

@@ -106,7 +106,7 @@ def test_a_stage_that_is_not_there(seed: SeedFolder, stage: int) -> None:
 def test_analyses_get_the_model_before_the_stage(seed: SeedFolder) -> None:
     """Those that compare refuse the first stage."""
     subject = open_subject(seed, stage=1, device="cpu")
-    for name in ("graft", "steering"):
+    for name in ("graft", "steering", "gradients", "alias-gradients"):
         with pytest.raises(MechoclError, match="stage 1 has no stage before it"):
             ANALYSES[name].compute(subject, ANALYSES[name].config())
 

@@ -8,10 +8,21 @@ from contract import CONFIGS
 
 from mechocl.analyses import jobs, results
 from mechocl.analyses.probe_sweep import list_units, probe_unit
+from mechocl.analyses.registry import ANALYSES
 from mechocl.runs.run import Run
 from mechocl.shares import in_shares, listening
 
-LONG = ("patch", "circuit", "suppression", "graft", "steering", "subspace", "probe")
+LONG = (
+    "patch",
+    "circuit",
+    "suppression",
+    "graft",
+    "steering",
+    "subspace",
+    "probe",
+    "gradients",
+    "alias-gradients",
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +37,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_a_long_analysis_moves(run: Run, name: str) -> None:
     heard: list[float] = []
     results.analyse_seed(
-        run, run.seed(0), name, CONFIGS[name], stage=None, device="cpu", progress=heard.append
+        run,
+        run.seed(0),
+        name,
+        CONFIGS.get(name) or ANALYSES[name].config(),
+        stage=None,
+        device="cpu",
+        progress=heard.append,
     )
     assert len(set(heard)) >= 3
     assert min(heard) == 0.0

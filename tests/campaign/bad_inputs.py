@@ -31,6 +31,7 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "patch": ("patch", "run", "--n-pairs", "8"),
     "circuit": ("circuit", "run", "--n-pairs", "8"),
     "graft": ("graft", "run", "--aliases-per-subset", "8", "--no-steering"),
+    "gradients": ("gradients", "run", "--aliases-per-subset", "8"),
     "subspace": ("subspace", "run", "--n-pairs", "40", "--steps", "2"),
     "probe": ("probe", "run", "--recipe", "probe.toml", "--permutations", "2", "--n-pairs", "8"),
     "crosscoder": ("crosscoder", "run", *SAE),

@@ -91,6 +91,17 @@ OPTIONS = {
         "--stage",
     ],
     "graft": ["RUN", "--aliases-per-subset", "--by-layer", "--steering", "--stage", "--device", "--jobs"],
+    "gradients": [
+        "RUN",
+        "--aliases-per-subset",
+        "--question-loss",
+        "--between",
+        "--by-alias",
+        "--seed",
+        "--stage",
+        "--device",
+        "--jobs",
+    ],
     "subspace": [
         "RUN",
         "--clean",
@@ -161,7 +172,7 @@ OPTIONS = {
 COMMANDS = {name: cli.command_named(name) for name in cli.COMMANDS}
 """All commands, those of a group with its name before."""
 
-ANALYSES = ("evaluate", "lens", "patch", "circuit", "graft", "subspace", "probe", "report")
+ANALYSES = ("evaluate", "lens", "patch", "circuit", "graft", "subspace", "gradients", "probe", "report")
 
 
 CPU = ("--device", "cpu")

@@ -123,6 +123,7 @@ READING = [
     "circuit",
     "graft",
     "subspace",
+    "gradients",
     "report",
     "dynamics",
     "probe",

@@ -30,6 +30,7 @@ from mechocl.interventions.patching import PatchingConfig
 from mechocl.interventions.steering import SteeringConfig
 from mechocl.interventions.subspace_study import SubspaceConfig
 from mechocl.interventions.suppression import SuppressionConfig
+from mechocl.learning.course import Course
 from mechocl.lenses.attention import AttentionConfig
 from mechocl.lenses.logit_lens import LensConfig
 from mechocl.lenses.tuned_lens import TunedLensConfig
@@ -38,6 +39,7 @@ from mechocl.probing.scoring import ProbingConfig
 from mechocl.runs.activation_cache import directly
 from toy_models.integer_set import build
 from toy_models.integer_set_config import IntegerSetConfig
+from toy_models.stages import StageConfig
 from toy_models.subsets import Fractions
 from toy_models.task import Task
 
@@ -170,7 +172,27 @@ def subject(model: Any) -> Subject:
         collect=directly(model),
         dictionary=lambda name, site: dictionary(int(model.cfg.d_model)),
         rows=lambda name, config: compute(name, model),
+        course=lambda: course(model),
     )
+
+
+def course(model: Any) -> Course:
+    """A stage that ends with the model."""
+    return Course(
+        stage=2,
+        earlier=StageConfig(data=(1,), epochs=1),
+        settings=StageConfig(data=(2,), epochs=1),
+        before=lambda: companion(model),
+        steps_before=1,
+        kept=(1,),
+        at=lambda step: model,
+    )
+
+
+FROM_SCRATCH = ("gradients", "alias-gradients")
+"""Analyses of models that are trained from scratch: they differentiate the forward pass of training."""
+
+OF_ANY_MODEL = tuple(name for name in ANALYSES if name not in FROM_SCRATCH)
 
 
 def compute(name: str, model: Any) -> pd.DataFrame:

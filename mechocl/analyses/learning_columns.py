@@ -1,0 +1,66 @@
+"""What the columns of the analyses of gradients mean. The conventions are those of `columns`.
+
+A gradient points to where its loss grows. So an inner product above 0 means that a step of gradient descent on the
+definition lowers the loss of the questions.
+"""
+
+from typing import Final
+
+from mechocl.analyses.rows import Column, Columns
+
+_KEYS: Final[Columns] = {
+    "tag": Column("int64", "Tag with which the definitions are written: 1, 2 or 3."),
+    "own_tag": Column("bool", "Whether it is the tag of the aliases' definitions in the run. If not, the definitions are what they would have been."),
+    "questions": Column("str", "Split of the questions: train, or test for aliases that are never asked about in training."),
+    "group": Column("str", "Weights that the gradients are of. alias embeddings: the rows of the alias's own name, which count as the same "
+        "place for every alias; tag embeddings; other embeddings; position embeddings; L0H0, a head with its biases; L0 attention "
+        "bias, of the output; L0 mlp; layer norms; unembedding; all but alias embeddings; all. What is never trained is in none."),
+    "correction": Column("str", "raw: nothing is done to the gradients. centred: each side minus its mean over the aliases of the same stage "
+        "(definitions: with the same tag). preconditioned: the definition's gradient is divided by the root of the second moment "
+        "that Adam would hold, times embedding_rate in the embeddings, and is 0 where the stage trains nothing; the questions' is left as "
+        "it is. Runs do not keep the optimiser's state: the second moment is the mean of the squared gradients of an epoch of the "
+        "stage's batches, at this checkpoint, in which new aliases' definitions have the row's tag. centred, preconditioned: first "
+        "the one, then the other."),
+}  # fmt: skip
+
+_WHEN: Final[Columns] = {
+    "stage": Column("int64", "Stage of training that the checkpoint is in, from 1. The stage before the one that is looked at has "
+        "one checkpoint, its end."),
+    "step": Column("int64", "Step of the checkpoint within its stage."),
+}  # fmt: skip
+
+_PRODUCT: Final = "nats² per squared unit of the weights; preconditioned, nats per unit of the learning rate"
+
+_SIZES: Final[Columns] = {
+    "definition_norm": Column("float64", "Euclidean norm of the definition's gradient, after the correction.", "nats per unit of the weights"),
+    "question_norm": Column("float64", "The same of the questions' gradient.", "nats per unit of the weights"),
+}  # fmt: skip
+
+ALIAS_GRADIENTS: Final[Columns] = {
+    **_WHEN,
+    "alias": Column("int64", "Number of the alias in the task."),
+    "subset": Column("str", "Subset that the alias belongs to."),
+    **_KEYS,
+    "cosine": Column("float64", "Cosine of the gradient of the definition's loss and that of the loss of the alias's questions. NaN "
+        "where one of them is 0."),
+    "inner": Column("float64", "Their inner product.", _PRODUCT),
+    "cosine_null": Column("float64", "Mean of the same cosine over the questions of each other alias of the subset. NaN for an alias that is alone."),
+    "inner_null": Column("float64", "The same of the inner product.", _PRODUCT),
+    **_SIZES,
+}  # fmt: skip
+
+GRADIENTS: Final[Columns] = {
+    **_WHEN,
+    "subset": Column("str", "Subset that the aliases belong to."),
+    **_KEYS,
+    "cosine": Column("float64", "Mean over the aliases of the cosine of two gradients: of the definition's loss and of the loss of the alias's "
+        "questions. Each loss is the mean over the tokens with loss. Aliases with a gradient of 0 are left out."),
+    "inner": Column("float64", "Mean of the inner product.", _PRODUCT),
+    "cosine_null": Column("float64", "Mean of the cosine over all pairs of a definition and the questions of another alias of the subset. NaN for "
+        "a subset of one alias."),
+    "inner_null": Column("float64", "The same of the inner product.", _PRODUCT),
+    "cosine_effect": Column("float64", "cosine − cosine_null."),
+    "inner_effect": Column("float64", "inner − inner_null.", _PRODUCT),
+    **{name: Column(one.dtype, "Mean over the aliases. " + one.meaning, one.unit) for name, one in _SIZES.items()},
+    "aliases": Column("int64", "Number of aliases that the row is over."),
+}  # fmt: skip

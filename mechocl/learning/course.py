@@ -1,0 +1,33 @@
+"""A stage of training as its kept weights show it: the model before it, and the models along it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from mechocl.models.seam import Transformer
+from toy_models.stages import StageConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """A stage that trains on definitions of new aliases, and what came before it."""
+
+    stage: int
+    """Number of the stage, from 1."""
+    earlier: StageConfig
+    """Settings of the stage before it."""
+    settings: StageConfig
+    """Settings of the stage itself."""
+    before: Callable[[], Transformer]
+    """Gives the model at the end of the stage before."""
+    steps_before: int
+    """Number of steps of the stage before."""
+    kept: tuple[int, ...]
+    """Steps of the stage at which its weights are kept, in order; the last one is its end."""
+    at: Callable[[int], Transformer]
+    """Gives the model at a kept step."""
+
+    def moments(self, *, between: bool) -> Iterator[tuple[int, int, Transformer]]:
+        """Stage, step and model: before the stage, at the steps between its ends if asked for, and at its end."""
+        yield self.stage - 1, self.steps_before, self.before()
+        for step in self.kept if between else self.kept[-1:]:
+            yield self.stage, step, self.at(step)

@@ -1,0 +1,90 @@
+"""How the optimiser scales a gradient before it moves the weights: by the root of the second moment that Adam would hold.
+
+Runs do not keep the state of the optimiser. So the second moment is estimated from the weights of one checkpoint: it is the mean
+of the squared gradients of the stage's batches, one epoch of them. Adam's own is a mean over the past steps, when weights were others.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Final
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mechocl.learning.examples import write_with_tag
+from mechocl.learning.gradients import Differentiable
+from mechocl.learning.layout import Groups
+from toy_models import lean
+from toy_models.frozen import EMBEDDING, find_trained_rows, name_trained_parameters
+from toy_models.randomness import generator
+from toy_models.stages import StageConfig
+from toy_models.training import token_losses
+
+EPSILON: Final = 1e-8
+"""What Adam adds to the root of the second moment."""
+
+_UNEMBEDDING: Final = "unembed.W_U"
+
+
+def scale_as_adam(
+    of: Differentiable, settings: StageConfig, names: Int[Tensor, "alias slot"], *, tag: int | None, seed: int
+) -> Groups:
+    """What each number of a gradient is multiplied with in a step of a stage, in units of its learning rate.
+
+    It is 1 / (√v + 1e-8), where v is the mean over the stage's batches of their squared gradients (nats per unit of the weight,
+    squared); times `embedding_rate` in the token embeddings; and 0 for what the stage does not train. `tag`: the definitions of
+    stage 2 are written with it; None leaves them as they are. `seed` decides which examples are in a batch together.
+    Momentum, weight decay and clipping are left out, and stages of other optimisers are scaled as Adam would.
+    """
+    squares = _mean_squares(of, settings, tag=tag, seed=seed)
+    trained = name_trained_parameters(of.model, settings.trains)
+    weights = {name: p for name, p in of.model.named_parameters() if name in of.layout.trained}
+    scales = {
+        name: 1 / (squares[name].sqrt() + EPSILON)
+        if name in trained
+        else torch.zeros_like(p, requires_grad=False)
+        for name, p in weights.items()
+    }
+    rows = find_trained_rows(of.task, settings.trains).to(of.device)
+    scales[EMBEDDING] = scales[EMBEDDING] * rows[:, None] * settings.embedding_rate
+    if of.layout.tied:  # its columns are the rows of the embedding
+        scales[_UNEMBEDDING] = scales[EMBEDDING][: of.layout.outputs].T
+    own = scales[EMBEDDING][names.to(of.device)]
+    scales[EMBEDDING] = scales[EMBEDDING][of.layout.others]
+    return of.layout.split(own, {name: value[None] for name, value in scales.items()})
+
+
+def _mean_squares(
+    of: Differentiable, settings: StageConfig, *, tag: int | None, seed: int
+) -> dict[str, Tensor]:
+    """Mean over the batches of an epoch of the squared gradient of each parameter that the stage trains."""
+    names = name_trained_parameters(of.model, settings.trains)
+    leaves = {
+        name: p.detach()[None].requires_grad_() for name, p in of.model.named_parameters() if name in names
+    }
+    parameters = lean.parameters_of([of.model]) | leaves
+    if of.layout.tied:
+        parameters[_UNEMBEDDING] = parameters[EMBEDDING][:, : of.layout.outputs].mT
+    total = {name: torch.zeros_like(leaf[0], requires_grad=False) for name, leaf in leaves.items()}
+    count = 0
+    for tokens, mask in _batches(of, settings, tag=tag, seed=seed):
+        most = int(mask.sum(1).max())
+        losses = token_losses(parameters, of.shape, tokens[None], mask[None, :, :-1], most=most)
+        for name, gradient in zip(
+            leaves, torch.autograd.grad(losses.sum(), list(leaves.values())), strict=True
+        ):
+            total[name] += gradient[0].square()
+        count += 1
+    return {name: value / count for name, value in total.items()}
+
+
+def _batches(
+    of: Differentiable, settings: StageConfig, *, tag: int | None, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Tokens and loss mask of the batches of an epoch of the stage, of the examples that the task holds."""
+    task = of.task if tag is None else write_with_tag(of.task, tag)
+    rows = torch.from_numpy(task.training_rows(settings.data))
+    order = rows[torch.randperm(len(rows), generator=generator(seed, "second moments", settings.data))]
+    for chosen in order.chunk(math.ceil(len(order) / settings.batch_size)):
+        yield task.tokens[chosen].to(of.device), task.loss_mask[chosen].to(of.device)
