@@ -48,6 +48,7 @@ benchmarks:
 	$(BIN)/python benchmarks/task_building.py --record
 	$(BIN)/python benchmarks/patching.py --threads 2 --record
 	$(BIN)/python benchmarks/probing.py --threads 2 --record
+	$(BIN)/python benchmarks/gradients.py --threads 1 --record
 	$(BIN)/python benchmarks/features.py --threads 2 --record
 	$(BIN)/python benchmarks/demo.py --fast --record
 	$(BIN)/python benchmarks/demo.py --record

@@ -19,6 +19,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import demo
 import features
+import gradients
 import hugging_face
 import measuring
 import patching
@@ -59,7 +60,8 @@ TIED, UNTIED = (tiny_case(f"integer-set/{name}") for name in ("cpu", "paper"))  
 
 
 @pytest.mark.parametrize(
-    "script", ["training", "task_building", "patching", "probing", "features", "demo", "benchmarks"]
+    "script",
+    ["training", "task_building", "patching", "probing", "gradients", "features", "demo", "benchmarks"],
 )
 def test_help_names_the_options_and_exits_0(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -69,6 +71,7 @@ def test_help_names_the_options_and_exits_0(
         "task_building": task_building,
         "patching": patching,
         "probing": probing,
+        "gradients": gradients,
         "features": features,
         "demo": demo,
         "benchmarks": benchmarks,
@@ -497,3 +500,29 @@ def test_dictionaries_that_explain_less_are_refused(
     )
     assert features.main(["--fast", "--threads", "1"]) == 1
     assert "differs by more than 0.2" in capsys.readouterr().err
+
+
+# gradients -----------------------------------------------------------------------------------------
+
+TINY_GRADIENTS = gradients.Size(name="tiny", per_subset=3, rounds=1, checked=4, aliases=60)
+
+
+def test_gradients_are_the_same(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(gradients, "FAST", TINY_GRADIENTS)
+    assert gradients.main(["--fast", "--threads", "1"]) == 0
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert line["benchmark"] == "gradients"
+    assert line["aliases"] == 9
+    assert 0 < line["difference"] <= gradients.TOLERANCE
+
+
+def test_gradients_that_differ_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = gradients.theirs
+    monkeypatch.setattr(gradients, "FAST", TINY_GRADIENTS)
+    monkeypatch.setattr(
+        gradients, "theirs", lambda s: [[tuple(1.0001 * g for g in one) for one in side] for side in right(s)]
+    )
+    assert gradients.main(["--fast", "--threads", "1"]) == 1
+    assert "the gradients differ by" in capsys.readouterr().err

@@ -136,6 +136,26 @@ SECTIONS: Final = (
         ),
     ),
     Section(
+        benchmark="gradients",
+        title="Gradients of single aliases",
+        text=(
+            "`mechocl.learning.gradients.alias_gradients` against a loop over the aliases, one forward pass of the hooked model and one "
+            "`torch.autograd.grad` for each. Every weight's gradient, of the definition's loss and of the questions' loss of each new alias, "
+            "on an untrained model of `integer-set/cpu`. Own rows, norms and inner products are checked to agree to 1e-6 of their size "
+            "in float64 first. Memory is the peak of the whole process, both sides included."
+        ),
+        ours="ours",
+        theirs="loop",
+        expected=(
+            Expected(
+                case="300 aliases",
+                device="cpu",
+                command="python benchmarks/gradients.py --threads 1 --record",
+                aim=1 / 5,
+            ),
+        ),
+    ),
+    Section(
         benchmark="features",
         title="Sparse autoencoders",
         text=(

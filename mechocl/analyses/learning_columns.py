@@ -19,7 +19,7 @@ _KEYS: Final[Columns] = {
         "(definitions: with the same tag). preconditioned: the definition's gradient is divided by the root of the second moment "
         "that Adam would hold, times embedding_rate in the embeddings, and is 0 where the stage trains nothing; the questions' is left as "
         "it is. Runs do not keep the optimiser's state: the second moment is the mean of the squared gradients of an epoch of the "
-        "stage's batches, at this checkpoint, in which new aliases' definitions have the row's tag. centred, preconditioned: first "
+        "stage's batches, at this checkpoint, in which new aliases' definitions have the row's tag. preconditioned, centred: first "
         "the one, then the other."),
 }  # fmt: skip
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mechocl.learning.layout import ALL, OWN, SHARED, Groups
 
-CORRECTIONS: Final = ("raw", "centred", "preconditioned", "centred, preconditioned")
+CORRECTIONS: Final = ("raw", "centred", "preconditioned", "preconditioned, centred")
 """What is done to the gradients before they are compared.
 
 - `raw`: nothing, as published.
@@ -26,7 +26,8 @@ CORRECTIONS: Final = ("raw", "centred", "preconditioned", "centred, precondition
   the learning rate. To scale both sides would compare two steps, of which only one is taken; and as the second moment of an
   alias's embedding comes from its definition alone, the questions' gradient divided by its root is large where the
   definition's happens to be small.
-- `centred, preconditioned`: first the one, then the other.
+- `preconditioned, centred`: each side of that minus its mean. The other order would scale what is left of one definition by a root that
+  belongs to the whole of it, which is small at random places.
 """
 
 
@@ -77,10 +78,10 @@ def align(
         sums: dict[tuple[str, str], Products] = {}
         for group in definitions:
             d, q = definitions[group].double(), questions[group].double()
-            if correction.startswith("centred"):
-                d, q = d - d.mean(0), q - q.mean(0)
-            if correction.endswith("preconditioned"):
+            if correction.startswith("preconditioned"):
                 d = d * scales[group].double()
+            if correction.endswith("centred"):
+                d, q = d - d.mean(0), q - q.mean(0)
             for subset, members in subsets.items():
                 found = compare(d[members], q[members])
                 yield group, correction, subset, found.values()

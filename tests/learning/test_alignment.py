@@ -64,7 +64,7 @@ def test_corrections_by_hand() -> None:
     assert found[OWN, "centred"]["inner"].tolist() == [-1, -1]
     assert found[OWN, "preconditioned"]["inner"].tolist() == [20, 0]
     assert found[OWN, "preconditioned"]["question_norm"].tolist() == [2, 0]
-    assert found[OWN, "centred, preconditioned"]["inner"].tolist() == [-10, -100]
+    assert found[OWN, "preconditioned, centred"]["inner"].tolist() == [-145, -145]  # (10, 300) − 155
     assert found["other", "raw"]["inner"].tolist() == [1, 1]
     assert found["other", "centred"]["cosine"].isnan().all()
     assert found["other", "preconditioned"]["inner"].tolist() == [7, 7]

@@ -208,7 +208,7 @@ def test_the_command(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     for text in (
         "stage 2 is trained with sgd; preconditioned is what Adam would do in its place",
         "all but alias embeddings",
-        "centred, preconditioned",
+        "preconditioned, centred",
         "1 − 2",
         "step 24",
         "qd2_inconsistent",
