@@ -103,7 +103,9 @@ def _stages(asked: Asked) -> list[str]:
 
 def _course(asked: Asked) -> list[str]:
     (stage,) = {one.stage for one in asked.checkpoints}
-    return [one.sha256 for one in asked.folder.checkpoints() if one.stage == stage]
+    before = [asked.folder.final(stage - 1)] if stage > 1 else []
+    kept = [one for one in asked.folder.checkpoints() if one.stage == stage]
+    return [one.sha256 for one in (*before, *kept)]
 
 
 def _pairs(asked: Asked) -> dict[str, str]:
@@ -144,7 +146,7 @@ ATTRIBUTE: Final = Input("attribute", lambda asked: asked.folder.attribute)
 STAGES: Final = Input("stages", _stages)
 """The weights after every stage."""
 COURSE: Final = Input("course", _course)
-"""The weights at every kept step of the stage."""
+"""The weights at every kept step of the stage, and those that it starts from."""
 UNTRAINED: Final = Input("untrained", lambda asked: asked.folder.untrained_checksum())
 """What the untrained model is made of, besides the recipe and the seed."""
 PAIRS: Final = Input("pairs", _pairs)

@@ -161,7 +161,7 @@ class Analysis:
 _PROBED: Final = (*OF_QUESTIONS, PROBES, UNTRAINED, ACTIVATIONS)
 _OF_SAES: Final = (*OF_QUESTIONS, DICTIONARIES)
 
-_OF_A_COURSE: Final = (*OF_A_SEED, STAGES, COURSE)
+_OF_A_COURSE: Final = (*OF_A_SEED, COURSE)
 
 ANALYSES: Final[dict[str, Analysis]] = {
     "evaluate": Analysis(_evaluate, EvaluateConfig, columns.EVALUATE, OF_A_SEED),

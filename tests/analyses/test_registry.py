@@ -197,6 +197,14 @@ def test_analyses_that_compare_depend_on_all_stages(name: str, seed: SeedFolder)
     assert result_key(seed, name, config, None)["stages"] == [seed.final(1).sha256, seed.final(2).sha256]
 
 
+@pytest.mark.parametrize("name", ["gradients", "alias-gradients"])
+def test_analyses_that_follow_a_stage_depend_on_all_that_is_kept_of_it(name: str, seed: SeedFolder) -> None:
+    config = ANALYSES[name].config()
+    kept = [one.sha256 for one in seed.checkpoints() if one.stage == 2]
+    assert len(kept) == 3
+    assert result_key(seed, name, config, None)["course"] == [seed.final(1).sha256, *kept]
+
+
 class Looked(Exception):
     pass
 
