@@ -151,6 +151,11 @@ def test_what_a_closed_book_run_has_not(run: Run, capsys: pytest.CaptureFixture[
     assert "leave out --attribute" in capsys.readouterr().err
     assert cli.main(["dynamics", str(run.path)]) == 2
     assert f"{run.path} has no AUC in its history" in capsys.readouterr().err
+    assert cli.main(["gradients", str(run.path), "--device", "cpu", "--jobs", "1"]) == 2
+    assert (
+        "models that are trained from scratch (mechocl train), and this run is fine-tuned"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_family_that_cannot_be_taken_apart_has_a_report_of_its_answers(
