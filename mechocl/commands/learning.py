@@ -28,6 +28,7 @@ def gradients(
         config: What is compared.
         by_alias: Keep a table of single aliases too, before the stage and at its end.
     """
+    from mechocl.behaviour import formats
     from mechocl.commands import printing
     from mechocl.learning import summaries
     from mechocl.learning.layout import OWN
@@ -37,16 +38,15 @@ def gradients(
     _say_what_lacks(opened, rows, config)
     before = summaries.before_the_stage(rows)
     print("\nnew aliases before their definitions are trained on; definitions are written with each tag")
-    cells = (
-        before[before["correction"] == "raw"]
-        .groupby(["group", "tag"], sort=False)["cosine_effect"]
-        .mean()
-        .unstack()
+    raw = before[before["correction"] == "raw"].assign(
+        weights=before["group"], tag="tag " + before["tag"].astype(str)
     )
-    cells.columns = [f"tag {tag}" for tag in cells.columns]
     print("raw cosine − that with other aliases' questions, mean over seeds and subsets")
-    printing.grid(cells, "+.3f", corner="weights")
-    printing.not_measured(cells)
+    cells = printing.grid_over_seeds(raw, "weights", "tag", "cosine_effect")
+    if cells.isna().to_numpy().any():
+        print(
+            f"{formats.MISSING} {formats.NOT_MEASURED}: the gradient of the definitions or of the questions is 0 there"
+        )
     own = before[before["group"] == OWN]
     print("\nin the alias's own embedding")
     printing.over_seeds(own, ["correction", "tag"], "cosine", bounds=_COSINE)
@@ -62,22 +62,18 @@ def gradients(
     if len(old):
         print("\naliases of stage 1 at its end, in their own embeddings, raw")
         printing.over_seeds(old, ["subset", "questions"], "cosine_effect")
-    say_where(opened, "gradients")
     if by_alias:
         say_where(opened, "alias-gradients")
+    say_where(opened, "gradients")
 
 
 def _print_along(along: "pd.DataFrame") -> None:
     """Print the raw cosine of new aliases with their own tags, from checkpoint to checkpoint."""
     from mechocl.commands import printing
 
-    raw = along[along["correction"] == "raw"].assign(tag="tag " + along["tag"].astype(str))
-    print("\nalong the stage, definitions as they are trained on: raw cosine, mean over seeds")
-    printing.grid(
-        raw.groupby(["moment", "tag"], sort=False)["cosine"].mean().unstack(), "+.3f", corner="checkpoint"
-    )
-    ends = raw[raw["moment"].isin([raw["moment"].iloc[0], raw["moment"].iloc[-1]])]
-    printing.over_seeds(ends, ["moment", "tag"], "cosine", bounds=_COSINE)
+    raw = along[along["correction"] == "raw"].sort_values("tag", kind="stable")
+    print("\nalong the stage, definitions as they are trained on, raw")
+    printing.over_seeds(raw, ["tag", "moment"], "cosine", bounds=_COSINE)
 
 
 def _say_what_lacks(run: "Run", rows: "pd.DataFrame", config: GradientsConfig) -> None:

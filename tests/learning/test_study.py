@@ -211,6 +211,7 @@ def test_the_command(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
         "preconditioned, centred",
         "1 − 2",
         "step 24",
+        "before",
         "qd2_inconsistent",
         f"rows: {run.path / 'results' / 'gradients'}",
         f"rows: {run.path / 'results' / 'alias-gradients'}",
