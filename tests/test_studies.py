@@ -6,7 +6,7 @@ import pytest
 
 from docs.write import studies
 from docs.write.studies import Study
-from mechocl.runs import sweep_summaries, sweeps
+from mechocl.runs import sweep_settings, sweep_summaries
 
 KEY = "task.tag_reliability"
 
@@ -35,7 +35,7 @@ def study(judged: str, **more: object) -> Study:
 
 @pytest.mark.parametrize("one", studies.read(), ids=lambda one: one.name)
 def test_every_study_can_be_trained(one: Study) -> None:
-    allowed, refused = sweeps.settings(one.recipe, one.set, one.over)
+    allowed, refused = sweep_settings.settings(one.recipe, one.set, one.over)
     assert allowed
     assert not refused
     assert one.seeds >= 8
@@ -59,7 +59,7 @@ def test_a_saved_table_is_of_its_study(one: Study) -> None:
         return
     assert set(table["recipe"]) == {one.recipe}
     assert set(table["seed"]) == set(range(one.first_seed, one.first_seed + one.seeds))
-    allowed, _ = sweeps.settings(one.recipe, one.set, one.over)
+    allowed, _ = sweep_settings.settings(one.recipe, one.set, one.over)
     for setting, _ in allowed:
         rows = table
         for key, value in setting.items():

@@ -212,12 +212,13 @@ def read_sweep(path: Path) -> pd.DataFrame:
     `path` is a sweep's directory, or a table that was saved from a sweep. Raises MechoclError when it is neither.
     """
     if path.is_file() or path.suffix == ".parquet":
-        return files.read_table(
+        table = files.read_table(
             path,
             remedy="give the folder of the sweep, or run the same `mechocl sweep` again, which writes the table again",
             what="a table of a sweep",
             columns=("recipe", "seed", "failed"),
         )
+        return table.drop_duplicates(["recipe", *axes(table), "seed"], ignore_index=True)
     manifest = read_manifest(path)
     changed = files.fingerprint(manifest["recipe"])
     rows = [_read_row(p, changed) for p in sorted((path / "rows").glob("*.json"))]
@@ -234,7 +235,8 @@ def read_sweep(path: Path) -> pd.DataFrame:
     for key in keys:  # a column of numbers and words, one of which was refused, has no type of its own
         if pd.api.types.infer_dtype(frame[key]).startswith("mixed"):
             frame[key] = frame[key].astype(str)
-    frame = frame.drop_duplicates([*keys, "seed"])
+    # a field that is no axis, such as the description, was varied by older versions: it makes no other run
+    frame = frame.drop_duplicates([*axes(frame), "seed"])
     frame.insert(0, "recipe", manifest["recipe_name"])
     return frame.sort_values([*keys, "seed"], kind="stable", key=order).reset_index(drop=True)
 

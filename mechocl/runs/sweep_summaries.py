@@ -10,6 +10,7 @@ import pandas as pd
 
 from mechocl.behaviour import internalization
 from mechocl.behaviour.statistics import SHARE, Estimate, estimate
+from mechocl.errors import MechoclError
 from mechocl.runs.sweep_folder import axes
 from toy_models.measures import YES_OR_NO
 from toy_models.subsets import SUBSETS
@@ -35,8 +36,11 @@ class Summary:
 
 
 def summaries(frame: pd.DataFrame) -> list[Summary]:
-    """One summary for each setting, in the table's order. Failed runs are counted, and left out of every mean."""
-    keys = axes(frame)
+    """One summary for each setting, in the table's order. Failed runs are counted, and left out of every mean.
+
+    Raises MechoclError when a seed is twice in one setting.
+    """
+    keys = _require_seeds_once(frame)
     groups = frame.groupby(keys, sort=False, dropna=False) if keys else [((), frame)]
     found = []
     for values, part in groups:
@@ -62,6 +66,18 @@ def summaries(frame: pd.DataFrame) -> list[Summary]:
             )
         )
     return found
+
+
+def _require_seeds_once(frame: pd.DataFrame) -> list[str]:
+    """The swept fields of a table that has each seed once in each setting; any other would count a seed as if it were two."""
+    keys = axes(frame)
+    again = frame[frame.duplicated([*keys, "seed"])].to_dict("records")
+    if again:
+        setting = ", ".join(f"{key}={again[0][key]}" for key in keys) or "the one setting"
+        raise MechoclError(
+            f"the table has seed {again[0]['seed']} twice at {setting}; give the rows of one sweep, each once"
+        )
+    return keys
 
 
 def _last_stage(frame: pd.DataFrame) -> str:
@@ -90,7 +106,11 @@ def _contrasts(frame: pd.DataFrame, stage: str, metric: str) -> dict[str, Estima
 
 
 def by_run(frame: pd.DataFrame, contrast: str, metric: str = "auc") -> pd.DataFrame:
-    """One row per run that did not fail: the swept fields, `seed`, and `value`, the contrast after its last stage."""
+    """One row per run that did not fail: the swept fields, `seed`, and `value`, the contrast after its last stage.
+
+    Raises MechoclError when a seed is twice in one setting.
+    """
+    _require_seeds_once(frame)
     good = frame[frame["failed"] == ""].dropna(axis=1, how="all")
     prefix = f"{_last_stage(good)}.{metric}."
     columns = {c: str(c).removeprefix(prefix) for c in good.columns if str(c).startswith(prefix)}

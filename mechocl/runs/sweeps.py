@@ -5,7 +5,6 @@ the runs that have no row yet, and several processes can work on one folder.
 """
 
 import contextlib
-import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -21,14 +20,12 @@ from mechocl.behaviour.internalization import METRICS, failure
 from mechocl.errors import MechoclError
 from mechocl.runs import recipes, train_toy
 from mechocl.runs.folders import build_model
-from mechocl.runs.needed_memory import require_recipe_memory
 from mechocl.runs.processes import default_threads, default_together
 from mechocl.runs.progress import Executor, Progress, say_how_long, seeds_in_words
 from mechocl.runs.recipes import Recipe
 from mechocl.runs.sweep_folder import (
     SweepRun,
     await_rows,
-    looked_up,
     read_sweep,
     row_path,
     start_sweep,
@@ -36,6 +33,7 @@ from mechocl.runs.sweep_folder import (
     write_refused,
     write_row,
 )
+from mechocl.runs.sweep_settings import settings
 from toy_models.task import Task
 from toy_models.training import train_stage
 
@@ -61,66 +59,6 @@ class Job:
         seeds = sorted({run.seed for run in self.runs})
         ends = found if len(found) < 3 else [found[0], "…", found[-1]]
         return f"{', '.join(ends)}, {seeds_in_words(tuple(seeds))}"
-
-
-def axis(text: str) -> tuple[str, tuple[str, ...]]:
-    """The key and the texts of the values of an axis such as `task.aliases=500,1000`.
-
-    Commas inside brackets do not separate values. Raises MechoclError for a text that is not an axis.
-    """
-    key, equals, values = text.partition("=")
-    depth, parts = 0, [""]
-    for character in values:
-        depth += (character in "[{") - (character in "]}")
-        if character == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += character
-    parts = [part.strip() for part in parts]
-    if not equals or not key or "" in parts:
-        raise MechoclError(f"--over {text!r}: write key=value,value, for example task.aliases=500,1000")
-    if len(set(parts)) < len(parts):
-        raise MechoclError(f"--over {text!r} names a value twice")
-    return key, tuple(parts)
-
-
-def settings(
-    recipe_name: str, changes: tuple[str, ...], over: Sequence[str], *, here: bool = True
-) -> tuple[list[tuple[dict[str, Any], Recipe[Any]]], list[tuple[dict[str, Any], str]]]:
-    """All settings, the product of the axes: those that are valid with their recipes, and the others with the reason.
-
-    With `here`, they are trained on this machine, and those that do not fit into its memory are not valid.
-
-    The values are those of the resolved recipes, so 1 is 1.0 for a field of real numbers. Raises MechoclError when the
-    recipe itself is not valid, when none of its settings is, and when two settings are the same recipe.
-    """
-    recipes.load_recipe(recipe_name, changes)
-    axes = [axis(text) for text in over]
-    keys = [key for key, _ in axes]
-    if len(set(keys)) < len(keys):
-        raise MechoclError(f"--over names {max(keys, key=keys.count)} twice; give all its values at once")
-    allowed, refused = [], []
-    written: dict[str, list[str]] = {}
-    for values in itertools.product(*(values for _, values in axes)):
-        pairs = [f"{key}={text}" for key, text in zip(keys, values, strict=True)]
-        try:
-            recipe = recipes.load_recipe(recipe_name, (*changes, *pairs))
-            if here:
-                require_recipe_memory(recipe)
-        except MechoclError as error:
-            setting = {key: recipes.value(text) for key, text in zip(keys, values, strict=True)}
-            refused.append((setting, str(error)))
-            continue
-        plain = recipes.plain(recipe)
-        allowed.append(({key: looked_up(plain, key) for key in keys}, recipe))
-        twin = written.setdefault(files.fingerprint(plain), pairs)
-        if twin != pairs:
-            raise MechoclError(
-                f"--over {' '.join(twin)} and {' '.join(pairs)} are the same setting; name it once"
-            )
-    if not allowed:
-        raise MechoclError(refused[0][1])
-    return allowed, refused
 
 
 def stacks(wanted: Sequence[SweepRun], *, together: int) -> list[tuple[SweepRun, ...]]:

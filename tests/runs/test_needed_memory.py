@@ -16,7 +16,7 @@ from mechocl.commands import cli
 from mechocl.errors import MechoclError
 from mechocl.features.settings import TrainingConfig
 from mechocl.features.training_limits import require_dictionary_memory
-from mechocl.runs import recipes, sweeps
+from mechocl.runs import recipes, sweep_settings
 from mechocl.runs.folders import build_model
 from mechocl.runs.needed_memory import require_pretraining_memory, require_recipe_memory
 from mechocl.runs.pretraining_config import PretrainingConfig
@@ -159,12 +159,12 @@ def test_the_folder_is_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_a_setting_that_does_not_fit_is_a_refused_setting(tmp_path: Path) -> None:
-    allowed, refused = sweeps.settings(
+    allowed, refused = sweep_settings.settings(
         str(tiny.recipe_file(tmp_path)), (), ("task.aliases=120,1_000_000_000_000",)
     )
     assert [setting for setting, _ in allowed] == [{"task.aliases": 120}]
     assert [why.startswith("the recipe needs about ") for _, why in refused] == [True]
-    elsewhere, _ = sweeps.settings(
+    elsewhere, _ = sweep_settings.settings(
         str(tiny.recipe_file(tmp_path)), (), ("task.aliases=120,1_000_000_000_000",), here=False
     )
     assert len(elsewhere) == 2

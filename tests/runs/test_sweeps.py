@@ -20,7 +20,7 @@ from mechocl.behaviour import formats, internalization
 from mechocl.commands import cli
 from mechocl.errors import MechoclError
 from mechocl.report import plots, training_plots
-from mechocl.runs import processes, recipes, sweep_folder, sweep_summaries, sweeps
+from mechocl.runs import processes, recipes, sweep_folder, sweep_settings, sweep_summaries, sweeps
 from mechocl.runs.progress import Progress
 from mechocl.runs.sweep_folder import SweepRun
 from toy_models import worlds
@@ -108,18 +108,18 @@ def numbers(outcome: dict[str, Any]) -> dict[str, float]:
     ],
 )
 def test_an_axis(text: str, expected: tuple[str, tuple[str, ...]]) -> None:
-    assert sweeps.axis(text) == expected
+    assert sweep_settings.axis(text) == expected
 
 
 @pytest.mark.parametrize("text", ["task.aliases", "=1,2", "task.aliases=", "task.aliases=1,,2", "a=1,"])
 def test_a_mistake_in_an_axis(text: str) -> None:
     with pytest.raises(MechoclError, match="write key=value,value, for example task"):
-        sweeps.axis(text)
+        sweep_settings.axis(text)
 
 
 def test_settings_are_the_product_of_the_axes(recipe: str) -> None:
     over = ["task.word_order=TVE,VTE", "task.aliases=40,80"]
-    allowed, refused = sweeps.settings(recipe, QUICK, over)
+    allowed, refused = sweep_settings.settings(recipe, QUICK, over)
     assert not refused
     assert [tuple(setting.values()) for setting, _ in allowed] == [
         ("TVE", 40),
@@ -130,7 +130,7 @@ def test_settings_are_the_product_of_the_axes(recipe: str) -> None:
     for setting, found in allowed:
         assert (found.task.word_order, found.task.aliases) == tuple(setting.values())
         assert found.training == recipes.load_recipe(recipe, QUICK).training
-    assert len(sweeps.settings(recipe, QUICK, [])[0]) == 1
+    assert len(sweep_settings.settings(recipe, QUICK, [])[0]) == 1
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_settings_are_the_product_of_the_axes(recipe: str) -> None:
 )
 def test_a_mistake_in_all_settings(recipe: str, over: list[str], message: str) -> None:
     with pytest.raises(MechoclError) as caught:
-        sweeps.settings(recipe, QUICK, over)
+        sweep_settings.settings(recipe, QUICK, over)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -253,14 +253,13 @@ def test_a_row_for_each_run_that_says_what_came_out(sweep: Sweep, tmp_path: Path
 
 
 def test_settings_that_are_refused_are_failed_rows(sweep: Sweep, trained: list[Any]) -> None:
-    frame = sweep("task.list_length=3,20", "task.aliases=40,many", seeds=(0,))
-    assert trained == [((3, 40), 0)]
-    failed = frame.set_index(["task.list_length", "task.aliases"])["failed"]
-    assert failed[3, "40"] == ""
-    assert "list_length 20 needs more than 10 integers" in failed[20, "40"]
-    assert "input should be a valid integer, not 'many'" in failed[3, "many"]
-    again = sweep("task.list_length=3,20", "task.label_flip=0.0,0.5", seeds=(0,))
-    assert len(again) == 4 + 2  # the earlier rows have the recipe's label_flip, 0: none is there twice
+    frame = sweep("task.list_length=3,12", "task.integers=10,30", seeds=(0,))
+    assert [setting for setting, _ in trained] == [(3, 10), (3, 30), (12, 30)]
+    failed = frame.set_index(["task.list_length", "task.integers"])["failed"]
+    assert failed[3, 10] == ""
+    assert "list_length 12 needs more than 10 integers" in failed[12, 10]
+    again = sweep("task.list_length=3,4", "task.label_flip=0.0,0.5", seeds=(0,))
+    assert len(again) == 4 + 3  # the earlier rows have the recipe's label_flip, 0: none is there twice
 
 
 def test_a_sweep_that_is_killed_continues_with_what_is_missing(
@@ -382,13 +381,13 @@ def test_missing_runs_are_counted(
 )
 def test_a_setting_that_is_written_in_two_ways_is_refused(over: list[str], recipe: str) -> None:
     with pytest.raises(MechoclError, match="are the same setting; name it once"):
-        sweeps.settings(recipe, QUICK, over)
+        sweep_settings.settings(recipe, QUICK, over)
 
 
 def test_values_are_those_of_the_recipe(recipe: str) -> None:
     """So the row of a sweep over 1 is the row of a sweep over 1.0."""
     (one,), (other,) = (
-        sweeps.settings(recipe, QUICK, [f"task.label_flip={text}"])[0] for text in ("0", "0.0")
+        sweep_settings.settings(recipe, QUICK, [f"task.label_flip={text}"])[0] for text in ("0", "0.0")
     )
     assert repr(one[0]) == repr(other[0]) == "{'task.label_flip': 0.0}"
 
@@ -447,7 +446,7 @@ def test_what_was_trained_counts_where_another_machine_refused_it(
         if recipe.task.word_order != "TVE":
             raise MechoclError("no memory")
 
-    monkeypatch.setattr(sweeps, "require_recipe_memory", too_small)
+    monkeypatch.setattr(sweep_settings, "require_recipe_memory", too_small)
     assert (before["failed"] == "").all()
     pd.testing.assert_frame_equal(sweep(over, seeds=(0, 1)), before)
 
