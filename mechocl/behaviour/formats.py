@@ -1,7 +1,8 @@
 """How numbers are written for people: single values, intervals, p-values, cells of tables."""
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, SupportsFloat
 
 from mechocl.behaviour.statistics import Estimate
@@ -45,6 +46,28 @@ def interval(
     """`0.108 [0.041, 0.175]`; the mean alone if either end is None or not finite."""
     shown = [number(value, digits, sign=sign, minus=minus) for value in (mean, low, high)]
     return shown[0] if MISSING in shown else f"{shown[0]} [{shown[1]}, {shown[2]}]"
+
+
+def count_range(values: Iterable[SupportsFloat]) -> str:
+    """A count that each seed has: `96` if they all have the same, or else the range `80–96`; `–` if there is none."""
+    known = sorted({round(float(value)) for value in values if math.isfinite(value)})
+    return "–".join(map(str, known[:1] + known[1:][-1:])) or MISSING
+
+
+def said_of_all(texts: Iterable[str]) -> str:
+    """What is said of several seeds, in one text: where they differ in numbers alone, each number is the range of them all.
+
+    `the 96 pairs` and `the 80 pairs` become `the 80–96 pairs`. Texts that differ in words stand one after another.
+    """
+    alike: dict[tuple[str, ...], list[list[str]]] = {}
+    for text in dict.fromkeys(texts):
+        parts = re.split(r"(\d+)", text)
+        alike.setdefault(tuple(parts[::2]), []).append(parts[1::2])
+    merged = []
+    for words, numbers in alike.items():
+        ranges = [count_range(map(int, each)) for each in zip(*numbers, strict=True)]
+        merged.append("".join(part for pair in zip(words, [*ranges, ""], strict=True) for part in pair))
+    return "; ".join(merged)
 
 
 def p_value(p: float) -> str:

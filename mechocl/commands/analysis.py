@@ -129,7 +129,7 @@ def patch(
     config: Annotated[PatchingConfig, tyro.conf.OmitArgPrefixes] = PatchingConfig(),  # noqa: B008
 ) -> None:
     """Patch activations: put activations of one question into another, and see what this does to the answer."""
-    from mechocl.behaviour import over_seeds
+    from mechocl.behaviour import formats, over_seeds
     from mechocl.commands import printing
 
     opened, _, (rows,) = analysed(on, ("patch", config))
@@ -144,8 +144,8 @@ def patch(
             printing.grid(cells, "+.3f", corner="effect")
             printing.not_measured(cells)
         printing.over_seeds(part, ["site", "position"], "effect", most=_LARGEST)
-        if part["mode"].iloc[0] in ("mean", "resample"):
-            print(f"put in: {part['source'].iloc[0]}")
+        if config.mode in ("mean", "resample"):
+            print(f"put in: {formats.said_of_all(part['source'])}")
         print(_shares(part[part["exchanged"] > 0]))
     say_where(opened, "patch")
 
@@ -303,9 +303,11 @@ def _say_cuts(run: "Run", config: PatchingConfig | CircuitConfig) -> None:
 
 def _print_ends(name: object, part: "pd.DataFrame") -> None:
     """Print the metric of the clean and the corrupted run of a contrast, over the seeds."""
+    from mechocl.behaviour import formats
+
     clean, corrupted = part["clean"].mean(), part["corrupted"].mean()
     print(
-        f"\n{name}: clean {clean:+.3f}, corrupted {corrupted:+.3f}; {part['pairs'].iloc[0]:.0f} pairs, "
+        f"\n{name}: clean {clean:+.3f}, corrupted {corrupted:+.3f}; {formats.count_range(part['pairs'])} pairs, "
         f"{part['seed'].nunique()} seeds"
     )
 

@@ -101,7 +101,7 @@ class Grid:
     seeds: int
     permutations: int
     recency: str
-    """`matched`, or `confounded`: the classes differ in the stages in which they were learned."""
+    """`matched`, or `confounded`: in some seed, the classes differ in the stages in which they were learned."""
     subsets: pd.DataFrame
     """Accuracy of each subset at each place, see `by_subset`; empty for two classes, where it would say nothing."""
 
@@ -126,7 +126,7 @@ def probe_grids(rows: pd.DataFrame) -> list[Grid]:
                 token_embedding=token_embedding(part),
                 seeds=part["seed"].nunique(),
                 permutations=int(shuffled.max()) + 1 if len(shuffled) else 0,
-                recency=str(part["recency"].iloc[0]),
+                recency="confounded" if (part["recency"] == "confounded").any() else "matched",
                 subsets=by_subset(part) if value == "accuracy" else pd.DataFrame(),
             )
         )

@@ -260,3 +260,12 @@ def test_what_cannot_be_compared_is_left_out() -> None:
         if other.shape[1] == 1:
             pair["tag/resid_pre/0"] = pair["tag/resid_pre/0"][:, :1]
         assert compare([(checkpoint(0, 1), pair)], probe="tag").empty
+
+
+def test_one_confounded_seed_is_said() -> None:
+    """Whichever seed it is: the first one does not speak for all."""
+    rows = table()
+    assert summaries.probe_grids(rows)[0].recency == "matched"
+    for seed in (0, 1):
+        one = rows.assign(recency=rows["recency"].where(rows["seed"] != seed, "confounded"))
+        assert summaries.probe_grids(one)[0].recency == "confounded"
