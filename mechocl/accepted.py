@@ -1,10 +1,12 @@
 """What users give to public functions and configs: made into what is declared, or refused in one line.
 
-A list stands for a tuple, one text for a tuple of texts, a text for a path, and None for the device `auto`.
+A list stands for a tuple, one text for a tuple of texts, a text for a path, and None for the device `auto`. What counts
+something (`counts`) is at least 1.
 """
 
 import functools
 import inspect
+import re
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
@@ -35,6 +37,40 @@ _WORDS: Final = {
 """How a type is called in a message."""
 
 _UNKNOWN: Final = object()
+
+_COUNTS: Final = re.compile(r"n_\w+|\w+_per_\w+|most|batch_size|steps|edges|jobs")
+"""Names of parameters that count something."""
+
+
+def counts(name: str) -> bool:
+    """Whether a parameter of this name counts something, of which there must be at least one."""
+    return _COUNTS.fullmatch(name) is not None
+
+
+def require_count(owner: str, name: str, given: Any) -> None:
+    """Raise MechoclError for a count that is below 1. None, where it is taken, stands for no limit."""
+    if isinstance(given, Real) and not isinstance(given, bool) and given < 1:
+        raise MechoclError(f"{owner}: {name} is {given}; use at least 1")
+
+
+def seed_number(given: Any, *, known: Collection[int] = (), owner: object = "") -> int:
+    """A seed as an int, whatever kind of whole number it is.
+
+    Raises MechoclError, which names the `owner`, for anything else, and for a seed that is none of the `known` ones.
+    """
+    before, there = f"{owner}: " if owner else "", ", ".join(map(str, known))
+    if not isinstance(given, Integral) or isinstance(given, bool):
+        raise MechoclError(
+            f"{before}a seed is a whole number, not {_shown(given)}" + (f"; it has {there}" if known else "")
+        )
+    seed = int(given)
+    if seed < 0:
+        raise MechoclError(
+            f"{before}a seed is 0 or more, not {seed}" + (f"; it has {there}" if known else "")
+        )
+    if known and seed not in known:
+        raise MechoclError(f"{owner} has no seed {seed}; it has {there}")
+    return seed
 
 
 def settle(config: Any) -> None:
@@ -68,6 +104,9 @@ def checked(function: Function) -> Function:
             wanted = ", ".join(signature.parameters)
             raise MechoclError(f"{function.__name__}: {error}; its arguments are {wanted}") from None
         for name, given in bound.arguments.items():
+            if counts(name):
+                require_count(function.__name__, name, given)
+        for name, given in bound.arguments.items():
             if name not in hints or signature.parameters[name].kind in (
                 inspect.Parameter.VAR_KEYWORD,
                 inspect.Parameter.VAR_POSITIONAL,
@@ -93,8 +132,11 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _refusal(owner: str, name: str, given: Any, hint: Any) -> str:
-    shown = repr(given) if isinstance(given, str | int | float | bool | None) else type(given).__name__
-    return f"{owner}: {name} is {shown}; it takes {_words(hint)}"
+    return f"{owner}: {name} is {_shown(given)}; it takes {_words(hint)}"
+
+
+def _shown(given: Any) -> str:
+    return repr(given) if isinstance(given, str | int | float | bool | None) else type(given).__name__
 
 
 def _words(hint: Any) -> str:

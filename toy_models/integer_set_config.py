@@ -56,7 +56,7 @@ class IntegerSetConfig:
             if not holds:
                 raise ValueError(message)
 
-        for name in ("aliases", "list_length", "n_intersection", "tokens_per_alias"):
+        for name in ("aliases", "list_length", "n_intersection", "tokens_per_alias", "alphabet"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
         require(
             self.list_length < self.integers,
@@ -84,7 +84,6 @@ class IntegerSetConfig:
         require(0.5 <= self.tag_reliability <= 1, f"tag_reliability is {self.tag_reliability}; use 0.5 to 1")
         require(0 <= self.label_flip <= 1, f"label_flip is {self.label_flip}; use 0 to 1")
         if self.tokens_per_alias > 1:
-            require(self.alphabet >= 1, f"alphabet is {self.alphabet}; it must be at least 1")
             # of two letters or more, 64 in a name are over the limit already
             names = self.alphabet ** min(self.tokens_per_alias, 64)
             require(

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from toy_models.filters import require_known
 from toy_models.measures import Measures
 from toy_models.subsets import nearest, subset_named
 from toy_models.words import Words
@@ -142,7 +143,7 @@ class Task:
         `task.rows(kind="question", split="test", subset=("d1", "d2_consistent"))`
 
         A subset may be given by its short name (`subsets.subset_named`). Raises ValueError for a column that the table does not
-        have, and for a subset that does not exist.
+        have, for a subset that does not exist, and for a value that the column cannot have (`filters.require_known`).
         """
         chosen = np.ones(len(self), dtype=bool)
         for column, value in equals.items():
@@ -151,6 +152,9 @@ class Task:
             values = list(value) if isinstance(value, tuple | list | set | frozenset) else [value]
             if column == "subset":
                 values = [self.subset_named(one) for one in values]
+            else:
+                also = self.questioning.more_kinds if column == "kind" else ()
+                require_known(self.table[column], values, also=also)
             chosen &= self.table[column].isin(values).to_numpy()
         return np.flatnonzero(chosen)
 
@@ -208,6 +212,8 @@ class Questioning(ABC):
 
     words: Words
     measures: Measures
+    more_kinds: tuple[str, ...] = ()
+    """Kinds of test beside questions that a task may have in its column `kind`."""
     entities_are_numbers = False
     """Whether the entities have an order, so that some are larger than others, and odd or even."""
     last_alias_token_apart = False

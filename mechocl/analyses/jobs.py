@@ -10,6 +10,7 @@ from typing import Any, Final
 import pandas as pd
 
 from mechocl import files
+from mechocl.accepted import seed_number
 from mechocl.analyses import registry, results
 from mechocl.behaviour import dynamics as learning
 from mechocl.behaviour.counted import CountedSeeds, count_seeds
@@ -91,7 +92,7 @@ def train(
 
     Raises MechoclError when the recipe cannot be used, and when the folder holds something else.
     """
-    numbers = seeds_from(seeds, 0) if isinstance(seeds, int) else tuple(seeds)
+    numbers = seeds_from(seeds, 0) if isinstance(seeds, int) else tuple(map(seed_number, seeds))
     return train_run(
         Path(out),
         recipes.load_recipe(recipe, tuple(changes)),

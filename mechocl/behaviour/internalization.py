@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechocl.accepted import require_count
 from mechocl.closed_book import questioning as text
 from mechocl.models.seam import Transformer, logits_at
 from toy_models.measures import YES_OR_NO, Measures
@@ -122,6 +123,7 @@ def per_alias(model: Transformer, task: Task, *, aliases_per_subset: int | None 
     model's first choice. There, .5 is not the value of chance, since common answers are likelier; compare with
     `no_data`. With `aliases_per_subset`, only the first so many aliases of each subset are measured.
     """
+    require_count("per_alias", "aliases_per_subset", aliases_per_subset)
     rows = task.rows(kind="question", split="test")
     if aliases_per_subset is not None:
         first = task.table.loc[rows, ["subset", "alias"]].drop_duplicates()

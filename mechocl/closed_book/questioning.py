@@ -68,6 +68,7 @@ class TextQuestioning(Questioning):
 
     words = WORDS
     measures = MEASURES
+    more_kinds = ("association", "in context")
     last_alias_token_apart = True
 
     def entity_ids(self, vocabulary: Vocabulary) -> Int[Tensor, " entity"]:

@@ -11,11 +11,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from mechocl.accepted import require_count
 from mechocl.behaviour.subset_names import subset_named
 from mechocl.errors import MechoclError, MechoclWarning, TooLittleData
 from mechocl.interventions.pairs import ROLE_NAMES, Pairs
 from mechocl.interventions.pairs_csv import read_pairs as pairs_of_file
 from mechocl.models.layout import asked_positions, shared_positions
+from toy_models.filters import NUMBERS
 from toy_models.randomness import generator
 from toy_models.task import ROLE, Task
 
@@ -33,6 +35,7 @@ def pairs_named(task: Task, name: str, *, n_pairs: int, seed: int) -> Pairs:
     Warns with PairsCut of a file that has more. Raises MechoclError for an unknown name, for an empty subset, and when no
     pair fits.
     """
+    require_count("pairs_named", "n_pairs", n_pairs)
     if path := file_of(name):
         own = pairs_of_file(task, path)
         if len(own) > n_pairs:
@@ -181,7 +184,10 @@ def tag_pairs(task: Task, *, clean: int, corrupted: int, n_pairs: int, seed: int
     The target is the defined entity, read just before it; there is no foil. Raises MechoclError when the
     task has no definitions with one of the tags, or when the tag comes after the entity.
     """
-    rows = {tag: task.rows(kind="definition", tag=tag) for tag in (clean, corrupted)}
+    rows = {
+        tag: task.rows(kind="definition", tag=tag) if tag in NUMBERS["tag"] else np.array([], dtype=int)
+        for tag in (clean, corrupted)
+    }
     for tag, found in rows.items():
         if len(found) == 0:
             raise MechoclError(

@@ -64,6 +64,12 @@ class Pairs:
             raise MechoclError(
                 f"{self.name}: {len(self.labels)} labels for {self.clean.shape[1]} positions; give each position its own"
             )
+        for name in ("read", "target", "foil", "alias", "contains"):
+            given = tuple(getattr(self, name).shape)
+            if given != (len(self),):
+                raise MechoclError(
+                    f"{self.name}: {name} has the shape {given} for {len(self)} pairs; give one value for each pair"
+                )
         if not bool(((self.read >= 0) & (self.read < self.clean.shape[1])).all()):
             raise MechoclError(f"{self.name}: an answer is read past the end of its example")
 

@@ -119,6 +119,8 @@ class PatchingConfig:
         contrast_names(self.pairs)
         if self.n_pairs < 1:
             raise MechoclError(f"n_pairs is {self.n_pairs}; use at least 1")
+        if self.from_stage is not None and self.from_stage < 1:
+            raise MechoclError(f"from_stage is {self.from_stage}; stages count from 1")
         metric_named(self.metric)
 
     @property

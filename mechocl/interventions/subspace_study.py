@@ -78,6 +78,8 @@ class SubspaceConfig:
         settle(self)
         if not self.positions or not self.ks:
             raise MechoclError("positions and ks must name at least one each")
+        if min(self.ks) < 1:
+            raise MechoclError(f"ks has {min(self.ks)}; use at least 1 dimension")
         for name in ("n_pairs", "steps"):
             if getattr(self, name) < 1:
                 raise MechoclError(f"{name} is {getattr(self, name)}; use at least 1")

@@ -23,7 +23,7 @@ Labels = Mapping[Any, Any] | Sequence[Any] | np.ndarray | pd.Series | Tensor
 def with_labels(task: Task, labels: Labels) -> Task:
     """The task with the labels in the column `label` of its table, None where an alias has none.
 
-    Raises MechoclError when there is no label for some aliases of an array, and for labels that are not classes.
+    Raises MechoclError when an array has not one label for each alias, and for labels that are not classes.
     """
     aliases = task.table["alias"].to_numpy()
     by_alias: Mapping[Any, Any]
@@ -34,7 +34,7 @@ def with_labels(task: Task, labels: Labels) -> Task:
             raise MechoclError(
                 "labels are one for each alias: a dict, a Series, or an array of one dimension, in the order of the aliases"
             )
-        if len(labels) <= aliases.max():
+        if len(labels) != aliases.max() + 1:
             raise MechoclError(
                 f"there are {len(labels)} labels and the task has the aliases 0 to {aliases.max()}; give one for each alias, "
                 "None for those that are left out, or a dict from an alias to its label"

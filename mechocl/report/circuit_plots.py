@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from mechocl.accepted import require_count
 from mechocl.behaviour.over_seeds import SeedSummary
 from mechocl.errors import MechoclError
 from mechocl.interventions.pairs import ROLE_NAMES
@@ -49,6 +50,7 @@ def circuit(
     against it. An edge into a head's keys or values runs from the place that is read to the places where the head
     writes. None stands for the first contrast and the first seed of the rows. Raises MechoclError when no edge has a score.
     """
+    require_count("circuit", "edges", edges)
     rows = rows_of(rows, "contrast", "kind", "value")
     contrast = str(rows["contrast"].iloc[0]) if contrast is None else contrast
     seed = int(rows["seed"].iloc[0]) if seed is None else seed

@@ -181,8 +181,21 @@ class SeedFolder:
         step = name[2] or files.read_metadata(self.path / name[0], remedy=self.ledger.remedy)["step"]
         return Checkpoint(self.seed, int(name[1]), int(step), name[0], digest)
 
+    def _digest_of(self, name: str) -> str | None:
+        """The `sha256` of the seed's own checkpoint of this name; None if it has none."""
+        return self.ledger.entries().get(name)
+
+    def require_own(self, checkpoint: Checkpoint) -> None:
+        """Raise MechoclError for a checkpoint of another seed or run, whose name alone may be that of one of this seed."""
+        if checkpoint.seed != self.seed or self._digest_of(checkpoint.name) != checkpoint.sha256:
+            raise MechoclError(
+                f"{checkpoint.name} of seed {checkpoint.seed}, with sha256 {checkpoint.sha256[:12]}, is no checkpoint of "
+                f"{self.path}; give one of its checkpoints() there, or the seed that it is of"
+            )
+
     def weights(self, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-        """The checkpoint's tensors. Raises MechoclError when the file was truncated or altered."""
+        """The checkpoint's tensors. Raises MechoclError when it is of another seed, or the file was truncated or altered."""
+        self.require_own(checkpoint)
         return files.read_tensors(self.ledger.checked(checkpoint.name))[0]
 
     def untrained_checksum(self) -> str:
@@ -194,7 +207,10 @@ class SeedFolder:
         return build_model(self.recipe, seed=self.seed, device=device)
 
     def model_at(self, checkpoint: Checkpoint, *, device: str | None = "auto") -> Any:
-        """The `HookedTransformer` of a checkpoint. Raises MechoclError when its file is altered or incomplete."""
+        """The `HookedTransformer` of a checkpoint of this seed.
+
+        Raises MechoclError when it is of another seed or run, or its file is altered or incomplete.
+        """
         model = build_model(self.recipe, seed=self.seed, device=device)
         weights = self.weights(checkpoint)
         odd = weights.keys() ^ dict(model.named_parameters()).keys()

@@ -24,6 +24,7 @@ import pandas as pd
 import torch
 
 from mechocl import __version__, files, ledgers
+from mechocl.accepted import seed_number
 from mechocl.closed_book.stages import ClosedBookRecipe
 from mechocl.errors import MechoclError, note
 from mechocl.runs import recipes
@@ -171,9 +172,8 @@ class Run:
         return Run.open(self.path)
 
     def seed(self, seed: int) -> SeedFolder:
-        if seed not in self.seeds:
-            raise MechoclError(f"{self.path} has no seed {seed}; it has {', '.join(map(str, self.seeds))}")
-        return self.kind.folder(self, seed)
+        """One seed's part of the run. Raises MechoclError when the run does not have it."""
+        return self.kind.folder(self, seed_number(seed, known=self.seeds, owner=self.path))
 
     def owner_of(self, seed: int) -> str:
         """What the folder of a seed is made for: a hash of the recipe, as the manifest has it, and of the seed.

@@ -122,12 +122,20 @@ class TextSeedFolder(SeedFolder):
         return self._model(f"stage-{number}/final")
 
     def _model(self, name: str) -> Checkpoint:
-        entries = {k: v for k, v in self.ledger.entries().items() if k.startswith(name + "/")}
         step = files.read_json(self.path / name / _STEPS, remedy=self.ledger.remedy)
-        return Checkpoint(self.seed, step["stage"], step["step"], name, files.fingerprint(entries))
+        return Checkpoint(self.seed, step["stage"], step["step"], name, self._digest_of(name))
+
+    def _digest_of(self, name: str) -> str:
+        """A hash of what is recorded of the files of a checkpoint."""
+        entries = {k: v for k, v in self.ledger.entries().items() if k.startswith(name + "/")}
+        return files.fingerprint(entries)
 
     def model_path(self, checkpoint: Checkpoint) -> Path:
-        """Folder of a checkpoint's model. Raises MechoclError when one of its files was truncated, altered or added."""
+        """Folder of a checkpoint's model.
+
+        Raises MechoclError for one of another seed or run, and when one of its files was truncated, altered or added.
+        """
+        self.require_own(checkpoint)
         recorded = [name for name in self.ledger.entries() if name.startswith(checkpoint.name + "/")]
         for name in recorded:
             self.ledger.checked(name)

@@ -1,6 +1,6 @@
 """Clean/corrupted pairs: each kind isolates one thing, and says rightly what stands where."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -573,3 +573,18 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         with pytest.raises(MechoclError, match=f"{name} {message}") as raised:
             pairs_named(task(), str(tmp_path / name), n_pairs=5, seed=0)
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["read", "target", "foil", "alias", "contains"])
+@pytest.mark.parametrize("shape", [(1,), (5,), (0,), (), (3, 1)])
+def test_pairs_have_one_value_for_each(name: str, shape: tuple[int, ...]) -> None:
+    """One alone would not be meant for all, and what is left over belongs to no pair. Without the tests' own check of shapes."""
+    tokens = torch.arange(12).reshape(3, 4)
+    whole = given_pairs(tokens, tokens + 1, target=torch.ones(3, dtype=torch.long))
+    bare = object.__new__(Pairs)
+    for field in fields(Pairs):
+        value = torch.ones(shape, dtype=torch.long) if field.name == name else getattr(whole, field.name)
+        object.__setattr__(bare, field.name, value)
+    with pytest.raises(MechoclError) as caught:
+        bare.__post_init__()
+    assert f"given pairs: {name} has the shape {shape} for 3 pairs; give one value" in str(caught.value)

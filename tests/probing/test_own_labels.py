@@ -80,6 +80,7 @@ def test_labels_alone_are_enough_and_random_ones_are_not_read() -> None:
     ("labels", "message"),
     [
         ([0, 1], "there are 2 labels and the task has the aliases 0 to 359"),
+        ([0, 1] * 181, "there are 362 labels and the task has the aliases 0 to 359"),
         ("tag", "probe: labels is 'tag'; it takes "),
         (np.zeros((3, 3)), "labels are one for each alias"),
         (np.random.default_rng(0).random(360), "a label is 0.63.*labels are classes"),

@@ -54,12 +54,39 @@ def test_one_word_is_one_id() -> None:
         (lambda task: task.vocabulary.decode("true"), "ids are str; give one token id, or a list of them"),
         (lambda task: task.rows(subset="d9"), "'d9' names no subset of the run; did you mean|use one of"),
         (lambda task: task.rows(subset=("d1", "dd_consistent")), "did you mean 'd[12]_consistent'"),
+        (
+            lambda task: task.rows(kind="questions"),
+            "the task has no kind 'questions'; did you mean 'question'",
+        ),
+        (lambda task: task.rows(kind=("question", "d")), "no kind 'd'; use one of definition, question$"),
+        (lambda task: task.rows(split="valid"), "the task has no split 'valid'; use one of train, test$"),
+        (lambda task: task.rows(order="TV"), "the task has no order 'TV'; did you mean 'TVE'"),
+        (lambda task: task.rows(tag=7), "the task has no tag 7; it takes 0, 1, 2, 3$"),
+        (lambda task: task.rows(stage="1"), "the task has no stage '1'; it takes 0, 1, 2$"),
+        (lambda task: task.rows(alias=[3, "4"]), "the task has no alias '4'; it takes whole numbers"),
+        (lambda task: task.rows(entity=True), "the task has no entity True; it takes whole numbers"),
+        (lambda task: task.rows(answer="true"), "the task has no answer 'true'; it takes True or False"),
         (lambda task: task.rows(subsets="d1"), "the task has no column 'subsets'; did you mean 'subset'"),
     ],
 )
 def test_what_is_not_there_is_named_with_the_nearest(ask: object, answer: str) -> None:
     with pytest.raises(ValueError, match=answer):
         ask(TASKS["one token an alias"])  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("world", TASKS)
+def test_every_column_refuses_what_it_cannot_have(world: str) -> None:
+    """And takes all that it has, and what tasks of its kind have, in any kind of number."""
+    task = TASKS[world]
+    for column, values in task.table.items():
+        for strange in ("a stranger", None, 0.5):
+            with pytest.raises(ValueError, match=f"the task has no {column} |names no subset of the run"):
+                task.rows(**{str(column): strange})
+        for value in values.dropna().unique():
+            found = task.rows(**{str(column): value})
+            assert np.array_equal(found, np.flatnonzero(values == value))
+    only = task.take(task.rows(kind="definition"))
+    assert len(only.rows(kind="question")) == len(only.rows(split="test")) == len(only.rows(tag=0)) == 0
 
 
 def test_rows_take_short_names_lists_and_tuples() -> None:
