@@ -102,6 +102,11 @@ def open_subject(
         finals = {folder.final(number).sha256: number for number in range(1, stages + 1)}
         if number := finals.get(found.record[dictionaries.CHECKPOINT]):
             return f"use --stage {number}"
+        for other in folder.beside():
+            for one in other.checkpoints():
+                if one.sha256 == found.record[dictionaries.CHECKPOINT]:
+                    at_stage = f" --stage {one.stage}" if one.stage != stages else ""
+                    return f"use --seeds {other.seed}{at_stage}, as it was trained on that seed"
         if name in dictionaries.names(folder.path.parent):
             return "run its `mechocl sae train` again, which replaces it"
         return "give the run that it was trained in"

@@ -144,6 +144,11 @@ def load(path: Path, *, device: str, site: str | None = None) -> Dictionary:
             f"{path / pickles[0]} is a pickle, which can run any code when it is opened; convert it to safetensors "
             f"and save it as {WEIGHTS}"
         )
+    if not (path / CONFIG).exists() and (inside := sorted(path.glob(f"seed-*/{CONFIG}"))):
+        one = inside[0].parent
+        raise MechoclError(
+            f"{path} holds a folder for each seed; give that of one seed, such as {one} with --seeds {one.name[5:]}"
+        )
     again = f"delete {path} and train it again" if (path / RECORD).exists() else "copy the SAE again"
     for name in (CONFIG, WEIGHTS):
         if not (path / name).exists():

@@ -4,6 +4,7 @@ A *stack* is a group of seeds that one process trains together. Training that wa
 resume point.
 """
 
+import copy
 import functools
 import json
 import re
@@ -184,6 +185,20 @@ class SeedFolder:
     def _digest_of(self, name: str) -> str | None:
         """The `sha256` of the seed's own checkpoint of this name; None if it has none."""
         return self.ledger.entries().get(name)
+
+    def beside(self) -> list["SeedFolder"]:
+        """The other seeds of the run that have finished files, in the order of their numbers."""
+        found = []
+        for ledger in self.path.parent.glob(f"seed-*/{ledgers.LEDGER}"):
+            number = ledger.parent.name.removeprefix("seed-")
+            if number.isdecimal() and int(number) != self.seed:
+                other = copy.copy(self)
+                other.path, other.seed = ledger.parent, int(number)
+                other.ledger = ledgers.Ledger(ledger.parent, remedy=self.ledger.remedy)
+                for kept in ("task", "model", "attribute"):
+                    other.__dict__.pop(kept, None)
+                found.append(other)
+        return sorted(found, key=lambda other: other.seed)
 
     def require_own(self, checkpoint: Checkpoint) -> None:
         """Raise MechoclError for a checkpoint of another seed or run, whose name alone may be that of one of this seed."""

@@ -12,6 +12,7 @@ import tiny
 import torch
 from sae_lens import SAE, StandardSAE, StandardSAEConfig
 
+from mechocl import files
 from mechocl.analyses import results
 from mechocl.analyses.subject import open_subject
 from mechocl.commands import cli
@@ -153,9 +154,23 @@ def test_an_sae_of_other_weights_is_refused_unless_it_is_asked_for(
     assert "AUC" in said(capsys, "sae", "search", run, NAME, "--stage", "2", *SEARCH)
     other = tmp_path / "other"
     shutil.copytree(run / "saes" / NAME / "seed-1", other)
-    assert "give the run that it was trained in, or add --transfer" in fails(
-        "sae", "search", run, other, *SEARCH
+    for seeds in ("0", "all"):  # the seed that it is of is named, and helps
+        line = fails("sae", "search", run, other, "--seeds", seeds, *SEARCH[2:])
+        assert "use --seeds 1, as it was trained on that seed, or add --transfer" in line
+    assert "AUC" in said(capsys, "sae", "search", run, other, "--seeds", "1", *SEARCH[2:])
+    record = files.read_json(other / dictionaries.RECORD)
+    files.write_json(other / dictionaries.RECORD, record | {dictionaries.CHECKPOINT: "of another run"})
+    line = fails("sae", "search", run, other, *SEARCH)
+    assert "give the run that it was trained in, or add --transfer" in line
+
+    of_all = tmp_path / "copied"
+    shutil.copytree(run / "saes" / NAME, of_all)
+    line = fails("sae", "search", run, of_all, *SEARCH)
+    assert (
+        f"{of_all} holds a folder for each seed; give that of one seed, such as {of_all}/seed-0 with --seeds 0"
+        in line
     )
+    assert "AUC" in said(capsys, "sae", "search", run, of_all / "seed-0", *SEARCH)
 
     _train_again(run)
     for command in (("search",), ("dashboard",)):
