@@ -1,5 +1,6 @@
 """Linear probes, scored on aliases that they were not fitted on."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
@@ -290,9 +291,21 @@ class _EqualPriors(LinearDiscriminantAnalysis):  # type: ignore[misc]
     """scikit-learn's LinearDiscriminantAnalysis, with all classes weighted equally whatever their size."""
 
     def fit(self, x: np.ndarray, y: np.ndarray) -> "_EqualPriors":
-        n = len(np.unique(y))
-        self.priors = np.full(n, 1 / n)
-        super().fit(x, y)
+        counts = np.unique(y, return_counts=True)[1]
+        self.priors = np.full(len(counts), 1 / len(counts))
+        if counts.max() == 1:
+            raise ValueError(
+                "a training fold has one example of each class, which says nothing of their spread; use more aliases, or a "
+                "larger n_folds"
+            )
+        if counts.min() == 1:
+            warnings.warn(
+                "a training fold of a probe has a single example of a class; use more aliases, or a larger n_folds",
+                stacklevel=1,
+            )
+        with warnings.catch_warnings():  # the covariance of one example is 0, as it should be here
+            warnings.filterwarnings("ignore", message="Only one sample available", category=UserWarning)
+            super().fit(x, y)
         return self
 
 

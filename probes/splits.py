@@ -83,7 +83,7 @@ def _check_enough_aliases(
         )
     if holders.max() < n_folds:
         raise ValueError(
-            f"no class has {n_folds} aliases, one for each fold; use more aliases, or at most {holders.max()} folds"
+            f"no class has {n_folds} aliases, one for each fold; use more aliases, or n_folds of at most {holders.max()}"
         )
 
 

@@ -41,6 +41,9 @@ def _line(message: Warning | str, category: type[Warning], filename: str) -> str
         return text
     if issubclass(category, _OF_PROGRAMMERS):
         return ""
-    parts = filename.replace("\\", "/").rpartition("/site-packages/")
+    path = filename.replace("\\", "/")
+    if path.split("/")[-2:-1] in (["probes"], ["toy_models"]):  # they know no MechoclWarning
+        return text
+    parts = path.rpartition("/site-packages/")
     library = parts[2].partition("/")[0].removesuffix(".py") if parts[1] else "Python"
     return f"{library} warns: {text}"

@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import jobs
@@ -10,6 +11,8 @@ import pytest
 from mechocl.commands import cli
 from mechocl.errors import MechoclWarning
 from mechocl.runs import processes
+from probes import linear
+from toy_models import training
 
 LIBRARY = str(Path(pytest.__file__))
 
@@ -52,6 +55,13 @@ def test_a_warning_is_one_line_and_comes_once(shown) -> None:  # type: ignore[no
 )
 def test_libraries_are_named_and_advice_to_programmers_is_left_out(shown, category, lines) -> None:  # type: ignore[no-untyped-def]
     assert shown(lambda: warnings.warn_explicit("overflow", category, LIBRARY, 1)) == lines
+
+
+def test_warnings_of_our_own_packages_stand_alone(shown) -> None:  # type: ignore[no-untyped-def]
+    """Those that import nothing of mechocl, and so have no class of warnings of its own."""
+    for module in (linear, training):
+        warn = partial(warnings.warn_explicit, "a fold is small", UserWarning, str(module.__file__), 1)
+        assert shown(warn) == ["mechocl: a fold is small"]
 
 
 def test_whoever_asked_python_for_warnings_gets_those_of_python(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import tomllib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -668,7 +669,12 @@ SPOILT[3, 1] = -np.inf
         (np.zeros((20, 2)), HALVES * 0 + 7, np.arange(20), r"only one class \(7\)"),
         (np.zeros((20, 2)), HALVES / 2, np.arange(20), "target has dtype float64; labels are"),
         (np.zeros((20, 2)), HALVES, np.arange(20.0), "alias has dtype float64; labels are"),
-        (np.zeros((20, 2)), np.arange(20) // 4, np.arange(20), "no class has 5 aliases.*or at most 4 folds"),
+        (
+            np.zeros((20, 2)),
+            np.arange(20) // 4,
+            np.arange(20),
+            "no class has 5 aliases.*n_folds of at most 4",
+        ),
         (np.zeros((20, 2)), np.eye(20, dtype=int)[3], np.arange(20), "cannot be both learned and tested: 1;"),
     ],
 )
@@ -743,3 +749,38 @@ def test_recipes_are_data_that_the_config_accepts(path: Path) -> None:
         ProbeConfig(method=probe["method"], **settings)
     names = [probe["name"] for probe in recipe["probes"]]
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("method", linear.METHODS)
+@pytest.mark.parametrize("of_a_class", [(3, 3), (2, 2), (2, 9), (3, 2, 4)])
+@pytest.mark.parametrize("regularisation", [(0.5,), (0.1, 1.0)])
+def test_folds_of_one_example_are_said_in_our_words(
+    method: linear.Method, of_a_class: tuple[int, ...], regularisation: tuple[float, ...]
+) -> None:
+    """Two folds of few aliases, with one example each: nothing that scikit-learn says of data arrays comes through."""
+    target = np.repeat(np.arange(len(of_a_class)), of_a_class)
+    x = np.random.default_rng(0).normal(size=(len(target), 5))
+    chosen = (1.0,) if method == "difference-of-means" else regularisation
+    config = linear.ProbeConfig(method=method, regularisation=chosen, n_folds=2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            linear.cross_validate(x, target, np.arange(len(target)), config=config)
+            said = []
+        except ValueError as error:
+            said = [str(error)]
+    said += [str(one.message) for one in caught]
+    ours = (
+        "a training fold has",
+        "a training fold of a probe has a single example of a class; use more aliases",
+    )
+    assert all(text.startswith(ours) for text in said), said
+    if "means" in method:
+        assert said
+
+
+def test_fewer_aliases_than_folds_name_the_field() -> None:
+    with pytest.raises(
+        ValueError, match=r"no class has 4 aliases, .* use more aliases, or n_folds of at most 3"
+    ):
+        alias_folds(np.arange(6), np.repeat([0, 1], 3), n_folds=4, seed=0)
