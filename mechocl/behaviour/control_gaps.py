@@ -37,6 +37,9 @@ IN_PART: Final = "in part"
 AT_LEAST_IN_PART: Final = "at least in part"
 """Answer where the gap is larger than in the control, of which it is not known whether it has a gap of its own."""
 
+EXPERIMENTS: Final = ("frozen-tags",)
+"""Controls whose definitions with tag 2 are as unreliable as those of the run. Their gap says nothing against unreliability."""
+
 _STEPS: Final = "-equal-steps"
 """End of the names of controls at equal steps."""
 
@@ -278,7 +281,11 @@ def _cautions(gaps: list[ControlGap], deciding: list[ControlGap], name: str) -> 
         found.append(
             f"The deciding control was trained in one way; `mechocl controls` with --only {missing} trains the other."
         )
-    others = [one.control for one in gaps if one not in deciding and one.own.answer == YES]
+    others = [
+        one.control
+        for one in gaps
+        if one not in deciding and one.control not in EXPERIMENTS and one.own.answer == YES
+    ]
     if others:
         found.append(f"A gap is there in {', '.join(others)}, too: other causes than unreliability make one.")
     unpaired = sorted({seed for one in gaps for seed in one.unpaired})
