@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # what _NAMES says, for type checkers and editors
     from mechocl.behaviour.sentences import answers as answers
     from mechocl.behaviour.verdict import decide as decide
     from mechocl.errors import MechoclError as MechoclError
+    from mechocl.hypotheses.verdict import verdict as verdict
     from mechocl.interventions.attribution_patching import attribute_activations as attribute_activations
     from mechocl.interventions.circuits import (
         CircuitConfig as CircuitConfig,
@@ -90,6 +91,7 @@ _NAMES: Final = {
     "mechocl.behaviour.sentences": ("answers",),
     "mechocl.behaviour.verdict": ("decide",),
     "mechocl.errors": ("MechoclError",),
+    "mechocl.hypotheses.verdict": ("verdict",),
     "mechocl.interventions.attribution_patching": ("attribute_activations",),
     "mechocl.interventions.circuits": ("CircuitConfig", "circuit_study", "find_circuit"),
     "mechocl.interventions.edge_attribution": ("attribute_edges",),

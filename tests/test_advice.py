@@ -121,6 +121,7 @@ PLAIN: Final = {
     "put the old one back": "as restore: test_a_run_goes_on_with_the_model_that_it_began_with does it",
     r"another process trains them": "test_missing_runs_are_counted runs it again",
     "deciding control": "a report's sentence that names a command; test_controls runs it",
+    "the control … was not trained": "a cell of a verdict that names a command; test_controls runs it",
     "all (activations|.*means) are equal|the two means are equal": "asks for another value",
     "lower learning_rate, and train with another --out": "another recipe, which is what all other tests train",
     "delete it, and train it with `mechocl controls`": "train_controls makes it; test_controls",

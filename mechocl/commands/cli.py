@@ -37,6 +37,7 @@ COMMANDS: Final[dict[str, str]] = {
     "data trex": "data:trex",
     "parity": "parity:parity",
     "dynamics": "training:dynamics",
+    "verdict": "verdicts:verdict",
     "report": "reports:write_report",
     "runs": "listing:runs",
 }

@@ -65,6 +65,7 @@ EXAMPLES: Final[dict[str, tuple[str, str]]] = {
     "data trex": ("--check TREx_json", "--check re-nlg_0-10000.json --entities 100 --min-predicates 2"),
     "parity": ("models/small", "models/small --dtype bfloat16 --fold --centre"),
     "dynamics": ("runs/demo", "runs/demo --out curves.html"),
+    "verdict": ("runs/mine --plan", "runs/mine runs/more --out verdict.md"),
     "report": ("runs/demo", "runs/demo --out demo.html --jobs 1"),
     "runs": ("", "runs"),
 }

@@ -37,6 +37,7 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "crosscoder": ("crosscoder", "run", *SAE),
     "parity": ("parity", "base"),
     "dynamics": ("dynamics", "run"),
+    "verdict": ("verdict", "run"),
     "report": ("report", "run"),
     "runs": ("runs", "."),
     "sae train": ("sae", "train", "run", *SAE),
@@ -122,7 +123,7 @@ def _words() -> Iterator[Bad]:
     for call in CALLS.values():
         yield Bad("words", (*call, "--nothing"))
         yield Bad("words", (*call, "--seedz", "1"))
-        if call[0] != "probe":  # which takes several runs
+        if call[0] not in ("probe", "verdict"):  # which take several runs
             yield Bad("words", (*call, "superfluous"))
         yield Bad(
             "words",

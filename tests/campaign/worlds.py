@@ -16,6 +16,15 @@ from campaign.children import Before, Ended
 CPU: Final = ("--device", "cpu", "--jobs", "1")
 SAE: Final = ("--width", "32", "--k", "4", "--activations", "2048", "--batch-size", "256", "--buffer", "2048")
 QUICK: Final = ("training.stages.0.epochs=1", "training.stages.1.epochs=2", "task.aliases=60")
+LEARNS: Final = (
+    "training.stages.1.trains=all",
+    "training.stages.1.optimizer=adamw",
+    "training.stages.1.learning_rate=2e-4",
+    "training.stages.1.embedding_rate=50",
+    "training.stages.1.batch_size=64",
+    "training.stages.1.epochs=60",
+)
+"""Changes with which the tiny recipe learns its definitions, so that its seeds count."""
 NAME: Final = "blocks.0.hook_resid_pre-topk-32-k4-s0"
 PEOPLE: Final = ("--people", "40", "--told", "1", "--asked", "1")
 NEOX: Final = (
@@ -70,6 +79,8 @@ WRITERS: Final[dict[str, Writer]] = {
     "sae dashboard": Writer(("sae", "dashboard", "run", NAME, *CPU), ("train", "sae train")),
     "crosscoder": Writer(("crosscoder", "run", *SAE, *CPU), ("train",)),
     "dynamics": Writer(("dynamics", "run"), ("train",)),
+    "train learned": Writer(("train", "tiny.toml", "--out", "learned", "--seeds", "2", "--set", *LEARNS, *CPU), slow=True),
+    "verdict": Writer(("verdict", "learned", "--out", "verdict.md", *CPU), ("train learned",), slow=True),
     "report": Writer(("report", "run", *CPU), ("train",), slow=True),
     "pretrain": Writer(
         ("pretrain", "biographies", "--out", "base", *PEOPLE, *NEOX, "--epochs", "2", "--save-every", "0", "--device", "cpu")

@@ -164,6 +164,7 @@ OPTIONS = {
     "crosscoder": ["RUN", "--site", "--width", "--k", "--checkpoints", "--seeds", "--jobs"],
     "data cvdb": ["--check", "--entities"],
     "data trex": ["--check", "--entities", "--min-predicates"],
+    "verdict": ["RUN", "--predictions", "--plan", "--out", "--attribute", "--device", "--jobs"],
     "report": ["RUN", "--out", "--device", "--jobs"],
     "runs": ["FOLDER"],
 }

@@ -60,6 +60,7 @@ def contents(folder: Path) -> set[Path]:
         ("report", "RUN", "--out", "PLACE.html"),
         ("dynamics", "RUN", "--out", "PLACE.html"),
         ("sae dashboard", "RUN", "some-sae", "--out", "PLACE.html"),
+        ("verdict", "RUN", "--out", "PLACE.json"),
         ("parity", "some-model", "--out", "PLACE.json"),
         ("probe", "RUN", "--out", "PLACE"),
         ("sweep", "RECIPE", "--out", "SWEEP", "--figure", "PLACE.html"),
@@ -109,6 +110,8 @@ def test_an_older_file_of_the_same_kind_is_written_over(tmp_path: Path) -> None:
         ("report.html", "<!DOCTYPE html>\n", "page"),
         ("empty.html", "", "page"),
         ("parity.json", '{"residual": {"0": 1e-7}, "top1_agreement": 1.0}', "comparison"),
+        ("verdict.json", '{"checksum": "0", "verdict": {}}', "verdict"),
+        ("verdict.md", "# Verdict: runs/demo", "verdict"),
     ):
         (tmp_path / name).write_text(said)
         destinations.require_file(tmp_path / name, what)

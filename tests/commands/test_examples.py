@@ -34,6 +34,7 @@ LONG = {
     "data trex": "needs a file of T-REx",
     "parity": "needs a model",
     "report": "computes every analysis",
+    "verdict": "needs controls, and computes many analyses",
     "controls": "trains",
     "circuit": "patches every edge",
     "subspace": "trains rotations",

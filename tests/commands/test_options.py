@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import effects
 import pandas as pd
 import pytest
 import tiny
@@ -27,6 +28,7 @@ from mechocl.commands import cli
 from mechocl.commands.arguments import Option, options_of
 from mechocl.commands.options import Computing, PositionalRun
 from mechocl.features import dictionaries
+from mechocl.hypotheses import predictions, verdict
 from mechocl.models import loading
 from mechocl.report import page, run_report, sae_dashboard
 from mechocl.runs import finetune, pretraining, processes, sweep_folder, sweeps
@@ -105,6 +107,7 @@ VALUES: dict[str, list[str]] = {
     "--features": ["3"],
     "--address": ["node1:6379"],
     "--n-heads": ["2"],
+    "verdict --out": ["{folder}/verdict.json"],
     "--d-model": ["64"],
 }
 """Values of options, or of one command's option, for which a value made from the type alone would make no sense."""
@@ -225,6 +228,14 @@ def recorder(places: dict[str, str]) -> Iterator[Recorder]:
             (jobs, "train_run", stands_in(work=trained)),
             (control_jobs, "train_controls", stands_in(work=trained)),
             (jobs, "measure_dynamics", measure),
+            (
+                verdict,
+                "verdict",
+                stands_in(
+                    work=("device", "jobs"),
+                    result=verdict.judge_gathered(effects.made_up(), predictions.load()),
+                ),
+            ),
             (sweeps, "run_sweep", stands_in(work=("device", "executor"), result=FRAME)),
             (sweep_folder, "read_sweep", stands_in(result=FRAME)),
             (probe_sweep, "sweep_probes", kept.sweep_probes),

@@ -1,0 +1,136 @@
+"""Write docs/verdict.md: how a verdict is made, and the tables of explanations and predictions, from the package's data.
+
+python -m docs.write.verdict
+"""
+
+from typing import Final
+
+from docs.write.markdown import write_text_table
+from docs.write.places import DOCS
+from mechocl import files
+from mechocl.hypotheses import predictions, quantities
+from mechocl.hypotheses.predictions import Prediction, Predictions
+
+PAGE: Final = DOCS / "verdict.md"
+
+_METHOD: Final = """\
+# Verdicts on explanations
+
+`python -m docs.write.verdict` writes this page; its tables are those of `mechocl/hypotheses/predictions.toml`.
+
+`mechocl verdict RUN …` asks which explanations of the gap d1 − d2 the measured predictions support, and which they contradict. The runs
+are of one recipe, with different seeds; the control runs are those in their folders (`mechocl controls`). Analyses that are missing are
+computed and kept. `mechocl.verdict(run)` gives the same as an object, `--out verdict.json` or `verdict.md` as a file.
+
+## How it is made
+
+1. **A quantity** (`mechocl/hypotheses/quantities.py`) is one number of each seed. It never looks across seeds.
+2. **An effect** is the mean over the seeds that learned their definitions, with the 95 % interval. Its answer follows the one rule of
+   all verdicts (`mechocl/behaviour/verdict.py`): *yes* (above 0), *no: the reverse*, *no* (equivalent to 0 within the smallest effect
+   that matters), *cannot tell*. Absence of evidence is no evidence of absence: a wide interval about 0 says nothing.
+3. **The family.** An answer needs a p that holds for all predictions at once (Holm), for tests that a mean is 0 and for tests of
+   equivalence apart: in each of the two families, any wrong answer has a probability of 5 %. What does not hold is *undecided*.
+4. **A prediction** says what each explanation expects of a quantity if it alone makes the gap, and which explanations it *tests*: those that
+   are refuted where it comes out otherwise, also if others have a part. One that all explanations share is refused.
+5. **An explanation** is *contradicted* if a prediction that tests it is; *supported* if all of them are met and one of these is expected
+   by no other explanation; *undecided* otherwise. Explanations are not exclusive. What contradicts that it *alone* makes the gap
+   stands beside it. Nothing is weighed by hand.
+6. **Nothing to explain.** Without a gap nothing but *nothing* is judged, and no model is opened. Where the control that decides shows the
+   gap, too (*The gap needs unreliability: no*), explanations by unreliability have nothing to explain.
+7. **Told apart.** Two explanations that are left, and that no decided prediction distinguishes, are named, with the predictions that
+   would.
+8. **The share of the gap** of a part (such as what is gone at equal definition loss) is the ratio of the means over seeds, with
+   Fieller's interval. It is infinitely wide where the gap itself may be 0.
+
+`--plan` says how many more seeds would decide with 80 % probability if mean and spread stay as they are (for the worst case of the
+family), the hours of training them with the controls that are there, and how much of the gap's variance comes from the number of aliases.
+
+`--predictions FILE` takes explanations and predictions of your own, in the same form. A prediction may be about any analysis of the
+registry, about the `controls` (rows of `evaluate` with a column `control`), and about the `history` of the training."""
+
+_LIMITS: Final = """\
+## Limits
+
+- The smallest effects are choices. An effect that is there and smaller than its margin counts as none.
+- A prediction is about its quantity, not about the words of an explanation. Who holds that an explanation predicts something else writes
+  it into the data, where it can be read.
+- *Supported* says that what was predicted came out. It is as strong as the predictions that others do not share.
+- *frozen-tags* trains the experiment with tags that do not learn in stage 2; it says what this takes away from the gap, which may be below 0.
+- In the integer set a question holds no tag, so no embedding of a tag acts when it is asked. What tags learn can act on training alone.
+- The number of seeds that a pilot asks for is as uncertain as the pilot's spread.
+- At most one wrong answer in twenty is said of each of the two families of tests, not of both together.
+
+## Not done yet
+
+- Predictions of gradients, of single updates and of definitions trained on with the other tag. Without them *gradient_alignment* has no
+  prediction of its own, and cannot be supported.
+- Definitions in the context of a question, as a prediction of *tag_semantics*.
+- That the gate of *selective_retrieval* was there before stage 2."""
+
+
+def write_page() -> str:
+    """The page."""
+    data = predictions.load()
+    parts = [
+        _METHOD,
+        "## Explanations",
+        "\n".join(_explanations(data)),
+        "## Predictions",
+        "Each line is what its explanations expect; **bold** are those that it tests.",
+        "\n".join(_predictions(data)),
+        "## Quantities",
+        "\n".join(_quantities(data)),
+        _LIMITS,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _explanations(data: Predictions) -> list[str]:
+    rows = [
+        (
+            f"`{one.name}`",
+            one.claim,
+            ", ".join(f"`{prediction.name}`" for prediction in data.of(one.name)),
+            "yes" if one.beyond_controls else "no",
+            one.lacks,
+        )
+        for one in data.explanations
+    ]
+    columns = ("explanation", "claim", "tested by", "needs unreliability", "what is not measured")
+    return write_text_table(columns, rows)
+
+
+def _predictions(data: Predictions) -> list[str]:
+    rows = [
+        (f"`{one.name}`", one.says, _expected(one), _measured(one), one.source) for one in data.predictions
+    ]
+    return write_text_table(("prediction", "what", "expected", "measured by", "source"), rows)
+
+
+def _expected(one: Prediction) -> str:
+    by_direction: dict[str, list[str]] = {}
+    for name, direction in one.expects.items():
+        by_direction.setdefault(direction, []).append(f"**{name}**" if name in one.tests else name)
+    return "; ".join(f"{direction}: {', '.join(names)}" for direction, names in by_direction.items())
+
+
+def _measured(one: Prediction) -> str:
+    told = {**one.arguments, **one.config, **({"column": one.column} if one.column else {})}
+    inside = ", ".join(f"{key} = {value}" for key, value in told.items())
+    smallest = "the answers' own" if one.smallest == predictions.ANSWERS else f"{one.smallest:g}"
+    return (
+        f"`{one.quantity}` of `{one.analysis}`"
+        + (f" ({inside})" if inside else "")
+        + f"; smallest effect {smallest} {one.unit}"
+    )
+
+
+def _quantities(data: Predictions) -> list[str]:
+    used = dict.fromkeys(one.quantity for one in data.predictions)
+    return write_text_table(
+        ("quantity", "what it is"), [(f"`{name}`", quantities.describe(name)) for name in used]
+    )
+
+
+if __name__ == "__main__":
+    files.write_text(PAGE, write_page())
