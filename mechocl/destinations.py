@@ -12,15 +12,16 @@ from mechocl.errors import MechoclError
 _LOOKS: Final = {
     "page": re.compile(rb"\s*<(!doctype )?html", re.IGNORECASE),
     "comparison": re.compile(rb'\s*\{.*"top1_agreement"', re.DOTALL),
+    "calibration": re.compile(rb"world,instance,"),
     "verdict": re.compile(rb'\s*(# Verdict|\{.*"verdict")', re.DOTALL),
 }
 """How a file that may be replaced begins, by what is to be written there."""
 
 
-def require_file(path: Path, what: Literal["page", "comparison", "verdict"] = "page") -> None:
-    """Raise MechoclError when a page, the comparison of two models, or a verdict cannot or must not be written at a path.
+def require_file(path: Path, what: Literal["page", "comparison", "verdict", "calibration"] = "page") -> None:
+    """Raise MechoclError when a page, the comparison of two models, a verdict or its calibration cannot or must not be written at a path.
 
-    A folder is there, or a file that is not an older page (comparison, verdict), or its folder cannot be written.
+    A folder is there, or a file that is not an older page (comparison, verdict …), or its folder cannot be written.
     """
     if path.is_dir():
         raise MechoclError(f"{path} is a folder; give a file in it, for example {path / f'{path.name}.html'}")
@@ -34,7 +35,7 @@ def require_file(path: Path, what: Literal["page", "comparison", "verdict"] = "p
 
 
 def _may_be_replaced(path: Path, what: str) -> bool:
-    """Whether an older page (comparison, verdict) or an empty file is at a path, and not a file of another kind or a device."""
+    """Whether an older page (comparison, verdict …) or an empty file is at a path, and not a file of another kind or a device."""
     if not path.is_file():
         return False
     with path.open("rb") as file:

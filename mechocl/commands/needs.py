@@ -44,6 +44,10 @@ NEEDS: Final = (
         why="is for probing, and --table only looks at a table",
     ),
     Need(
+        command="verdict", flags=(), of="--calibrate", values=("",), but=("--calibrate",),
+        why="is for the verdict on runs, and --calibrate judges hand-made worlds",
+    ),
+    Need(
         command="probe", flags=("--cache-dtype",), of="--cache-gb", values=("", "more than 0"),
         why="is for activations that are kept on the disk",
     ),

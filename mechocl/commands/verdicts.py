@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 
 def verdict(
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")],
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")] = (),
     predictions: Path | None = None,
     plan: bool = False,
     out: Path | None = None,
+    calibrate: Path | None = None,
     attribute: Attribute = "",
     computing: Annotated[Computing, tyro.conf.OmitArgPrefixes] = Computing(),  # noqa: B008
 ) -> None:
@@ -30,11 +31,16 @@ def verdict(
         predictions: TOML file of explanations and predictions. By default it is the package's own.
         plan: Also say how many seeds, aliases and hours the undecided predictions need.
         out: File that the verdict is written to as well: .json or .md.
+        calibrate: Judge no run. Judge the hand-made worlds in which the answer is known, 20 instances of each, and write a
+            line for each into this CSV file. The same command continues what was stopped.
         computing: How the analyses are computed.
     """
     from mechocl.hypotheses import verdict as judging
     from mechocl.runs.run import Run
 
+    if calibrate is not None:
+        _calibrate(calibrate)
+        return
     if not runs:
         raise MechoclError("give one or more RUN folders")
     if out is not None:
@@ -53,6 +59,17 @@ def verdict(
         print(f"verdict: {out}")
     else:
         print(f"rows: {', '.join(str(run / 'results') for run in runs)}")
+
+
+def _calibrate(table: Path) -> None:
+    from mechocl.commands import printing
+    from mechocl.hypotheses import calibration
+
+    require_file(table, "calibration")
+    found = calibration.calibrate(table, say=print)
+    print()
+    printing.grid(calibration.confusion(found), ".2f", corner="world")
+    print(f"calibration: {table}")
 
 
 def _print(found: "RunVerdict", *, plan: bool) -> None:

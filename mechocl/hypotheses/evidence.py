@@ -61,7 +61,7 @@ class Effect:
         """The verdict's answer if it holds for the family, else that it cannot be told."""
         if self.verdict is None or not self.adjusted < LEVEL:
             return CANNOT_TELL
-        return self.verdict.answer
+        return str(self.verdict.answer)
 
     def outcome(self, expected: Direction) -> Outcome:
         """Whether the effect is as it was expected."""

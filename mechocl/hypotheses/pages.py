@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from mechocl.behaviour import formats
 from mechocl.hypotheses.evidence import Effect
-from mechocl.hypotheses.verdict import RunVerdict
+from mechocl.hypotheses.verdict import LEFT, RunVerdict
 
 LOOKS_LIKE: Final = "# Verdict"
 """How a verdict's Markdown begins."""
@@ -73,7 +73,7 @@ def finding_rows(verdict: RunVerdict) -> list[list[str]]:
 
 def tail(verdict: RunVerdict) -> list[str]:
     """What was not measured, which explanations cannot be told apart, and what no prediction measures; one line each."""
-    kept = [one.explanation for one in verdict.findings if one.status in ("supported", "undecided")]
+    kept = [one.explanation for one in verdict.findings if one.status in LEFT]
     return [
         *(f"{one.prediction.name} is not measured: {one.missing}." for one in verdict.effects if one.missing),
         *(f"{pair.in_words}." for pair in verdict.pairs),

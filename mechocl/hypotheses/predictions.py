@@ -51,7 +51,7 @@ class Explanation:
     beyond_controls: bool = False
     """Whether it explains only what a run's gap has beyond that of its deciding control: it needs unreliable definitions."""
     lacks: str = ""
-    """What no prediction here measures of it, in one sentence; "" for nothing known."""
+    """What it claims and no prediction here measures, in one sentence; "" for nothing. If it lacks something it is never supported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +79,8 @@ class Prediction:
     expects: dict[str, Direction]
     """Explanation → what it expects, if it alone made the gap. One that is not named expects nothing."""
     tests: tuple[str, ...]
-    """The explanations that are refuted where their expectation is contradicted, also if others have a part in the gap."""
+    """The explanations that are refuted where their expectation is contradicted, also if others have a part in the gap. If it is
+    empty, the prediction only says what alone does not make the gap."""
     part_of_gap: bool = False
     """Whether the quantity is a part of the gap d1 − d2, so that its share of the gap can be said."""
     source: str
@@ -127,8 +128,6 @@ def _check(one: Prediction, explanations: Mapping[str, Explanation]) -> None:
         _known(name, list(explanations), f"{where}: there is no explanation")
     if missing := [name for name in one.tests if name not in one.expects]:
         raise ValueError(f"{where}: it tests {missing[0]}, of which it expects nothing; name it in expects")
-    if not one.tests:
-        raise ValueError(f"{where}: it tests no explanation; name one in tests")
     if len(set(one.expects.values())) < 2:
         raise ValueError(
             f"{where}: all explanations expect the same, so it is no evidence; name one that expects another outcome"

@@ -4,6 +4,7 @@ Nothing is weighed. An explanation is
 
 - *contradicted* if one of the predictions that test it came out otherwise;
 - *supported* if all of them are met, and at least one of these is expected by no other explanation;
+- *met so far* if it would be supported, but claims more than is measured (`Explanation.lacks`);
 - *undecided* if anything of this is missing or not decided;
 - *nothing to explain* if there is no gap, or, for those about unreliable definitions, none beyond its control.
 
@@ -29,7 +30,10 @@ from mechocl.hypotheses.sources import Gathered
 from mechocl.models.seam import resolve_device
 from mechocl.runs.run import Run
 
-Status = Literal["supported", "contradicted", "undecided", "nothing to explain"]
+Status = Literal["supported", "met so far", "contradicted", "undecided", "nothing to explain"]
+
+LEFT: Final = ("supported", "met so far", "undecided")
+"""What explanations are that may be right."""
 
 NOTHING_NAME: Final = "nothing"
 """Name of the explanation that there is no gap."""
@@ -210,7 +214,8 @@ def _find(
         more += [effect.more_seeds] if outcome == "undecided" else []
         distinct |= outcome == "met" and _is_distinct(one.name, effect)
     whole = outcomes["met"] and not (outcomes["undecided"] or outcomes["not measured"]) and distinct
-    status: Status = "contradicted" if outcomes["contradicted"] else "supported" if whole else "undecided"
+    good: Status = "met so far" if one.lacks else "supported"
+    status: Status = "contradicted" if outcomes["contradicted"] else good if whole else "undecided"
     if (refused and one.name != NOTHING_NAME) or (beyond_refused and one.beyond_controls):
         status = "nothing to explain"
     seeds = [number for number in more if number is not None]
@@ -233,8 +238,8 @@ def _is_distinct(name: str, effect: Effect) -> bool:
 
 
 def _pairs(findings: Sequence[Finding], effects: Sequence[Effect]) -> list[Pair]:
-    """Explanations that are supported or undecided, two by two, which no decided prediction tells apart."""
-    left = [one.explanation.name for one in findings if one.status in ("supported", "undecided")]
+    """Explanations that are not contradicted, two by two, which no decided prediction tells apart."""
+    left = [one.explanation.name for one in findings if one.status in LEFT]
     found = []
     for first, second in combinations(left, 2):
         between = [

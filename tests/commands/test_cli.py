@@ -164,7 +164,16 @@ OPTIONS = {
     "crosscoder": ["RUN", "--site", "--width", "--k", "--checkpoints", "--seeds", "--jobs"],
     "data cvdb": ["--check", "--entities"],
     "data trex": ["--check", "--entities", "--min-predicates"],
-    "verdict": ["RUN", "--predictions", "--plan", "--out", "--attribute", "--device", "--jobs"],
+    "verdict": [
+        "RUN",
+        "--predictions",
+        "--plan",
+        "--out",
+        "--calibrate",
+        "--attribute",
+        "--device",
+        "--jobs",
+    ],
     "report": ["RUN", "--out", "--device", "--jobs"],
     "runs": ["FOLDER"],
 }

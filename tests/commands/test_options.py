@@ -28,7 +28,7 @@ from mechocl.commands import cli
 from mechocl.commands.arguments import Option, options_of
 from mechocl.commands.options import Computing, PositionalRun
 from mechocl.features import dictionaries
-from mechocl.hypotheses import predictions, verdict
+from mechocl.hypotheses import calibration, predictions, verdict
 from mechocl.models import loading
 from mechocl.report import page, run_report, sae_dashboard
 from mechocl.runs import finetune, pretraining, processes, sweep_folder, sweeps
@@ -81,7 +81,11 @@ CONTEXT: dict[tuple[str, str], list[str]] = {
 }
 """Options that mean something beside others alone: those others."""
 
-ALONE = {("sweep", "--table"): ["--table", "{folder}/a"], ("probe", "--table"): ["--table", "{folder}/a"]}
+ALONE = {
+    ("sweep", "--table"): ["--table", "{folder}/a"],
+    ("probe", "--table"): ["--table", "{folder}/a"],
+    ("verdict", "--calibrate"): ["--calibrate", "{folder}/a.csv"],
+}
 """Options that replace everything else that the command is given: what they are compared with."""
 
 VALUES: dict[str, list[str]] = {
@@ -228,6 +232,7 @@ def recorder(places: dict[str, str]) -> Iterator[Recorder]:
             (jobs, "train_run", stands_in(work=trained)),
             (control_jobs, "train_controls", stands_in(work=trained)),
             (jobs, "measure_dynamics", measure),
+            (calibration, "calibrate", stands_in()),
             (
                 verdict,
                 "verdict",

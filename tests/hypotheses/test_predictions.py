@@ -60,7 +60,6 @@ def test_a_shared_prediction_is_refused(tmp_path: Path) -> None:
         ("readout_gate = \"above\"", "readout = \"above\"", "there is no explanation 'readout'; did you mean readout_gate"),
         ('tests = ["moved_tags"]', 'tests = ["moving"]', "there is no explanation 'moving'"),
         ('tests = ["moved_tags"]', 'tests = ["steering"]', "it tests steering, of which it expects nothing"),
-        ('tests = ["moved_tags"]', "tests = []", "it tests no explanation"),
         ('quantity = "suppressed"', 'quantity = "supressed"', "there is no quantity 'supressed'; did you mean suppressed"),
         ('probe = "tag-stage-2"', 'prob = "tag-stage-2"', "has no argument 'prob'; did you mean probe"),
         ('arguments = { subset = "d2_consistent" }', "", "the quantity over_chance needs the argument 'subset'"),

@@ -79,7 +79,7 @@ def test_a_readout_gate_is_found_and_unreliability_has_nothing_to_explain() -> N
 
 def test_semantics_is_found() -> None:
     found = judged(made_up(gap=0.4, d2=0.35))
-    assert finding(found, "tag_semantics").status == "supported"
+    assert finding(found, "tag_semantics").status == "met so far"  # it claims more than is measured
     assert "less_learned" not in found.supported
 
 
