@@ -81,11 +81,11 @@ class Mechanism:
     """Block in which `=` gets the alias's integer (and its tag, with `tag_at_equals`)."""
     comparison_layer: int = 1
     """Block in which `=` looks the retrieved integer up in the list. After the retrieval layer."""
-    tag1_gain: float = 1.0
+    tag1_gain: float | int = 1.0
     """How much of its integer an alias defined by tag 1 gives to `=`: 1 all, 0 nothing (suppressed)."""
-    tag2_gain: float = 1.0
+    tag2_gain: float | int = 1.0
     """The same for tag 2."""
-    tag3_gain: float = 1.0
+    tag3_gain: float | int = 1.0
     """The same for tag 3."""
     gate: Literal["retrieval", "storage"] = "retrieval"
     """Where the gain acts. `retrieval`: all aliases store alike, and the attention of `=` on the alias
@@ -99,7 +99,7 @@ class Mechanism:
     """`=` gets a copy of the tag in the retrieval layer."""
     name_dims: int = 0
     """Coordinates of standard normal noise in each alias's embedding, which nothing reads."""
-    sharpness: float = 256.0
+    sharpness: float | int = 256.0
     """S above, in nats. The numbers above hold from about 100 on."""
 
     def __post_init__(self) -> None:
@@ -116,7 +116,7 @@ class Mechanism:
             raise ValueError("a gate on retrieval, and tag_at_equals, read the tag: they need tag_at_alias")
 
     @property
-    def gains(self) -> tuple[float, float, float]:
+    def gains(self) -> tuple[float | int, float | int, float | int]:
         return self.tag1_gain, self.tag2_gain, self.tag3_gain
 
 
@@ -269,7 +269,7 @@ def twins(task: Task, rows: np.ndarray, *, subset: str) -> Int[Tensor, "row pos"
     """
     candidates = task.table.iloc[task.rows(kind="question", subset=subset)]
     token_of = dict(
-        zip(candidates["entity"], task.tokens[candidates.index.to_numpy(), 0].tolist(), strict=True)
+        zip(candidates["entity"], task.tokens[candidates.index.tolist(), 0].tolist(), strict=True)
     )
     entities = task.table["entity"].iloc[rows]
     if missing := sorted(set(entities) - set(token_of)):
