@@ -168,6 +168,7 @@ def _analysed(world: World, task: Task, seed: int, name: str, config: Any) -> pd
         task=task,
         after=lambda stage: make_model(world, task, seed=seed, trained=stage == 2),
         untrained=lambda: untrained_like(model),
+        course=_nothing,
         stage=2,
         collect=directly(model),
         dictionary=_nothing,
@@ -179,7 +180,7 @@ def _analysed(world: World, task: Task, seed: int, name: str, config: Any) -> pd
 
 
 def _nothing(*_: Any) -> Any:
-    raise AssertionError("a verdict reads no dictionary, and no rows of another analysis")
+    raise AssertionError("a verdict reads no dictionary, no course of training and no rows of another analysis")
 
 
 def calibrate(
