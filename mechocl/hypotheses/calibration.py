@@ -180,7 +180,9 @@ def _analysed(world: World, task: Task, seed: int, name: str, config: Any) -> pd
 
 
 def _nothing(*_: Any) -> Any:
-    raise AssertionError("a verdict reads no dictionary, no course of training and no rows of another analysis")
+    raise AssertionError(
+        "a verdict reads no dictionary, no course of training and no rows of another analysis"
+    )
 
 
 def calibrate(
