@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from toy_models import lean
+from toy_models.tag_changes import Seen, TagChange
 from toy_models.task import ROLE, Task
 
 if TYPE_CHECKING:
@@ -46,11 +47,21 @@ def stacked_definition_losses(
     shape: lean.Shape,
     tokens: Int[Tensor, "model definition pos"],
     entity: Int[Tensor, "model definition"],
+    *,
+    change: TagChange | None = None,
 ) -> Float[Tensor, "model definition"]:
-    """Definition losses (nats) of several models, each of its own definitions. `entity` is the position of the entity."""
+    """Definition losses (nats) of several models, each of its own definitions. `entity` is the position of the entity.
+
+    With a `change` of the tags, they are those of the forward pass with it.
+    """
     found = []
     for some, where in zip(torch.split(tokens, _AT_ONCE, 1), torch.split(entity, _AT_ONCE, 1), strict=True):
-        x = lean.residual(parameters, some[:, :, :-1], shape)
+        seen = (
+            Seen(parameters, some[:, :, :-1])
+            if change is None
+            else change.forward(parameters, some[:, :, :-1])
+        )
+        x = lean.residual(seen.parameters, seen.tokens, shape, cut=seen.cut)
         before = (where - 1)[:, :, None, None].expand(-1, -1, 1, x.shape[3])
         logits = lean.logits(parameters, x.gather(2, before)[:, :, 0])
         targets = some.gather(2, where[:, :, None])
@@ -60,9 +71,11 @@ def stacked_definition_losses(
 
 
 def measure_definition_losses(
-    model: "HookedTransformer", task: Task, rows: np.ndarray
+    model: "HookedTransformer", task: Task, rows: np.ndarray, *, change: TagChange | None = None
 ) -> Float[np.ndarray, " definition"]:
     """Definition losses (nats) of one model in the given rows of a task, which are definitions.
+
+    With a `change` of the tags, which must be one for this task alone, they are those of the forward pass with it.
 
     Raises ValueError where there is no definition loss (`find_entities`).
     """
@@ -70,7 +83,8 @@ def measure_definition_losses(
     entity = find_entities(task, rows)
     tokens = task.tokens[torch.from_numpy(rows), : int(entity.max()) + 1]
     losses = stacked_definition_losses(
-        lean.parameters_of([model]), lean.shape_of(model), tokens[None].to(device), entity[None].to(device)
-    )
+        lean.parameters_of([model]), lean.shape_of(model), tokens[None].to(device), entity[None].to(device),
+        change=change,
+    )  # fmt: skip
     found: np.ndarray = losses[0].double().cpu().numpy()
     return found

@@ -12,14 +12,17 @@ from toy_models.task import ROLE, Task
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
-Trains = Literal["all", "all_but_tag_embeddings", "embeddings", "alias_embeddings", "tag_embeddings"]
+Trains = Literal[
+    "all", "all_but_tag_embeddings", "all_but_alias_embeddings", "all_but_embeddings",
+    "embeddings", "alias_embeddings", "tag_embeddings",
+]  # fmt: skip
 
 EMBEDDING: Final = "embed.W_E"
 
 
 def name_trained_parameters(model: "HookedTransformer", trains: Trains) -> list[str]:
     """Names of the parameters that a stage trains, in whole or in part. The token embedding is the first one."""
-    if trains in ("all", "all_but_tag_embeddings"):
+    if trains.startswith("all"):
         return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     return [EMBEDDING]
 
@@ -27,8 +30,11 @@ def name_trained_parameters(model: "HookedTransformer", trains: Trains) -> list[
 def find_trained_rows(task: Task, trains: Trains) -> Bool[Tensor, "d_vocab"]:
     """Which rows of the token embedding a stage trains. Tags are the tokens that stand as one in the task."""
     everything = torch.ones(len(task.vocabulary), dtype=torch.bool)
-    if trains == "alias_embeddings":
-        return find_alias_names(task)
+    if trains == "all_but_embeddings":
+        return ~everything
+    if trains in ("alias_embeddings", "all_but_alias_embeddings"):
+        names = find_alias_names(task)
+        return names if trains == "alias_embeddings" else ~names
     if trains in ("tag_embeddings", "all_but_tag_embeddings"):
         tags = ~everything
         tags[task.tokens[task.roles == ROLE["tag"]]] = True

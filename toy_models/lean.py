@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from toy_models.comparing import LOGITS, Passed, acts_beyond_rows, find_parting, some_rows
@@ -124,12 +124,14 @@ def residual(
     shape: Shape,
     *,
     see: See | None = None,
+    cut: Bool[Tensor, "model batch pos pos"] | None = None,
 ) -> Float[Tensor, "model batch pos d_model"]:
     """The residual stream after the last layer norm, which the unembedding reads.
 
     Rows are padded on the right. Attention is causal, so no position attends to the pads that follow it. `see` is shown
     attention scores and what attention writes, and the stream between the layers, by the names of hook points, with
-    (model · batch) in the place of `batch`.
+    (model · batch) in the place of `batch`. Where `cut` is true, a position (the first `pos`) does not attend to another (the
+    second); each must be left one to attend to.
     """
     n_models, _, n_pos = tokens.shape
     W_E = p["embed.W_E"]
@@ -147,7 +149,7 @@ def residual(
     show("blocks.0.hook_resid_pre", x)
     for layer in range(shape.n_layers):
         block = f"blocks.{layer}."
-        attention = _attention(p, block + "attn.", _norm(p, block + "ln1.", x, shape), shape, n_pos, see)
+        attention = _attention(p, block + "attn.", _norm(p, block + "ln1.", x, shape), shape, n_pos, see, cut)
         show(block + "hook_attn_out", attention)
         if shape.attn_only:
             x = x + attention
@@ -184,7 +186,13 @@ def _norm(p: Mapping[str, Tensor], name: str, x: Tensor, shape: Shape) -> Tensor
 
 
 def _attention(
-    p: Mapping[str, Tensor], name: str, x: Tensor, shape: Shape, n_pos: int, see: See | None
+    p: Mapping[str, Tensor],
+    name: str,
+    x: Tensor,
+    shape: Shape,
+    n_pos: int,
+    see: See | None,
+    cut: Tensor | None,
 ) -> Tensor:
     # one matrix product for q, k and v: (model, d_model, 3 · head · d_head)
     weight = torch.cat(
@@ -207,8 +215,9 @@ def _attention(
         sin, cos = (p[name + table][:n_pos] for table in ("rotary_sin", "rotary_cos"))
         q, k = _rotate(q, sin, cos, shape.rotary_dim), _rotate(k, sin, cos, shape.rotary_dim)
     if see is not None:
-        see(name + "hook_attn_scores", _scores(q, k).view(*q.shape[:3], n_pos))
-    z = F.scaled_dot_product_attention(q, k, v, is_causal=True) if q.is_cuda else causal_attention(q, k, v)
+        see(name + "hook_attn_scores", _scores(q, k, cut).view(*q.shape[:3], n_pos))
+    fused = q.is_cuda and cut is None
+    z = F.scaled_dot_product_attention(q, k, v, is_causal=True) if fused else causal_attention(q, k, v, cut)
     z = rearrange(z, "(model batch) head pos d_head -> model (batch pos) (head d_head)", model=len(x))
     return _linear(z, p[name + "W_O"].flatten(1, 2), p[name + "b_O"])
 
@@ -217,17 +226,23 @@ def causal_attention(
     q: Float[Tensor, "batch head pos d_head"],
     k: Float[Tensor, "batch head pos d_head"],
     v: Float[Tensor, "batch head pos d_head"],
+    cut: Bool[Tensor, "model example pos pos"] | None = None,
 ) -> Float[Tensor, "batch head pos d_head"]:
     """Scaled dot-product attention as plain products. For a few tokens on a CPU it is faster than torch's own."""
-    return (_scores(q, k).softmax(-1) @ v.flatten(0, 1)).view(v.shape)
+    return (_scores(q, k, cut).softmax(-1) @ v.flatten(0, 1)).view(v.shape)
 
 
 def _scores(
-    q: Float[Tensor, "batch head pos d_head"], k: Float[Tensor, "batch head pos d_head"]
+    q: Float[Tensor, "batch head pos d_head"],
+    k: Float[Tensor, "batch head pos d_head"],
+    cut: Bool[Tensor, "model example pos pos"] | None,
 ) -> Float[Tensor, "batch_and_head pos pos"]:
     n_pos, d_head = q.shape[-2:]
     future = torch.full((n_pos, n_pos), -math.inf, dtype=q.dtype, device=q.device).triu(1)
-    return torch.baddbmm(future, q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=d_head**-0.5)
+    scores = torch.baddbmm(future, q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=d_head**-0.5)
+    if cut is None:
+        return scores
+    return scores.masked_fill(cut.flatten(0, 1).repeat_interleave(q.shape[1], 0), -math.inf)
 
 
 def _rotate(x: Tensor, sin: Tensor, cos: Tensor, rotary_dim: int) -> Tensor:

@@ -40,8 +40,8 @@ class StageConfig:
     gradient_clip: float = 0.0
     """Largest gradient norm. With 0, gradients are not clipped."""
     trains: Trains = "all"
-    """What is trained: every parameter; every one but the tags' token embeddings; all token embeddings and nothing else; or
-    only those of the aliases' tokens, or of the tags. What is not trained stays as it is to the last bit. If the model's
+    """What is trained: every parameter; every one but the token embeddings of the tags, of the aliases' names, or of all
+    tokens; all token embeddings and nothing else; or only those of the aliases' names, or of the tags. What is not trained stays as it is to the last bit. If the model's
     embeddings are tied, a row is trained or frozen in both places."""
     stop_at_definition_loss: float = 0.0
     """Definition loss, in nats, at which definitions are learned well enough, and training on them stops. It is the
@@ -51,6 +51,17 @@ class StageConfig:
     definitions is at or under it. With `alias`, a definition carries no loss, and the embedding of its alias does not
     move, from the epoch on at whose start it is at or under it; and a model all of whose definitions have
     stopped trains no further."""
+    tag_embedding: Literal["own", "tag_1", "tag_2", "tag_3", "none"] = "own"
+    """What stands in the place of the tags' token embeddings in definitions while the stage trains: each tag's own, that of
+    one tag for all, or none, which is 0. What is predicted stays as it is, and so does the finished model."""
+    tag_embedding_in: Literal["both", "forward", "backward"] = "both"
+    """In which pass it stands there. With `forward`, predictions and their errors are those with it, and the errors are sent
+    back through the model as it is without it. With `backward`, it is the reverse."""
+    cut_tag: bool = False
+    """Whether all later positions of a definition cannot attend to its tag while the stage trains."""
+    exchange_tags: bool = False
+    """Whether the new aliases of tag 1 and of tag 2 have changed places: those of `d1` are defined by tag 2 and belong to
+    `d2`, and the reverse. All else is as without it, and so is the order of the examples."""
     evaluations: int = 10
     """Number of evaluations during the stage, evenly spaced, the last at its end."""
     checkpoints: int = 6
@@ -76,6 +87,14 @@ class StageConfig:
             )
         if self.stops == "alias" and not self.stop_at_definition_loss:
             raise ValueError("stops is alias, but nothing stops; set stop_at_definition_loss above 0")
+        if self.tag_embedding_in != "both" and self.tag_embedding == "own":
+            raise ValueError(
+                f"tag_embedding_in is {self.tag_embedding_in}, but the tags have their own embeddings; set tag_embedding"
+            )
+        if self.exchange_tags and 2 not in self.data:
+            raise ValueError(
+                "exchange_tags is for new aliases, and the stage has none; leave it to a stage with data 2"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from toy_models.batches import Batches
 from toy_models.definition_loss import find_entities, stacked_definition_losses
 from toy_models.frozen import find_alias_names
 from toy_models.stages import StageConfig
+from toy_models.tag_changes import TagChange
 from toy_models.task import ROLE, Task
 from toy_models.trainer import Trainer
 
@@ -25,8 +26,10 @@ class Stopping:
     aliases are to stop whose names are not one token each.
     """
 
-    def __init__(self, trainer: Trainer, data: Batches, stage: StageConfig) -> None:
-        self.trainer, self.data, self.stage = trainer, data, stage
+    def __init__(
+        self, trainer: Trainer, data: Batches, stage: StageConfig, change: TagChange | None = None
+    ) -> None:
+        self.trainer, self.data, self.stage, self.change = trainer, data, stage, change
         self.never = stage.stop_at_definition_loss == 0
         self.finished = [False] * len(data.tasks)
         if self.never:
@@ -48,7 +51,7 @@ class Stopping:
         if self.never:
             return
         tokens = self.data.tokens[self.model, self.examples]
-        losses = stacked_definition_losses(parameters, shape, tokens, self.entity)
+        losses = stacked_definition_losses(parameters, shape, tokens, self.entity, change=self.change)
         if self.stage.stops == "stage":
             losses = losses.mean(1, keepdim=True).expand_as(losses)
         diverged = ~losses.isfinite().all(1, keepdim=True)

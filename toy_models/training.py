@@ -19,6 +19,7 @@ from toy_models import lean
 from toy_models.batches import Batches
 from toy_models.stages import StageConfig, evaluation_steps, log_steps, schedule
 from toy_models.stopping import Stopping
+from toy_models.tag_changes import Seen, TagChange, find_tag_change
 from toy_models.task import Task
 from toy_models.trainer import Trainer, TrainingState, gradient_norms, set_learning_rate
 
@@ -78,7 +79,7 @@ def train_stage(
     A model stops before the end as the stage's `stop_at_definition_loss` says, and the stage ends when all have stopped.
 
     Raises ValueError when the stage has no data, the tasks' sizes differ, a model lacks task, seed or rate, or the stage
-    stops at a definition loss that its definitions do not have.
+    stops at a definition loss that its definitions do not have, or puts in a tag that they do not have.
     """
     given = {len(tasks), len(seeds), len(models if learning_rates is None else learning_rates)}
     if given != {len(models)}:  # a single one would broadcast to all models
@@ -93,7 +94,8 @@ def train_stage(
             learning_rates
         )  # so that shares are at most 1; larger shares would magnify the rounding of the step
         rates = torch.tensor([rate / peak for rate in learning_rates], device=device)
-    stopping = Stopping(trainer, data, stage)
+    change = find_tag_change(tasks, stage, device)
+    stopping = Stopping(trainer, data, stage, change)
     steps_per_epoch = math.ceil(data.size / stage.batch_size)
     total = steps_per_epoch * stage.epochs
     evaluate_at = evaluation_steps(total, stage.evaluations)
@@ -118,7 +120,7 @@ def train_stage(
         learns = stopping.learns(mask)
         set_learning_rate(trainer.optimizer, peak * schedule(stage, step, total))
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            losses = token_losses(trainer.forward, shape, tokens, mask, most=data.most)
+            losses = token_losses(trainer.forward, shape, tokens, mask, most=data.most, change=change)
         gradients = trainer.mask_frozen_rows(torch.autograd.grad(losses.sum(), trainer.parameters))
         trainer.update(gradients, clip=stage.gradient_clip, rates=rates, learns=learns)
         trainer.record(losses, mask.flatten(1).sum(1), learns)
@@ -152,22 +154,35 @@ def token_losses(
     loss_mask: Bool[Tensor, "model batch pos"],
     *,
     most: int,
+    change: TagChange | None = None,
 ) -> Float[Tensor, "model"]:
     """Mean cross-entropy (nats) of each model for the next token, over the positions in `loss_mask`.
 
     `tokens` has one position more than `loss_mask`, since its last token is only predicted. No row may have more than
     `most` positions with loss, and only so many are unembedded. A model without any position with loss has a loss of 0.
+    With a `change` of the tags, the losses are those of the forward pass with it, and their gradients those of its
+    backward pass.
     """
-    x = lean.residual(parameters, tokens[:, :, :-1], shape)
-    targets, weights = tokens[:, :, 1:], loss_mask
+    targets, weights, where = tokens[:, :, 1:], loss_mask, None
     if most < loss_mask.shape[2]:
         # the positions with loss come first; rows with fewer are filled up with positions of weight 0
         where = loss_mask.byte().argsort(dim=2, descending=True, stable=True)[:, :, :most]
-        x = x.gather(2, where[..., None].expand(-1, -1, -1, x.shape[3]))
         targets, weights = targets.gather(2, where), loss_mask.gather(2, where)
     targets = targets.masked_fill(~weights, 0)  # there may be no logit for what is not predicted
-    logits = lean.logits(parameters, x.flatten(1, 2))
+
+    def read(seen: Seen) -> Float[Tensor, "model position d_vocab_out"]:
+        x = lean.residual(seen.parameters, seen.tokens, shape, cut=seen.cut)
+        if where is not None:
+            x = x.gather(2, where[..., None].expand(-1, -1, -1, x.shape[3]))
+        return lean.logits(seen.parameters, x.flatten(1, 2))
+
+    read_tokens = tokens[:, :, :-1]
+    logits = (
+        read(Seen(parameters, read_tokens))
+        if change is None
+        else change.logits(read, parameters, read_tokens)
+    )
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    each = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(len(x), -1)
+    each = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(len(logits), -1)
     weights = weights.flatten(1)
     return (each * weights).sum(1) / weights.sum(1).clamp(min=1)

@@ -93,6 +93,32 @@ def difference_over_aliases(
     return Estimate(mean, low, high, p, n, "alias", float("nan"))
 
 
+def share_removed(
+    before: Float[np.ndarray, "unit"], after: Float[np.ndarray, "unit"], *, unit: Literal["seed", "alias"]
+) -> Estimate:
+    """The share 1 − mean(after) / mean(before) that is gone of a quantity, from paired values of each unit.
+
+    The interval is Fieller's (Journal of the Royal Statistical Society B 16, 1954), which holds where the mean before is
+    itself uncertain. Its ends are NaN where that mean is not surely different from 0, since any share is then possible. `p`
+    is that of the paired t-test that nothing is gone. Raises ValueError when a value is not finite.
+    """
+    _refuse_not_finite(before)
+    _refuse_not_finite(after)
+    gone = estimate(before - after, unit=unit)
+    n, top, bottom = len(before), float(after.mean()), float(before.mean())
+    share = 1 - top / bottom if bottom else float("nan")
+    nothing = Estimate(share, float("nan"), float("nan"), gone.p, n, unit, float("nan"))
+    if n < 2 or not bottom:
+        return nothing
+    (above, both), (_, below) = np.cov(after, before) * scipy.stats.t.isf(0.025, n - 1) ** 2 / n
+    leading, middle, last = bottom**2 - below, top * bottom - both, top**2 - above
+    if leading <= 0:
+        return nothing
+    half = float(max(0.0, middle**2 - leading * last)) ** 0.5
+    low, high = 1 - (middle + half) / leading, 1 - (middle - half) / leading
+    return Estimate(share, float(low), float(high), gone.p, n, unit, float("nan"))
+
+
 def seeds_for_power(mean: float, deviation: float, *, power: float = 0.8, alpha: float = 0.05) -> float:
     """Number of seeds that a two-sided one-sample (paired) t-test needs for `power`, at least 2.
 

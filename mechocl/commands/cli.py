@@ -18,6 +18,8 @@ COMMANDS: Final[dict[str, str]] = {
     "train": "training:train",
     "sweep": "training:sweep",
     "controls": "controls:controls",
+    "twins": "variants:twins",
+    "variants": "variants:variants",
     "pretrain": "closed_book:pretrain",
     "finetune": "closed_book:finetune",
     "evaluate": "analysis:evaluate",

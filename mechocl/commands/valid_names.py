@@ -69,6 +69,12 @@ def _controls() -> Sequence[str]:
     return list(CONTROLS)
 
 
+def _variants() -> Sequence[str]:
+    from mechocl.runs.variants import VARIANTS
+
+    return list(VARIANTS)
+
+
 def _groups() -> Sequence[str]:
     from mechocl.features.properties import GROUPS
 
@@ -126,6 +132,7 @@ TAKEN: Final[dict[str, Names]] = {
     "controls RECIPE": Names(words=_any_recipes, also=_FILE),
     "finetune RECIPE": Names(words=_text_recipes, also=_FILE),
     "controls --only": Names(words=_controls),
+    "variants --only": Names(words=_variants, parts=","),
     "patch --site": Names(words=_sites, also=_ONE),
     "probe --sites": Names(words=_sites, also=_ONE),
     "subspace --sites": Names(words=_residual_sites, also="a hook point (blocks.0.hook_resid_mid)"),

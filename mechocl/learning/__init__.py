@@ -1,1 +1,1 @@
-"""What an update does: the gradients of single examples, and how they are aligned."""
+"""What an update does: gradients and their alignment, single steps, and training with one thing changed."""

@@ -17,6 +17,9 @@ from toy_models.task import Questioning
 CONTROLS_FOLDER: Final = "controls"
 """Folder inside a run that holds its control runs."""
 
+VARIANTS_FOLDER: Final = "variants"
+"""Folder inside a run that holds its variant runs."""
+
 
 class RunKind(ABC):
     """One kind of run."""
@@ -57,8 +60,17 @@ class RunKind(ABC):
         """Number of training examples of the stage with this index, from 0."""
 
     def command_for(self, path: Path) -> str:
-        """Name of the command that trains the run in a folder: that of its kind, and `controls` for a control run."""
-        return "controls" if path.absolute().parent.name == CONTROLS_FOLDER else self.command
+        """Name of the command that trains the run in a folder: that of its kind, `controls` for a control run, and
+        `variants` for a variant run."""
+        folder = path.absolute().parent.name
+        return folder if folder in (CONTROLS_FOLDER, VARIANTS_FOLDER) else self.command
+
+    def command_again(self, path: Path) -> str:
+        """In words, the command that trains the run in a folder to its end."""
+        command, around = self.command_for(path), path.parent.parent
+        if command == VARIANTS_FOLDER:
+            return f"`mechocl variants {around} --only {path.name}`"
+        return f"`mechocl {command}` again with --out {around if command == CONTROLS_FOLDER else path}"
 
     def judging_stage(self, recipe: Any) -> int:
         """The stage after which the subsets of stage 1 are judged; by default the last stage."""

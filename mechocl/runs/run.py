@@ -10,6 +10,7 @@ runs/<name>/
   stacks/0-3/ state-….safetensors    where an unfinished stage of seeds 0 … 3, trained together, continues
   results/<analysis>/<key>/ result.json  rows.parquet  arrays.safetensors (where there are any)
   controls/<name>/                   control runs, which are run directories themselves (`mechocl controls`)
+  variants/<name>/                   variant runs, too (`mechocl variants`, `mechocl twins`)
 """
 
 import datetime
@@ -202,11 +203,9 @@ class Run:
         folders = [self.seed(s) for s in self.seeds]
         failed = self.failures()
         if missing := self.unfinished_seeds():
-            command = self.kind.command_for(self.path)
-            out = self.path.parent.parent if command == "controls" else self.path
             raise MechoclError(
                 f"{self.path} is incomplete: seed {', '.join(map(str, missing))} is not trained to the end; "
-                f"run `mechocl {command}` again with --out {out}, unless it is still at work"
+                f"run {self.kind.command_again(self.path)}, unless it is still at work"
             )
         if len(failed) == len(folders):
             raise MechoclError(

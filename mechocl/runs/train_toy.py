@@ -17,7 +17,9 @@ from mechocl.runs.recipes import Recipe
 from mechocl.runs.run import Run
 from toy_models import architectures
 from toy_models.definition_loss import measure_definition_losses
+from toy_models.stages import StageConfig
 from toy_models.stopping import check_stopping
+from toy_models.tag_changes import exchange_tags, find_tag_change
 from toy_models.task import Task
 from toy_models.training import Moment, train_stage
 from toy_models.worlds import world_of
@@ -117,18 +119,18 @@ def _train_stage(
     Seeds that have finished the stage, and lost nothing of it, train along, because the bits of the others depend on
     them. Their files stay as they are.
     """
-    assert isinstance(run.recipe, Recipe)
     saved = stack.load_state(number)
     if saved and "loss_tokens" not in saved[0].tensors:  # of an earlier version: the stage begins anew
         saved = None
     state, histories = saved if saved else (None, [[] for _ in folders])
     failed = {index for index, folder in enumerate(folders) if folder.failure() is not None}
     kept = {index for index, folder in enumerate(folders) if number not in folder.lost_stages()}
+    config = _stage_config(run, number)
     last_saved = time.monotonic()
     for moment in train_stage(
         trained,
         tasks,
-        run.recipe.training.stages[number - 1],
+        config,
         seeds=stack.seeds,
         precision=run.recipe.training.precision,
         state=state,
@@ -139,7 +141,7 @@ def _train_stage(
                 continue
             try:
                 if moment.evaluate or moment.ends[index]:
-                    histories[index] += _evaluate(model, task, number, moment, index)
+                    histories[index] += _evaluate(model, task, number, moment, index, config)
             except Diverged as error:
                 if index not in kept:
                     folder.fail(f"stage {number}: {error}")
@@ -163,14 +165,23 @@ def _train_stage(
             folder.finish_stage(number, histories[index])
 
 
+def _stage_config(run: Run, number: int) -> StageConfig:
+    """The settings of a stage, counted from 1."""
+    config = run.recipe.training.stages[number - 1]
+    assert isinstance(config, StageConfig)
+    return config
+
+
 def draw_task(recipe: Recipe[Any], *, seed: int) -> Task:
     """A recipe's task.
 
-    Raises MechoclError when it cannot be drawn, gives a stage nothing to train on, or has not the definition loss at which
-    a stage is to stop.
+    Raises MechoclError when it cannot be drawn, gives a stage nothing to train on, has not the definition loss at which
+    a stage is to stop, or lacks the tag that a stage puts in the place of all tags.
     """
     try:
         task = world_of(recipe.task).build(recipe.task, seed=seed)
+        if any(stage.exchange_tags for stage in recipe.training.stages):
+            task = exchange_tags(task)
     except ValueError as error:
         raise MechoclError(f"the recipe's task cannot be drawn: {error}") from None
     for number, stage in enumerate(recipe.training.stages):
@@ -184,6 +195,12 @@ def draw_task(recipe: Recipe[Any], *, seed: int) -> Task:
         except ValueError as error:
             raise MechoclError(
                 f"training.stages.{number} cannot stop at a definition loss: {error}"
+            ) from None
+        try:
+            find_tag_change([task], stage)
+        except ValueError as error:
+            raise MechoclError(
+                f"training.stages.{number}.tag_embedding is {stage.tag_embedding}: {error}"
             ) from None
     return task
 
@@ -204,7 +221,9 @@ def _task(folder: SeedFolder) -> Task:
     return task
 
 
-def _evaluate(model: Any, task: Task, stage: int, moment: Moment, index: int) -> list[dict[str, Any]]:
+def _evaluate(
+    model: Any, task: Task, stage: int, moment: Moment, index: int, config: StageConfig
+) -> list[dict[str, Any]]:
     """Rows of one seed's history. Raises Diverged when its loss or its answers are not finite."""
     where = f"at step {moment.step} of {moment.total_steps}"
     loss = moment.losses[index] if moment.losses else math.nan
@@ -217,7 +236,7 @@ def _evaluate(model: Any, task: Task, stage: int, moment: Moment, index: int) ->
     except ValueError as error:  # the loss was finite, and the last update spoiled the weights
         raise Diverged(f"{error} ({where})") from None
     table = internalization.by_subset(aliases)
-    table["definition_loss"] = table["subset"].map(_definition_losses(model, task, aliases))
+    table["definition_loss"] = table["subset"].map(_definition_losses(model, task, aliases, config))
     position = {
         "stage": stage, "step": moment.step, "epoch": moment.epoch, "loss": loss, "gradient_norm": norm,
         "stopped": moment.stopped[index] if moment.stopped else math.nan,
@@ -225,12 +244,18 @@ def _evaluate(model: Any, task: Task, stage: int, moment: Moment, index: int) ->
     return [position | {str(k): v for k, v in row.items()} for row in table.to_dict("records")]
 
 
-def _definition_losses(model: Any, task: Task, aliases: pd.DataFrame) -> dict[str, float]:
-    """Subset → mean definition loss (nats) of these aliases. A subset has none if its word order has none."""
+def _definition_losses(
+    model: Any, task: Task, aliases: pd.DataFrame, config: StageConfig
+) -> dict[str, float]:
+    """Subset → mean definition loss (nats) of these aliases, with what the stage changes about their tags.
+
+    A subset has none if its word order has none.
+    """
     rows = task.rows(kind="definition", alias=tuple(aliases["alias"]))
     rows = rows[[order.index("V") < order.index("E") for order in task.table["order"].iloc[rows]]]
     if len(rows) == 0:
         return {}
-    losses = measure_definition_losses(model, task, rows)
+    change = find_tag_change([task], config, model.embed.W_E.device)
+    losses = measure_definition_losses(model, task, rows, change=change)
     means = pd.Series(losses).groupby(task.table["subset"].astype(str).to_numpy()[rows]).mean()
     return {str(subset): float(loss) for subset, loss in means.items()}

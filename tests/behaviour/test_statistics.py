@@ -11,7 +11,7 @@ from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
 from mechocl.behaviour import over_seeds
-from mechocl.behaviour.statistics import difference_over_aliases, estimate, seeds_for_power
+from mechocl.behaviour.statistics import difference_over_aliases, estimate, seeds_for_power, share_removed
 
 numbers = st.lists(st.floats(-5, 5).map(lambda x: round(x, 3)), min_size=2, max_size=12)
 
@@ -207,3 +207,29 @@ def test_values_that_are_not_finite_are_refused(bad: float) -> None:
     for pair in ((good, spoilt), (spoilt, good)):
         with pytest.raises(ValueError, match="not finite"):
             difference_over_aliases(*pair)
+
+
+def test_a_share_removed_of_equal_shares_is_sure() -> None:
+    before = np.array([0.3, 0.35, 0.4])
+    found = share_removed(before, before * 0.25, unit="seed")
+    assert (found.mean, found.low, found.high) == pytest.approx((0.75, 0.75, 0.75), abs=1e-6)
+
+
+def test_the_interval_of_a_share_removed_holds_the_shares_that_a_test_does_not_reject() -> None:
+    """Fieller's interval, against the paired t-test of after − (1 − share) · before at many shares."""
+    before, after = np.array([0.12, 0.08, 0.15, 0.1]), np.array([0.05, 0.06, 0.02, 0.07])
+    found = share_removed(before, after, unit="seed")
+    shares = np.linspace(-1, 2, 3001)
+    kept = [s for s in shares if scipy.stats.ttest_1samp(after - (1 - s) * before, 0.0).pvalue >= 0.05]
+    assert (found.low, found.high) == pytest.approx((min(kept), max(kept)), abs=2e-3)
+    assert found.mean == pytest.approx(1 - 0.2 / 0.45)
+    assert found.p == scipy.stats.ttest_rel(before, after).pvalue
+
+
+def test_of_a_quantity_that_may_be_nothing_no_share_is_known() -> None:
+    found = share_removed(np.array([0.1, -0.1, 0.05]), np.array([0.0, 0.0, 0.01]), unit="seed")
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+    assert math.isfinite(found.mean)
+    with pytest.raises(ValueError, match="not finite"):
+        share_removed(np.array([0.1, 0.2]), np.array([0.1, np.nan]), unit="seed")

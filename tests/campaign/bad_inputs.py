@@ -24,6 +24,8 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "train": ("train", "tiny.toml", "--out", "new", "--seeds", "1"),
     "sweep": ("sweep", "tiny.toml", "--out", "new", "--seeds", "1", "--over", "task.word_order=TVE"),
     "controls": ("controls", "tiny.toml", "--out", "new", "--seeds", "1", "--only", "noise"),
+    "twins": ("twins", "run"),
+    "variants": ("variants", "run", "--only", "cut-tag"),
     "pretrain": ("pretrain", "biographies", "--out", "new", "--people", "40", "--told", "1", "--asked", "1", "--epochs", "1"),
     "finetune": ("finetune", "text.toml", "--model", "base", "--out", "new", "--seeds", "1"),
     "evaluate": ("evaluate", "run"),

@@ -60,6 +60,8 @@ WRITERS: Final[dict[str, Writer]] = {
     "controls": Writer(
         ("controls", "tiny.toml", "--out", "controlled", "--only", "noise", "--seeds", "2", "--set", *QUICK, *CPU)
     ),
+    "twins": Writer(("twins", "run", "--save-every", "0", "--jobs", "1"), ("train",)),
+    "variants": Writer(("variants", "run", "--only", "tag-1", "cut-tag", "--save-every", "0", "--jobs", "1"), ("train",)),
     "evaluate": Writer(("evaluate", "run", *CPU), ("train",)),
     "lens": Writer(("lens", "run", "--aliases-per-subset", "8", *CPU), ("train",)),
     "lens tuned": Writer(("lens", "run", "--kind", "tuned", "--aliases-per-subset", "8", *CPU), ("train",)),

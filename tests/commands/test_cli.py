@@ -63,6 +63,8 @@ OPTIONS = {
         "--jobs",
         "--save-every",
     ],
+    "twins": ["RUN", "--jobs", "--save-every"],
+    "variants": ["RUN", "--only", "--jobs", "--save-every"],
     "parity": ["PATH_OR_NAME", "--dtype", "--bridge", "--fold", "--centre", "--base", "--out", "--device"],
     "dynamics": ["RUN", "--out"],
     "evaluate": ["RUN", "--attribute", "--stage", "--device", "--jobs"],

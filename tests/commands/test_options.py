@@ -21,7 +21,7 @@ import tiny
 import torch
 import tyro
 
-from mechocl.analyses import control_jobs, crosscoder_jobs, jobs, probe_sweep, results, sae_jobs
+from mechocl.analyses import control_jobs, crosscoder_jobs, jobs, probe_sweep, results, sae_jobs, variant_jobs
 from mechocl.behaviour.counted import CountedSeeds
 from mechocl.closed_book import cost, cvdb, trex
 from mechocl.commands import cli
@@ -93,6 +93,7 @@ VALUES: dict[str, list[str]] = {
     "finetune RECIPE": ["closed-book/two-stage"],
     "controls RECIPE": ["closed-book/two-stage"],
     "controls --only": ["consistent"],
+    "variants --only": ["cut-tag"],
     "RUN": ["{other}"],
     "FOLDER": ["{folder}/elsewhere"],
     "--seeds": ["1"],
@@ -231,6 +232,7 @@ def recorder(places: dict[str, str]) -> Iterator[Recorder]:
             (crosscoder_jobs, "saved_rows", stands_in()),
             (jobs, "train_run", stands_in(work=trained)),
             (control_jobs, "train_controls", stands_in(work=trained)),
+            (variant_jobs, "train_variants", stands_in(work=trained)),
             (jobs, "measure_dynamics", measure),
             (calibration, "calibrate", stands_in()),
             (

@@ -27,7 +27,10 @@ TASK = IntegerSetConfig(
 SHAPE = Architecture(n_layers=1, d_model=16, n_heads=2, d_mlp=24, rotary_fraction=0.5, init_std=0.1)
 STAGE = StageConfig(data=(2,), epochs=5, batch_size=3, learning_rate=3e-3, evaluations=5, checkpoints=3)
 OPTIMIZERS = ("adamw", "sgd", "adafactor")
-TRAINS = ("all", "all_but_tag_embeddings", "embeddings", "alias_embeddings", "tag_embeddings")
+TRAINS = (
+    "all", "all_but_tag_embeddings", "all_but_alias_embeddings", "all_but_embeddings",
+    "embeddings", "alias_embeddings", "tag_embeddings",
+)  # fmt: skip
 
 
 def make_task(seed: int = 0, **changes: Any) -> Task:

@@ -1,0 +1,192 @@
+"""`mechocl twins` and `mechocl variants`: train stage 2 of a run again with one thing changed."""
+
+from typing import TYPE_CHECKING, Annotated, Final
+
+import tyro
+
+from mechocl.commands.options import PositionalRun, SaveEvery, jobs_of, listed, seconds_of
+from mechocl.runs.train_toy import SAVE_EVERY_S
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mechocl.analyses.variant_jobs import Trained
+    from mechocl.behaviour.counted import CountedSeeds
+    from mechocl.behaviour.statistics import Estimate
+    from mechocl.runs.run import Run
+
+Jobs = Annotated[int, tyro.conf.arg(help="How many seeds are computed at a time. 0 takes one per core on a CPU, and one on a GPU.")]  # fmt: skip
+
+_DEFAULT: Final = (
+    "only-alias-embeddings", "frozen-aliases", "frozen-tags", "cut-tag",
+    "tag-1", "tag-1-forward", "tag-1-backward", "tag-3", "tag-3-forward", "tag-3-backward",
+    "no-tag", "no-tag-forward", "no-tag-backward",
+)  # fmt: skip
+"""The variants that are trained where none are named."""
+
+
+def twins(run: PositionalRun, jobs: Jobs = 0, save_every: SaveEvery = SAVE_EVERY_S) -> None:
+    """Train stage 2 again with the tags of d1 and d2 exchanged, and compare each alias under tag 1 and under tag 2.
+
+    Each finished seed begins with its own weights from before the last stage. All but the tags is as in the run: aliases,
+    entities, order of the examples. The second training is in RUN/variants/exchanged-tags, which is a run itself. The same
+    command continues what was stopped. Beside the twins' gap stands d1 - d2 of the run, and the standard errors of both.
+    """
+    from mechocl.analyses import variant_jobs
+    from mechocl.learning.twins import pair_twins
+    from mechocl.runs.run import Run
+    from mechocl.runs.variants import EXCHANGED, variant_path
+
+    opened, at_a_time = Run.open(run), jobs_of(jobs)
+    found = variant_jobs.train_variants(
+        opened, (EXCHANGED,), jobs=at_a_time, save_every_s=seconds_of(save_every)
+    )
+    own = variant_jobs.collect_answers(opened, jobs=at_a_time)
+    counted = _count(opened, own, at_a_time)
+    exchanged = _in_both(found[EXCHANGED], counted, of=EXCHANGED)
+    for metric in (opened.questioning.measures.leading, "logit_difference"):
+        _print_twins(pair_twins(own.rows, exchanged, metric), metric)
+    print(f"twins: {variant_path(run, EXCHANGED)}")
+
+
+def variants(
+    run: PositionalRun,
+    only: tuple[str, ...] = (),
+    jobs: Jobs = 0,
+    save_every: SaveEvery = SAVE_EVERY_S,
+) -> None:
+    """Train stage 2 again with one thing changed, and say how much of the gap d1 - d2 is gone, paired by seed.
+
+    Each finished seed begins with its own weights from before the last stage. The variants are in RUN/variants/NAME, and
+    are runs themselves. The same command continues what was stopped. Beside the share of the gap that is removed stand the
+    same share at equal definition loss, the recall of the definitions, and their loss as the variant trains them.
+
+    Args:
+        only: The variants that are trained. By default those of groups, of the cut tag, and of other tags' embeddings that
+            the run can have.
+    """
+    from mechocl.analyses import variant_jobs
+    from mechocl.runs.run import Run
+    from mechocl.runs.variants import require_variants, variant_path
+
+    opened, at_a_time = Run.open(run), jobs_of(jobs)
+    require_variants(opened)
+    names = list(listed(only))
+    if not names:
+        names, impossible = variant_jobs.find_possible_variants(opened, _DEFAULT)
+        for name, why in impossible.items():
+            print(f"{name} is left out, for {why}")
+    found = variant_jobs.train_variants(opened, names, jobs=at_a_time, save_every_s=seconds_of(save_every))
+    own = variant_jobs.collect_answers(opened, jobs=at_a_time)
+    counted = _count(opened, own, at_a_time)
+    for metric in (opened.questioning.measures.leading, "logit_difference"):
+        _print_variants(own, found, counted, metric)
+    print(f"variants: {variant_path(run, '')}")
+
+
+def _count(run: "Run", own: "Trained", jobs: int | None) -> "CountedSeeds":
+    """The seeds of the run that count; what does not count is printed."""
+    from mechocl.analyses.jobs import count_run
+    from mechocl.commands import printing
+    from mechocl.runs.controls import is_control_run
+
+    if is_control_run(run):
+        print(
+            "This is a control run, in which no definition contradicted a question: its gap is not from that."
+        )
+    counted = count_run(run, device=run.manifest["device"], jobs=jobs)
+    printing.failures(counted)
+    return counted
+
+
+def _in_both(trained: "Trained", counted: "CountedSeeds", *, of: str) -> "pd.DataFrame":
+    """Rows of a variant in the seeds of the run that are shown. Raises MechoclError when there are none."""
+    from mechocl.errors import MechoclError
+
+    rows = trained.rows if trained.rows.empty else counted.keep_shown(trained.rows)
+    if rows.empty:
+        raise MechoclError(f"the variant {of} diverged in every seed, so there is nothing to compare")
+    return rows
+
+
+def _print_twins(twins: "pd.DataFrame", metric: str) -> None:
+    from mechocl.behaviour import formats
+    from mechocl.commands import printing
+    from mechocl.learning.twins import estimate_twins, over_aliases, over_seeds
+
+    by_seed = estimate_twins(twins)
+    number = formats.number
+    body = [
+        [
+            str(row["seed"]), number(row["twin_gap"], sign=True), number(row["twin_error"]), number(row["gap"], sign=True),
+            number(row["gap_error"]), number(row["gap_error"] / row["twin_error"] if row["twin_error"] else None, 1),
+            number(row["unpaired_error"] / row["twin_error"] if row["twin_error"] else None, 1), number(row["correlation"], 2),
+        ]
+        for row in by_seed.to_dict("records")
+    ]  # fmt: skip
+    print()
+    printing.table(
+        [
+            f"seed ({formats.NAMES[metric]})",
+            "twin gap",
+            "its error",
+            "d1 − d2",
+            "its error",
+            "ratio",
+            "by pairing",
+            "r",
+        ],
+        body,
+    )
+    if len(by_seed) == 1:
+        twin, gap = over_aliases(twins)
+        print(
+            f"over the aliases of one seed: twins {formats.describe(twin)}; d1 − d2 {formats.describe(gap)}"
+        )
+        return
+    twin, gap = over_seeds(by_seed, "twin_gap"), over_seeds(by_seed, "gap")
+    ratio = gap.deviation / twin.deviation if twin.deviation else None
+    print(
+        f"over {twin.n} seeds: twins {formats.describe(twin)}; d1 − d2 {formats.describe(gap)}; ratio of their errors over seeds "
+        f"{number(ratio, 2)}"
+    )
+
+
+def _share(removed: "Estimate | None") -> str:
+    """A share with its interval; `–` where any share is possible, since the run's gap may be 0."""
+    from mechocl.behaviour import formats
+
+    known = removed is not None and (removed.n < 2 or removed.high == removed.high)
+    return formats.estimate_in_words(removed if known else None, 2, sign=True)
+
+
+def _print_variants(
+    own: "Trained", found: "dict[str, Trained]", counted: "CountedSeeds", metric: str
+) -> None:
+    from mechocl.behaviour import formats
+    from mechocl.commands import printing
+    from mechocl.learning.variant_gaps import compare_variant
+
+    number = formats.number
+    body, without = [], []
+    for name, trained in found.items():
+        if trained.rows.empty or counted.keep_shown(trained.rows).empty:
+            without.append(name)
+            continue
+        one = compare_variant(
+            (counted.keep_shown(own.rows), own.history), (counted.keep_shown(trained.rows), trained.history), metric
+        )  # fmt: skip
+        body.append(
+            [
+                name, number(one.mean("d1")), number(one.mean("d2")), number(one.mean("d3") if "d3" in one.by_seed else None),
+                formats.estimate_in_words(one.gap, sign=True), _share(one.removed), _share(one.removed_at_loss),
+                number(one.mean("recall"), 2),
+                number(one.mean("definition_loss"), 2), f"{one.gap.n} seeds",
+            ]
+        )  # fmt: skip
+    print()
+    if body:
+        head = [f"variant ({formats.NAMES[metric]})", "d1", "d2", "d3", "gap [95 %]", "share removed [95 %]", "at equal loss", "recall", "loss", ""]  # fmt: skip
+        printing.table(head, body)
+    for name in without:
+        print(f"{name}: diverged in every seed")
