@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from docs.write import gate, inside
+from docs.write import gate, inside, learning
 from docs.write.markdown import write_table
 from docs.write.toolbox_tables import NEW, has_table, read_table
 from mechocl.behaviour import over_seeds
@@ -72,7 +72,7 @@ def write_page() -> str:
             *_who_suppresses(of),
             *_which_weights(patch, of),
         ]
-    return "\n".join([*parts, *_gate(), *_answer()]) + "\n"
+    return "\n".join([*parts, *_gate(), *learning.write_section(RECIPES), *_answer()]) + "\n"
 
 
 def _where_it_enters(patch: pd.DataFrame, of: str) -> list[str]:

@@ -130,6 +130,11 @@ def _write(table: pd.DataFrame, name: str, *, of: str) -> None:
     table.to_csv(_path(name, of), index=False, float_format="%.5g")
 
 
+def write_learning(table: pd.DataFrame, name: str, *, of: str) -> None:
+    """Save a table of `docs.write.learning`."""
+    _write(table, name, of=of)
+
+
 def has_table(name: str, *, of: str) -> bool:
     """Whether a table is saved."""
     return _path(name, of).exists()
