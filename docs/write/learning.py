@@ -60,8 +60,8 @@ def write_section(recipes: Sequence[str]) -> list[str]:
         "",
         *(line for of in there for line in _of_recipe(of)),
         "**What this cannot show.** Where no tag reaches the training at all (*cut-tag*, *tag-1*, *tag-3*, *no-tag*), no gap can be left but by chance: these are checks, and "
-        "what they add is the level at which `d1` and `d2` then stand. In the *forward* and *backward* variants an update is no longer down the slope of any loss, so that the definition "
-        "loss that is reported is not one that was minimised, and equal definition loss is no fair comparison. A share says what a path of the update is needed for, not "
+        "what they add is the level at which `d1` and `d2` then stand. In the *forward* and *backward* variants an update is no longer down the slope of any loss. Where their definition "
+        "loss stays high, definitions were learned in another way, and equal definition loss is no fair comparison. A share says what a path of the update is needed for, not "
         "that a model trusts a tag. Nothing is said of models of more than one layer.",
         "",
     ]
@@ -75,12 +75,18 @@ def _of_recipe(of: str) -> list[str]:
         "",
         f"    mechocl train {of} --seeds 8 --first-seed 300 --out runs/twins-{name}",
         f"    mechocl twins runs/twins-{name}",
-        f"    mechocl variants runs/twins-{name}",
+        f"    mechocl variants runs/twins-{name}{_only(variants)}",
         "",
         *[line for metric in _METRICS for line in _twins_in_words(twins[twins["metric"] == metric], metric)],
         "",
         *_variant_table(variants),
     ]
+
+
+def _only(variants: pd.DataFrame) -> str:
+    """The option that names the variants of a table, where it has few of them."""
+    names = list(dict.fromkeys(variants["variant"]))
+    return f" --only {' '.join(names)}" if len(names) < 10 else ""
 
 
 _NAMES: Final = {"auc": "AUC", "logit_difference": "Logit difference (nats)"}
