@@ -140,9 +140,9 @@ def patch(
         if not _measured(part):
             continue
         if part["site"].nunique() <= _GRID_ROWS:
-            cells = over_seeds.site_by_position(part, "effect")
-            printing.grid(cells, "+.3f", corner="effect")
-            printing.not_measured(cells)
+            printing.not_measured(
+                printing.grid_over_seeds(part, "site", "position", "effect", corner="effect")
+            )
         printing.over_seeds(part, ["site", "position"], "effect", most=_LARGEST)
         if config.mode in ("mean", "resample"):
             print(f"put in: {formats.said_of_all(part['source'])}")

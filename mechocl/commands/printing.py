@@ -31,9 +31,12 @@ def grid(cells: pd.DataFrame, digits: str, *, corner: str = "layer") -> None:
     table([corner, *map(str, cells.columns)], body)
 
 
-def grid_over_seeds(rows: pd.DataFrame, row: str, column: str, value: str) -> pd.DataFrame:
+def grid_over_seeds(
+    rows: pd.DataFrame, row: str, column: str, value: str, *, corner: str = ""
+) -> pd.DataFrame:
     """Print the mean of a value over seeds as a grid of two keys, and return its numbers.
 
+    `corner` stands above the names of the rows; by default it is their key.
     A mean of only some of the seeds has their number behind it: `+0.25 (1 of 2)`.
     """
     found = seed_estimates.over_seeds(rows, [row, column], value)
@@ -46,7 +49,7 @@ def grid_over_seeds(rows: pd.DataFrame, row: str, column: str, value: str) -> pd
         found.pivot(index=row, columns=column, values=name).reindex(index=at[0], columns=at[1])
         for name in ("shown", "mean")
     )
-    grid(texts.astype(object).where(texts.notna(), formats.MISSING), "+.3f", corner=row)
+    grid(texts.astype(object).where(texts.notna(), formats.MISSING), "+.3f", corner=corner or row)
     if some.any():
         print("(n of N): the mean of the n seeds alone that have a value, which is no measure of all N")
     return numbers
