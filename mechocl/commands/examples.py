@@ -16,8 +16,8 @@ EXAMPLES: Final[dict[str, tuple[str, str]]] = {
         "integer-set/cpu --out runs/mine --seeds 8",
         "integer-set/cpu --only noise unasked --out runs/mine",
     ),
-    "twins": ("runs/mine", "runs/mine --jobs 1"),
-    "variants": ("runs/mine", "runs/mine --only frozen-tags tag-3-backward"),
+    "twins": ("runs/demo", "runs/demo --save-every 5"),
+    "variants": ("runs/demo", "runs/demo --only frozen-tags tag-3-backward"),
     "pretrain": (
         "biographies --out models/small",
         "biographies --people 500 --n-layers 2 --epochs 2 --out models/tiny",
