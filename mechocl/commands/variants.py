@@ -88,9 +88,9 @@ def _count(run: "Run", own: "Trained", jobs: int | None) -> "CountedSeeds":
     """The seeds of the run that count; what does not count is printed."""
     from mechocl.analyses.jobs import count_run
     from mechocl.commands import printing
-    from mechocl.runs.controls import is_control_run
+    from mechocl.runs.controls import is_control
 
-    if is_control_run(run):
+    if is_control(run.recipe):
         print(
             "This is a control run, in which no definition contradicted a question: its gap is not from that."
         )
