@@ -52,7 +52,7 @@ def take_tables(runs: Path) -> None:
                 continue
             seeds = ",".join(map(str, sorted(set(judged["seed"]))))
             kept["runs"].append(pd.DataFrame([{**where, "seeds": seeds}]))
-            kept["quality"].append(summaries.quality(judged).assign(**where))
+            kept["quality"].append(summaries.quality(judged).drop(columns="of").assign(**where))
             kept["existing"].append(summaries.existing(found).assign(**where))
             kept["counted"].append(summaries.counted(found).assign(**where))
             kept["conjunctions"].append(summaries.conjunctions(found).head(8).assign(**where))

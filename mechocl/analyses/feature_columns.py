@@ -23,7 +23,7 @@ SAE_QUALITY: Final[Columns] = {
         "activation) or recovered, (zero − spliced) / (zero − clean); of the AUC a subset; of found_again the other "
         "dictionary."),
     "value": Column("float64", "The measure's value. NaN where it is not defined, as for tokens that are always the "
-        "same.", "of the measure"),
+        "same, and auc_recovered where the clean AUC is under 0.55.", "of the measure"),
     "trained_on": _TRAINED_ON,
 }  # fmt: skip
 

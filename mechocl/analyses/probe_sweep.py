@@ -59,7 +59,11 @@ class Unit:
     @property
     def name(self) -> str:
         c = self.checkpoint
-        return f"{self.config.recipe}, {Path(self.run).name} seed {c.seed}, stage {c.stage} step {c.step}"
+        return _unit_name(self.config.recipe, Path(self.run).name, c.seed, c.stage, c.step)
+
+
+def _unit_name(recipe: str, run: str, seed: int, stage: int, step: int) -> str:
+    return f"{recipe}, {run} seed {seed}, stage {stage} step {step}"
 
 
 def probe_unit(unit: Unit, progress: Progress) -> None:
@@ -239,14 +243,27 @@ def probe_directions(unit: Unit) -> dict[str, Tensor]:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read the table of a sweep from its file or its folder. Raises MechoclError when it is not such a table."""
+    """Read the table of a sweep from its file or its folder.
+
+    Raises MechoclError when it is not such a table, and when a sweep that was stopped has written only a part of it.
+    """
     file = path / "table.parquet" if path.is_dir() else path
-    return files.read_table(
+    found = files.read_table(
         file,
         remedy="give one that `mechocl probe` wrote, or run the same `mechocl probe` again, which writes it again",
         what="a table of a probe sweep",
         columns=(*WHERE, "probe", "control", "auc"),
     )
+    if (file.parent / _UNITS).exists():
+        wanted = [name for name, _ in files.read_json(file.parent / _UNITS)["units"]]
+        parts = found[["recipe", "run", "seed", "stage", "step"]].drop_duplicates().itertuples(index=False)
+        missing = sorted(set(wanted) - {_unit_name(*part) for part in parts})
+        if missing:
+            raise MechoclError(
+                f"{file} is unfinished: {len(missing)} of {len(wanted)} checkpoints are missing, such as {missing[0]}; run the "
+                "same `mechocl probe` again, which writes it again"
+            )
+    return found
 
 
 def kept_gb(runs: Sequence[Path]) -> float:

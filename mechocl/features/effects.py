@@ -99,7 +99,32 @@ def _places(dictionary: Dictionary) -> Any:
             f"features of {dictionary.write} cannot be changed by themselves here; use an SAE of the residual stream: "
             f"{', '.join(f'hook_{name}' for name in STREAM_SITES)}"
         )
+    _refuse_scaled(dictionary)
     return lambda position: Place(layer=int(parts[1]), site=site, position=position)
+
+
+@torch.no_grad()
+def _refuse_scaled(dictionary: Dictionary) -> None:
+    """Raise MechoclError if a feature adds anything else than its decoder row, as where activations are normalised.
+
+    A dictionary may normalise its input and scale its output back. Then what a feature adds depends on the example.
+    """
+    W_enc, row = dictionary.sae.W_enc, dictionary.W_dec[0]
+    x = torch.randn(4, W_enc.shape[0], generator=torch.Generator().manual_seed(0)).to(W_enc)
+    first = torch.eye(dictionary.width).to(W_enc)[0]
+
+    def decoded(
+        more: float,
+    ) -> Tensor:  # decoding forgets how the input was normalised, so it is encoded each time
+        found: Tensor = dictionary.sae.decode(dictionary.encode(5 * x) + more * first)
+        return found
+
+    change = decoded(1.0) - decoded(0.0)
+    if not torch.allclose(change, row.expand_as(change), atol=1e-3 * float(row.abs().max())):
+        raise MechoclError(
+            f"the features of this dictionary of {dictionary.write} do not add their decoder rows (normalize_activations = "
+            f"{dictionary.sae.cfg.normalize_activations!r}), so they cannot be changed by themselves; use an SAE without it"
+        )
 
 
 class _Test:

@@ -201,6 +201,6 @@ def _aucs(model: Transformer, task: Task, dictionary: Dictionary) -> list[tuple[
     for name in map(str, clean.index):
         value, found = float(clean.loc[name]), float(spliced.loc[name])
         rows += [("auc_clean", name, value), ("auc_spliced", name, found)]
-        if value >= _LEAST_KNOWN:
-            rows.append(("auc_recovered", name, (found - 0.5) / (value - 0.5)))
+        share = (found - 0.5) / (value - 0.5) if value >= _LEAST_KNOWN else np.nan
+        rows.append(("auc_recovered", name, share))
     return rows

@@ -21,16 +21,19 @@ TRAINED_ON: Final[dict[str, str]] = {
 
 
 def quality(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean of each measure over the seeds with its interval: `measure`, `part`, `mean`, `low`, `high`, `seeds`."""
+    """Mean of each measure over the seeds with its interval: `measure`, `part`, `mean`, `low`, `high`, `seeds`, `of`.
+
+    `seeds` are those that have a value, `of` all of them.
+    """
     rows = rows.assign(part=rows["part"].where(rows["measure"] != "found_again", "all"))
-    return over_seeds(rows, ["measure", "part"], "value").drop(columns=["p", "positive", "of"])
+    return over_seeds(rows, ["measure", "part"], "value").drop(columns=["p", "positive"])
 
 
 def existing(rows: pd.DataFrame) -> pd.DataFrame:
     """Which properties have features of their own, in questions, by position; rows of `sae-search` over seeds.
 
     Columns: `property`, `group`, `position`; `selective`, the number of dictionaries with a feature of q < 0.05 there,
-    of all `dictionaries` (one for each seed, or several: column `sae`); `auc` of the feature that was best where it was
+    of the `dictionaries` in which the property was tested there (one for each seed, or several: column `sae`); `auc` of the feature that was best where it was
     chosen, on held-out aliases, the mean over dictionaries (`auc_chosen` is its AUC where it was chosen); and the AUC of
     sets of k features (`k=4` …), of `all` features, and of the site's own activations (`dense`).
     """
@@ -42,7 +45,7 @@ def existing(rows: pd.DataFrame) -> pd.DataFrame:
     found = best.groupby(keys, sort=False)[["auc", "auc_chosen"]].mean()
     sure = single[single["q"] < ALPHA].drop_duplicates([*one, *keys]).groupby(keys, sort=False).size()
     found.insert(0, "selective", sure.reindex(found.index).fillna(0).astype(int))
-    found.insert(1, "dictionaries", len(_told_apart(rows)[one].drop_duplicates()))
+    found.insert(1, "dictionaries", best.groupby(keys, sort=False).size())
     sets = asked[asked["what"] == "set"]
     for k in sorted(set(sets["k"].tolist()) - {1}):
         found[f"k={k}"] = sets[sets["k"] == k].groupby(keys, sort=False)["auc"].mean()

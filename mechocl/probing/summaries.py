@@ -47,7 +47,7 @@ def grid_cells(rows: pd.DataFrame) -> pd.DataFrame:
     Columns: `site`, `layer`, `position`, `token`; `mean`, `low`, `high` of the statistic over seeds (95 %, NaN with
     one seed); `p`, corrected for the whole grid by the maximum statistic, which compares the mean over seeds with the
     means over seeds of shuffled labels (NaN without shuffles); the mean of each control of `CONTROLS` that the rows
-    have; `selectivity` (question split − control task); of a swap along the probe's direction `swap_effect`, the change of the
+    have, NaN where a seed lacks it; `selectivity` (question split − control task); of a swap along the probe's direction `swap_effect`, the change of the
     logit difference in nats, with `swap_effect_low` and `swap_effect_high`, and `swap_share`, this change as a share of what the whole difference of the questions does, with
     `swap_low` and `swap_high` (a share of a difference near 0 may be any number); `swap_shuffled_effect` and `swap_shuffled`, both
     along shuffled directions; and `verdict`, which follows the effect and not the share.
@@ -68,7 +68,8 @@ def grid_cells(rows: pd.DataFrame) -> pd.DataFrame:
     for control in CONTROLS:
         part = everyone[everyone["control"] == control]
         if len(part):
-            means = part.groupby(list(PLACE))[value].mean()
+            known = part.dropna(subset=[value]).groupby(list(PLACE))
+            means = known[value].mean().where(known["seed"].nunique() == len(seeds))  # as the mean beside it
             found[control] = means.reindex(index).to_numpy()
     if "control task" in found:
         found["selectivity"] = found["question split"] - found["control task"]
@@ -185,8 +186,10 @@ def _swaps(everyone: pd.DataFrame, index: pd.MultiIndex) -> dict[str, np.ndarray
         """place × seed"""
         part = everyone[everyone["control"] == control].dropna(subset=["swap_effect"])
         table = part.pivot_table(index=list(PLACE), columns="seed", values=value, aggfunc=how, dropna=False)
-        found: np.ndarray = table.reindex(index).to_numpy(dtype=float)
+        found: np.ndarray = table.reindex(index=index, columns=seeds).to_numpy(dtype=float)
         return found
+
+    seeds = everyone.loc[everyone["control"] == "none", "seed"].unique()
 
     n = len(index)
     empty: dict[str, np.ndarray] = {
@@ -210,15 +213,14 @@ def _swaps(everyone: pd.DataFrame, index: pd.MultiIndex) -> dict[str, np.ndarray
     shuffled, largest = by_seed("shuffled", "swap_effect", "mean"), by_seed("shuffled", "swap_effect", "max")
     shuffled_share = by_seed("shuffled", "swap_share", "mean")
     for i in range(n):
-        if np.isfinite(effect[i]).any():
-            moved = estimate(effect[i][np.isfinite(effect[i])], unit="seed")
+        if np.isfinite(effect[i]).all():  # a mean over some of the seeds is none over all
+            moved = estimate(effect[i], unit="seed")
             empty["swap_effect"][i] = moved.mean
             empty["swap_effect_low"][i], empty["swap_effect_high"][i] = moved.low, moved.high
-        if np.isfinite(shuffled[i]).any():
-            empty["swap_shuffled_effect"][i] = np.nanmean(shuffled[i])
-        own = share[i][np.isfinite(share[i])]
-        if len(own):
-            e = estimate(own, unit="seed")
+        if np.isfinite(shuffled[i]).all():
+            empty["swap_shuffled_effect"][i] = np.mean(shuffled[i])
+        if np.isfinite(share[i]).all():
+            e = estimate(share[i], unit="seed")
             empty["swap_share"][i], empty["swap_low"][i], empty["swap_high"][i] = e.mean, e.low, e.high
             empty["swap_shuffled"][i] = np.nanmean(shuffled_share[i])
         if np.isfinite(effect[i]).all() and np.isfinite(shuffled[i]).all():

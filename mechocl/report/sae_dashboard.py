@@ -1,5 +1,6 @@
 """The dashboard of a run's sparse autoencoder: its facts, the pages of its features, and the file."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def dictionary_facts(dictionary: Dictionary, quality: pd.DataFrame) -> dict[str,
         "Within-alias AUC recovered": ", ".join(
             f"{part} {v:.2f}"
             for (measure, part), v in value.items()
-            if measure == "auc_recovered" and part != "no_data"
+            if measure == "auc_recovered" and part != "no_data" and math.isfinite(v)
         ),
         "Dead on all texts": f"{value['dead', 'all']:.0%}",
         "Held-out aliases": (

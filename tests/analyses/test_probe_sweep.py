@@ -329,3 +329,18 @@ def test_activations_of_another_checkpoint_are_refused(
     files.write_tensors(path, tensors, {"checkpoint": "0" * 64})
     line = fails("probe", runs[0], "--seeds", "0", "--recipe", tmp_path / "mine.toml", *OPTIONS)
     assert line.startswith(f"{path} holds activations of another checkpoint")
+
+
+def test_a_table_of_a_sweep_that_was_stopped_is_refused(tmp_path: Path) -> None:
+    names = [f"tag, run seed 0, stage 2 step {step}" for step in (1, 2)]
+    place = {"run": "run", "recipe": "tag", "seed": 0, "stage": 2, "epoch": 1.0, "word_order": "TVE"}
+    rows = [place | {"step": step, "probe": "tag", "control": "none", "auc": 0.5} for step in (1, 2)]
+    files.write_json(tmp_path / "units.json", {"units": [[name, "key"] for name in names]})
+    files.write_table(tmp_path / "table.parquet", pd.DataFrame(rows))
+    assert len(probe_sweep.read_table(tmp_path)) == 2
+    files.write_table(tmp_path / "table.parquet", pd.DataFrame(rows[:1]))
+    for path in (tmp_path, tmp_path / "table.parquet"):
+        with pytest.raises(
+            MechoclError, match="1 of 2 checkpoints are missing, such as tag, run seed 0, stage 2 step 2"
+        ):
+            probe_sweep.read_table(path)

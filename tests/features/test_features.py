@@ -418,6 +418,13 @@ def test_summaries_over_seeds() -> None:
     table = summaries.existing(rows).set_index(["property", "position"])
     tag = table.loc[("new alias of tag 1, not 2", "alias")]
     assert (tag["selective"], tag["dictionaries"], tag["auc"], tag["dense"]) == (2, 2, 1.0, 1.0)
+    one = rows[(rows["seed"] == 0) | (rows["property"] != "new alias of tag 1, not 2")]
+    tag = (
+        summaries.existing(one)
+        .set_index(["property", "position"])
+        .loc[("new alias of tag 1, not 2", "alias")]
+    )
+    assert (tag["selective"], tag["dictionaries"]) == (1, 1)
     count = summaries.counted(rows).set_index("group")
     assert (count.loc["integer", "of"], count.loc["integer", "found"]) == (12, 12)
     causal = summaries.causal(pd.concat([effects_of(GATED).assign(seed=s) for s in (0, 1)]))

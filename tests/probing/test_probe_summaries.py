@@ -93,6 +93,20 @@ def test_cells_by_hand() -> None:
     assert summaries.threshold(table()) == pytest.approx(np.quantile(0.55 + 0.01 * np.arange(9), 0.95))
 
 
+@pytest.mark.parametrize("control", ["untrained", "shuffled"])
+def test_a_control_and_a_swap_that_a_seed_lacks_have_no_mean_over_seeds(control: str) -> None:
+    rows = table()
+    rows = rows[(rows["control"] != control) | (rows["seed"] == 0)]
+    assert summaries.grid_cells(rows)[control].isna().all()
+    assert summaries.grid_cells(table())[control].notna().all()
+    for lacking, columns in (("swap_effect", ["swap_effect"]), ("swap_share", ["swap_share", "swap_low"])):
+        rows = table()
+        rows.loc[(rows["seed"] == 1) & (rows["control"] == "none"), lacking] = np.nan
+        found = summaries.grid_cells(rows).set_index(["site", "position"]).loc[("resid_pre", "alias")]
+        assert found[columns].isna().all()
+        assert np.isfinite(found["mean"])
+
+
 def test_verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(summaries, "LEVEL", 0.2)  # two seeds and nine shuffles give no smaller p
     rows = table()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-from contract import CONFIGS, dictionary, loaded, task
+from contract import CONFIGS, course, dictionary, loaded, task
 
 import mechocl
 from mechocl.analyses import registry
@@ -56,6 +56,7 @@ def result(name: str) -> Any:
         collect=directly(model),
         dictionary=lambda name, site: dictionary(model.cfg.d_model),
         rows=lambda name, config: result(name),
+        course=lambda: course(model),
     )
     rows = registry.compute(name, subject, CONFIGS.get(name, registry.ANALYSES[name].config())).rows
     assert "seed" not in rows

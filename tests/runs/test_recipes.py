@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import inspect
+import json
 import math
 import textwrap
 import typing
@@ -326,7 +327,7 @@ def test_a_change_gives_the_same_as_the_key_in_the_file(tmp_path: Path) -> None:
     stage = load(tmp_path).training.stages[0]
     for field in dataclasses.fields(StageConfig):
         value = getattr(stage, field.name)
-        text = str(list(value)) if isinstance(value, tuple) else str(value)
+        text = value if isinstance(value, str) else json.dumps(value)
         assert load(tmp_path, f"training.stages.0.{field.name}={text}").training.stages[0] == stage
 
 
