@@ -66,6 +66,10 @@ OTHER: Final[dict[str, tuple[str, ...]]] = {
     STAGE + "trains": ("embeddings",),
     STAGE + "stop_at_definition_loss": ("100.0", STAGE + "epochs=3"),
     STAGE + "stops": ("alias", STAGE + "stop_at_definition_loss=2.4", STAGE + "epochs=4"),
+    STAGE + "cut_tag": ("true",),
+    STAGE + "tag_embedding": ("tag_2",),
+    STAGE + "tag_embedding_in": ("forward", STAGE + "tag_embedding=none"),
+    STAGE + "exchange_tags": ("true", STAGE + "data=[1, 2]"),
     STAGE + "evaluations": ("1",),
     STAGE + "checkpoints": ("1",),
 }
