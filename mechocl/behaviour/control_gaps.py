@@ -99,12 +99,15 @@ def compare_gaps(
     own, smallest = _gaps(rows, metric, measures), measures.smallest[metric]
     found = []
     for name, of_control in answers.rows.items():
-        other, also = _gaps(of_control, metric, measures), count_seeds(of_control, measures)
+        other, seeds = (
+            _gaps(of_control, metric, measures),
+            count_with_control(counted, answers, name, measures),
+        )
         both = sorted(own.keys() & other.keys())
         if not both:
             continue
-        lost = set(counted.diverged) | set(answers.diverged.get(name, ()))
-        learned = [seed for seed in both if seed in counted.learned and seed in also.learned]
+        lost = set(seeds.diverged)
+        learned = [seed for seed in both if seed in seeds.learned]
         pairs = _Pairs(own, other, learned, [seed for seed in both if seed not in learned], len(lost))
         found.append(
             ControlGap(
@@ -126,6 +129,15 @@ def compare_gaps(
             )
         )
     return found
+
+
+def count_with_control(
+    counted: CountedSeeds, answers: ControlAnswers, name: str, measures: Measures
+) -> CountedSeeds:
+    """Which seeds count where a run is compared with the control `name`: those that learned their definitions in both."""
+    diverged = dict.fromkeys(answers.diverged.get(name, ()), "its training diverged")
+    of_control = count_seeds(answers.rows[name], measures, diverged=diverged)
+    return counted.in_both(of_control, of=f"control {name}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,23 @@ class CountedSeeds:
         """The rows, which have a column `seed`, of the seeds that are shown."""
         return rows[rows["seed"].isin(self.shown)]
 
+    def in_both(self, other: "CountedSeeds", *, of: str) -> "CountedSeeds":
+        """Where a run is compared with another one by seed: a seed counts if it counts in both. Seeds of one alone are left out.
+
+        `of` names the other run in the reasons.
+        """
+        diverged = _named(other.diverged, of) | dict(self.diverged)
+        failed = _named(other.failed, of) | dict(self.failed)
+        return CountedSeeds(
+            tuple(seed for seed in self.learned if seed in other.learned),
+            {seed: why for seed, why in failed.items() if seed not in diverged},
+            diverged,
+        )
+
+
+def _named(reasons: Mapping[int, str], name: str) -> dict[int, str]:
+    return {seed: f"{name}: {why}" for seed, why in reasons.items()}
+
 
 def count_seeds(
     rows: pd.DataFrame, measures: Measures | None = None, *, diverged: Mapping[int, str] | None = None

@@ -17,10 +17,12 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Float
 
+from mechocl.behaviour.control_gaps import count_with_control
+from mechocl.behaviour.counted import CountedSeeds
 from mechocl.behaviour.statistics import seeds_for_power
 from mechocl.behaviour.verdict import CANNOT_TELL, LEAST_SEEDS, NOTHING, REVERSE, YES, Verdict, decide
 from mechocl.hypotheses.predictions import ANSWERS, Direction, Prediction
-from mechocl.hypotheses.quantities import QUANTITIES, Data, NotMeasured, Values, gaps
+from mechocl.hypotheses.quantities import QUANTITIES, Data, NotMeasured, Values, control_named, gaps
 from mechocl.hypotheses.sources import Gathered, key
 
 LEVEL: Final = 0.05
@@ -103,6 +105,14 @@ def measure(prediction: Prediction, gathered: Gathered) -> Values:
     return values
 
 
+def count_for(prediction: Prediction, gathered: Gathered) -> CountedSeeds:
+    """Which seeds count for a prediction: those that learned in the run and, if its quantity reads a control, in the control."""
+    if "control" not in prediction.arguments:
+        return gathered.counted
+    name = control_named(str(prediction.arguments["control"]), gathered.answers, gathered.measures)
+    return count_with_control(gathered.counted, gathered.controls, name, gathered.measures)
+
+
 def judge(predictions: Sequence[Prediction], gathered: Gathered) -> list[Effect]:
     """The effect of each prediction, corrected over all that were measured."""
     values: dict[str, Values] = {}
@@ -113,7 +123,8 @@ def judge(predictions: Sequence[Prediction], gathered: Gathered) -> list[Effect]
         except NotMeasured as why:
             missing[one.name] = str(why)
     margins = {one.name: margin_of(one, gathered) for one in predictions}
-    verdicts = {name: _decide(found, gathered, margins[name]) for name, found in values.items()}
+    seeds = {one.name: count_for(one, gathered) for one in predictions if one.name in values}
+    verdicts = {name: _decide(found, seeds[name], margins[name]) for name, found in values.items()}
     ps = adjust(verdicts)
     gap = gaps(gathered.answers, gathered.measures)
     return [
@@ -123,7 +134,7 @@ def judge(predictions: Sequence[Prediction], gathered: Gathered) -> list[Effect]
             p=ps[one.name][0],
             adjusted=ps[one.name][1],
             more_seeds=more_seeds(verdicts[one.name], family=len(ps)),
-            share=share_of(values[one.name], gap, gathered.counted.learned) if one.part_of_gap else None,
+            share=share_of(values[one.name], gap, seeds[one.name].learned) if one.part_of_gap else None,
         )
         if one.name in values
         else Effect(prediction=one, missing=missing[one.name])
@@ -139,8 +150,7 @@ def margin_of(prediction: Prediction, gathered: Gathered) -> float:
     return float(prediction.smallest)
 
 
-def _decide(values: Values, gathered: Gathered, margin: float) -> Verdict:
-    counted = gathered.counted
+def _decide(values: Values, counted: CountedSeeds, margin: float) -> Verdict:
     return decide(
         {seed: value for seed, value in values.items() if seed in counted.learned},
         {seed: value for seed, value in values.items() if seed in counted.failed},

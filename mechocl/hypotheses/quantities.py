@@ -92,6 +92,8 @@ def over_chance(data: Data, *, subset: str) -> Values:
 
 
 # control runs ----------------------------------------------------------------------------------------------------
+# The argument `control` names the control that a quantity reads; a seed must have learned its definitions there, too
+# (`evidence.count_for`).
 
 
 @quantity
@@ -107,9 +109,13 @@ def over_control(data: Data, *, control: str) -> Values:
     return {seed: own[seed] - other[seed] for seed in own if seed in other}
 
 
+def control_named(name: str, answers: pd.DataFrame, measures: Measures) -> str:
+    """The control that a prediction's argument `control` means; `answers` are those of the run."""
+    return deciding_control(answers, measures)[0] if name == "deciding" else name
+
+
 def _control(data: Data, name: str) -> pd.DataFrame:
-    if name == "deciding":
-        name = deciding_control(data.answers, data.measures)[0]
+    name = control_named(name, data.answers, data.measures)
     found = data.rows[data.rows["control"] == name] if "control" in data.rows else data.rows[:0]
     if found.empty:
         raise NotMeasured(

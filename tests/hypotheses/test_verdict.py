@@ -210,3 +210,21 @@ def test_a_measurement_in_the_wrong_place_does_not_pass_silently() -> None:
     broken = replace(gathered, tables=dict(gathered.tables) | {key_of("gap"): pd.DataFrame({"seed": [0]})})
     with pytest.raises(MechoclError, match="the rows have no subsets"):
         judged(broken)
+
+
+@pytest.mark.parametrize(("control", "names"), [("noise", ("noise-gap",)), ("unasked", ("beyond-control",))])
+def test_a_seed_that_failed_in_the_control_does_not_count_for_what_reads_it(
+    control: str, names: tuple[str, ...]
+) -> None:
+    """It counts as in the head of the verdict, whose other predictions keep it."""
+    whole = made_up()
+    few = {
+        name: table.assign(recall=table["recall"].where((table["seed"] != 3) | (name != control), 0.9))
+        for name, table in whole.controls.rows.items()
+    }
+    rows = pd.concat([table.assign(control=name) for name, table in few.items()], ignore_index=True)
+    tables = dict(whole.tables) | {key_of("noise-gap"): rows}
+    found = judged(replace(whole, controls=replace(whole.controls, rows=few), tables=tables))
+    counted = {one.prediction.name: one.verdict.learned.n for one in found.effects if one.verdict is not None}
+    assert {name for name, n in counted.items() if n == 11} == set(names)
+    assert {name for name, n in counted.items() if n == 12} == set(counted) - set(names)
