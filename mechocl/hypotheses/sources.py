@@ -40,6 +40,8 @@ class Gathered:
     """Rows by `key`."""
     missing: Mapping[str, str] = field(default_factory=dict)
     """`key` → why there are no rows, as a clause."""
+    run: str = ""
+    """The run's folder; "" if there is none."""
     seconds_per_seed: float | None = None
     """Seconds that a seed of the run takes with its controls, where that is known."""
 
@@ -92,6 +94,7 @@ def gather_answers(run: Run, *, device: str, jobs: int | None) -> Gathered:
         measures=run.questioning.measures,
         controls=controls,
         tables={f"{name} {files.fingerprint({})}": table for name, table in tables.items()},
+        run=str(run.path),
         seconds_per_seed=sum(known) if known else None,
     )
 
@@ -121,17 +124,26 @@ def gather_analyses(
         controls=gathered.controls,
         tables=tables,
         missing=missing,
+        run=gathered.run,
         seconds_per_seed=gathered.seconds_per_seed,
     )
 
 
 def pool(found: Sequence[Gathered]) -> Gathered:
-    """What is known of several runs of one recipe, as of one run. What one of them lacks is missing."""
+    """What is known of several runs of one recipe, as of one run. What one of them lacks is missing.
+
+    So is a control that one of them lacks, also in the rows of all controls; `ControlAnswers.left_out` names the run.
+    """
     if len(found) == 1:
         return found[0]
     missing = {name: why for one in found for name, why in one.missing.items()}
     names = [name for name in found[0].tables if all(name in one.tables for one in found)]
     controls = [name for name in found[0].controls.rows if all(name in one.controls.rows for one in found)]
+    tables = {name: _joined([one.tables[name] for one in found]) for name in names}
+    of_controls = f"{CONTROLS} {files.fingerprint({})}"
+    if of_controls in tables:
+        rows = tables[of_controls]
+        tables[of_controls] = rows[rows["control"].isin(controls)]
     seconds = [one.seconds_per_seed for one in found if one.seconds_per_seed is not None]
     return Gathered(
         answers=_joined([one.answers for one in found]),
@@ -146,12 +158,27 @@ def pool(found: Sequence[Gathered]) -> Gathered:
             diverged={
                 name: [s for one in found for s in one.controls.diverged.get(name, ())] for name in controls
             },
-            left_out={name: why for one in found for name, why in one.controls.left_out.items()},
+            left_out=_controls_left_out(found),
         ),
-        tables={name: _joined([one.tables[name] for one in found]) for name in names},
+        tables=tables,
         missing=missing,
         seconds_per_seed=max(seconds) if seconds else None,
     )
+
+
+def _controls_left_out(found: Sequence[Gathered]) -> dict[str, str]:
+    """Control → why it is left out of several runs: one of them has begun it alone, or does not have it."""
+    left_out: dict[str, str] = {}
+    for name in dict.fromkeys(name for one in found for name in (*one.controls.rows, *one.controls.left_out)):
+        begun = [one.controls.left_out[name] for one in found if name in one.controls.left_out]
+        lacking = [
+            f"{one.run or 'one of the runs'} does not have it, and `mechocl controls` with --only {name} trains it"
+            for one in found
+            if name not in one.controls.rows and name not in one.controls.left_out
+        ]
+        if begun or lacking:
+            left_out[name] = "; ".join([*begun, *lacking])
+    return left_out
 
 
 def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -228,3 +228,34 @@ def test_a_seed_that_failed_in_the_control_does_not_count_for_what_reads_it(
     counted = {one.prediction.name: one.verdict.learned.n for one in found.effects if one.verdict is not None}
     assert {name for name, n in counted.items() if n == 11} == set(names)
     assert {name for name, n in counted.items() if n == 12} == set(counted) - set(names)
+
+
+def test_a_control_that_one_of_two_runs_lacks_is_missing_for_both() -> None:
+    whole = made_up()
+    halves = []
+    for run, seeds in (("runs/a", range(6)), ("runs/b", range(6, 12))):
+        controls = {name: table[table["seed"].isin(seeds)] for name, table in whole.controls.rows.items()}
+        rows = {name: table[table["seed"].isin(seeds)] for name, table in whole.tables.items()}
+        if run == "runs/b":
+            del controls["unasked"]
+            of_controls = rows[key_of("noise-gap")]
+            rows[key_of("noise-gap")] = of_controls[of_controls["control"] == "noise"]
+        halves.append(
+            replace(
+                whole,
+                run=run,
+                answers=whole.answers[whole.answers["seed"].isin(seeds)],
+                counted=replace(whole.counted, learned=tuple(seeds)),
+                tables=rows,
+                controls=replace(whole.controls, rows=controls),
+            )
+        )
+    found = judged(sources.pool(halves))
+    effects = {one.prediction.name: one for one in found.effects}
+    assert effects["beyond-control"].missing.startswith("the control unasked was not trained")
+    noise = effects["noise-gap"].verdict
+    assert noise is not None
+    assert noise.learned.n == 12
+    page = pages.to_markdown(found)
+    assert "The control unasked is left out: runs/b does not have it" in page
+    assert "runs/a does not have it" not in page
