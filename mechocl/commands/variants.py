@@ -29,7 +29,7 @@ def twins(run: PositionalRun, jobs: Jobs = 0, save_every: SaveEvery = SAVE_EVERY
     """Train stage 2 again with the tags of d1 and d2 exchanged, and compare each alias under tag 1 and under tag 2.
 
     Each finished seed begins with its own weights from before the last stage. All but the tags is as in the run: aliases,
-    entities, order of the examples. The second training is in RUN/variants/exchanged-tags, which is a run itself. The same
+    entities, order of the examples. Seeds count that learned their definitions in both trainings. The second training is in RUN/variants/exchanged-tags, which is a run itself. The same
     command continues what was stopped. Beside the twins' gap stands d1 - d2 of the run, and the standard errors of both.
     """
     from mechocl.analyses import variant_jobs
@@ -42,8 +42,8 @@ def twins(run: PositionalRun, jobs: Jobs = 0, save_every: SaveEvery = SAVE_EVERY
         opened, (EXCHANGED,), jobs=at_a_time, save_every_s=seconds_of(save_every)
     )
     own = variant_jobs.collect_answers(opened, jobs=at_a_time)
-    counted = _count(opened, own, at_a_time)
-    exchanged = _in_both(found[EXCHANGED], counted, of=EXCHANGED)
+    counted = _count(opened, at_a_time, twin=found[EXCHANGED])
+    exchanged = _shown(found[EXCHANGED], counted, of=EXCHANGED)
     for metric in (opened.questioning.measures.leading, "logit_difference"):
         _print_twins(pair_twins(own.rows, exchanged, metric), metric)
     print(f"twins: {variant_path(run, EXCHANGED)}")
@@ -78,29 +78,35 @@ def variants(
             print(f"{name} is left out, for {why}")
     found = variant_jobs.train_variants(opened, names, jobs=at_a_time, save_every_s=seconds_of(save_every))
     own = variant_jobs.collect_answers(opened, jobs=at_a_time)
-    counted = _count(opened, own, at_a_time)
+    counted = _count(opened, at_a_time)
     for metric in (opened.questioning.measures.leading, "logit_difference"):
         _print_variants(own, found, counted, metric)
     print(f"variants: {variant_path(run, '')}")
 
 
-def _count(run: "Run", own: "Trained", jobs: int | None) -> "CountedSeeds":
-    """The seeds of the run that count; what does not count is printed."""
+def _count(run: "Run", jobs: int | None, *, twin: "Trained | None" = None) -> "CountedSeeds":
+    """The seeds that count, in the run and in the training of its twins if there is one; what does not count is printed."""
     from mechocl.analyses.jobs import count_run
+    from mechocl.behaviour.counted import count_seeds
     from mechocl.commands import printing
     from mechocl.runs.controls import is_control
+    from mechocl.runs.variants import EXCHANGED, open_variant
 
     if is_control(run.recipe):
         print(
             "This is a control run, in which no definition contradicted a question: its gap is not from that."
         )
     counted = count_run(run, device=run.manifest["device"], jobs=jobs)
+    if twin is not None and not twin.rows.empty:
+        failures = open_variant(run, EXCHANGED).failures()
+        of_twin = count_seeds(twin.rows, run.questioning.measures, diverged=failures)
+        counted = counted.in_both(of_twin, of=EXCHANGED)
     printing.failures(counted)
     return counted
 
 
-def _in_both(trained: "Trained", counted: "CountedSeeds", *, of: str) -> "pd.DataFrame":
-    """Rows of a variant in the seeds of the run that are shown. Raises MechoclError when there are none."""
+def _shown(trained: "Trained", counted: "CountedSeeds", *, of: str) -> "pd.DataFrame":
+    """Rows of a variant in the seeds that are shown. Raises MechoclError when there are none."""
     from mechocl.errors import MechoclError
 
     rows = trained.rows if trained.rows.empty else counted.keep_shown(trained.rows)

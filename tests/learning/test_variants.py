@@ -11,6 +11,7 @@ import torch
 
 from mechocl import files
 from mechocl.analyses import jobs, variant_jobs
+from mechocl.behaviour.counted import CountedSeeds
 from mechocl.commands import cli
 from mechocl.errors import MechoclError
 from mechocl.runs import recipes
@@ -217,6 +218,25 @@ def test_the_commands_print_twins_and_shares(run: Run, capsys: pytest.CaptureFix
     assert f"{means['d1_consistent']:.3f}" in next(
         line for line in shown.splitlines() if line.startswith("cut-tag")
     )
+
+
+def with_recall(found: variant_jobs.Trained, lost: dict[int, float]) -> variant_jobs.Trained:
+    """The same answers with a recall of 1, or of that in `lost` in some seeds."""
+    rows = found.rows.assign(recall=found.rows["seed"].map(lambda seed: lost.get(seed, 1.0)).astype(float))
+    return replace(found, rows=rows)
+
+
+def test_a_seed_whose_twin_did_not_learn_does_not_count(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(run, EXCHANGED)[EXCHANGED]
+    found = {EXCHANGED: with_recall(whole, {1: 0.25})}
+    monkeypatch.setattr(variant_jobs, "train_variants", lambda *_, **__: found)
+    monkeypatch.setattr(jobs, "count_run", lambda *_, **__: CountedSeeds((0, 1, 2)))
+    assert cli.main(["twins", str(run.path), "--jobs", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "seed 1 failed and is left out (1 of 3 failed): exchanged-tags: definition recall 0.250" in shown
+    assert "over 2 seeds: twins" in shown
 
 
 def test_of_a_control_run_it_is_said_that_nothing_was_unreliable(
