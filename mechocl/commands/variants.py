@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mechocl.behaviour.counted import CountedSeeds
     from mechocl.behaviour.statistics import Estimate
     from mechocl.runs.run import Run
+    from toy_models.measures import Measures
 
 Jobs = Annotated[int, tyro.conf.arg(help="How many seeds are computed at a time. 0 takes one per core on a CPU, and one on a GPU.")]  # fmt: skip
 
@@ -59,7 +60,7 @@ def variants(
 
     Each finished seed begins with its own weights from before the last stage. The variants are in RUN/variants/NAME, and
     are runs themselves. The same command continues what was stopped. Beside the share of the gap that is removed stand the
-    same share at equal definition loss, the recall of the definitions, and their loss as the variant trains them.
+    same share at equal definition loss (and of how many seeds, where some never have an equal one), the recall of the definitions, and their loss as the variant trains them.
 
     Args:
         only: The variants that are trained. By default those of groups, of the cut tag, and of other tags' embeddings that
@@ -81,6 +82,7 @@ def variants(
     counted = _count(opened, at_a_time)
     for metric in (opened.questioning.measures.leading, "logit_difference"):
         _print_variants(own, found, counted, metric)
+    _print_unlearned(found, counted, opened.questioning.measures)
     print(f"variants: {variant_path(run, '')}")
 
 
@@ -158,12 +160,34 @@ def _print_twins(twins: "pd.DataFrame", metric: str) -> None:
     )
 
 
-def _share(removed: "Estimate | None") -> str:
-    """A share with its interval; `–` where any share is possible, since the run's gap may be 0."""
+def _share(removed: "Estimate | None", *, of: int = 0) -> str:
+    """A share with its interval; `–` where any share is possible, since the run's gap may be 0.
+
+    It ends with how many seeds it is over if these are not all `of` them.
+    """
     from mechocl.behaviour import formats
 
     known = removed is not None and (removed.n < 2 or removed.high == removed.high)
-    return formats.estimate_in_words(removed if known else None, 2, sign=True)
+    some = f" ({removed.n} of {of} seeds)" if removed is not None and removed.n < of else ""
+    return formats.estimate_in_words(removed if known else None, 2, sign=True) + some
+
+
+def _print_unlearned(found: "dict[str, Trained]", counted: "CountedSeeds", measures: "Measures") -> None:
+    """Print in which of the seeds that are shown a variant recalls too few definitions.
+
+    They count all the same: that a change keeps definitions from being learned is what a variant may show.
+    """
+    from mechocl.behaviour.counted import count_seeds
+
+    for name, trained in found.items():
+        rows = trained.rows if trained.rows.empty else counted.keep_shown(trained.rows)
+        failed = {} if rows.empty else count_seeds(rows, measures).failed
+        if failed:
+            seeds = ", ".join(map(str, sorted(failed)))
+            print(
+                f"{name}: {len(failed)} of {rows['seed'].nunique()} seeds recall under {measures.least_recall} of the "
+                f"definitions, and count all the same (seed {seeds})"
+            )
 
 
 def _print_variants(
@@ -185,7 +209,7 @@ def _print_variants(
         body.append(
             [
                 name, number(one.mean("d1")), number(one.mean("d2")), number(one.mean("d3") if "d3" in one.by_seed else None),
-                formats.estimate_in_words(one.gap, sign=True), _share(one.removed), _share(one.removed_at_loss),
+                formats.estimate_in_words(one.gap, sign=True), _share(one.removed), _share(one.removed_at_loss, of=one.gap.n),
                 number(one.mean("recall"), 2),
                 number(one.mean("definition_loss"), 2), f"{one.gap.n} seeds",
             ]

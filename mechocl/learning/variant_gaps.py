@@ -29,7 +29,7 @@ class VariantGap:
     removed: Estimate
     """Share of the run's gap that is gone."""
     removed_at_loss: Estimate | None
-    """The same at equal definition loss; None where no seed has it."""
+    """The same at equal definition loss, over the seeds whose curves have a loss in common; None where no seed has it."""
 
     def mean(self, column: str) -> float:
         """Mean of a column of `by_seed` over seeds."""

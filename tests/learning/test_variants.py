@@ -239,6 +239,27 @@ def test_a_seed_whose_twin_did_not_learn_does_not_count(
     assert "over 2 seeds: twins" in shown
 
 
+def test_variants_say_over_which_seeds_a_share_is_and_which_did_not_learn(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, own = train(run, "cut-tag")["cut-tag"], variant_jobs.collect_answers(run, jobs=1)
+    falling = [one.history.assign(definition_loss=9 - one.history["step"] / 100) for one in (trained, own)]
+    # in seed 1 the variant's losses begin below those that the run comes to
+    falling[0].loc[falling[0]["seed"] == 1, "definition_loss"] = -9.0
+    found = {"cut-tag": replace(with_recall(trained, {2: 0.25}), history=falling[0])}
+    monkeypatch.setattr(variant_jobs, "collect_answers", lambda *_, **__: replace(own, history=falling[1]))
+    monkeypatch.setattr(variant_jobs, "train_variants", lambda *_, **__: found)
+    monkeypatch.setattr(jobs, "count_run", lambda *_, **__: CountedSeeds((0, 1, 2)))
+    assert cli.main(["variants", str(run.path), "--only", "cut-tag", "--jobs", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line for line in lines if line.endswith("3 seeds")]
+    assert len(rows) == 2
+    assert all(line.count("(2 of 3 seeds)") == 1 for line in rows)
+    assert (
+        "cut-tag: 1 of 3 seeds recall under 0.95 of the definitions, and count all the same (seed 2)" in lines
+    )
+
+
 def test_of_a_control_run_it_is_said_that_nothing_was_unreliable(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
