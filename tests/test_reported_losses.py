@@ -143,6 +143,9 @@ COMPUTED_IN = {
 }
 """Files that compute a cross-entropy, or take one from Hugging Face's Trainer."""
 
+NOT_REPORTED = {"mechocl/learning/gradients.py"}
+"""Files that compute the loss of single examples for its gradient, and report no loss."""
+
 
 @pytest.mark.parametrize("name", REPORTED)
 def test_a_reported_loss_does_not_depend_on_the_batches(name: str, tmp_path: Path) -> None:
@@ -159,5 +162,5 @@ def test_every_file_that_computes_a_loss_is_walked() -> None:
         for path in (root / package).rglob("*.py")
         if re.search(r"\bcross_entropy\(|\bdef training_step\(", path.read_text())
     }
-    assert found == COMPUTED_IN.keys()
+    assert found == COMPUTED_IN.keys() | NOT_REPORTED
     assert set(COMPUTED_IN.values()) <= REPORTED.keys()
