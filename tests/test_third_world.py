@@ -173,7 +173,7 @@ def test_no_other_module_asks_which_world_it_is_in() -> None:
     """Not by the name of a world, nor by the class of its recipe, folder or questioning."""
     root = Path(seam.__file__).parent.parent.parent
     own = {
-        "toy_models": {"integer_set.py", "list_questioning.py", "worlds.py", "task.py"},
+        "toy_models": {"integer_set.py", "list_questioning.py", "planted.py", "worlds.py", "task.py"},
         "mechocl": {
             "text_runs.py",
             "text_folders.py",
