@@ -124,6 +124,8 @@ PLAIN: Final = {
     "put the old one back": "as restore: test_a_run_goes_on_with_the_model_that_it_began_with does it",
     r"another process trains them": "test_missing_runs_are_counted runs it again",
     "deciding control": "a report's sentence that names a command; test_controls runs it",
+    "checkpoints are missing, such as": "the whole table, which test_a_table_of_a_sweep_that_was_stopped_is_refused reads",
+    "does not have it, and `mechocl controls`": "a cell of a verdict that names a command; test_controls runs it",
     "the control … was not trained": "a cell of a verdict that names a command; test_controls runs it",
     "which must be the last of two or more": "asks for another run",
     "all (activations|.*means) are equal|the two means are equal": "asks for another value",
