@@ -255,7 +255,8 @@ def read_table(path: Path) -> pd.DataFrame:
         columns=(*WHERE, "probe", "control", "auc"),
     )
     if (file.parent / _UNITS).exists():
-        wanted = [name for name, _ in files.read_json(file.parent / _UNITS)["units"]]
+        remedy = f"restore it, or delete {file} and run the same `mechocl probe` again"
+        wanted = [name for name, _ in files.read_json(file.parent / _UNITS, remedy=remedy)["units"]]
         parts = found[["recipe", "run", "seed", "stage", "step"]].drop_duplicates().itertuples(index=False)
         missing = sorted(set(wanted) - {_unit_name(*part) for part in parts})
         if missing:
