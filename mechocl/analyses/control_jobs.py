@@ -1,6 +1,6 @@
 """Train a run and its control runs, and collect their answers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,17 +61,28 @@ def evaluate_controls(run: Run, *, device: str, jobs: int | None) -> ControlAnsw
     A control that is not trained to its end, or that diverged in every seed, is left out and named with the reason. Raises
     MechoclError as `open_controls` does.
     """
+    return collect_answers(
+        open_controls(run),
+        lambda name: f"`mechocl controls` with --only {name} --out {run.path}",
+        device=device,
+        jobs=jobs,
+    )
+
+
+def collect_answers(
+    runs: Mapping[str, Run], command: Callable[[str], str], *, device: str, jobs: int | None
+) -> ControlAnswers:
+    """The answers of runs by name, of those that are trained to their end. `command` says what trains a run, for messages."""
     rows, diverged, left_out = {}, {}, {}
-    for name, control in open_controls(run).items():
-        failures = control.failures()
-        if unfinished := control.unfinished_seeds():
+    for name, run in runs.items():
+        failures = run.failures()
+        if unfinished := run.unfinished_seeds():
             left_out[name] = (
-                f"seed {', '.join(map(str, unfinished))} is not trained to the end, which `mechocl controls` with --only {name} "
-                f"--out {run.path} does"
+                f"seed {', '.join(map(str, unfinished))} is not trained to the end, which {command(name)} does"
             )
-        elif len(failures) == len(control.seeds):
+        elif len(failures) == len(run.seeds):
             left_out[name] = f"it diverged in every seed ({next(iter(failures.values()))})"
         else:
-            rows[name] = analysis_jobs.evaluate_run(control, device=device, jobs=jobs)
+            rows[name] = analysis_jobs.evaluate_run(run, device=device, jobs=jobs)
             diverged[name] = tuple(failures)
     return ControlAnswers(rows=rows, diverged=diverged, left_out=left_out)

@@ -5,11 +5,21 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from mechocl.analyses import jobs as analysis_jobs, registry
+from mechocl.analyses import control_jobs, jobs as analysis_jobs, registry
+from mechocl.behaviour.control_gaps import ControlAnswers
 from mechocl.errors import MechoclError
 from mechocl.runs.run import Run
 from mechocl.runs.train_toy import SAVE_EVERY_S, draw_task
-from mechocl.runs.variants import require_variants, start_variant, variant_named, variant_recipe
+from mechocl.runs.variants import (
+    EXCHANGED,
+    VARIANTS,
+    open_variant,
+    require_variants,
+    start_variant,
+    variant_named,
+    variant_path,
+    variant_recipe,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +89,18 @@ def collect_answers(run: Run, *, jobs: int | None) -> Trained:
     histories = [folder.history().assign(seed=folder.seed) for folder in run.finished_seeds()]
     history = pd.concat(histories, ignore_index=True)
     return Trained(rows, history[history["stage"] == last].reset_index(drop=True))
+
+
+def evaluate_variants(run: Run, *, device: str, jobs: int | None) -> ControlAnswers:
+    """The answers of each variant run that lies in a run's folder; what is left out is as in `evaluate_controls`.
+
+    Raises MechoclError for a run that can have no variant, such as one of a single stage, and as `open_variant` does.
+    """
+    variant_recipe(require_variants(run), VARIANTS[EXCHANGED])
+    there = [name for name in VARIANTS if (variant_path(run.path, name) / "manifest.json").exists()]
+    return control_jobs.collect_answers(
+        {name: open_variant(run, name) for name in there},
+        lambda name: f"`mechocl variants {run.path} --only {name}`",
+        device=device,
+        jobs=jobs,
+    )

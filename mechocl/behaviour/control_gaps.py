@@ -37,9 +37,6 @@ IN_PART: Final = "in part"
 AT_LEAST_IN_PART: Final = "at least in part"
 """Answer where the gap is larger than in the control, of which it is not known whether it has a gap of its own."""
 
-EXPERIMENTS: Final = ("frozen-tags",)
-"""Controls whose definitions with tag 2 are as unreliable as those of the run. Their gap says nothing against unreliability."""
-
 _STEPS: Final = "-equal-steps"
 """End of the names of controls at equal steps."""
 
@@ -132,12 +129,15 @@ def compare_gaps(
 
 
 def count_with_control(
-    counted: CountedSeeds, answers: ControlAnswers, name: str, measures: Measures
+    counted: CountedSeeds, answers: ControlAnswers, name: str, measures: Measures, *, kind: str = "control"
 ) -> CountedSeeds:
-    """Which seeds count where a run is compared with the control `name`: those that learned their definitions in both."""
+    """Which seeds count where a run is compared with the control `name`: those that learned their definitions in both.
+
+    `kind` is what the other run is called: a control, or a variant.
+    """
     diverged = dict.fromkeys(answers.diverged.get(name, ()), "its training diverged")
     of_control = count_seeds(answers.rows[name], measures, diverged=diverged)
-    return counted.in_both(of_control, of=f"control {name}")
+    return counted.in_both(of_control, of=f"{kind} {name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,11 +293,7 @@ def _cautions(gaps: list[ControlGap], deciding: list[ControlGap], name: str) -> 
         found.append(
             f"The deciding control was trained in one way; `mechocl controls` with --only {missing} trains the other."
         )
-    others = [
-        one.control
-        for one in gaps
-        if one not in deciding and one.control not in EXPERIMENTS and one.own.answer == YES
-    ]
+    others = [one.control for one in gaps if one not in deciding and one.own.answer == YES]
     if others:
         found.append(f"A gap is there in {', '.join(others)}, too: other causes than unreliability make one.")
     unpaired = sorted({seed for one in gaps for seed in one.unpaired})

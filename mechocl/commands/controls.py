@@ -40,8 +40,7 @@ def controls(
     Args:
         recipe: Name of a recipe that comes with the package, or a TOML file.
         out: Folder of the run. It is new, or holds the same run.
-        only: The controls that are trained: noise, noise-equal-steps, unasked, unasked-equal-steps, consistent, half, and
-            frozen-tags, the experiment itself with tags that do not learn in stage 2.
+        only: The controls that are trained: noise, noise-equal-steps, unasked, unasked-equal-steps, consistent and half.
         model: For a closed-book recipe: name on the hub, or folder, of a Hugging Face model that is taken instead of
             the recipe's model.
         seeds: The seeds that are trained, of the run and of each control.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
+import pandas as pd
 import scipy.stats
 from jaxtyping import Float
 
@@ -23,7 +24,7 @@ from mechocl.behaviour.statistics import seeds_for_power
 from mechocl.behaviour.verdict import CANNOT_TELL, LEAST_SEEDS, NOTHING, REVERSE, YES, Verdict, decide
 from mechocl.hypotheses.predictions import ANSWERS, Direction, Prediction
 from mechocl.hypotheses.quantities import QUANTITIES, Data, NotMeasured, Values, control_named, gaps
-from mechocl.hypotheses.sources import Gathered, key
+from mechocl.hypotheses.sources import Gathered, control_key, key
 
 LEVEL: Final = 0.05
 """Level of the family of all effects."""
@@ -90,11 +91,26 @@ def excludes(one: Direction, other: Direction) -> bool:
 
 def measure(prediction: Prediction, gathered: Gathered) -> Values:
     """Seed → the prediction's quantity. Raises NotMeasured when what is known does not hold it."""
-    name = key(prediction)
+    own = _values(prediction, gathered, key(prediction), gathered.answers)
+    if not prediction.minus_control:
+        return own
+    name = control_named(prediction.minus_control, gathered.answers, gathered.measures)
+    if name not in gathered.controls.rows:
+        raise NotMeasured(
+            f"the control {name} was not trained; `mechocl controls` with --only {name} trains it"
+        )
+    control = _values(prediction, gathered, control_key(prediction, name), gathered.controls.rows[name])
+    both = {seed: own[seed] - control[seed] for seed in own if seed in control}
+    if not both:
+        raise NotMeasured(f"no seed has a value in both the run and the control {name}")
+    return both
+
+
+def _values(prediction: Prediction, gathered: Gathered, name: str, answers: pd.DataFrame) -> Values:
     if name not in gathered.tables:
         raise NotMeasured(gathered.missing.get(name, f"the analysis {prediction.analysis} was not computed"))
     data = Data(
-        answers=gathered.answers,
+        answers=answers,
         rows=gathered.tables[name],
         measures=gathered.measures,
         column=prediction.column or gathered.measures.leading,
@@ -106,11 +122,17 @@ def measure(prediction: Prediction, gathered: Gathered) -> Values:
 
 
 def count_for(prediction: Prediction, gathered: Gathered) -> CountedSeeds:
-    """Which seeds count for a prediction: those that learned in the run and, if its quantity reads a control, in the control."""
-    if "control" not in prediction.arguments:
-        return gathered.counted
-    name = control_named(str(prediction.arguments["control"]), gathered.answers, gathered.measures)
-    return count_with_control(gathered.counted, gathered.controls, name, gathered.measures)
+    """Which seeds count for a prediction: those that learned in the run and, if its quantity reads a control or a variant, there too."""
+    counted = gathered.counted
+    for control in (prediction.arguments.get("control"), prediction.minus_control):
+        if control:
+            name = control_named(str(control), gathered.answers, gathered.measures)
+            counted = count_with_control(counted, gathered.controls, name, gathered.measures)
+    if variant := prediction.arguments.get("variant"):
+        counted = count_with_control(
+            counted, gathered.variants, str(variant), gathered.measures, kind="variant"
+        )
+    return counted
 
 
 def judge(predictions: Sequence[Prediction], gathered: Gathered) -> list[Effect]:
@@ -146,7 +168,8 @@ def margin_of(prediction: Prediction, gathered: Gathered) -> float:
     """The smallest effect that matters, as a number."""
     if prediction.smallest == ANSWERS:
         measures = gathered.measures
-        return float(measures.smallest[prediction.column or measures.leading])
+        of = prediction.column if prediction.column in measures.smallest else measures.leading
+        return float(measures.smallest[of])
     return float(prediction.smallest)
 
 

@@ -13,8 +13,9 @@ from mechocl.analyses import columns
 from mechocl.analyses.registry import ANALYSES
 from mechocl.analyses.rows import Column, Columns
 from mechocl.errors import MechoclError, suggested
-from mechocl.hypotheses import quantities
+from mechocl.hypotheses import model_quantities as model_quantities, quantities
 from mechocl.runs import recipes
+from mechocl.runs.controls import CONTROLS as CONTROL_RUNS
 
 Direction = Literal["above", "below", "none", "not above", "not below"]
 """What is expected of a value: above 0, below 0, within ± the smallest effect that matters, or that or on one side of it."""
@@ -23,10 +24,12 @@ ANSWERS: Final = "answers"
 """As the smallest effect: the run's own, of the measure in which its answers are given."""
 
 CONTROLS: Final = "controls"
+VARIANTS: Final = "variants"
 HISTORY: Final = "history"
 
 BESIDE: Final[dict[str, Columns]] = {
     CONTROLS: dict(columns.EVALUATE) | {"control": Column("str", "Name of the control run.")},
+    VARIANTS: dict(columns.EVALUATE) | {"variant": Column("str", "Name of the variant run.")},
     HISTORY: {
         "stage": Column("int64", "Stage of training, from 1."),
         "epoch": Column("float64", "Epoch of the stage."),
@@ -37,7 +40,8 @@ BESIDE: Final[dict[str, Columns]] = {
         "recall": Column("float64", "Share of the definitions that are recalled.", "share"),
     },
 }
-"""What predictions can be about besides the analyses: the answers of the control runs, and the history of the training."""
+"""What predictions can be about besides the analyses: the answers of the control runs and of the variant runs (whose last stage was
+trained again with one thing changed), and the history of the training."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,11 +87,13 @@ class Prediction:
     empty, the prediction only says what alone does not make the gap."""
     part_of_gap: bool = False
     """Whether the quantity is a part of the gap d1 − d2, so that its share of the gap can be said."""
+    minus_control: str = ""
+    """Control run whose own quantity, from the same analysis, is subtracted in each seed; `deciding` is the control that decides, "" none."""
     source: str
     """Where the prediction comes from."""
 
     def analysis_config(self) -> Any:
-        """The config of its analysis; None for `controls` and `history`."""
+        """The config of its analysis; None for what is no analysis (`BESIDE`)."""
         if self.analysis not in ANALYSES:
             return None
         values = {key: tuple(one) if isinstance(one, list) else one for key, one in self.config.items()}
@@ -144,6 +150,12 @@ def _check(one: Prediction, explanations: Mapping[str, Explanation]) -> None:
         _known(name, taken, f"{where}: the quantity {one.quantity} has no argument")
     if missing := [name for name in taken if name not in one.arguments]:
         raise ValueError(f"{where}: the quantity {one.quantity} needs the argument {missing[0]!r}")
+    if one.minus_control:
+        if one.analysis in BESIDE:
+            raise ValueError(
+                f"{where}: {one.analysis} is no analysis of a control's models; leave minus_control out"
+            )
+        _known(one.minus_control, ["deciding", *CONTROL_RUNS], f"{where}: there is no control")
     _check_config(one, where)
 
 

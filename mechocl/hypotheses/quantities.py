@@ -3,8 +3,8 @@
 A quantity never looks across seeds. Where it chooses a place among many, it chooses by another number than the one that it
 gives, or it chooses in the same way in the control that it subtracts; so a choice alone does not make an effect.
 
-A quantity of an analysis that is new is one more function here, under `@quantity`, and a prediction in a TOML file that
-names it.
+Those of answers and of the training are here, those of gradients, probes and interventions in `model_quantities`. A quantity of an
+analysis that is new is one more function under `@quantity`, and a prediction in a TOML file that names it.
 """
 
 import inspect
@@ -18,8 +18,7 @@ import pandas as pd
 from mechocl.behaviour import equal_loss, over_seeds
 from mechocl.behaviour.control_gaps import GAP, deciding_control
 from mechocl.errors import MechoclError
-from mechocl.interventions import suppression
-from mechocl.interventions.steering import RANDOM, STEERING
+from mechocl.learning.twins import pair_twins
 from toy_models.measures import Measures
 
 TAG_1, TAG_2 = "d1_consistent", "d2_consistent"
@@ -73,11 +72,11 @@ def describe(name: str) -> str:
 @quantity
 def between_subsets(data: Data, *, better: str, worse: str) -> Values:
     """Mean of the column over the aliases of one subset − that of another one."""
-    table = _by_subset(data.rows, data.column)
+    table = by_subset(data.rows, data.column)
     missing = [name for name in (better, worse) if name not in table or table[name].isna().all()]
     if missing:
         raise NotMeasured(f"the run has no {data.column} of {missing[0]}")
-    return _values(table[better] - table[worse])
+    return values_of(table[better] - table[worse])
 
 
 @quantity
@@ -85,10 +84,10 @@ def over_chance(data: Data, *, subset: str) -> Values:
     """Mean of the column over the aliases of a subset − its value of chance."""
     if data.column not in data.measures.chance:
         raise NotMeasured(f"the {data.column} of this world has no value of chance")
-    table = _by_subset(data.rows, data.column)
+    table = by_subset(data.rows, data.column)
     if subset not in table:
         raise NotMeasured(f"the run has no {subset}")
-    return _values(table[subset] - data.measures.chance[data.column])
+    return values_of(table[subset] - data.measures.chance[data.column])
 
 
 # control runs ----------------------------------------------------------------------------------------------------
@@ -124,6 +123,37 @@ def _control(data: Data, name: str) -> pd.DataFrame:
     return found
 
 
+# variant runs ----------------------------------------------------------------------------------------------------
+# The argument `variant` names the variant run that a quantity reads, and counts as `control` does.
+
+
+@quantity
+def removed(data: Data, *, variant: str) -> Values:
+    """Gap d1 − d2 of the run − that of a variant, whose last stage was trained again with one thing changed."""
+    own, other = _gaps(data.answers, data), _gaps(_variant(data, variant), data)
+    return {seed: own[seed] - other[seed] for seed in own if seed in other}
+
+
+@quantity
+def twin_gap(data: Data, *, variant: str) -> Values:
+    """Mean over aliases of the column where the alias was defined by tag 1 − where the same alias was defined by tag 2."""
+    pairs = pair_twins(
+        over_seeds.questions_per_alias(data.answers),
+        over_seeds.questions_per_alias(_variant(data, variant)),
+        data.column,
+    )
+    return values_of(pairs.groupby("seed")["gap"].mean())
+
+
+def _variant(data: Data, name: str) -> pd.DataFrame:
+    found = data.rows[data.rows["variant"] == name]
+    if found.empty:
+        raise NotMeasured(
+            f"the variant {name} was not trained; `mechocl variants` with --only {name} trains it"
+        )
+    return found
+
+
 # training --------------------------------------------------------------------------------------------------------
 
 
@@ -131,10 +161,10 @@ def _control(data: Data, name: str) -> pd.DataFrame:
 def loss_between_tags(data: Data) -> Values:
     """Definition loss of d2 − that of d1, at the end of the last stage."""
     rows = _definitions(data)
-    losses = _by_subset(
+    losses = by_subset(
         rows[rows["epoch"] == rows.groupby("seed")["epoch"].transform("max")], "definition_loss"
     )
-    return _values(losses[TAG_2] - losses[TAG_1])
+    return values_of(losses[TAG_2] - losses[TAG_1])
 
 
 @quantity
@@ -149,13 +179,13 @@ def gone_at_equal_loss(data: Data) -> Values:
         ]
         end = [values[-1] for _, _, values in curves]
         found[seed] = (end[0] - end[1]) - (at[0] - at[1])
-    return _finite(found)
+    return finite(found)
 
 
 @quantity
 def learned_later(data: Data) -> Values:
     """When d1's definitions came to half of their first loss − when d2's did, as a share of the last stage."""
-    return _finite({seed: (t[0] - t[1]) / end for seed, (t, end) in _times(data).items()})
+    return finite({seed: (t[0] - t[1]) / end for seed, (t, end) in _times(data).items()})
 
 
 @quantity
@@ -191,7 +221,7 @@ def _definitions(data: Data) -> pd.DataFrame:
 def _curves(data: Data) -> dict[int, list[Curve]]:
     """Seed → the curves of d1 and of d2."""
     found: dict[int, list[Curve]] = {}
-    for seed, rows in _seeds(_definitions(data).sort_values("epoch")):
+    for seed, rows in seeds_of(_definitions(data).sort_values("epoch")):
         parts = [rows[rows["subset"] == subset] for subset in (TAG_1, TAG_2)]
         if all(len(part) for part in parts):
             found[seed] = [
@@ -218,107 +248,13 @@ def _times(data: Data) -> dict[int, tuple[list[float], float]]:
     return found
 
 
-# probes ----------------------------------------------------------------------------------------------------------
-
-
-@quantity
-def probe_between_tags(data: Data, *, probe: str) -> Values:
-    """Accuracy of a probe on d1 − that on d2, at the place where the probe is best on all its aliases together."""
-    found = {}
-    for seed, rows in _seeds(_probed(data, probe)):
-        best = _place(rows[(rows["subset"] == "all") & (rows["control"] == "none")], data.column)
-        there = rows[(rows["control"] == "none") & (_places(rows) == best)].set_index("subset")[data.column]
-        if {TAG_1, TAG_2} <= set(there.index):
-            found[seed] = float(there[TAG_1] - there[TAG_2])
-    return _finite(found)
-
-
-@quantity
-def probe_over_shuffled(data: Data, *, probe: str) -> Values:
-    """Best value of a probe over all places − the mean of the best values of shuffled labels, each over all places."""
-    found = {}
-    for seed, rows in _seeds(_probed(data, probe)):
-        whole = rows[rows["subset"] == "all"]
-        own = whole.loc[whole["control"] == "none", data.column].max()
-        shuffled = whole[whole["control"] == "shuffled"].groupby("draw")[data.column].max()
-        found[seed] = float(own - shuffled.mean()) if len(shuffled) else float("nan")
-    return _finite(found)
-
-
-def _probed(data: Data, probe: str) -> pd.DataFrame:
-    rows = data.rows[(data.rows["probe"] == probe) & data.rows["chosen"]]
-    if rows.empty:
-        raise NotMeasured(f"the run has no aliases for the probe {probe}")
-    return rows
-
-
-def _places(rows: pd.DataFrame) -> pd.Series:
-    return rows["site"] + " " + rows["layer"].astype(str) + " " + rows["position"]
-
-
-def _place(rows: pd.DataFrame, column: str) -> str:
-    """The place of the largest value; of equal ones the first."""
-    return str(_places(rows).iloc[int(rows[column].to_numpy().argmax())])
-
-
-# interventions ---------------------------------------------------------------------------------------------------
-
-
-@quantity
-def constant_vector(data: Data, *, subset: str) -> Values:
-    """What one steering vector adds to the answers about a subset before the last stage − what random vectors add."""
-    rows = data.rows[(data.rows["subset"] == subset) & (data.rows["metric"] == data.measures.leading)]
-    table = rows.pivot_table(index="seed", columns="group", values=data.column)
-    if not {STEERING, RANDOM} <= set(table):
-        raise NotMeasured(f"no steering vector was measured on {subset}")
-    return _values(table[STEERING] - table[RANDOM])
-
-
-@quantity
-def tag_direction(data: Data, *, metric: str) -> Values:
-    """What exchanging one direction, from d2's mean to d1's, adds to d2's answers − what it adds with shuffled labels.
-
-    Of all places, that one counts at which exchanging the whole activation has the largest effect.
-    """
-    rows = data.rows[(data.rows["contrast"] == "d1-to-d2") & (data.rows["metric"] == metric)]
-    found = {}
-    for seed, part in _seeds(rows):
-        whole = part[part["method"] == "whole site"].dropna(subset=["effect"])
-        if whole.empty:
-            continue
-        best = _places(whole).iloc[int(whole["effect"].abs().to_numpy().argmax())]
-        there = part[(part["method"] == "difference of means") & (_places(part) == best)]
-        effects = there.set_index("control")[data.column]
-        if {"none", "shuffled"} <= set(effects.index):
-            found[seed] = float(effects["none"] - effects["shuffled"])
-    if not found:
-        raise NotMeasured(f"no direction was exchanged in {metric}")
-    return _finite(found)
-
-
-@quantity
-def suppressed(data: Data) -> Values:
-    """How far the best component's ablation raises d2 and spares d1 − how far another's raises d1 and spares d2.
-
-    Each component is chosen on one half of the aliases and judged on the other half.
-    """
-    gains = []
-    for raised, spared in ((TAG_2, TAG_1), (TAG_1, TAG_2)):
-        judged = suppression.candidates(data.rows, raised=raised, spared=spared)
-        table = judged.pivot(index="seed", columns="subset", values="effect")
-        if not {raised, spared} <= set(table):
-            raise NotMeasured("no component was ablated that both subsets have")
-        gains.append(table[raised] - table[spared].abs())
-    return _values(gains[0] - gains[1])
-
-
 # -----------------------------------------------------------------------------------------------------------------
 
 
 def gaps(answers: pd.DataFrame, measures: Measures, column: str = "") -> Values:
     """Seed → the gap d1 − d2, from rows of the evaluate analysis; empty if the run lacks one of the two."""
     table = over_seeds.differences_by_seed(answers, column or measures.leading, measures)
-    return _values(table[GAP]) if GAP in table.columns else {}
+    return values_of(table[GAP]) if GAP in table.columns else {}
 
 
 def _gaps(answers: pd.DataFrame, data: Data) -> Values:
@@ -328,7 +264,7 @@ def _gaps(answers: pd.DataFrame, data: Data) -> Values:
     return found
 
 
-def _by_subset(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+def by_subset(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     """Mean of a column, with seeds as rows (the index) and subsets as columns."""
     if "subset" not in rows or column not in rows:
         raise MechoclError(f"the rows have no subsets, or no column {column!r}")
@@ -337,14 +273,16 @@ def _by_subset(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     return rows.assign(subset=rows["subset"].astype(str)).groupby(["seed", "subset"])[column].mean().unstack()
 
 
-def _seeds(rows: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
+def seeds_of(rows: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
     """Each seed and its rows."""
     return [(seed, rows[rows["seed"] == seed]) for seed in sorted(map(int, rows["seed"].unique()))]
 
 
-def _values(values: pd.Series) -> Values:
-    return _finite(dict(zip(values.index.astype(int).tolist(), values.astype(float).tolist(), strict=True)))
+def values_of(values: pd.Series) -> Values:
+    """Seed → value, of a column whose index is the seed; without those that are not finite."""
+    return finite(dict(zip(values.index.astype(int).tolist(), values.astype(float).tolist(), strict=True)))
 
 
-def _finite(values: dict[int, Any]) -> Values:
+def finite(values: dict[int, Any]) -> Values:
+    """The values that are finite."""
     return {int(seed): float(value) for seed, value in values.items() if np.isfinite(value)}

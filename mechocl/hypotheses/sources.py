@@ -1,30 +1,36 @@
 """The rows that predictions are judged by: of one run or of several of the same recipe, computed where they are missing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal
 
 import pandas as pd
 
 from mechocl import files
 from mechocl.analyses import jobs as analysis_jobs
 from mechocl.analyses.control_jobs import evaluate_controls
+from mechocl.analyses.variant_jobs import evaluate_variants
 from mechocl.behaviour.control_gaps import ControlAnswers
 from mechocl.behaviour.counted import CountedSeeds
 from mechocl.errors import MechoclError
-from mechocl.hypotheses.predictions import BESIDE, CONTROLS, HISTORY, Prediction
-from mechocl.hypotheses.quantities import TAG_1, TAG_2
-from mechocl.runs.controls import is_control_run
+from mechocl.hypotheses.predictions import BESIDE, CONTROLS, HISTORY, VARIANTS, Prediction
+from mechocl.hypotheses.quantities import TAG_1, TAG_2, control_named
+from mechocl.runs.controls import control_path, is_control_run
 from mechocl.runs.run import Run
 from toy_models.measures import Measures
 
-COMPARE_STAGES: Final = ("graft", "steering")
+COMPARE_STAGES: Final = ("graft", "steering", "gradients")
 """Analyses that need the model before the last stage."""
 
 
 def key(prediction: Prediction) -> str:
     """What tells the rows of a prediction from others: its analysis and the config."""
     return f"{prediction.analysis} {files.fingerprint(prediction.config)}"
+
+
+def control_key(prediction: Prediction, control: str) -> str:
+    """The same of the rows of a control run."""
+    return f"{key(prediction)} of {control}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +42,8 @@ class Gathered:
     counted: CountedSeeds
     measures: Measures
     controls: ControlAnswers
+    variants: ControlAnswers = field(default_factory=lambda: ControlAnswers(rows={}))
+    """The answers of the variant runs, in the same form."""
     tables: Mapping[str, pd.DataFrame]
     """Rows by `key`."""
     missing: Mapping[str, str] = field(default_factory=dict)
@@ -74,17 +82,21 @@ def gather_answers(run: Run, *, device: str, jobs: int | None) -> Gathered:
     if not {TAG_1, TAG_2} <= set(answers["subset"]):
         raise MechoclError(f"{run.path} has no aliases for the gap d1 − d2; use a recipe with both fractions")
     controls = evaluate_controls(run, device=device, jobs=jobs)
-    rows = [table.assign(control=name) for name, table in controls.rows.items()]
-    empty = pd.DataFrame({"control": pd.Series(dtype=str)})
     history = [folder.history().assign(seed=folder.seed) for folder in run.finished_seeds()]
     tables = {
-        CONTROLS: pd.concat(rows, ignore_index=True) if rows else empty,
+        CONTROLS: _labelled(controls, "control"),
         HISTORY: pd.concat(history, ignore_index=True),
         "evaluate": answers,
     }
+    variants, missing = ControlAnswers(rows={}), {}
+    try:
+        variants = evaluate_variants(run, device=device, jobs=jobs)
+        tables[VARIANTS] = _labelled(variants, "variant")
+    except MechoclError as why:
+        missing[_plain_key(VARIANTS)] = str(why)
     seconds = [
         analysis_jobs.seconds_per_seed(one, what, device=device)
-        for one in (run, *(Run.open(run.path / "controls" / name) for name in controls.rows))
+        for one in (run, *(Run.open(control_path(run.path, name)) for name in controls.rows))
         for what in ("training", "training and analysing")
     ]
     known = [one for one in seconds if one is not None]
@@ -93,10 +105,23 @@ def gather_answers(run: Run, *, device: str, jobs: int | None) -> Gathered:
         counted=counted,
         measures=run.questioning.measures,
         controls=controls,
-        tables={f"{name} {files.fingerprint({})}": table for name, table in tables.items()},
+        variants=variants,
+        tables={_plain_key(name): table for name, table in tables.items()},
+        missing=missing,
         run=str(run.path),
         seconds_per_seed=sum(known) if known else None,
     )
+
+
+def _plain_key(name: str) -> str:
+    """The key of the rows of an analysis with its config as by default, or of what is no analysis."""
+    return f"{name} {files.fingerprint({})}"
+
+
+def _labelled(found: ControlAnswers, column: str) -> pd.DataFrame:
+    """The rows of several runs, with a column that names the run."""
+    rows = [table.assign(**{column: name}) for name, table in found.rows.items()]
+    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame({column: pd.Series(dtype=str)})
 
 
 def gather_analyses(
@@ -104,29 +129,32 @@ def gather_analyses(
 ) -> Gathered:
     """The same, with the rows of the analyses of its models that predictions need. Missing rows are computed and kept."""
     tables, missing = dict(gathered.tables), dict(gathered.missing)
-    apart = run.kind.can_be_taken_apart(run)
-    several = len(run.recipe.training.stages) > 1
     for one in predictions:
-        name = key(one)
-        if one.analysis in BESIDE or name in tables or name in missing:
+        if one.analysis in BESIDE:
             continue
-        if one.analysis != "evaluate" and not apart:
-            missing[name] = "models of this shape cannot be taken apart"
-        elif one.analysis in COMPARE_STAGES and not several:
-            missing[name] = "the run has a single stage, so there is no model before it"
-        else:
+        wanted = {key(one): run}
+        if one.minus_control:
+            name = control_named(one.minus_control, gathered.answers, gathered.measures)
+            if name in gathered.controls.rows:
+                wanted[control_key(one, name)] = Run.open(control_path(run.path, name))
+        for where, of in wanted.items():
+            if where in tables or where in missing:
+                continue
+            if why := _why_not(of, one):
+                missing[where] = why
+                continue
             config: Any = one.analysis_config()
-            tables[name] = analysis_jobs.analyse_run(run, one.analysis, config, device=device, jobs=jobs)
-    return Gathered(
-        answers=gathered.answers,
-        counted=gathered.counted,
-        measures=gathered.measures,
-        controls=gathered.controls,
-        tables=tables,
-        missing=missing,
-        run=gathered.run,
-        seconds_per_seed=gathered.seconds_per_seed,
-    )
+            tables[where] = analysis_jobs.analyse_run(of, one.analysis, config, device=device, jobs=jobs)
+    return replace(gathered, tables=tables, missing=missing)
+
+
+def _why_not(run: Run, one: Prediction) -> str:
+    """Why a run cannot have the analysis of a prediction, as a clause; "" if it can."""
+    if one.analysis != "evaluate" and not run.kind.can_be_taken_apart(run):
+        return "models of this shape cannot be taken apart"
+    if one.analysis in COMPARE_STAGES and len(run.recipe.training.stages) < 2:
+        return "the run has a single stage, so there is no model before it"
+    return ""
 
 
 def pool(found: Sequence[Gathered]) -> Gathered:
@@ -138,12 +166,12 @@ def pool(found: Sequence[Gathered]) -> Gathered:
         return found[0]
     missing = {name: why for one in found for name, why in one.missing.items()}
     names = [name for name in found[0].tables if all(name in one.tables for one in found)]
-    controls = [name for name in found[0].controls.rows if all(name in one.controls.rows for one in found)]
     tables = {name: _joined([one.tables[name] for one in found]) for name in names}
-    of_controls = f"{CONTROLS} {files.fingerprint({})}"
-    if of_controls in tables:
-        rows = tables[of_controls]
-        tables[of_controls] = rows[rows["control"].isin(controls)]
+    controls = _pool_answers([one.controls for one in found], _left_out(found, "controls"))
+    variants = _pool_answers([one.variants for one in found], _left_out(found, "variants"))
+    for name, column, there in ((CONTROLS, "control", controls), (VARIANTS, "variant", variants)):
+        if (rows := tables.get(_plain_key(name))) is not None:
+            tables[_plain_key(name)] = rows[rows[column].isin(list(there.rows))]
     seconds = [one.seconds_per_seed for one in found if one.seconds_per_seed is not None]
     return Gathered(
         answers=_joined([one.answers for one in found]),
@@ -153,28 +181,34 @@ def pool(found: Sequence[Gathered]) -> Gathered:
             {seed: why for one in found for seed, why in one.counted.diverged.items()},
         ),
         measures=found[0].measures,
-        controls=ControlAnswers(
-            rows={name: _joined([one.controls.rows[name] for one in found]) for name in controls},
-            diverged={
-                name: [s for one in found for s in one.controls.diverged.get(name, ())] for name in controls
-            },
-            left_out=_controls_left_out(found),
-        ),
+        controls=controls,
+        variants=variants,
         tables=tables,
         missing=missing,
         seconds_per_seed=max(seconds) if seconds else None,
     )
 
 
-def _controls_left_out(found: Sequence[Gathered]) -> dict[str, str]:
-    """Control → why it is left out of several runs: one of them has begun it alone, or does not have it."""
+def _pool_answers(found: Sequence[ControlAnswers], left_out: Mapping[str, str]) -> ControlAnswers:
+    """The answers of the controls, or of the variants, that all runs have."""
+    names = [name for name in found[0].rows if all(name in one.rows for one in found)]
+    return ControlAnswers(
+        rows={name: _joined([one.rows[name] for one in found]) for name in names},
+        diverged={name: [s for one in found for s in one.diverged.get(name, ())] for name in names},
+        left_out=left_out,
+    )
+
+
+def _left_out(found: Sequence[Gathered], kind: Literal["controls", "variants"]) -> dict[str, str]:
+    """Control, or variant → why it is left out of several runs: one of them has begun it alone, or does not have it."""
     left_out: dict[str, str] = {}
-    for name in dict.fromkeys(name for one in found for name in (*one.controls.rows, *one.controls.left_out)):
-        begun = [one.controls.left_out[name] for one in found if name in one.controls.left_out]
+    answers = {one.run or "one of the runs": getattr(one, kind) for one in found}
+    for name in dict.fromkeys(name for one in answers.values() for name in (*one.rows, *one.left_out)):
+        begun = [one.left_out[name] for one in answers.values() if name in one.left_out]
         lacking = [
-            f"{one.run or 'one of the runs'} does not have it, and `mechocl controls` with --only {name} trains it"
-            for one in found
-            if name not in one.controls.rows and name not in one.controls.left_out
+            f"{run} does not have it, and `mechocl {kind}` with --only {name} trains it"
+            for run, one in answers.items()
+            if name not in one.rows and name not in one.left_out
         ]
         if begun or lacking:
             left_out[name] = "; ".join([*begun, *lacking])

@@ -2,9 +2,8 @@
 
 A gap between tags may come from what tag 2 stands before and not from its being unreliable. A control run is a run of
 the same recipe in which the stage-1 definitions with tag 2 contradict no question (`toy_models.subsets.Unreliable`), or
-in which both tags are right equally often. In one more, `frozen-tags`, the definitions are those of the experiment, and
-the tags' own embeddings do not learn in stage 2. The same seeds draw the same aliases, entities and other definitions, so a
-run and its controls are paired by seed.
+in which both tags are right equally often. The same seeds draw the same aliases, entities and other definitions, so a run
+and its controls are paired by seed.
 
 Where the aliases of tag 2 are not asked about, stage 1 has fewer examples. A control is therefore trained in two ways: at
 *equal exposure*, with the same number of epochs, so that each question is seen as often as in the run itself; and at
@@ -44,8 +43,6 @@ class Control:
     epochs."""
     tag_reliability: float | None = None
     """The control's α; None keeps the recipe's."""
-    trains: str = ""
-    """What stages that train on new aliases alone train (`StageConfig.trains`); "" keeps the recipe's."""
     meaning: str
     """What is the case in the control, for tables and pages."""
 
@@ -70,10 +67,6 @@ CONTROLS: Final[dict[str, Control]] = {
         Control(
             name="half", unreliable="inconsistent", tag_reliability=0.5,
             meaning="both tags right half of the time (α = 0.5)",
-        ),
-        Control(
-            name="frozen-tags", unreliable="inconsistent", trains="all_but_tag_embeddings",
-            meaning="the experiment itself, with tags whose embeddings stay as stage 1 left them",
         ),
     )
 }  # fmt: skip
@@ -106,12 +99,6 @@ def control_recipe(recipe: AnyRecipe, control: Control) -> AnyRecipe:
     if control.tag_reliability is not None:
         changes.append(f"task.tag_reliability={control.tag_reliability}")
     stages: Sequence[StageConfig | FinetuneStage] = recipe.training.stages
-    if control.trains:
-        changes += [
-            f'training.stages.{index}.trains="{control.trains}"'
-            for index, stage in enumerate(stages)
-            if tuple(stage.data) == (2,)
-        ]
     changed = recipes.change_recipe(recipe, tuple(changes))
     if changed == recipe:
         raise MechoclError(f"the control {control.name} of this recipe is the recipe itself; leave it out")

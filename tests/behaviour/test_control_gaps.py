@@ -134,8 +134,6 @@ def test_what_is_missing_is_said() -> None:
     )
     assert another.answer == "yes"
     assert "A gap is there in noise, too" in another.sentence
-    frozen = ControlAnswers(rows={"unasked": rows(0.0), "frozen-tags": rows(0.09)})
-    assert "A gap is there" not in explain_gap(rows(0.10, tag_2=1.0), frozen).sentence
 
 
 def test_a_reversed_gap_is_called_so() -> None:

@@ -145,7 +145,7 @@ def test_what_is_not_there_is_not_measured() -> None:
         assert (one.verdict is None) == bool(one.missing), one.prediction.name
     by_name = {one.prediction.name: one for one in effects}
     assert by_name["tag-direction"].missing == "the analysis subspace was not computed"
-    assert "`mechocl controls` with --only frozen-tags" in by_name["gone-with-frozen-tags"].missing
+    assert "`mechocl variants` with --only frozen-tags" in by_name["gone-with-frozen-tags"].missing
     assert by_name["gap"].outcome("above") == "met"
     assert by_name["tag-direction"].outcome("above") == "not measured"
 

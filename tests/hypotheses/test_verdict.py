@@ -79,7 +79,7 @@ def test_a_readout_gate_is_found_and_unreliability_has_nothing_to_explain() -> N
 
 def test_semantics_is_found() -> None:
     found = judged(made_up(gap=0.4, d2=0.35))
-    assert finding(found, "tag_semantics").status == "met so far"  # it claims more than is measured
+    assert finding(found, "tag_semantics").status == "supported"
     assert "less_learned" not in found.supported
 
 
@@ -149,7 +149,7 @@ def test_what_cannot_be_told_apart_is_named_with_what_would() -> None:
 def test_what_is_undecided_says_how_many_seeds() -> None:
     found = judged(made_up(noise=0.003, seeds=6, recall_tag_2=0.05))
     gate = finding(found, "readout_gate")
-    assert gate.undecided == ("noise-gap",)
+    assert gate.undecided == ("noise-gap", "unasked-gap")
     assert gate.more_seeds
     assert f"needs about {gate.more_seeds} more seed" in gate.in_words
     lines = plan.plan_in_words(found)
@@ -212,7 +212,9 @@ def test_a_measurement_in_the_wrong_place_does_not_pass_silently() -> None:
         judged(broken)
 
 
-@pytest.mark.parametrize(("control", "names"), [("noise", ("noise-gap",)), ("unasked", ("beyond-control",))])
+@pytest.mark.parametrize(
+    ("control", "names"), [("noise", ("noise-gap",)), ("unasked", ("beyond-control", "unasked-gap"))]
+)
 def test_a_seed_that_failed_in_the_control_does_not_count_for_what_reads_it(
     control: str, names: tuple[str, ...]
 ) -> None:

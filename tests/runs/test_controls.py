@@ -22,9 +22,6 @@ def test_a_control_differs_in_what_it_says_alone(name: str) -> None:
     changed = control_recipe(recipe, control)
     assert changed.task.unreliable == control.unreliable
     back = replace(changed, task=replace(changed.task, unreliable="inconsistent", tag_reliability=1.0))
-    if control.trains:
-        assert [stage.trains for stage in changed.training.stages] == ["all", "all_but_tag_embeddings"]
-        back = replace(back, training=recipe.training)
     if control.equal_steps:
         assert back.training.stages[1:] == recipe.training.stages[1:]
         first = recipe.training.stages[0]
@@ -54,9 +51,6 @@ def test_what_is_no_control_of_a_recipe_is_refused() -> None:
     half = recipes.load_recipe("integer-set/cpu", ("task.tag_reliability=0.5",))
     with pytest.raises(MechoclError, match="the control half of this recipe is the recipe itself"):
         control_recipe(half, CONTROLS["half"])
-    frozen = recipes.load_recipe("integer-set/cpu", ("training.stages.1.trains=all_but_tag_embeddings",))
-    with pytest.raises(MechoclError, match="the control frozen-tags of this recipe is the recipe itself"):
-        control_recipe(frozen, CONTROLS["frozen-tags"])
     stopping = recipes.load_recipe("integer-set/cpu", ("training.stages.0.stop_at_definition_loss=0.5",))
     with pytest.raises(
         MechoclError, match="ends at a definition loss, which its controls reach at another time"

@@ -68,6 +68,7 @@ def made_up(
         "evaluate": own,
         "controls": pd.concat(rows, ignore_index=True),
         "history": history(own, loss=loss, equal_loss=equal_loss),
+        "variants": pd.DataFrame({"seed": pd.Series(dtype=int), "variant": pd.Series(dtype=str)}),
     }
     return Gathered(
         answers=own,
