@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mechocl import files
+from mechocl.analyses.variant_models import variant_seed
 from mechocl.errors import MechoclError
 from mechocl.features import dictionaries
 from mechocl.interventions import named_pairs
@@ -22,6 +23,7 @@ from mechocl.probing import recipe as probe_recipes
 from mechocl.runs import recipes
 from mechocl.runs.activation_cache import ActivationCache
 from mechocl.runs.folders import Checkpoint, SeedFolder
+from mechocl.runs.variants import EXCHANGED
 
 _SETTLED_NS: Final = 3_000_000_000
 """Nanoseconds after which a file with the same times and size holds the same content. Clocks of file systems are coarse."""
@@ -108,6 +110,11 @@ def _course(asked: Asked) -> list[str]:
     return [one.sha256 for one in (*before, *kept)]
 
 
+def _exchanged_tags(asked: Asked) -> str:
+    (at,) = asked.checkpoints
+    return variant_seed(asked.folder, EXCHANGED, at=at).final().sha256
+
+
 def _pairs(asked: Asked) -> dict[str, str]:
     paths = map(named_pairs.file_of, asked.config.pairs)
     return {str(path): content(path) for path in paths if path is not None}
@@ -147,6 +154,8 @@ STAGES: Final = Input("stages", _stages)
 """The weights after every stage."""
 COURSE: Final = Input("course", _course)
 """The weights at every kept step of the stage, and those that it starts from."""
+EXCHANGED_TAGS: Final = Input("exchanged tags", _exchanged_tags)
+"""The weights at the end of the run's variant in which d1 and d2 changed places."""
 UNTRAINED: Final = Input("untrained", lambda asked: asked.folder.untrained_checksum())
 """What the untrained model is made of, besides the recipe and the seed."""
 PAIRS: Final = Input("pairs", _pairs)

@@ -1,4 +1,4 @@
-"""What the columns of the analyses of gradients mean. The conventions are those of `columns`.
+"""What the columns of the analyses of gradients, and of twins, mean. The conventions are those of `columns`.
 
 A gradient points to where its loss grows. So an inner product above 0 means that a step of gradient descent on the
 definition lowers the loss of the questions.
@@ -63,4 +63,37 @@ GRADIENTS: Final[Columns] = {
     "inner_effect": Column("float64", "inner − inner_null.", _PRODUCT),
     **{name: Column(one.dtype, "Mean over the aliases. " + one.meaning, one.unit) for name, one in _SIZES.items()},
     "aliases": Column("int64", "Number of aliases that the row is over."),
+}  # fmt: skip
+
+TWIN_EXCHANGE: Final[Columns] = {
+    "exchange": Column("str", "What each alias of d1 and d2 gets in the run's model in place of what it has. A twin difference is an alias's "
+        "embedding as written under tag 1 − as written under tag 2; one of them is the run's, the other its variant's "
+        "exchanged-tags. twin embedding: the one that the twin has. mean direction: only the component of the twin difference along "
+        "the mean twin difference of the half of the aliases that the alias is not in. all but mean direction: the rest of the "
+        "difference. mean difference: that mean itself, the same vector for every alias of a half. Controls: other alias, the twin "
+        "difference of another alias of the subset; random direction, as long as the twin difference; random, as long as mean "
+        "direction; each the mean of some draws. other weights: the aliases keep their embeddings, and all other weights are the "
+        "variant's. everything: the variant's model."),
+    "subset": Column("str", "Subset of the aliases: d2, which get what was written under tag 1, or d1, which get what was written under tag 2."),
+    "metric": Column("str", "Name of the metric of the values and effects. recall is asked with the run's own tags."),
+    "before": Column("float64", "Metric of the run's model, mean over the aliases.", "of the metric"),
+    "after": Column("float64", "The same after the exchange. NaN where the exchange moves no embedding.", "of the metric"),
+    "effect": Column("float64", "after − before. If tag 1 writes what answers better, it is above 0 for d2, and below 0 for d1.", "of the metric"),
+    "tag_1_effect": Column("float64", "The effect with its sign turned for d1. So above 0 means in both subsets that what was written under "
+        "tag 1 answers better than what was written under tag 2.", "of the metric"),
+    "moved": Column("float64", "Mean Euclidean distance by which the exchange moves an alias's embedding.", "of the embedding"),
+    "aliases": Column("int64", "Number of aliases that the row is over."),
+}  # fmt: skip
+
+TWIN_PROBE: Final[Columns] = {
+    "embeddings": Column("str", "What the tag is read from. twins: both embeddings of each alias of d1 and d2, written under tag 1 (the "
+        "positive class) and under tag 2. twins, centred: the same minus the mean of the alias's two. d1 and d2: those of the run "
+        "alone, d1 against d2. d1 and d2 before the stage: the same before any of their definitions, where there is no tag to read."),
+    "auc": Column("float64", "AUC of a linear probe (logistic regression, C = .01, standardised features) on aliases that it was not "
+        "trained on, mean over the folds; no alias is on both sides. 0.5 is chance.", "share"),
+    "auc_shuffled": Column("float64", "The same with labels of no meaning, mean over the shuffles: twins change places by chance, or labels "
+        "are permuted among the aliases.", "share"),
+    "effect": Column("float64", "auc − auc_shuffled.", "share"),
+    "aliases": Column("int64", "Number of aliases."),
+    "examples": Column("int64", "Number of embeddings that are read: two for each alias where there are twins."),
 }  # fmt: skip

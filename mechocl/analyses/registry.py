@@ -15,6 +15,7 @@ from mechocl.analyses.inputs import (
     ACTIVATIONS,
     COURSE,
     DICTIONARIES,
+    EXCHANGED_TAGS,
     OF_A_SEED,
     OF_QUESTIONS,
     PAIRS,
@@ -30,10 +31,11 @@ from mechocl.features import dictionaries, effects, quality, search
 from mechocl.features.candidates import EffectsConfig
 from mechocl.features.settings import HELD_OUT, QualityConfig
 from mechocl.interventions import circuits, grafting, patching, steering, subspace_study, suppression
-from mechocl.learning import study as gradients
+from mechocl.learning import exchange, study as gradients, twin_probe
 from mechocl.lenses import attention, direct_attribution, logit_lens, tuned_lens
 from mechocl.probing import probe, scoring
 from mechocl.runs.folders import SeedFolder
+from mechocl.runs.variants import EXCHANGED
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,15 @@ def _alias_gradients(subject: Subject, config: gradients.AliasGradientsConfig) -
     return Result(gradients.alias_study(subject.course(), subject.task, config))
 
 
+def _twin_exchange(subject: Subject, config: exchange.TwinExchangeConfig) -> Result:
+    return Result(exchange.exchange_study(subject.model, subject.variant(EXCHANGED), subject.task, config))
+
+
+def _twin_probe(subject: Subject, config: twin_probe.TwinProbeConfig) -> Result:
+    twin = subject.variant(EXCHANGED)
+    return Result(twin_probe.probe_study(subject.model, twin, subject.before(), subject.task, config))
+
+
 @dataclass(frozen=True, slots=True)
 class Analysis:
     """A function from a subject and a config to a result, and what it declares about the result."""
@@ -162,6 +173,7 @@ _PROBED: Final = (*OF_QUESTIONS, PROBES, UNTRAINED, ACTIVATIONS)
 _OF_SAES: Final = (*OF_QUESTIONS, DICTIONARIES)
 
 _OF_A_COURSE: Final = (*OF_A_SEED, COURSE)
+_OF_TWINS: Final = (*OF_A_SEED, EXCHANGED_TAGS)
 
 ANALYSES: Final[dict[str, Analysis]] = {
     "evaluate": Analysis(_evaluate, EvaluateConfig, columns.EVALUATE, OF_A_SEED),
@@ -186,6 +198,12 @@ ANALYSES: Final[dict[str, Analysis]] = {
     "gradients": Analysis(_gradients, gradients.GradientsConfig, learning_columns.GRADIENTS, _OF_A_COURSE),
     "alias-gradients": Analysis(
         _alias_gradients, gradients.AliasGradientsConfig, learning_columns.ALIAS_GRADIENTS, _OF_A_COURSE
+    ),
+    "twin-exchange": Analysis(
+        _twin_exchange, exchange.TwinExchangeConfig, learning_columns.TWIN_EXCHANGE, _OF_TWINS
+    ),
+    "twin-probe": Analysis(
+        _twin_probe, twin_probe.TwinProbeConfig, learning_columns.TWIN_PROBE, (*_OF_TWINS, STAGES)
     ),
 }
 

@@ -8,6 +8,7 @@ import pandas as pd
 from mechocl.analyses.inputs import Asked, key_of
 from mechocl.analyses.registry import ANALYSES, Result, check_result, compute
 from mechocl.analyses.subject import Rows, open_subject
+from mechocl.analyses.variant_models import variants_of_seed
 from mechocl.runs.activation_cache import ActivationCache
 from mechocl.runs.folders import Checkpoint, SeedFolder
 from mechocl.runs.run import Run
@@ -59,8 +60,15 @@ def analyse_seed(
         check_result(name, found)
     else:
         rows = rows_of_seed(folder, stage=stage, device=device, checkpoint=checkpoint, cache=cache)
+        variant = variants_of_seed(folder, device=device, at=checkpoint or folder.final(stage))
         subject = open_subject(
-            folder, stage=stage, device=device, checkpoint=checkpoint, cache=cache, rows=rows
+            folder,
+            stage=stage,
+            device=device,
+            checkpoint=checkpoint,
+            cache=cache,
+            rows=rows,
+            variant=variant,
         )
         with listening(progress):
             found = compute(name, subject, config)

@@ -21,6 +21,10 @@ Rows = Callable[[str, Any], pd.DataFrame]
 """A function that gives the rows of an analysis of the same model, by the analysis's name and config."""
 
 
+def _no_variant(name: str) -> Transformer:
+    raise AssertionError(f"the variant {name} is asked for, and the subject was opened without any")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
     """One seed's model after a stage of training, and the models that an analysis may compare it with."""
@@ -44,6 +48,8 @@ class Subject:
     """Rows of another analysis of the same model."""
     course: Callable[[], Course]
     """Gives the stage with its kept weights. Raises MechoclError where no stage comes before it, and for a fine-tuned run."""
+    variant: Callable[[str], Transformer] = _no_variant
+    """Gives the model after the last stage of a variant of the run (`runs.variants`), by its name."""
     remedy: Callable[[str, Dictionary], str] = lambda name, found: "use it with those"
     """Says what to do about a sparse autoencoder of this name that was trained on other weights."""
 
@@ -78,11 +84,13 @@ def open_subject(
     checkpoint: Checkpoint | None = None,
     cache: ActivationCache | None = None,
     rows: Rows | None = None,
+    variant: Callable[[str], Transformer] | None = None,
 ) -> Subject:
     """A seed's model at a checkpoint (default: the last of a stage), with its task and the models beside it.
 
     `rows` gives the rows of other analyses of the same model (`results.rows_of_seed`). Without it an analysis that
-    reads such rows cannot be computed.
+    reads such rows cannot be computed. `variant` gives models of the run's variants (`variant_models.variants_of_seed`), and
+    without it an analysis that compares with a variant cannot be computed.
     """
     stages = len(folder.recipe.training.stages)
     at = checkpoint or folder.final(stage)
@@ -123,6 +131,7 @@ def open_subject(
         dictionary=dictionary,
         rows=rows or _no_rows,
         course=lambda: _course(folder, at.stage, device=device),
+        variant=variant or _no_variant,
         remedy=remedy,
     )
 
