@@ -127,7 +127,7 @@ def find_twins(model: Transformer, twin: Transformer, task: Task, *, most: int |
         seam.refuse_half_precision(one)
         if not isinstance(one, HookedTransformer):
             raise MechoclError(
-                f"twins are exchanged in a HookedTransformer, and this is a {type(one).__name__}; load it without bridge"
+                f"twins are embeddings of a HookedTransformer, and this is a {type(one).__name__}; load it without bridge"
             )
     table = _defined(task, most=most)
     tokens = name_tokens(task, table["alias"].to_numpy())[:, 0]

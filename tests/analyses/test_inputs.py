@@ -15,7 +15,7 @@ from opened import alter, assert_in_the_key, needs_linux, read_by
 from traced import ROOT
 
 from mechocl import files
-from mechocl.analyses import crosscoder_jobs, inputs, jobs, results
+from mechocl.analyses import crosscoder_jobs, inputs, jobs, results, variant_jobs
 from mechocl.analyses.inputs import Input
 from mechocl.analyses.registry import ANALYSES
 from mechocl.features import dictionaries
@@ -28,6 +28,7 @@ from mechocl.probing.scoring import ProbingConfig
 from mechocl.runs.activation_cache import ActivationCache
 from mechocl.runs.folders import SeedFolder
 from mechocl.runs.run import Run
+from mechocl.runs.variants import EXCHANGED, variant_path
 
 CROSSCODER = crosscoder_jobs.ANALYSIS
 EVERY = [*ANALYSES, CROSSCODER]
@@ -101,6 +102,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in (SAE, "other"):
             dictionaries.save(sae, dictionaries.path_of(run.path, name, seed), record)
     World(folder).compute(CROSSCODER)
+    variant_jobs.train_variants(run, (EXCHANGED,), jobs=1)
     task = run.seed(0).load_task()
     pairs = pairs_named(task, "d1-to-other-d2", n_pairs=32, seed=0)
     words = task.vocabulary.tokens
@@ -207,7 +209,9 @@ def test_every_field_of_the_config_changes_the_key(name: str, world: World) -> N
 
 
 def _first_stage(world: World, name: str) -> dict[str, Any]:
-    alter(world.run.path / "seed-0" / "stage-1" / "final.safetensors")
+    run = world.run
+    for path in (run.path, variant_path(run.path, EXCHANGED)):  # the variant begins with the same weights
+        alter(path / "seed-0" / "stage-1" / "final.safetensors")
     return world.key(name)
 
 
@@ -250,6 +254,7 @@ CHANGES: dict[str, Callable[[World, str], dict[str, Any]]] = {
     "checkpoints": _altered("run", "seed-0", "stage-2", "final.safetensors"),
     "config": _other_config,
     "stages": _first_stage,
+    "exchanged tags": _altered("run", "variants", EXCHANGED, "seed-0", "stage-2", "final.safetensors"),
     "course": _altered("run", "seed-0", "stage-2", "step-000001.safetensors"),
     "pairs": _altered("mine.csv"),
     "probes": _altered("mine"),

@@ -219,6 +219,7 @@ def test_only_what_looks_at_other_stages_compares(name: str, seed: SeedFolder) -
         after=after,
         dictionary=lambda name, site: dictionary(16),
         rows=lambda name, config: registry.compute(name, subject, config).rows,
+        variant=lambda name: subject.model,
     )
     config = PatchingConfig(from_stage=1) if name == "patch" else CONFIGS.get(name) or ANALYSES[name].config()
     with pytest.raises(Looked) if STAGES in ANALYSES[name].inputs else nullcontext():

@@ -224,6 +224,7 @@ def compute(name: str, folder: SeedFolder) -> None:
         open_subject(folder, stage=None, device="cpu"),
         dictionary=lambda name, site: dictionary(16),
         rows=lambda other, config: ANALYSES[other].compute(subject, config).rows,
+        variant=lambda name: subject.after(1),
     )
     config = CONFIGS.get(name) or ANALYSES[name].config()
     if name == "patch":

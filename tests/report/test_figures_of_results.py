@@ -57,6 +57,7 @@ def result(name: str) -> Any:
         dictionary=lambda name, site: dictionary(model.cfg.d_model),
         rows=lambda name, config: result(name),
         course=lambda: course(model),
+        variant=lambda name: other,
     )
     rows = registry.compute(name, subject, CONFIGS.get(name, registry.ANALYSES[name].config())).rows
     assert "seed" not in rows

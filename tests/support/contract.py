@@ -31,6 +31,8 @@ from mechocl.interventions.steering import SteeringConfig
 from mechocl.interventions.subspace_study import SubspaceConfig
 from mechocl.interventions.suppression import SuppressionConfig
 from mechocl.learning.course import Course
+from mechocl.learning.exchange import TwinExchangeConfig
+from mechocl.learning.twin_probe import TwinProbeConfig
 from mechocl.lenses.attention import AttentionConfig
 from mechocl.lenses.logit_lens import LensConfig
 from mechocl.lenses.tuned_lens import TunedLensConfig
@@ -65,6 +67,8 @@ CONFIGS: dict[str, Any] = {
         controls=3,
     ),
     "attention": AttentionConfig(),
+    "twin-exchange": TwinExchangeConfig(draws=1),
+    "twin-probe": TwinProbeConfig(shuffles=2),
 }
 """Small settings; analyses that are not named here run with their defaults."""
 
@@ -173,6 +177,7 @@ def subject(model: Any) -> Subject:
         dictionary=lambda name, site: dictionary(int(model.cfg.d_model)),
         rows=lambda name, config: compute(name, model),
         course=lambda: course(model),
+        variant=lambda name: companion(model),
     )
 
 
@@ -189,8 +194,8 @@ def course(model: Any) -> Course:
     )
 
 
-FROM_SCRATCH = ("gradients", "alias-gradients")
-"""Analyses of models that are trained from scratch: they differentiate the forward pass of training."""
+FROM_SCRATCH = ("gradients", "alias-gradients", "twin-exchange", "twin-probe")
+"""Analyses of models that are trained from scratch: they differentiate the forward pass of training, or compare with variants."""
 
 OF_ANY_MODEL = tuple(name for name in ANALYSES if name not in FROM_SCRATCH)
 
