@@ -70,7 +70,8 @@ TWIN_EXCHANGE: Final[Columns] = {
         "embedding as written under tag 1 − as written under tag 2; one of them is the run's, the other its variant's "
         "exchanged-tags. twin embedding: the one that the twin has. mean direction: only the component of the twin difference along "
         "the mean twin difference of the half of the aliases that the alias is not in. all but mean direction: the rest of the "
-        "difference. mean difference: that mean itself, the same vector for every alias of a half. Controls: other alias, the twin "
+        "difference. mean difference: that mean itself, the same vector for every alias of a half. mean difference of the entity: the mean twin "
+        "difference of the other aliases of the same entity, and nothing for an alias that is its only one. Controls: other alias, the twin "
         "difference of another alias of the subset; random direction, as long as the twin difference; random, as long as mean "
         "direction; each the mean of some draws. other weights: the aliases keep their embeddings, and all other weights are the "
         "variant's. everything: the variant's model."),

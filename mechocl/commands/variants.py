@@ -32,8 +32,12 @@ def twins(run: PositionalRun, jobs: Jobs = 0, save_every: SaveEvery = SAVE_EVERY
     Each finished seed begins with its own weights from before the last stage. All but the tags is as in the run: aliases,
     entities, order of the examples. Seeds count that learned their definitions in both trainings. The second training is in RUN/variants/exchanged-tags, which is a run itself. The same
     command continues what was stopped. Beside the twins' gap stands d1 - d2 of the run, and the standard errors of both.
+
+    Then twins exchange their embeddings in the run's own model: the whole of it, the component along the mean difference
+    between tags, the rest, and controls. Last comes how well a linear probe reads the tag from the embeddings of other aliases.
     """
     from mechocl.analyses import variant_jobs
+    from mechocl.commands import exchanges
     from mechocl.learning.twins import pair_twins
     from mechocl.runs.run import Run
     from mechocl.runs.variants import EXCHANGED, variant_path
@@ -47,6 +51,7 @@ def twins(run: PositionalRun, jobs: Jobs = 0, save_every: SaveEvery = SAVE_EVERY
     exchanged = _shown(found[EXCHANGED], counted, of=EXCHANGED)
     for metric in (opened.questioning.measures.leading, "logit_difference"):
         _print_twins(pair_twins(own.rows, exchanged, metric), metric)
+    exchanges.print_exchange(opened, exchanged["seed"].unique().tolist(), jobs=at_a_time)
     print(f"twins: {variant_path(run, EXCHANGED)}")
 
 

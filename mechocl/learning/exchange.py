@@ -37,13 +37,14 @@ WHOLE: Final = "twin embedding"
 ALONG: Final = "mean direction"
 REST: Final = "all but mean direction"
 CONSTANT: Final = "mean difference"
+OF_ENTITY: Final = "mean difference of the entity"
 OTHER: Final = "other alias"
 RANDOM: Final = "random direction"
 RANDOM_ALONG: Final = "random, as long as mean direction"
 WEIGHTS: Final = "other weights"
 EVERYTHING: Final = "everything"
 
-PARTS: Final = (WHOLE, ALONG, REST, CONSTANT, OTHER, RANDOM, RANDOM_ALONG)
+PARTS: Final = (WHOLE, ALONG, REST, CONSTANT, OF_ENTITY, OTHER, RANDOM, RANDOM_ALONG)
 """What aliases get in place of what is theirs, each in their own embedding."""
 
 DRAWN: Final = (OTHER, RANDOM, RANDOM_ALONG)
@@ -81,7 +82,7 @@ class Twins:
     """The embeddings of the aliases of d1 and d2 in the run's model, and what their twins have."""
 
     table: pd.DataFrame
-    """One row per alias: `alias` and `subset`."""
+    """One row per alias: `alias`, `subset` and `entity`."""
     tokens: Int[Tensor, " alias"]
     """The token of each alias's name."""
     own: Float[Tensor, "alias d_model"]
@@ -167,12 +168,15 @@ def list_changes(
 ) -> Float[Tensor, "alias d_model"]:
     """What is added to each alias's embedding in one of `PARTS`. It is towards tag 1 for d2, and towards tag 2 for d1.
 
-    The mean direction, and the mean difference, of an alias are those of the half of all aliases that it is not in.
+    The mean direction, and the mean difference, of an alias are those of the half of all aliases that it is not in. The mean of
+    an entity is that of all others of its aliases, and 0 for an alias that is alone.
     """
     differences = twins.differences
     draws = generator(seed, "twins", exchange, draw)
     if exchange == WHOLE:
         changes = differences
+    elif exchange == OF_ENTITY:
+        changes = _means_of_same_entity(twins)
     elif exchange == OTHER:
         changes = differences[_others(twins, draws)]
     elif exchange == RANDOM:
@@ -245,9 +249,11 @@ def _compared(
 
 
 def _defined(task: Task, *, most: int | None) -> pd.DataFrame:
-    """`alias` and `subset` of the aliases of d1 and d2."""
+    """`alias`, `subset` and `entity` of the aliases of d1 and d2."""
     listed = list_defined(task, stage=2, most=most)
-    return listed.loc[listed["subset"].isin([D1, D2]), ["alias", "subset"]].reset_index(drop=True)
+    listed = listed.loc[listed["subset"].isin([D1, D2]), ["alias", "subset"]].reset_index(drop=True)
+    entities = task.table.drop_duplicates("alias").set_index("alias")["entity"]
+    return listed.assign(entity=listed["alias"].map(entities))
 
 
 def _members(twins: Twins) -> Iterator[np.ndarray]:
@@ -282,6 +288,14 @@ def _means_of_other_half(twins: Twins, first: Bool[np.ndarray, " alias"]) -> Flo
         chosen = [differences[members[half[members]]].mean(0) for members in _members(twins)]
         means.append(torch.stack(chosen).mean(0))
     return torch.stack(means)[torch.from_numpy((~first).astype(int))]
+
+
+def _means_of_same_entity(twins: Twins) -> Float[Tensor, "alias d_model"]:
+    """For each alias the mean twin difference of the other aliases of its entity; 0 where there are none."""
+    entity = twins.table["entity"].to_numpy()
+    same = torch.from_numpy((entity[:, None] == entity) & ~np.eye(len(entity), dtype=bool)).to(twins.own)
+    means: Tensor = same @ twins.differences / same.sum(1, keepdim=True).clamp(min=1)
+    return means
 
 
 def _project(

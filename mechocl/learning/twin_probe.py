@@ -18,8 +18,9 @@ from sklearn.preprocessing import StandardScaler
 
 from mechocl.accepted import settle
 from mechocl.errors import MechoclError
+from mechocl.learning.examples import list_defined
 from mechocl.learning.exchange import Twins, find_twins
-from mechocl.learning.twins import D1
+from mechocl.learning.twins import D1, D2
 from mechocl.models.seam import Transformer
 from mechocl.shares import in_shares
 from toy_models.randomness import generator
@@ -89,10 +90,9 @@ def probe_study(
     The columns are `mechocl.analyses.columns.TWIN_PROBE`. `before` is the run's model before its last stage. Raises
     MechoclError as `exchange.find_twins` does, and for fewer aliases than folds.
     """
+    if why := why_no_probe(task, config):
+        raise MechoclError(f"{why}; use at most so many folds")
     twins = find_twins(model, twin, task, most=config.aliases_per_subset)
-    least = int(twins.table["subset"].value_counts().min())
-    if least < config.folds:
-        raise MechoclError(f"d1 and d2 have {least} aliases each; use at most so many folds")
     started = find_twins(before, before, task, most=config.aliases_per_subset)
     folds = _folds(twins, config)
     found = []
@@ -109,6 +109,17 @@ def probe_study(
             }
         )  # fmt: skip
     return pd.DataFrame(found)
+
+
+def why_no_probe(task: Task, config: TwinProbeConfig) -> str:
+    """Why the tag cannot be read from new aliases' embeddings in a task; "" if it can."""
+    aliases = list_defined(task, stage=2, most=None)["subset"].value_counts().reindex([D1, D2], fill_value=0)
+    least = int(aliases.min())
+    return (
+        ""
+        if least >= config.folds
+        else f"d1 and d2 have {least} aliases each, and there are {config.folds} folds"
+    )
 
 
 def _examples(twins: Twins, started: Twins) -> list[tuple[str, _Examples]]:

@@ -23,6 +23,7 @@ from mechocl.learning.exchange import (
     DRAWN,
     EVERYTHING,
     EXCHANGES,
+    OF_ENTITY,
     OTHER,
     PARTS,
     RANDOM,
@@ -67,7 +68,7 @@ def measured(task: Task, models: tuple[Any, Any], metric: str, value: str = "aft
 def test_a_gate_that_reads_the_tag_is_one_direction(task: Task) -> None:
     """Tag 2 is suppressed when a question is asked: AUC 1 for d1, ½ for d2, which differ in the tag's two coordinates alone.
 
-    Every twin difference is e(tag 1) − e(tag 2), of length √2. So the twin's embedding, the mean direction, the mean difference and
+    Every twin difference is e(tag 1) − e(tag 2), of length √2. So the twin's embedding, the mean direction, the mean differences and
     the difference of another alias are one and the same, the rest is nothing, and the other weights are equal.
     """
     models = pair(task, tag2_gain=0)
@@ -75,7 +76,7 @@ def test_a_gate_that_reads_the_tag_is_one_direction(task: Task) -> None:
     auc = rows.loc["auc"]
     for subset, first, then in ((D1, 1.0, 0.5), (D2, 0.5, 1.0)):
         assert (auc["before"].xs(subset, level="subset") == first).all()
-        for one in (WHOLE, ALONG, CONSTANT, OTHER, EVERYTHING):
+        for one in (WHOLE, ALONG, CONSTANT, OF_ENTITY, OTHER, EVERYTHING):
             assert auc.loc[(one, subset), "after"] == then
             assert auc.loc[(one, subset), "effect"] == then - first
             assert auc.loc[(one, subset), "tag_1_effect"] == 0.5
@@ -95,13 +96,13 @@ def test_storage_is_in_the_rest(task: Task) -> None:
     """Tag 2 stores nothing: the twin difference is the one-hot of the alias's integer.
 
     The mean direction is nearly the same in all 12 integers, so its component is about 1/12 in each, of which nothing is
-    retrieved, and the rest holds about 11/12 of the integer, which is retrieved as if it were whole. Another alias's
-    difference writes its own integer.
+    retrieved, and the rest holds about 11/12 of the integer, which is retrieved as if it were whole. Other aliases of the
+    same integer write the same, and another alias in general its own integer.
     """
     models = pair(task, tag2_gain=0, gate="storage", tag_at_alias=False)
     auc = measured(task, models, "auc")
-    assert auc.loc[[WHOLE, REST, EVERYTHING], D2].tolist() == [1.0, 1.0, 1.0]
-    assert auc.loc[[WHOLE, REST, EVERYTHING], D1].tolist() == [0.5, 0.5, 0.5]
+    assert auc.loc[[WHOLE, REST, OF_ENTITY, EVERYTHING], D2].tolist() == [1.0] * 4
+    assert auc.loc[[WHOLE, REST, OF_ENTITY, EVERYTHING], D1].tolist() == [0.5] * 4
     assert auc.loc[[ALONG, CONSTANT, WEIGHTS], D2].tolist() == [0.5, 0.5, 0.5]
     assert auc.loc[[ALONG, CONSTANT, WEIGHTS], D1].tolist() == [1.0, 1.0, 1.0]
     assert auc.loc[OTHER, D2] < 0.75
