@@ -9,7 +9,13 @@ of the integer, and the first tokens of all answers to the question take the pla
 from typing import Final
 
 from mechocl.analyses.feature_columns import CROSSCODER, SAE_QUALITY, SAE_SEARCH, SAE_TEST
-from mechocl.analyses.learning_columns import ALIAS_GRADIENTS, GRADIENTS, TWIN_EXCHANGE, TWIN_PROBE
+from mechocl.analyses.learning_columns import (
+    ALIAS_GRADIENTS,
+    GRADIENTS,
+    ONE_UPDATE,
+    TWIN_EXCHANGE,
+    TWIN_PROBE,
+)
 from mechocl.analyses.rows import Column, Columns
 
 _FROM_SCRATCH: Final = "runs of models that are trained from scratch"
@@ -251,7 +257,7 @@ ALL: Final[dict[str, Columns]] = {
     "evaluate": EVALUATE, "lens": LENS, "tuned-lens": LENS, "attribution": ATTRIBUTION, "patch": PATCH,
     "circuit": CIRCUIT, "suppression": SUPPRESSION, "graft": GRAFT, "steering": GRAFT, "subspace": SUBSPACE,
     "probe": PROBE, "sae-quality": SAE_QUALITY, "sae-search": SAE_SEARCH, "sae-test": SAE_TEST,
-    "attention": ATTENTION, "gradients": GRADIENTS, "alias-gradients": ALIAS_GRADIENTS, "twin-exchange": TWIN_EXCHANGE,
+    "attention": ATTENTION, "gradients": GRADIENTS, "alias-gradients": ALIAS_GRADIENTS, "one-update": ONE_UPDATE, "twin-exchange": TWIN_EXCHANGE,
     "twin-probe": TWIN_PROBE, "crosscoder": CROSSCODER,
 }  # fmt: skip
 """Columns by the name of the analysis, which is also the name of the folder of its results."""

@@ -65,6 +65,31 @@ GRADIENTS: Final[Columns] = {
     "aliases": Column("int64", "Number of aliases that the row is over."),
 }  # fmt: skip
 
+ONE_UPDATE: Final[Columns] = {
+    "alias": Column("int64", "Number of the alias in the task. It is a new one, whose definition is trained on in the stage that is looked at."),
+    "subset": Column("str", "Subset that the alias belongs to."),
+    "tag": _KEYS["tag"],
+    "own_tag": _KEYS["own_tag"],
+    "step": Column("str", "The one step that is taken on the alias's definition alone, from the weights before the stage. gradient descent: "
+        "against the gradient, with the config's learning rate. preconditioned: what the definition adds to a step of the stage's "
+        "optimiser, with the stage's peak learning rate: its gradient as a share of a batch's, divided by the root of the second moment "
+        "that Adam would hold (as in the analysis gradients), times embedding_rate in the embeddings. What the stage does not train stays."),
+    "loss_before": Column("float64", "Loss of the alias's test questions before the step, mean over the tokens with loss.", "nats"),
+    "loss_change": Column("float64", "Loss after the step − loss before it. Below 0 means that the step helps.", "nats"),
+    "loss_predicted": Column("float64", "The same to first order: the inner product of the questions' gradient and the step.", "nats"),
+    "loss_change_other": Column("float64", "The control: the change of the loss of another alias's questions when the same step is "
+        "taken on that alias, whose own embedding is moved by as much. The other alias is of the same subset. NaN for an alias that is alone.", "nats"),
+    "loss_predicted_other": Column("float64", "That to first order.", "nats"),
+    "loss_effect": Column("float64", "loss_change − loss_change_other.", "nats"),
+    "auc_before": Column("float64", "AUC of the alias's test questions before the step, as in the analysis evaluate.", "share"),
+    "auc_change": Column("float64", "AUC after the step − AUC before it. Above 0 means that the step helps.", "share"),
+    "auc_change_other": Column("float64", "The control of that, as for the loss.", "share"),
+    "auc_effect": Column("float64", "auc_change − auc_change_other.", "share"),
+    "stage_loss_change": Column("float64", "What the whole stage did: the loss of the same questions at its end − that before it. The same for "
+        "every tag and step, as the stage was trained with the alias's own tag.", "nats"),
+    "stage_auc_change": Column("float64", "The same of the AUC.", "share"),
+}  # fmt: skip
+
 TWIN_EXCHANGE: Final[Columns] = {
     "exchange": Column("str", "What each alias of d1 and d2 gets in the run's model in place of what it has. A twin difference is an alias's "
         "embedding as written under tag 1 − as written under tag 2; one of them is the run's, the other its variant's "

@@ -31,7 +31,7 @@ from mechocl.features import dictionaries, effects, quality, search
 from mechocl.features.candidates import EffectsConfig
 from mechocl.features.settings import HELD_OUT, QualityConfig
 from mechocl.interventions import circuits, grafting, patching, steering, subspace_study, suppression
-from mechocl.learning import exchange, study as gradients, twin_probe
+from mechocl.learning import exchange, one_update, study as gradients, twin_probe
 from mechocl.lenses import attention, direct_attribution, logit_lens, tuned_lens
 from mechocl.probing import probe, scoring
 from mechocl.runs.folders import SeedFolder
@@ -138,6 +138,10 @@ def _alias_gradients(subject: Subject, config: gradients.AliasGradientsConfig) -
     return Result(gradients.alias_study(subject.course(), subject.task, config))
 
 
+def _one_update(subject: Subject, config: one_update.OneUpdateConfig) -> Result:
+    return Result(one_update.update_study(subject.course(), subject.task, config))
+
+
 def _twin_exchange(subject: Subject, config: exchange.TwinExchangeConfig) -> Result:
     return Result(exchange.exchange_study(subject.model, subject.variant(EXCHANGED), subject.task, config))
 
@@ -198,6 +202,9 @@ ANALYSES: Final[dict[str, Analysis]] = {
     "gradients": Analysis(_gradients, gradients.GradientsConfig, learning_columns.GRADIENTS, _OF_A_COURSE),
     "alias-gradients": Analysis(
         _alias_gradients, gradients.AliasGradientsConfig, learning_columns.ALIAS_GRADIENTS, _OF_A_COURSE
+    ),
+    "one-update": Analysis(
+        _one_update, one_update.OneUpdateConfig, learning_columns.ONE_UPDATE, _OF_A_COURSE
     ),
     "twin-exchange": Analysis(
         _twin_exchange, exchange.TwinExchangeConfig, learning_columns.TWIN_EXCHANGE, _OF_TWINS

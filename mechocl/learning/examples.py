@@ -94,6 +94,18 @@ def questions_of(
 
 def _stacked(task: Task, rows: np.ndarray, aliases: np.ndarray) -> Examples:
     """The given rows of each alias."""
+    chosen, real = stack_rows(task, rows, aliases)
+    at = torch.from_numpy(chosen)
+    return Examples(task.tokens[at], task.loss_mask[at] & torch.from_numpy(real)[:, :, None])
+
+
+def stack_rows(
+    task: Task, rows: np.ndarray, aliases: np.ndarray
+) -> tuple[Int[np.ndarray, "alias row"], Bool[np.ndarray, "alias row"]]:
+    """Those of the given rows that are about each alias, and which of them are real: some again where an alias has fewer.
+
+    Raises MechoclError when an alias has none.
+    """
     of = task.table["alias"].to_numpy()[rows]
     each = [rows[of == alias] for alias in aliases]
     most = max((len(own) for own in each), default=0)
@@ -102,9 +114,8 @@ def _stacked(task: Task, rows: np.ndarray, aliases: np.ndarray) -> Examples:
         raise MechoclError(
             f"alias {lacking} has no such examples; gradients need its definition and its questions"
         )
-    at = torch.from_numpy(np.stack([np.resize(own, most) for own in each]))
-    real = torch.arange(most)[None] < torch.tensor([len(own) for own in each])[:, None]
-    return Examples(task.tokens[at], task.loss_mask[at] & real[:, :, None])
+    real = np.arange(most)[None] < np.array([len(own) for own in each])[:, None]
+    return np.stack([np.resize(own, most) for own in each]), real
 
 
 def name_tokens(task: Task, aliases: np.ndarray) -> Int[Tensor, "alias slot"]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.func import grad, vmap
@@ -54,6 +55,11 @@ class Differentiable:
         kept = len(self.layout.others) * self.model.cfg.d_model
         return int(sum(sizes) - self.model.embed.W_E.numel() + kept)
 
+    @property
+    def at_once(self) -> int:
+        """How many aliases are differentiated at once."""
+        return max(1, min(_MOST_AT_ONCE, _NUMBERS_AT_ONCE // self.numbers))
+
 
 def differentiable(model: Transformer, task: Task) -> Differentiable:
     """Check that gradients can be taken of a model.
@@ -94,13 +100,13 @@ def alias_gradients(
     `names` are the alias's own tokens (`examples.name_tokens`). `at_once` aliases are differentiated at a time; by
     default it is chosen, and changes nothing but time and memory.
     """
-    constants, shared, rows = _weights(of, names.to(of.device))
+    constants, shared, rows = split_weights(of, names.to(of.device))
     tokens = examples.tokens.to(of.device)
-    inputs = _as_places(of.layout, tokens[:, :, :-1], names.to(of.device))
+    inputs = as_places(of.layout, tokens[:, :, :-1], names.to(of.device))
     mask = examples.loss_mask[:, :, :-1].to(of.device)
-    loss = _loss_of(of.shape, constants)
+    loss = loss_of_alias(of.shape, constants)
     each = vmap(grad(loss, argnums=(0, 1)), in_dims=(0, None, 0, 0, 0))
-    size = at_once or max(1, min(_MOST_AT_ONCE, _NUMBERS_AT_ONCE // of.numbers))
+    size = at_once or of.at_once
     found: dict[str, list[Tensor]] = {}
     for start in range(0, len(tokens), size):
         some = slice(start, start + size)
@@ -111,7 +117,7 @@ def alias_gradients(
     return {group: torch.cat(parts) for group, parts in found.items()}
 
 
-def _weights(of: Differentiable, names: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+def split_weights(of: Differentiable, names: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
     """Tensors that are no variables, the variables that all aliases share, and each alias's own rows."""
     weights = {name: p.detach() for name, p in of.model.named_parameters()}
     shared = {name: weights[name] for name in of.layout.trained}
@@ -120,7 +126,7 @@ def _weights(of: Differentiable, names: Tensor) -> tuple[dict[str, Tensor], dict
     return constants | lean.rotary_tables(of.model), shared, weights[EMBEDDING][names]
 
 
-def _as_places(
+def as_places(
     layout: Layout, tokens: Int[Tensor, "alias row pos"], names: Int[Tensor, "alias slot"]
 ) -> Int[Tensor, "alias row pos"]:
     """Token ids as indices into the shared embeddings followed by the alias's own rows."""
@@ -129,8 +135,10 @@ def _as_places(
     return torch.where(shared >= 0, shared, len(layout.others) + slot)
 
 
-def _loss_of(shape: lean.Shape, constants: dict[str, Tensor]) -> Callable[..., Any]:
+def loss_of_alias(shape: lean.Shape, constants: dict[str, Tensor]) -> Callable[..., Any]:
     """The loss of one alias as a pure function of its own rows and the shared weights."""
+
+    logits = logits_of_alias(shape, constants)
 
     def loss(
         own: Float[Tensor, "slot d_model"],
@@ -139,13 +147,33 @@ def _loss_of(shape: lean.Shape, constants: dict[str, Tensor]) -> Callable[..., A
         targets: Int[Tensor, "row pos"],
         mask: Bool[Tensor, "row pos"],
     ) -> Float[Tensor, ""]:
+        return mean_loss(logits(own, shared, inputs), targets, mask)
+
+    return loss
+
+
+def logits_of_alias(shape: lean.Shape, constants: dict[str, Tensor]) -> Callable[..., Any]:
+    """The logits of one alias's examples as a pure function of its own rows and the shared weights."""
+
+    def logits(
+        own: Float[Tensor, "slot d_model"], shared: dict[str, Tensor], inputs: Int[Tensor, "row pos"]
+    ) -> Float[Tensor, "row pos d_vocab_out"]:
         p = constants | {name: value[None] for name, value in shared.items()}
         p[EMBEDDING] = torch.cat([shared[EMBEDDING], own])[None]
         x = lean.residual(p, inputs[None], shape)
-        logits = lean.logits(p, x.flatten(1, 2))[0]
-        weights = mask.flatten()
-        wanted = targets.flatten().masked_fill(~weights, 0)  # there may be no logit for what is not predicted
-        each = F.cross_entropy(logits, wanted, reduction="none")
-        return (each * weights).sum() / weights.sum()
+        found: Tensor = lean.logits(p, x.flatten(1, 2))[0]
+        return rearrange(found, "(row pos) d_vocab_out -> row pos d_vocab_out", row=len(inputs))
 
-    return loss
+    return logits
+
+
+def mean_loss(
+    logits: Float[Tensor, "row pos d_vocab_out"],
+    targets: Int[Tensor, "row pos"],
+    mask: Bool[Tensor, "row pos"],
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy (nats) of the tokens with loss."""
+    weights = mask.flatten()
+    wanted = targets.flatten().masked_fill(~weights, 0)  # there may be no logit for what is not predicted
+    each = F.cross_entropy(logits.flatten(0, 1), wanted, reduction="none")
+    return (each * weights).sum() / weights.sum()

@@ -82,6 +82,20 @@ class Layout:
             columns[here, :, names[here, slot]] = 0.0
         return own, shared | {EMBEDDING: rows, _UNEMBEDDING: columns}
 
+    def unfold(
+        self, own: Tensor, shared: dict[str, Tensor], names: Int[Tensor, "alias slot"]
+    ) -> dict[str, Tensor]:
+        """Give the columns of a tied unembedding what `fold` gave the rows, so that a step moves both alike. Others stay."""
+        if not self.tied:
+            return shared
+        columns = shared[_UNEMBEDDING].clone()
+        with_logit = self.others < self.outputs
+        columns[:, :, self.others[with_logit]] = shared[EMBEDDING][:, with_logit].mT
+        for slot in range(names.shape[1]):
+            here = (names[:, slot] < self.outputs).nonzero()[:, 0]
+            columns[here, :, names[here, slot]] = own[here, slot]
+        return shared | {_UNEMBEDDING: columns}
+
     def _parts_of(self, name: str, value: Tensor) -> list[tuple[str, Tensor]]:
         if name == EMBEDDING:
             return [("tag embeddings", value[:, self.tags]), ("other embeddings", value[:, ~self.tags])]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechocl.learning.examples import write_with_tag
@@ -37,6 +37,14 @@ def scale_as_adam(
     stage 2 are written with it; None leaves them as they are. `seed` decides which examples are in a batch together.
     Momentum, weight decay and clipping are left out, and stages of other optimisers are scaled as Adam would.
     """
+    own, shared = adam_scales(of, settings, names, tag=tag, seed=seed)
+    return of.layout.split(own, {name: value[None] for name, value in shared.items()})
+
+
+def adam_scales(
+    of: Differentiable, settings: StageConfig, names: Int[Tensor, "alias slot"], *, tag: int | None, seed: int
+) -> tuple[Float[Tensor, "alias slot d_model"], dict[str, Tensor]]:
+    """The same for the aliases' own rows, and for each parameter that they share; of the embedding, the rows of other tokens."""
     squares = _mean_squares(of, settings, tag=tag, seed=seed)
     trained = name_trained_parameters(of.model, settings.trains)
     weights = {name: p for name, p in of.model.named_parameters() if name in of.layout.trained}
@@ -52,7 +60,7 @@ def scale_as_adam(
         scales[_UNEMBEDDING] = scales[EMBEDDING][: of.layout.outputs].T
     own = scales[EMBEDDING][names.to(of.device)]
     scales[EMBEDDING] = scales[EMBEDDING][of.layout.others]
-    return of.layout.split(own, {name: value[None] for name, value in scales.items()})
+    return own, scales
 
 
 def _mean_squares(

@@ -137,7 +137,7 @@ def _moments(
     groups: Sequence[str] | None,
 ) -> Iterator[tuple[int, int, pd.DataFrame]]:
     """Stage, step, and a table with one row per alias, tag, group and correction; only of some groups, if they are given."""
-    _check(course, task)
+    require_new_aliases(course, task)
     old, new = _first_stage(course, task, config), _new_aliases(course, task, config)
     steps: list[int | None] = [None, *(course.kept if between else course.kept[-1:])]
     for step in in_shares(steps):
@@ -159,7 +159,7 @@ def _moments(
         yield *at, pd.concat(tables, ignore_index=True)
 
 
-def _check(course: Course, task: Task) -> None:
+def require_new_aliases(course: Course, task: Task) -> None:
     """Raise MechoclError when a stage does not define new aliases for the first time."""
     if 2 not in course.settings.data or 2 in course.earlier.data:
         raise MechoclError(
