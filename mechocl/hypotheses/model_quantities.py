@@ -57,6 +57,22 @@ def _aligned(rows: pd.DataFrame, column: str) -> Values:
     return values_of((table[1] - table[2]).groupby("seed").mean())
 
 
+# twins -----------------------------------------------------------------------------------------------------------
+
+
+@quantity
+def twin_exchange(data: Data, *, exchange: str, over: str, variant: str) -> Values:
+    """What an exchange of twins' embeddings does to the answers, towards those of tag 1 − what another exchange does.
+
+    It is the mean over d1 and d2. The twins are those of the variant.
+    """
+    rows = data.rows[data.rows["metric"] == data.measures.leading]
+    table = rows.pivot_table(index="seed", columns="exchange", values=data.column)
+    if missing := [name for name in (exchange, over) if name not in table]:
+        raise NotMeasured(f"{missing[0]} was not exchanged")
+    return values_of(table[exchange] - table[over])
+
+
 # probes ----------------------------------------------------------------------------------------------------------
 
 

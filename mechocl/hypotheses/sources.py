@@ -19,7 +19,7 @@ from mechocl.runs.controls import control_path, is_control_run
 from mechocl.runs.run import Run
 from toy_models.measures import Measures
 
-COMPARE_STAGES: Final = ("graft", "steering", "gradients")
+COMPARE_STAGES: Final = ("graft", "steering", "gradients", "twin-exchange")
 """Analyses that need the model before the last stage."""
 
 
@@ -132,6 +132,12 @@ def gather_analyses(
     for one in predictions:
         if one.analysis in BESIDE:
             continue
+        variant = one.arguments.get("variant")
+        if variant and variant not in gathered.variants.rows:
+            missing[key(one)] = gathered.variants.left_out.get(
+                variant,
+                f"the variant {variant} was not trained; `mechocl variants` with --only {variant} trains it",
+            )
         wanted = {key(one): run}
         if one.minus_control:
             name = control_named(one.minus_control, gathered.answers, gathered.measures)
