@@ -81,19 +81,11 @@ def run(names: list[str]) -> None:
     for study in [one for one in STUDIES if not names or one.name in names]:
         *training, _ = study.commands
         for arguments in training:
-            if code := _call(arguments):
+            if code := cli.main(arguments):
                 raise SystemExit(code)
         begun = time.perf_counter()
         found = mechocl.verdict(Run.open(study.run))
         replace_rows(study, found, seconds=time.perf_counter() - begun)
-
-
-def _call(arguments: list[str]) -> int:
-    try:
-        cli.main(arguments)
-    except SystemExit as stopped:
-        return int(stopped.code or 0)
-    return 0
 
 
 def replace_rows(study: Study, found: RunVerdict, *, seconds: float) -> None:
