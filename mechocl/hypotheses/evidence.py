@@ -91,7 +91,8 @@ def excludes(one: Direction, other: Direction) -> bool:
 
 def measure(prediction: Prediction, gathered: Gathered) -> Values:
     """Seed → the prediction's quantity. Raises NotMeasured when what is known does not hold it."""
-    own = _values(prediction, gathered, key(prediction), gathered.answers)
+    what = f"the analysis {prediction.analysis}"
+    own = _values(prediction, gathered, (key(prediction), what), gathered.answers)
     if not prediction.minus_control:
         return own
     name = control_named(prediction.minus_control, gathered.answers, gathered.measures)
@@ -99,16 +100,19 @@ def measure(prediction: Prediction, gathered: Gathered) -> Values:
         raise NotMeasured(
             f"the control {name} was not trained; `mechocl controls` with --only {name} trains it"
         )
-    control = _values(prediction, gathered, control_key(prediction, name), gathered.controls.rows[name])
+    of_control = (control_key(prediction, name), f"{what} of the control {name}")
+    control = _values(prediction, gathered, of_control, gathered.controls.rows[name])
     both = {seed: own[seed] - control[seed] for seed in own if seed in control}
     if not both:
         raise NotMeasured(f"no seed has a value in both the run and the control {name}")
     return both
 
 
-def _values(prediction: Prediction, gathered: Gathered, name: str, answers: pd.DataFrame) -> Values:
+def _values(prediction: Prediction, gathered: Gathered, of: tuple[str, str], answers: pd.DataFrame) -> Values:
+    """The quantity in some rows. `of`: their key, and what they are."""
+    name, what = of
     if name not in gathered.tables:
-        raise NotMeasured(gathered.missing.get(name, f"the analysis {prediction.analysis} was not computed"))
+        raise NotMeasured(gathered.missing.get(name, f"{what} was not computed"))
     data = Data(
         answers=answers,
         rows=gathered.tables[name],
@@ -128,7 +132,8 @@ def count_for(prediction: Prediction, gathered: Gathered) -> CountedSeeds:
         if control:
             name = control_named(str(control), gathered.answers, gathered.measures)
             counted = count_with_control(counted, gathered.controls, name, gathered.measures)
-    if variant := prediction.arguments.get("variant"):
+    variant = prediction.arguments.get("variant")
+    if variant in gathered.variants.rows:
         counted = count_with_control(
             counted, gathered.variants, str(variant), gathered.measures, kind="variant"
         )

@@ -53,6 +53,82 @@ def test_controls_are_paired_by_seed() -> None:
         value("control_gap", pd.DataFrame({"control": []}), control="noise")
 
 
+def exchanged_tags() -> pd.DataFrame:
+    """Seed 3 alone, its d1 and d2 in each other's places: the aliases 0 and 1, now of d2, have .25 less, and alias 2, now of d1, .5 more."""
+    rows = ANSWERS[(ANSWERS["seed"] == 3) & (ANSWERS["alias"] < 3)].assign(variant="exchanged-tags")
+    rows["auc"] += rows["subset"].map({"d1_consistent": -0.25, "d2_consistent": 0.5})
+    rows["subset"] = rows["subset"].map({"d1_consistent": "d2_consistent", "d2_consistent": "d1_consistent"})
+    return rows
+
+
+def test_variants_are_paired_by_seed() -> None:
+    rows = exchanged_tags()
+    # in the run .5 − .25; in the variant d1 is alias 2 (.75) and d2 the aliases 0 and 1 (.5 and 0)
+    assert value("removed", rows, variant="exchanged-tags") == {3: 0.25 - (0.75 - 0.25)}
+    assert value("twin_gap", rows, variant="exchanged-tags") == {3: (0.25 + 0.25 + 0.5) / 3}
+    with pytest.raises(NotMeasured, match="the variant frozen-tags was not trained; `mechocl variants`"):
+        value("removed", rows, variant="frozen-tags")
+
+
+def gradients() -> pd.DataFrame:
+    """Before stage 2, d1 and d2 together have .3 with tag 1 and .1 with tag 2; at two steps of it .2 and .4, then .3 and .2."""
+    told = {(1, 90): (0.3, 0.1), (2, 10): (0.2, 0.4), (2, 20): (0.3, 0.2)}
+    return pd.DataFrame(
+        [
+            {"seed": 3, "stage": stage, "step": step, "subset": subset, "tag": tag, "group": "all", "correction": "raw", "cosine_effect": mean + apart}
+            for (stage, step), each in told.items()
+            for tag, mean in zip((1, 2), each, strict=True)
+            for subset, apart in (("d1_consistent", 0.05), ("d2_consistent", -0.05), ("d3_consistent", 9.0))
+        ]
+        + [{"seed": 3, "stage": 1, "step": 90, "subset": "qd1_consistent", "tag": 1, "group": "all", "correction": "raw", "cosine_effect": 9.0}]
+    )  # fmt: skip
+
+
+def test_gradients() -> None:
+    of: dict[str, Any] = {"column": "cosine_effect", "group": "all", "correction": "raw"}
+    assert value("aligned_before", gradients(), **of)[3] == pytest.approx(0.3 - 0.1)
+    assert value("aligned_along", gradients(), **of)[3] == pytest.approx((-0.2 + 0.1) / 2)
+    with pytest.raises(NotMeasured, match="no gradients of all, centred; it has those of all"):
+        value("aligned_before", gradients(), **(of | {"correction": "centred"}))
+    before = gradients().query("stage == 1")
+    with pytest.raises(NotMeasured, match="keeps no checkpoint along its last stage"):
+        value("aligned_along", before, **of)
+
+
+def test_twins_and_grafts() -> None:
+    rows = pd.DataFrame(
+        [
+            {"seed": 3, "exchange": exchange, "subset": subset, "metric": metric, "tag_1_effect": effect}
+            for exchange, each in (("twin embedding", (0.3, 0.1)), ("mean direction", (0.1, 0.2)))
+            for subset, effect in zip(("d1_consistent", "d2_consistent"), each, strict=True)
+            for metric in ("auc", "accuracy")
+        ]
+    )
+    of: dict[str, Any] = {"column": "tag_1_effect", "variant": "exchanged-tags"}
+    found = value("twin_exchange", rows, exchange="twin embedding", over="mean direction", **of)
+    assert found[3] == pytest.approx(0.2 - 0.15)
+    with pytest.raises(NotMeasured, match="everything was not exchanged"):
+        value("twin_exchange", rows, exchange="everything", over="mean direction", **of)
+    grafts = pd.DataFrame(
+        [
+            {
+                "seed": 3,
+                "group": "alias embeddings",
+                "kind": kind,
+                "subset": subset,
+                "metric": "auc",
+                "value": auc,
+            }
+            for kind, each in (("alone", (0.8, 0.7)), ("all but", (0.6, 0.55)))
+            for subset, auc in zip(("d1_consistent", "d2_consistent"), each, strict=True)
+        ]
+    )
+    of = {"column": "value", "group": "alias embeddings"}
+    assert value("graft_gap", grafts, kind="alone", **of)[3] == pytest.approx(0.1)
+    with pytest.raises(NotMeasured, match="no graft of alias embeddings"):
+        value("graft_gap", grafts, kind="neither", **of)
+
+
 def curves() -> pd.DataFrame:
     """d1's loss falls 4, 2, 0 at epochs 1, 2, 3, and d2's 4, 3, 2, 1 at epochs 1 to 4. Their answers are told by hand.
 

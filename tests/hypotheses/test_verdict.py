@@ -9,7 +9,7 @@ from effects import key_of, made_up
 
 from mechocl.errors import MechoclError
 from mechocl.hypotheses import pages, plan, predictions, sources
-from mechocl.hypotheses.sources import Gathered
+from mechocl.hypotheses.sources import Gathered, control_key, key
 from mechocl.hypotheses.verdict import Finding, RunVerdict, judge_gathered
 
 OWN = predictions.load()
@@ -55,6 +55,24 @@ def exchanged(seeds: int, *, effect: float) -> pd.DataFrame:
     )  # fmt: skip
 
 
+def twins(seeds: int, *, direction: float, rest: float) -> pd.DataFrame:
+    """What exchanges of twins' embeddings do: one component, and the whole embedding over it."""
+    rng = np.random.default_rng(7)
+    return pd.DataFrame(
+        [
+            {"seed": seed, "exchange": exchange, "subset": subset, "metric": "auc"}
+            | {"tag_1_effect": effect + 0.002 * rng.standard_normal()}
+            for seed in range(seeds)
+            for subset in ("d1_consistent", "d2_consistent")
+            for exchange, effect in (
+                ("mean direction", direction),
+                ("random, as long as mean direction", 0.0),
+                ("twin embedding", direction + rest),
+            )
+        ]
+    )
+
+
 def test_less_learned_is_found() -> None:
     found = judged(made_up(loss=0.5, equal_loss=0.1))
     assert finding(found, "less_learned").status == "supported"
@@ -87,11 +105,40 @@ def test_steering_is_found() -> None:
     tables = {
         key_of("constant-vector"): steered(12, vector=0.2),
         key_of("tag-direction"): exchanged(12, effect=0.1),
+        key_of("twin-direction"): twins(12, direction=0.1, rest=0.0),
     }
     found = judged(made_up(tables=tables))
     assert found.supported == ("steering",)
-    flat = tables | {key_of("constant-vector"): steered(12, vector=0.0)}
-    assert finding(judged(made_up(tables=flat)), "steering").status == "contradicted"
+    for other in (
+        {key_of("constant-vector"): steered(12, vector=0.0)},
+        {key_of("twin-direction"): twins(12, direction=0.0, rest=0.1)},
+    ):
+        assert finding(judged(made_up(tables=tables | other)), "steering").status == "contradicted"
+
+
+def test_twins_tell_a_trace_from_what_is_stored() -> None:
+    """The same gap, carried by one component of the twins' difference or by the rest of it."""
+    for direction, rest, right in ((0.1, 0.0, "selective_retrieval"), (0.0, 0.1, "gradient_alignment")):
+        rows = {key_of("twin-direction"): twins(12, direction=direction, rest=rest)}
+        found = judged(made_up(tables=rows))
+        wrong = {"selective_retrieval", "gradient_alignment"} - {right}
+        assert finding(found, right).contradicted == ()
+        assert {name: finding(found, name).status for name in wrong} == dict.fromkeys(wrong, "contradicted")
+
+
+def test_the_controls_own_quantity_is_subtracted() -> None:
+    """A direction that does as much in the control that decides does nothing beyond it."""
+    prediction = next(one for one in OWN.predictions if one.name == "tag-direction-beyond-control")
+    for of_control, answer in ((0.0, "yes"), (0.1, "no")):
+        tables = {
+            key(prediction): exchanged(12, effect=0.1),
+            control_key(prediction, "unasked"): exchanged(12, effect=of_control),
+        }
+        effects = {one.prediction.name: one for one in judged(made_up(tables=tables)).effects}
+        assert effects["tag-direction-beyond-control"].answer == answer
+    only = judged(made_up(tables={key(prediction): exchanged(12, effect=0.1)})).effects
+    without = next(one for one in only if one.prediction.name == "tag-direction-beyond-control")
+    assert without.missing == "the analysis subspace of the control unasked was not computed"
 
 
 def test_two_explanations_at_once() -> None:
