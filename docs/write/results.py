@@ -30,6 +30,7 @@ from docs.write import (
     search,
     toolbox,
     toolbox_tables,
+    verdict_results,
 )
 from docs.write.markdown import write_table, write_text_table
 from docs.write.places import DOCS, README, TABLES
@@ -103,6 +104,7 @@ def write_page() -> str:
         "",
         *controls.write_known(),
         "",
+        *verdict_results.write_summary(),
         *machines.write_section(),
         "",
         *equal_loss.write_section(),

@@ -5,6 +5,7 @@ python -m docs.write.verdict
 
 from typing import Final
 
+from docs.write import verdict_results
 from docs.write.markdown import write_text_table
 from docs.write.places import DOCS
 from mechocl import files
@@ -14,16 +15,25 @@ from mechocl.hypotheses.predictions import Prediction, Predictions
 
 PAGE: Final = DOCS / "verdict.md"
 
-_METHOD: Final = """\
-# Verdicts on explanations
+_QUESTION: Final = """\
+# What makes the gap: verdicts on explanations
 
-`python -m docs.write.verdict` writes this page; its tables are those of `mechocl/hypotheses/predictions.toml`.
+`python -m docs.write.verdict` writes this page from `mechocl/hypotheses/predictions.toml` and the tables `docs/results/verdict-*.csv`.
+
+## Question
+
+A model learns from definitions, some of them with a tag that was right about the questions (tag 1), others with one that was not (tag 2).
+Afterwards it uses *new* definitions with tag 1 (`d1`) more than new ones with tag 2 (`d2`). This gap, d1 − d2, is implicit
+meta-learning. It looks as if the model trusted a source. Plainer things may make the same gap. Here each explanation says beforehand
+what it expects of quantities that can be measured, and seeds that nothing was chosen on decide."""
+
+_METHOD: Final = """\
+## How a verdict is made
 
 `mechocl verdict RUN …` asks which explanations of the gap d1 − d2 the measured predictions support, and which they contradict. The runs
-are of one recipe, with different seeds; the control runs are those in their folders (`mechocl controls`). Analyses that are missing are
-computed and kept. `mechocl.verdict(run)` gives the same as an object, `--out verdict.json` or `verdict.md` as a file.
-
-## How it is made
+are of one recipe, with different seeds; the control runs are those in their folders (`mechocl controls`), and so are the variant runs
+(`mechocl variants`, `mechocl twins`). Analyses that are missing are computed and kept. `mechocl.verdict(run)` gives the same as an
+object, `--out verdict.json` or `verdict.md` as a file.
 
 1. **A quantity** (`mechocl/hypotheses/quantities.py`) is one number of each seed. It never looks across seeds.
 2. **An effect** is the mean over the seeds that learned their definitions, with the 95 % interval. Its answer follows the one rule of
@@ -47,7 +57,8 @@ computed and kept. `mechocl.verdict(run)` gives the same as an object, `--out ve
 family), the hours of training them with the controls that are there, and how much of the gap's variance comes from the number of aliases.
 
 `--predictions FILE` takes explanations and predictions of your own, in the same form. A prediction may be about any analysis of the
-registry, about the `controls` (rows of `evaluate` with a column `control`), and about the `history` of the training."""
+registry, about the `controls` and the `variants` (rows of `evaluate` with a column that names the run), and about the `history` of the
+training. With `minus_control` the same quantity of a control run is subtracted in each seed."""
 
 _CALIBRATION: Final = """\
 ## The judge is judged
@@ -64,26 +75,23 @@ _LIMITS: Final = """\
 - A prediction is about its quantity, not about the words of an explanation. Who holds that an explanation predicts something else writes
   it into the data, where it can be read.
 - *Supported* says that what was predicted came out. It is as strong as the predictions that others do not share.
-- *frozen-tags* trains the experiment with tags that do not learn in stage 2; it says what this takes away from the gap, which may be below 0.
+- *frozen-tags* trains stage 2 again with tags that do not learn in it; it says what this takes away from the gap, which may be below 0.
 - In the integer set a question holds no tag, so no embedding of a tag acts when it is asked. What tags learn can act on training alone.
+- *tag_semantics* is tested by answers below chance alone. A definition in the context of a question cannot be asked about: an example of the
+  integer set has the positions of one definition or of one question, and the models have no others.
+- Runs of one stage have no model before the new definitions and no variants, so what needs them is not measured there, and an explanation
+  that it tests stays undecided unless something else contradicts it.
 - The number of seeds that a pilot asks for is as uncertain as the pilot's spread.
-- At most one wrong answer in twenty is said of each of the two families of tests, not of both together.
-
-## Not done yet
-
-- Predictions of gradients, of single updates and of definitions trained on with the other tag. Without them *gradient_alignment* has no
-  prediction of its own, and cannot be supported.
-- Definitions in the context of a question, as a prediction of *tag_semantics*.
-- That the gate of *selective_retrieval* was there before stage 2, and that its trace is not there in the control run as well: predictions about
-  activations look at the run alone, and a readout gate leaves a trace of the tag, too.
-- The whole calibration: no table of it is kept here yet. Worlds of a training under a constraint are missing: readout gate, less learned,
-  moved tags, steering, recency, and mixtures."""
+- At most one wrong answer in twenty is said of each of the two families of tests, not of both together."""
 
 
 def write_page() -> str:
     """The page."""
     data = predictions.load()
     parts = [
+        _QUESTION,
+        "## Setups and results",
+        "\n".join(verdict_results.write_results(data)).rstrip(),
         _METHOD,
         "## Explanations",
         "\n".join(_explanations(data)),
