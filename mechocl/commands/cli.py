@@ -29,6 +29,7 @@ COMMANDS: Final[dict[str, str]] = {
     "graft": "analysis:graft",
     "subspace": "analysis:subspace",
     "gradients": "learning:gradients",
+    "one-update": "learning:one_update",
     "probe": "probing:probe",
     "sae train": "features:train",
     "sae search": "features:search",

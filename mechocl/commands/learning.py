@@ -1,10 +1,12 @@
-"""The command that compares gradients. It computes missing rows, prints them over the seeds, and says where they are."""
+"""The commands that look at single updates. They compute missing rows, print them over the seeds, and say where they are."""
 
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import tyro
 
 from mechocl.commands.analysis import On, analysed, say_where
+from mechocl.commands.options import Where
+from mechocl.learning.one_update import OneUpdateConfig
 from mechocl.learning.study import GradientsConfig
 
 if TYPE_CHECKING:
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from mechocl.runs.run import Run
 
 _COSINE: Final = (-1.0, 1.0)
-"""Least and greatest value of a cosine."""
+"""Least and greatest value of a cosine, and of a correlation."""
 
 
 def gradients(
@@ -65,6 +67,45 @@ def gradients(
     if by_alias:
         say_where(opened, "alias-gradients")
     say_where(opened, "gradients")
+
+
+def one_update(
+    on: On,
+    config: Annotated[OneUpdateConfig, tyro.conf.OmitArgPrefixes] = OneUpdateConfig(),  # noqa: B008
+) -> None:
+    """Take one step on the definition of each new alias, with each tag, and see what it does to the alias's questions.
+
+    Args:
+        on: The run.
+        config: What is updated, and asked.
+    """
+    from mechocl.commands import printing
+    from mechocl.learning import summaries
+
+    opened, _, (rows,) = analysed(on, ("one-update", config))
+    tags = [f"tag {tag}" for tag in sorted(rows["tag"].unique())]
+    print(
+        f"one step on one definition, written with {', '.join(tags)}, from the weights before stage {_stage_of(on, opened)}"
+    )
+    for step, part in rows.groupby("step", sort=False):
+        print(f"\n{step}: loss (nats) and AUC of the alias's questions, mean over seeds and subsets")
+        columns = ("loss_change", "loss_predicted", "loss_change_other", "auc_change", "auc_change_other")
+        shown = part.melt(["seed", "tag"], list(columns), "change", "value")
+        shown["tag"] = "tag " + shown["tag"].astype(str)
+        printing.grid_over_seeds(shown, "tag", "change", "value")
+    rows = rows.sort_values(["step", "tag"], kind="stable")
+    for value in ("loss_effect", "auc_effect"):
+        print("\nbeyond the same step on another alias")
+        printing.over_seeds(rows, ["step", "tag"], value)
+        print("the same aliases with two tags")
+        printing.over_seeds(summaries.tag_differences(rows, value, by=("step",)), ["step", "tags"], value)
+    print("\ncorrelation over the aliases of a subset, with their own tags")
+    printing.over_seeds(summaries.correlate_updates(rows), ["step", "between"], "correlation", bounds=_COSINE)
+    say_where(opened, "one-update")
+
+
+def _stage_of(on: Where, run: "Run") -> int:
+    return on.stage or len(run.recipe.training.stages)
 
 
 def _print_along(along: "pd.DataFrame") -> None:

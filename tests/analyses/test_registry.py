@@ -106,7 +106,7 @@ def test_a_stage_that_is_not_there(seed: SeedFolder, stage: int) -> None:
 def test_analyses_get_the_model_before_the_stage(seed: SeedFolder) -> None:
     """Those that compare refuse the first stage."""
     subject = open_subject(seed, stage=1, device="cpu")
-    for name in ("graft", "steering", "gradients", "alias-gradients"):
+    for name in ("graft", "steering", "gradients", "alias-gradients", "one-update"):
         with pytest.raises(MechoclError, match="stage 1 has no stage before it"):
             ANALYSES[name].compute(subject, ANALYSES[name].config())
 
@@ -197,7 +197,7 @@ def test_analyses_that_compare_depend_on_all_stages(name: str, seed: SeedFolder)
     assert result_key(seed, name, config, None)["stages"] == [seed.final(1).sha256, seed.final(2).sha256]
 
 
-@pytest.mark.parametrize("name", ["gradients", "alias-gradients"])
+@pytest.mark.parametrize("name", ["gradients", "alias-gradients", "one-update"])
 def test_analyses_that_follow_a_stage_depend_on_all_that_is_kept_of_it(name: str, seed: SeedFolder) -> None:
     config = ANALYSES[name].config()
     kept = [one.sha256 for one in seed.checkpoints() if one.stage == 2]

@@ -104,6 +104,16 @@ OPTIONS = {
         "--device",
         "--jobs",
     ],
+    "one-update": [
+        "RUN",
+        "--aliases-per-subset",
+        "--question-loss",
+        "--learning-rate",
+        "--seed",
+        "--stage",
+        "--device",
+        "--jobs",
+    ],
     "subspace": [
         "RUN",
         "--clean",
@@ -184,7 +194,18 @@ OPTIONS = {
 COMMANDS = {name: cli.command_named(name) for name in cli.COMMANDS}
 """All commands, those of a group with its name before."""
 
-ANALYSES = ("evaluate", "lens", "patch", "circuit", "graft", "subspace", "gradients", "probe", "report")
+ANALYSES = (
+    "evaluate",
+    "lens",
+    "patch",
+    "circuit",
+    "graft",
+    "subspace",
+    "gradients",
+    "one-update",
+    "probe",
+    "report",
+)
 
 
 CPU = ("--device", "cpu")

@@ -127,6 +127,7 @@ READING = [
     "graft",
     "subspace",
     "gradients",
+    "one-update",
     "report",
     "dynamics",
     "probe",

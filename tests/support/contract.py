@@ -32,6 +32,7 @@ from mechocl.interventions.subspace_study import SubspaceConfig
 from mechocl.interventions.suppression import SuppressionConfig
 from mechocl.learning.course import Course
 from mechocl.learning.exchange import TwinExchangeConfig
+from mechocl.learning.one_update import OneUpdateConfig
 from mechocl.learning.twin_probe import TwinProbeConfig
 from mechocl.lenses.attention import AttentionConfig
 from mechocl.lenses.logit_lens import LensConfig
@@ -67,6 +68,7 @@ CONFIGS: dict[str, Any] = {
         controls=3,
     ),
     "attention": AttentionConfig(),
+    "one-update": OneUpdateConfig(aliases_per_subset=10),
     "twin-exchange": TwinExchangeConfig(draws=1),
     "twin-probe": TwinProbeConfig(shuffles=2),
 }
@@ -194,7 +196,7 @@ def course(model: Any) -> Course:
     )
 
 
-FROM_SCRATCH = ("gradients", "alias-gradients", "twin-exchange", "twin-probe")
+FROM_SCRATCH = ("gradients", "alias-gradients", "one-update", "twin-exchange", "twin-probe")
 """Analyses of models that are trained from scratch: they differentiate the forward pass of training, or compare with variants."""
 
 OF_ANY_MODEL = tuple(name for name in ANALYSES if name not in FROM_SCRATCH)
