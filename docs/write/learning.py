@@ -10,6 +10,7 @@ from typing import Final
 import pandas as pd
 import tyro
 
+from docs.write import exchanges
 from docs.write.markdown import write_table
 from docs.write.toolbox_tables import has_table, read_table, write_learning
 from mechocl.analyses import jobs, variant_jobs
@@ -80,6 +81,7 @@ def _of_recipe(of: str) -> list[str]:
         *[line for metric in _METRICS for line in _twins_in_words(twins[twins["metric"] == metric], metric)],
         "",
         *_variant_table(variants),
+        *exchanges.write_part(of),
     ]
 
 
