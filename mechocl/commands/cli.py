@@ -29,7 +29,7 @@ COMMANDS: Final[dict[str, str]] = {
     "graft": "analysis:graft",
     "subspace": "analysis:subspace",
     "gradients": "learning:gradients",
-    "one-update": "learning:one_update",
+    "updates": "learning:updates",
     "probe": "probing:probe",
     "sae train": "features:train",
     "sae search": "features:search",

@@ -39,7 +39,7 @@ EXAMPLES: Final[dict[str, tuple[str, str]]] = {
     "graft": ("runs/demo", "runs/demo --aliases-per-subset 50 --no-steering"),
     "subspace": ("runs/demo", "runs/demo --sites resid_mid --positions alias --ks 1 2"),
     "gradients": ("runs/demo", "runs/demo --question-loss answer --aliases-per-subset 50 --no-by-alias"),
-    "one-update": ("runs/demo", "runs/demo --learning-rate 1e-3 --aliases-per-subset 20"),
+    "updates": ("runs/demo", "runs/demo --learning-rate 1e-3 --aliases-per-subset 20"),
     "probe": (
         "runs/demo --sites resid_post attn_out --checkpoints stages",
         "runs/demo runs/order-VTE --recipe recency --permutations 0",

@@ -69,7 +69,7 @@ def gradients(
     say_where(opened, "gradients")
 
 
-def one_update(
+def updates(
     on: On,
     config: Annotated[OneUpdateConfig, tyro.conf.OmitArgPrefixes] = OneUpdateConfig(),  # noqa: B008
 ) -> None:
