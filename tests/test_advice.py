@@ -90,6 +90,7 @@ DONE: Final = {
     "is a file, where a folder is needed": HERE,
     "choose another place": CLI + "test_places_that_cannot_be_written",
     "`mechocl …` again with --out …": CLI + "test_an_incomplete_run",
+    "look at that one (leave out --stage)": "tests/learning/test_exchange.py::test_only_the_last_stage_has_twins",
     "`mechocl variants … --only …`": "tests/learning/test_variants.py::test_what_was_lost_or_stopped_comes_back_bit_for_bit",
     "began with other weights than": "tests/learning/test_variants.py::test_a_variant_of_other_weights_or_of_another_kind_is_refused",
     "is not the variant": "tests/learning/test_variants.py::test_a_variant_of_other_weights_or_of_another_kind_is_refused",

@@ -86,7 +86,7 @@ def test_the_report_of_a_run_works_in_a_browser_without_a_network(run: Run) -> N
 
 
 @pytest.mark.parametrize(
-    "command", ["evaluate", "lens", "patch", "circuit", "graft", "subspace", "gradients", "one-update"]
+    "command", ["evaluate", "lens", "patch", "circuit", "graft", "subspace", "gradients", "updates"]
 )
 def test_commands_print_tables_and_say_where_the_rows_are(
     run: Run, command: str, capsys: pytest.CaptureFixture[str]

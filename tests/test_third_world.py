@@ -117,7 +117,7 @@ def test_the_lens_ends_with_the_model(run: Run) -> None:
         ["circuit", "--n-pairs", "10", "--random-circuits", "2"],
         ["graft"],
         ["gradients", "--aliases-per-subset", "6"],
-        ["one-update", "--aliases-per-subset", "6"],
+        ["updates", "--aliases-per-subset", "6"],
         ["subspace", "--n-pairs", "40", "--steps", "3"],
     ],
     ids=" ".join,

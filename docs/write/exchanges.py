@@ -50,7 +50,7 @@ def write_part(of: str) -> list[str]:
         "",
         f"    mechocl train {of} --seeds {seeds} --out runs/{name}",
         f"    mechocl twins runs/{name}",
-        f"    mechocl one-update runs/{name}",
+        f"    mechocl updates runs/{name}",
         "",
         "In the run's own model each alias of `d2` gets something of the embedding that was written under tag 1, and each of `d1` of that which was written under tag 2: the change of "
         "the answers. The last two rows exchange all other weights, and everything; the three above them are controls: any change of an embedding harms what is answered well, so the "

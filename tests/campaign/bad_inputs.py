@@ -34,7 +34,7 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "circuit": ("circuit", "run", "--n-pairs", "8"),
     "graft": ("graft", "run", "--aliases-per-subset", "8", "--no-steering"),
     "gradients": ("gradients", "run", "--aliases-per-subset", "8"),
-    "one-update": ("one-update", "run", "--aliases-per-subset", "8"),
+    "updates": ("updates", "run", "--aliases-per-subset", "8"),
     "subspace": ("subspace", "run", "--n-pairs", "40", "--steps", "2"),
     "probe": ("probe", "run", "--recipe", "probe.toml", "--permutations", "2", "--n-pairs", "8"),
     "crosscoder": ("crosscoder", "run", *SAE),

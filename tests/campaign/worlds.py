@@ -70,7 +70,7 @@ WRITERS: Final[dict[str, Writer]] = {
     "circuit": Writer(("circuit", "run", "--n-pairs", "8", *CPU), ("train",)),
     "graft": Writer(("graft", "run", "--aliases-per-subset", "8", "--no-steering", *CPU), ("train",)),
     "gradients": Writer(("gradients", "run", "--aliases-per-subset", "8", *CPU), ("train",)),
-    "one-update": Writer(("one-update", "run", "--aliases-per-subset", "8", *CPU), ("train",)),
+    "updates": Writer(("updates", "run", "--aliases-per-subset", "8", *CPU), ("train",)),
     "subspace": Writer(("subspace", "run", "--n-pairs", "40", "--steps", "2", *CPU), ("train",), slow=True),
     "probe": Writer(("probe", "run", "--recipe", "probe.toml", "--out", "probed", "--permutations", "3", "--n-pairs", "8", *CPU), ("train",)),
     "sae train": Writer(("sae", "train", "run", *SAE, *CPU), ("train",)),

@@ -104,7 +104,7 @@ OPTIONS = {
         "--device",
         "--jobs",
     ],
-    "one-update": [
+    "updates": [
         "RUN",
         "--aliases-per-subset",
         "--question-loss",
@@ -202,7 +202,7 @@ ANALYSES = (
     "graft",
     "subspace",
     "gradients",
-    "one-update",
+    "updates",
     "probe",
     "report",
 )

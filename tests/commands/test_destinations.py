@@ -127,7 +127,7 @@ READING = [
     "graft",
     "subspace",
     "gradients",
-    "one-update",
+    "updates",
     "report",
     "dynamics",
     "probe",

@@ -297,3 +297,4 @@ def test_only_the_last_stage_has_twins(run: Run) -> None:
         MechoclError, match=r"stage 1, step 15: the variant exchanged-tags .*leave out --stage"
     ):
         jobs.analyse_run(run, "twin-exchange", stage=1, device="cpu", jobs=1)
+    assert len(jobs.analyse_run(run, "twin-exchange", device="cpu", jobs=1))

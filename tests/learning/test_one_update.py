@@ -228,7 +228,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         tmp_path / "run", tiny.recipe(tmp_path), recipe_name="tiny", seeds=(0, 1), device="cpu", jobs=1
     )
     options = ["--aliases-per-subset", "4", "--device", "cpu", "--jobs", "1"]
-    assert cli.main(["one-update", str(run.path), *options]) == 0
+    assert cli.main(["updates", str(run.path), *options]) == 0
     shown = capsys.readouterr().out
     rows = jobs.analyse_run(run, "one-update", OneUpdateConfig(aliases_per_subset=4), device="cpu", jobs=1)
     means = rows.groupby(["step", "tag"])["loss_change"].mean()
