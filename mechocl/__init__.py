@@ -10,7 +10,10 @@ import types
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:  # what _NAMES says, for type checkers and editors
-    from mechocl.analyses.control_jobs import evaluate_controls as evaluate_controls
+    from mechocl.analyses.control_jobs import (
+        add_controls as add_controls,
+        evaluate_controls as evaluate_controls,
+    )
     from mechocl.analyses.jobs import analyse_run as analyse_run, train as train
     from mechocl.behaviour.control_gaps import compare_gaps as compare_gaps, explain_gap as explain_gap
     from mechocl.behaviour.internalization import by_subset as by_subset, per_alias as per_alias
@@ -74,6 +77,7 @@ if TYPE_CHECKING:  # what _NAMES says, for type checkers and editors
         probe_plots as probe_plots,
         subspace_plots as subspace_plots,
         training_plots as training_plots,
+        verdict_plots as verdict_plots,
     )
     from mechocl.runs.folders import build_model as build_model
     from mechocl.runs.recipes import load_recipe as load_recipe
@@ -84,7 +88,7 @@ if TYPE_CHECKING:  # what _NAMES says, for type checkers and editors
 __version__ = "0.1.0"
 
 _NAMES: Final = {
-    "mechocl.analyses.control_jobs": ("evaluate_controls",),
+    "mechocl.analyses.control_jobs": ("add_controls", "evaluate_controls"),
     "mechocl.analyses.jobs": ("analyse_run", "train"),
     "mechocl.behaviour.control_gaps": ("compare_gaps", "explain_gap"),
     "mechocl.behaviour.internalization": ("by_subset", "per_alias"),
@@ -121,6 +125,7 @@ _NAMES: Final = {
         "probe_plots",
         "subspace_plots",
         "training_plots",
+        "verdict_plots",
     ),
     "mechocl.runs.folders": ("build_model",),
     "mechocl.runs.recipes": ("load_recipe",),

@@ -47,6 +47,7 @@ def test_the_report_of_a_run_works_in_a_browser_without_a_network(run: Run) -> N
         page = opened.page
         page.wait_for_selector(".main-svg")
         for section in (
+            "verdict",
             "summary",
             "trained",
             "training",

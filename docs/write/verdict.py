@@ -34,6 +34,9 @@ _METHOD: Final = """\
 are of one recipe, with different seeds; the control runs are those in their folders (`mechocl controls`), and so are the variant runs
 (`mechocl variants`, `mechocl twins`). Analyses that are missing are computed and kept. `mechocl.verdict(run)` gives the same as an
 object, `--out verdict.json` or `verdict.md` as a file.
+`mechocl report RUN` begins with the verdict by the package's own predictions (`--no-verdict` leaves it out), with each prediction's
+interval over seeds; `mechocl.verdict_plots.effects(verdict)` draws these anywhere. Every form names the file of predictions, its SHA-256,
+and the commit of the package that read it. `notebooks/03_verdict.ipynb` asks for a verdict and changes a prediction.
 
 1. **A quantity** (`mechocl/hypotheses/quantities.py`) is one number of each seed. It never looks across seeds.
 2. **An effect** is the mean over the seeds that learned their definitions, with the 95 % interval. Its answer follows the one rule of

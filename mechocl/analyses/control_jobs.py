@@ -6,6 +6,7 @@ from typing import Any
 
 from mechocl.analyses import jobs as analysis_jobs, registry
 from mechocl.behaviour.control_gaps import ControlAnswers
+from mechocl.models.seam import resolve_device
 from mechocl.runs.controls import CONTROLS, control_path, control_recipe, open_controls
 from mechocl.runs.progress import say_how_long
 from mechocl.runs.recipes import AnyRecipe
@@ -45,6 +46,24 @@ def train_controls(
     for where, changed, title in work:
         analysis_jobs.train_run(where, changed, recipe_name=title, then=evaluated, **options)
     return run
+
+
+def add_controls(run: Run, names: Sequence[str], *, device: str = "auto", jobs: int | None = None) -> Run:
+    """Train the named controls of a run, with its seeds, or continue them. Returns the run, in whose folder they lie.
+
+    `names`: such as ["noise", "unasked"] (`mechocl controls --help` lists them). `device` and `jobs` are those of `train`.
+
+    Raises MechoclError for a name that no control has, and for a run that is itself a control.
+    """
+    return train_controls(
+        run.path,
+        run.recipe,
+        names,
+        recipe_name=run.recipe_name,
+        seeds=run.seeds,
+        device=resolve_device(device),
+        jobs=jobs,
+    )
 
 
 def _trained(path: Path, seeds: tuple[int, ...]) -> set[int]:

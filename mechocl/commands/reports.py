@@ -9,12 +9,15 @@ from mechocl.commands.options import Attribute, Computing, PositionalRun, jobs_o
 from mechocl.destinations import require_file
 
 if TYPE_CHECKING:
+    from mechocl.hypotheses.for_reports import NoVerdict
+    from mechocl.hypotheses.verdict import RunVerdict
     from mechocl.runs.run import Run
 
 
 def write_report(
     run: PositionalRun,
     out: Path | None = None,
+    verdict: bool = True,
     attribute: Attribute = "",
     computing: Annotated[Computing, tyro.conf.OmitArgPrefixes] = Computing(),  # noqa: B008
 ) -> None:
@@ -23,6 +26,7 @@ def write_report(
     Args:
         run: Folder of a run.
         out: The HTML file. By default it is report.html in the run.
+        verdict: Begin with the verdict on the explanations of the gap, computing the analyses that its predictions need.
         computing: How it is computed.
     """
     from mechocl.analyses import jobs
@@ -34,18 +38,32 @@ def write_report(
     require_file(path)
     device = computing.resolved_device()
     printing.failures(jobs.count_run(opened, device=device, jobs=jobs_of(computing.jobs)))
-    print_report(
-        opened,
-        path,
-        device=computing.device,
-        jobs=jobs_of(computing.jobs),
-    )
+    judged = judge(opened, device=computing.device, jobs=jobs_of(computing.jobs)) if verdict else None
+    print_report(opened, path, device=computing.device, jobs=jobs_of(computing.jobs), verdict=judged)
 
 
-def print_report(run: "Run", path: Path, *, device: str, jobs: int | None) -> None:
+def judge(run: "Run", *, device: str, jobs: int | None) -> "RunVerdict | NoVerdict":
+    """The verdict of a run's report, or why it has none, which is printed; `device` is one of `--device`."""
+    from mechocl.hypotheses.for_reports import NoVerdict, judge_run
+    from mechocl.models import seam
+
+    found = judge_run(run, device=seam.resolve_device(device), jobs=jobs)
+    if isinstance(found, NoVerdict):
+        print(f"no verdict: {found.why}")
+    return found
+
+
+def print_report(
+    run: "Run",
+    path: Path,
+    *,
+    device: str,
+    jobs: int | None,
+    verdict: "RunVerdict | NoVerdict | None" = None,
+) -> None:
     """Write the report of a run into the file `path`, and say where it is; `device` is one of `--device`.
 
-    Raises MechoclError where the file cannot be written.
+    It begins with the verdict, if there is one. Raises MechoclError where the file cannot be written.
     """
     from mechocl.analyses import report_rows
     from mechocl.models import seam
@@ -55,5 +73,5 @@ def print_report(run: "Run", path: Path, *, device: str, jobs: int | None) -> No
     computed_on = seam.resolve_device(device)
     found = report_rows.complete_report(run, device=computed_on, jobs=jobs)
     controls = report_rows.control_rows(run, device=computed_on, jobs=jobs)
-    size = run_page.write_run_page(run, found, controls, path)
+    size = run_page.write_run_page(run, found, controls, path, verdict=verdict)
     print(f"report ({size / 1e6:.1f} MB): {path.resolve().as_uri()}")

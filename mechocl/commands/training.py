@@ -49,7 +49,7 @@ def demo(
     fast: bool = False,
     computing: Annotated[Computing, tyro.conf.OmitArgPrefixes] = Computing(),  # noqa: B008
 ) -> None:
-    """Train the small integer-set recipe and three controls over several seeds, run every analysis, and write the report.
+    """Train the small integer-set recipe and three controls over several seeds, run every analysis, print the verdict, and write the report.
 
     Args:
         out: Folder that holds the whole demo: a run and its report.html.
@@ -59,7 +59,9 @@ def demo(
     """
     from mechocl.analyses import control_jobs, jobs, registry, results
     from mechocl.commands import printing
-    from mechocl.commands.reports import print_report
+    from mechocl.commands.reports import judge, print_report
+    from mechocl.commands.verdicts import print_verdict
+    from mechocl.hypotheses.verdict import RunVerdict
     from mechocl.runs import recipes
 
     name = "integer-set/cpu"
@@ -81,7 +83,12 @@ def demo(
     assert answers is not None
     printing.answers(answers, counted=counted)
     printing.controls(run, device=device, jobs=at_a_time)
-    print_report(run, out / "report.html", device="cpu", jobs=jobs_of(computing.jobs))
+    verdict = judge(run, device="cpu", jobs=at_a_time)
+    if isinstance(verdict, RunVerdict):
+        print(f"\nverdict of {verdict.seeds} seeds of {name}, a demonstration\n")
+        print_verdict(verdict)
+        print()
+    print_report(run, out / "report.html", device="cpu", jobs=at_a_time, verdict=verdict)
 
 
 def train(

@@ -72,10 +72,10 @@ def _calibrate(table: Path) -> None:
     print(f"calibration: {table}")
 
 
-def _print(found: "RunVerdict", *, plan: bool) -> None:
+def print_verdict(found: "RunVerdict") -> None:
+    """Print a verdict: the gap, the explanations, the effects, and what it cannot say."""
     from mechocl.commands import printing
     from mechocl.hypotheses import pages
-    from mechocl.hypotheses.plan import plan_in_words
 
     for line in pages.head(found):
         print(line)
@@ -86,6 +86,12 @@ def _print(found: "RunVerdict", *, plan: bool) -> None:
     print()
     for line in pages.tail(found):
         print(line)
+
+
+def _print(found: "RunVerdict", *, plan: bool) -> None:
+    from mechocl.hypotheses.plan import plan_in_words
+
+    print_verdict(found)
     if plan:
         print("\nwhat a decision needs")
         for line in plan_in_words(found):

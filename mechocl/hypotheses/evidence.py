@@ -10,7 +10,7 @@ are asked for each effect alone and not corrected, since 2ⁿ flips of n seeds h
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import numpy as np
@@ -48,6 +48,8 @@ class Effect:
     prediction: Prediction
     verdict: Verdict | None = None
     """The verdict on the values of the seeds; None if nothing was measured."""
+    values: Mapping[int, float] = field(default_factory=dict)
+    """Seed → value, of the seeds that count, in the unit of the prediction."""
     p: float = math.nan
     """p of the answer that the values are nearest to, of this effect alone."""
     adjusted: float = math.nan
@@ -158,6 +160,9 @@ def judge(predictions: Sequence[Prediction], gathered: Gathered) -> list[Effect]
         Effect(
             prediction=one,
             verdict=verdicts[one.name],
+            values={
+                seed: values[one.name][seed] for seed in seeds[one.name].learned if seed in values[one.name]
+            },
             p=ps[one.name][0],
             adjusted=ps[one.name][1],
             more_seeds=more_seeds(verdicts[one.name], family=len(ps)),

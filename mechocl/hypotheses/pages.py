@@ -1,9 +1,11 @@
 """A verdict as text: lines for people, Markdown, and plain values for JSON. All three say the same."""
 
 import math
+from dataclasses import asdict
 from typing import Any, Final
 
 from mechocl.behaviour import formats
+from mechocl.behaviour.verdict import LEAST_SEEDS
 from mechocl.hypotheses.evidence import Effect
 from mechocl.hypotheses.verdict import LEFT, RunVerdict
 
@@ -72,13 +74,49 @@ def finding_rows(verdict: RunVerdict) -> list[list[str]]:
 
 
 def tail(verdict: RunVerdict) -> list[str]:
-    """What was not measured, which explanations cannot be told apart, and what no prediction measures; one line each."""
+    """What was not measured, which explanations cannot be told apart, what no prediction measures, and which predictions these
+    are; one line each."""
     kept = [one.explanation for one in verdict.findings if one.status in LEFT]
     return [
         *(f"{one.prediction.name} is not measured: {one.missing}." for one in verdict.effects if one.missing),
         *(f"{pair.in_words}." for pair in verdict.pairs),
         *(f"{one.name}: {one.lacks}" for one in kept if one.lacks),
+        *([verdict.cited.in_words] if verdict.cited else []),
     ]
+
+
+def not_measured(verdict: RunVerdict) -> list[str]:
+    """The predictions without a value, those with the same reason in one line, and what no prediction measures; one line each."""
+    reasons: dict[str, list[str]] = {}
+    for one in verdict.effects:
+        if one.missing:
+            reasons.setdefault(one.missing, []).append(one.prediction.name)
+    kept = [one.explanation for one in verdict.findings if one.status in LEFT]
+    return [
+        *(f"{', '.join(names)}: {why}." for why, names in reasons.items()),
+        *(f"{one.name.replace('_', ' ')}: {one.lacks}" for one in kept if one.lacks),
+    ]
+
+
+def threats(verdict: RunVerdict) -> list[str]:
+    """What a reader should hold against the verdict, and which predictions it was made by; one line each."""
+    counted = verdict.gathered.counted
+    lines = []
+    if verdict.seeds < LEAST_SEEDS:
+        lines.append(
+            f"{verdict.seeds} seeds count, and fewer than {LEAST_SEEDS} decide nothing, whatever they show."
+        )
+    if counted.total > verdict.seeds:
+        lines.append(
+            f"{counted.total - verdict.seeds} of {counted.total} seeds failed or diverged. An answer must be the same whichever of those "
+            "that failed are counted."
+        )
+    lines += [
+        "The smallest effects that matter are choices. An effect that is there and smaller counts as none.",
+        "Supported says that what was predicted came out. It is as strong as the predictions that other explanations do not share.",
+        "The seeds are of one recipe. Another world, size or training may need another explanation.",
+    ]
+    return [*lines, *([verdict.cited.in_words] if verdict.cited else [])]
 
 
 def to_markdown(verdict: RunVerdict, *, plan: str = "") -> str:
@@ -127,6 +165,7 @@ def to_values(verdict: RunVerdict) -> dict[str, Any]:
             for one in verdict.findings
         },
         "effects": {one.prediction.name: _effect_values(one) for one in verdict.effects},
+        "predictions": None if verdict.cited is None else asdict(verdict.cited),
         "not told apart": [
             {"explanations": list(p.names), "would tell": list(p.would)} for p in verdict.pairs
         ],
@@ -146,6 +185,7 @@ def _effect_values(one: Effect) -> dict[str, Any]:
         "low": _plain(e.low),
         "high": _plain(e.high),
         "n": e.n,
+        "by seed": {str(seed): _plain(value) for seed, value in sorted(one.values.items())},
         "p": _plain(one.p),
         "p of the family": _plain(one.adjusted),
         "share of the gap": None if one.share is None else [_plain(number) for number in one.share],

@@ -193,6 +193,10 @@ def load(path: Path | None = None) -> Predictions:
 
     Raises MechoclError, which names the file and what is wrong, for a file that cannot be used.
     """
-    values, found = recipes.read(str(path or own_file()), {"predictions.toml": own_file()})
+    if path is not None and not path.exists():
+        raise MechoclError(
+            f"there is no file {path}; give a TOML file of predictions, such as a changed copy of {own_file()}"
+        )
+    values, found = recipes.read(str(path or own_file()), {})
     predictions: Predictions = recipes.checked(_ADAPTER, values, source=str(found))
     return predictions

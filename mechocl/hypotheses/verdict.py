@@ -13,7 +13,7 @@ explanations that no decided prediction tells apart.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Final, Literal
@@ -23,6 +23,7 @@ from mechocl.behaviour.sentences import Answer
 from mechocl.behaviour.verdict import CANNOT_TELL, NOTHING, YES, Verdict as Decision, decide
 from mechocl.errors import MechoclError
 from mechocl.hypotheses import predictions as data, sources
+from mechocl.hypotheses.citing import Citation, cite
 from mechocl.hypotheses.evidence import Effect, excludes, judge
 from mechocl.hypotheses.predictions import Explanation, Predictions
 from mechocl.hypotheses.quantities import gaps
@@ -106,6 +107,8 @@ class RunVerdict:
     pairs: tuple[Pair, ...]
     gathered: Gathered
     """The rows that it was made from."""
+    cited: Citation | None = None
+    """The file of predictions that it was made by; None where they came from no file."""
 
     @property
     def supported(self) -> tuple[str, ...]:
@@ -128,7 +131,7 @@ def verdict(
     Raises MechoclError for runs of different recipes, for control runs, for runs without a gap's aliases, for a single seed,
     and for a file of predictions that cannot be used.
     """
-    wanted = data.load(predictions)
+    wanted, cited = data.load(predictions), cite(predictions)
     runs = sources.open_alike([run] if isinstance(run, Run) else list(run))
     computed_on = resolve_device(device)
     found = [sources.gather_answers(one, device=computed_on, jobs=jobs) for one in runs]
@@ -143,7 +146,8 @@ def verdict(
             sources.gather_analyses(one, own, wanted.predictions, device=computed_on, jobs=jobs)
             for one, own in zip(runs, found, strict=True)
         ]
-    return judge_gathered(sources.pool(found), wanted, runs=[str(one.path) for one in runs])
+    judged = judge_gathered(sources.pool(found), wanted, runs=[str(one.path) for one in runs])
+    return replace(judged, cited=cited)
 
 
 def gap_of(gathered: Gathered) -> Decision:

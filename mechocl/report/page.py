@@ -80,6 +80,8 @@ class Section:
     """More HTML, which is trusted and inserted as it is."""
     finding: str = ""
     """What was found, as a plain sentence, which is shown in bold at the top."""
+    leading: bool = False
+    """Whether it stands before the summary."""
     left_out: tuple[str, ...] = ()
     """What the page does not show so that it stays small, one sentence each. `render` adds to them."""
 

@@ -24,6 +24,7 @@ from mechocl.report import (
     text_sections,
     toolbox_sections,
     training_sections,
+    verdict_sections,
 )
 from mechocl.report.attention_explorer import AttentionView
 from mechocl.report.page import Report, Section, SummaryRow, Table
@@ -38,11 +39,13 @@ def build(
     rows: dict[str, pd.DataFrame],
     controls: ControlAnswers | None = None,
     *,
+    first: verdict_sections.FirstPage | None = None,
     warning: str = "",
 ) -> Report:
     """The report of a run from the saved rows of its reported analyses (`analyses.jobs.reported_analyses`).
 
     `controls` is what the run's control runs answered. None, for a run that is itself a control, leaves out the question whether the gap needs unreliability.
+    `first` is the verdict that the report begins with; None leaves it out.
 
     Every number and figure is of the seeds that count (`behaviour.counted`). If no seed learned its definitions, those
     that failed are shown, and every section says so.
@@ -54,6 +57,11 @@ def build(
     said = [f"S{line[1:]}." for line in sentences.failures_in_words(counted)]
     closed = "The models are not of a family that lenses, patches and probes take apart (GPT-NeoX, GPT-2): answers only."
     warnings = [warning, *said, caution, "" if run.kind.can_be_taken_apart(run) else closed]
+    sections = [
+        replace(section, finding=f"{caution} {section.finding}".strip())
+        for section in _sections(run, rows, evaluated, counted, controls)
+    ]
+    leading = verdict_sections.sections(first, shown=[one.id for one in sections]) if first else []
     views = attention_views(run, rows["attention"]) if "attention" in rows else ()
     return Report(
         title=f"mechocl: {run.recipe.description}",
@@ -66,10 +74,7 @@ def build(
             ]
         ),
         facts=_facts(run, counted),
-        sections=tuple(
-            replace(section, finding=f"{caution} {section.finding}".strip())
-            for section in _sections(run, rows, evaluated, counted, controls)
-        ),
+        sections=(*leading, *sections),
         attention=tuple(replace(view, caption=f"{view.caption} {caution}".strip()) for view in views),
     )
 

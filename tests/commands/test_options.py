@@ -28,7 +28,7 @@ from mechocl.commands import cli
 from mechocl.commands.arguments import Option, options_of
 from mechocl.commands.options import Computing, PositionalRun
 from mechocl.features import dictionaries
-from mechocl.hypotheses import calibration, predictions, verdict
+from mechocl.hypotheses import calibration, for_reports, predictions, verdict
 from mechocl.models import loading
 from mechocl.report import page, run_report, sae_dashboard
 from mechocl.runs import finetune, pretraining, processes, sweep_folder, sweeps
@@ -256,6 +256,11 @@ def recorder(places: dict[str, str]) -> Iterator[Recorder]:
             (trex, "read", stands_in()),
             (page, "write", stands_in(result=0)),
             (page, "write_figure", stands_in(result=0)),
+            (
+                for_reports,
+                "judge_run",
+                stands_in(work=("device", "jobs"), result=for_reports.NoVerdict("One seed.")),
+            ),
             (run_report, "build", lambda run, rows, controls, **_: None),
             (sae_dashboard, "write_sae_dashboard", stands_in(work=("device",), result=0)),
         ):

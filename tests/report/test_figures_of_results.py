@@ -25,6 +25,7 @@ from mechocl.report import (
     probe_plots,
     subspace_plots,
     training_plots,
+    verdict_plots,
 )
 from mechocl.report.given import rows_of
 from mechocl.runs.activation_cache import directly
@@ -38,8 +39,15 @@ MODULES = (
     probe_plots,
     subspace_plots,
     training_plots,
+    verdict_plots,
 )
-PRIMITIVES = {"plots.label", "plots.heatmaps", "plots.styled"}
+PRIMITIVES = {
+    "plots.label",
+    "plots.heatmaps",
+    "plots.styled",
+    "verdict_plots.place_on_axis",
+    "verdict_plots.read_answer",
+}
 """What figures are made with; they draw no result."""
 
 
@@ -119,8 +127,8 @@ FIGURES: dict[str, Callable[[], go.Figure]] = {
     "training_plots.phase_diagram": lambda: training_plots.phase_diagram(sweep()),
     "training_plots.gap_curves": lambda: training_plots.gap_curves(history()),
 }
-NOT_OF_AN_ANALYSIS = {"training_plots.dynamics", "training_plots.scaling"}
-"""They draw tables of curves and of a benchmark: `tests/report/test_plots.py`."""
+NOT_OF_AN_ANALYSIS = {"training_plots.dynamics", "training_plots.scaling", "verdict_plots.effects"}
+"""They draw tables of curves and of a benchmark (`tests/report/test_plots.py`), and a verdict (`tests/report/test_verdict_page.py`)."""
 
 
 def public_functions() -> dict[str, Callable[..., Any]]:
