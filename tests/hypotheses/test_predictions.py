@@ -87,8 +87,11 @@ def test_history_has_no_config(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(MechoclError, match=r"nowhere\.toml"):
+    with pytest.raises(MechoclError, match=r"nowhere\.toml") as failed:
         predictions.load(tmp_path / "nowhere.toml")
+    told = Path(str(failed.value).rpartition("a changed copy of ")[2])
+    (tmp_path / "nowhere.toml").write_text(told.read_text().replace("smallest = 0.05", "smallest = 0.04"))
+    assert predictions.load(tmp_path / "nowhere.toml") != predictions.load()
 
 
 def test_the_file_says_all_that_is_read() -> None:
