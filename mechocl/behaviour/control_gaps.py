@@ -218,7 +218,7 @@ def explain_gap(
         )
     gaps = compare_gaps(rows, answers, measures, counted=counted)
     name, reason = deciding_control(rows, measures)
-    deciding = [one for one in gaps if one.control.removesuffix(_STEPS) == name]
+    deciding = _of_control(gaps, name)
     notes = [f"The control {control} is left out: {why}." for control, why in answers.left_out.items()]
     if not deciding:
         begun = [control for control in answers.rows if control.removesuffix(_STEPS) == name]
@@ -239,6 +239,23 @@ def explain_gap(
             ]
         ),
     )
+
+
+def is_larger(
+    rows: pd.DataFrame, answers: ControlAnswers, measures: Measures, *, counted: CountedSeeds
+) -> bool:
+    """Whether the run's gap is shown to be larger than the deciding control's, in each way in which that was trained.
+
+    The control may still show most of the gap, in which case `explain_gap` answers "no". The arguments are those of `explain_gap`.
+    """
+    gaps = compare_gaps(rows, answers, measures, counted=counted)
+    deciding = _of_control(gaps, deciding_control(rows, measures)[0])
+    return bool(deciding) and all(one.over.answer == YES for one in deciding)
+
+
+def _of_control(gaps: list[ControlGap], name: str) -> list[ControlGap]:
+    """A control in each way in which it was trained."""
+    return [one for one in gaps if one.control.removesuffix(_STEPS) == name]
 
 
 _IN_WORDS: Final = {

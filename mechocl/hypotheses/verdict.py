@@ -6,7 +6,8 @@ Nothing is weighed. An explanation is
 - *supported* if all of them are met, and at least one of these is expected by no other explanation;
 - *met so far* if it would be supported, but claims more than is measured (`Explanation.lacks`);
 - *undecided* if anything of this is missing or not decided;
-- *nothing to explain* if there is no gap, or, for those about unreliable definitions, none beyond its control.
+- *nothing to explain* if there is no gap, or, for those about unreliable definitions, none beyond its control. Where the control has
+  most of the gap and the run has more, what is beyond it is there to be explained.
 
 Explanations are not exclusive. What contradicts that one of them *alone* makes the gap is named beside it, and so are pairs of
 explanations that no decided prediction tells apart.
@@ -18,7 +19,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Final, Literal
 
-from mechocl.behaviour.control_gaps import explain_gap
+from mechocl.behaviour.control_gaps import explain_gap, is_larger
 from mechocl.behaviour.sentences import Answer
 from mechocl.behaviour.verdict import CANNOT_TELL, NOTHING, YES, Verdict as Decision, decide
 from mechocl.errors import MechoclError
@@ -168,7 +169,9 @@ def judge_gathered(gathered: Gathered, wanted: Predictions, *, runs: Sequence[st
     refusal = _refusal(gap)
     beyond_refusal = (
         ""
-        if refusal or beyond.answer != "no"
+        if refusal
+        or beyond.answer != "no"
+        or is_larger(gathered.answers, gathered.controls, gathered.measures, counted=gathered.counted)
         else f"There is nothing to explain beyond the control. {beyond.sentence}"
     )
     effects = judge(wanted.predictions, gathered)

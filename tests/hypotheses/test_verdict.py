@@ -95,6 +95,14 @@ def test_a_readout_gate_is_found_and_unreliability_has_nothing_to_explain() -> N
         assert finding(found, name).status == "nothing to explain"
 
 
+def test_what_a_control_has_not_may_be_explained_where_it_has_most_of_the_gap() -> None:
+    found = judged(made_up(noise=0.07, recall_tag_2=0.05))
+    assert found.beyond.answer == "no"
+    assert not found.beyond_refusal
+    assert finding(found, "tag_semantics").status == "contradicted"
+    assert finding(found, "selective_retrieval").status == "undecided"
+
+
 def test_semantics_is_found() -> None:
     found = judged(made_up(gap=0.4, d2=0.35))
     assert finding(found, "tag_semantics").status == "supported"
