@@ -46,11 +46,11 @@ class StageConfig:
     stop_at_definition_loss: float = 0.0
     """Definition loss, in nats, at which definitions are learned well enough, and training on them stops. It is the
     cross-entropy of a definition's entity. With 0, all epochs are trained. What does not come so far trains for all epochs."""
-    stops: Literal["stage", "alias"] = "stage"
+    stops: Literal["stage", "alias", "tag_2"] = "stage"
     """What stops at that loss. With `stage`, a model trains no further after the epoch in which the mean over the stage's
     definitions is at or under it. With `alias`, a definition carries no loss, and the embedding of its alias does not
     move, from the epoch on at whose start it is at or under it; and a model all of whose definitions have
-    stopped trains no further."""
+    stopped trains no further. With `tag_2`, this is so of definitions with tag 2 alone, and all others train on."""
     tag_embedding: Literal["own", "tag_1", "tag_2", "tag_3", "none"] = "own"
     """What stands in the place of the tags' token embeddings in definitions while the stage trains: each tag's own, that of
     one tag for all, or none, which is 0. What is predicted stays as it is, and so does the finished model."""
@@ -85,8 +85,8 @@ class StageConfig:
             raise ValueError(
                 f"stop_at_definition_loss is {self.stop_at_definition_loss}; give nats above 0, or 0 for never"
             )
-        if self.stops == "alias" and not self.stop_at_definition_loss:
-            raise ValueError("stops is alias, but nothing stops; set stop_at_definition_loss above 0")
+        if self.stops != "stage" and not self.stop_at_definition_loss:
+            raise ValueError(f"stops is {self.stops}, but nothing stops; set stop_at_definition_loss above 0")
         if self.tag_embedding_in != "both" and self.tag_embedding == "own":
             raise ValueError(
                 f"tag_embedding_in is {self.tag_embedding_in}, but the tags have their own embeddings; set tag_embedding"

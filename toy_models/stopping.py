@@ -35,9 +35,9 @@ class Stopping:
         if self.never:
             return
         found = [_definitions(task, rows, stage) for task, rows in zip(data.tasks, data.rows, strict=True)]
-        if len({len(examples) for examples, _, _ in found}) > 1:
+        if len({len(examples) for examples, *_ in found}) > 1:
             raise ValueError("tasks with different numbers of definitions cannot be trained on together")
-        self.examples, self.entity, self.names = (
+        self.examples, self.entity, self.names, self.may_stop = (
             torch.stack(part).to(data.device) for part in zip(*found, strict=True)
         )
         self.model = torch.arange(len(found), device=data.device)[:, None]
@@ -55,7 +55,8 @@ class Stopping:
         if self.stage.stops == "stage":
             losses = losses.mean(1, keepdim=True).expand_as(losses)
         diverged = ~losses.isfinite().all(1, keepdim=True)
-        self.trainer.stopped |= (losses <= self.stage.stop_at_definition_loss) | diverged
+        low = (losses <= self.stage.stop_at_definition_loss) & self.may_stop
+        self.trainer.stopped |= low | diverged
         self.apply()
 
     def apply(self) -> None:
@@ -64,7 +65,7 @@ class Stopping:
             return
         stopped = self.trainer.stopped
         self.finished = stopped.all(1).tolist()
-        if self.stage.stops == "alias":
+        if self.stage.stops != "stage":
             self.data.mask[self.model, self.examples] &= ~stopped[:, :, None]
             self.trainer.frozen.freeze(self._stopped_names(stopped))
 
@@ -95,8 +96,18 @@ def check_stopping(task: Task, stage: StageConfig) -> None:
 
 def _definitions(
     task: Task, rows: Int[Tensor, "example"], stage: StageConfig
-) -> tuple[Int[Tensor, " definition"], Int[Tensor, " definition"], Int[Tensor, " definition"]]:
-    """Which of a stage's examples are definitions, where their entities are, and the tokens of their aliases' names."""
+) -> tuple[
+    Int[Tensor, " definition"],
+    Int[Tensor, " definition"],
+    Int[Tensor, " definition"],
+    Bool[Tensor, " definition"],
+]:
+    """Which of a stage's examples are definitions, where their entities are, the tokens of their aliases' names, and
+    which of them may stop.
+
+    Raises ValueError when there are no definitions, or none that may stop, and when single aliases are to stop whose names
+    are not one token each.
+    """
     kinds = task.table["kind"].to_numpy()[rows.numpy()]
     examples = torch.from_numpy(kinds == "definition").nonzero()[:, 0]
     if len(examples) == 0:
@@ -106,8 +117,14 @@ def _definitions(
     is_alias = task.roles[chosen] == ROLE["alias"]
     first = task.tokens[chosen, is_alias.int().argmax(1)]
     one_token = bool((is_alias.sum(1) == 1).all() and find_alias_names(task)[first].all())
-    if stage.stops == "alias" and not one_token:
+    if stage.stops != "stage" and not one_token:
         raise ValueError(
             "single aliases can stop only if each is one token; use tokens_per_alias 1, or stops = stage"
         )
-    return examples, entity, first
+    tags = torch.from_numpy(task.table["tag"].to_numpy()[chosen.numpy()])
+    may_stop = tags == 2 if stage.stops == "tag_2" else torch.ones_like(tags, dtype=torch.bool)
+    if not may_stop.any():
+        raise ValueError(
+            "stops is tag_2, and no definition of the stage has tag 2; give its subset a share in task.fractions"
+        )
+    return examples, entity, first, may_stop

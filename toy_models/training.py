@@ -106,7 +106,7 @@ def train_stage(
         stopping.apply()
         step = state.step
     if step == 0:
-        if stage.stops == "alias":
+        if stage.stops != "stage":
             stopping.measure(shape, trainer.forward)
         everyone, ends = (True,) * len(models), tuple(stopping.finished)
         yield Moment(0, total, 0.0, (), (), True, False, everyone, ends, stopping.shares(), trainer)

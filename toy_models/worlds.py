@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from toy_models import integer_set
+from toy_models import integer_set, planted_set
 from toy_models.integer_set_config import IntegerSetConfig
 from toy_models.list_questioning import ListQuestioning
+from toy_models.planted_set import PlantedSetConfig
 from toy_models.sizes import TaskSize, size_integer_set
 from toy_models.task import Questioning, Task, Vocabulary
 
@@ -45,6 +46,15 @@ WORLDS: Final[dict[str, World]] = {
         vocabulary=integer_set.vocabulary,
         context_length=integer_set.context_length,
         describe=integer_set.describe,
+        questioning=ListQuestioning(),
+        size=size_integer_set,
+    ),
+    "planted-set": World(
+        config=PlantedSetConfig,
+        build=planted_set.build,
+        vocabulary=integer_set.vocabulary,
+        context_length=integer_set.context_length,
+        describe=planted_set.describe,
         questioning=ListQuestioning(),
         size=size_integer_set,
     ),

@@ -44,8 +44,8 @@ NEEDS: Final = (
         why="is for probing, and --table only looks at a table",
     ),
     Need(
-        command="verdict", flags=(), of="--calibrate", values=("",), but=("--calibrate",),
-        why="is for the verdict on runs, and --calibrate judges hand-made worlds",
+        command="verdict", flags=(), of="--calibrate", values=("",), but=("--calibrate", "--jobs"),
+        why="is for the verdict on runs, and --calibrate judges worlds in which the answer is known",
     ),
     Need(
         command="probe", flags=("--cache-dtype",), of="--cache-gb", values=("", "more than 0"),

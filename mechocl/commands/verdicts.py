@@ -31,15 +31,15 @@ def verdict(
         predictions: TOML file of explanations and predictions. By default it is the package's own.
         plan: Also say how many seeds, aliases and hours the undecided predictions need.
         out: File that the verdict is written to as well: .json or .md.
-        calibrate: Judge no run. Judge the hand-made worlds in which the answer is known, 20 instances of each, and write a
-            line for each into this CSV file. The same command continues what was stopped.
+        calibrate: Judge no run. Judge worlds in which the answer is known, hand-made and trained, 20 instances of each, and
+            write a line for each into this CSV file. The same command continues what was stopped.
         computing: How the analyses are computed.
     """
     from mechocl.hypotheses import verdict as judging
     from mechocl.runs.run import Run
 
     if calibrate is not None:
-        _calibrate(calibrate)
+        _calibrate(calibrate, jobs_of(computing.jobs))
         return
     if not runs:
         raise MechoclError("give one or more RUN folders")
@@ -61,14 +61,17 @@ def verdict(
         print(f"rows: {', '.join(str(run / 'results') for run in runs)}")
 
 
-def _calibrate(table: Path) -> None:
+def _calibrate(table: Path, jobs: int | None) -> None:
     from mechocl.commands import printing
     from mechocl.hypotheses import calibration
 
     require_file(table, "calibration")
-    found = calibration.calibrate(table, say=print)
+    shares = calibration.confusion(calibration.calibrate(table, jobs=jobs, say=print))
     print()
-    printing.grid(calibration.confusion(found), ".2f", corner="world")
+    printing.grid(shares, ".2f", corner="world")
+    print()
+    for line in calibration.confusion_in_words(shares):
+        print(line)
     print(f"calibration: {table}")
 
 

@@ -155,10 +155,10 @@ def _calibrated(calibration: pd.DataFrame | None) -> str:
     if calibration is None:
         return (
             "How often such a verdict is right where the answer is known is not measured for these predictions: "
-            f"`{HOW_TO_CALIBRATE}` measures it on hand-made worlds."
+            f"`{HOW_TO_CALIBRATE}` measures it in worlds in which the answer is known."
         )
     return (
-        "Verdicts were made on hand-made worlds in which the answer is known. The table says in which share of a world's instances each "
+        "Verdicts were made in worlds, hand-made and trained, in which the answer is known. The table says in which share of a world's instances each "
         "explanation was supported or met so far; docs/verdict.md says what was planted in each."
     )
 

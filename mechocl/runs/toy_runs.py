@@ -64,7 +64,7 @@ class ToyRuns(RunKind):
 def _stage(stage: StageConfig) -> str:
     rate = "" if stage.embedding_rate == 1 else f" (token embeddings: {stage.embedding_rate:g} times that)"
     stop = stage.stop_at_definition_loss
-    what = "each alias" if stage.stops == "alias" else "the stage"
+    what = {"stage": "the stage", "alias": "each alias", "tag_2": "each alias of tag 2"}[stage.stops]
     until = f", {what} until the definition loss is {stop:g} nats" if stop else ""
     return (
         f"data of stage {' and '.join(map(str, stage.data))}: {stage.epochs} epochs of {stage.optimizer}, learning rate "

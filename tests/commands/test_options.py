@@ -234,7 +234,7 @@ def recorder(places: dict[str, str]) -> Iterator[Recorder]:
             (control_jobs, "train_controls", stands_in(work=trained)),
             (variant_jobs, "train_variants", stands_in(work=trained)),
             (jobs, "measure_dynamics", measure),
-            (calibration, "calibrate", stands_in()),
+            (calibration, "calibrate", stands_in(work=("jobs",))),
             (
                 verdict,
                 "verdict",

@@ -88,7 +88,9 @@ def test_from_python(run: Path) -> None:
 
 def test_what_is_refused(run: Path, tmp_path: Path, fails: Callable[..., str]) -> None:
     assert fails("verdict") == "give one or more RUN folders"
-    assert "--calibrate judges hand-made worlds" in fails("verdict", run, "--calibrate", tmp_path / "new.csv")
+    assert "--calibrate judges worlds in which the answer is known" in fails(
+        "verdict", run, "--calibrate", tmp_path / "new.csv"
+    )
     assert "is not a calibration of mechocl" in fails("verdict", "--calibrate", run / "manifest.json")
     assert "does not exist" in fails("verdict", tmp_path / "nowhere")
     assert "is itself a control" in fails("verdict", run / "controls" / "noise", *CPU)

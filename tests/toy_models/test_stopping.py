@@ -319,6 +319,11 @@ def test_a_stage_whose_aliases_have_all_stopped_before_it_ends_at_once() -> None
             {"data": (1,)},
             "the data of stage 1 have no definitions",
         ),
+        (
+            {"fractions": dataclasses.replace(TASK.fractions, d2=0.0, d3=0.3)},
+            {"stops": "tag_2"},
+            "stops is tag_2, and no definition of the stage has tag 2; give its subset a share in task.fractions",
+        ),
         ({"tokens_per_alias": 2}, {"stops": "alias"}, "single aliases can stop only if each is one token"),
     ],
 )
@@ -332,3 +337,18 @@ def test_definitions_without_a_loss_are_refused(
     with pytest.raises(ValueError, match=message):
         train([make_model(task)], [task], stage)
     check_stopping(task, dataclasses.replace(stage, stop_at_definition_loss=0.0, stops="stage"))
+
+
+def test_with_tag_2_only_its_definitions_stop() -> None:
+    """Their losses stay near the value at which they stopped, and all epochs are trained, in which those of tag 1 go on falling."""
+    task, stage = make_task(), dataclasses.replace(LONG, stop_at_definition_loss=1.2, stops="tag_2")
+    model, alike = make_model(task), make_model(task)
+    moments = train([model], [task], stage)
+    train([alike], [task], dataclasses.replace(LONG, stop_at_definition_loss=0.0, stops="stage"))
+    of_tag_2 = len(task.rows(kind="definition", stage=2, tag=2)) / len(task.rows(kind="definition", stage=2))
+    assert moments[-1].stopped == (pytest.approx(of_tag_2),)
+    assert moments[-1].step == moments[-1].total_steps
+    tags = task.table["tag"].to_numpy()[task.rows(kind="definition", stage=2)]
+    found, never = losses_of(model, task), losses_of(alike, task)
+    assert found[tags == 2].mean() > 2 * never[tags == 2].mean()
+    assert found[tags != 2].mean() < found[tags == 2].mean() / 2
