@@ -68,6 +68,8 @@ class HandMade:
     """What is planted, in a sentence."""
     truth: tuple[str, ...]
     """The explanations that are right."""
+    times: int = 1
+    """How many times the aliases of `TASK` there are. That there is no gap is harder to show than that there is one."""
     read: tuple[float, float] = (1.0, 1.0)
     """How much attention reads of an alias with tag 2."""
     stored: tuple[float, float] = (1.0, 1.0)
@@ -84,7 +86,7 @@ class HandMade:
 
 
 HAND_MADE: Final = (
-    HandMade(name="nothing", says="Tag 2 does nothing.", truth=("nothing",)),
+    HandMade(name="nothing", says="Tag 2 does nothing.", truth=("nothing",), times=5),
     HandMade(
         name="retrieval",
         says="Aliases store alike, with their tag; attention reads a hundredth or less of those with tag 2.",
@@ -184,7 +186,8 @@ def make_model(world: HandMade, task: Task, *, seed: int, strength: float, train
 def gather_instance(world: HandMade, number: int, asked: Predictions, *, seeds: int) -> Gathered:
     """What is known of an instance: answers and controls, and the analyses of its models unless there is no gap to explain."""
     numbers = range(1000 * number, 1000 * number + seeds)
-    tasks = {seed: integer_set.build(TASK, seed=seed) for seed in numbers}
+    config = replace(TASK, aliases=world.times * TASK.aliases)
+    tasks = {seed: integer_set.build(config, seed=seed) for seed in numbers}
     strength = float(torch.rand((), generator=generator(number, "strength", world.name)))
     without = replace(world, read=(1.0, 1.0), stored=(1.0, 1.0), negated=False, opened=None)
 
