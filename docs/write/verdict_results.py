@@ -182,10 +182,15 @@ def _all_or_named(names: Sequence[str], studies: Sequence[Study]) -> str:
 def _effects(studies: Sequence[Study], wanted: Predictions) -> list[str]:
     table = read_table("effects").set_index(["prediction", "study"])
     rows = [
-        [f"`{one.name}`", one.unit, *(_effect(table.loc[(one.name, s.name)]) for s in studies)]
+        [f"`{one.name}`", _unit(table, one.name), *(_effect(table.loc[(one.name, s.name)]) for s in studies)]
         for one in wanted.predictions
     ]
     return write_table(("prediction", "unit", *(s.name for s in studies)), rows, left=(0, 1))
+
+
+def _unit(table: pd.DataFrame, prediction: str) -> str:
+    units = [unit for unit in table.loc[prediction, "unit"].unique() if unit]
+    return str(units[0]) if units else formats.MISSING
 
 
 def _effect(row: pd.Series) -> str:

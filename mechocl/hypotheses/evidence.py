@@ -20,9 +20,10 @@ from jaxtyping import Float
 
 from mechocl.behaviour.control_gaps import count_with_control
 from mechocl.behaviour.counted import CountedSeeds
+from mechocl.behaviour.formats import NAMES
 from mechocl.behaviour.statistics import seeds_for_power
 from mechocl.behaviour.verdict import CANNOT_TELL, LEAST_SEEDS, NOTHING, REVERSE, YES, Verdict, decide
-from mechocl.hypotheses.predictions import ANSWERS, Direction, Prediction
+from mechocl.hypotheses.predictions import ANSWERS, OF_ANSWERS, Direction, Prediction
 from mechocl.hypotheses.quantities import QUANTITIES, Data, NotMeasured, Values, control_named, gaps
 from mechocl.hypotheses.sources import Gathered, control_key, key
 
@@ -46,6 +47,8 @@ class Effect:
     """What came out for one prediction."""
 
     prediction: Prediction
+    unit: str = ""
+    """Unit of the quantity; where that is the answers, the name of the measure in which the run's are given."""
     verdict: Verdict | None = None
     """The verdict on the values of the seeds; None if nothing was measured."""
     values: Mapping[int, float] = field(default_factory=dict)
@@ -159,6 +162,7 @@ def judge(predictions: Sequence[Prediction], gathered: Gathered) -> list[Effect]
     return [
         Effect(
             prediction=one,
+            unit=unit_of(one, gathered),
             verdict=verdicts[one.name],
             values={
                 seed: values[one.name][seed] for seed in seeds[one.name].learned if seed in values[one.name]
@@ -169,7 +173,7 @@ def judge(predictions: Sequence[Prediction], gathered: Gathered) -> list[Effect]
             share=share_of(values[one.name], gap, seeds[one.name].learned) if one.part_of_gap else None,
         )
         if one.name in values
-        else Effect(prediction=one, missing=missing[one.name])
+        else Effect(prediction=one, unit=unit_of(one, gathered), missing=missing[one.name])
         for one in predictions
     ]
 
@@ -181,6 +185,11 @@ def margin_of(prediction: Prediction, gathered: Gathered) -> float:
         of = prediction.column if prediction.column in measures.smallest else measures.leading
         return float(measures.smallest[of])
     return float(prediction.smallest)
+
+
+def unit_of(prediction: Prediction, gathered: Gathered) -> str:
+    """The unit of a prediction's quantity in a run."""
+    return NAMES[gathered.measures.leading] if prediction.unit == OF_ANSWERS else prediction.unit
 
 
 def _decide(values: Values, counted: CountedSeeds, margin: float) -> Verdict:

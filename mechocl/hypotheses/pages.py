@@ -49,7 +49,7 @@ def _effect_cells(one: Effect) -> list[str]:
         return [one.prediction.name, formats.NOT_MEASURED, *[_NO] * 6]
     return [
         one.prediction.name,
-        f"{formats.estimate_in_words(one.verdict.learned, sign=True)} {one.prediction.unit}",
+        f"{formats.estimate_in_words(one.verdict.learned, sign=True)} {one.unit}",
         formats.p_in_table(one.p),
         formats.p_in_table(one.adjusted),
         str(one.verdict.learned.n),
@@ -179,7 +179,7 @@ def _effect_values(one: Effect) -> dict[str, Any]:
     return {
         "answer": one.answer,
         "reason": one.reason,
-        "unit": one.prediction.unit,
+        "unit": one.unit,
         "smallest": one.verdict.margin,
         "mean": _plain(e.mean),
         "low": _plain(e.low),

@@ -23,6 +23,9 @@ Direction = Literal["above", "below", "none", "not above", "not below"]
 ANSWERS: Final = "answers"
 """As the smallest effect: the run's own, of the measure in which its answers are given."""
 
+OF_ANSWERS: Final = "of the answers"
+"""As the unit: that of the measure in which the run's answers are given."""
+
 CONTROLS: Final = "controls"
 VARIANTS: Final = "variants"
 HISTORY: Final = "history"
@@ -79,7 +82,7 @@ class Prediction:
     smallest: float | Literal["answers"]
     """The smallest effect that matters, in the unit of the quantity; `answers` takes the run's own for its answers."""
     unit: str
-    """Unit of the quantity."""
+    """Unit of the quantity; `of the answers` is that of the measure in which the run's are given."""
     expects: dict[str, Direction]
     """Explanation → what it expects, if it alone made the gap. One that is not named expects nothing."""
     tests: tuple[str, ...]

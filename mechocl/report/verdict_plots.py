@@ -124,7 +124,7 @@ def _seeds(one: Effect, index: int, link: str) -> go.Scatter:
     assert one.verdict is not None
     seeds = sorted(one.values)
     said = [
-        f"<b>{one.prediction.name}</b>, seed {seed}: {formats.number(one.values[seed], sign=True)} {one.prediction.unit}"
+        f"<b>{one.prediction.name}</b>, seed {seed}: {formats.number(one.values[seed], sign=True)} {one.unit}"
         for seed in seeds
     ]
     return go.Scatter(
@@ -144,7 +144,7 @@ def _means(chosen: Sequence[tuple[int, Effect]], links: Mapping[str, str]) -> go
         low, high = (place_on_axis(end / margin) if math.isfinite(end) else x for end in (e.low, e.high))
         told = (
             f"<b>{one.prediction.name}</b><br>{_wrapped(one.prediction.says)}<br>{formats.estimate_in_words(e, sign=True)} "
-            f"{one.prediction.unit}, {e.n} seeds; {one.verdict.margin:g} matters<br>{_wrapped(f'{read_answer(one)}: {one.reason}')}"
+            f"{one.unit}, {e.n} seeds; {one.verdict.margin:g} matters<br>{_wrapped(f'{read_answer(one)}: {one.reason}')}"
         )
         drawn.append({"x": x, "y": index, "over": high - x, "under": x - low, "text": told} | {"to": links.get(one.prediction.name, "")})  # fmt: skip
     return go.Scatter(

@@ -134,7 +134,7 @@ def _row(one: Effect) -> dict[str, str]:
     return {
         "name": prediction.name,
         "says": prediction.says,
-        "effect": f"{formats.estimate_in_words(one.verdict.learned, sign=True)} {prediction.unit}"
+        "effect": f"{formats.estimate_in_words(one.verdict.learned, sign=True)} {one.unit}"
         if one.verdict
         else formats.NOT_MEASURED,
         "smallest": f"{one.verdict.margin:g}" if one.verdict else formats.MISSING,
