@@ -53,8 +53,6 @@ CONTROLS_MADE: Final = ("deciding", "noise", "unasked")
 _SHARPNESS: Final = 12.0
 _STORED_NOISE: Final = 0.22
 _COMPARED_NOISE: Final = 0.1
-_NAME: Final = 24
-"""Coordinates of noise of each alias, which nothing reads. Without them most of what differs between aliases would be their tag."""
 _CLOSED: Final = 0.3
 """How much of being an alias an alias has whose readout is closed."""
 
@@ -70,6 +68,9 @@ class HandMade:
     """The explanations that are right."""
     times: int = 1
     """How many times the aliases of `TASK` there are. That there is no gap is harder to show than that there is one."""
+    names: int = 24
+    """Coordinates of noise of each alias, which nothing reads. Without them most of what differs between aliases with a tag at them is
+    the tag."""
     read: tuple[float, float] = (1.0, 1.0)
     """How much attention reads of an alias with tag 2."""
     stored: tuple[float, float] = (1.0, 1.0)
@@ -110,6 +111,7 @@ HAND_MADE: Final = (
         says="Aliases hold their entity before stage 2, which adds one constant vector to them that opens the readout, and less of it to d2.",
         truth=("steering",),
         opened=(0.3, 0.36),
+        names=0,
     ),
     HandMade(
         name="retrieval and storage",
@@ -157,7 +159,7 @@ def make_model(world: HandMade, task: Task, *, seed: int, strength: float, train
 
     read = between(world.read)
     mechanism = Mechanism(
-        tag2_gain=read, tag_at_alias=world.opened is None, name_dims=_NAME, sharpness=_SHARPNESS
+        tag2_gain=read, tag_at_alias=world.opened is None, name_dims=world.names, sharpness=_SHARPNESS
     )
     model, space = planted_model(task, mechanism), subspaces(task, mechanism)
     tokens, rows = alias_tokens(task)

@@ -35,7 +35,7 @@ SMALLER: Final = (
     "training.stages.1.learning_rate=4e-5",
     "training.stages.1.evaluations=20",
 )
-"""Changes of that recipe, the same for all worlds. Stage 2 trains the embeddings of the aliases alone, so that no tag moves, and what an
+"""Changes of that recipe, the same for all worlds. Unless a world changes it, stage 2 trains the embeddings of the aliases alone, so that no tag moves, and what an
 alias learns is all in its own embedding."""
 
 ALIKE: Final = (
@@ -88,7 +88,7 @@ TRAINED: Final = (
         name="nothing, trained",
         says="The tags differ in nothing, in either stage.",
         truth=("nothing",),
-        changes=('task.planted="consistent"',),
+        changes=('task.planted="consistent"', "training.stages.1.trains=all"),
         controls=(),
     ),
     Trained(
