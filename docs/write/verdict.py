@@ -89,7 +89,7 @@ wrong answers of the arithmetic alone, over simulated values of seeds, is held i
 
 _NO_WORLD: Final = """\
 Two explanations have no world. *Moved tags*: a question of the integer set holds no tag, so what a tag's embedding learns in stage 2 is not
-read when it is asked. It can act on the other weights while they train, and no training was found that forces a gap by it. *Recency* needs
+read when it is asked. It could act on the other weights while they train; no world that forces a gap in this way has been made. *Recency* needs
 definitions with tag 1 that are learned later and no less; in stage 2 all definitions are trained on in every epoch."""
 
 _LIMITS: Final = """\
