@@ -2,6 +2,7 @@
 
 python -m docs.write.verdict_studies list            the commands
 python -m docs.write.verdict_studies run [NAME ...]  train in runs/, judge, and replace the rows of these studies
+python -m docs.write.verdict_studies judge [NAME ...]  judge again what was trained and analysed; the time that it took stays
 
 The predictions are those of `mechocl/hypotheses/predictions.toml` in the commit that the tables name. It is older than the
 models: no seed from 400 on was trained before.
@@ -88,6 +89,14 @@ def run(names: list[str]) -> None:
         replace_rows(study, found, seconds=time.perf_counter() - begun)
 
 
+def judge(names: list[str]) -> None:
+    """Judge the named studies again, from the rows that there are; all studies in the tables by default."""
+    known = read_table("studies").set_index("study")
+    for study in [one for one in STUDIES if one.name in (names or known.index)]:
+        seconds = float(known.loc[study.name, "seconds"])
+        replace_rows(study, mechocl.verdict(Run.open(study.run)), seconds=seconds)
+
+
 def replace_rows(study: Study, found: RunVerdict, *, seconds: float) -> None:
     """Write a study's rows into the tables, in place of those that it had. `seconds`: how long its analyses took."""
     for kind, rows in tables_of(study, found, seconds=seconds).items():
@@ -151,14 +160,14 @@ def _commit_of_predictions() -> str:
 
 
 def main(action: tyro.conf.Positional[str], names: tyro.conf.Positional[tuple[str, ...]] = ()) -> None:
-    """List the commands, or run studies.
+    """List the commands, run studies, or judge them again.
 
     Args:
-        action: list or run.
+        action: list, run or judge.
         names: Names of studies. All, if none is given.
     """
-    if action == "run":
-        run(list(names))
+    if action in ("run", "judge"):
+        {"run": run, "judge": judge}[action](list(names))
         return
     for study in STUDIES:
         for arguments in study.commands:
