@@ -8,7 +8,7 @@ import pytest
 import tiny
 from contract import CONFIGS
 
-from mechocl.analyses import jobs, sae_jobs
+from mechocl.analyses import jobs, sae_jobs, variant_jobs
 from mechocl.analyses.registry import ANALYSES
 from mechocl.behaviour.subset_names import subset_named
 from mechocl.commands import cli
@@ -17,6 +17,7 @@ from mechocl.features.settings import TrainingConfig
 from mechocl.interventions.patching import PatchingConfig
 from mechocl.probing.recipe import load as load_probes, named as probe_recipes
 from mechocl.runs.run import Run
+from mechocl.runs.variants import EXCHANGED
 
 FRACTIONS = "task.fractions={qd1=0.25, qd2=0.25, q_only=0.1, d1=0.1, d2=0.1, d3=0.1, no_data=0.1}"
 SAE = TrainingConfig(
@@ -28,6 +29,7 @@ SAE = TrainingConfig(
 def noise(tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = trained("noise", tmp_path_factory.mktemp("noise"))
     sae_jobs.train_dictionaries(run, SAE, seeds=(0,), stage=None, device="cpu", jobs=1)
+    variant_jobs.train_variants(run, (EXCHANGED,), jobs=1)
     return run
 
 
