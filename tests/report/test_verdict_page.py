@@ -141,9 +141,7 @@ def test_the_page_says_what_the_verdict_says() -> None:
     for effect in found.effects:
         assert effect.prediction.says in text
     below = next(one.prediction.says for one in found.effects if one.prediction.name == "below-chance")
-    assert re.search(
-        rf"{re.escape(below)} \+0\.\d+ \[[^]]*\] of the answers 0\.01 above 0 ", text
-    )  # and not yes
+    assert re.search(rf"{re.escape(below)} \+0\.\d+ \[[^]]*\] AUC 0\.01 above 0 ", text)  # and not yes
     for pair in found.pairs:
         assert pair.in_words.replace("_", " ") in text
     assert "is not measured for these predictions: `mechocl verdict --calibrate FILE.csv`" in text

@@ -70,6 +70,7 @@ def test_all_configs_of_recipes_are_looked_at() -> None:
     assert set(recipes.configs()) == {
         "Recipe",
         "IntegerSetConfig",
+        "PlantedSetConfig",
         "Fractions",
         "ModelConfig",
         "TrainingConfig",
