@@ -91,6 +91,7 @@ def test_a_count_below_one_is_refused_by_a_config(config: type, name: str) -> No
         return
     needed: dict[str, Any] = {
         "sae": "x", "data": (1,), "epochs": 1, "architecture": "nano", "world": "biographies", "stages": (), "rank": 1,
+        "planted": "noise",
     }  # fmt: skip
     parameters = inspect.signature(config).parameters.values()
     given = {one.name: needed[one.name] for one in parameters if one.default is inspect.Parameter.empty}

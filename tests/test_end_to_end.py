@@ -87,15 +87,22 @@ def test_the_report_of_a_run_works_in_a_browser_without_a_network(run: Run) -> N
 
 
 @pytest.mark.parametrize(
-    "command", ["evaluate", "lens", "patch", "circuit", "graft", "subspace", "gradients", "updates"]
+    ("command", "analysis"),
+    [
+        *(
+            (name, name)
+            for name in ("evaluate", "lens", "patch", "circuit", "graft", "subspace", "gradients")
+        ),
+        ("updates", "one-update"),
+    ],
 )
 def test_commands_print_tables_and_say_where_the_rows_are(
-    run: Run, command: str, capsys: pytest.CaptureFixture[str]
+    run: Run, command: str, analysis: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([command, str(run.path), "--device", "cpu", "--jobs", "1"]) == 0
     out = capsys.readouterr().out
     last = out.strip().splitlines()[-1]
-    assert last == f"rows: {Path(run.path) / 'results' / command}"
+    assert last == f"rows: {Path(run.path) / 'results' / analysis}"
     assert Path(last.removeprefix("rows: ")).is_dir()
     assert len(out.splitlines()) > 5
 
