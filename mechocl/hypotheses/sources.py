@@ -15,12 +15,29 @@ from mechocl.behaviour.counted import CountedSeeds
 from mechocl.errors import MechoclError
 from mechocl.hypotheses.predictions import BESIDE, CONTROLS, HISTORY, VARIANTS, Prediction
 from mechocl.hypotheses.quantities import TAG_1, TAG_2, control_named
+from mechocl.learning.exchange import why_no_exchange
 from mechocl.runs.controls import control_path, is_control_run
+from mechocl.runs.recipes import Recipe
 from mechocl.runs.run import Run
 from toy_models.measures import Measures
 
-COMPARE_STAGES: Final = ("graft", "steering", "gradients", "twin-exchange")
+COMPARE_STAGES: Final = (
+    "graft",
+    "steering",
+    "gradients",
+    "alias-gradients",
+    "one-update",
+    "twin-exchange",
+    "twin-probe",
+)
 """Analyses that need the model before the last stage."""
+
+
+FROM_SCRATCH: Final = ("gradients", "alias-gradients", "one-update", "twin-exchange", "twin-probe")
+"""Analyses that follow a training from scratch, or compare with a variant of it."""
+
+OF_TWINS: Final = ("twin-exchange", "twin-probe")
+"""Analyses that exchange or read the embeddings of aliases, which must be of one token each."""
 
 
 def key(prediction: Prediction) -> str:
@@ -146,7 +163,7 @@ def gather_analyses(
         for where, of in wanted.items():
             if where in tables or where in missing:
                 continue
-            if why := _why_not(of, one):
+            if why := why_not(of, one):
                 missing[where] = why
                 continue
             config: Any = one.analysis_config()
@@ -154,12 +171,16 @@ def gather_analyses(
     return replace(gathered, tables=tables, missing=missing)
 
 
-def _why_not(run: Run, one: Prediction) -> str:
+def why_not(run: Run, one: Prediction) -> str:
     """Why a run cannot have the analysis of a prediction, as a clause; "" if it can."""
     if one.analysis != "evaluate" and not run.kind.can_be_taken_apart(run):
         return "models of this shape cannot be taken apart"
     if one.analysis in COMPARE_STAGES and len(run.recipe.training.stages) < 2:
         return "the run has a single stage, so there is no model before it"
+    if one.analysis in FROM_SCRATCH and not isinstance(run.recipe, Recipe):
+        return "it follows the training of models that are trained from scratch, and this run is fine-tuned"
+    if one.analysis in OF_TWINS:
+        return why_no_exchange(run.finished_seeds()[0].load_task())
     return ""
 
 

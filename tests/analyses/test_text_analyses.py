@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from contract import FROM_SCRATCH
 from opened import assert_in_the_key, needs_linux, read_by
 from scipy.stats import rankdata
 from traced import executed, uncovered
@@ -25,6 +26,7 @@ from mechocl.features import dictionaries, training
 from mechocl.features.crosscoders import CrosscoderConfig
 from mechocl.features.search import SearchConfig
 from mechocl.features.settings import QualityConfig, TrainingConfig
+from mechocl.hypotheses import predictions, sources
 from mechocl.interventions import patching, steering, weight_groups
 from mechocl.interventions.grafting import GraftConfig
 from mechocl.interventions.named_pairs import pairs_named
@@ -508,3 +510,14 @@ def test_every_file_that_is_opened_changes_the_key(name: str, run: Run, tmp_path
         assert [one["attribute"] for one in keys] == ["gender", "birth"]
     if name == "probe":
         assert key()["untrained"] == folder.final().sha256
+
+
+def test_a_verdict_does_not_ask_it_for_what_follows_a_training_from_scratch(run: Run) -> None:
+    assert set(sources.FROM_SCRATCH) == set(FROM_SCRATCH)
+    several = len(run.recipe.training.stages) > 1
+    for one in predictions.load().predictions:
+        why = sources.why_not(run, one)
+        if one.analysis in FROM_SCRATCH:
+            assert "fine-tuned" in why or not several, one.name
+        else:
+            assert not why or not several, one.name

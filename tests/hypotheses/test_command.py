@@ -137,3 +137,11 @@ def test_a_lost_history_is_one_line(run: Path, fails: Callable[..., str]) -> Non
     )  # the answers are there, and the history alone is missing
     (run / "seed-0" / "stage-2" / "history.parquet").unlink()
     assert "history.parquet" in fails("verdict", run, *CPU)
+
+
+def test_embeddings_that_are_not_an_alias_s_own_are_not_measured(tmp_path: Path) -> None:
+    recipe = tiny.recipe(tmp_path, "task.tokens_per_alias=2")
+    run = jobs.train_run(tmp_path / "run", recipe, recipe_name="tiny", seeds=(0,), device="cpu", jobs=1)
+    for one in predictions.load().predictions:
+        why = sources.why_not(run, one)
+        assert ("several tokens" in why) == (one.analysis == "twin-exchange"), one.name
