@@ -5,7 +5,7 @@ python -m docs.write.verdict_studies run [NAME ...]  train in runs/, judge, and 
 python -m docs.write.verdict_studies judge [NAME ...]  judge again what was trained and analysed; the time that it took stays
 
 The predictions are those of `mechocl/hypotheses/predictions.toml` in the commit that the tables name. It is older than the
-models: no seed from 400 on was trained before.
+models: no seed from 500 on was trained before.
 """
 
 import shlex
@@ -28,7 +28,7 @@ from mechocl.hypotheses.verdict import RunVerdict
 from mechocl.runs.run import Run
 
 SEEDS: Final = 16
-FIRST_SEED: Final = 400
+FIRST_SEED: Final = 500
 
 KINDS: Final = ("studies", "effects", "findings", "seeds")
 """The tables: one line for each study, prediction, explanation, and value of a seed."""

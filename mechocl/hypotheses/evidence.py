@@ -24,7 +24,15 @@ from mechocl.behaviour.formats import NAMES
 from mechocl.behaviour.statistics import seeds_for_power
 from mechocl.behaviour.verdict import CANNOT_TELL, LEAST_SEEDS, NOTHING, REVERSE, YES, Verdict, decide
 from mechocl.hypotheses.predictions import ANSWERS, OF_ANSWERS, Direction, Prediction
-from mechocl.hypotheses.quantities import QUANTITIES, Data, NotMeasured, Values, control_named, gaps
+from mechocl.hypotheses.quantities import (
+    CONTROL_ARGUMENTS,
+    QUANTITIES,
+    Data,
+    NotMeasured,
+    Values,
+    control_named,
+    gaps,
+)
 from mechocl.hypotheses.sources import Gathered, control_key, key
 
 LEVEL: Final = 0.05
@@ -133,7 +141,8 @@ def _values(prediction: Prediction, gathered: Gathered, of: tuple[str, str], ans
 def count_for(prediction: Prediction, gathered: Gathered) -> CountedSeeds:
     """Which seeds count for a prediction: those that learned in the run and, if its quantity reads a control or a variant, there too."""
     counted = gathered.counted
-    for control in (prediction.arguments.get("control"), prediction.minus_control):
+    named = [prediction.arguments.get(name) for name in CONTROL_ARGUMENTS]
+    for control in (*named, prediction.minus_control):
         if control:
             name = control_named(str(control), gathered.answers, gathered.measures)
             counted = count_with_control(counted, gathered.controls, name, gathered.measures)

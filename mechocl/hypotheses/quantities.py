@@ -46,6 +46,9 @@ class Data:
 
 Measure = Callable[..., Values]
 
+CONTROL_ARGUMENTS: Final = ("control", "other_control")
+"""Arguments of quantities that name a control run."""
+
 QUANTITIES: Final[dict[str, Measure]] = {}
 """Every quantity by its name. Its docstring says what it is; its keyword arguments are those of a prediction."""
 
@@ -91,7 +94,7 @@ def over_chance(data: Data, *, subset: str) -> Values:
 
 
 # control runs ----------------------------------------------------------------------------------------------------
-# The argument `control` names the control that a quantity reads; a seed must have learned its definitions there, too
+# The arguments of `CONTROL_ARGUMENTS` name the controls that a quantity reads; a seed must have learned its definitions there, too
 # (`evidence.count_for`).
 
 
@@ -99,6 +102,13 @@ def over_chance(data: Data, *, subset: str) -> Values:
 def control_gap(data: Data, *, control: str) -> Values:
     """Gap d1 − d2 of a control run."""
     return _gaps(_control(data, control), data)
+
+
+@quantity
+def between_controls(data: Data, *, control: str, other_control: str) -> Values:
+    """Gap d1 − d2 of a control run − that of another control run of the same seed."""
+    one, other = (_gaps(_control(data, name), data) for name in (control, other_control))
+    return {seed: one[seed] - other[seed] for seed in one if seed in other}
 
 
 @quantity
