@@ -57,7 +57,7 @@ and the commit of the package that read it. `notebooks/03_verdict.ipynb` asks fo
 4. **A prediction** says what each explanation expects of a quantity if it alone makes the gap, and which explanations it *tests*: those that
    are refuted where it comes out otherwise, also if others have a part. One that all explanations share is refused.
 5. **An explanation** is *contradicted* if a prediction that tests it is; *supported* if all of them are met and one of these is expected
-   by no other explanation, or *met so far* if it claims more than is measured; *undecided* otherwise. Explanations are not exclusive. What contradicts that it *alone* makes the gap
+   by no other explanation, or *met so far* if it claims more than is measured, or is tested by what such a run cannot have; *undecided* otherwise. Explanations are not exclusive. What contradicts that it *alone* makes the gap
    stands beside it. Nothing is weighed by hand.
 6. **Nothing to explain.** Without a gap nothing but *nothing* is judged, and no model is opened. Where the gap is not shown to be larger
    than that of the control that decides (*The gap needs unreliability: no*), explanations by unreliability have nothing to explain. Where
@@ -81,16 +81,20 @@ _CALIBRATION: Final = f"""\
 in which share of them each explanation was supported or met so far. It takes an hour or two, and the same command continues it. The share of
 wrong answers of the arithmetic alone, over simulated values of seeds, is held in `tests/hypotheses/test_evidence.py`.
 
-- In *hand-made* worlds (`mechocl/hypotheses/hand_made.py`) the cause is written into the weights. Such a model has had no training. What is
-  predicted of a training is not asked of it, and explanations of which nothing else is predicted are not either.
+- In *hand-made* worlds (`mechocl/hypotheses/hand_made.py`) the cause is written into the weights. Such a model has had no training. Its twins
+  are written as well, with the tags of `d1` and `d2` exchanged. What is predicted of a training is not asked of it, and explanations of which nothing else is predicted are not either.
 - In *trained* worlds (`mechocl/hypotheses/trained_worlds.py`) the training forces the cause. They are runs with control runs, which the verdict
-  judges as any other. What it is not told is that no definition contradicts a question (`toy_models/planted_set.py`), or that definitions with
+  judges as any other, but for the variant *frozen-tags*, which is not trained. What it is not told is that no definition contradicts a question (`toy_models/planted_set.py`), or that definitions with
   tag 2 are trained on less (`training.stages.N.stops=tag_2`)."""
 
 _NO_WORLD: Final = """\
 Two explanations have no world. *Moved tags*: a question of the integer set holds no tag, so what a tag's embedding learns in stage 2 is not
 read when it is asked. It could act on the other weights while they train; no world that forces a gap in this way has been made. *Recency* needs
-definitions with tag 1 that are learned later and no less; in stage 2 all definitions are trained on in every epoch."""
+definitions with tag 1 that are learned later and no less; in stage 2 all definitions are trained on in every epoch.
+
+In *semantics* two explanations are right. Where "is not" is stored, the same definition moves the answers less with tag 2, namely the other
+way; that *gradient_alignment* alone does not make such a gap is said by `below-chance`. A gate that reads the tag and turns the answer round
+when it is asked would be semantics without that; no world of it has been made."""
 
 _LIMITS: Final = """\
 ## Limits
@@ -104,9 +108,9 @@ _LIMITS: Final = """\
 - *tag_semantics* is tested by answers below chance alone. A definition in the context of a question cannot be asked about: an example of the
   integer set has the positions of one definition or of one question, and the models have no others.
 - Runs of one stage have no model before the new definitions and no variants, so what needs them is not measured there, and an explanation
-  that it tests stays undecided unless something else contradicts it.
-- One rule was changed after the first of the studies above was seen: explanations by unreliability were not judged where the control that
-  decides has more than half of the gap, though the run has more (rule 6). Predictions were not changed.
+  that it tests is at best *met so far*.
+- One rule was changed after the first study of the first round was seen: explanations by unreliability were not judged where the control that
+  decides has more than half of the gap, though the run has more (rule 6).
 - The number of seeds that a pilot asks for is as uncertain as the pilot's spread.
 - At most one wrong answer in twenty is said of each of the two families of tests, not of both together.
 - There are no calibration worlds of moved tags and of recency, and no trained ones of selective retrieval and of gradient alignment."""

@@ -14,9 +14,11 @@ TABLE: Final = Path(__file__).resolve().parents[2] / "docs" / "results" / "calib
 
 
 def read_confusion(wanted: Predictions) -> pd.DataFrame | None:
-    """The confusion table (`calibration.confusion`) of these explanations; None where there is none, or one of other explanations."""
+    """The confusion table (`calibration.confusion`) of the package's predictions; None where there is none, or one that other predictions gave."""
     try:
         found = calibration.read_table(TABLE, wanted)
     except MechoclError:
         return None
-    return None if found.empty else calibration.confusion(found)
+    if found.empty or set(found["predictions"]) != {calibration.digits(None)}:
+        return None
+    return calibration.confusion(found)

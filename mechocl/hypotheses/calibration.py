@@ -33,6 +33,9 @@ FOUND: Final = ("supported", "met so far")
 NOT_ASKED: Final = "not asked"
 """What is said of an explanation that is about a training, where models are hand-made."""
 
+KEYS: Final = ("world", "instance", "predictions", "seeds")
+"""Columns that say what a line of the table is of; the others are explanations."""
+
 World = HandMade | Trained
 
 WORLDS: Final[tuple[World, ...]] = (*HAND_MADE, *TRAINED)
@@ -73,14 +76,20 @@ def calibrate(
     jobs: int | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> pd.DataFrame:
-    """Judge instances of each world, and write one line for each into a CSV file when it is judged: `world`, `instance`, and what
-    the verdict said of each explanation. What the file holds already is not judged again. `jobs` instances are judged at a
-    time; None takes one for each core.
+    """Judge instances of each world, and write one line for each into a CSV file when it is judged: `world`, `instance`, the first
+    digits of the SHA-256 of the file of `predictions`, the number of `seeds`, and what the verdict said of each explanation. What the
+    file holds already is not judged again. `jobs` instances are judged at a time; None takes one for each core.
 
-    Raises MechoclError when the file is there and holds something else.
+    Raises MechoclError when the file is there and holds something else, or what other predictions, or another number of models, gave.
     """
-    wanted = data.load(predictions)
+    wanted, judged_by = data.load(predictions), digits(predictions)
     done = read_table(table, wanted)
+    if other := sorted(set(done["predictions"]) - {judged_by}):
+        raise MechoclError(f"{table} was made by other predictions ({other[0]}); choose another place")
+    if other_seeds := sorted(set(done["seeds"]) - {seeds}):
+        raise MechoclError(
+            f"{table} is of instances of {other_seeds[0]} models, not of {seeds}; choose another place"
+        )
     there = set(zip(done["world"], done["instance"], strict=True))
     todo = [
         Instance(world=world, number=number, predictions=predictions, seeds=seeds)
@@ -93,7 +102,7 @@ def calibrate(
 
     def keep(index: int, statuses: dict[str, str]) -> None:
         one = todo[index]
-        lines.append(_line(one, statuses, wanted))
+        lines.append(_line(one, statuses, wanted) | {"predictions": judged_by})
         files.write_text(table, _sorted(lines, wanted).to_csv(index=False))
         right = [name for name, status in statuses.items() if status in FOUND]
         say(f"{one.world.name} {one.number}: {', '.join(right) or 'none'} supported or met so far")
@@ -112,23 +121,28 @@ def calibrate(
 
 def _line(one: Instance, statuses: dict[str, str], wanted: Predictions) -> dict[str, Any]:
     found = {name: statuses.get(name, NOT_ASKED) for name in wanted.named}
-    return {"world": one.world.name, "instance": one.number} | found
+    return {"world": one.world.name, "instance": one.number, "seeds": one.seeds} | found
+
+
+def digits(predictions: Path | None) -> str:
+    """The first digits of the SHA-256 of a file of predictions; None is that of the package."""
+    return files.sha256(predictions or data.own_file())[:12]
 
 
 def _sorted(lines: Sequence[dict[Any, Any]], wanted: Predictions) -> pd.DataFrame:
     """The lines as a table, in the order of the worlds and the instances."""
     order = [world.name for world in WORLDS]
     rows = sorted(lines, key=lambda line: (order.index(line["world"]), line["instance"]))
-    return pd.DataFrame(rows, columns=["world", "instance", *wanted.named])
+    return pd.DataFrame(rows, columns=[*KEYS, *wanted.named])
 
 
 def read_table(table: Path, wanted: Predictions) -> pd.DataFrame:
     """The lines of a table of calibration; none if there is no file. Raises MechoclError when it is something else."""
-    columns = ["world", "instance", *wanted.named]
+    columns = [*KEYS, *wanted.named]
     if not table.exists():
         return pd.DataFrame(columns=columns)
     try:
-        found = pd.read_csv(table)
+        found = pd.read_csv(table, dtype={"predictions": str})
     except (ValueError, OSError):
         found = pd.DataFrame()
     if list(found.columns) != columns or not set(found["world"]) <= {world.name for world in WORLDS}:
@@ -141,7 +155,7 @@ def read_table(table: Path, wanted: Predictions) -> pd.DataFrame:
 def confusion(found: pd.DataFrame) -> pd.DataFrame:
     """Share of the instances of each world (rows) in which each explanation was supported or met so far (columns), and their
     number. NaN where an explanation was not asked."""
-    names = [name for name in found.columns if name not in ("world", "instance")]
+    names = [name for name in found.columns if name not in KEYS]
     asked = ~found[names].isin((NOT_ASKED,))
     each = found[names].isin(FOUND).astype(float).where(asked)
     shares = each.groupby(found["world"], sort=False).mean()

@@ -71,6 +71,8 @@ class Effect:
     """Share of the gap, with its 95 % interval (Fieller); None unless the quantity is a part of the gap that is there."""
     missing: str = ""
     """Why nothing was measured."""
+    cannot: bool = False
+    """Whether nothing can be: a run of this recipe does not have what the quantity needs, whatever is trained or computed."""
 
     @property
     def answer(self) -> str:
@@ -182,7 +184,12 @@ def judge(predictions: Sequence[Prediction], gathered: Gathered) -> list[Effect]
             share=share_of(values[one.name], gap, seeds[one.name].learned) if one.part_of_gap else None,
         )
         if one.name in values
-        else Effect(prediction=one, unit=unit_of(one, gathered), missing=missing[one.name])
+        else Effect(
+            prediction=one,
+            unit=unit_of(one, gathered),
+            missing=missing[one.name],
+            cannot=key(one) in gathered.cannot,
+        )
         for one in predictions
     ]
 

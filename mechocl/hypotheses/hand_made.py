@@ -2,10 +2,10 @@
 
 An instance is a number of models, one a seed, each of a task of its own. Noise in what aliases store and in how integers are
 compared makes answers uncertain, and how strong the planted cause is, is drawn for each instance. The analyses run on these models
-as on trained ones. Their controls are the same models without the planted cause, since in them no definition contradicts a question.
+as on trained ones. The twin of a model is the same with the tags of d1 and d2 exchanged, and what the world writes under them. Their controls are the same models without the planted cause, since in them no definition contradicts a question.
 
 A hand-made model has had no training. So what is predicted of a training is not asked of it (`asked_of_hand_made`): its history,
-gradients, variants and controls that train in another way. Explanations of which nothing else is predicted are left out with it. Its
+gradients, variants but the twins, and controls that train in another way. Explanations of which nothing else is predicted are left out with it. Its
 recall of definitions is set to 1.
 """
 
@@ -22,12 +22,13 @@ from mechocl.analyses.subject import Subject
 from mechocl.behaviour.control_gaps import ControlAnswers
 from mechocl.behaviour.counted import CountedSeeds
 from mechocl.hypotheses import predictions as data
-from mechocl.hypotheses.predictions import CONTROLS, Prediction, Predictions
-from mechocl.hypotheses.quantities import control_named
+from mechocl.hypotheses.predictions import CONTROLS, VARIANTS, Prediction, Predictions
+from mechocl.hypotheses.quantities import TAG_1, TAG_2, control_named
 from mechocl.hypotheses.sources import Gathered, control_key, key
 from mechocl.hypotheses.verdict import RunVerdict, gap_of, judge_gathered
 from mechocl.models.untrained import untrained_like
 from mechocl.runs.activation_cache import directly
+from mechocl.runs.variants import EXCHANGED
 from toy_models import integer_set
 from toy_models.integer_set_config import IntegerSetConfig
 from toy_models.planted import Mechanism, alias_tokens, planted_model, subspaces
@@ -43,7 +44,7 @@ TASK: Final = IntegerSetConfig(
 
 MEASURED: Final = (
     "evaluate", "lens", "tuned-lens", "attribution", "patch", "circuit", "suppression", "graft", "steering", "subspace", "probe",
-    "attention",
+    "attention", "twin-exchange",
 )  # fmt: skip
 """Analyses that look at finished models, which hand-made ones are."""
 
@@ -102,8 +103,8 @@ HAND_MADE: Final = (
     ),
     HandMade(
         name="semantics",
-        says="Aliases of d2 store that they are not their entity.",
-        truth=("tag_semantics",),
+        says="Aliases of d2 store that they are not their entity, so that a definition with tag 2 moves the answers the other way.",
+        truth=("tag_semantics", "gradient_alignment"),
         negated=True,
     ),
     HandMade(
@@ -144,15 +145,18 @@ def _can_be_asked(one: Prediction) -> bool:
     if one.analysis == CONTROLS:
         return one.arguments.get("control") in CONTROLS_MADE
     return (
-        one.analysis in MEASURED
-        and "variant" not in one.arguments
+        one.analysis in (*MEASURED, VARIANTS)
+        and one.arguments.get("variant", EXCHANGED) == EXCHANGED
         and one.minus_control in ("", *CONTROLS_MADE)
     )
 
 
-def make_model(world: HandMade, task: Task, *, seed: int, strength: float, trained: bool = True) -> Any:
+def make_model(
+    world: HandMade, task: Task, *, seed: int, strength: float, trained: bool = True, twin: bool = False
+) -> Any:
     """One model of a world. `strength`, 0 … 1, is where between the world's bounds it lies. With `trained` false, it is the
-    model before stage 2, whose new aliases store nothing, or are not read if the world is one of opening."""
+    model before stage 2, whose new aliases store nothing, or are not read if the world is one of opening. A `twin` has d1 written
+    under tag 2, and d2 under tag 1; the noise is the same."""
 
     def between(bounds: tuple[float, float]) -> float:
         return bounds[0] + strength * (bounds[1] - bounds[0])
@@ -165,12 +169,21 @@ def make_model(world: HandMade, task: Task, *, seed: int, strength: float, train
     tokens, rows = alias_tokens(task)
     table = task.table.iloc[rows]
     new = torch.tensor((table["stage"] == 2).tolist())
-    d2 = torch.tensor((table["subset"].astype(str) == "d2_consistent").tolist())
+    under_tag_1, under_tag_2 = (
+        torch.tensor((table["subset"].astype(str) == name).tolist())
+        for name in ((TAG_2, TAG_1) if twin else (TAG_1, TAG_2))
+    )
     draws = generator(seed, "planted noise")
     integers = slice(*task.vocabulary.integers)
     with torch.no_grad():
         weight = model.embed.W_E
-        weight[tokens[d2], space.stored] *= -1 if world.negated else between(world.stored)
+        weight[tokens[under_tag_2], space.stored] *= -1 if world.negated else between(world.stored)
+        if twin and mechanism.tag_at_alias:
+            defined = tokens[under_tag_1 | under_tag_2]
+            tag_1, tag_2 = space.tag.start, space.tag.start + 1
+            weight[defined[:, None], torch.tensor([tag_1, tag_2])] = weight[defined, tag_1 : tag_2 + 1].flip(
+                1
+            )
         noise = torch.randn(weight[tokens, space.stored].shape, generator=draws)
         weight[tokens, space.stored] += _STORED_NOISE * noise
         noise = torch.randn(weight[integers, space.listed].shape, generator=draws)
@@ -179,7 +192,7 @@ def make_model(world: HandMade, task: Task, *, seed: int, strength: float, train
             if not trained:
                 weight[tokens[new]] = 0.0
         else:
-            weight[tokens[d2], space.alias] = between(world.opened)
+            weight[tokens[under_tag_2], space.alias] = between(world.opened)
             if not trained:
                 weight[tokens[new], space.alias] = _CLOSED
     return model
@@ -193,24 +206,28 @@ def gather_instance(world: HandMade, number: int, asked: Predictions, *, seeds: 
     strength = float(torch.rand((), generator=generator(number, "strength", world.name)))
     without = replace(world, read=(1.0, 1.0), stored=(1.0, 1.0), negated=False, opened=None)
 
-    def analysed(one: HandMade, name: str, config: Any) -> pd.DataFrame:
-        rows = [_analyse(one, tasks[seed], seed, strength, name, config) for seed in numbers]
+    def analysed(one: HandMade, name: str, config: Any, *, twin: bool = False) -> pd.DataFrame:
+        rows = [_analyse(one, tasks[seed], seed, strength, name, config, twin=twin) for seed in numbers]
         return pd.concat(rows, ignore_index=True)
 
-    own, control = (
-        analysed(one, "evaluate", registry.EvaluateConfig()).assign(recall=1.0) for one in (world, without)
-    )
+    def answered(one: HandMade, *, twin: bool = False) -> pd.DataFrame:
+        return analysed(one, "evaluate", registry.EvaluateConfig(), twin=twin).assign(recall=1.0)
+
+    own, control, exchanged = answered(world), answered(without), answered(world, twin=True)
+    exchanged = exchanged.assign(subset=exchanged["subset"].astype(str).replace({TAG_1: TAG_2, TAG_2: TAG_1}))
     controls = {"noise": control, "unasked": control}
     of_controls = [rows.assign(control=name) for name, rows in controls.items()]
     tables = {
         f"evaluate {files.fingerprint({})}": own,
         f"{CONTROLS} {files.fingerprint({})}": pd.concat(of_controls, ignore_index=True),
+        f"{VARIANTS} {files.fingerprint({})}": exchanged.assign(variant=EXCHANGED),
     }
     found = Gathered(
         answers=own,
         counted=CountedSeeds(tuple(numbers)),
         measures=tasks[numbers[0]].questioning.measures,
         controls=ControlAnswers(rows=controls),
+        variants=ControlAnswers(rows={EXCHANGED: exchanged}),
         tables=tables,
     )
     if gap_of(found).answer != "yes":
@@ -226,8 +243,15 @@ def gather_instance(world: HandMade, number: int, asked: Predictions, *, seeds: 
     return replace(found, tables=tables)
 
 
-def _analyse(world: HandMade, task: Task, seed: int, strength: float, name: str, config: Any) -> pd.DataFrame:
-    model = make_model(world, task, seed=seed, strength=strength)
+def _analyse(
+    world: HandMade, task: Task, seed: int, strength: float, name: str, config: Any, *, twin: bool
+) -> pd.DataFrame:
+    """Rows of an analysis of one model of a world, or of its twin."""
+
+    def twins(_: str) -> Any:
+        return make_model(world, task, seed=seed, strength=strength, twin=not twin)
+
+    model = make_model(world, task, seed=seed, strength=strength, twin=twin)
     subject = Subject(
         model=model,
         task=task,
@@ -238,6 +262,7 @@ def _analyse(world: HandMade, task: Task, seed: int, strength: float, name: str,
         collect=directly(model),
         dictionary=_nothing,
         rows=_nothing,
+        variant=twins,
     )
     rows = registry.compute(name, subject, config).rows
     rows.insert(0, "seed", seed)

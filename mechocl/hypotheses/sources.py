@@ -65,6 +65,8 @@ class Gathered:
     """Rows by `key`."""
     missing: Mapping[str, str] = field(default_factory=dict)
     """`key` → why there are no rows, as a clause."""
+    cannot: frozenset[str] = frozenset()
+    """Those of `missing` that a run of this recipe cannot have, whatever is trained or computed."""
     run: str = ""
     """The run's folder; "" if there is none."""
     seconds_per_seed: float | None = None
@@ -105,12 +107,14 @@ def gather_answers(run: Run, *, device: str, jobs: int | None) -> Gathered:
         HISTORY: pd.concat(history, ignore_index=True),
         "evaluate": answers,
     }
-    variants, missing = ControlAnswers(rows={}), {}
+    variants, missing, cannot = ControlAnswers(rows={}), {}, frozenset[str]()
+    if why := why_no_variants(run):
+        missing[_plain_key(VARIANTS)], cannot = why, frozenset({_plain_key(VARIANTS)})
     try:
         variants = evaluate_variants(run, device=device, jobs=jobs)
         tables[VARIANTS] = _labelled(variants, "variant")
-    except MechoclError as why:
-        missing[_plain_key(VARIANTS)] = str(why)
+    except MechoclError as error:
+        missing.setdefault(_plain_key(VARIANTS), str(error))
     seconds = [
         analysis_jobs.seconds_per_seed(one, what, device=device)
         for one in (run, *(Run.open(control_path(run.path, name)) for name in controls.rows))
@@ -125,6 +129,7 @@ def gather_answers(run: Run, *, device: str, jobs: int | None) -> Gathered:
         variants=variants,
         tables={_plain_key(name): table for name, table in tables.items()},
         missing=missing,
+        cannot=cannot,
         run=str(run.path),
         seconds_per_seed=sum(known) if known else None,
     )
@@ -145,9 +150,13 @@ def gather_analyses(
     run: Run, gathered: Gathered, predictions: Sequence[Prediction], *, device: str, jobs: int | None
 ) -> Gathered:
     """The same, with the rows of the analyses of its models that predictions need. Missing rows are computed and kept."""
-    tables, missing = dict(gathered.tables), dict(gathered.missing)
+    tables, missing, cannot = dict(gathered.tables), dict(gathered.missing), set(gathered.cannot)
     for one in predictions:
         if one.analysis in BESIDE:
+            continue
+        if why := why_not(run, one):
+            missing[key(one)] = why
+            cannot.add(key(one))
             continue
         variant = one.arguments.get("variant")
         if variant and variant not in gathered.variants.rows:
@@ -163,12 +172,9 @@ def gather_analyses(
         for where, of in wanted.items():
             if where in tables or where in missing:
                 continue
-            if why := why_not(of, one):
-                missing[where] = why
-                continue
             config: Any = one.analysis_config()
             tables[where] = analysis_jobs.analyse_run(of, one.analysis, config, device=device, jobs=jobs)
-    return replace(gathered, tables=tables, missing=missing)
+    return replace(gathered, tables=tables, missing=missing, cannot=frozenset(cannot))
 
 
 def why_not(run: Run, one: Prediction) -> str:
@@ -181,6 +187,15 @@ def why_not(run: Run, one: Prediction) -> str:
         return "it follows the training of models that are trained from scratch, and this run is fine-tuned"
     if one.analysis in OF_TWINS:
         return why_no_exchange(run.finished_seeds()[0].load_task())
+    return ""
+
+
+def why_no_variants(run: Run) -> str:
+    """Why a run cannot have variants that train its last stage again, as a clause; "" if it can."""
+    if not isinstance(run.recipe, Recipe):
+        return "variants are of models that are trained from scratch, and this run is fine-tuned"
+    if len(run.recipe.training.stages) < 2:
+        return "the run has a single stage, so there is no stage of new definitions to train again"
     return ""
 
 
@@ -212,6 +227,7 @@ def pool(found: Sequence[Gathered]) -> Gathered:
         variants=variants,
         tables=tables,
         missing=missing,
+        cannot=frozenset().union(*(one.cannot for one in found)),
         seconds_per_seed=max(seconds) if seconds else None,
     )
 

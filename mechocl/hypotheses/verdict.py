@@ -4,7 +4,8 @@ Nothing is weighed. An explanation is
 
 - *contradicted* if one of the predictions that test it came out otherwise;
 - *supported* if all of them are met, and at least one of these is expected by no other explanation;
-- *met so far* if it would be supported, but claims more than is measured (`Explanation.lacks`);
+- *met so far* if it would be supported, but claims more than is measured (`Explanation.lacks`), or is tested by what such a run cannot
+  have (`Effect.cannot`);
 - *undecided* if anything of this is missing or not decided;
 - *nothing to explain* if there is no gap, or, for those about unreliable definitions, none beyond its control. Where the control has
   most of the gap and the run has more, what is beyond it is there to be explained.
@@ -208,7 +209,7 @@ def _find(
 ) -> Finding:
     outcomes: dict[str, list[str]] = {"met": [], "contradicted": [], "undecided": [], "not measured": []}
     more: list[int | None] = []
-    not_alone, distinct = [], False
+    not_alone, distinct, cannot = [], False, 0
     for effect in effects:
         prediction = effect.prediction
         if one.name not in prediction.expects:
@@ -219,9 +220,11 @@ def _find(
             continue
         outcomes[outcome].append(prediction.name)
         more += [effect.more_seeds] if outcome == "undecided" else []
+        cannot += effect.cannot
         distinct |= outcome == "met" and _is_distinct(one.name, effect)
-    whole = outcomes["met"] and not (outcomes["undecided"] or outcomes["not measured"]) and distinct
-    good: Status = "met so far" if one.lacks else "supported"
+    left = len(outcomes["undecided"]) + len(outcomes["not measured"]) - cannot
+    whole = outcomes["met"] and not left and distinct
+    good: Status = "met so far" if one.lacks or cannot else "supported"
     status: Status = "contradicted" if outcomes["contradicted"] else good if whole else "undecided"
     if (refused and one.name != NOTHING_NAME) or (beyond_refused and one.beyond_controls):
         status = "nothing to explain"

@@ -1,7 +1,7 @@
 """Worlds in which the answer is known: what is planted is there, the judge sees it, and a calibration goes on where it stopped."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mechocl.hypotheses.hand_made import HAND_MADE, TASK, HandMade, asked_of_han
 from mechocl.hypotheses.trained_worlds import TRAINED
 from mechocl.hypotheses.verdict import RunVerdict
 from toy_models import integer_set
+from toy_models.planted import Mechanism, alias_tokens, subspaces
 
 MADE = {world.name: world for world in HAND_MADE}
 FORCED = {world.name: world for world in TRAINED}
@@ -54,6 +55,29 @@ def test_what_is_planted_is_there(name: str) -> None:
     assert before["d1_consistent"] < auc["d1_consistent"] - 0.2
 
 
+@pytest.mark.parametrize("name", MADE)
+def test_a_twin_is_the_same_but_for_the_tags(name: str) -> None:
+    """Exchanged twice it is the model; of an alias of d1 and of d2 the twin differs where the world writes the tag, and nowhere else."""
+    world, task = MADE[name], integer_set.build(replace(TASK, aliases=400), seed=3)
+    model, twin = (make_model(world, task, seed=3, strength=0.5, twin=one) for one in (False, True))
+    tokens, rows = alias_tokens(task)
+    subset = task.table.iloc[rows]["subset"].astype(str).to_numpy()
+    space = subspaces(task, Mechanism(tag_at_alias=world.opened is None, name_dims=world.names))
+    difference = (twin.embed.W_E - model.embed.W_E).detach()
+    defined = tokens[np.isin(subset, ("d1_consistent", "d2_consistent"))]
+    others = np.setdiff1d(np.arange(len(difference)), defined.numpy())
+    assert not difference[others].any()
+    written = [space.tag] if world.opened is None else [space.alias]
+    written += [space.stored] * (world.negated or world.stored != (1.0, 1.0))
+    for part in fields(space):
+        there = getattr(space, part.name)
+        assert bool(difference[defined][:, there].any()) == (there in written), part.name
+    d1, d2 = (by_subset(per_alias(one, task)).set_index("subset")["auc"] for one in (model, twin))
+    gaps = [one["d1_consistent"] - one["d2_consistent"] for one in (d1, d2)]
+    assert abs(sum(gaps)) < 0.06
+    assert name == "nothing" or min(gaps) < -0.08
+
+
 def found_in(verdict: RunVerdict) -> set[str]:
     return {one.explanation.name for one in verdict.findings if one.status in FOUND}
 
@@ -66,8 +90,8 @@ def test_the_judge_sees_what_is_written_into_weights() -> None:
 def test_of_hand_made_models_no_training_is_asked() -> None:
     """What remains of the package's predictions is of finished models, and nothing of it is not measured for want of a training."""
     asked = asked_of_hand_made(predictions.load())
-    assert {one.analysis for one in asked.predictions} <= {"evaluate", "controls"}
-    assert all(one.arguments.get("control") != "frozen-tags" for one in asked.predictions)
+    assert {one.analysis for one in asked.predictions} <= {"evaluate", "controls", "variants"}
+    assert "gone-with-frozen-tags" not in {one.name for one in asked.predictions}
     assert "less_learned" not in asked.named
     assert "less_learned" not in {name for one in asked.predictions for name in one.expects}
 
@@ -112,8 +136,14 @@ def test_a_calibration_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pyt
     twice = run((MADE["nothing"], MADE["semantics"]))
     assert list(twice["world"]) == ["nothing", "semantics"]
     assert len(judged) == 2
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "a.csv"), twice, check_dtype=False)
-    assert run((MADE["nothing"],)).equals(pd.read_csv(tmp_path / "a.csv"))
+    kept = calibration.read_table(tmp_path / "a.csv", predictions.load())
+    pd.testing.assert_frame_equal(kept, twice, check_dtype=False)
+    assert run((MADE["nothing"],)).equals(kept)
+    with pytest.raises(MechoclError, match="is of instances of 6 models, not of 7; choose another place"):
+        calibrate(tmp_path / "a.csv", instances=1, seeds=7, worlds=(MADE["nothing"],))
+    (tmp_path / "mine.toml").write_text("# mine")
+    with pytest.raises(MechoclError, match=r"was made by other predictions \(\w{12}\); choose another place"):
+        calibrate(tmp_path / "a.csv", instances=1, predictions=tmp_path / "mine.toml")
     shares = confusion(twice)
     assert shares.loc["semantics", "tag_semantics"] == 1.0
     assert shares.loc["semantics", "instances"] == 1
@@ -128,7 +158,7 @@ def test_a_confusion_table_is_read_by_name() -> None:
     ]
     table = pd.DataFrame(
         rows, columns=["world", "instance", "selective_retrieval", "gradient_alignment", "recency"]
-    )
+    ).assign(predictions="0", seeds=8)
     assert confusion_in_words(confusion(table)) == [
         "retrieval: found, and mistaken for nothing else.",
         "storage: found too seldom: gradient_alignment in 0%; mistaken for it: selective_retrieval in 10%.",
@@ -138,7 +168,7 @@ def test_a_confusion_table_is_read_by_name() -> None:
 def test_a_table_of_something_else_is_refused(tmp_path: Path) -> None:
     for text in (
         "seed,value\n0,1\n",
-        ",".join(["world", "instance", *predictions.load().named]) + "\nmars,0" + ",x" * 9,
+        ",".join([*calibration.KEYS, *predictions.load().named]) + "\nmars,0,a,8" + ",x" * 9,
     ):
         (tmp_path / "a.csv").write_text(text)
         with pytest.raises(

@@ -177,24 +177,41 @@ def test_nothing_is_not_supported_where_there_is_a_gap() -> None:
 
 
 def test_gradient_alignment_is_never_supported_by_what_others_expect_too() -> None:
-    """Each of its predictions is shared; it waits for one of its own."""
-    rows = [
-        {"seed": seed, "probe": "defined-entity", "chosen": True, "control": "none", "site": "resid_post", "layer": 0}
-        | {"position": "alias", "draw": -1, "subset": subset, "accuracy": value, "auc": value}
-        for seed in range(12)
-        for subset, value in (("all", 0.8), ("d1_consistent", 0.9 + 0.001 * seed), ("d2_consistent", 0.6))
-    ]  # fmt: skip
-    found = judged(made_up(tables={key_of("entity-alike"): pd.DataFrame(rows)}))
+    """What twins show beside the trace of a tag is expected of less learned, too; it waits for gradients, unless it cannot have any."""
+    rows = {key_of("twin-rest"): twins(12, direction=0.0, rest=0.1)}
+    found = judged(made_up(tables=rows))
     gradients = finding(found, "gradient_alignment")
-    assert set(gradients.met) == {"beyond-control", "entity-alike"}
+    assert set(gradients.met) == {"beyond-control", "twin-rest"}
     assert gradients.status == "undecided"
+    without = replace(made_up(tables=rows), cannot=frozenset({key_of("first-step")}))
+    assert finding(judged(without), "gradient_alignment").status == "undecided"
+
+
+def test_what_a_run_cannot_have_is_not_waited_for() -> None:
+    """Steering that meets two of three: undecided while the third may still be measured, met so far where it cannot, and contradicted
+    all the same by another."""
+    tables = {
+        key_of("constant-vector"): steered(12, vector=0.2),
+        key_of("tag-direction"): exchanged(12, effect=0.1),
+    }
+    whole = made_up(tables=tables)
+    assert finding(judged(whole), "steering").status == "undecided"
+    single = replace(whole, cannot=frozenset({key_of("twin-direction")}))
+    found = judged(single)
+    assert finding(found, "steering").status == "met so far"
+    assert finding(found, "steering").not_measured == ("twin-direction",)
+    assert found.supported == ()
+    worse = replace(single, tables=single.tables | {key_of("constant-vector"): steered(12, vector=0.0)})
+    assert finding(judged(worse), "steering").status == "contradicted"
+    nothing = replace(made_up(), cannot=frozenset(key(one) for one in OWN.of("steering")))
+    assert finding(judged(nothing), "steering").status == "undecided"
 
 
 def test_what_cannot_be_told_apart_is_named_with_what_would() -> None:
     found = judged(made_up(d2=0.7))
     pairs = {pair.names: pair for pair in found.pairs}
     assert pairs["selective_retrieval", "gradient_alignment"].would
-    assert "entity-alike" in pairs["selective_retrieval", "gradient_alignment"].would
+    assert "twin-rest" in pairs["selective_retrieval", "gradient_alignment"].would
     assert pairs["moved_tags", "steering"].would == ()
     assert "no prediction here would" in pairs["moved_tags", "steering"].in_words
     told = {name for pair in pairs for name in pair}
@@ -204,7 +221,7 @@ def test_what_cannot_be_told_apart_is_named_with_what_would() -> None:
 def test_what_is_undecided_says_how_many_seeds() -> None:
     found = judged(made_up(noise=0.003, seeds=6, recall_tag_2=0.05))
     gate = finding(found, "readout_gate")
-    assert gate.undecided == ("noise-gap", "unasked-gap")
+    assert gate.undecided == ("noise-gap", "noise-over-unasked")
     assert gate.more_seeds
     assert f"needs about {gate.more_seeds} more seed" in gate.in_words
     lines = plan.plan_in_words(found)
@@ -268,7 +285,11 @@ def test_a_measurement_in_the_wrong_place_does_not_pass_silently() -> None:
 
 
 @pytest.mark.parametrize(
-    ("control", "names"), [("noise", ("noise-gap",)), ("unasked", ("beyond-control", "unasked-gap"))]
+    ("control", "names"),
+    [
+        ("noise", ("noise-gap", "noise-over-unasked")),
+        ("unasked", ("beyond-control", "unasked-gap", "noise-over-unasked")),
+    ],
 )
 def test_a_seed_that_failed_in_the_control_does_not_count_for_what_reads_it(
     control: str, names: tuple[str, ...]
