@@ -94,7 +94,10 @@ definitions with tag 1 that are learned later and no less; in stage 2 all defini
 
 In *semantics* two explanations are right. Where "is not" is stored, the same definition moves the answers less with tag 2, namely the other
 way; that *gradient_alignment* alone does not make such a gap is said by `below-chance`. A gate that reads the tag and turns the answer round
-when it is asked would be semantics without that; no world of it has been made."""
+when it is asked would be semantics without that; no world of it has been made.
+
+In *retrieval and storage* one is right. *selective_retrieval* claims that both tags are stored alike, and where they are not it is wrong, though
+there is a gate. The verdict tells such a gate by what contradicts that *gradient_alignment* alone makes the gap."""
 
 _LIMITS: Final = """\
 ## Limits

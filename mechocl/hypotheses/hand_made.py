@@ -117,9 +117,17 @@ HAND_MADE: Final = (
     HandMade(
         name="retrieval and storage",
         says="Aliases of d2 store half to three quarters of what others store, and attention reads a hundredth or less of those with tag 2.",
-        truth=("selective_retrieval", "gradient_alignment"),
+        truth=("gradient_alignment",),
         read=(0.002, 0.01),
         stored=(0.5, 0.75),
+    ),
+    HandMade(
+        name="steering and storage",
+        says="As in steering, and aliases of d2 store a quarter to two fifths of what others store.",
+        truth=("steering", "gradient_alignment"),
+        opened=(0.3, 0.36),
+        stored=(0.25, 0.4),
+        names=0,
     ),
 )
 """The hand-made worlds."""
