@@ -185,7 +185,8 @@ def make_model(
     integers = slice(*task.vocabulary.integers)
     with torch.no_grad():
         weight = model.embed.W_E
-        weight[tokens[under_tag_2], space.stored] *= -1 if world.negated else between(world.stored)
+        if trained:
+            weight[tokens[under_tag_2], space.stored] *= -1 if world.negated else between(world.stored)
         if twin and mechanism.tag_at_alias:
             defined = tokens[under_tag_1 | under_tag_2]
             tag_1, tag_2 = space.tag.start, space.tag.start + 1
