@@ -9,7 +9,9 @@ from docs.write.markdown import write_table, write_text_table
 from docs.write.places import TABLES
 from docs.write.verdict_studies import FIRST_SEED, STUDIES, Study, read_table
 from mechocl.behaviour import formats
+from mechocl.behaviour.verdict import CANNOT_TELL
 from mechocl.hypotheses import calibration
+from mechocl.hypotheses.evidence import ALLOWED
 from mechocl.hypotheses.predictions import Predictions
 from mechocl.hypotheses.verdict import LEFT
 
@@ -192,7 +194,52 @@ def _answers(studies: Sequence[Study], wanted: Predictions) -> list[str]:
             names = [s.name for s in studies if mine[s.name] == status]
             parts += [f"{status} in {_all_or_named(names, studies)}"] if names else []
         lines.append(f"- `{one.name}`: {'; '.join(parts)}.")
-    return [*lines, "", "**Is it trust in a source?** " + " ".join(_trust(studies, wanted))]
+    return [
+        *lines,
+        "",
+        *_contradicted_by_little(studies, wanted),
+        "**Is it trust in a source?** " + " ".join(_trust(studies, wanted)),
+    ]
+
+
+def _contradicted_by_little(studies: Sequence[Study], wanted: Predictions) -> list[str]:
+    """Explanations that are contradicted only by effects that are there, and perhaps smaller than what matters."""
+    effects = read_table("effects").set_index(["prediction", "study"])
+    found = read_table("findings").set_index(["explanation", "study"])
+    named = []
+    for study in studies:
+        for explanation in wanted.explanations:
+            if found.loc[(explanation.name, study.name), "verdict"] != "contradicted":
+                continue
+            against = {
+                one.name: effects.loc[(one.name, study.name)]
+                for one in wanted.of(explanation.name)
+                if str(effects.loc[(one.name, study.name), "answer"])
+                not in (*ALLOWED[one.expects[explanation.name]], CANNOT_TELL, formats.NOT_MEASURED)
+            }
+            little = [
+                name
+                for name, row in against.items()
+                if wanted_direction(wanted, name, explanation.name) == "none"
+                and float(row["low"]) <= float(row["smallest"])
+                and float(row["high"]) >= -float(row["smallest"])
+            ]
+            if len(little) == len(against):
+                named.append(
+                    f"`{explanation.name}` in {study.name} ({', '.join(f'`{name}`' for name in little)})"
+                )
+    if not named:
+        return []
+    return [
+        "An expectation of *none* is contradicted by an effect that is surely above or below 0, unless it is shown to be smaller than what matters. "
+        f"Contradicted in this way alone, by effects that may be smaller than what matters: {'; '.join(named)}.",
+        "",
+    ]
+
+
+def wanted_direction(wanted: Predictions, prediction: str, explanation: str) -> str:
+    """What an explanation expects of a prediction's quantity."""
+    return str(next(one for one in wanted.predictions if one.name == prediction).expects[explanation])
 
 
 def _trust(studies: Sequence[Study], wanted: Predictions) -> list[str]:

@@ -40,7 +40,7 @@ LEVEL: Final = 0.05
 
 Outcome = Literal["met", "contradicted", "undecided", "not measured"]
 
-_ALLOWED: Final[dict[str, frozenset[str]]] = {
+ALLOWED: Final[dict[str, frozenset[str]]] = {
     "above": frozenset({YES}),
     "below": frozenset({REVERSE}),
     "none": frozenset({NOTHING}),
@@ -87,7 +87,7 @@ class Effect:
             return "not measured"
         if self.answer == CANNOT_TELL:
             return "undecided"
-        return "met" if self.answer in _ALLOWED[expected] else "contradicted"
+        return "met" if self.answer in ALLOWED[expected] else "contradicted"
 
     @property
     def reason(self) -> str:
@@ -101,7 +101,7 @@ class Effect:
 
 def excludes(one: Direction, other: Direction) -> bool:
     """Whether no answer meets both expectations."""
-    return not _ALLOWED[one] & _ALLOWED[other]
+    return not ALLOWED[one] & ALLOWED[other]
 
 
 def measure(prediction: Prediction, gathered: Gathered) -> Values:

@@ -61,8 +61,9 @@ def control_table(gaps: list[ControlGap]) -> Table:
     )  # fmt: skip
 
 
-def paired_gaps(gaps: list[ControlGap]) -> go.Figure:
-    """Draw, for each control, every seed's gap in the run and in the control, and both means with their intervals."""
+def paired_gaps(gaps: list[ControlGap], *, other: str = "the control") -> go.Figure:
+    """Draw, for each control, every seed's gap in the run and in the control, and both means with their intervals. `other` is what the
+    controls are called."""
     figure = go.Figure()
     for index, one in enumerate(gaps):
         for row in one.by_seed.itertuples():
@@ -75,7 +76,7 @@ def paired_gaps(gaps: list[ControlGap]) -> go.Figure:
             )  # fmt: skip
     drawn = (
         ("the run", [one.run for one in gaps], "#1f78c8", -0.25),
-        ("the control", [one.own.learned for one in gaps], "#d9822b", 0.25),
+        (other, [one.own.learned for one in gaps], "#d9822b", 0.25),
     )
     for name, estimates, color, shift in drawn:
         halves = [e.high - e.mean if np.isfinite(e.high) else 0.0 for e in estimates]

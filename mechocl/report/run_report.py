@@ -9,6 +9,7 @@ import pandas as pd
 from mechocl.behaviour import formats, internalization, over_seeds, sentences
 from mechocl.behaviour.control_gaps import ControlAnswers, explain_gap
 from mechocl.behaviour.counted import CountedSeeds, count_seeds
+from mechocl.hypotheses.verdict import RunVerdict
 from mechocl.interventions.summaries import summarize_patching
 from mechocl.lenses import attention
 from mechocl.lenses.summaries import summarize_attribution
@@ -18,6 +19,7 @@ from mechocl.probing.summaries import probe_grids
 from mechocl.report import (
     control_sections,
     feature_sections,
+    learning_sections,
     lens_plots,
     plots,
     probe_sections,
@@ -59,7 +61,7 @@ def build(
     warnings = [warning, *said, caution, "" if run.kind.can_be_taken_apart(run) else closed]
     sections = [
         replace(section, finding=f"{caution} {section.finding}".strip())
-        for section in _sections(run, rows, evaluated, counted, controls)
+        for section in _sections(run, rows, evaluated, counted, controls, first)
     ]
     leading = verdict_sections.sections(first, shown=[one.id for one in sections]) if first else []
     views = attention_views(run, rows["attention"]) if "attention" in rows else ()
@@ -85,12 +87,14 @@ def _sections(
     evaluated: pd.DataFrame,
     counted: CountedSeeds,
     controls: ControlAnswers | None,
+    first: verdict_sections.FirstPage | None,
 ) -> list[Section]:
     """The sections in order. `rows` are of the seeds that are shown, `evaluated` of every finished seed."""
     words = run.questioning.words
     folders = [folder for folder in run.finished_seeds() if folder.seed in counted.shown]
     history = pd.concat([f.history().assign(seed=f.seed) for f in folders], ignore_index=True)
     features = feature_sections.section(run, seeds=counted.shown)
+    judged = first.verdict if first and isinstance(first.verdict, RunVerdict) else None
     return [
         training_sections.training(history, words, run.questioning.measures),
         _internalization(evaluated, counted, run.questioning.measures, words),
@@ -99,6 +103,7 @@ def _sections(
             if controls
             else []
         ),
+        *(learning_sections.sections(judged, counted) if judged else []),
         *([text_sections.other_tests(rows["evaluate"])] if "test" in evaluated.columns else []),
         *([_lens(rows, words)] if "lens" in rows else []),
         *([_patching(rows["patch"], words)] if "patch" in rows else []),

@@ -22,6 +22,7 @@ HOW_TO_CALIBRATE: Final = "mechocl verdict --calibrate FILE.csv"
 _SECTIONS: Final = {
     "evaluate": "internalization", "controls": "controls", "history": "training", "suppression": "suppression",
     "graft": "weights", "steering": "weights", "subspace": "subspaces", "lens": "lens", "patch": "patching", "circuit": "circuits",
+    "variants": "variants", "gradients": "gradients", "twin-exchange": "twins",
 }  # fmt: skip
 """Analysis → the section of the report that shows it; a probe has one of its own."""
 

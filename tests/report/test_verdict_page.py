@@ -15,8 +15,9 @@ import pytest
 import tiny
 from browser import open_page
 from campaign.worlds import LEARNS
-from effects import made_up
+from effects import key_of, made_up
 
+from mechocl import files
 from mechocl.analyses import control_jobs, jobs
 from mechocl.behaviour.counted import CountedSeeds
 from mechocl.commands import cli
@@ -24,7 +25,7 @@ from mechocl.errors import MechoclError, TooLittleData
 from mechocl.hypotheses import calibrated, calibration, citing, for_reports, predictions
 from mechocl.hypotheses.for_reports import NoVerdict
 from mechocl.hypotheses.verdict import RunVerdict, judge_gathered
-from mechocl.report import verdict_plots, verdict_sections
+from mechocl.report import learning_sections, verdict_plots, verdict_sections
 from mechocl.report.page import Report, Section, SummaryRow, render, write
 from mechocl.runs.controls import CONTROLS
 from mechocl.runs.run import Run
@@ -186,7 +187,8 @@ def test_hostile_predictions_are_text(tmp_path: Path) -> None:
 
 def test_the_calibration_is_shown_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = list(OWN.named)
-    rows = [{"world": "nothing", "instance": n} | dict.fromkeys(names, "undecided") for n in range(4)]
+    of = {"predictions": calibration.digits(None), "seeds": 8}
+    rows = [{"world": "nothing", "instance": n} | of | dict.fromkeys(names, "undecided") for n in range(4)]
     rows[0]["nothing"] = "supported"
     table = tmp_path / "calibration.csv"
     monkeypatch.setattr(calibrated, "TABLE", table)
@@ -199,6 +201,8 @@ def test_the_calibration_is_shown_where_there_is_one(tmp_path: Path, monkeypatch
     assert re.search(r"nothing 4( 0\.00)* 0\.25", text)
     pd.DataFrame(rows).rename(columns={"steering": "pushing"}).to_csv(table, index=False)
     assert calibrated.read_confusion(OWN) is None  # of other explanations
+    pd.DataFrame(rows).assign(predictions="0123456789ab").to_csv(table, index=False)
+    assert calibrated.read_confusion(OWN) is None  # by other predictions
 
 
 @pytest.mark.parametrize("width", [1200, 390])
@@ -223,6 +227,54 @@ def test_the_page_in_a_browser(tmp_path: Path, width: int) -> None:
         page.mouse.click(*middle)
         page.wait_for_function("location.hash === '#internalization'")
         opened.assert_clean()
+
+
+def test_what_was_measured_for_a_prediction_has_a_section_that_it_leads_to() -> None:
+    """Gradients, twins and variants that the verdict computed are drawn below it; what was not computed has no section and no link."""
+    rng = np.random.default_rng(0)
+    keys = {"group": "all", "correction": "preconditioned"}
+    gradients = pd.DataFrame(
+        [
+            {"seed": seed, "stage": stage, "step": step, "subset": subset, "tag": tag, "own_tag": True}
+            | keys
+            | {"cosine_effect": tag + 0.01 * rng.standard_normal()}
+            for seed in range(12)
+            for stage, step in ((1, 900), (2, 1), (2, 30))
+            for subset in ("d1_consistent", "d2_consistent")
+            for tag in (1, 2)
+        ]
+    )
+    exchanged = ("twin embedding", "mean direction", "random, as long as mean direction")
+    twins = pd.DataFrame(
+        [
+            {"seed": seed, "exchange": name, "subset": subset, "metric": "auc", "tag_1_effect": rng.random()}
+            for seed in range(12)
+            for name in exchanged
+            for subset in ("d1_consistent", "d2_consistent")
+        ]
+    )
+    plain = judged()
+    assert learning_sections.sections(plain, plain.gathered.counted) == []
+    tables = {key_of("first-step"): gradients, key_of("twin-direction"): twins}
+    whole = made_up(tables=tables)
+    frozen = whole.answers
+    variants = replace(whole.variants, rows={"frozen-tags": frozen})
+    at = f"variants {files.fingerprint({})}"
+    tables = dict(whole.tables) | {at: frozen.assign(variant="frozen-tags")}
+    found = judge_gathered(replace(whole, variants=variants, tables=tables), OWN)
+    sections = learning_sections.sections(found, found.gathered.counted)
+    assert [one.id for one in sections] == ["variants", "gradients", "twins"]
+    _, drawn, exchanges = (one.figures[0] for one in sections)
+    assert drawn.data[-1].name == "tag 2"
+    assert list(drawn.data[-1].x) == ["before", "step 1", "step 30"]
+    assert np.allclose(drawn.data[-1].y, 2.0, atol=0.05)
+    assert tuple(label.replace("<br>", " ") for label in exchanges.layout.xaxis.ticktext) == exchanged
+    first, table = verdict_sections.sections(
+        verdict_sections.FirstPage(found, None), shown=[one.id for one in sections]
+    )[:2]
+    for place in ("#variants", "#gradients", "#twins"):
+        assert f'href="{place}"' in table.html
+    assert first.id == "verdict"
 
 
 # the command
