@@ -14,6 +14,7 @@ import pandas as pd
 import tyro
 
 from docs.write import (
+    batch_sizes,
     closed_book,
     closed_book_tables,
     controls,
@@ -109,6 +110,7 @@ def write_page() -> str:
         "",
         *equal_loss.write_section(),
         "",
+        *batch_sizes.write_section(),
         "## The small integer-set experiment",
         "",
         f"`mechocl demo`: recipe `{facts['recipe']}`, {n} seeds ({facts['failed']} failed), "
