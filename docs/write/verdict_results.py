@@ -107,7 +107,7 @@ def write_first_round() -> list[str]:
 
 
 _CHANGED_SINCE: Final = (
-    "Then five predictions were changed, before a seed of the second round was trained:",
+    "Then the list was changed in five points, before a seed of the second round was trained:",
     "",
     "- `unasked-gap` tests nothing any more. `noise-over-unasked` tests *readout_gate* in its place: a difference of two controls needs fewer seeds than that one of them has no gap.",
     "- `constant-vector` matters from .05 instead of .01, and also tests *selective_retrieval*: what one vector adds varies too much to be shown to lie within .01.",
