@@ -7,11 +7,10 @@ import pandas as pd
 
 from docs.write.markdown import write_table, write_text_table
 from docs.write.places import TABLES
+from docs.write.verdict_checks import write_checks
 from docs.write.verdict_studies import FIRST_SEED, STUDIES, Study, read_table
 from mechocl.behaviour import formats
-from mechocl.behaviour.verdict import CANNOT_TELL
 from mechocl.hypotheses import calibration
-from mechocl.hypotheses.evidence import ALLOWED
 from mechocl.hypotheses.predictions import Predictions
 from mechocl.hypotheses.verdict import LEFT
 
@@ -69,6 +68,7 @@ def write_results(wanted: Predictions) -> list[str]:
         "",
         *_shares(studies),
         "",
+        *write_checks([one.name for one in studies]),
         "### Each study in its own words",
         "",
         *[line for one in studies for line in _told(one, table)],
@@ -197,49 +197,8 @@ def _answers(studies: Sequence[Study], wanted: Predictions) -> list[str]:
     return [
         *lines,
         "",
-        *_contradicted_by_little(studies, wanted),
         "**Is it trust in a source?** " + " ".join(_trust(studies, wanted)),
     ]
-
-
-def _contradicted_by_little(studies: Sequence[Study], wanted: Predictions) -> list[str]:
-    """Explanations that are contradicted only by effects that are there, and perhaps smaller than what matters."""
-    effects = read_table("effects").set_index(["prediction", "study"])
-    found = read_table("findings").set_index(["explanation", "study"])
-    named = []
-    for study in studies:
-        for explanation in wanted.explanations:
-            if found.loc[(explanation.name, study.name), "verdict"] != "contradicted":
-                continue
-            against = {
-                one.name: effects.loc[(one.name, study.name)]
-                for one in wanted.of(explanation.name)
-                if str(effects.loc[(one.name, study.name), "answer"])
-                not in (*ALLOWED[one.expects[explanation.name]], CANNOT_TELL, formats.NOT_MEASURED)
-            }
-            little = [
-                name
-                for name, row in against.items()
-                if wanted_direction(wanted, name, explanation.name) == "none"
-                and float(row["low"]) <= float(row["smallest"])
-                and float(row["high"]) >= -float(row["smallest"])
-            ]
-            if len(little) == len(against):
-                named.append(
-                    f"`{explanation.name}` in {study.name} ({', '.join(f'`{name}`' for name in little)})"
-                )
-    if not named:
-        return []
-    return [
-        "An expectation of *none* is contradicted by an effect that is surely above or below 0, unless it is shown to be smaller than what matters. "
-        f"Contradicted in this way alone, by effects that may be smaller than what matters: {'; '.join(named)}.",
-        "",
-    ]
-
-
-def wanted_direction(wanted: Predictions, prediction: str, explanation: str) -> str:
-    """What an explanation expects of a prediction's quantity."""
-    return str(next(one for one in wanted.predictions if one.name == prediction).expects[explanation])
 
 
 def _trust(studies: Sequence[Study], wanted: Predictions) -> list[str]:
@@ -263,9 +222,9 @@ def _trust(studies: Sequence[Study], wanted: Predictions) -> list[str]:
             f"In {one.name}, of the explanations that are about unreliable definitions {', '.join(supported) or 'none'} is supported"
             + (f" and {', '.join(left)} not ruled out" if left else "")
             + (
-                f", and of the plainer ones {', '.join(plain)} is."
+                f", and of the plainer ones {', '.join(plain)} is supported."
                 if plain
-                else ", and none of the plainer ones is."
+                else ", and none of the plainer ones is supported."
             )
         )
     return lines

@@ -20,6 +20,7 @@ import pandas as pd
 import tyro
 
 import mechocl
+from docs.write import verdict_checks
 from docs.write.places import TABLES
 from mechocl import files
 from mechocl.commands import cli
@@ -30,8 +31,8 @@ from mechocl.runs.run import Run
 SEEDS: Final = 16
 FIRST_SEED: Final = 500
 
-KINDS: Final = ("studies", "effects", "findings", "seeds")
-"""The tables: one line for each study, prediction, explanation, and value of a seed."""
+KINDS: Final = ("studies", "effects", "findings", "seeds", "checks")
+"""The tables: one line for each study, prediction, explanation, value of a seed, and what was not predicted (`verdict_checks`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +146,8 @@ def tables_of(study: Study, found: RunVerdict, *, seconds: float) -> dict[str, l
         "needs_unreliability": found.beyond.answer, "lines": "\n".join([*pages.head(found), *pages.tail(found)]),
         "predictions": files.sha256(predictions.own_file())[:12], "commit": _commit_of_predictions(), "seconds": round(seconds),
     }  # fmt: skip
-    return {"studies": [line], "effects": effects, "findings": findings, "seeds": seeds}
+    checks = [of | row for row in verdict_checks.take_rows(Run.open(study.run), found)]
+    return {"studies": [line], "effects": effects, "findings": findings, "seeds": seeds, "checks": checks}
 
 
 def _commit_of_predictions() -> str:

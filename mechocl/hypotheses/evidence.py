@@ -40,7 +40,7 @@ LEVEL: Final = 0.05
 
 Outcome = Literal["met", "contradicted", "undecided", "not measured"]
 
-ALLOWED: Final[dict[str, frozenset[str]]] = {
+_ALLOWED: Final[dict[str, frozenset[str]]] = {
     "above": frozenset({YES}),
     "below": frozenset({REVERSE}),
     "none": frozenset({NOTHING}),
@@ -81,13 +81,27 @@ class Effect:
             return CANNOT_TELL
         return str(self.verdict.answer)
 
+    @property
+    def matters(self) -> bool:
+        """Whether the 95 % interval lies beyond the smallest effect that matters, on one side."""
+        if self.verdict is None:
+            return False
+        e, margin = self.verdict.learned, self.verdict.margin
+        return bool(e.low > margin or e.high < -margin)
+
     def outcome(self, expected: Direction) -> Outcome:
-        """Whether the effect is as it was expected."""
+        """Whether the effect is as it was expected.
+
+        Where *none* is expected, or none on one side, an effect contradicts that only if it matters. One that is there and may be smaller
+        than what matters leaves it undecided.
+        """
         if self.verdict is None:
             return "not measured"
         if self.answer == CANNOT_TELL:
             return "undecided"
-        return "met" if self.answer in ALLOWED[expected] else "contradicted"
+        if self.answer in _ALLOWED[expected]:
+            return "met"
+        return "contradicted" if NOTHING not in _ALLOWED[expected] or self.matters else "undecided"
 
     @property
     def reason(self) -> str:
@@ -101,7 +115,7 @@ class Effect:
 
 def excludes(one: Direction, other: Direction) -> bool:
     """Whether no answer meets both expectations."""
-    return not ALLOWED[one] & ALLOWED[other]
+    return not _ALLOWED[one] & _ALLOWED[other]
 
 
 def measure(prediction: Prediction, gathered: Gathered) -> Values:

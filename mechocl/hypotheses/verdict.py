@@ -67,7 +67,7 @@ class Finding:
             (self.contradicted, "contradicted"), (self.undecided, "undecided"), (self.not_measured, "not measured"),
         ):  # fmt: skip
             parts += [f"{len(names)} {word} ({', '.join(names)})"] if names else []
-        if self.more_seeds:
+        if self.more_seeds and not self.contradicted:
             parts.append(f"needs about {self.more_seeds} more seed{'s' * (self.more_seeds > 1)}")
         if self.not_alone:
             parts.append(f"it alone does not make the gap ({', '.join(self.not_alone)})")
@@ -258,7 +258,11 @@ def _pairs(findings: Sequence[Finding], effects: Sequence[Effect]) -> list[Pair]
             if {first, second} <= set(effect.prediction.expects)
             and excludes(effect.prediction.expects[first], effect.prediction.expects[second])
         ]
-        if not any(effect.answer != CANNOT_TELL for effect in between):
+        if not any(
+            effect.outcome(effect.prediction.expects[name]) == "contradicted"
+            for effect in between
+            for name in (first, second)
+        ):
             found.append(
                 Pair(names=(first, second), would=tuple(effect.prediction.name for effect in between))
             )

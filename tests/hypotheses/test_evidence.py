@@ -1,5 +1,7 @@
 """From seeds to evidence: the correction, the shares, the number of seeds, and how often nothing is taken for something."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from effects import made_up
@@ -10,9 +12,11 @@ from mechocl.hypotheses import predictions
 from mechocl.hypotheses.evidence import Effect, adjust, excludes, fieller, holm, judge, more_seeds, p_values
 
 PREDICTION = predictions.load().predictions[0]
+MARGIN = 0.01
+DIRECTIONS = get_args(predictions.Direction)
 
 
-def effect(values: np.ndarray, *, family: int = 1, margin: float = 0.01) -> Effect:
+def effect(values: np.ndarray, *, family: int = 1, margin: float = MARGIN) -> Effect:
     found = decide(dict(enumerate(values.tolist())), margin=margin)
     p = p_values(found)[found.answer == NOTHING]
     return Effect(prediction=PREDICTION, verdict=found, p=p, adjusted=min(1.0, family * p))
@@ -41,6 +45,21 @@ def test_what_meets_what(
     assert found.answer == answer
     assert all(found.outcome(direction) == "met" for direction in met)  # type: ignore[arg-type]
     assert all(found.outcome(direction) == "contradicted" for direction in contradicted)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_effect_that_may_be_too_small_to_matter_contradicts_no_expectation_of_none(sign: int) -> None:
+    """It is surely there, and its interval reaches into the margin: it has a sign, and that is all."""
+    values = sign * (MARGIN + 0.2 * MARGIN * np.array([-4, -2, -1, 0, 0, 1, 2, 4, -1, 1, 0, 0]))
+    found = effect(values)
+    assert found.answer == (YES if sign > 0 else REVERSE)
+    assert not found.matters
+    outcomes = {direction: found.outcome(direction) for direction in DIRECTIONS}
+    above, below = ("above", "below") if sign > 0 else ("below", "above")
+    assert outcomes == {
+        above: "met", below: "contradicted", "none": "undecided", f"not {above}": "undecided", f"not {below}": "met",
+    }  # fmt: skip
+    assert effect(values + sign * MARGIN).matters
 
 
 def test_absence_of_evidence_is_not_evidence_of_absence() -> None:
