@@ -24,7 +24,7 @@ TABLE: Final = TABLES / "verdict-checks.csv"
 _OF_TAG_2: Final = ("qd2_inconsistent", "d2_noise", "d2_unasked")
 """Subsets of stage 1 whose definitions have tag 2, of a run and of its controls."""
 
-_BY_SUBSET: Final = "AUC"
+BY_SUBSET: Final = "AUC"
 _RECALL: Final = "recall"
 _EXCHANGED: Final = "exchanged"
 
@@ -59,7 +59,7 @@ def _answers(gathered: Gathered) -> Iterator[Check]:
         table = by_subset(answers, gathered.measures.leading)
         for name, subset in _SUBSETS.items():
             if subset in table:
-                yield _BY_SUBSET, of, name, values_of(table[subset])
+                yield BY_SUBSET, of, name, values_of(table[subset])
 
 
 def _recall(run: Run, gathered: Gathered) -> Iterator[Check]:
@@ -108,7 +108,7 @@ def write_checks(studies: Sequence[str]) -> list[str]:
         "*Is tag 1 preferred?* AUC of new aliases by how they were defined; `d3` has a tag that was never trained on before. Where `d3` is answered at least as well as `d1`, the gap is "
         "not a preference for tag 1 but something that tag 2 takes away.",
         "",
-        *_wide(table[table["check"] == _BY_SUBSET], sign=False),
+        *_wide(table[table["check"] == BY_SUBSET], sign=False),
         "",
         "*Was tag 2 the harder one to predict, on the way?* Recall of stage-1 definitions with tag 1 − with tag 2, as a mean over the evaluations of stage 1 and at its end. "
         "`unpredictable-tag-2` reads the end alone. A control whose definitions with tag 2 are recalled earlier than the run's is no match for it in this.",

@@ -7,9 +7,10 @@ import pandas as pd
 
 from docs.write.markdown import write_table, write_text_table
 from docs.write.places import TABLES
-from docs.write.verdict_checks import write_checks
+from docs.write.verdict_checks import BY_SUBSET, TABLE as CHECKS, write_checks
 from docs.write.verdict_studies import FIRST_SEED, STUDIES, Study, read_table
 from mechocl.behaviour import formats
+from mechocl.behaviour.verdict import YES
 from mechocl.hypotheses import calibration
 from mechocl.hypotheses.predictions import Predictions
 from mechocl.hypotheses.verdict import LEFT
@@ -149,11 +150,18 @@ def _setups(studies: Sequence[Study], table: pd.DataFrame) -> list[str]:
                 recipe,
                 str(line["seeds"]),
                 gap,
-                str(line["needs_unreliability"]),
+                f"{line['needs_unreliability']} ({line['deciding']})",
                 f"{int(line['seconds']) / 60:.0f}",
             ]
         )
-    columns = ("study", "recipe", "seeds", "gap d1 − d2 (AUC)", "it needs unreliability", "minutes")
+    columns = (
+        "study",
+        "recipe",
+        "seeds",
+        "gap d1 − d2 (AUC)",
+        "it needs unreliability (control that decides)",
+        "minutes",
+    )
     return [
         *write_table(columns, rows, left=(0, 1, 4)),
         "",
@@ -226,6 +234,29 @@ def _trust(studies: Sequence[Study], wanted: Predictions) -> list[str]:
                 if plain
                 else ", and none of the plainer ones is supported."
             )
+        )
+        lines += _beside_trust(one)
+    return lines
+
+
+def _beside_trust(study: Study) -> list[str]:
+    """What speaks against a preference, where it is the case: a gap in noise that the deciding control has not, and a fresh tag that does
+    better than tag 1."""
+    line = read_table("studies").set_index("study").loc[study.name]
+    noise = read_table("effects").set_index(["study", "prediction"]).loc[(study.name, "noise-gap")]
+    lines = []
+    if line["deciding"] != "noise" and noise["answer"] == YES:
+        lines.append(
+            f"*Noise* has a gap there, too ({_effect(noise).strip('*')}), so that a gap does not need contradictions."
+        )
+    checks = pd.read_csv(CHECKS)
+    answers = checks[
+        (checks["study"] == study.name) & (checks["check"] == BY_SUBSET) & (checks["of"] == "the run")
+    ]
+    means = answers.set_index("what")
+    if {"d1", "d3"} <= set(means.index) and means.loc["d3", "low"] > means.loc["d1", "high"]:
+        lines.append(
+            f"A tag that was never trained on before does better than tag 1 (`d3` {means.loc['d3', 'mean']:.3f}, `d1` {means.loc['d1', 'mean']:.3f}), so that tag 1 is not preferred."
         )
     return lines
 

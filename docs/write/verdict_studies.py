@@ -25,6 +25,7 @@ from docs.write.places import TABLES
 from mechocl import files
 from mechocl.commands import cli
 from mechocl.hypotheses import evidence, pages, predictions
+from mechocl.hypotheses.quantities import control_named
 from mechocl.hypotheses.verdict import RunVerdict
 from mechocl.runs.run import Run
 
@@ -143,7 +144,8 @@ def tables_of(study: Study, found: RunVerdict, *, seconds: float) -> dict[str, l
     line = of | {
         "recipe": study.recipe, "changes": " ".join(study.changes), "seeds": found.seeds, "gap": found.gap.learned.mean,
         "low": found.gap.learned.low, "high": found.gap.learned.high, "answer": found.gap.answer,
-        "needs_unreliability": found.beyond.answer, "lines": "\n".join([*pages.head(found), *pages.tail(found)]),
+        "needs_unreliability": found.beyond.answer,
+        "deciding": control_named("deciding", found.gathered.answers, found.gathered.measures), "lines": "\n".join([*pages.head(found), *pages.tail(found)]),
         "predictions": files.sha256(predictions.own_file())[:12], "commit": _commit_of_predictions(), "seconds": round(seconds),
     }  # fmt: skip
     checks = [of | row for row in verdict_checks.take_rows(Run.open(study.run), found)]
