@@ -11,7 +11,7 @@ from docs.write.verdict_checks import BY_SUBSET, TABLE as CHECKS, write_checks
 from docs.write.verdict_studies import FIRST_SEED, STUDIES, Study, read_table
 from mechocl.behaviour import formats
 from mechocl.behaviour.verdict import YES
-from mechocl.hypotheses import calibration
+from mechocl.hypotheses import calibration, predictions
 from mechocl.hypotheses.predictions import Predictions
 from mechocl.hypotheses.verdict import LEFT
 
@@ -135,7 +135,15 @@ def write_summary() -> list[str]:
             "Not measured: `python -m docs.write.verdict_studies run` trains and judges the studies.",
             "",
         ]
-    return [*lines, *_setups(studies, read_table("studies").set_index("study")), "", *_by_study(studies), ""]
+    return [
+        *lines,
+        *_setups(studies, read_table("studies").set_index("study")),
+        "",
+        *_by_study(studies),
+        "",
+        *_trust(studies, predictions.load()),
+        "",
+    ]
 
 
 def _setups(studies: Sequence[Study], table: pd.DataFrame) -> list[str]:
@@ -205,7 +213,7 @@ def _answers(studies: Sequence[Study], wanted: Predictions) -> list[str]:
     return [
         *lines,
         "",
-        "**Is it trust in a source?** " + " ".join(_trust(studies, wanted)),
+        *_trust(studies, wanted),
     ]
 
 
@@ -216,7 +224,10 @@ def _trust(studies: Sequence[Study], wanted: Predictions) -> list[str]:
         by_answer.setdefault(str(table.loc[one.name, "needs_unreliability"]), []).append(one.name)
     told = "; ".join(f"*{answer}* in {', '.join(names)}" for answer, names in by_answer.items())
     of_unreliability = [one.name for one in wanted.explanations if one.beyond_controls]
-    lines = [f"Trust would need that unreliability makes the gap: {told}."]
+    lines = [
+        f"**Is it trust in a source?** Trust would need that unreliability makes the gap: {told}.",
+        "",
+    ]
     for one in studies:
         mine = found[found["study"] == one.name].set_index("explanation")["verdict"]
         supported = [f"`{name}`" for name in of_unreliability if mine[name] == "supported"]
@@ -226,16 +237,12 @@ def _trust(studies: Sequence[Study], wanted: Predictions) -> list[str]:
             for name in mine.index
             if mine[name] in ("supported", "met so far") and name not in of_unreliability
         ]
-        lines.append(
-            f"In {one.name}, of the explanations that are about unreliable definitions {', '.join(supported) or 'none'} is supported"
+        said = (
+            f"- In {one.name}, of the explanations that are about unreliable definitions {', '.join(supported) or 'none'} is supported"
             + (f" and {', '.join(left)} not ruled out" if left else "")
-            + (
-                f", and of the plainer ones {', '.join(plain)} is supported."
-                if plain
-                else ", and none of the plainer ones is supported."
-            )
+            + f", and of the plainer ones {', '.join(plain) or 'none'} is supported."
         )
-        lines += _beside_trust(one)
+        lines.append(" ".join([said, *_beside_trust(one)]))
     return lines
 
 

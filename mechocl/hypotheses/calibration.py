@@ -167,7 +167,9 @@ def confusion_in_words(shares: pd.DataFrame) -> list[str]:
     """What a confusion table shows, one sentence a world: what was to be found and was not often enough, and what is mistaken for it."""
     truth = {world.name: world.truth for world in WORLDS}
     lines = []
-    for world, row in shares.drop(columns="instances").iterrows():
+    for (world, row), number in zip(
+        shares.drop(columns="instances").iterrows(), shares["instances"], strict=True
+    ):
         right = truth[str(world)]
         missed = [f"{name} in {row[name]:.0%}" for name in right if not row[name] >= RIGHT_AT_LEAST]
         wrong = [
@@ -177,5 +179,6 @@ def confusion_in_words(shares: pd.DataFrame) -> list[str]:
         ]
         parts = [f"found too seldom: {', '.join(missed)}"] * bool(missed)
         parts += [f"mistaken for it: {', '.join(wrong)}"] * bool(wrong)
-        lines.append(f"{world}: {'; '.join(parts) or 'found, and mistaken for nothing else'}.")
+        told = "; ".join(parts) or "found, and mistaken for nothing else"
+        lines.append(f"{world}, {number:g} instances: {told}.")
     return lines

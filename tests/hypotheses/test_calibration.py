@@ -160,8 +160,8 @@ def test_a_confusion_table_is_read_by_name() -> None:
         rows, columns=["world", "instance", "selective_retrieval", "gradient_alignment", "recency"]
     ).assign(predictions="0", seeds=8)
     assert confusion_in_words(confusion(table)) == [
-        "retrieval: found, and mistaken for nothing else.",
-        "storage: found too seldom: gradient_alignment in 0%; mistaken for it: selective_retrieval in 10%.",
+        "retrieval, 10 instances: found, and mistaken for nothing else.",
+        "storage, 10 instances: found too seldom: gradient_alignment in 0%; mistaken for it: selective_retrieval in 10%.",
     ]
 
 
