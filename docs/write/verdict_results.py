@@ -10,6 +10,7 @@ from docs.write.places import TABLES
 from docs.write.verdict_checks import BY_SUBSET, TABLE as CHECKS, write_checks
 from docs.write.verdict_studies import FIRST_SEED, STUDIES, Study, read_table
 from mechocl.behaviour import formats
+from mechocl.behaviour.statistics import estimate
 from mechocl.behaviour.verdict import YES
 from mechocl.hypotheses import calibration, predictions
 from mechocl.hypotheses.predictions import Predictions
@@ -104,6 +105,39 @@ def write_first_round() -> list[str]:
         *write_text_table(("explanation", *names), rows),
         "",
         *_CHANGED_SINCE,
+        *_both_rounds(names),
+    ]
+
+
+_MEASURED_ALIKE: Final = (
+    "gap", "beyond-control", "noise-gap", "unasked-gap", "twin-gap", "first-step", "along-the-path", "twin-direction", "twin-rest",
+    "entity-alike", "gap-before-stage-2",
+)  # fmt: skip
+"""Predictions whose quantity is the same in both rounds."""
+
+
+def _both_rounds(names: Sequence[str]) -> list[str]:
+    """Quantities that both rounds measured alike, over the seeds of both; nothing before the second round has a study of the first."""
+    first, second = pd.read_csv(TABLES / "verdict-first-round-seeds.csv"), read_table("seeds")
+    names = [name for name in names if name in {one.name for one in judged()}]
+    if not names:
+        return []
+    rows = []
+    for prediction in _MEASURED_ALIKE:
+        cells = []
+        for study in names:
+            values = [
+                table.loc[(table["study"] == study) & (table["prediction"] == prediction), "value"]
+                for table in (first, second)
+            ]
+            found = estimate(pd.concat(values).to_numpy(dtype=float), unit="seed")
+            cells.append(f"{formats.estimate_in_words(found, sign=True)}, n = {found.n}")
+        rows.append([f"`{prediction}`", *cells])
+    return [
+        "Over the seeds of both rounds, of what both measured alike, each with its own interval and no correction:",
+        "",
+        *write_table(("prediction", *names), rows),
+        "",
     ]
 
 
