@@ -8,22 +8,13 @@ import pandas as pd
 from docs.write.markdown import write_table, write_text_table
 from docs.write.places import TABLES
 from docs.write.verdict_checks import BY_SUBSET, TABLE as CHECKS, write_checks
+from docs.write.verdict_first_round import SIGNS, write_first_round
 from docs.write.verdict_studies import FIRST_SEED, STUDIES, Study, read_table
 from mechocl.behaviour import formats
-from mechocl.behaviour.statistics import estimate
 from mechocl.behaviour.verdict import YES
 from mechocl.hypotheses import calibration, predictions
 from mechocl.hypotheses.predictions import Predictions
 from mechocl.hypotheses.verdict import LEFT
-
-_SIGNS: Final = {
-    "supported": "**supported**",
-    "met so far": "met so far",
-    "contradicted": "contradicted",
-    "undecided": "undecided",
-    "nothing to explain": "–",
-}
-"""How a status is written in the wide table."""
 
 
 def judged() -> list[Study]:
@@ -42,7 +33,7 @@ def write_results(wanted: Predictions) -> list[str]:
         return [
             "Not measured: `python -m docs.write.verdict_studies run` trains and judges the studies.",
             "",
-            *write_first_round(),
+            *write_first_round([one.name for one in studies]),
         ]
     table = read_table("studies").set_index("study")
     missing = [one.name for one in STUDIES if one not in studies]
@@ -74,83 +65,8 @@ def write_results(wanted: Predictions) -> list[str]:
         "### Each study in its own words",
         "",
         *[line for one in studies for line in _told(one, table)],
-        *write_first_round(),
+        *write_first_round([one.name for one in studies]),
     ]
-
-
-FIRST_ROUND: Final = TABLES / "verdict-first-round.csv"
-"""What the predictions of a first round said of other seeds."""
-
-
-def write_first_round() -> list[str]:
-    """The section on the first round: its verdicts, and what was changed since."""
-    found = pd.read_csv(FIRST_ROUND, keep_default_na=False)
-    names = list(dict.fromkeys(found["study"]))
-    verdicts = found.set_index(["explanation", "study"])["verdict"]
-    rows = [
-        [f"`{name}`", *(_SIGNS[str(verdicts[(name, study)])] for study in names)]
-        for name in dict.fromkeys(found["explanation"])
-    ]
-    gaps = [
-        f"{line['study']} {formats.interval(line['gap'], line['low'], line['high'], 3)}, it needs unreliability: {line['needs_unreliability']}"
-        for line in found.drop_duplicates("study").to_dict("records")
-    ]
-    seeds = f"{found['first_seed'].min()} to {(found['first_seed'] + found['seeds']).max() - 1}"
-    commits = ", ".join(f"`{one}`" for one in found["predictions_commit"].unique())
-    return [
-        "### A first round",
-        "",
-        f"Seeds {seeds} were judged by an earlier list of predictions (commit {commits}). Gaps d1 − d2 there: {'; '.join(gaps)}.",
-        "",
-        *write_text_table(("explanation", *names), rows),
-        "",
-        *_CHANGED_SINCE,
-        *_both_rounds(names),
-    ]
-
-
-_MEASURED_ALIKE: Final = (
-    "gap", "beyond-control", "noise-gap", "unasked-gap", "twin-gap", "first-step", "along-the-path", "twin-direction", "twin-rest",
-    "entity-alike", "gap-before-stage-2",
-)  # fmt: skip
-"""Predictions whose quantity is the same in both rounds."""
-
-
-def _both_rounds(names: Sequence[str]) -> list[str]:
-    """Quantities that both rounds measured alike, over the seeds of both; nothing before the second round has a study of the first."""
-    first, second = pd.read_csv(TABLES / "verdict-first-round-seeds.csv"), read_table("seeds")
-    names = [name for name in names if name in {one.name for one in judged()}]
-    if not names:
-        return []
-    rows = []
-    for prediction in _MEASURED_ALIKE:
-        cells = []
-        for study in names:
-            values = [
-                table.loc[(table["study"] == study) & (table["prediction"] == prediction), "value"]
-                for table in (first, second)
-            ]
-            found = estimate(pd.concat(values).to_numpy(dtype=float), unit="seed")
-            cells.append(f"{formats.estimate_in_words(found, sign=True)}, n = {found.n}")
-        rows.append([f"`{prediction}`", *cells])
-    return [
-        "Over the seeds of both rounds, of what both measured alike, each with its own interval and no correction:",
-        "",
-        *write_table(("prediction", *names), rows),
-        "",
-    ]
-
-
-_CHANGED_SINCE: Final = (
-    "Then the list was changed in five points, before a seed of the second round was trained:",
-    "",
-    "- `unasked-gap` tests nothing any more. `noise-over-unasked` tests *readout_gate* in its place: a difference of two controls needs fewer seeds than that one of them has no gap.",
-    "- `constant-vector` matters from .05 instead of .01, and also tests *selective_retrieval*: what one vector adds varies too much to be shown to lie within .01.",
-    "- `entity-alike` tests *selective_retrieval* alone. That less is *stored* under tag 2 was our reading of *gradient_alignment*, whose claim is that the answers move less.",
-    "- `tag-direction` and `tag-direction-beyond-control` exchange the direction at the alias alone; two places tied before.",
-    "- Probes have 10 shuffles instead of 20.",
-    "",
-)
 
 
 def write_summary() -> list[str]:
@@ -214,7 +130,7 @@ def _setups(studies: Sequence[Study], table: pd.DataFrame) -> list[str]:
 def _explanations(studies: Sequence[Study], wanted: Predictions) -> list[str]:
     found = read_table("findings").set_index(["explanation", "study"])
     rows = [
-        [f"`{one.name}`", *(_SIGNS[str(found.loc[(one.name, s.name), "verdict"])] for s in studies)]
+        [f"`{one.name}`", *(SIGNS[str(found.loc[(one.name, s.name), "verdict"])] for s in studies)]
         for one in wanted.explanations
     ]
     return write_text_table(("explanation", *(s.name for s in studies)), rows)
