@@ -10,13 +10,16 @@ import pandas as pd
 
 from docs.write.markdown import write_table
 from docs.write.places import TABLES
+from mechocl.analyses import jobs, results
 from mechocl.behaviour import formats
 from mechocl.behaviour.statistics import estimate
-from mechocl.hypotheses.quantities import TAG_1, TAG_2, Values, by_subset, values_of
+from mechocl.hypotheses import predictions
+from mechocl.hypotheses.predictions import Prediction
+from mechocl.hypotheses.quantities import QUANTITIES, TAG_1, TAG_2, Data, Values, by_subset, values_of
 from mechocl.hypotheses.sources import Gathered
 from mechocl.hypotheses.verdict import RunVerdict
 from mechocl.learning.exchange import ALONG, OF_ENTITY, OTHER, RANDOM_ALONG, WHOLE
-from mechocl.runs.controls import control_path
+from mechocl.runs.controls import CONTROLS, control_path
 from mechocl.runs.run import Run
 
 TABLE: Final = TABLES / "verdict-checks.csv"
@@ -27,6 +30,7 @@ _OF_TAG_2: Final = ("qd2_inconsistent", "d2_noise", "d2_unasked")
 BY_SUBSET: Final = "AUC"
 _RECALL: Final = "recall"
 _EXCHANGED: Final = "exchanged"
+_GRADIENTS: Final = "gradients"
 
 _SUBSETS: Final = {
     "d1": TAG_1, "d2": TAG_2, "d3": "d3_consistent", "no definition": "no_data",
@@ -41,6 +45,7 @@ def take_rows(run: Run, found: RunVerdict) -> list[dict[str, Any]]:
         *_answers(gathered),
         *_recall(run, gathered),
         *_exchanges(gathered),
+        *_gradients(run, gathered),
     ]:
         counted = [values[seed] for seed in gathered.counted.learned if seed in values]
         if not counted:
@@ -64,10 +69,7 @@ def _answers(gathered: Gathered) -> Iterator[Check]:
 
 def _recall(run: Run, gathered: Gathered) -> Iterator[Check]:
     """Recall of stage-1 definitions with tag 1 − with tag 2: mean over the evaluations of stage 1, and at its end."""
-    runs = {"the run": run} | {
-        name: Run.open(control_path(run.path, name)) for name in gathered.controls.rows
-    }
-    for of, one in runs.items():
+    for of, one in _runs(run, gathered):
         history = pd.concat(
             [f.history().assign(seed=f.seed) for f in one.finished_seeds()], ignore_index=True
         )
@@ -92,6 +94,37 @@ def _exchanges(gathered: Gathered) -> Iterator[Check]:
             yield _EXCHANGED, "the run", one, values_of(table[one])
         yield _EXCHANGED, "the run", f"{WHOLE} − {OF_ENTITY}", values_of(table[WHOLE] - table[OF_ENTITY])
         return
+
+
+def _gradients(run: Run, gathered: Gathered) -> Iterator[Check]:
+    """What `first-step` and `along-the-path` measure, in the run and in those controls whose gradients are there."""
+    for of, one in _runs(run, gathered):
+        for prediction in _predictions_of_gradients():
+            rows = results.load_rows(one, "gradients", prediction.analysis_config())
+            if rows is None:
+                continue
+            data = Data(
+                answers=gathered.answers, rows=rows, measures=gathered.measures, column=prediction.column
+            )
+            measure = QUANTITIES[prediction.quantity]
+            yield _GRADIENTS, of, prediction.name, measure(data, **prediction.arguments)
+
+
+def compute_gradients(run: Run) -> None:
+    """The gradients of a run's controls, with the config of the predictions."""
+    for name in CONTROLS:
+        if control_path(run.path, name).exists():
+            config = _predictions_of_gradients()[0].analysis_config()
+            jobs.analyse_run(Run.open(control_path(run.path, name)), "gradients", config)
+
+
+def _predictions_of_gradients() -> list[Prediction]:
+    return [one for one in predictions.load().predictions if one.analysis == "gradients"]
+
+
+def _runs(run: Run, gathered: Gathered) -> list[tuple[str, Run]]:
+    controls = [(name, Run.open(control_path(run.path, name))) for name in gathered.controls.rows]
+    return [("the run", run), *controls]
 
 
 def write_checks(studies: Sequence[str]) -> list[str]:
@@ -119,6 +152,11 @@ def write_checks(studies: Sequence[str]) -> list[str]:
         "twin's own embedding does, what differs beside the trace belongs to the integer and not to the alias.",
         "",
         *_wide(table[table["check"] == _EXCHANGED], sign=True),
+        "",
+        "*Do gradients tell the run from its controls?* What `first-step` and `along-the-path` measure (cosine, tag 1 − tag 2), where it was measured in a control as well "
+        "(`python -m docs.write.verdict_studies gradients`).",
+        "",
+        *_wide(table[table["check"] == _GRADIENTS], sign=True),
         "",
     ]
 

@@ -1,7 +1,6 @@
 """The results of docs/verdict.md, and their short form in docs/results.md, from the tables docs/results/verdict-*.csv."""
 
 from collections.abc import Sequence
-from typing import Final
 
 import pandas as pd
 

@@ -2,6 +2,7 @@
 
 python -m docs.write.verdict_studies list            the commands
 python -m docs.write.verdict_studies run [NAME ...]  train in runs/, judge, and replace the rows of these studies
+python -m docs.write.verdict_studies gradients [NAME ...]  compute the gradients of the controls, too, and judge again
 python -m docs.write.verdict_studies judge [NAME ...]  judge again what was trained and analysed; the time that it took stays
 
 The predictions are those of `mechocl/hypotheses/predictions.toml` in the commit that the tables name. It is older than the
@@ -91,6 +92,13 @@ def run(names: list[str]) -> None:
         replace_rows(study, found, seconds=time.perf_counter() - begun)
 
 
+def gradients(names: list[str]) -> None:
+    """Compute the gradients of the controls of the named studies of two stages, and judge these again."""
+    for study in [one for one in STUDIES if one.two_stages and (not names or one.name in names)]:
+        verdict_checks.compute_gradients(Run.open(study.run))
+        judge([study.name])
+
+
 def judge(names: list[str]) -> None:
     """Judge the named studies again, from the rows that there are; all studies in the tables by default."""
     known = read_table("studies").set_index("study")
@@ -164,14 +172,14 @@ def _commit_of_predictions() -> str:
 
 
 def main(action: tyro.conf.Positional[str], names: tyro.conf.Positional[tuple[str, ...]] = ()) -> None:
-    """List the commands, run studies, or judge them again.
+    """List the commands, run studies, compute the gradients of their controls, or judge them again.
 
     Args:
-        action: list, run or judge.
+        action: list, run, gradients or judge.
         names: Names of studies. All, if none is given.
     """
-    if action in ("run", "judge"):
-        {"run": run, "judge": judge}[action](list(names))
+    if action in ("run", "gradients", "judge"):
+        {"run": run, "gradients": gradients, "judge": judge}[action](list(names))
         return
     for study in STUDIES:
         for arguments in study.commands:
