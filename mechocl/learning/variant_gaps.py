@@ -65,7 +65,7 @@ def compare_variant(
                 "run_gap": own.loc[seed, BETTER] - own.loc[seed, WORSE],
                 "gap": changed.loc[seed, BETTER] - changed.loc[seed, WORSE],
                 **{name: changed.loc[seed, f"{name}_consistent"] for name in present},
-                "recall": recall.loc[seed, [BETTER, WORSE]].mean(),
+                "recall": recall.reindex(columns=[BETTER, WORSE]).loc[seed].mean(),
                 "definition_loss": _last_loss(curves[1]),
                 "run_definition_loss": _last_loss(curves[0]),
                 "level": level,
