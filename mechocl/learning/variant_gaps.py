@@ -42,7 +42,8 @@ def compare_variant(
     """The gap of a variant beside the run's. Each is given as rows of the evaluate analysis, and history of the last stage.
 
     `by_seed` has the columns `seed`; `run_gap` and `gap`, d1 − d2 of the run and of the variant; `d1`, `d2` and, where there is
-    one, `d3`, the variant's means; `recall`, the share of the variant's d1 and d2 definitions that are recalled with their own tags;
+    one, `d3`, the variant's means; `recall`, the share of the variant's d1 and d2 definitions that are recalled with their own tags, NaN where a
+    definition names nothing that could be recalled;
     `definition_loss`, the last mean loss (nats) of these definitions as the variant trains them, and `run_definition_loss`,
     that of the run; `level`, the definition loss at which `run_gap_at_loss` and `gap_at_loss` are taken. The last three are
     NaN where the curves have no loss in common.
@@ -53,7 +54,7 @@ def compare_variant(
     seeds = sorted(set(own.index) & set(changed.index))
     if not seeds or not {BETTER, WORSE} <= set(own.columns):
         raise ValueError("run and variant have no seed in common with aliases of d1 and d2")
-    recall = _means(variant[0], "recall")
+    recall = _means(variant[0], "recall").reindex(index=seeds, columns=[BETTER, WORSE])
     present = [name for name in ("d1", "d2", "d3") if f"{name}_consistent" in changed]
     found = []
     for seed in seeds:
@@ -65,7 +66,7 @@ def compare_variant(
                 "run_gap": own.loc[seed, BETTER] - own.loc[seed, WORSE],
                 "gap": changed.loc[seed, BETTER] - changed.loc[seed, WORSE],
                 **{name: changed.loc[seed, f"{name}_consistent"] for name in present},
-                "recall": recall.reindex(columns=[BETTER, WORSE]).loc[seed].mean(),
+                "recall": recall.loc[seed].mean(),
                 "definition_loss": _last_loss(curves[1]),
                 "run_definition_loss": _last_loss(curves[0]),
                 "level": level,
