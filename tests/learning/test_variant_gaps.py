@@ -66,3 +66,11 @@ def test_seeds_without_a_partner_are_left_out_and_curves_apart_have_no_level() -
     assert found.removed_at_loss is None
     with pytest.raises(ValueError, match="no seed in common"):
         compare_variant((answers([0.1]), CURVE), (answers([0.1]).assign(seed=5), CURVE), "auc")
+
+
+def test_definitions_that_name_nothing_to_recall_have_no_recall() -> None:
+    """As in word order EVT, where the entity comes first."""
+    run = (answers([0.2, 0.2, 0.2]), CURVE)
+    found = compare_variant(run, (answers([0.1, 0.1, 0.1], recall=float("nan")), CURVE), "auc")
+    assert found.by_seed["recall"].isna().all()
+    assert found.gap.mean == pytest.approx(0.1)
