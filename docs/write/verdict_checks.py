@@ -153,10 +153,23 @@ def write_checks(studies: Sequence[str]) -> list[str]:
         "",
         *_wide(table[table["check"] == _EXCHANGED], sign=True),
         "",
-        "*Do gradients tell the run from its controls?* What `first-step` and `along-the-path` measure (cosine, tag 1 − tag 2), where it was measured in a control as well "
-        "(`python -m docs.write.verdict_studies gradients`).",
+        *_write_gradients(table[table["check"] == _GRADIENTS]),
+    ]
+
+
+def _write_gradients(rows: pd.DataFrame) -> list[str]:
+    command = "`python -m docs.write.verdict_studies gradients`"
+    asked = "*Do gradients tell the run from its controls?*"
+    measured = set(rows.loc[rows["of"] != "the run", "study"])
+    if not measured:
+        return [
+            f"{asked} `first-step` and `along-the-path` are not measured in the controls: {command}.",
+            "",
+        ]
+    return [
+        f"{asked} What `first-step` and `along-the-path` measure (cosine, tag 1 − tag 2), in the run and in the controls in which it was measured as well ({command}).",
         "",
-        *_wide(table[table["check"] == _GRADIENTS], sign=True),
+        *_wide(rows[rows["study"].isin(measured)], sign=True),
         "",
     ]
 

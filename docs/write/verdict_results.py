@@ -187,9 +187,8 @@ def _trust(studies: Sequence[Study], wanted: Predictions) -> list[str]:
             if mine[name] in ("supported", "met so far") and name not in of_unreliability
         ]
         said = (
-            f"- In {one.name}, of the explanations that are about unreliable definitions {', '.join(supported) or 'none'} is supported"
-            + (f" and {', '.join(left)} not ruled out" if left else "")
-            + f", and of the plainer ones {', '.join(plain) or 'none'} is supported."
+            f"- {one.name}: of the explanations that are about unreliable definitions, supported: {', '.join(supported) or 'none'}; "
+            f"not ruled out: {', '.join(left) or 'no other'}. Of the plainer ones, supported: {', '.join(plain) or 'none'}."
         )
         lines.append(" ".join([said, *_beside_trust(one)]))
     return lines

@@ -94,17 +94,19 @@ def run(names: list[str]) -> None:
 
 def gradients(names: list[str]) -> None:
     """Compute the gradients of the controls of the named studies of two stages, and judge these again."""
-    for study in [one for one in STUDIES if one.two_stages and (not names or one.name in names)]:
+    chosen = [one for one in STUDIES if one.two_stages and (not names or one.name in names)]
+    for study in chosen:
         verdict_checks.compute_gradients(Run.open(study.run))
-        judge([study.name])
+    judge([one.name for one in chosen])
 
 
 def judge(names: list[str]) -> None:
     """Judge the named studies again, from the rows that there are; all studies in the tables by default."""
     known = read_table("studies").set_index("study")
-    for study in [one for one in STUDIES if one.name in (names or known.index)]:
-        seconds = float(known.loc[study.name, "seconds"])
-        replace_rows(study, mechocl.verdict(Run.open(study.run)), seconds=seconds)
+    chosen = [one for one in STUDIES if one.name in (names or known.index)]
+    verdicts = [mechocl.verdict(Run.open(one.run)) for one in chosen]  # all before a table is changed
+    for study, found in zip(chosen, verdicts, strict=True):
+        replace_rows(study, found, seconds=float(known.loc[study.name, "seconds"]))
 
 
 def replace_rows(study: Study, found: RunVerdict, *, seconds: float) -> None:
