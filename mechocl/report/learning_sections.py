@@ -39,7 +39,7 @@ def _variants(gaps: list[ControlGap]) -> Section:
     metric = formats.NAMES[gaps[0].metric]
     return Section(
         id="variants",
-        title="Stage 2 trained again, with one thing changed",
+        title="Stage 2 with one thing changed",
         how_to_read=(
             "Each variant starts from the run's own weights before stage 2. What is gone from the gap d1 − d2 came from what was changed. Each "
             "line is a seed, from its gap in the run to its gap in the variant; diamonds are means with 95 % intervals over seeds. In "
