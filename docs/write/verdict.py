@@ -124,8 +124,8 @@ _LIMITS: Final = """\
   that touches a readout; where *unasked* decides, its *none* for `beyond-control` does not follow from its claim. Explanations mix what causes the gap
   (contradiction, or what cannot be predicted) with how it is made (a gate, or what is stored). `gone-with-frozen-tags` should be *not above* for those that
   expect none: a gap that grows is no second cause. `constant-vector` asks a model that holds no entity of new aliases yet, so it can hardly be met.
-  `tag-direction` says nothing where the direction does not decode the tag. Gradients and twins were not measured in the control runs, and the controls of
-  equal steps not trained.
+  `tag-direction` says nothing where the direction does not decode the tag. No prediction subtracts what gradients and twins show in a control, and the
+  controls of equal steps were not trained.
 - The number of seeds that a pilot asks for is as uncertain as the pilot's spread.
 - At most one wrong answer in twenty is said of each of the two families of tests, not of both together.
 - There are no calibration worlds of moved tags and of recency, and no trained ones of selective retrieval and of gradient alignment."""
