@@ -195,7 +195,9 @@ def why_no_variants(run: Run) -> str:
     if not isinstance(run.recipe, Recipe):
         return "variants are of models that are trained from scratch, and this run is fine-tuned"
     if len(run.recipe.training.stages) < 2:
-        return "the run has a single stage, so there is no stage of new definitions that a variant could train"
+        return (
+            "the run has a single stage, so there is no stage of new definitions that a variant could train"
+        )
     return ""
 
 
