@@ -1,5 +1,7 @@
 """The section of a report on control runs: the gap where nothing was unreliable, beside the run's own."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -44,13 +46,25 @@ def sections(
 def control_table(gaps: list[ControlGap]) -> Table:
     """A line for each control: its own gap, the run's gap over it, and the verdict on that."""
     metric = formats.NAMES[gaps[0].metric] if gaps else ""
-    return Table(
+    return gap_table(
+        gaps,
+        {name: one.meaning for name, one in CONTROLS.items()},
         caption=f"The gap in {metric} of each control, and the run's gap over it, paired by seed",
         columns=("control", "what is the case in it", "its gap [95 %]", "the run's gap over it [95 %]", "seeds", "is it larger?"),
+    )  # fmt: skip
+
+
+def gap_table(
+    gaps: list[ControlGap], meanings: Mapping[str, str], *, caption: str, columns: tuple[str, ...]
+) -> Table:
+    """A line for each run that is compared: its name, what is the case in it, its gap, the run's gap over it, seeds, and the verdict on that."""
+    return Table(
+        caption=caption,
+        columns=columns,
         rows=tuple(
             (
                 one.control,
-                CONTROLS[one.control].meaning,
+                meanings[one.control],
                 formats.estimate_in_words(one.own.learned, sign=True),
                 formats.estimate_in_words(one.over.learned, sign=True),
                 str(one.over.learned.n),
@@ -58,7 +72,7 @@ def control_table(gaps: list[ControlGap]) -> Table:
             )
             for one in gaps
         ),
-    )  # fmt: skip
+    )
 
 
 def paired_gaps(gaps: list[ControlGap], *, other: str = "the control") -> go.Figure:

@@ -10,7 +10,7 @@ from mechocl.behaviour.counted import CountedSeeds
 from mechocl.hypotheses.sources import Gathered, key
 from mechocl.hypotheses.verdict import RunVerdict
 from mechocl.report import learning_plots
-from mechocl.report.control_sections import paired_gaps
+from mechocl.report.control_sections import gap_table, paired_gaps
 from mechocl.report.page import Section, Table
 from mechocl.runs.variants import VARIANTS
 
@@ -47,20 +47,11 @@ def _variants(gaps: list[ControlGap]) -> Section:
         ),
         figures=(paired_gaps(gaps, other="the variant"),),
         tables=(
-            Table(
+            gap_table(
+                gaps,
+                {name: one.meaning for name, one in VARIANTS.items()},
                 caption=f"The gap in {metric} of each variant, and what is gone from the run's gap, paired by seed",
                 columns=("variant", "what is changed", "its gap [95 %]", "gone [95 %]", "seeds", "is any gone?"),
-                rows=tuple(
-                    (
-                        one.control,
-                        VARIANTS[one.control].meaning,
-                        formats.estimate_in_words(one.own.learned, sign=True),
-                        formats.estimate_in_words(one.over.learned, sign=True),
-                        str(one.over.learned.n),
-                        one.over.answer,
-                    )
-                    for one in gaps
-                ),
             ),
         ),
     )  # fmt: skip
