@@ -110,11 +110,12 @@ def gather_answers(run: Run, *, device: str, jobs: int | None) -> Gathered:
     variants, missing, cannot = ControlAnswers(rows={}), {}, frozenset[str]()
     if why := why_no_variants(run):
         missing[_plain_key(VARIANTS)], cannot = why, frozenset({_plain_key(VARIANTS)})
-    try:
-        variants = evaluate_variants(run, device=device, jobs=jobs)
-        tables[VARIANTS] = _labelled(variants, "variant")
-    except MechoclError as error:
-        missing.setdefault(_plain_key(VARIANTS), str(error))
+    else:
+        try:
+            variants = evaluate_variants(run, device=device, jobs=jobs)
+            tables[VARIANTS] = _labelled(variants, "variant")
+        except MechoclError as error:
+            missing[_plain_key(VARIANTS)] = str(error)
     seconds = [
         analysis_jobs.seconds_per_seed(one, what, device=device)
         for one in (run, *(Run.open(control_path(run.path, name)) for name in controls.rows))

@@ -5,9 +5,11 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from docs.write import verdict as page
+from docs.write.places import TABLES
 from mechocl.analyses.registry import ANALYSES
 from mechocl.errors import MechoclError
 from mechocl.hypotheses import predictions, quantities
@@ -109,3 +111,19 @@ def test_the_document_is_written_from_the_data() -> None:
     assert page.PAGE.read_text(encoding="utf-8") == page.write_page()
     for one in predictions.load().predictions:
         assert f"`{one.name}`" in page.write_page()
+
+
+def test_what_stands_beside_the_verdicts_agrees_with_them() -> None:
+    """The answers by subset, and the exchanges of twins, give the gaps and the rest that the predictions measured."""
+    seeds = pd.read_csv(TABLES / "verdict-seeds.csv")
+    effects = seeds.groupby(["study", "prediction"])["value"].mean()
+    checks = pd.read_csv(TABLES / "verdict-checks.csv").set_index(["study", "check", "of", "what"])["mean"]
+    for study in seeds["study"].unique():
+        for of, prediction in (("the run", "gap"), ("noise", "noise-gap"), ("unasked", "unasked-gap")):
+            gap = checks[study, "AUC", of, "d1"] - checks[study, "AUC", of, "d2"]
+            assert gap == pytest.approx(effects[study, prediction], abs=1e-5)
+        if (study, "twin-rest") in effects.index:
+            whole, along = (
+                checks[study, "exchanged", "the run", one] for one in ("twin embedding", "mean direction")
+            )
+            assert whole - along == pytest.approx(effects[study, "twin-rest"], abs=1e-5)
