@@ -16,7 +16,6 @@ from mechocl.hypotheses import calibration, predictions
 from mechocl.hypotheses.predictions import Predictions
 from mechocl.hypotheses.verdict import LEFT
 
-
 _CHANCE: Final = 0.5
 """Within-alias AUC of answers that know nothing."""
 
@@ -219,7 +218,7 @@ def _beside_trust(study: Study) -> list[str]:
             (checks["study"] == study.name) & (checks["check"] == BY_SUBSET) & (checks["what"] == "d2")
         ]
         told = ", ".join(f"{row['of']} {row['mean']:.3f}" for row in controls.to_dict("records"))
-        lines.append(f"`d2` lies below chance in the run: {told}.")
+        lines.append(f"AUC of `d2`, which lies below chance in the run: {told}.")
     if {"d1", "d3"} <= set(means.index) and means.loc["d3", "low"] > means.loc["d1", "high"]:
         lines.append(
             f"A tag that was never trained on before does better than tag 1 (`d3` {means.loc['d3', 'mean']:.3f}, `d1` {means.loc['d1', 'mean']:.3f}), so that tag 1 is not preferred."
