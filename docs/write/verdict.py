@@ -86,15 +86,16 @@ in which share of them each explanation was supported or met so far. It takes an
 wrong answers of the arithmetic alone, over simulated values of seeds, is held in `tests/hypotheses/test_evidence.py`.
 
 - In *hand-made* worlds (`mechocl/hypotheses/hand_made.py`) the cause is written into the weights. Such a model has had no training. Its twins
-  are written as well, with the tags of `d1` and `d2` exchanged. What is predicted of a training is not asked of it, and explanations of which nothing else is predicted are not either.
+  are written as well, with the tags of `d1` and `d2` exchanged, and so is what it would be had the tags not moved. What is predicted of a training is not asked of it, and explanations of which nothing else is predicted are not either.
 - In *trained* worlds (`mechocl/hypotheses/trained_worlds.py`) the training forces the cause. They are runs with control runs, which the verdict
   judges as any other, but for the variant *frozen-tags*, which is not trained. What it is not told is that no definition contradicts a question (`toy_models/planted_set.py`), or that definitions with
   tag 2 are trained on less (`training.stages.N.stops=tag_2`)."""
 
 _NO_WORLD: Final = """\
-Two explanations have no world. *Moved tags*: a question of the integer set holds no tag, so what a tag's embedding learns in stage 2 is not
-read when it is asked. It could act on the other weights while they train; no world that forces a gap in this way has been made. *Recency* needs
-definitions with tag 1 that are learned later and no less; in stage 2 all definitions are trained on in every epoch.
+One explanation has no world. *Recency* needs definitions with tag 1 that are learned later and no less; in stage 2 all definitions are trained on
+in every epoch. *Moved tags* has one by its definition alone: its models are those of *storage*, and its controls have the gap while the variant with
+frozen tags has none. A question of the integer set holds no tag, so what a tag's embedding learns could only act on the other weights while they train; no
+training that forces a gap in this way has been made.
 
 In *semantics* two explanations are right. Where "is not" is stored, the same definition moves the answers less with tag 2, namely the other
 way; that *gradient_alignment* alone does not make such a gap is said by `below-chance`. A gate that reads the tag and turns the answer round
@@ -128,7 +129,7 @@ _LIMITS: Final = """\
   controls of equal steps were not trained.
 - The number of seeds that a pilot asks for is as uncertain as the pilot's spread.
 - At most one wrong answer in twenty is said of each of the two families of tests, not of both together.
-- There are no calibration worlds of moved tags and of recency, and no trained ones of selective retrieval and of gradient alignment."""
+- There is no calibration world of recency, and there are no trained ones of selective retrieval, of gradient alignment and of moved tags."""
 
 
 def write_page() -> str:

@@ -2,16 +2,19 @@
 
 An instance is a number of models, one a seed, each of a task of its own. Noise in what aliases store and in how integers are
 compared makes answers uncertain, and how strong the planted cause is, is drawn for each instance. The analyses run on these models
-as on trained ones. The twin of a model is the same with the tags of d1 and d2 exchanged, and what the world writes under them. Their controls are the same models without the planted cause, since in them no definition contradicts a question.
+as on trained ones. The twin of a model is the same with the tags of d1 and d2 exchanged, and what the world writes under them. The cause needs something (`HandMade.needs`): where that is
+unreliable definitions, the controls are the same models without the cause, since in them no definition contradicts a question; where it is that tags move in stage 2, so is the variant
+with frozen tags. The others have the cause.
 
 A hand-made model has had no training. So what is predicted of a training is not asked of it (`asked_of_hand_made`): its history,
-gradients, variants but the twins, and controls that train in another way. Explanations of which nothing else is predicted are left out with it. Its
+gradients, other variants, and controls that train in another way. Explanations of which nothing else is predicted are left out with it. Its
 recall of definitions is set to 1.
 """
 
+import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import pandas as pd
 import torch
@@ -28,7 +31,7 @@ from mechocl.hypotheses.sources import Gathered, control_key, key
 from mechocl.hypotheses.verdict import RunVerdict, gap_of, judge_gathered
 from mechocl.models.untrained import untrained_like
 from mechocl.runs.activation_cache import directly
-from mechocl.runs.variants import EXCHANGED
+from mechocl.runs.variants import EXCHANGED, FROZEN_TAGS
 from toy_models import integer_set
 from toy_models.integer_set_config import IntegerSetConfig
 from toy_models.planted import Mechanism, alias_tokens, planted_model, subspaces
@@ -50,6 +53,9 @@ MEASURED: Final = (
 
 CONTROLS_MADE: Final = ("deciding", "noise", "unasked")
 """Controls that hand-made models have."""
+
+VARIANTS_MADE: Final = (EXCHANGED, FROZEN_TAGS)
+"""Variants that hand-made models have."""
 
 _SHARPNESS: Final = 12.0
 _STORED_NOISE: Final = 0.22
@@ -80,6 +86,8 @@ class HandMade:
     """Whether aliases of d2 store that they are not their entity."""
     opened: tuple[float, float] | None = None
     """If given, the entity is there before stage 2, which opens the readout: wholly for d1 and d3, and so far for d2."""
+    needs: Literal["unreliability", "moving tags"] = "unreliability"
+    """What the cause needs. Where it is missing, in the controls or in the variant with frozen tags, models are without the cause."""
 
     def judge(self, number: int, predictions: Path | None, *, seeds: int) -> RunVerdict:
         """The verdict on an instance of the world, by a file of predictions; None takes those of the package."""
@@ -113,6 +121,13 @@ HAND_MADE: Final = (
         truth=("steering",),
         opened=(0.3, 0.36),
         names=0,
+    ),
+    HandMade(
+        name="moved tags",
+        says="As in storage, also in the controls, but not where the tags' embeddings do not learn in stage 2.",
+        truth=("moved_tags",),
+        stored=(0.25, 0.4),
+        needs="moving tags",
     ),
     HandMade(
         name="retrieval and storage",
@@ -154,7 +169,7 @@ def _can_be_asked(one: Prediction) -> bool:
         return one.arguments.get("control") in CONTROLS_MADE
     return (
         one.analysis in (*MEASURED, VARIANTS)
-        and one.arguments.get("variant", EXCHANGED) == EXCHANGED
+        and one.arguments.get("variant", EXCHANGED) in VARIANTS_MADE
         and one.minus_control in ("", *CONTROLS_MADE)
     )
 
@@ -214,29 +229,35 @@ def gather_instance(world: HandMade, number: int, asked: Predictions, *, seeds: 
     tasks = {seed: integer_set.build(config, seed=seed) for seed in numbers}
     strength = float(torch.rand((), generator=generator(number, "strength", world.name)))
     without = replace(world, read=(1.0, 1.0), stored=(1.0, 1.0), negated=False, opened=None)
+    reliable, frozen = (without, world) if world.needs == "unreliability" else (world, without)
 
     def analysed(one: HandMade, name: str, config: Any, *, twin: bool = False) -> pd.DataFrame:
         rows = [_analyse(one, tasks[seed], seed, strength, name, config, twin=twin) for seed in numbers]
         return pd.concat(rows, ignore_index=True)
 
+    @functools.cache
     def answered(one: HandMade, *, twin: bool = False) -> pd.DataFrame:
         return analysed(one, "evaluate", registry.EvaluateConfig(), twin=twin).assign(recall=1.0)
 
-    own, control, exchanged = answered(world), answered(without), answered(world, twin=True)
-    exchanged = exchanged.assign(subset=exchanged["subset"].astype(str).replace({TAG_1: TAG_2, TAG_2: TAG_1}))
+    own, control, exchanged = answered(world), answered(reliable), answered(world, twin=True)
+    variants = {FROZEN_TAGS: answered(frozen)}
+    variants[EXCHANGED] = exchanged.assign(
+        subset=exchanged["subset"].astype(str).replace({TAG_1: TAG_2, TAG_2: TAG_1})
+    )
     controls = {"noise": control, "unasked": control}
     of_controls = [rows.assign(control=name) for name, rows in controls.items()]
+    of_variants = [rows.assign(variant=name) for name, rows in variants.items()]
     tables = {
         f"evaluate {files.fingerprint({})}": own,
         f"{CONTROLS} {files.fingerprint({})}": pd.concat(of_controls, ignore_index=True),
-        f"{VARIANTS} {files.fingerprint({})}": exchanged.assign(variant=EXCHANGED),
+        f"{VARIANTS} {files.fingerprint({})}": pd.concat(of_variants, ignore_index=True),
     }
     found = Gathered(
         answers=own,
         counted=CountedSeeds(tuple(numbers)),
         measures=tasks[numbers[0]].questioning.measures,
         controls=ControlAnswers(rows=controls),
-        variants=ControlAnswers(rows={EXCHANGED: exchanged}),
+        variants=ControlAnswers(rows=variants),
         tables=tables,
     )
     if gap_of(found).answer != "yes":
@@ -245,7 +266,7 @@ def gather_instance(world: HandMade, number: int, asked: Predictions, *, seeds: 
         wanted = {key(one): world}
         if one.minus_control:
             name = control_named(one.minus_control, own, found.measures)
-            wanted[control_key(one, name)] = without
+            wanted[control_key(one, name)] = reliable
         for where, of in wanted.items():
             if where not in tables:
                 tables[where] = analysed(of, one.analysis, one.analysis_config())

@@ -22,6 +22,9 @@ from mechocl.runs.run import Run
 EXCHANGED: Final = "exchanged-tags"
 """Name of the variant in which the aliases of d1 and d2 have changed places."""
 
+FROZEN_TAGS: Final = "frozen-tags"
+"""Name of the variant in which the tags do not learn."""
+
 _LOCK_PATIENCE_S: Final = 10.0
 """Seconds to wait for another process that copies the same weights. Copying takes less than a second."""
 
@@ -74,7 +77,7 @@ VARIANTS: Final[dict[str, Variant]] = {
             meaning="all is trained but the token embeddings",
         ),
         Variant(
-            name="frozen-tags", changes=("trains=all_but_tag_embeddings",),
+            name=FROZEN_TAGS, changes=("trains=all_but_tag_embeddings",),
             meaning="all is trained but the embeddings of the tags",
         ),
         Variant(

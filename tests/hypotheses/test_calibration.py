@@ -21,7 +21,7 @@ from toy_models.planted import Mechanism, alias_tokens, subspaces
 
 MADE = {world.name: world for world in HAND_MADE}
 FORCED = {world.name: world for world in TRAINED}
-CHEAP = ("evaluate", "controls", "history")
+CHEAP = ("evaluate", "controls", "variants", "history")
 """What costs nothing but the training."""
 
 
@@ -84,6 +84,7 @@ def found_in(verdict: RunVerdict) -> set[str]:
 
 def test_the_judge_sees_what_is_written_into_weights() -> None:
     assert found_in(MADE["semantics"].judge(0, None, seeds=6)) == {"tag_semantics"}
+    assert found_in(MADE["moved tags"].judge(0, None, seeds=8)) == {"moved_tags"}
     assert found_in(MADE["nothing"].judge(0, None, seeds=8)) <= {"nothing"}
 
 
@@ -91,7 +92,8 @@ def test_of_hand_made_models_no_training_is_asked() -> None:
     """What remains of the package's predictions is of finished models, and nothing of it is not measured for want of a training."""
     asked = asked_of_hand_made(predictions.load())
     assert {one.analysis for one in asked.predictions} <= {"evaluate", "controls", "variants"}
-    assert "gone-with-frozen-tags" not in {one.name for one in asked.predictions}
+    variants = {one.arguments.get("variant") for one in predictions.load().predictions} - {None}
+    assert variants <= set(hand_made.VARIANTS_MADE)
     assert "less_learned" not in asked.named
     assert "less_learned" not in {name for one in asked.predictions for name in one.expects}
 
