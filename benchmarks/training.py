@@ -39,9 +39,9 @@ from mechocl.errors import MechoclError
 from mechocl.models import seam
 from mechocl.runs import recipes
 from toy_models import integer_set, lean
+from toy_models.losses import token_losses
 from toy_models.stages import StageConfig
 from toy_models.task import Task
-from toy_models.training import token_losses
 
 TOLERANCE: Final = 1e-4
 """Largest difference in nats of the losses at the same weights, in float32, that is allowed."""

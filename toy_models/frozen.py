@@ -17,6 +17,9 @@ Trains = Literal[
     "embeddings", "alias_embeddings", "tag_embeddings",
 ]  # fmt: skip
 
+TRAINS_ALIASES: Final = ("all", "all_but_tag_embeddings", "embeddings", "alias_embeddings")
+"""With which of these the embeddings of aliases are trained."""
+
 EMBEDDING: Final = "embed.W_E"
 
 

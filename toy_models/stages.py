@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from toy_models.frozen import Trains
+from toy_models.frozen import TRAINS_ALIASES, Trains
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +59,14 @@ class StageConfig:
     back through the model as it is without it. With `backward`, it is the reverse."""
     cut_tag: bool = False
     """Whether all later positions of a definition cannot attend to its tag while the stage trains."""
+    alias_step: Literal[
+        "whole", "onto_questions", "away_from_questions", "onto_random", "away_from_random"
+    ] = "whole"
+    """Which part of an optimiser's step the embeddings of new aliases take. It is the whole; or its projection onto
+    the subspace of the gradients of questions before the stage, or what is left without that projection; or the same with a random
+    subspace of as many dimensions (`toy_models.projected_steps`)."""
+    alias_step_of: Literal["tag_2", "all_tags"] = "tag_2"
+    """Of which new aliases: of those that are defined with tag 2, or of all that are defined."""
     exchange_tags: bool = False
     """Whether the new aliases of tag 1 and of tag 2 have changed places: those of `d1` are defined by tag 2 and belong to
     `d2`, and the reverse. All else is as without it, and so is the order of the examples."""
@@ -90,6 +98,14 @@ class StageConfig:
         if self.tag_embedding_in != "both" and self.tag_embedding == "own":
             raise ValueError(
                 f"tag_embedding_in is {self.tag_embedding_in}, but the tags have their own embeddings; set tag_embedding"
+            )
+        if self.alias_step != "whole" and (2 not in self.data or self.trains not in TRAINS_ALIASES):
+            raise ValueError(
+                f"alias_step is {self.alias_step}, but the stage trains no embedding of a new alias; leave it to a stage with data 2 that trains them"
+            )
+        if self.alias_step_of != "tag_2" and self.alias_step == "whole":
+            raise ValueError(
+                f"alias_step_of is {self.alias_step_of}, but aliases take the whole step; set alias_step"
             )
         if self.exchange_tags and 2 not in self.data:
             raise ValueError(

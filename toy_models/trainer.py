@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from toy_models import architectures, lean
 from toy_models.frozen import EMBEDDING, FrozenRows, name_trained_parameters
+from toy_models.projected_steps import ProjectedRows
 from toy_models.stages import StageConfig
 from toy_models.task import Task
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 _RUNNING: Final = ("loss_sum", "loss_tokens", "stopped")
 """Tensors of a trainer that a state keeps beside weights and optimiser."""
+
+_PROJECTIONS: Final = "projections"
+"""Name of the projections of a state whose rows move in a subspace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,14 @@ class Trainer:
         self.loss_tokens = torch.zeros(len(models), dtype=torch.float64, device=device)
         self.stopped = torch.zeros(len(models), 0, dtype=torch.bool, device=device)
         """Which definitions have stopped, if any may stop (`toy_models.stopping`): `model definition`."""
+        self.projected: ProjectedRows | None = None
+        """The rows of the embedding that move in a subspace, if any do."""
+
+    def project(
+        self, rows: Bool[Tensor, "model d_vocab"], projections: Float[Tensor, "model d_model d_model"]
+    ) -> None:
+        """Let these rows of the embeddings move in a subspace from now on. A state that is restored brings its own subspaces."""
+        self.projected = ProjectedRows(self.stacked[EMBEDDING], rows, projections)
 
     def mask_frozen_rows(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
         """Gradients that are 0 in the rows of the embedding that are not trained."""
@@ -107,15 +119,18 @@ class Trainer:
         for index, (parameter, gradient) in enumerate(zip(self.moved, gradients, strict=True)):
             if not self.apart or learns[index % len(self.models)]:
                 parameter.grad = _laid_out_as(parameter, gradient)
-        before = None if rates is None else [p.detach().clone() for p in self.parameters]
+        kept = self.parameters if rates is not None else self.parameters[: self.projected is not None]
+        before = [p.detach().clone() for p in kept]
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if rates is not None and before is not None:
+        if rates is not None:
             # every optimiser's step is proportional to its learning rate
             with torch.no_grad():
                 for parameter, old in zip(self.parameters, before, strict=True):
                     share = rates.view(-1, *[1] * (old.ndim - 1))
                     parameter.copy_(old + share * (parameter - old))
+        if self.projected is not None:
+            self.projected.project(before[0])
         self.frozen.put_back()
 
     def tie(self) -> None:
@@ -129,6 +144,8 @@ class Trainer:
         tensors = {f"model/{k}": v.detach().clone() for k, v in self.stacked.items() if "rotary" not in k}
         for name in _RUNNING:
             tensors[name] = getattr(self, name).clone()
+        if self.projected is not None:
+            tensors[_PROJECTIONS] = self.projected.projections.clone()
         scalars: dict[str, float] = {}
         for index, state in self.optimizer.state_dict()["state"].items():
             for key, value in state.items():
@@ -159,6 +176,8 @@ class Trainer:
         self.optimizer.load_state_dict({"state": saved, "param_groups": groups})
         for name in _RUNNING:
             getattr(self, name).copy_(state.tensors[name])
+        if self.projected is not None:
+            self.projected.projections.copy_(state.tensors[_PROJECTIONS])
 
 
 def gradient_norms(gradients: Sequence[Tensor]) -> Float[Tensor, "model"]:

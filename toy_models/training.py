@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
 from toy_models import lean
 from toy_models.batches import Batches
+from toy_models.losses import token_losses
+from toy_models.projected_steps import find_projected_rows, find_projections
 from toy_models.stages import StageConfig, evaluation_steps, log_steps, schedule
 from toy_models.stopping import Stopping
-from toy_models.tag_changes import Seen, TagChange, find_tag_change
+from toy_models.tag_changes import find_tag_change
 from toy_models.task import Task
 from toy_models.trainer import Trainer, TrainingState, gradient_norms, set_learning_rate
 
@@ -88,6 +87,9 @@ def train_stage(
     data = Batches(tasks, stage, seeds, device)
     trainer = Trainer(models, tasks, stage)
     shape = lean.shape_of(models[0])
+    if stage.alias_step != "whole":
+        rows = torch.stack([find_projected_rows(task, stage) for task in tasks]).to(device)
+        trainer.project(rows, find_projections(trainer.forward, shape, tasks, stage, seeds=seeds))
     peak, rates = stage.learning_rate, None
     if learning_rates is not None and any(rate != stage.learning_rate for rate in learning_rates):
         peak = max(
@@ -145,44 +147,3 @@ def train_stage(
             step, total, step / steps_per_epoch, mean_losses, norms, evaluate, checkpoint, trained, ends,
             stopping.shares(), trainer,
         )  # fmt: skip
-
-
-def token_losses(
-    parameters: dict[str, Tensor],
-    shape: lean.Shape,
-    tokens: Int[Tensor, "model batch pos_and_next"],
-    loss_mask: Bool[Tensor, "model batch pos"],
-    *,
-    most: int,
-    change: TagChange | None = None,
-) -> Float[Tensor, "model"]:
-    """Mean cross-entropy (nats) of each model for the next token, over the positions in `loss_mask`.
-
-    `tokens` has one position more than `loss_mask`, since its last token is only predicted. No row may have more than
-    `most` positions with loss, and only so many are unembedded. A model without any position with loss has a loss of 0.
-    With a `change` of the tags, the losses are those of the forward pass with it, and their gradients those of its
-    backward pass.
-    """
-    targets, weights, where = tokens[:, :, 1:], loss_mask, None
-    if most < loss_mask.shape[2]:
-        # the positions with loss come first; rows with fewer are filled up with positions of weight 0
-        where = loss_mask.byte().argsort(dim=2, descending=True, stable=True)[:, :, :most]
-        targets, weights = targets.gather(2, where), loss_mask.gather(2, where)
-    targets = targets.masked_fill(~weights, 0)  # there may be no logit for what is not predicted
-
-    def read(seen: Seen) -> Float[Tensor, "model position d_vocab_out"]:
-        x = lean.residual(seen.parameters, seen.tokens, shape, cut=seen.cut)
-        if where is not None:
-            x = x.gather(2, where[..., None].expand(-1, -1, -1, x.shape[3]))
-        return lean.logits(seen.parameters, x.flatten(1, 2))
-
-    read_tokens = tokens[:, :, :-1]
-    logits = (
-        read(Seen(parameters, read_tokens))
-        if change is None
-        else change.logits(read, parameters, read_tokens)
-    )
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    each = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(len(logits), -1)
-    weights = weights.flatten(1)
-    return (each * weights).sum(1) / weights.sum(1).clamp(min=1)

@@ -17,9 +17,9 @@ from mechocl.learning.gradients import Differentiable
 from mechocl.learning.layout import Groups
 from toy_models import lean
 from toy_models.frozen import EMBEDDING, find_trained_rows, name_trained_parameters
+from toy_models.losses import token_losses
 from toy_models.randomness import generator
 from toy_models.stages import StageConfig
-from toy_models.training import token_losses
 
 EPSILON: Final = 1e-8
 """What Adam adds to the root of the second moment."""

@@ -17,6 +17,7 @@ from mechocl.runs.recipes import Recipe
 from mechocl.runs.run import Run
 from toy_models import architectures
 from toy_models.definition_loss import measure_definition_losses
+from toy_models.projected_steps import find_projected_rows
 from toy_models.stages import StageConfig
 from toy_models.stopping import check_stopping
 from toy_models.tag_changes import exchange_tags, find_tag_change
@@ -195,6 +196,12 @@ def draw_task(recipe: Recipe[Any], *, seed: int) -> Task:
         except ValueError as error:
             raise MechoclError(
                 f"training.stages.{number} cannot stop at a definition loss: {error}"
+            ) from None
+        try:
+            find_projected_rows(task, stage)
+        except ValueError as error:
+            raise MechoclError(
+                f"training.stages.{number}.alias_step is {stage.alias_step}: {error}"
             ) from None
         try:
             find_tag_change([task], stage)

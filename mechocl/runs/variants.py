@@ -57,6 +57,28 @@ def _tag_embeddings() -> list[Variant]:
     return found
 
 
+def _projected_steps() -> list[Variant]:
+    found = []
+    for tags, of, those, ways in (
+        ("tag-2", "tag_2", "aliases defined with tag 2", ("onto", "away_from")),
+        ("all-tags", "all_tags", "new aliases", ("onto",)),
+    ):
+        for way in ways:
+            for name, meaning in (
+                ("questions", "the subspace of the questions' gradients"),
+                ("random", "a random subspace of as many dimensions"),
+            ):
+                changes = (f"alias_step={way}_{name}", f"alias_step_of={of}")
+                where = f"{'in' if way == 'onto' else 'out of'} {meaning} alone"
+                found.append(
+                    Variant(
+                        name=f"{tags}-{way.replace('_', '-')}-{name}", changes=changes,
+                        meaning=f"the embeddings of {those} move {where}",
+                    )
+                )  # fmt: skip
+    return found
+
+
 VARIANTS: Final[dict[str, Variant]] = {
     one.name: one
     for one in (
@@ -84,6 +106,7 @@ VARIANTS: Final[dict[str, Variant]] = {
             name="cut-tag", changes=("cut_tag=true",), meaning="no later position of a definition attends to its tag"
         ),
         *_tag_embeddings(),
+        *_projected_steps(),
     )
 }  # fmt: skip
 """The variants by name."""

@@ -69,6 +69,8 @@ OTHER: Final[dict[str, tuple[str, ...]]] = {
     STAGE + "cut_tag": ("true",),
     STAGE + "tag_embedding": ("tag_2",),
     STAGE + "tag_embedding_in": ("forward", STAGE + "tag_embedding=none"),
+    STAGE + "alias_step": ("onto_questions", STAGE + "data=[1, 2]"),
+    STAGE + "alias_step_of": ("all_tags", STAGE + "alias_step=onto_questions", STAGE + "data=[1, 2]"),
     STAGE + "exchange_tags": ("true", STAGE + "data=[1, 2]"),
     STAGE + "evaluations": ("1",),
     STAGE + "checkpoints": ("1",),

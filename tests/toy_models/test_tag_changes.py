@@ -12,10 +12,11 @@ from torch import Tensor
 
 from toy_models import lean
 from toy_models.definition_loss import measure_definition_losses
+from toy_models.losses import token_losses
 from toy_models.stages import StageConfig
 from toy_models.tag_changes import exchange_tags, find_tag_change
 from toy_models.task import ROLE, Task
-from toy_models.training import token_losses, train_stage
+from toy_models.training import train_stage
 
 TAGS = {1: 5, 2: 6, 3: 7}
 """Tokens of the integer set's tags, after pad, `%`, `=`, true and false."""

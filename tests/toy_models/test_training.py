@@ -16,12 +16,13 @@ from torch import Tensor
 
 from toy_models import integer_set, lean
 from toy_models.integer_set_config import IntegerSetConfig
+from toy_models.losses import token_losses
 from toy_models.randomness import generator
 from toy_models.stages import StageConfig, TrainingConfig, evaluation_steps, log_steps, schedule
 from toy_models.subsets import Fractions
 from toy_models.task import Task
 from toy_models.trainer import TrainingState, gradient_norms
-from toy_models.training import Moment, token_losses, train_stage
+from toy_models.training import Moment, train_stage
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
