@@ -4,9 +4,15 @@ TEST_THREADS=2 gives each as many, to see that no test depends on it.
 """
 
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from mechocl.runs.run import Run
 
 os.environ.setdefault(
     "OMP_NUM_THREADS", os.environ.get("TEST_THREADS", "1")
@@ -26,3 +32,24 @@ def threads_are_put_back() -> Iterator[None]:
     left = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     assert left == THREADS, f"torch was left with {left} threads; use mechocl.runs.processes.torch_threads"
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> "Run":
+    """The tiny recipe, trained with two seeds. Tests that write into a run take `run`."""
+    import tiny
+
+    from mechocl.analyses import jobs
+
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = tiny.recipe(folder)
+    return jobs.train_run(folder / "run", recipe, recipe_name="tiny", seeds=(0, 1), device="cpu", jobs=1)
+
+
+@pytest.fixture
+def run(trained: "Run", tmp_path: Path) -> "Run":
+    """A copy of that run."""
+    from mechocl.runs.run import Run
+
+    shutil.copytree(trained.path, tmp_path / "run")
+    return Run.open(tmp_path / "run")

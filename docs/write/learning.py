@@ -32,20 +32,31 @@ def take_tables(run_path: Path) -> None:
     there = [name for name in VARIANTS if (variant_path(run.path, name) / "manifest.json").exists()]
     opened = {name: open_variant(run, name) for name in there}
     names = [name for name in there if not opened[name].unfinished_seeds()]
-    found = {name: variant_jobs.collect_answers(opened[name], jobs=None) for name in names}
-    shown = {name: counted.keep_shown(one.rows) for name, one in found.items()}
+    exchanged = counted.keep_shown(variant_jobs.collect_answers(opened[EXCHANGED], jobs=None).rows)
     twins = [
-        estimate_twins(pair_twins(own.rows, shown[EXCHANGED], metric)).assign(metric=metric)
-        for metric in _METRICS
+        estimate_twins(pair_twins(own.rows, exchanged, metric)).assign(metric=metric) for metric in _METRICS
     ]
     write_learning(pd.concat(twins), "twins", of=run.recipe_name)
-    variants = [
-        compare_variant(
-            (counted.keep_shown(own.rows), own.history), (shown[name], found[name].history), metric
-        ).by_seed.assign(metric=metric, variant=name)
-        for metric in _METRICS for name in names if name != EXCHANGED
-    ]  # fmt: skip
-    write_learning(pd.concat(variants), "variants", of=run.recipe_name)
+    write_learning(
+        compare_variants(run, [name for name in names if name != EXCHANGED]), "variants", of=run.recipe_name
+    )
+
+
+def compare_variants(run: Run, names: Sequence[str]) -> pd.DataFrame:
+    """One row per measure, variant and seed that learned its definitions (`variant_gaps.compare_variant`)."""
+    counted = jobs.count_run(run, device=run.manifest["device"], jobs=None)
+    own = variant_jobs.collect_answers(run, jobs=None)
+    found = {name: variant_jobs.collect_answers(open_variant(run, name), jobs=None) for name in names}
+    return pd.concat(
+        [
+            compare_variant(
+                (counted.keep_shown(own.rows), own.history),
+                (counted.keep_shown(found[name].rows), found[name].history),
+                metric,
+            ).by_seed.assign(metric=metric, variant=name)
+            for metric in _METRICS for name in names
+        ]
+    )  # fmt: skip
 
 
 def write_section(recipes: Sequence[str]) -> list[str]:
@@ -80,7 +91,7 @@ def _of_recipe(of: str) -> list[str]:
         "",
         *[line for metric in _METRICS for line in _twins_in_words(twins[twins["metric"] == metric], metric)],
         "",
-        *_variant_table(variants),
+        *variant_table(variants),
         *exchanges.write_part(of),
     ]
 
@@ -105,7 +116,8 @@ def _twins_in_words(rows: pd.DataFrame, metric: str) -> list[str]:
     ]
 
 
-def _variant_table(rows: pd.DataFrame) -> list[str]:
+def variant_table(rows: pd.DataFrame) -> list[str]:
+    """A line for each variant of rows of `compare_variants`."""
     body = []
     for name in dict.fromkeys(rows["variant"]):
         auc, nats = (rows[(rows["variant"] == name) & (rows["metric"] == metric)] for metric in _METRICS)

@@ -47,6 +47,9 @@ ALIKE: Final = (
 LESS: Final = ("training.stages.1.stops=tag_2", "training.stages.1.stop_at_definition_loss=0.7")
 """Changes with which definitions with tag 2 are learned less well in stage 2."""
 
+SOMEWHAT_LESS: Final = ("training.stages.1.stops=tag_2", "training.stages.1.stop_at_definition_loss=0.35")
+"""The same to a smaller degree, with which another cause keeps a part of the gap. It was chosen on the world's first instance."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
@@ -110,9 +113,9 @@ TRAINED: Final = (
     ),
     Trained(
         name="readout gate and less learned",
-        says="Both: noise after tag 2 in stage 1, and definitions with tag 2 trained on until their loss is 0.7 nats.",
+        says="Both: noise after tag 2 in stage 1, and definitions with tag 2 trained on until their loss is 0.35 nats.",
         truth=("readout_gate", "less_learned"),
-        changes=('task.planted="noise"', *LESS),
+        changes=('task.planted="noise"', *SOMEWHAT_LESS),
         controls=("noise", "unasked"),
         variants=(EXCHANGED,),
     ),

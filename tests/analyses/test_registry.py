@@ -1,6 +1,5 @@
 """The mechanism of all analyses: what a result depends on, and the models that it may look at."""
 
-import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -29,20 +28,6 @@ from mechocl.lenses.logit_lens import LensConfig
 from mechocl.probing.scoring import ProbingConfig
 from mechocl.runs.folders import SeedFolder
 from mechocl.runs.run import Run
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    folder = tmp_path_factory.mktemp("trained")
-    return jobs.train_run(
-        folder / "run", tiny.recipe(folder), recipe_name="tiny", seeds=(0, 1), device="cpu", jobs=1
-    )
-
-
-@pytest.fixture
-def run(trained: Run, tmp_path: Path) -> Run:
-    shutil.copytree(trained.path, tmp_path / "run")
-    return Run.open(tmp_path / "run")
 
 
 @pytest.fixture

@@ -1,13 +1,10 @@
 """Exchanges of twins in planted pairs of models, whose answers are worked out by hand."""
 
-import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 import torch
 from contract import assert_unchanged
 from differentiated import world
@@ -236,20 +233,6 @@ def test_configs() -> None:
 
 
 # ------------------------------------------------------------------------------------ of a run
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    folder = tmp_path_factory.mktemp("exchange")
-    return jobs.train_run(
-        folder / "run", tiny.recipe(folder), recipe_name="tiny", seeds=(0, 1), device="cpu", jobs=1
-    )
-
-
-@pytest.fixture
-def run(trained: Run, tmp_path: Path) -> Run:
-    shutil.copytree(trained.path, tmp_path / "run")
-    return Run.open(tmp_path / "run")
 
 
 def test_a_run_without_its_twins_names_the_command_which_helps(run: Run) -> None:
