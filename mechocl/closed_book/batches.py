@@ -1,5 +1,6 @@
 """Batches of examples that Hugging Face models train on."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from toy_models.randomness import generator
 from toy_models.task import ROLE, Task
 
 IGNORED = -100
@@ -40,6 +42,35 @@ class Examples(Dataset[dict[str, Tensor]]):
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         n = self.lengths[i]
         return {"input_ids": self.tokens[i, :n], "roles": self.roles[i, :n]}
+
+
+class Replayed(Dataset[dict[str, Tensor]]):
+    """Examples mixed with texts of a corpus, of which every token carries loss. Each epoch draws its own texts."""
+
+    def __init__(
+        self, examples: Examples, texts: Sequence[Sequence[int]], *, share: float, seed: int
+    ) -> None:
+        """`texts` are token ids. `share`: how many texts there are in an epoch, as a multiple of the examples. `seed` decides
+        which they are."""
+        self.examples, self.texts, self.seed = examples, texts, seed
+        self.count = round(share * len(examples))
+        self.drawn: list[int] = []
+        self.begin_epoch(0)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Show the examples and draw the texts of an epoch, counted from 0."""
+        self.examples.begin_epoch(epoch)
+        drawn = torch.randint(len(self.texts), (self.count,), generator=generator(self.seed, "replay", epoch))
+        self.drawn = drawn.tolist()
+
+    def __len__(self) -> int:
+        return len(self.examples) + self.count
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        if i < len(self.examples):
+            return self.examples[i]
+        ids = torch.tensor(self.texts[self.drawn[i - len(self.examples)]])
+        return {"input_ids": ids, "roles": torch.full_like(ids, ROLE["word"])}
 
 
 class Collator:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mechocl.closed_book.stages import ClosedBookRecipe
+from mechocl.closed_book.stages import ClosedBookRecipe, FinetuneStage
 from mechocl.models import hub, hub_files
 from toy_models.subsets import SUBSETS, subset_sizes
 
@@ -83,10 +83,7 @@ class Cost:
 def estimate_cost(recipe: ClosedBookRecipe) -> Cost:
     """The cost of one seed. Raises MechoclError for a local model that cannot be read."""
     training = recipe.training
-    tokens = sum(
-        stage.epochs * sum(count_examples(recipe, kind, stage.data) * _TOKENS[kind] for kind in stage.kinds)
-        for stage in training.stages
-    )
+    tokens = sum(stage.epochs * _tokens_of_an_epoch(recipe, stage) for stage in training.stages)
     size = size_of(recipe.model)
     if size is None:
         return Cost(model=recipe.model, parameters=None, tokens=tokens, gibibytes=None, gpu_hours=None)
@@ -104,6 +101,13 @@ def estimate_cost(recipe: ClosedBookRecipe) -> Cost:
         gibibytes=((4 + copies) * n + (4 + state) * trained + _activations(recipe, size)) / 2**30,
         gpu_hours=each * n * tokens / GPU_FLOPS / 3600,
     )
+
+
+def _tokens_of_an_epoch(recipe: ClosedBookRecipe, stage: FinetuneStage) -> int:
+    counts = {kind: count_examples(recipe, kind, stage.data) for kind in stage.kinds}
+    replayed = round(stage.replay * sum(counts.values()))
+    own = sum(count * _TOKENS[kind] for kind, count in counts.items())
+    return own + replayed * max(_TOKENS.values())  # a text of the corpus is about as long as a question
 
 
 def cost_in_words(cost: Cost, *, seeds: int) -> str:

@@ -1,5 +1,6 @@
 """A closed-book recipe, and its stages of fine-tuning."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,6 +37,14 @@ class FinetuneStage:
     learning_rate: float = 5e-5
     """Peak learning rate. The paper's published configurations do not name one; this is the default of transformers'
     Trainer."""
+    embedding_rate: float = 1.0
+    """Learning rate of the token embeddings, and of the unembedding, as a multiple of the rate of the other weights."""
+    embedding_rows: Literal["all", "in_batch"] = "all"
+    """Which rows of the token embeddings an update moves: all, as an ordinary optimiser does, or those of tokens in the batch. With
+    `in_batch` the others are put back after each update (`mechocl.runs.batch_rows`)."""
+    replay: float = 0.0
+    """Texts of the corpus that the model was pretrained on, as a multiple of the stage's examples, which are mixed with them. Each epoch draws its own. Only the world
+    `biographies` has such a corpus."""
     weight_decay: float = 0.0
     """Decoupled."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
@@ -67,6 +76,10 @@ class FinetuneStage:
             )
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0")
+        if not (self.embedding_rate > 0 and math.isfinite(self.embedding_rate)):
+            raise ValueError(f"embedding_rate is {self.embedding_rate}; it must be above 0")
+        if not (self.replay >= 0 and math.isfinite(self.replay)):
+            raise ValueError(f"replay is {self.replay}; it must be at least 0 (0: nothing is replayed)")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is {self.warmup}; it must be at least 0 and below 1")
         if self.weight_decay < 0 or self.gradient_clip < 0:
@@ -117,6 +130,12 @@ class FinetuningConfig:
         frozen = next((stage.trains for stage in self.stages if stage.trains != "all"), None)
         if self.lora is not None and frozen:
             raise ValueError(f"trains is {frozen}, and adapters train no embeddings; leave out training.lora")
+        for name, plain in (("embedding_rate", 1.0), ("embedding_rows", "all")):
+            other = next((v for stage in self.stages if (v := getattr(stage, name)) != plain), None)
+            if self.lora is not None and other is not None:
+                raise ValueError(
+                    f"{name} is {other}, and adapters train no embeddings; leave out training.lora"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,6 +44,24 @@ def build_world(recipe: ClosedBookRecipe) -> World:
     return biographies.world(task.biographies, seed=task.biographies_seed)
 
 
+def corpus(recipe: ClosedBookRecipe) -> list[str]:
+    """The texts that the recipe's model was pretrained on. Raises MechoclError as `refuse_replay` does."""
+    refuse_replay(recipe)
+    task = recipe.task
+    return biographies.corpus(task.biographies, seed=task.biographies_seed)
+
+
+def refuse_replay(recipe: ClosedBookRecipe) -> None:
+    """Raise MechoclError when a stage replays texts, and the world is not an invented one, whose texts can be drawn."""
+    world = recipe.task.world
+    for number, stage in enumerate(recipe.training.stages):
+        if stage.replay and world != "biographies":
+            raise MechoclError(
+                f"training.stages.{number}.replay is {stage.replay:g}, and the texts that a model of the world {world} was pretrained on are not known; leave "
+                "replay out, or use the world biographies"
+            )
+
+
 def refuse_file(task: ClosedBookConfig) -> None:
     """Raise MechoclError when the world needs a database and none is named, or it does not exist."""
     if task.world == "biographies":

@@ -3,7 +3,6 @@
 import math
 import os
 import shutil
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,14 @@ import torch
 
 from mechocl import files
 from mechocl.closed_book import evaluation, examples, worlds
-from mechocl.closed_book.batches import Collator, Examples, choose_pad
-from mechocl.closed_book.stages import ClosedBookRecipe, FinetuneStage, FinetuningConfig, LoraConfig
+from mechocl.closed_book.batches import Collator, Examples, Replayed, choose_pad
+from mechocl.closed_book.stages import ClosedBookRecipe, FinetuneStage, FinetuningConfig
 from mechocl.destinations import written_by_library
-from mechocl.errors import MechoclError, describe_error
+from mechocl.errors import MechoclError
 from mechocl.models import hub
 from mechocl.runs import trainer
+from mechocl.runs.adapters import with_adapters
+from mechocl.runs.batch_rows import move_rows_of_the_batch
 from mechocl.runs.frozen_weights import freeze_weights
 from mechocl.runs.progress import Progress
 from mechocl.runs.run import Run
@@ -56,7 +57,7 @@ def finetune(run: Run, seed: int, *, device: str, save_every_s: float, progress:
         source = hub.locate(recipe.model)
         tokenizer = hub.require_tokenizer(source)
         task = _task(folder, recipe, tokenizer, context=hub.read_config(source).context)
-        work = [len(training_rows(task, stage)) * stage.epochs for stage in stages]
+        work = [len(training_rows(task, stage)) * (1 + stage.replay) * stage.epochs for stage in stages]
         for number in range(1, max(todo, default=0) + 1):
             if number in todo:
 
@@ -98,6 +99,7 @@ def _refuse_other_base(run: Run, recipe: ClosedBookRecipe) -> None:
 def refuse(recipe: ClosedBookRecipe) -> None:
     """Raise MechoclError for a recipe whose database, tokenizer or model is missing, before a run of it is made."""
     worlds.refuse_file(recipe.task)
+    worlds.refuse_replay(recipe)
     hub.require_tokenizer(hub.locate(recipe.model, weights=False))
 
 
@@ -145,6 +147,16 @@ class _Stage:
         seq2seq = self.training.kind == "seq2seq"
         return Collator(pad=choose_pad(self.tokenizer), eos=self.tokenizer.eos_token_id if seq2seq else None)
 
+    def examples(self, *, seed: int) -> Examples | Replayed:
+        """What the stage trains on. `seed` decides which texts of the corpus are among it, if any are."""
+        own = Examples(self.task, training_rows(self.task, self.config))
+        if not self.config.replay:
+            return own
+        recipe = self.folder.recipe
+        assert isinstance(recipe, ClosedBookRecipe)
+        texts = self.tokenizer(worlds.corpus(recipe), add_special_tokens=False)["input_ids"]
+        return Replayed(own, texts, share=self.config.replay, seed=seed)
+
     def trainer_settings(self) -> trainer.Settings:
         return trainer.Settings(
             epochs=self.config.epochs,
@@ -152,6 +164,7 @@ class _Stage:
             accumulation=self.config.accumulation,
             optimizer=self.config.optimizer,
             learning_rate=self.config.learning_rate,
+            embedding_rate=self.config.embedding_rate,
             weight_decay=self.config.weight_decay,
             schedule=self.config.schedule,
             warmup=self.config.warmup,
@@ -201,7 +214,10 @@ def _train_stage(stage: _Stage, *, device: str, save_every_s: float, progress: P
             _keep(stage, moment, merged if lora else None, final=over)
         return over
 
-    chosen = Examples(stage.task, training_rows(stage.task, config))
+    chosen = stage.examples(seed=order)
+    callbacks = [freeze_weights(model, stage.task, config.trains)]
+    if config.embedding_rows == "in_batch":
+        callbacks = [move_rows_of_the_batch(model, processes=processes()), *callbacks]
     trainer.train_model(
         model,
         chosen,
@@ -215,7 +231,7 @@ def _train_stage(stage: _Stage, *, device: str, save_every_s: float, progress: P
         then=then,
         progress=progress,
         begin_epoch=chosen.begin_epoch,
-        callbacks=(freeze_weights(model, stage.task, config.trains),),
+        callbacks=callbacks,
     )
     _finish(stage, history)
 
@@ -245,29 +261,6 @@ def training_rows(task: Task, stage: FinetuneStage) -> np.ndarray:
             "task.fractions or the stage"
         )
     return rows
-
-
-def with_adapters(model: Any, config: LoraConfig, *, seed: int) -> Any:
-    """The model with trainable low-rank adapters; its own weights are frozen.
-
-    Raises MechoclError for layers that the model does not have.
-    """
-    import peft
-
-    targets = list(config.targets) or "all-linear"
-    with torch.random.fork_rng(), hub.quiet(), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="`is_gradient_checkpointing`", category=FutureWarning
-        )  # peft asks
-        torch.manual_seed(seed)
-        try:
-            return peft.get_peft_model(
-                model, peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets)
-            )
-        except ValueError as error:
-            raise MechoclError(
-                f"training.lora.targets {list(config.targets)}: {describe_error(error)}"
-            ) from None
 
 
 def _keep(stage: _Stage, moment: trainer.Moment, merged: Callable[..., Any] | None, *, final: bool) -> None:

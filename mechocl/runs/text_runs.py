@@ -65,7 +65,8 @@ class TextRuns(RunKind):
 
     def count_examples(self, recipe: ClosedBookRecipe, stage: int) -> int:
         wanted = recipe.training.stages[stage]
-        return sum(cost.count_examples(recipe, kind, wanted.data) for kind in wanted.kinds)
+        own = sum(cost.count_examples(recipe, kind, wanted.data) for kind in wanted.kinds)
+        return own + round(wanted.replay * own)
 
     def judging_stage(self, recipe: ClosedBookRecipe) -> int:
         """The last stage that trains on the data of stage 1, as in the paper. After stage 2 a part of it is forgotten."""
@@ -119,6 +120,9 @@ def _stage(stage: FinetuneStage) -> str:
         f"{stage.epochs} epoch{'s' * (stage.epochs > 1)} of "
         f"{stage.optimizer}, learning rate {stage.learning_rate:g} ({stage.schedule}), batch {stage.batch_size}"
         + ("" if stage.trains == "all" else f", trains {stage.trains.replace('_', ' ')}")
+        + ("" if stage.embedding_rate == 1 else f", embeddings at {stage.embedding_rate:g} times that rate")
+        + ("" if stage.embedding_rows == "all" else ", embeddings of tokens in the batch alone")
+        + (f", {stage.replay:g} replayed texts an example" if stage.replay else "")
         + (
             f", until the definition loss is {stage.stop_at_definition_loss:g} nats"
             if stage.stop_at_definition_loss

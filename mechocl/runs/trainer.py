@@ -42,6 +42,8 @@ class Settings:
     accumulation: int = 1
     optimizer: str
     learning_rate: float
+    embedding_rate: float = 1.0
+    """Learning rate of the embeddings and the unembedding as a multiple of that of the other weights."""
     weight_decay: float = 0.0
     beta2: float = 0.999
     schedule: str = "linear"
@@ -126,6 +128,7 @@ def train_model(
         train_dataset=examples,
         data_collator=collate,
     )
+    trainer.embedding_rate = settings.embedding_rate
     for callback in (*callbacks, _Epochs(begin_epoch)):
         trainer.add_callback(callback)
     trainer.add_callback(_Moments(trainer, at=at, then=then, save_every_s=save_every_s, progress=progress))

@@ -32,6 +32,8 @@ _GATHERED_PART: Final = StateDictOptions(full_state_dict=True, strict=False)
 class RecordingTrainer(Trainer):  # type: ignore[misc]
     """A Trainer that adds up the loss and saves its state without pickles."""
 
+    embedding_rate: float = 1.0
+    """Learning rate of the embeddings and the unembedding as a multiple of that of the other weights."""
     _nats: Tensor | None = None
     _tokens: Tensor | int = 0
 
@@ -151,6 +153,8 @@ class RecordingTrainer(Trainer):  # type: ignore[misc]
 
     def create_optimizer(self, model: Any = None) -> Any:
         optimizer = super().create_optimizer(model)
+        if self.embedding_rate != 1:
+            _set_apart(optimizer, _embeddings_of(self.model), self.embedding_rate)
         if self.is_fsdp_enabled and isinstance(optimizer, Adafactor):
             optimizer.register_step_pre_hook(_shard_state)
         return optimizer
@@ -169,6 +173,21 @@ class RecordingTrainer(Trainer):  # type: ignore[misc]
         torch.random.set_rng_state(tensors["cpu"])
         if "cuda" in tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors["cuda"])
+
+
+def _embeddings_of(model: Any) -> set[int]:
+    """What identifies the weights of the embedding and the unembedding, which may be one."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    return {id(one.weight) for one in ends if one is not None}
+
+
+def _set_apart(optimizer: Any, weights: set[int], share: float) -> None:
+    """Give these weights groups of their own, with a multiple of the learning rate."""
+    for group in list(optimizer.param_groups):
+        apart = [weight for weight in group["params"] if id(weight) in weights]
+        if apart:
+            group["params"] = [weight for weight in group["params"] if id(weight) not in weights]
+            optimizer.add_param_group({**group, "params": apart, "lr": share * group["lr"]})
 
 
 def check_complete(here: Path) -> None:

@@ -134,9 +134,9 @@ def test_memory_by_hand() -> None:
 
 def test_adapters_are_counted_as_peft_makes_them() -> None:
     from mechocl.closed_book.stages import LoraConfig
-    from mechocl.runs import finetune
+    from mechocl.runs import adapters
 
-    model = finetune.with_adapters(text_worlds.neox(), LoraConfig(rank=4), seed=0)
+    model = adapters.with_adapters(text_worlds.neox(), LoraConfig(rank=4), seed=0)
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     assert trained == 16 * 4 * 16 * 2  # rank 4, width 16, 2 layers
 
