@@ -73,7 +73,7 @@ def _projected_steps() -> list[Variant]:
                 found.append(
                     Variant(
                         name=f"{tags}-{way.replace('_', '-')}-{name}", changes=changes,
-                        meaning=f"the embeddings of {those} move {where}",
+                        meaning=f"the embeddings of {those} learn {where}",
                     )
                 )  # fmt: skip
     return found
