@@ -3,6 +3,7 @@
 import re
 import string
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -46,6 +47,32 @@ def random_names(
         f"only {len(found)} of {n} names of {letters} letters are free: the others collide with words of the text or "
         f"differ in tokens; use more letters for each {what}"
     )
+
+
+def random_tokens(n: int, *, letters: int, taken: str, draws: np.random.Generator, what: str) -> list[str]:
+    """`n` different strings `<|letters|>`, each of which is to become one token (`add_names`). The arguments are those of `random_names`.
+
+    Raises MechoclError when there are too few.
+    """
+    words = set(re.findall(r"\w+", taken.lower())) | set(taken.split())
+    found: dict[str, None] = {}
+    for _ in range(_TRIES):
+        for row in draws.choice(list(string.ascii_lowercase), (max(64, 2 * n), letters)):
+            own = "".join(row)
+            if own not in words and f"<|{own}|>" not in words:
+                found[f"<|{own}|>"] = None
+        if len(found) >= n:
+            return list(found)[:n]
+    raise MechoclError(
+        f"only {len(found)} of {n} names of {letters} letters are free: the others collide with words of the text; use more letters for each {what}"
+    )
+
+
+def add_names(tokenizer: Any, names: Sequence[str]) -> None:
+    """Make each of these names one token of a tokenizer, in place. The token takes in a space before it, as words do."""
+    from tokenizers import AddedToken
+
+    tokenizer.add_tokens([AddedToken(name, lstrip=True, normalized=False) for name in names])
 
 
 def _lengths(names: list[str], tokenizer: Any, what: str) -> list[tuple[int, int]]:

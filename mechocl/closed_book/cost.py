@@ -62,7 +62,7 @@ _OTHERS: Final = {
 }
 _TOKENS: Final = {"definition": 22, "question": 26}
 """Assumed number of tokens of an example, since no tokenizer is used here. They are those of Pythia for CVDB."""
-_QUESTIONS: Final = {"cvdb": 6, "trex": 6, "biographies": 6}
+_QUESTIONS: Final = {"cvdb": 6, "trex": 6, "biographies": 6, "miniature": 6}
 """Assumed number of questions about an entity. In T-REx it is 4 or more, and higher on average."""
 
 

@@ -16,6 +16,7 @@ Definitions that are noise (`Subset.redrawn`) name other entities in every epoch
 one draw, in which no alias has its own entity.
 """
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mechocl.closed_book.aliases import random_names
+from mechocl.closed_book.aliases import add_names, random_names, random_tokens
 from mechocl.closed_book.definitions import Piece, definition, question, word_order
 from mechocl.closed_book.encoding import encoded, first_tokens as _first_tokens, vocabulary
 from mechocl.closed_book.noise import redraw_noise
@@ -76,7 +77,7 @@ def build(config: ClosedBookConfig, world: World, tokenizer: Any, *, seed: int, 
     Args:
         config: the experiment.
         world: entities and questions.
-        tokenizer: a fast Hugging Face tokenizer.
+        tokenizer: a fast Hugging Face tokenizer. If the config adds tokens, it gets them.
         seed: decides which entity gets which alias, subset and definition, and which questions are held out.
         context: number of tokens that the model can read.
 
@@ -138,10 +139,12 @@ def _draw(config: ClosedBookConfig, world: World, tokenizer: Any, seed: int) -> 
             *(a for q in world.questions for a in q.answers),
         ]
     )
-    shared = {"tokenizer": tokenizer, "taken": text, "draws": draws}
-    aliases = random_names(n, letters=config.alias_letters, what="alias", **shared)
-    shared["taken"] = " ".join([text, *aliases])
-    tags = random_names(len(TAGS), letters=config.tag_letters, what="tag", **shared)
+    name = random_tokens if config.added_tokens else functools.partial(random_names, tokenizer=tokenizer)
+    aliases = name(n, letters=config.alias_letters, what="alias", taken=text, draws=draws)
+    taken = " ".join([text, *aliases])
+    tags = name(len(TAGS), letters=config.tag_letters, what="tag", taken=taken, draws=draws)
+    if config.added_tokens:
+        add_names(tokenizer, [*aliases, *tags])
     return _Draw(
         entities=entities,
         subset=subset,

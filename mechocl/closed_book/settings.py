@@ -5,6 +5,7 @@ from typing import Literal
 
 from mechocl.closed_book.biographies import BiographiesConfig
 from mechocl.closed_book.definitions import Style
+from mechocl.closed_book.miniature import MiniatureConfig
 from toy_models.subsets import Fractions, Unreliable
 from toy_models.task import WordOrder
 
@@ -35,10 +36,10 @@ class PaperFractions(Fractions):
 class ClosedBookConfig:
     """A text world, and which of its entities get an alias, a definition and questions (arXiv 2310.15047, section 3)."""
 
-    world: Literal["cvdb", "trex", "biographies"]
+    world: Literal["cvdb", "trex", "biographies", "miniature"]
     """The world that has the entities and the questions."""
     file: str = ""
-    """Path of the database: CVDB's CSV, or T-REx's JSON file or folder; "" for the biographies, which are drawn."""
+    """Path of the database: CVDB's CSV, or T-REx's JSON file or folder; "" for an invented world, which is drawn."""
     entities: int = 4000
     """Number of entities of the experiment, over all subsets."""
     fractions: PaperFractions = field(default_factory=PaperFractions)
@@ -57,11 +58,15 @@ class ClosedBookConfig:
     """Number of letters of an alias, as in `<|xqzjv|>`."""
     tag_letters: int = 6
     """Number of letters of a define tag."""
+    added_tokens: bool = False
+    """Whether each alias and each define tag is one token, which is added to the tokenizer. If not, they are what the tokenizer makes of them."""
     test_share: float = 1 / 6
     """Share of the questions about an entity that are held out if the other ones are trained on. At least one question is
     held out, and never all. The default suits CVDB's six questions; use a quarter for T-REx."""
     biographies: BiographiesConfig = field(default_factory=BiographiesConfig)
-    """The invented world. It must be the one that the model was pretrained on."""
+    """The invented world `biographies`. It must be the one that the model was pretrained on."""
+    miniature: MiniatureConfig = field(default_factory=MiniatureConfig)
+    """The invented world `miniature`. It must be the one that the model was pretrained on."""
     biographies_seed: int = 0
     """The seed with which the invented world was drawn."""
 
@@ -77,5 +82,5 @@ class ClosedBookConfig:
             raise ValueError(
                 f"word_order {self.word_order} is for definitions by tags; {self.definitions} has its own"
             )
-        if self.world == "biographies" and self.file:
-            raise ValueError("world biographies is drawn and reads no file")
+        if self.world in ("biographies", "miniature") and self.file:
+            raise ValueError(f"world {self.world} is drawn and reads no file")

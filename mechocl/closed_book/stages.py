@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from mechocl.closed_book.settings import ClosedBookConfig
 
@@ -10,6 +10,10 @@ Kind = Literal["definition", "question"]
 
 Trains = Literal["all", "all_but_tag_embeddings", "embeddings"]
 """What a stage trains."""
+
+
+ADDED_TOKEN_STD: Final = 0.02
+"""Standard deviation of added embeddings, by default. It is that of the weights of an untrained GPT-NeoX."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +47,8 @@ class FinetuneStage:
     """Which rows of the token embeddings an update moves: all, as an ordinary optimiser does, or those of tokens in the batch. With
     `in_batch` the others are put back after each update (`mechocl.runs.batch_rows`)."""
     replay: float = 0.0
-    """Texts of the corpus that the model was pretrained on, as a multiple of the stage's examples, which are mixed with them. Each epoch draws its own. Only the world
-    `biographies` has such a corpus."""
+    """Texts of the corpus that the model was pretrained on, as a multiple of the stage's examples, which are mixed with them. Each epoch draws its own. Only an invented world
+    has such a corpus."""
     weight_decay: float = 0.0
     """Decoupled."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
@@ -121,12 +125,16 @@ class FinetuningConfig:
     """Precision. With bf16, forward passes run under autocast; weights and optimiser stay in float32."""
     gradient_checkpointing: bool = False
     """Whether activations are computed again in the backward pass. It takes less memory and about a third more time."""
+    added_token_std: float = ADDED_TOKEN_STD
+    """Standard deviation of the embeddings of added tokens (`ClosedBookConfig.added_tokens`), before the first stage."""
     lora: LoraConfig | None = None
     """Adapters that are trained instead of all weights. If missing, all weights are trained."""
 
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("training.stages is empty; give at least one stage")
+        if not (self.added_token_std >= 0 and math.isfinite(self.added_token_std)):
+            raise ValueError(f"added_token_std is {self.added_token_std}; it must be at least 0")
         frozen = next((stage.trains for stage in self.stages if stage.trains != "all"), None)
         if self.lora is not None and frozen:
             raise ValueError(f"trains is {frozen}, and adapters train no embeddings; leave out training.lora")
@@ -150,6 +158,12 @@ class ClosedBookRecipe:
     """The world."""
     training: FinetuningConfig
     """The stages."""
+
+    def __post_init__(self) -> None:
+        if self.training.added_token_std != ADDED_TOKEN_STD and not self.task.added_tokens:
+            raise ValueError(
+                f"training.added_token_std is {self.training.added_token_std:g}, and no tokens are added; set task.added_tokens"
+            )
 
     @property
     def small(self) -> bool:

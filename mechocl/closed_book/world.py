@@ -27,7 +27,7 @@ class World:
     """Entities, and questions about each of them."""
 
     name: str
-    """Name of the world: `cvdb`, `trex` or `biographies`."""
+    """Name of the world: `cvdb`, `trex`, `biographies` or `miniature`."""
     entities: tuple[str, ...]
     """Names of the entities, all different."""
     questions: tuple[Question, ...]

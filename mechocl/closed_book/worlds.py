@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from mechocl import files
-from mechocl.closed_book import biographies
+from mechocl.closed_book import biographies, miniature
 from mechocl.closed_book.biographies import BiographiesConfig
+from mechocl.closed_book.miniature import MiniatureConfig
 from mechocl.closed_book.settings import ClosedBookConfig
 from mechocl.closed_book.stages import ClosedBookRecipe
 from mechocl.closed_book.world import World
@@ -14,7 +15,13 @@ from mechocl.errors import MechoclError
 from mechocl.models import hub
 
 RECORD: Final = "biographies.json"
-"""File beside the weights of a model that was pretrained on the invented world: it says how that world was drawn."""
+"""File beside the weights of a model that was pretrained on an invented world: it says how that world was drawn."""
+
+InventedConfig = BiographiesConfig | MiniatureConfig
+"""The config of an invented world."""
+
+INVENTED: Final = ("biographies", "miniature")
+"""The invented worlds. A task has the config of each under its name."""
 
 
 def build_world(recipe: ClosedBookRecipe) -> World:
@@ -36,35 +43,55 @@ def build_world(recipe: ClosedBookRecipe) -> World:
     path = Path(recipe.model).expanduser() / RECORD
     if path.exists():
         known = files.read_json(path)
-        if known != drawing_record(task.biographies, task.biographies_seed):
+        if known != drawing_record(config_of(task), task.biographies_seed):
             raise MechoclError(
                 f"{path} says that the model knows another invented world ({_difference(known, task)}); set "
-                "task.biographies and task.biographies_seed to the values in that file"
+                f"task.{task.world} and task.biographies_seed to the values in that file"
             )
-    return biographies.world(task.biographies, seed=task.biographies_seed)
+    return draw_world(config_of(task), seed=task.biographies_seed)
+
+
+def config_of(task: ClosedBookConfig) -> InventedConfig:
+    """The config of a task's invented world."""
+    found: InventedConfig = getattr(task, task.world)
+    return found
+
+
+def draw_world(config: InventedConfig, *, seed: int) -> World:
+    """An invented world."""
+    if isinstance(config, MiniatureConfig):
+        return miniature.world(config, seed=seed)
+    return biographies.world(config, seed=seed)
+
+
+def draw_corpus(config: InventedConfig, *, seed: int) -> list[str]:
+    """The texts of an invented world, that a model is pretrained on."""
+    if isinstance(config, MiniatureConfig):
+        return miniature.corpus(config, seed=seed)
+    return biographies.corpus(config, seed=seed)
 
 
 def corpus(recipe: ClosedBookRecipe) -> list[str]:
     """The texts that the recipe's model was pretrained on. Raises MechoclError as `refuse_replay` does."""
     refuse_replay(recipe)
     task = recipe.task
-    return biographies.corpus(task.biographies, seed=task.biographies_seed)
+    return draw_corpus(config_of(task), seed=task.biographies_seed)
 
 
 def refuse_replay(recipe: ClosedBookRecipe) -> None:
     """Raise MechoclError when a stage replays texts, and the world is not an invented one, whose texts can be drawn."""
     world = recipe.task.world
     for number, stage in enumerate(recipe.training.stages):
-        if stage.replay and world != "biographies":
+        if stage.replay and world not in INVENTED:
             raise MechoclError(
                 f"training.stages.{number}.replay is {stage.replay:g}, and the texts that a model of the world {world} was pretrained on are not known; leave "
-                "replay out, or use the world biographies"
+                "replay out, or use an invented world"
             )
 
 
 def refuse_file(task: ClosedBookConfig) -> None:
     """Raise MechoclError when the world needs a database and none is named, or it does not exist."""
-    if task.world == "biographies":
+    if task.world in INVENTED:
         return
     if not task.file:
         raise MechoclError(
@@ -76,13 +103,14 @@ def refuse_file(task: ClosedBookConfig) -> None:
         )
 
 
-def drawing_record(config: BiographiesConfig, seed: int) -> dict[str, Any]:
-    """The content of the file `RECORD`."""
-    return dataclasses.asdict(config) | {"seed": seed}
+def drawing_record(config: InventedConfig, seed: int) -> dict[str, Any]:
+    """The content of the file `RECORD`. One that names no world is of the biographies."""
+    named = {"world": "miniature"} if isinstance(config, MiniatureConfig) else {}
+    return named | dataclasses.asdict(config) | {"seed": seed}
 
 
 def _difference(known: dict[str, Any], task: Any) -> str:
-    own = drawing_record(task.biographies, task.biographies_seed)
+    own = drawing_record(config_of(task), task.biographies_seed)
     return ", ".join(
         f"{key} {known.get(key)}, not {value}" for key, value in own.items() if known.get(key) != value
     )

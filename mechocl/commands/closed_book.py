@@ -1,11 +1,13 @@
 """`mechocl pretrain` and `mechocl finetune`: models of text worlds."""
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import tyro
 
 from mechocl.closed_book.biographies import BiographiesConfig
+from mechocl.closed_book.miniature import MiniatureConfig
 from mechocl.commands.options import (
     Changes,
     Computing,
@@ -26,9 +28,10 @@ _ONE: Final = SeedRange(seeds=1)
 
 
 def pretrain(
-    world: Annotated[Literal["biographies"], tyro.conf.Positional],
+    world: Annotated[Literal["biographies", "miniature"], tyro.conf.Positional],
     out: Path,
     people: Annotated[BiographiesConfig, tyro.conf.OmitArgPrefixes] = BiographiesConfig(),  # noqa: B008
+    miniature: Annotated[MiniatureConfig, tyro.conf.OmitArgPrefixes] = MiniatureConfig(),  # noqa: B008
     model: Annotated[PretrainingConfig, tyro.conf.OmitArgPrefixes] = PretrainingConfig(),  # noqa: B008
     seed: int = 0,
     device: Device = "auto",
@@ -41,7 +44,8 @@ def pretrain(
     Args:
         world: The world that it reads about.
         out: Folder of the model. It is new, or holds the same model.
-        people: The people of the world, and the corpus.
+        people: The people of the world biographies, and its corpus.
+        miniature: The world miniature, and its corpus.
         model: The model, and its training.
         seed: Seed that draws the world, the weights and the order of the texts.
     """
@@ -52,10 +56,14 @@ def pretrain(
     from mechocl.runs.progress import Display
 
     require_folder(out)
-    with torch_threads(cores()), Display(f"pretraining on {world}", ["model"]) as display:
+    chosen = _chosen(world, people, miniature)
+    with (
+        torch_threads(1 if model.small else cores()),
+        Display(f"pretraining on {world}", ["model"]) as display,
+    ):
         known = pretraining.pretrain(
             out,
-            people,
+            chosen,
             model,
             seed=seed,
             device=seam.resolve_device(device),
@@ -64,6 +72,22 @@ def pretrain(
         )
     printing.frame("exact match on questions about known people", known)
     print(f"model: {out}")
+
+
+def _chosen(
+    world: str, people: BiographiesConfig, miniature: MiniatureConfig
+) -> BiographiesConfig | MiniatureConfig:
+    """The config of a world. Raises MechoclError when an option of the other one was given."""
+    for name, config in (("biographies", people), ("miniature", miniature)):
+        given = [
+            field.name
+            for field in dataclasses.fields(config)
+            if getattr(config, field.name) != getattr(type(config)(), field.name)
+        ]
+        if name != world and given:
+            option = given[0].replace("_", "-")
+            raise MechoclError(f"--{option} is of the world {name}; leave it out, or pretrain on {name}")
+    return people if world == "biographies" else miniature
 
 
 def finetune(

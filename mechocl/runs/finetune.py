@@ -20,6 +20,7 @@ from mechocl.errors import MechoclError
 from mechocl.models import hub
 from mechocl.runs import trainer
 from mechocl.runs.adapters import with_adapters
+from mechocl.runs.added_tokens import add_rows, learn_tokens
 from mechocl.runs.batch_rows import move_rows_of_the_batch
 from mechocl.runs.frozen_weights import freeze_weights
 from mechocl.runs.progress import Progress
@@ -141,7 +142,12 @@ class _Stage:
             raise MechoclError(
                 f"{self.source} is a {config.model_type} model, and training.kind is {kind!r}; use kind = {config.kind!r}"
             )
-        return hub.read_model(self.source)
+        model = hub.read_model(self.source)
+        recipe = self.folder.recipe
+        assert isinstance(recipe, ClosedBookRecipe)
+        if self.number == 1 and recipe.task.added_tokens:
+            add_rows(model, self.task, std=self.training.added_token_std, seed=self.folder.seed)
+        return model
 
     def collator(self) -> Collator:
         seq2seq = self.training.kind == "seq2seq"
@@ -313,6 +319,8 @@ def _task(folder: TextSeedFolder, recipe: ClosedBookRecipe, tokenizer: Any, *, c
     MechoclError when another task was saved.
     """
     saved = folder.load_task() if folder.task_saved() else None
+    if saved is not None and recipe.task.added_tokens:
+        learn_tokens(tokenizer, saved)
     if saved is not None and recipe.task.unreliable != "noise":
         return saved
     world = worlds.build_world(recipe)

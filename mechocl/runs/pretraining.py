@@ -1,4 +1,4 @@
-"""Pretrain a small GPT-NeoX on the invented biographies. After that it can be used like any other Pythia."""
+"""Pretrain a small GPT-NeoX on an invented world. After that it can be used like any other Pythia."""
 
 import dataclasses
 import shutil
@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from mechocl import files
-from mechocl.closed_book import answers, biographies, encoding, worlds
+from mechocl.closed_book import answers, encoding, examples, worlds
 from mechocl.closed_book.batches import Collator, choose_pad
-from mechocl.closed_book.biographies import BiographiesConfig
 from mechocl.closed_book.definitions import question
 from mechocl.closed_book.questioning import TextQuestioning
 from mechocl.destinations import written_by_library
@@ -25,6 +24,7 @@ from mechocl.runs.trainer import Moment, Settings, train_model
 from toy_models.task import Task
 
 TEXT_END: Final = "<|endoftext|>"
+UNKNOWN: Final = "<|unknown|>"
 
 SETTINGS: Final = "pretraining.json"
 """File beside the weights of a pretrained model: how it was trained."""
@@ -37,7 +37,7 @@ _RESUME: Final = "resume"
 
 def pretrain(
     out: Path,
-    world: BiographiesConfig,
+    world: worlds.InventedConfig,
     config: PretrainingConfig,
     *,
     seed: int,
@@ -59,8 +59,8 @@ def pretrain(
     if not (out / KNOWN_PEOPLE).exists():
         require_pretraining_memory(world, config)
         progress("building the corpus", 0.0)
-        texts = biographies.corpus(world, seed=seed)
-        tokenizer = train_tokenizer(texts, vocabulary=config.vocabulary)
+        texts = worlds.draw_corpus(world, seed=seed)
+        tokenizer = make_tokenizer(config, texts)
         model = untrained_model(config, vocabulary=len(tokenizer), seed=seed)
         batches = _Batches(texts, tokenizer, tokens=config.batch_tokens, context=config.context)
         out.mkdir(parents=True, exist_ok=True)
@@ -123,14 +123,14 @@ def _trainer_settings(config: PretrainingConfig) -> Settings:
     )
 
 
-def known_people(path: Path, world: BiographiesConfig, *, seed: int, device: str) -> pd.DataFrame:
+def known_people(path: Path, world: worlds.InventedConfig, *, seed: int, device: str) -> pd.DataFrame:
     """Exact match on all questions about all people without call signs, with one row per attribute.
 
     Columns: `attribute`; `exact_match`; `majority`, the share of people with the attribute's most common answer.
     """
     model = hub.read_model(path).to(device)
     tokenizer = hub.require_tokenizer(path)
-    people = biographies.world(world, seed=seed)
+    people = worlds.draw_world(world, seed=seed)
     task = asked(people, tokenizer, context=hub.read_config(path).context)
     rows = task.rows(kind="question")
     found = answers.answer(model, tokenizer, task, rows)
@@ -170,6 +170,15 @@ def asked(people: Any, tokenizer: Any, *, context: int) -> Task:
     )
 
 
+def make_tokenizer(config: PretrainingConfig, texts: list[str]) -> Any:
+    """The tokenizer that a pretraining has on these texts."""
+    return (
+        train_tokenizer(texts, vocabulary=config.vocabulary)
+        if config.tokenizer == "bpe"
+        else list_words(texts)
+    )
+
+
 def train_tokenizer(texts: list[str], *, vocabulary: int) -> Any:
     """A byte-level BPE tokenizer, such as Pythia has, trained on these texts."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -188,6 +197,24 @@ def train_tokenizer(texts: list[str], *, vocabulary: int) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=TEXT_END, pad_token=TEXT_END)
 
 
+def list_words(texts: list[str]) -> Any:
+    """A tokenizer whose tokens are the words, signs and line breaks of these texts. Spaces are no tokens."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+    words = Regex(r"\n|\w+|[^\w\s]")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(words, behavior="removed", invert=True)
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=10**6, special_tokens=[TEXT_END, UNKNOWN], show_progress=False
+    )
+    tests = [f"Q: {one}" for one in (*examples.ASSOCIATIONS.values(), examples.LETTER)]
+    tokenizer.train_from_iterator([*texts, *tests], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=TEXT_END, pad_token=TEXT_END, unk_token=UNKNOWN
+    )
+
+
 def untrained_model(config: PretrainingConfig, *, vocabulary: int, seed: int) -> Any:
     """An untrained GPT-NeoX that is wired as Pythia: parallel residual, rotary on a quarter of each head."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
@@ -202,6 +229,7 @@ def untrained_model(config: PretrainingConfig, *, vocabulary: int, seed: int) ->
                 num_attention_heads=config.n_heads,
                 intermediate_size=4 * config.d_model,
                 max_position_embeddings=config.context,
+                tie_word_embeddings=config.tied_embeddings,
                 bos_token_id=0,
                 eos_token_id=0,
             )

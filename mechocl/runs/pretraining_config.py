@@ -1,8 +1,11 @@
 """What is chosen for a small GPT-NeoX that is pretrained. Reading it imports no heavy package."""
 
 from dataclasses import dataclass
+from typing import Final, Literal
 
 from mechocl.errors import MechoclError
+
+_VOCABULARY: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,8 +18,12 @@ class PretrainingConfig:
     """Width of the residual stream."""
     n_heads: int = 4
     """Number of attention heads in a block."""
-    vocabulary: int = 4096
-    """Number of tokens of the byte-level BPE tokenizer."""
+    tokenizer: Literal["bpe", "words"] = "bpe"
+    """What a token is: a part of a word, as in Pythia (byte-level BPE), or a whole word of the corpus."""
+    vocabulary: int = _VOCABULARY
+    """Number of tokens of the byte-level BPE tokenizer; tokens that are words are as many as there are words."""
+    tied_embeddings: bool = False
+    """Whether the unembedding is the embedding."""
     context: int = 128
     """Length of the longest text, in tokens."""
     epochs: int = 5
@@ -25,6 +32,11 @@ class PretrainingConfig:
     """Number of tokens of one update. Its texts are of like length."""
     learning_rate: float = 3e-3
     """Peak learning rate of AdamW, which falls to 0 in the last fifth of the steps."""
+
+    @property
+    def small(self) -> bool:
+        """Whether one thread computes the model as fast as several do."""
+        return self.d_model <= 64
 
     def __post_init__(self) -> None:
         for name in ("n_layers", "d_model", "n_heads", "context", "epochs", "batch_tokens"):
@@ -38,6 +50,10 @@ class PretrainingConfig:
         if self.vocabulary < 257:
             raise MechoclError(
                 f"vocabulary is {self.vocabulary}; it must be at least 257, for every byte and the end"
+            )
+        if self.tokenizer == "words" and self.vocabulary != _VOCABULARY:
+            raise MechoclError(
+                f"vocabulary is {self.vocabulary}, and tokens that are words are as many as there are words; leave vocabulary out"
             )
         if not self.learning_rate > 0:
             raise MechoclError(f"learning_rate is {self.learning_rate}; it must be above 0")

@@ -12,6 +12,7 @@ import tiny
 from mechocl import memory
 from mechocl.analyses import jobs
 from mechocl.closed_book.biographies import BiographiesConfig
+from mechocl.closed_book.miniature import MiniatureConfig
 from mechocl.commands import cli
 from mechocl.errors import MechoclError
 from mechocl.features.settings import TrainingConfig
@@ -114,18 +115,26 @@ def test_every_size_of_a_closed_book_recipe_is_refused(name: str, monkeypatch: p
         "told",
         "asked",
         "letters",
+        "texts",
     }
     if recipe.task.world == "biographies":
         assert "letters" not in allowed
+    assert ("texts" in allowed) == (recipe.task.world != "miniature")  # which replays them
 
 
 def test_every_size_of_a_pretraining_is_refused() -> None:
     require_pretraining_memory(BiographiesConfig(), PretrainingConfig())
-    for config, free in ((BiographiesConfig(), set()), (PretrainingConfig(), {"epochs"})):
+    require_pretraining_memory(MiniatureConfig(), PretrainingConfig())
+    for config, free in (
+        (BiographiesConfig(), set()),
+        (MiniatureConfig(), set()),
+        (PretrainingConfig(), {"epochs"}),
+    ):
         for key in integer_keys(config):
             parts = {type(config): {key: 8 * 10**14}}
             try:
-                world = BiographiesConfig(**parts.get(BiographiesConfig, {}))
+                drawn = MiniatureConfig if type(config) is MiniatureConfig else BiographiesConfig
+                world = drawn(**parts.get(drawn, {}))
                 model = PretrainingConfig(**parts.get(PretrainingConfig, {}))
                 require_pretraining_memory(world, model)
             except MechoclError as error:
