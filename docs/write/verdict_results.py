@@ -5,6 +5,7 @@ from typing import Final
 
 import pandas as pd
 
+from docs.write import projected_steps
 from docs.write.markdown import write_table, write_text_table
 from docs.write.places import TABLES
 from docs.write.verdict_checks import BY_SUBSET, TABLE as CHECKS, write_checks
@@ -65,6 +66,7 @@ def write_results(wanted: Predictions) -> list[str]:
         *_shares(studies),
         "",
         *write_checks([one.name for one in studies]),
+        *projected_steps.write_section(),
         "### Each study in its own words",
         "",
         *[line for one in studies for line in _told(one, table)],
