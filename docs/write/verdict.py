@@ -11,13 +11,14 @@ from docs.write.markdown import write_text_table
 from docs.write.places import DOCS
 from mechocl import files
 from mechocl.hypotheses import predictions, quantities
-from mechocl.hypotheses.calibrated import read_confusion
+from mechocl.hypotheses.calibrated import read_lines
 from mechocl.hypotheses.calibration import (
     INSTANCES,
     RIGHT_AT_LEAST,
     SEEDS,
     WORLDS,
     WRONG_AT_MOST,
+    confusion,
     confusion_in_words,
 )
 from mechocl.hypotheses.hand_made import HandMade
@@ -211,9 +212,10 @@ def _worlds() -> list[str]:
 
 def _found(data: Predictions) -> list[str]:
     """What the calibration found: the confusion table, and in words which worlds are mistaken for which."""
-    shares = read_confusion(data)
-    if shares is None:
+    found = read_lines(data)
+    if found is None:
         return ["No table of a calibration is kept here yet."]
+    shares = confusion(found)
     rows = [
         (
             str(world),
@@ -224,14 +226,15 @@ def _found(data: Predictions) -> list[str]:
     ]
     wanted = (
         f"The right explanation is to be found in at least {RIGHT_AT_LEAST:.0%} of the instances, and a wrong one in at most "
-        f"{WRONG_AT_MOST:.0%}."
+        f"{WRONG_AT_MOST:.0%}. Of {INSTANCES} instances of each world that a whole calibration has, "
+        f"{'all are judged' if shares['instances'].min() >= INSTANCES else 'fewer are judged so far, as the table says; with so few, a share of 5 % cannot be seen'}."
     )
     return [
         "### What it found",
         "Share of the instances in which each explanation was supported or met so far.",
         "\n".join(write_text_table(("world", *map(str, shares.columns)), rows)),
         wanted,
-        "\n".join(f"- {line}" for line in confusion_in_words(shares)),
+        "\n".join(f"- {line}" for line in confusion_in_words(found)),
     ]
 
 

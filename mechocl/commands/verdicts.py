@@ -66,11 +66,11 @@ def _calibrate(table: Path, jobs: int | None) -> None:
     from mechocl.hypotheses import calibration
 
     require_file(table, "calibration")
-    shares = calibration.confusion(calibration.calibrate(table, jobs=jobs, say=print))
+    found = calibration.calibrate(table, jobs=jobs, say=print)
     print()
-    printing.grid(shares, ".2f", corner="world")
+    printing.grid(calibration.confusion(found), ".2f", corner="world")
     print()
-    for line in calibration.confusion_in_words(shares):
+    for line in calibration.confusion_in_words(found):
         print(line)
     print(f"calibration: {table}")
 

@@ -13,12 +13,18 @@ TABLE: Final = Path(__file__).resolve().parents[2] / "docs" / "results" / "calib
 """The lines that `mechocl verdict --calibrate` wrote. An installed package without the source tree has no such file."""
 
 
-def read_confusion(wanted: Predictions) -> pd.DataFrame | None:
-    """The confusion table (`calibration.confusion`) of the package's predictions; None where there is none, or one that other predictions gave."""
+def read_lines(wanted: Predictions) -> pd.DataFrame | None:
+    """The lines of the package's predictions; None where there are none, or those that other predictions gave."""
     try:
         found = calibration.read_table(TABLE, wanted)
     except MechoclError:
         return None
     if found.empty or set(found["predictions"]) != {calibration.digits(None)}:
         return None
-    return calibration.confusion(found)
+    return found
+
+
+def read_confusion(wanted: Predictions) -> pd.DataFrame | None:
+    """Their confusion table (`calibration.confusion`); None where there is none."""
+    found = read_lines(wanted)
+    return None if found is None else calibration.confusion(found)

@@ -30,6 +30,9 @@ SEEDS: Final = 8
 FOUND: Final = ("supported", "met so far")
 """What the verdict says of an explanation that it takes for right."""
 
+CONTRADICTED: Final = "contradicted"
+"""What it says of one that it rules out."""
+
 NOT_ASKED: Final = "not asked"
 """What is said of an explanation that is about a training, where models are hand-made."""
 
@@ -163,22 +166,27 @@ def confusion(found: pd.DataFrame) -> pd.DataFrame:
     return shares
 
 
-def confusion_in_words(shares: pd.DataFrame) -> list[str]:
-    """What a confusion table shows, one sentence a world: what was to be found and was not often enough, and what is mistaken for it."""
+def confusion_in_words(found: pd.DataFrame) -> list[str]:
+    """What a table of `calibrate` shows, one sentence a world: what was to be found and was not often enough, whether it was contradicted there,
+    and what is mistaken for it."""
     truth = {world.name: world.truth for world in WORLDS}
+    names = [name for name in found.columns if name not in KEYS]
     lines = []
-    for (world, row), number in zip(
-        shares.drop(columns="instances").iterrows(), shares["instances"], strict=True
-    ):
-        right = truth[str(world)]
-        missed = [f"{name} in {row[name]:.0%}" for name in right if not row[name] >= RIGHT_AT_LEAST]
+    for world, rows in found.groupby("world", sort=False):
+        right, n = truth[str(world)], len(rows)
+        hits = {name: int(rows[name].isin(FOUND).sum()) for name in names}
+        missed = [
+            f"{name} in {hits[name]} of {n} (contradicted in {int((rows[name] == CONTRADICTED).sum())})"
+            for name in right
+            if not hits[name] >= RIGHT_AT_LEAST * n
+        ]
         wrong = [
-            f"{name} in {share:.0%}"
-            for name, share in row.items()
-            if name not in right and share > WRONG_AT_MOST
+            f"{name} in {count} of {n}"
+            for name, count in hits.items()
+            if name not in right and count > WRONG_AT_MOST * n
         ]
         parts = [f"found too seldom: {', '.join(missed)}"] * bool(missed)
         parts += [f"mistaken for it: {', '.join(wrong)}"] * bool(wrong)
         told = "; ".join(parts) or "found, and mistaken for nothing else"
-        lines.append(f"{world}, {number:g} instances: {told}.")
+        lines.append(f"{world}, {n} instances: {told}.")
     return lines

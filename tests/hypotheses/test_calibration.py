@@ -156,14 +156,21 @@ def test_a_confusion_table_is_read_by_name() -> None:
     """By hand: of ten instances the right one is found in nine, and another one in one; of the next world neither is found."""
     rows = [("retrieval", k, "supported" if k else "undecided", "undecided", NOT_ASKED) for k in range(10)]
     rows += [
-        ("storage", k, "met so far" if k < 1 else "undecided", "undecided", NOT_ASKED) for k in range(10)
+        (
+            "storage",
+            k,
+            "met so far" if k < 1 else "undecided",
+            "undecided" if k else "contradicted",
+            NOT_ASKED,
+        )
+        for k in range(10)
     ]
     table = pd.DataFrame(
         rows, columns=["world", "instance", "selective_retrieval", "gradient_alignment", "recency"]
     ).assign(predictions="0", seeds=8)
-    assert confusion_in_words(confusion(table)) == [
+    assert confusion_in_words(table) == [
         "retrieval, 10 instances: found, and mistaken for nothing else.",
-        "storage, 10 instances: found too seldom: gradient_alignment in 0%; mistaken for it: selective_retrieval in 10%.",
+        "storage, 10 instances: found too seldom: gradient_alignment in 0 of 10 (contradicted in 1); mistaken for it: selective_retrieval in 1 of 10.",
     ]
 
 
