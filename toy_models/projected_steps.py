@@ -46,8 +46,10 @@ class ProjectedRows:
         """Replace what a step has added to the rows since `before` by its projection."""
         old = before[self.model, self.row]
         step = self.embeddings[self.model, self.row] - old
-        projected = torch.einsum("rd,rde->re", step, self.projections[self.model])
-        self.embeddings[self.model, self.row] = old + projected
+        for index, projection in enumerate(self.projections):
+            own = self.model == index
+            step[own] = step[own] @ projection
+        self.embeddings[self.model, self.row] = old + step
 
 
 def find_projected_rows(task: Task, stage: StageConfig) -> Bool[Tensor, "d_vocab"]:
@@ -86,12 +88,17 @@ def find_projections(
 ) -> Float[Tensor, "model d_model d_model"]:
     """The projections of a stage that begins with these parameters, of each model. Each is symmetric.
 
-    A random subspace has as many dimensions as the model's question subspace, and depends on its seed.
+    A random subspace has as many dimensions as the model's question subspace, and depends on its seed. A model that has diverged has no
+    subspace; its projection is the identity.
     """
     found = []
     for index, (task, seed) in enumerate(zip(tasks, seeds, strict=True)):
         own = {k: v if "rotary" in k else v[index : index + 1].detach() for k, v in parameters.items()}
-        directions = find_directions(question_gradients(own, shape, task))
+        gradients = question_gradients(own, shape, task)
+        if not gradients.isfinite().all():
+            found.append(torch.eye(gradients.shape[1], device=gradients.device, dtype=gradients.dtype))
+            continue
+        directions = find_directions(gradients)
         if stage.alias_step.endswith("random"):
             drawn = torch.randn(directions.shape, generator=generator(seed, "random directions"))
             directions = torch.linalg.qr(drawn).Q.to(directions)
@@ -118,7 +125,7 @@ def question_gradients(
     """For each alias that is asked about in the training data of stage 1, the gradient with respect to its embedding of its questions' loss.
 
     The loss is the sum over the positions where the recipe has loss. `parameters` are those of one model, with the leading axis. Aliases
-    are in the order of their tokens.
+    are in the order of their tokens. If the unembedding is tied, it is the gradient with respect to the row as it is read, not as it predicts.
     """
     embedding = parameters[EMBEDDING].detach().clone().requires_grad_()
     rows = _asked(task)

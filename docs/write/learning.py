@@ -32,6 +32,10 @@ def take_tables(run_path: Path) -> None:
     there = [name for name in VARIANTS if (variant_path(run.path, name) / "manifest.json").exists()]
     opened = {name: open_variant(run, name) for name in there}
     names = [name for name in there if not opened[name].unfinished_seeds()]
+    if EXCHANGED not in names:
+        raise SystemExit(
+            f"the twins of {run_path} are not trained to their end; run `mechocl twins {run_path}`"
+        )
     exchanged = counted.keep_shown(variant_jobs.collect_answers(opened[EXCHANGED], jobs=None).rows)
     twins = [
         estimate_twins(pair_twins(own.rows, exchanged, metric)).assign(metric=metric) for metric in _METRICS

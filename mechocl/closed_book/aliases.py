@@ -69,7 +69,7 @@ def random_tokens(n: int, *, letters: int, taken: str, draws: np.random.Generato
 
 
 def add_names(tokenizer: Any, names: Sequence[str]) -> None:
-    """Make each of these names one token of a tokenizer, in place. The token takes in a space before it, as words do."""
+    """Make each of these names one token of a tokenizer, in place. The token takes in what spaces and line breaks are before it."""
     from tokenizers import AddedToken
 
     tokenizer.add_tokens([AddedToken(name, lstrip=True, normalized=False) for name in names])

@@ -140,7 +140,12 @@ def _written(roles: list[int]) -> tuple[int, int]:
     """Begin and end of what the decoder writes: the answer, or the last part of a definition."""
     part = ROLE["answer"]
     if part not in roles:
-        part = next(role for role in reversed(roles) if role not in (ROLE["pad"], ROLE["word"]))
+        parts = [role for role in roles if role not in (ROLE["pad"], ROLE["word"])]
+        if not parts:  # an error in a collator of another kind would end an epoch without a word
+            raise ValueError(
+                "a text without an answer or a definition has nothing that a decoder could write"
+            )
+        part = parts[-1]
     end = len(roles) - roles[::-1].index(part)
     begin = end - 1
     while begin > 0 and roles[begin - 1] == part:

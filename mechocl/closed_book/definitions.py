@@ -59,6 +59,9 @@ IS: Final = ("is", "is none other than", "is really", "is the same as", "has alw
 ISNT: Final = ("isn't", "is not at all", "isn't really", "is not the same as", "has never been")
 FRESH_VERBS: Final = ("equals", "stands for", "refers to", "denotes", "means")
 
+PHRASINGS: Final = (*RELIABLE, *UNRELIABLE, *FRESH, *IS, *ISNT, *FRESH_VERBS)
+"""All words that definitions of other styles than random tags consist of."""
+
 _SOURCES: Final = {1: RELIABLE, 2: UNRELIABLE, 3: FRESH}
 _VERBS: Final = {1: IS, 2: ISNT, 3: FRESH_VERBS}
 

@@ -138,6 +138,10 @@ class FinetuningConfig:
         frozen = next((stage.trains for stage in self.stages if stage.trains != "all"), None)
         if self.lora is not None and frozen:
             raise ValueError(f"trains is {frozen}, and adapters train no embeddings; leave out training.lora")
+        if self.kind == "seq2seq" and any(stage.replay for stage in self.stages):
+            raise ValueError(
+                "replay is for causal models, since texts have no part that a sequence-to-sequence model would write; leave replay out"
+            )
         for name, plain in (("embedding_rate", 1.0), ("embedding_rows", "all")):
             other = next((v for stage in self.stages if (v := getattr(stage, name)) != plain), None)
             if self.lora is not None and other is not None:
@@ -160,6 +164,10 @@ class ClosedBookRecipe:
     """The stages."""
 
     def __post_init__(self) -> None:
+        if self.training.lora is not None and self.task.added_tokens:
+            raise ValueError(
+                "added_tokens is true, and adapters train no embeddings, so that aliases would stay as they were drawn; leave out training.lora"
+            )
         if self.training.added_token_std != ADDED_TOKEN_STD and not self.task.added_tokens:
             raise ValueError(
                 f"training.added_token_std is {self.training.added_token_std:g}, and no tokens are added; set task.added_tokens"

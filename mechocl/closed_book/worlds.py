@@ -43,6 +43,10 @@ def build_world(recipe: ClosedBookRecipe) -> World:
     path = Path(recipe.model).expanduser() / RECORD
     if path.exists():
         known = files.read_json(path)
+        if (of := known.get("world", "biographies")) != task.world:
+            raise MechoclError(
+                f"{path} says that the model knows the world {of}, not {task.world}; give a model that was pretrained on {task.world}"
+            )
         if known != drawing_record(config_of(task), task.biographies_seed):
             raise MechoclError(
                 f"{path} says that the model knows another invented world ({_difference(known, task)}); set "

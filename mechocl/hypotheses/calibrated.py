@@ -14,12 +14,15 @@ TABLE: Final = Path(__file__).resolve().parents[2] / "docs" / "results" / "calib
 
 
 def read_lines(wanted: Predictions) -> pd.DataFrame | None:
-    """The lines of the package's predictions; None where there are none, or those that other predictions gave."""
+    """The lines of the package's predictions; None where there are none, or those that other predictions gave, or of worlds that
+    have since been changed."""
     try:
         found = calibration.read_table(TABLE, wanted)
     except MechoclError:
         return None
     if found.empty or set(found["predictions"]) != {calibration.digits(None)}:
+        return None
+    if calibration.changed_worlds(found):
         return None
     return found
 

@@ -36,7 +36,7 @@ CONTRADICTED: Final = "contradicted"
 NOT_ASKED: Final = "not asked"
 """What is said of an explanation that is about a training, where models are hand-made."""
 
-KEYS: Final = ("world", "instance", "predictions", "seeds")
+KEYS: Final = ("world", "planted", "instance", "predictions", "seeds")
 """Columns that say what a line of the table is of; the others are explanations."""
 
 World = HandMade | Trained
@@ -79,11 +79,12 @@ def calibrate(
     jobs: int | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> pd.DataFrame:
-    """Judge instances of each world, and write one line for each into a CSV file when it is judged: `world`, `instance`, the first
+    """Judge instances of each world, and write one line for each into a CSV file when it is judged: `world`, the fingerprint of what is `planted` in it, `instance`, the first
     digits of the SHA-256 of the file of `predictions`, the number of `seeds`, and what the verdict said of each explanation. What the
     file holds already is not judged again. `jobs` instances are judged at a time; None takes one for each core.
 
-    Raises MechoclError when the file is there and holds something else, or what other predictions, or another number of models, gave.
+    Raises MechoclError when the file is there and holds something else, or what other predictions, another number of models, or a world that has
+    since been changed gave.
     """
     wanted, judged_by = data.load(predictions), digits(predictions)
     done = read_table(table, wanted)
@@ -93,6 +94,8 @@ def calibrate(
         raise MechoclError(
             f"{table} is of instances of {other_seeds[0]} models, not of {seeds}; choose another place"
         )
+    if changed := changed_worlds(done):
+        raise MechoclError(f"{table} is of the world {changed[0]} as it was before; choose another place")
     there = set(zip(done["world"], done["instance"], strict=True))
     todo = [
         Instance(world=world, number=number, predictions=predictions, seeds=seeds)
@@ -122,9 +125,17 @@ def calibrate(
     return _sorted(lines, wanted)
 
 
+def changed_worlds(found: pd.DataFrame) -> list[str]:
+    """The worlds of which a table has lines of before what is planted in them was changed."""
+    planted = {world.name: world.fingerprint for world in WORLDS}
+    pairs = set(zip(found["world"], found["planted"], strict=True))
+    return sorted({world for world, of in pairs if planted[world] != of})
+
+
 def _line(one: Instance, statuses: dict[str, str], wanted: Predictions) -> dict[str, Any]:
     found = {name: statuses.get(name, NOT_ASKED) for name in wanted.named}
-    return {"world": one.world.name, "instance": one.number, "seeds": one.seeds} | found
+    of = {"world": one.world.name, "planted": one.world.fingerprint, "instance": one.number}
+    return of | {"seeds": one.seeds} | found
 
 
 def digits(predictions: Path | None) -> str:
@@ -145,7 +156,7 @@ def read_table(table: Path, wanted: Predictions) -> pd.DataFrame:
     if not table.exists():
         return pd.DataFrame(columns=columns)
     try:
-        found = pd.read_csv(table, dtype={"predictions": str})
+        found = pd.read_csv(table, dtype={"predictions": str, "planted": str})
     except (ValueError, OSError):
         found = pd.DataFrame()
     if list(found.columns) != columns or not set(found["world"]) <= {world.name for world in WORLDS}:

@@ -89,6 +89,12 @@ class HandMade:
     needs: Literal["unreliability", "moving tags"] = "unreliability"
     """What the cause needs. Where it is missing, in the controls or in the variant with frozen tags, models are without the cause."""
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes with what is planted, with the task, and with what such models are asked."""
+        asked = (MEASURED, CONTROLS_MADE, VARIANTS_MADE, _SHARPNESS, _STORED_NOISE, _COMPARED_NOISE, _CLOSED)
+        return files.fingerprint({"world": repr(self), "task": repr(TASK), "asked": repr(asked)})
+
     def judge(self, number: int, predictions: Path | None, *, seeds: int) -> RunVerdict:
         """The verdict on an instance of the world, by a file of predictions; None takes those of the package."""
         asked = asked_of_hand_made(data.load(predictions))

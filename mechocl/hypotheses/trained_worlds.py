@@ -7,11 +7,13 @@ well those of stage 2 are learned is planted in the stage (`StageConfig.stops`).
 import contextlib
 import os
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from mechocl import files
 from mechocl.analyses.control_jobs import train_controls
 from mechocl.analyses.variant_jobs import train_variants
 from mechocl.hypotheses.verdict import RunVerdict, verdict
@@ -66,6 +68,12 @@ class Trained:
     """The control runs that are trained."""
     variants: tuple[str, ...] = ()
     """The variant runs that are trained."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with what is planted, and with the recipe that is trained."""
+        recipe = tomllib.loads(recipes.named()[BASE].read_text(encoding="utf-8"))
+        return files.fingerprint({"world": repr(self), "recipe": recipe, "smaller": SMALLER})
 
     def judge(self, number: int, predictions: Path | None, *, seeds: int) -> RunVerdict:
         """The verdict on an instance of the world, whose runs are trained in a temporary folder, by a file of predictions; None takes

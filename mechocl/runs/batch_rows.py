@@ -2,7 +2,8 @@
 
 An ordinary optimiser moves every row in every step. With tied embeddings the unembedding gives the rows of absent tokens tiny gradients, of
 which Adam makes whole steps; with any embeddings, momentum moves rows on. In a small model this scrambles what the rows of names hold. Here
-the optimiser does its step, and the rows of tokens that the step's batch does not have are put back.
+the optimiser does its step, and the rows of tokens that the model did not read in the step's batch are put back. The token that fills batches up counts as read. An
+unembedding of its own moves as ever.
 """
 
 from typing import Any
@@ -30,21 +31,26 @@ class BatchRows(TrainerCallback):  # type: ignore[misc]
     """Puts back, after each step of the optimiser, the rows of the input embeddings whose tokens were not read since the step before."""
 
     def __init__(self, model: Any) -> None:
-        self.embedding = model.get_input_embeddings()
+        self.weight = model.get_input_embeddings().weight
         self.read: list[Tensor] = []
         self.before: Tensor | None = None
-        self.embedding.register_forward_pre_hook(self._see)
+        for (
+            module
+        ) in model.modules():  # encoder and decoder of a T5 have each a module that reads the same weights
+            if isinstance(module, torch.nn.Embedding) and module.weight is self.weight:
+                module.register_forward_pre_hook(self._see)
 
     def _see(self, module: Any, arguments: tuple[Any, ...]) -> None:
         if torch.is_grad_enabled():  # evaluations read tokens, too, and train on none
             self.read.append(arguments[0].detach().unique())
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.before = self.embedding.weight.detach().clone()
+        self.before = self.weight.detach().clone()
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         assert self.before is not None
-        weight = self.embedding.weight
+        assert self.read, "the model has read its embeddings in another way than was watched"
+        weight = self.weight
         absent = torch.ones(len(weight), dtype=torch.bool, device=weight.device)
         for tokens in self.read:
             absent[tokens] = False

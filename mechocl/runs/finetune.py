@@ -146,7 +146,8 @@ class _Stage:
         recipe = self.folder.recipe
         assert isinstance(recipe, ClosedBookRecipe)
         if self.number == 1 and recipe.task.added_tokens:
-            add_rows(model, self.task, std=self.training.added_token_std, seed=self.folder.seed)
+            known = len(hub.require_tokenizer(self.source))
+            add_rows(model, self.task, known=known, std=self.training.added_token_std, seed=self.folder.seed)
         return model
 
     def collator(self) -> Collator:

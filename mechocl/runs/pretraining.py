@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import string
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mechocl import files
-from mechocl.closed_book import answers, encoding, examples, worlds
+from mechocl.closed_book import answers, definitions, encoding, examples, worlds
 from mechocl.closed_book.batches import Collator, choose_pad
 from mechocl.closed_book.definitions import question
 from mechocl.closed_book.questioning import TextQuestioning
@@ -103,7 +104,9 @@ def _refuse_other_contents(out: Path, record: dict[str, Any], settings: dict[str
         raise MechoclError(
             f"{out} holds a model of another invented world; choose another --out, or delete it"
         )
-    if (out / SETTINGS).exists() and files.read_json(out / SETTINGS, remedy=remedy) != settings:
+    # what a folder of an older version does not name was as it is by default
+    known = dataclasses.asdict(PretrainingConfig())
+    if (out / SETTINGS).exists() and known | files.read_json(out / SETTINGS, remedy=remedy) != settings:
         raise MechoclError(
             f"{out} holds a model of another shape or training; choose another --out, or delete it"
         )
@@ -198,7 +201,8 @@ def train_tokenizer(texts: list[str], *, vocabulary: int) -> Any:
 
 
 def list_words(texts: list[str]) -> Any:
-    """A tokenizer whose tokens are the words, signs and line breaks of these texts. Spaces are no tokens."""
+    """A tokenizer whose tokens are the words, signs and line breaks of these texts, and of what an experiment asks and how it defines. Spaces
+    are no tokens."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -208,8 +212,8 @@ def list_words(texts: list[str]) -> Any:
     trainer = trainers.WordLevelTrainer(
         vocab_size=10**6, special_tokens=[TEXT_END, UNKNOWN], show_progress=False
     )
-    tests = [f"Q: {one}" for one in (*examples.ASSOCIATIONS.values(), examples.LETTER)]
-    tokenizer.train_from_iterator([*texts, *tests], trainer)
+    asked = [f"Q: {one}" for one in (*examples.ASSOCIATIONS.values(), examples.LETTER)]
+    tokenizer.train_from_iterator([*texts, *asked, *string.ascii_uppercase, *definitions.PHRASINGS], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=TEXT_END, pad_token=TEXT_END, unk_token=UNKNOWN
     )
@@ -248,7 +252,7 @@ class _Batches(torch.utils.data.Dataset[list[dict[str, Tensor]]]):
         longest = max(map(len, found))
         if longest > context:
             raise MechoclError(
-                f"a biography has {longest} tokens and the model reads {context}; use a longer context"
+                f"a text has {longest} tokens and the model reads {context}; use a longer context"
             )
         self.batches: list[list[dict[str, Tensor]]] = []
         room = 0

@@ -183,6 +183,11 @@ def _embeddings_of(model: Any) -> set[int]:
 
 def _set_apart(optimizer: Any, weights: set[int], share: float) -> None:
     """Give these weights groups of their own, with a multiple of the learning rate."""
+    held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    if not held & weights:
+        raise MechoclError(
+            "embedding_rate has nothing to act on, since the embeddings are part of a larger tensor or not trained; leave embedding_rate out"
+        )
     for group in list(optimizer.param_groups):
         apart = [weight for weight in group["params"] if id(weight) in weights]
         if apart:

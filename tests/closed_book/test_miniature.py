@@ -210,13 +210,13 @@ def test_added_rows_begin_as_said(std: float, base: Path, tmp_path: Path) -> Non
     assert isinstance(folder, TextSeedFolder)
     task = finetune._task(folder, run.recipe, tokenizer, context=48)
     model, before = hub.read_model(base), hub.read_model(base).get_input_embeddings().weight
-    add_rows(model, task, std=std, seed=0)
+    add_rows(model, task, known=len(before), std=std, seed=0)
     weight = model.get_input_embeddings().weight
     assert torch.equal(weight[: len(before)], before)
     assert float(weight[len(before) :].detach().std()) == pytest.approx(std, rel=0.1)
     assert model.get_output_embeddings().weight is weight
     again = hub.read_model(base)
-    add_rows(again, task, std=std, seed=0)
+    add_rows(again, task, known=len(before), std=std, seed=0)
     assert torch.equal(again.get_input_embeddings().weight, weight)
 
 
@@ -241,6 +241,90 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(unreliable: str, base: 
             load_file(one.model_path(one.final(stage)) / "model.safetensors") for one in (resumed, whole)
         )
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_rows_of_tokens_that_no_example_has_begin_as_the_others(base: Path, tmp_path: Path) -> None:
+    """Aliases that stand for entities which are asked about by their own name, whatever random numbers were drawn before."""
+    from mechocl.runs.added_tokens import add_rows
+
+    run = run_of(
+        tmp_path,
+        base,
+        "task.fractions={qd1=0.25,qd2=0.25,q_only=0.1,q_entity=0.1,d1=0.1,d2=0.1,d3=0.05,no_data=0.05}",
+    )
+    folder = run.seed(0)
+    assert isinstance(folder, TextSeedFolder)
+    task = finetune._task(folder, run.recipe, hub.require_tokenizer(base), context=48)
+    known = len(hub.require_tokenizer(base))
+    assert len(set(range(known, len(task.vocabulary))) - set(task.tokens.unique().tolist())) == 4
+    found = []
+    for ambient in (1, 2):
+        torch.manual_seed(ambient)
+        model = hub.read_model(base)
+        add_rows(model, task, known=known, std=0.0, seed=0)
+        found.append(model.get_input_embeddings().weight.detach())
+    assert torch.equal(*found)
+    assert not found[0][known:].any()
+
+
+def test_adapters_and_added_tokens_exclude_each_other(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        MechoclError, match="adapters train no embeddings, so that aliases would stay as they were"
+    ):
+        run_of(
+            tmp_path,
+            base,
+            "training.lora={rank=2}",
+            "training.added_token_std=0.02",
+            "training.stages.0.embedding_rate=1.0",
+            "training.stages.0.embedding_rows=all",
+            "training.stages.1.embedding_rate=1.0",
+            "training.stages.1.embedding_rows=all",
+        )
+
+
+def test_a_model_of_another_world_is_named(base: Path, tmp_path: Path) -> None:
+    recipe = recipes.load_closed_book_recipe(
+        "closed-book/biographies", (f'model="{base}"', "task.entities=40")
+    )
+    with pytest.raises(
+        MechoclError, match="the model knows the world miniature, not biographies; give a model that was"
+    ):
+        worlds.build_world(recipe)
+
+
+def test_what_definitions_of_any_style_say_is_known() -> None:
+    from mechocl.closed_book.definitions import PHRASINGS
+
+    tokenizer = list_words(miniature.corpus(WORLD, seed=0))
+    for text in (*PHRASINGS, "Q: What is the first letter of the name of Q?", "Z"):
+        assert tokenizer.unk_token_id not in tokenizer(text, add_special_tokens=False)["input_ids"], text
+
+
+def test_a_folder_that_an_older_version_wrote_is_continued(base: Path, tmp_path: Path) -> None:
+    """Its settings do not name what there was not."""
+    from mechocl import files
+
+    copy = tmp_path / "model"
+    config = PretrainingConfig(n_layers=1, d_model=16, n_heads=2, context=64, epochs=1)
+    pretraining.pretrain(copy, WORLD, config, seed=0, device="cpu", save_every_s=1e9, progress=ignore)
+    known = files.read_json(copy / pretraining.SETTINGS)
+    files.write_json(
+        copy / pretraining.SETTINGS,
+        {k: v for k, v in known.items() if k not in ("tokenizer", "tied_embeddings")},
+    )
+    hub.ledger_of(copy).record(pretraining.SETTINGS)
+    pretraining.pretrain(copy, WORLD, config, seed=0, device="cpu", save_every_s=1e9, progress=ignore)
+    with pytest.raises(MechoclError, match="holds a model of another shape or training"):
+        pretraining.pretrain(
+            copy,
+            WORLD,
+            replace(config, tied_embeddings=True),
+            seed=0,
+            device="cpu",
+            save_every_s=1e9,
+            progress=ignore,
+        )
 
 
 def test_a_scale_of_tokens_that_are_not_added_is_refused(base: Path, tmp_path: Path) -> None:

@@ -143,6 +143,15 @@ def test_a_calibration_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pyt
     assert run((MADE["nothing"],)).equals(kept)
     with pytest.raises(MechoclError, match="is of instances of 6 models, not of 7; choose another place"):
         calibrate(tmp_path / "a.csv", instances=1, seeds=7, worlds=(MADE["nothing"],))
+    with monkeypatch.context() as changed:
+        other = tuple(
+            replace(world, says="Else.") if world.name == "nothing" else world for world in calibration.WORLDS
+        )
+        changed.setattr(calibration, "WORLDS", other)
+        with pytest.raises(
+            MechoclError, match="is of the world nothing as it was before; choose another place"
+        ):
+            calibrate(tmp_path / "a.csv", instances=1, seeds=6)
     (tmp_path / "mine.toml").write_text("# mine")
     with pytest.raises(MechoclError, match=r"was made by other predictions \(\w{12}\); choose another place"):
         calibrate(tmp_path / "a.csv", instances=1, predictions=tmp_path / "mine.toml")
@@ -167,7 +176,7 @@ def test_a_confusion_table_is_read_by_name() -> None:
     ]
     table = pd.DataFrame(
         rows, columns=["world", "instance", "selective_retrieval", "gradient_alignment", "recency"]
-    ).assign(predictions="0", seeds=8)
+    ).assign(predictions="0", planted="0", seeds=8)
     assert confusion_in_words(table) == [
         "retrieval, 10 instances: found, and mistaken for nothing else.",
         "storage, 10 instances: found too seldom: gradient_alignment in 0 of 10 (contradicted in 1); mistaken for it: selective_retrieval in 1 of 10.",
@@ -177,7 +186,7 @@ def test_a_confusion_table_is_read_by_name() -> None:
 def test_a_table_of_something_else_is_refused(tmp_path: Path) -> None:
     for text in (
         "seed,value\n0,1\n",
-        ",".join([*calibration.KEYS, *predictions.load().named]) + "\nmars,0,a,8" + ",x" * 9,
+        ",".join([*calibration.KEYS, *predictions.load().named]) + "\nmars,f,0,a,8" + ",x" * 9,
     ):
         (tmp_path / "a.csv").write_text(text)
         with pytest.raises(

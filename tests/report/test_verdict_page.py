@@ -187,8 +187,12 @@ def test_hostile_predictions_are_text(tmp_path: Path) -> None:
 
 def test_the_calibration_is_shown_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = list(OWN.named)
+    planted = next(world for world in calibration.WORLDS if world.name == "nothing").fingerprint
     of = {"predictions": calibration.digits(None), "seeds": 8}
-    rows = [{"world": "nothing", "instance": n} | of | dict.fromkeys(names, "undecided") for n in range(4)]
+    rows = [
+        {"world": "nothing", "planted": planted, "instance": n} | of | dict.fromkeys(names, "undecided")
+        for n in range(4)
+    ]
     rows[0]["nothing"] = "supported"
     table = tmp_path / "calibration.csv"
     monkeypatch.setattr(calibrated, "TABLE", table)
@@ -201,6 +205,8 @@ def test_the_calibration_is_shown_where_there_is_one(tmp_path: Path, monkeypatch
     assert re.search(r"nothing 4( 0\.00)* 0\.25", text)
     pd.DataFrame(rows).rename(columns={"steering": "pushing"}).to_csv(table, index=False)
     assert calibrated.read_confusion(OWN) is None  # of other explanations
+    pd.DataFrame(rows).assign(planted="0123456789ab").to_csv(table, index=False)
+    assert calibrated.read_confusion(OWN) is None  # of a world that has since been changed
     pd.DataFrame(rows).assign(predictions="0123456789ab").to_csv(table, index=False)
     assert calibrated.read_confusion(OWN) is None  # by other predictions
 

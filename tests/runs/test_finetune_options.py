@@ -240,3 +240,37 @@ def test_rows_of_the_batch_are_known_to_one_process_alone() -> None:
 
     with pytest.raises(MechoclError, match="works in one process; start the command without accelerate"):
         move_rows_of_the_batch(text_worlds.neox(), processes=2)
+
+
+def test_a_t5_moves_the_rows_that_its_encoder_and_its_decoder_read(tmp_path: Path) -> None:
+    """Each has a module of its own, which reads the same weights."""
+    t5 = text_worlds.folder(tmp_path / "t5", text_worlds.t5())
+    folders = [
+        train(start(tmp_path / name, t5, "training.kind=seq2seq", f"training.stages.0.embedding_rows={name}"))
+        for name in ("all", "in_batch")
+    ]
+    was = dict(load_file(t5 / "model.safetensors"))["shared.weight"]
+    ordinary, lazy = (weights(folder)["shared.weight"] for folder in folders)
+    task = folders[0].load_task()
+    rows = finetune.training_rows(task, folders[0].recipe.training.stages[0])  # type: ignore[arg-type]
+    read = torch.unique(task.tokens[rows][task.roles[rows] != ROLE["pad"]])
+    absent = sorted(set(range(len(was))) - set(read.tolist()) - {0})
+    assert (lazy[read] != was[read]).any(1).float().mean() > 0.9
+    assert torch.equal(lazy[absent], was[absent])
+    assert not torch.equal(ordinary[absent], was[absent])
+
+
+def test_texts_are_not_replayed_to_a_model_that_reads_and_writes(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(MechoclError, match=r"replay is for causal models.*; leave replay out"):
+        start(tmp_path, base, "training.kind=seq2seq", "training.stages.0.replay=0.5")
+    with pytest.raises(ValueError, match="has nothing that a decoder could write"):
+        Collator(pad=0, eos=0)([{"input_ids": torch.ones(3).long(), "roles": torch.full((3,), ROLE["word"])}])
+
+
+def test_a_rate_for_embeddings_that_the_optimiser_does_not_hold_is_refused() -> None:
+    from mechocl.runs.trainer_state import _set_apart
+
+    model = text_worlds.neox()
+    flat = torch.nn.Parameter(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    with pytest.raises(MechoclError, match="leave embedding_rate out"):
+        _set_apart(torch.optim.AdamW([flat]), {id(model.get_input_embeddings().weight)}, 2.0)
