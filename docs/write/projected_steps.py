@@ -15,7 +15,7 @@ from docs.write.places import TABLES
 from docs.write.verdict_studies import STUDIES, Study
 from mechocl import files
 from mechocl.behaviour.formats import estimate_in_words
-from mechocl.behaviour.statistics import estimate
+from mechocl.behaviour.statistics import estimate, share_removed
 from mechocl.commands import cli
 from mechocl.runs.run import Run
 from mechocl.runs.variants import VARIANTS
@@ -91,8 +91,30 @@ def write_section() -> list[str]:
             f"    {shlex.join(['mechocl', *command(study)])}",
             "",
             *variant_table(rows),
+            _reading(rows),
+            "",
         ]
     return lines
+
+
+def _reading(rows: pd.DataFrame) -> str:
+    """What the projections onto the question subspace remove of the AUC gap at equal definition loss, in a sentence."""
+    auc = rows[rows["metric"] == "auc"].dropna(subset=["run_gap_at_loss", "gap_at_loss"])
+    tag_2, everyone = (
+        share_removed(
+            *(part[name].to_numpy(dtype=float) for name in ("run_gap_at_loss", "gap_at_loss")), unit="seed"
+        )
+        for variant in ("tag-2-onto-questions", "all-tags-onto-questions")
+        for part in [auc[auc["variant"] == variant]]
+    )
+    if tag_2.low <= 0:
+        return "At equal definition loss, projecting steps under tag 2 onto the question subspace is not shown to remove any of the gap."
+    if everyone.high < tag_2.low:
+        return (
+            "At equal definition loss, projecting steps under tag 2 alone removes a part of the gap, and projecting those of all tags removes less: that part is what the "
+            "constraint does to any alias, and not where tag 2 leads."
+        )
+    return "At equal definition loss, projecting steps under tag 2 removes a part of the gap, and projecting those of all tags is not shown to remove less."
 
 
 def main(names: tyro.conf.Positional[tuple[str, ...]] = ()) -> None:

@@ -201,8 +201,8 @@ def _trust(studies: Sequence[Study], wanted: Predictions) -> list[str]:
 
 
 def _beside_trust(study: Study) -> list[str]:
-    """What speaks against a preference, where it is the case: a gap in noise that the deciding control has not, and a fresh tag that does
-    better than tag 1."""
+    """What speaks against a preference, where it is the case: a gap in noise that the deciding control has not, a fresh tag that does
+    better than tag 1, and an alignment of gradients that the deciding control has as well."""
     line = read_table("studies").set_index("study").loc[study.name]
     noise = read_table("effects").set_index(["study", "prediction"]).loc[(study.name, "noise-gap")]
     lines = []
@@ -225,7 +225,21 @@ def _beside_trust(study: Study) -> list[str]:
         lines.append(
             f"A tag that was never trained on before does better than tag 1 (`d3` {means.loc['d3', 'mean']:.3f}, `d1` {means.loc['d1', 'mean']:.3f}), so that tag 1 is not preferred."
         )
-    return lines
+    return [*lines, *_aligned_without(checks[checks["study"] == study.name], str(line["deciding"]))]
+
+
+def _aligned_without(checks: pd.DataFrame, deciding: str) -> list[str]:
+    """A sentence where the deciding control has gradients that are aligned along stage 2, and no less than the run's."""
+    along = checks[checks["what"] == "along-the-path"].set_index("of")
+    if not {"the run", deciding} <= set(along.index):
+        return []
+    run, control = along.loc["the run"], along.loc[deciding]
+    if control["low"] <= 0 or control["high"] < run["low"]:
+        return []
+    told = [formats.interval(one["mean"], one["low"], one["high"], 3, sign=True) for one in (control, run)]
+    return [
+        f"In the control that decides, gradients are aligned along stage 2, too ({told[0]}; the run {told[1]}), so that alignment comes without contradictions."
+    ]
 
 
 def _all_or_named(names: Sequence[str], studies: Sequence[Study]) -> str:
