@@ -127,3 +127,13 @@ def test_what_stands_beside_the_verdicts_agrees_with_them() -> None:
                 checks[study, "exchanged", "the run", one] for one in ("twin embedding", "mean direction")
             )
             assert whole - along == pytest.approx(effects[study, "twin-rest"], abs=1e-5)
+
+
+def test_the_table_of_projected_steps_is_of_the_studies_that_were_judged() -> None:
+    """The run's own gap in it is the one that was judged, seed by seed."""
+    seeds = pd.read_csv(TABLES / "verdict-seeds.csv")
+    gaps = seeds[seeds["prediction"] == "gap"].set_index(["study", "seed"])["value"]
+    table = pd.read_csv(TABLES / "verdict-projected.csv")
+    own = table[table["metric"] == "auc"].groupby(["study", "seed"])["run_gap"]
+    assert (own.nunique() == 1).all()
+    pd.testing.assert_series_equal(own.first(), gaps[own.first().index], check_names=False, atol=1e-4)
