@@ -15,7 +15,7 @@ from docs.write.places import TABLES
 from mechocl import files
 from mechocl.analyses import jobs
 from mechocl.behaviour.control_gaps import GAP
-from mechocl.behaviour.formats import estimate_in_words
+from mechocl.behaviour.formats import estimate_in_words, number
 from mechocl.behaviour.over_seeds import differences_by_seed
 from mechocl.behaviour.statistics import estimate
 from mechocl.commands import cli
@@ -102,7 +102,22 @@ def write_section() -> list[str]:
         "",
         *write_table(columns, body),
         "",
+        f"Over all {len(_differences(table))} models that learned, Spearman's ρ between tag 1 − tag 2 and the gap is {number(_rank_correlation(table), 2, sign=True)}. Gradient alignment as the cause of the gap expects it above 0.",
+        "",
     ]
+
+
+def _differences(table: pd.DataFrame) -> pd.DataFrame:
+    """Cosine of tag 1 − of tag 2, and the gap, of each model that learned."""
+    kept = table[table["learned"]]
+    wide = kept.pivot(index=["batch_size", "seed"], columns="tag", values="cosine")
+    gaps = kept.drop_duplicates(["batch_size", "seed"]).set_index(["batch_size", "seed"])["gap"]
+    return pd.DataFrame({"difference": wide[1] - wide[2], "gap": gaps})
+
+
+def _rank_correlation(table: pd.DataFrame) -> float:
+    found = _differences(table)
+    return float(found["difference"].corr(found["gap"], method="spearman"))
 
 
 def _told(values: np.ndarray, *, sign: bool) -> str:
