@@ -136,7 +136,7 @@ REPORTED: dict[str, Callable[[int, Path], float]] = {
 }
 
 COMPUTED_IN = {
-    "toy_models/training.py": "toy training",
+    "toy_models/losses.py": "toy training",
     "toy_models/definition_loss.py": "definition losses",
     "mechocl/features/quality.py": "SAE quality",
     "mechocl/runs/trainer_state.py": "fine-tuning",

@@ -60,15 +60,15 @@ def _tag_embeddings() -> list[Variant]:
 def _projected_steps() -> list[Variant]:
     found = []
     for tags, of, those, ways in (
-        ("tag-2", "tag_2", "aliases defined with tag 2", ("onto", "away_from")),
-        ("all-tags", "all_tags", "new aliases", ("onto",)),
+        ("tag-2", (), "aliases defined with tag 2", ("onto", "away_from")),
+        ("all-tags", ("alias_step_of=all_tags",), "new aliases", ("onto",)),
     ):
         for way in ways:
             for name, meaning in (
                 ("questions", "the subspace of the questions' gradients"),
                 ("random", "a random subspace of as many dimensions"),
             ):
-                changes = (f"alias_step={way}_{name}", f"alias_step_of={of}")
+                changes = (f"alias_step={way}_{name}", *of)
                 where = f"{'in' if way == 'onto' else 'out of'} {meaning} alone"
                 found.append(
                     Variant(

@@ -144,7 +144,7 @@ def test_a_batch_has_so_many_tokens_and_no_text_is_lost() -> None:
     spread = [max(map(len, batch)) - min(map(len, batch)) for batch in batches]
     assert sorted(spread)[len(spread) // 2] <= 2
     with pytest.raises(
-        MechoclError, match=r"a biography has \d+ tokens and the model reads 16; use a longer context"
+        MechoclError, match=r"a text has \d+ tokens and the model reads 16; use a longer context"
     ):
         pretraining._Batches(texts, tokenizer, tokens=300, context=16)
 
