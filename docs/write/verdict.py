@@ -219,6 +219,7 @@ def _found(data: Predictions) -> list[str]:
     if found is None:
         return ["No table of a calibration is kept here yet."]
     shares = confusion(found)
+    missing = [world.name for world in WORLDS if world.name not in shares.index]
     rows = [
         (
             str(world),
@@ -238,6 +239,7 @@ def _found(data: Predictions) -> list[str]:
         "\n".join(write_text_table(("world", *map(str, shares.columns)), rows)),
         wanted,
         "\n".join(f"- {line}" for line in confusion_in_words(found)),
+        *([f"Not judged yet: {', '.join(missing)}."] if missing else []),
     ]
 
 
