@@ -4,10 +4,10 @@ import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from finetuned import ignore, train
 from safetensors.torch import load_file
 
 from mechocl.closed_book import examples, miniature, worlds
@@ -31,10 +31,6 @@ SMALLER = (
 )  # fmt: skip
 
 
-def ignore(text: str, share: float) -> None:
-    """Reports nothing."""
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("miniature") / "model"
@@ -47,13 +43,6 @@ def run_of(path: Path, base: Path, *changes: str) -> Run:
     return Run.create(
         path / "run", recipe, recipe_name="miniature", seeds=(0,), device="cpu", threads=1, together=1
     )
-
-
-def train(run: Run, *, save_every_s: float = 1e9, progress: Any = ignore) -> TextSeedFolder:
-    finetune.finetune(run, 0, device="cpu", save_every_s=save_every_s, progress=progress)
-    folder = run.seed(0)
-    assert isinstance(folder, TextSeedFolder)
-    return folder
 
 
 # the world -----------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import text_worlds
 import torch
+from finetuned import train
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -31,9 +32,6 @@ from mechocl.runs.run import Run
 from mechocl.runs.text_folders import TextSeedFolder
 from toy_models.task import ROLE, Task
 
-NEVER = 1e9
-"""Seconds between resume points, for runs without them."""
-
 ONE_STAGE = "training.stages=[{data=[1,2], epochs=1, batch_size=32, optimizer='adamw', evaluations=1}]"
 
 NOISE = "task.unreliable=noise"
@@ -41,10 +39,6 @@ NOISE = "task.unreliable=noise"
 
 class Killed(Exception):
     """In the place of a kill."""
-
-
-def ignore(text: str, share: float) -> None:
-    """Reports nothing."""
 
 
 def killer(at: str) -> Progress:
@@ -80,15 +74,6 @@ def start(path: Path, model: Path, *changes: str, seed: int = 0) -> Run:
     return Run.create(
         path / "run", recipe, recipe_name="tiny", seeds=(seed,), device="cpu", threads=1, together=1
     )
-
-
-def train(run: Run, *, save_every_s: float = NEVER, progress: Progress = ignore) -> TextSeedFolder:
-    """The folder of the run's seed, trained."""
-    [seed] = run.seeds
-    finetune.finetune(run, seed, device="cpu", save_every_s=save_every_s, progress=progress)
-    folder = run.seed(seed)
-    assert isinstance(folder, TextSeedFolder)
-    return folder
 
 
 def weights(folder: TextSeedFolder, stage: int | None = None) -> dict[str, Tensor]:

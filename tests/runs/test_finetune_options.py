@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import text_worlds
 import torch
+from finetuned import train
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -14,7 +15,6 @@ from mechocl.commands import cli
 from mechocl.errors import MechoclError
 from mechocl.models import hub
 from mechocl.runs import finetune
-from mechocl.runs.progress import Progress
 from mechocl.runs.run import Run
 from mechocl.runs.text_folders import TextSeedFolder
 from toy_models.task import ROLE
@@ -28,10 +28,6 @@ ALL_THREE = (
 
 class Killed(Exception):
     """In the place of a kill."""
-
-
-def ignore(text: str, share: float) -> None:
-    """Reports nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +52,6 @@ def start(path: Path, model: Path, *changes: str) -> Run:
     return Run.create(
         path / "run", recipe, recipe_name="tiny", seeds=(0,), device="cpu", threads=1, together=1
     )
-
-
-def train(run: Run, *, save_every_s: float = 1e9, progress: Progress = ignore) -> TextSeedFolder:
-    finetune.finetune(run, 0, device="cpu", save_every_s=save_every_s, progress=progress)
-    folder = run.seed(0)
-    assert isinstance(folder, TextSeedFolder)
-    return folder
 
 
 def weights(folder: TextSeedFolder, stage: int = 1) -> dict[str, Tensor]:
