@@ -12,7 +12,7 @@ from mechocl.errors import MechoclError
 _LOOKS: Final = {
     "page": re.compile(rb"\s*<(!doctype )?html", re.IGNORECASE),
     "comparison": re.compile(rb'\s*\{.*"top1_agreement"', re.DOTALL),
-    "calibration": re.compile(rb"world,instance,"),
+    "calibration": re.compile(rb"world,planted,instance,"),
     "verdict": re.compile(rb'\s*(# Verdict|\{.*"verdict")', re.DOTALL),
 }
 """How a file that may be replaced begins, by what is to be written there."""

@@ -12,6 +12,7 @@ from mechocl import destinations
 from mechocl.analyses import jobs
 from mechocl.commands import cli
 from mechocl.errors import MechoclError
+from mechocl.hypotheses import calibrated
 from mechocl.runs import processes
 
 CPU = ("--device", "cpu")
@@ -115,6 +116,8 @@ def test_an_older_file_of_the_same_kind_is_written_over(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_text(said)
         destinations.require_file(tmp_path / name, what)
+    # the table that `mechocl verdict --calibrate` wrote, and with which the same command goes on
+    destinations.require_file(calibrated.TABLE, "calibration")
     with pytest.raises(MechoclError, match="not a comparison"):
         destinations.require_file(tmp_path / "page.html", "comparison")
 
