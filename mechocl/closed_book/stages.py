@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
 
 from mechocl.closed_book.settings import ClosedBookConfig
+from mechocl.models import hub
 
 Kind = Literal["definition", "question"]
 
@@ -14,6 +16,9 @@ Trains = Literal["all", "all_but_tag_embeddings", "embeddings"]
 
 ADDED_TOKEN_STD: Final = 0.02
 """Standard deviation of added embeddings, by default. It is that of the weights of an untrained GPT-NeoX."""
+
+NARROW: Final = 256
+"""Width of the residual stream below which one thread computes a model as fast as several do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,8 +180,10 @@ class ClosedBookRecipe:
 
     @property
     def small(self) -> bool:
-        """Whether one thread computes the model as fast as several do. It is False, since this is not known here."""
-        return False
+        """Whether the model is so small that one thread computes it as fast as several do. A model that does not lie in a folder is
+        taken for a large one."""
+        folder = Path(self.model).expanduser()
+        return folder.is_dir() and 0 < hub.read_config(folder).width < NARROW
 
     @property
     def stackable(self) -> bool:

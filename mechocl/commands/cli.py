@@ -20,7 +20,8 @@ COMMANDS: Final[dict[str, str]] = {
     "controls": "controls:controls",
     "twins": "variants:twins",
     "variants": "variants:variants",
-    "pretrain": "closed_book:pretrain",
+    "pretrain biographies": "closed_book:biographies",
+    "pretrain miniature": "closed_book:miniature",
     "finetune": "closed_book:finetune",
     "evaluate": "analysis:evaluate",
     "lens": "analysis:lens",
@@ -48,6 +49,7 @@ COMMANDS: Final[dict[str, str]] = {
 torch and its like take seconds."""
 
 GROUPS: Final[dict[str, str]] = {
+    "pretrain": "Pretrain a small GPT-NeoX on an invented world.",
     "sae": "Train, search, test and share sparse autoencoders.",
     "data": "Check the user's own data sets, CVDB and T-REx.",
 }

@@ -1,8 +1,7 @@
 """`mechocl pretrain` and `mechocl finetune`: models of text worlds."""
 
-import dataclasses
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 import tyro
 
@@ -21,17 +20,15 @@ from mechocl.commands.options import (
 )
 from mechocl.destinations import require_folder
 from mechocl.errors import MechoclError
-from mechocl.runs.pretraining_config import PretrainingConfig
+from mechocl.runs.pretraining_config import MINIATURE, PretrainingConfig
 from mechocl.runs.train_toy import SAVE_EVERY_S
 
 _ONE: Final = SeedRange(seeds=1)
 
 
-def pretrain(
-    world: Annotated[Literal["biographies", "miniature"], tyro.conf.Positional],
+def biographies(
     out: Path,
     people: Annotated[BiographiesConfig, tyro.conf.OmitArgPrefixes] = BiographiesConfig(),  # noqa: B008
-    miniature: Annotated[MiniatureConfig, tyro.conf.OmitArgPrefixes] = MiniatureConfig(),  # noqa: B008
     model: Annotated[PretrainingConfig, tyro.conf.OmitArgPrefixes] = PretrainingConfig(),  # noqa: B008
     seed: int = 0,
     device: Device = "auto",
@@ -42,13 +39,44 @@ def pretrain(
     Saves an ordinary Hugging Face folder. The same command continues a training that was stopped.
 
     Args:
-        world: The world that it reads about.
         out: Folder of the model. It is new, or holds the same model.
-        people: The people of the world biographies, and its corpus.
-        miniature: The world miniature, and its corpus.
+        people: The people of the world, and its corpus.
         model: The model, and its training.
         seed: Seed that draws the world, the weights and the order of the texts.
     """
+    _pretrain(people, model, out=out, seed=seed, device=device, save_every=save_every)
+
+
+def miniature(
+    out: Path,
+    people: Annotated[MiniatureConfig, tyro.conf.OmitArgPrefixes] = MiniatureConfig(),  # noqa: B008
+    model: Annotated[PretrainingConfig, tyro.conf.OmitArgPrefixes] = MINIATURE,
+    seed: int = 0,
+    device: Device = "auto",
+    save_every: SaveEvery = 60.0,
+) -> None:
+    """Pretrain a very small GPT-NeoX on an invented world of one-word names and answers, in minutes of one core.
+
+    Saves an ordinary Hugging Face folder. The same command continues a training that was stopped.
+
+    Args:
+        out: Folder of the model. It is new, or holds the same model.
+        people: The people of the world, and its corpus.
+        model: The model, and its training.
+        seed: Seed that draws the world, the weights and the order of the texts.
+    """
+    _pretrain(people, model, out=out, seed=seed, device=device, save_every=save_every)
+
+
+def _pretrain(
+    world: BiographiesConfig | MiniatureConfig,
+    model: PretrainingConfig,
+    *,
+    out: Path,
+    seed: int,
+    device: Device,
+    save_every: SaveEvery,
+) -> None:
     from mechocl.commands import printing
     from mechocl.models import seam
     from mechocl.runs import pretraining
@@ -56,14 +84,13 @@ def pretrain(
     from mechocl.runs.progress import Display
 
     require_folder(out)
-    chosen = _chosen(world, people, miniature)
     with (
         torch_threads(1 if model.small else cores()),
-        Display(f"pretraining on {world}", ["model"]) as display,
+        Display("pretraining", ["model"]) as display,
     ):
         known = pretraining.pretrain(
             out,
-            chosen,
+            world,
             model,
             seed=seed,
             device=seam.resolve_device(device),
@@ -72,22 +99,6 @@ def pretrain(
         )
     printing.frame("exact match on questions about known people", known)
     print(f"model: {out}")
-
-
-def _chosen(
-    world: str, people: BiographiesConfig, miniature: MiniatureConfig
-) -> BiographiesConfig | MiniatureConfig:
-    """The config of a world. Raises MechoclError when an option of the other one was given."""
-    for name, config in (("biographies", people), ("miniature", miniature)):
-        given = [
-            field.name
-            for field in dataclasses.fields(config)
-            if getattr(config, field.name) != getattr(type(config)(), field.name)
-        ]
-        if name != world and given:
-            option = given[0].replace("_", "-")
-            raise MechoclError(f"--{option} is of the world {name}; leave it out, or pretrain on {name}")
-    return people if world == "biographies" else miniature
 
 
 def finetune(

@@ -18,10 +18,11 @@ EXAMPLES: Final[dict[str, tuple[str, str]]] = {
     ),
     "twins": ("runs/demo", "runs/demo --save-every 5"),
     "variants": ("runs/demo", "runs/demo --only frozen-tags tag-3-backward"),
-    "pretrain": (
-        "biographies --out models/small",
-        "biographies --people 500 --n-layers 2 --epochs 2 --out models/tiny",
+    "pretrain biographies": (
+        "--out models/small",
+        "--people 500 --n-layers 2 --epochs 2 --out models/tiny",
     ),
+    "pretrain miniature": ("--out runs/miniature", "--seed 1 --phrasings 3 --out models/three-phrasings"),
     "finetune": (
         "closed-book/biographies --model models/small --out runs/text",
         "closed-book/two-stage --seeds 3 --dry-run",

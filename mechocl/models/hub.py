@@ -119,6 +119,8 @@ class ModelConfig:
     """Number of tokens that the model has embeddings for."""
     layers: int
     """Number of transformer blocks, those of encoder and decoder together."""
+    width: int
+    """Width of the residual stream; 0 where the config does not say."""
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -138,6 +140,7 @@ def read_config(folder: Path) -> ModelConfig:
         context=getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 512),
         vocabulary=vocabulary,
         layers=getattr(config, "num_hidden_layers", 1) * (2 if seq2seq else 1),
+        width=getattr(config, "hidden_size", 0),
     )
 
 

@@ -57,3 +57,16 @@ class PretrainingConfig:
             )
         if not self.learning_rate > 0:
             raise MechoclError(f"learning_rate is {self.learning_rate}; it must be above 0")
+
+
+MINIATURE: Final = PretrainingConfig(
+    n_layers=2,
+    d_model=64,
+    tokenizer="words",
+    tied_embeddings=True,
+    context=64,
+    epochs=4,
+    batch_tokens=2500,
+    learning_rate=2e-3,
+)
+"""A model of 177 k weights that answers every question about the miniature's people."""

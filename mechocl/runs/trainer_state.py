@@ -19,6 +19,7 @@ from transformers import Adafactor, Trainer
 from mechocl import files
 from mechocl.closed_book.batches import IGNORED
 from mechocl.errors import MechoclError
+from mechocl.runs.padding import by_length
 
 COMPLETE: Final = "complete.json"
 """Name of the file that is written last. A resume point without it is incomplete, and is removed."""
@@ -46,6 +47,19 @@ class RecordingTrainer(Trainer):  # type: ignore[misc]
         self._nats = nats if self._nats is None else self._nats + nats
         self._tokens = self._tokens + tokens
         return loss
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        alone = self.args.world_size == 1 and not return_outputs
+        # only where the loss is the sum over the tokens divided by a given number, the losses of parts add up
+        if num_items_in_batch is None or self.model.config.is_encoder_decoder or not alone:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        parts = [
+            super(RecordingTrainer, self).compute_loss(model, part, False, num_items_in_batch)
+            for part in by_length(inputs)
+        ]
+        return torch.stack(parts).sum()
 
     def _tokens_of_mean(self, own: Tensor, whole: Tensor | None, causal: bool) -> Tensor:
         """What the loss of a part of a batch is to be multiplied by to be the sum over the part's `own` tokens.

@@ -13,7 +13,7 @@ from campaign import bad_files, bad_folders
 from campaign.outcomes import Outcome, ending, last_line
 from campaign.worlds import CPU, NAME, SAE, Trees
 
-MADE: Final = ("train", "evaluate", "sae train", "sweep", "pretrain")
+MADE: Final = ("train", "evaluate", "sae train", "sweep", "pretrain biographies")
 """The writers that made the tree in which wrong inputs are given."""
 
 LIMIT_S: Final = 20.0
@@ -26,7 +26,8 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "controls": ("controls", "tiny.toml", "--out", "new", "--seeds", "1", "--only", "noise"),
     "twins": ("twins", "run"),
     "variants": ("variants", "run", "--only", "cut-tag"),
-    "pretrain": ("pretrain", "biographies", "--out", "new", "--people", "40", "--told", "1", "--asked", "1", "--epochs", "1"),
+    "pretrain miniature": ("pretrain", "miniature", "--out", "new", "--entities", "40", "--texts", "60", "--epochs", "1"),
+    "pretrain biographies": ("pretrain", "biographies", "--out", "new", "--people", "40", "--told", "1", "--asked", "1", "--epochs", "1"),
     "finetune": ("finetune", "text.toml", "--model", "base", "--out", "new", "--seeds", "1"),
     "evaluate": ("evaluate", "run"),
     "lens": ("lens", "run", "--aliases-per-subset", "8"),

@@ -60,12 +60,12 @@ WORLDS: Final = {
     "sweep": World(("sweep",), (("sweep", "--table", "sweep"), WRITERS["sweep"].command)),
     "controls": World(("controls",), (WRITERS["controls"].command, ("evaluate", "controlled", *CPU))),
     "text": World(
-        ("pretrain", "finetune", "evaluate text"),
+        ("pretrain biographies", "finetune", "evaluate text"),
         (
             WRITERS["evaluate text"].command,
             ("lens", "text", "--kind", "direct", "--aliases-per-subset", "3", *CPU),
             WRITERS["finetune"].command,
-            WRITERS["pretrain"].command,
+            WRITERS["pretrain biographies"].command,
         ),
     ),
 }

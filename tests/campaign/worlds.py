@@ -86,15 +86,20 @@ WRITERS: Final[dict[str, Writer]] = {
     "train learned": Writer(("train", "tiny.toml", "--out", "learned", "--seeds", "2", "--set", *LEARNS, *CPU), slow=True),
     "verdict": Writer(("verdict", "learned", "--out", "verdict.md", *CPU), ("train learned",), slow=True),
     "report": Writer(("report", "run", *CPU), ("train",), slow=True),
-    "pretrain": Writer(
+    "pretrain biographies": Writer(
         ("pretrain", "biographies", "--out", "base", *PEOPLE, *NEOX, "--epochs", "2", "--save-every", "0", "--device", "cpu")
     ),
-    "finetune": Writer(
-        ("finetune", "text.toml", "--model", "base", "--out", "text", "--seeds", "1", "--save-every", "0", *CPU), ("pretrain",)
+    "pretrain miniature": Writer(
+        ("pretrain", "miniature", "--out", "words", "--entities", "40", "--values", "4", "--texts", "200", "--save-every", "0",
+         "--device", "cpu")
     ),
-    "evaluate text": Writer(("evaluate", "text", *CPU), ("pretrain", "finetune")),
-    "lens text": Writer(("lens", "text", "--aliases-per-subset", "4", *CPU), ("pretrain", "finetune")),
-    "parity": Writer(("parity", "base", "--out", "parity.json", "--device", "cpu"), ("pretrain",)),
+    "finetune": Writer(
+        ("finetune", "text.toml", "--model", "base", "--out", "text", "--seeds", "1", "--save-every", "0", *CPU),
+        ("pretrain biographies",),
+    ),
+    "evaluate text": Writer(("evaluate", "text", *CPU), ("pretrain biographies", "finetune")),
+    "lens text": Writer(("lens", "text", "--aliases-per-subset", "4", *CPU), ("pretrain biographies", "finetune")),
+    "parity": Writer(("parity", "base", "--out", "parity.json", "--device", "cpu"), ("pretrain biographies",)),
     "demo": Writer(("demo", "--fast", "--out", "demo", *CPU), slow=True),
 }  # fmt: skip
 """Every command that writes, small."""

@@ -5,18 +5,21 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from finetuned import ignore, train
 from safetensors.torch import load_file
 
 from mechocl.closed_book import examples, miniature, worlds
+from mechocl.closed_book.biographies import BiographiesConfig
 from mechocl.closed_book.miniature import ATTRIBUTES, MiniatureConfig
 from mechocl.commands import cli
 from mechocl.errors import MechoclError
 from mechocl.models import hub
 from mechocl.runs import finetune, pretraining, recipes
-from mechocl.runs.pretraining import PretrainingConfig, list_words
+from mechocl.runs.pretraining import list_words
+from mechocl.runs.pretraining_config import MINIATURE, PretrainingConfig
 from mechocl.runs.run import Run
 from mechocl.runs.text_folders import TextSeedFolder
 from toy_models.task import ROLE
@@ -147,19 +150,24 @@ def test_the_pretrained_model_is_tied_and_remembers_its_world(base: Path) -> Non
         worlds.build_world(other)
 
 
-def test_an_option_of_another_world_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for world, option, of in (
-        ("miniature", "--people", "biographies"),
-        ("biographies", "--values", "miniature"),
-    ):
-        assert cli.main(["pretrain", world, option, "30", "--out", str(tmp_path / "x")]) != 0
-        said = capsys.readouterr().err.strip()
-        assert said == f"mechocl: {option} is of the world {of}; leave it out, or pretrain on {of}"
+def test_a_model_of_each_world_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command for a world gives the model of that world, and knows only that world's options."""
+    given: list[object] = []
+
+    def pretrained(out: Path, world: object, model: object, **_: object) -> pd.DataFrame:
+        given.extend([world, model])
+        return pd.DataFrame({"attribute": ["home"]})
+
+    monkeypatch.setattr(pretraining, "pretrain", pretrained)
+    for world in ("miniature", "biographies"):
+        assert cli.main(["pretrain", world, "--out", str(tmp_path / "x")]) == 0
+    assert given == [MiniatureConfig(), MINIATURE, BiographiesConfig(), PretrainingConfig()]
+    for world, option in (("miniature", "--people"), ("biographies", "--values")):
+        assert cli.main(["pretrain", world, option, "30", "--out", str(tmp_path / "x")]) == 2
     with pytest.raises(
         MechoclError, match="tokens that are words are as many as there are words; leave vocabulary"
     ):
         PretrainingConfig(tokenizer="words", vocabulary=300)
-    assert not list(tmp_path.iterdir())
 
 
 # fine-tuning with added tokens ---------------------------------------------------------------------

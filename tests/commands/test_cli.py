@@ -29,7 +29,7 @@ OPTIONS = {
     "demo": ["--out", "--seeds", "--fast", "--device", "--jobs"],
     "train": ["RECIPE", "--out", "--seeds", "--first-seed", "--set", "--device", "--jobs", "--save-every"],
     "sweep": ["RECIPE", "--over", "--out", "--seeds", "--first-seed", "--set", "--table", "--figure"],
-    "pretrain": [
+    "pretrain biographies": [
         "--out",
         "--people",
         "--told",
@@ -39,6 +39,15 @@ OPTIONS = {
         "--epochs",
         "--seed",
         "--device",
+    ],
+    "pretrain miniature": [
+        "--out",
+        "--entities",
+        "--values",
+        "--phrasings",
+        "--texts",
+        "--n-layers",
+        "--seed",
     ],
     "finetune": [
         "RECIPE",

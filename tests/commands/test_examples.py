@@ -23,7 +23,8 @@ SLOW = (
 
 LONG = {
     "demo": "trains",
-    "pretrain": "trains",
+    "pretrain biographies": "trains",
+    "pretrain miniature": "trains",
     "finetune": "needs a model",
     "crosscoder": "trains",
     "sae train": "trains",

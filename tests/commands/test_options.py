@@ -57,7 +57,7 @@ REFUSED = {
 BASE: dict[str, list[str]] = {
     "train": ["{recipe}", "--out", "{folder}/new"],
     "sweep": ["{recipe}", "--over", "task.aliases=130", "--out", "{folder}/new"],
-    "pretrain": ["biographies", "--out", "{folder}/new"],
+    **{f"pretrain {world}": ["--out", "{folder}/new"] for world in ("biographies", "miniature")},
     "finetune": ["closed-book/biographies", "--out", "{folder}/new"],
     "controls": ["closed-book/biographies", "--out", "{folder}/new"],
     "parity": ["model"],
@@ -88,14 +88,7 @@ ALONE = {
 }
 """Options that replace everything else that the command is given: what they are compared with."""
 
-INSTEAD = {
-    ("pretrain", f"--{name}"): ["miniature", "--out", "{folder}/new"]
-    for name in ("entities", "values", "phrasings", "sentences", "texts")
-}
-"""What a command is given, in place of what `BASE` says, where another option is changed."""
-
 VALUES: dict[str, list[str]] = {
-    "pretrain WORLD": ["miniature"],
     "RECIPE": ["integer-set/one-stage"],
     "finetune RECIPE": ["closed-book/two-stage"],
     "controls RECIPE": ["closed-book/two-stage"],
@@ -107,8 +100,8 @@ VALUES: dict[str, list[str]] = {
     "finetune --seeds": ["2"],
     "--jobs": ["2"],
     "data cvdb --entities": ["100"],
-    "pretrain --phrasings": ["1"],
-    "pretrain --sentences": ["2"],
+    "pretrain miniature --phrasings": ["1"],
+    "pretrain miniature --sentences": ["2"],
     "--set": ["task.aliases=140"],
     "finetune --set": ["task.entities=100"],
     "controls --set": ["task.entities=100"],
@@ -334,7 +327,6 @@ def changed_arguments(command: str, option: Option) -> tuple[list[str], list[str
     if (command, option.flag) in ALONE:
         base = ALONE[command, option.flag]
         return base, [option.flag, *words]
-    base = INSTEAD.get((command, option.flag), base)
     base = [*base, *CONTEXT.get((command, option.flag), [])]
     if option.place is not None:
         return base, [*base[: option.place], *words, *base[option.place + 1 :]]
@@ -393,7 +385,7 @@ def test_what_is_named_here_exists() -> None:
     walked = {(name, option.flag) for name, option in WALKED}
     flags = {flag for _, flag in walked}
     assert set(WORK) <= flags
-    assert {*REFUSED, *CONTEXT, *ALONE, *INSTEAD} <= walked
+    assert {*REFUSED, *CONTEXT, *ALONE} <= walked
     assert {key for key in VALUES if " " not in key} <= flags
     assert {tuple(key.rsplit(" ", 1)) for key in VALUES if " " in key} <= walked
     assert {*BASE, *WITHOUT_RUN} <= set(COMMANDS)

@@ -94,13 +94,13 @@ def test_random_weights_are_those_of_the_seed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("build", "expected"),
     [
-        (neox, ("gpt_neox", "GPTNeoXForCausalLM", "causal", 32, VOCABULARY, 3)),
-        (gpt2, ("gpt2", "GPT2LMHeadModel", "causal", 32, VOCABULARY, 2)),
-        (text_worlds.t5, ("t5", "T5ForConditionalGeneration", "seq2seq", 512, 420, 4)),
+        (neox, ("gpt_neox", "GPTNeoXForCausalLM", "causal", 32, VOCABULARY, 3, 16)),
+        (gpt2, ("gpt2", "GPT2LMHeadModel", "causal", 32, VOCABULARY, 2, 16)),
+        (text_worlds.t5, ("t5", "T5ForConditionalGeneration", "seq2seq", 512, 420, 4, 16)),
     ],
 )
 def test_configs(build: Callable[[], Any], expected: tuple[Any, ...], tmp_path: Path) -> None:
-    model_type, architecture, kind, context, vocabulary, layers = expected
+    model_type, architecture, kind, context, vocabulary, layers, width = expected
     assert hub.read_config(saved(build(), tmp_path)) == hub.ModelConfig(
         model_type=model_type,
         architectures=(architecture,),
@@ -108,6 +108,7 @@ def test_configs(build: Callable[[], Any], expected: tuple[Any, ...], tmp_path: 
         context=context,
         vocabulary=vocabulary,
         layers=layers,
+        width=width,
     )
 
 
