@@ -104,7 +104,20 @@ def generate(
 @torch.no_grad()
 def log_probability(model: Any, task: Task, rows: np.ndarray, *, batch_size: int = BATCH) -> np.ndarray:
     """Log-probability of each row's first right answer after its prompt, in nats, summed over its tokens."""
-    return _forced(model, task, rows, "answer", batch_size)[0]
+    return force_answers(model, task, rows, batch_size=batch_size)[0]
+
+
+@torch.no_grad()
+def force_answers(
+    model: Any, task: Task, rows: np.ndarray, *, batch_size: int = BATCH
+) -> tuple[np.ndarray, np.ndarray]:
+    """The log-probability of each row's first right answer, as `log_probability` gives it, and whether each of its tokens is the
+    model's first choice, given all tokens before it.
+
+    An answer of first choices is what greedy decoding would begin with. Nothing is generated, so other right answers, and the
+    same answer in another spelling, do not count.
+    """
+    return _forced(model, task, rows, "answer", batch_size)
 
 
 @torch.no_grad()

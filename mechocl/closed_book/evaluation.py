@@ -58,21 +58,24 @@ def tests(table: pd.DataFrame) -> np.ndarray:
 
 
 def forced(model: Any, task: Task, sample: np.ndarray) -> list[dict[str, Any]]:
-    """Mean log-probability of the answers, mean definition loss (`answers.recall_definitions`) and mean recall in each subset.
+    """Means in each subset of: log-probability of the answers and exact match (both of the first right answer alone,
+    `answers.force_answers`), definition loss and recall (`answers.recall_definitions`).
 
     Nothing is generated: it is for curves during training.
     """
     rows = task.rows(split="test", kind="question")
     rows = rows[np.isin(task.table["alias"].to_numpy()[rows], sample)]
+    values, right = answers.force_answers(model, task, rows)
     frame = pd.DataFrame(
         {
             "alias": task.table["alias"].to_numpy()[rows],
             "subset": task.table["subset"].astype(str).to_numpy()[rows],
-            "log_probability": answers.log_probability(model, task, rows),
+            "log_probability": values,
+            "exact_match": right.astype(float),
         }
     )
     frame = frame.merge(_definitions(model, task, sample), on="alias", how="left")
-    means = frame.groupby("subset")[["log_probability", "definition_loss", "recall"]].mean()
+    means = frame.groupby("subset")[["log_probability", "exact_match", "definition_loss", "recall"]].mean()
     present = [name for name in SUBSETS if name in means.index]
     records = means.loc[present].reset_index().to_dict("records")
     return [{str(k): v for k, v in record.items()} for record in records]
