@@ -75,6 +75,12 @@ class StageConfig:
     checkpoints: int = 6
     """Number of checkpoints kept during the stage, at logarithmically spaced steps, the last at its end."""
 
+    @property
+    def unembedding_rate(self) -> float:
+        """Learning rate of an unembedding of its own as a multiple of the rate of the other parameters: the token embeddings alone
+        have another one."""
+        return 1.0
+
     def __post_init__(self) -> None:
         if not self.data or len(set(self.data)) != len(self.data):
             raise ValueError(f"data is {list(self.data)}; name stage 1, stage 2 or both, once each")

@@ -13,7 +13,6 @@ from docs.write.places import TABLES
 from mechocl.analyses.control_jobs import evaluate_controls
 from mechocl.analyses.jobs import evaluate_run
 from mechocl.behaviour import over_seeds
-from mechocl.behaviour.internalization import METRICS
 from mechocl.runs.run import Run
 
 RUN: Final = "run"
@@ -23,15 +22,21 @@ RUN: Final = "run"
 def take_tables(path: Path, *, jobs: int | None = None) -> Path:
     """Write docs/results/controls-RECIPE.csv from a run and the control runs in it. Returns the table's path."""
     run = Run.open(path)
+    target = TABLES / f"controls-{run.recipe_name.replace('/', '-')}.csv"
+    answers_of(run, jobs=jobs).to_csv(target, index=False, float_format="%.6g")
+    return target
+
+
+def answers_of(run: Run, *, jobs: int | None = None) -> pd.DataFrame:
+    """What a run and its controls answer, by `control` (`RUN` for the run itself), seed and subset, in every measure of their world."""
     answered = {
         RUN: evaluate_run(run, device="cpu", jobs=jobs),
         **evaluate_controls(run, device="cpu", jobs=jobs).rows,
     }
-    columns = ["control", "seed", "subset", "aliases", *METRICS]
-    tables = [over_seeds.by_seed(rows).assign(control=name)[columns] for name, rows in answered.items()]
-    target = TABLES / f"controls-{run.recipe_name.replace('/', '-')}.csv"
-    pd.concat(tables).to_csv(target, index=False, float_format="%.6g")
-    return target
+    columns = ["control", "seed", "subset", "aliases", *run.questioning.measures.names]
+    return pd.concat(
+        [over_seeds.by_seed(rows).assign(control=name)[columns] for name, rows in answered.items()]
+    )
 
 
 def read_tables() -> dict[str, dict[str, pd.DataFrame]]:

@@ -9,12 +9,11 @@ import pandas as pd
 from mechocl.errors import MechoclError
 from mechocl.features import dictionaries
 from mechocl.features.dictionaries import Dictionary
-from mechocl.learning.course import Course
+from mechocl.learning.course import Course, refuse_adapters
 from mechocl.models.seam import Transformer
 from mechocl.runs import activation_cache
 from mechocl.runs.activation_cache import ActivationCache, Collect
 from mechocl.runs.folders import Checkpoint, SeedFolder
-from mechocl.runs.recipes import Recipe
 from toy_models.task import Task
 
 Rows = Callable[[str, Any], pd.DataFrame]
@@ -137,12 +136,9 @@ def open_subject(
 
 
 def _course(folder: SeedFolder, stage: int, *, device: str) -> Course:
-    """A stage of a run that was trained from scratch, as the weights that are kept of it show it."""
+    """A stage of a run, as the weights that are kept of it show it."""
     recipe = folder.recipe
-    if not isinstance(recipe, Recipe):
-        raise MechoclError(
-            "this analysis follows the training of models that are trained from scratch (mechocl train), and this run is fine-tuned"
-        )
+    refuse_adapters(recipe)
     if stage < 2:
         raise MechoclError(
             f"stage {stage} has no stage before it, so nothing comes before its definitions; use a run of two stages, and its "

@@ -71,6 +71,11 @@ class FinetuneStage:
     checkpoints: int = 1
     """Number of models kept during the stage, at logarithmically spaced steps, the last at its end."""
 
+    @property
+    def unembedding_rate(self) -> float:
+        """Learning rate of an unembedding of its own as a multiple of the rate of the other weights: that of the embeddings."""
+        return self.embedding_rate
+
     def __post_init__(self) -> None:
         if not self.data or len(set(self.data)) != len(self.data):
             raise ValueError(f"data is {list(self.data)}; name stage 1, stage 2 or both, once each")

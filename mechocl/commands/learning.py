@@ -10,8 +10,11 @@ from mechocl.learning.one_update import OneUpdateConfig
 from mechocl.learning.study import GradientsConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
+    from mechocl.learning.course import Stage
     from mechocl.runs.run import Run
 
 _COSINE: Final = (-1.0, 1.0)
@@ -119,7 +122,6 @@ def _print_along(along: "pd.DataFrame") -> None:
 
 def _say_what_lacks(run: "Run", rows: "pd.DataFrame", config: GradientsConfig) -> None:
     """Say which tags and checkpoints the run does not have, and what an optimiser other than Adam means."""
-    from mechocl.runs.recipes import Recipe
     from toy_models.subsets import TAGS
 
     stage = int(rows["stage"].max())
@@ -131,11 +133,15 @@ def _say_what_lacks(run: "Run", rows: "pd.DataFrame", config: GradientsConfig) -
             f"the run keeps no checkpoints on the way of stage {stage}, so only its ends are measured; train with "
             f"training.stages.{stage - 1}.checkpoints above 1 to see the way"
         )
-    assert isinstance(run.recipe, Recipe)  # the analysis refuses other runs
-    for number, settings in enumerate(run.recipe.training.stages[stage - 2 : stage], start=stage - 1):
+    stages: "Sequence[Stage]" = run.recipe.training.stages
+    for number, settings in enumerate(stages[stage - 2 : stage], start=stage - 1):
         if settings.optimizer != "adamw":
             print(
                 f"stage {number} is trained with {settings.optimizer}; preconditioned is what Adam would do in its place"
+            )
+        if getattr(settings, "replay", 0):
+            print(
+                f"stage {number} replays texts of pretraining, which are not in the second moments of preconditioned"
             )
     if (alone := rows.loc[rows["aliases"] < 2, "subset"].unique()).size:
         print(f"one alias alone has no null: {', '.join(alone)}")

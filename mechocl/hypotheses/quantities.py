@@ -84,13 +84,15 @@ def between_subsets(data: Data, *, better: str, worse: str) -> Values:
 
 @quantity
 def over_chance(data: Data, *, subset: str) -> Values:
-    """Mean of the column over the aliases of a subset − its value of chance."""
-    if data.column not in data.measures.chance:
-        raise NotMeasured(f"the {data.column} of this world has no value of chance")
+    """Mean of the column over the aliases of a subset − its value of chance; for a measure without such a value, − its mean over the
+    aliases without training data."""
     table = by_subset(data.rows, data.column)
-    if subset not in table:
-        raise NotMeasured(f"the run has no {subset}")
-    return values_of(table[subset] - data.measures.chance[data.column])
+    chance = data.measures.chance.get(data.column)
+    needed = [subset] if chance is not None else [subset, "no_data"]
+    missing = next((name for name in needed if name not in table), None)
+    if missing is not None:
+        raise NotMeasured(f"the run has no {missing}")
+    return values_of(table[subset] - (table["no_data"] if chance is None else chance))
 
 
 # control runs ----------------------------------------------------------------------------------------------------

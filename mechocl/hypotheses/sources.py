@@ -15,7 +15,10 @@ from mechocl.behaviour.counted import CountedSeeds
 from mechocl.errors import MechoclError
 from mechocl.hypotheses.predictions import BESIDE, CONTROLS, HISTORY, VARIANTS, Prediction
 from mechocl.hypotheses.quantities import TAG_1, TAG_2, control_named
+from mechocl.learning.course import refuse_adapters
+from mechocl.learning.examples import find_tag_tokens
 from mechocl.learning.exchange import why_no_exchange
+from mechocl.learning.gradients import differentiable
 from mechocl.runs.controls import control_path, is_control_run
 from mechocl.runs.recipes import Recipe
 from mechocl.runs.run import Run
@@ -33,11 +36,12 @@ COMPARE_STAGES: Final = (
 """Analyses that need the model before the last stage."""
 
 
-FROM_SCRATCH: Final = ("gradients", "alias-gradients", "one-update", "twin-exchange", "twin-probe")
-"""Analyses that follow a training from scratch, or compare with a variant of it."""
+OF_GRADIENTS: Final = ("gradients", "alias-gradients", "one-update")
+"""Analyses that differentiate losses of single examples."""
 
 OF_TWINS: Final = ("twin-exchange", "twin-probe")
-"""Analyses that exchange or read the embeddings of aliases, which must be of one token each."""
+"""Analyses that exchange or read the embeddings of aliases, which must be of one token each, and compare with a variant of a
+training from scratch."""
 
 
 def key(prediction: Prediction) -> str:
@@ -184,10 +188,25 @@ def why_not(run: Run, one: Prediction) -> str:
         return "models of this shape cannot be taken apart"
     if one.analysis in COMPARE_STAGES and len(run.recipe.training.stages) < 2:
         return "the run has a single stage, so there is no model before it"
-    if one.analysis in FROM_SCRATCH and not isinstance(run.recipe, Recipe):
-        return "it follows the training of models that are trained from scratch, and this run is fine-tuned"
+    if one.analysis in OF_GRADIENTS:
+        return why_no_gradients(run)
+    if one.analysis in OF_TWINS and not isinstance(run.recipe, Recipe):
+        return "it compares with a variant of a training from scratch, and this run is fine-tuned"
     if one.analysis in OF_TWINS:
         return why_no_exchange(run.finished_seeds()[0].load_task())
+    return ""
+
+
+def why_no_gradients(run: Run) -> str:
+    """Why gradients cannot be taken of the models of a run, as a clause; "" if they can."""
+    folder = run.finished_seeds()[0]
+    task = folder.analysed_task()
+    try:
+        refuse_adapters(run.recipe)
+        find_tag_tokens(task)
+        differentiable(folder.model_at(folder.final(), device="cpu"), task)
+    except MechoclError as error:
+        return str(error)
     return ""
 
 

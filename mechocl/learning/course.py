@@ -2,9 +2,24 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+from mechocl.closed_book.stages import FinetuneStage
+from mechocl.errors import MechoclError
 from mechocl.models.seam import Transformer
 from toy_models.stages import StageConfig
+
+Stage = StageConfig | FinetuneStage
+"""Settings of a stage of training from scratch, or of fine-tuning."""
+
+
+def refuse_adapters(recipe: Any) -> None:
+    """Raise MechoclError for a recipe whose stages train adapters, since their steps do not follow the gradients of the model's own
+    weights."""
+    if getattr(recipe.training, "lora", None) is not None:
+        raise MechoclError(
+            "the run trains adapters (training.lora), and gradients are of a model's own weights; fine-tune without training.lora"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,9 +28,9 @@ class Course:
 
     stage: int
     """Number of the stage, from 1."""
-    earlier: StageConfig
+    earlier: Stage
     """Settings of the stage before it."""
-    settings: StageConfig
+    settings: Stage
     """Settings of the stage itself."""
     before: Callable[[], Transformer]
     """Gives the model at the end of the stage before."""

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechocl.errors import MechoclError
-from mechocl.learning.course import Course
+from mechocl.learning.course import Course, Stage
 from mechocl.learning.examples import (
     QuestionLoss,
     definitions_of,
@@ -38,7 +38,6 @@ from mechocl.learning.study import AliasGradientsConfig, require_new_aliases
 from mechocl.memory import require_memory
 from mechocl.shares import in_shares
 from toy_models.randomness import generator
-from toy_models.stages import StageConfig
 from toy_models.subsets import TAGS
 from toy_models.task import Task
 
@@ -183,7 +182,7 @@ def _others(listed: pd.DataFrame, *, seed: int) -> Int[Tensor, " alias"]:
 
 
 def _scales(
-    of: Differentiable, settings: StageConfig, step: str, names: Tensor, *, tag: int, config: OneUpdateConfig
+    of: Differentiable, settings: Stage, step: str, names: Tensor, *, tag: int, config: OneUpdateConfig
 ) -> Scales:
     own, shared = adam_scales(of, settings, names, tag=tag, seed=config.seed)
     if step == DESCENT:  # what the stage does not train has a scale of 0

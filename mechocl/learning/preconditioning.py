@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechocl.learning.course import Stage
 from mechocl.learning.examples import write_with_tag
 from mechocl.learning.gradients import Differentiable
 from mechocl.learning.layout import Groups
@@ -19,7 +20,6 @@ from toy_models import lean
 from toy_models.frozen import EMBEDDING, find_trained_rows, name_trained_parameters
 from toy_models.losses import token_losses
 from toy_models.randomness import generator
-from toy_models.stages import StageConfig
 
 EPSILON: Final = 1e-8
 """What Adam adds to the root of the second moment."""
@@ -28,7 +28,7 @@ _UNEMBEDDING: Final = "unembed.W_U"
 
 
 def scale_as_adam(
-    of: Differentiable, settings: StageConfig, names: Int[Tensor, "alias slot"], *, tag: int | None, seed: int
+    of: Differentiable, settings: Stage, names: Int[Tensor, "alias slot"], *, tag: int | None, seed: int
 ) -> Groups:
     """What each number of a gradient is multiplied with in a step of a stage, in units of its learning rate.
 
@@ -42,15 +42,14 @@ def scale_as_adam(
 
 
 def adam_scales(
-    of: Differentiable, settings: StageConfig, names: Int[Tensor, "alias slot"], *, tag: int | None, seed: int
+    of: Differentiable, settings: Stage, names: Int[Tensor, "alias slot"], *, tag: int | None, seed: int
 ) -> tuple[Float[Tensor, "alias slot d_model"], dict[str, Tensor]]:
     """The same for the aliases' own rows, and for each parameter that they share; of the embedding, the rows of other tokens."""
     squares = _mean_squares(of, settings, tag=tag, seed=seed)
-    trained = name_trained_parameters(of.model, settings.trains)
     weights = {name: p for name, p in of.model.named_parameters() if name in of.layout.trained}
     scales = {
         name: 1 / (squares[name].sqrt() + EPSILON)
-        if name in trained
+        if name in squares
         else torch.zeros_like(p, requires_grad=False)
         for name, p in weights.items()
     }
@@ -58,16 +57,18 @@ def adam_scales(
     scales[EMBEDDING] = scales[EMBEDDING] * rows[:, None] * settings.embedding_rate
     if of.layout.tied:  # its columns are the rows of the embedding
         scales[_UNEMBEDDING] = scales[EMBEDDING][: of.layout.outputs].T
+    else:
+        scales[_UNEMBEDDING] = scales[_UNEMBEDDING] * settings.unembedding_rate
     own = scales[EMBEDDING][names.to(of.device)]
     scales[EMBEDDING] = scales[EMBEDDING][of.layout.others]
     return own, scales
 
 
-def _mean_squares(
-    of: Differentiable, settings: StageConfig, *, tag: int | None, seed: int
-) -> dict[str, Tensor]:
+def _mean_squares(of: Differentiable, settings: Stage, *, tag: int | None, seed: int) -> dict[str, Tensor]:
     """Mean over the batches of an epoch of the squared gradient of each parameter that the stage trains."""
-    names = name_trained_parameters(of.model, settings.trains)
+    names = set(name_trained_parameters(of.model, settings.trains))
+    if of.layout.tied:  # it is not a parameter of its own, also where a model holds it as one
+        names.discard(_UNEMBEDDING)
     leaves = {
         name: p.detach()[None].requires_grad_() for name, p in of.model.named_parameters() if name in names
     }
@@ -88,7 +89,7 @@ def _mean_squares(
 
 
 def _batches(
-    of: Differentiable, settings: StageConfig, *, tag: int | None, seed: int
+    of: Differentiable, settings: Stage, *, tag: int | None, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Tokens and loss mask of the batches of an epoch of the stage, of the examples that the task holds."""
     task = of.task if tag is None else write_with_tag(of.task, tag)

@@ -11,7 +11,7 @@ import torch
 from mechocl.accepted import settle
 from mechocl.errors import MechoclError
 from mechocl.learning.alignment import align
-from mechocl.learning.course import Course
+from mechocl.learning.course import Course, Stage
 from mechocl.learning.examples import (
     Examples,
     QuestionLoss,
@@ -27,7 +27,6 @@ from mechocl.learning.layout import ALL, OWN, SHARED, Groups
 from mechocl.learning.preconditioning import scale_as_adam
 from mechocl.memory import require_memory
 from mechocl.shares import in_shares
-from toy_models.stages import StageConfig
 from toy_models.subsets import SUBSETS, TAGS
 from toy_models.task import Task
 
@@ -86,7 +85,7 @@ class _Compared:
     split: Literal["train", "test"]
     definitions: Examples
     questions: Examples
-    settings: StageConfig
+    settings: Stage
     """The stage whose optimiser would take the step."""
     rewritten: int | None
     """Tag with which the stage's definitions of new aliases are written; None if they are as they are."""

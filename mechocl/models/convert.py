@@ -204,10 +204,12 @@ def hooked(theirs: list[Any], shape: dict[str, Any], *, fold: bool, centre: bool
     """A `HookedTransformer` on the CPU, in evaluation mode, with a Hugging Face model's weights in their precision.
 
     `theirs` is a list that holds only that model, and is emptied. Each tensor is copied and let go before the next one,
-    so that two copies of all weights are never held together.
+    so that two copies of all weights are never held together. Biases that `HookedTransformer` has and that model has not are 0
+    and need no gradients.
     """
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
+    lacking = () if fold or centre else _lacking_biases(theirs[0])
     weights = weights_of(theirs.pop(), HookedTransformerConfig(**shape))
     if fold:
         folding.fold_layer_norms(
@@ -225,7 +227,16 @@ def hooked(theirs: list[Any], shape: dict[str, Any], *, fold: bool, centre: bool
     for name, parameter in parameters.items():
         assert parameter.shape == weights[name].shape, name
         parameter.data = weights.pop(name).clone(memory_format=torch.contiguous_format)
+        parameter.requires_grad_(name.rpartition(".")[2] not in lacking)
     return model.eval()
+
+
+def _lacking_biases(theirs: Any) -> tuple[str, ...]:
+    """Names in a `HookedTransformer` of biases that a Hugging Face model does not have, as far as they are known here."""
+    attention = [module for module in theirs.modules() if type(module).__name__ == "GPTNeoXAttention"]
+    of_attention = any(module.query_key_value.bias is None for module in attention)
+    of_output = getattr(theirs.get_output_embeddings(), "bias", None) is None
+    return (*(("b_Q", "b_K", "b_V", "b_O") if of_attention else ()), *(("b_U",) if of_output else ()))
 
 
 def bridged(theirs: Any, folder: Path, tokenizer: Any | None, *, fold: bool, centre: bool) -> Any:

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 import torch
 from contract import (
-    FROM_SCRATCH,
     NOT_SHARED,
     OF_ANY_MODEL,
+    OF_HOOKED,
     VARIANTS,
     assert_tables_equal,
     assert_unchanged,
@@ -75,8 +75,8 @@ def test_analysis_gives_the_same_table_and_leaves_the_model_unchanged(
         assert_tables_equal(table, other)
 
 
-@pytest.mark.parametrize("name", FROM_SCRATCH)
-def test_an_analysis_of_models_trained_from_scratch_refuses_a_bridge(name: str, bridge: Any) -> None:
+@pytest.mark.parametrize("name", OF_HOOKED)
+def test_an_analysis_that_differentiates_refuses_a_bridge(name: str, bridge: Any) -> None:
     with (
         assert_unchanged(bridge),
         pytest.raises(MechoclError, match="of a HookedTransformer, and this is a TransformerBridge"),

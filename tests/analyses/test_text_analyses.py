@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from contract import FROM_SCRATCH
 from opened import assert_in_the_key, needs_linux, read_by
 from scipy.stats import rankdata
 from traced import executed, uncovered
@@ -155,7 +154,7 @@ def test_what_a_closed_book_run_has_not(run: Run, capsys: pytest.CaptureFixture[
     assert f"{run.path} has no AUC in its history" in capsys.readouterr().err
     assert cli.main(["gradients", str(run.path), "--device", "cpu", "--jobs", "1"]) == 2
     assert (
-        "models that are trained from scratch (mechocl train), and this run is fine-tuned"
+        "tag 1 is not one token; gradients are for tasks whose tags are one token each"
         in capsys.readouterr().err
     )
 
@@ -512,12 +511,13 @@ def test_every_file_that_is_opened_changes_the_key(name: str, run: Run, tmp_path
         assert key()["untrained"] == folder.final().sha256
 
 
-def test_a_verdict_does_not_ask_it_for_what_follows_a_training_from_scratch(run: Run) -> None:
-    assert set(sources.FROM_SCRATCH) == set(FROM_SCRATCH)
+def test_a_verdict_asks_it_for_what_it_can_have(run: Run) -> None:
     several = len(run.recipe.training.stages) > 1
     for one in predictions.load().predictions:
         why = sources.why_not(run, one)
-        if one.analysis in FROM_SCRATCH:
+        if one.analysis in sources.OF_TWINS:
             assert "fine-tuned" in why or not several, one.name
+        elif one.analysis in sources.OF_GRADIENTS:
+            assert "not one token" in why or not several, one.name
         else:
             assert not why or not several, one.name

@@ -240,6 +240,19 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(unreliable: str, base: 
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_the_history_has_the_exact_match_that_greedy_answers_have(base: Path, tmp_path: Path) -> None:
+    """Each question of this world has one right answer, of one token, so that nothing need be generated."""
+    fractions = "task.fractions={qd1=0.2,qd2=0.2,q_only=0.1,q_entity=0.1,d1=0.1,d2=0.1,d3=0.1,no_data=0.1}"
+    learned = ("training.stages.0.epochs=30", "training.stages.0.learning_rate=0.01")
+    folder = train(run_of(tmp_path, base, fractions, *learned))
+    history = pd.read_parquet(folder.path / "stage-2" / "history.parquet")
+    last = history[history["step"] == history["step"].max()].set_index("subset")["exact_match"]
+    answered = folder.evaluate(folder.final(2), device="cpu")
+    expected = answered[answered["test"] == "questions"].groupby("subset")["exact_match"].mean()
+    assert expected.between(0, 1, inclusive="neither").any()
+    pd.testing.assert_series_equal(last.sort_index(), expected.sort_index(), check_index_type=False)
+
+
 def test_rows_of_tokens_that_no_example_has_begin_as_the_others(base: Path, tmp_path: Path) -> None:
     """Aliases that stand for entities which are asked about by their own name, whatever random numbers were drawn before."""
     from mechocl.runs.added_tokens import add_rows

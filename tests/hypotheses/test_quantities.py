@@ -37,7 +37,10 @@ def test_answers() -> None:
     assert quantities.gaps(ANSWERS, YES_OR_NO) == {3: 0.25, 8: 0.375}
     with pytest.raises(NotMeasured, match="the run has no auc of no_data"):
         value("between_subsets", ANSWERS, better="d1_consistent", worse="no_data")
-    with pytest.raises(NotMeasured, match="no value of chance"):
+    nothing_said = ANSWERS[ANSWERS["subset"] == "d2_consistent"].assign(subset="no_data", auc=0.125)
+    ranked = data(pd.concat([ANSWERS, nothing_said]), measures=RANKED)
+    assert QUANTITIES["over_chance"](ranked, subset="d2_consistent") == {3: 0.125, 8: 0.125}
+    with pytest.raises(NotMeasured, match="the run has no no_data"):
         QUANTITIES["over_chance"](data(ANSWERS, measures=RANKED), subset="d2_consistent")
 
 

@@ -196,10 +196,10 @@ def course(model: Any) -> Course:
     )
 
 
-FROM_SCRATCH = ("gradients", "alias-gradients", "one-update", "twin-exchange", "twin-probe")
-"""Analyses of models that are trained from scratch: they differentiate the forward pass of training, or compare with variants."""
+OF_HOOKED = ("gradients", "alias-gradients", "one-update", "twin-exchange", "twin-probe")
+"""Analyses of a `HookedTransformer` alone: they compute with the forward pass of training."""
 
-OF_ANY_MODEL = tuple(name for name in ANALYSES if name not in FROM_SCRATCH)
+OF_ANY_MODEL = tuple(name for name in ANALYSES if name not in OF_HOOKED)
 
 
 def compute(name: str, model: Any) -> pd.DataFrame:
