@@ -10,11 +10,12 @@ demo:
 	@$(PYTHON) tools/install.py
 	@$(BIN)/mechocl demo --out runs/demo
 
-# Pretrain a small Pythia on an invented world, fine-tune it in two stages, open it, write runs/demo-pythia/report.html.
+# The same in text: pretrain a very small Pythia on an invented world, fine-tune eight seeds and their control, open them, write
+# runs/demo-pythia/report.html.
 demo-pythia:
 	@$(PYTHON) tools/install.py pythia
-	@$(BIN)/mechocl pretrain biographies --out runs/biographies
-	@$(BIN)/mechocl finetune closed-book/biographies --model runs/biographies --out runs/demo-pythia --seeds 2
+	@$(BIN)/mechocl pretrain miniature --out runs/miniature
+	@$(BIN)/mechocl controls closed-book/miniature --only unasked --seeds 8 --out runs/demo-pythia
 	@$(BIN)/mechocl report runs/demo-pythia
 
 # Every check: format, lint, types, import contracts, tests, notebooks; and once more with torch's smallest kernels what

@@ -55,8 +55,8 @@ def write_section() -> list[str]:
     return [
         "## Closed-book questions: an invented world",
         "",
-        "`make demo-pythia` pretrains a small GPT-NeoX on invented biographies and fine-tunes it as the paper fine-tunes "
-        f"Pythia. It answers {known.loc['all', 'exact_match']:.1%} of the questions about the people that it read about "
+        "`mechocl pretrain biographies` pretrains a small GPT-NeoX on invented biographies, and `mechocl finetune closed-book/biographies` "
+        f"fine-tunes it as the paper fine-tunes Pythia. It answers {known.loc['all', 'exact_match']:.1%} of the questions about the people that it read about "
         f"(the most common answer alone: {known.loc['all', 'majority']:.1%}). The tables below are of the same recipe, "
         f"`{facts['recipe']}`, {facts['entities']} entities, {seeds} seeds ({facts['failed']} failed), "
         f"{facts['seconds']:.0f} s for training on {facts['machine']}. The seed draws aliases, subsets and the order of the "

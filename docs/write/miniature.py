@@ -14,8 +14,8 @@ from docs.write.control_tables import RUN, answers_of
 from docs.write.markdown import write_table
 from docs.write.places import TABLES
 from mechocl import files
-from mechocl.behaviour import formats, over_seeds, sentences
-from mechocl.behaviour.control_gaps import ControlAnswers, compare_gaps, explain_gap
+from mechocl.behaviour import formats, internalization, over_seeds, sentences
+from mechocl.behaviour.control_gaps import ControlAnswers, compare_gaps, deciding_control, explain_gap
 from mechocl.closed_book.questioning import MEASURES
 from mechocl.commands import cli
 from mechocl.report.control_sections import control_table
@@ -31,6 +31,9 @@ MODELS: Final = {1: 100, 2: 106, 3: 112}
 """Seed of a pretrained model → the first of the seeds that are fine-tuned from it. No two share a seed."""
 SEEDS: Final = 6
 CONTROLS: Final = ("noise", "unasked", "consistent")
+
+_README: Final = ("weak", "d1_vs_no_data", "strong")
+"""Contrasts in README."""
 
 _SUBSETS: Final = ("qd1_consistent", "q_only", "qd2_inconsistent", "d2_noise", "d2_unasked", "qd2_consistent", "d1_consistent", "d2_consistent",
                    "d3_consistent", "no_data")  # fmt: skip
@@ -95,6 +98,41 @@ def write_section() -> list[str]:
         table = control_table(compare_gaps(rows, controls, MEASURES, metric=metric))
         lines += ["", f"{table.caption}:", "", *write_table(table.columns, table.rows, left=(0, 1, 5))]
     return [*lines, "", "By pretrained model, exact match:", "", *_by_model(rows, controls)]
+
+
+def readme_rows() -> list[list[str]]:
+    """Rows of README's first table: the differences in exact match and in log-probability, and the gap over the control that decides."""
+    rows, controls = read_table()
+    meaning = {c.name: c.meaning for c in internalization.CONTRASTS}
+    columns = []
+    for metric in (MEASURES.leading, MEASURES.second):
+        found = {c.name: c.estimate for c in over_seeds.contrasts(rows, metric, MEASURES)}
+        gaps = {
+            one.control: one.over.learned for one in compare_gaps(rows, controls, MEASURES, metric=metric)
+        }
+        columns.append(
+            {f"text: {meaning[name]}": found[name] for name in _README}
+            | {f"text: that over *{(name := deciding_control(rows, MEASURES)[0])}*": gaps[name]}
+        )
+    return [
+        [
+            label,
+            *(
+                f"{formats.estimate_in_words(one[label], sign=True)}, {formats.p_value(one[label].p)}"
+                for one in columns
+            ),
+        ]
+        for label in columns[0]
+    ]
+
+
+def readme_line() -> str:
+    """What the rows of text are of."""
+    rows, _ = read_table()
+    return (
+        f"Text is `{RECIPE}`, which `make demo-pythia` shows: {rows['seed'].nunique()} confirming seeds, {rows['pretrained'].nunique()} pretrained models "
+        "([its section](docs/results.md#the-miniature-text-that-internalizes))."
+    )
 
 
 def _setup(rows: pd.DataFrame) -> list[str]:

@@ -26,6 +26,7 @@ from docs.write import (
     gate,
     machines,
     map,
+    miniature,
     probe_tables,
     probes,
     search,
@@ -141,6 +142,8 @@ def write_page() -> str:
         "",
         *features.write_section(),
         "",
+        *miniature.write_section(),
+        "",
         *closed_book.write_section(),
     ]
     return "\n".join(lines) + "\n"
@@ -237,12 +240,15 @@ def write_readme(text: str) -> str:
         "Differences, paired by seed, with 95 % intervals over seeds:",
         "",
         *write_text_table(
-            ["", "in AUC", "in accuracy"],
-            [[_MEANING[name], cell("auc", name), cell("accuracy", name)] for name in names],
+            ["", "in AUC; in text: exact match", "in accuracy; in text: log-probability"],
+            [[_MEANING[name], cell("auc", name), cell("accuracy", name)] for name in names]
+            + miniature.readme_rows(),
         ),
         "",
+        miniature.readme_line(),
+        "",
         *machines.write_line(),
-        "These seeds are among those on which the setup was chosen. On seeds that confirm it, and beside the controls:",
+        "The demo's seeds are among those on which the setup was chosen. On seeds that confirm it, and beside the controls:",
         "",
         *controls.write_lines(),
         "",

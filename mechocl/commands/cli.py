@@ -40,6 +40,7 @@ COMMANDS: Final[dict[str, str]] = {
     "data cvdb": "data:cvdb",
     "data trex": "data:trex",
     "parity": "parity:parity",
+    "gguf": "gguf:gguf",
     "dynamics": "training:dynamics",
     "verdict": "verdicts:verdict",
     "report": "reports:write_report",

@@ -42,12 +42,19 @@ def locate(path_or_name: str | Path, *, revision: str | None = None, weights: bo
                 ledger.checked(one)
         return folder
     if folder.exists():
-        raise MechoclError(f"{folder} is a file; give the folder of a saved Hugging Face model")
+        raise MechoclError(
+            f"{folder} is a file; give the folder of a saved Hugging Face model{_of_gguf(folder)}"
+        )
     name = str(path_or_name)
     looks_like_a_path = name.startswith((".", "~", os.sep)) or name.count("/") > 1 or os.sep + os.sep in name
     if isinstance(path_or_name, Path) or looks_like_a_path:
         raise MechoclError(f"{folder} does not exist; give the folder of a saved Hugging Face model")
     return _fetch(name, revision, weights=weights)
+
+
+def _of_gguf(path: Path) -> str:
+    """What to do with a GGUF file."""
+    return " (`mechocl gguf` makes one of this GGUF file)" if path.suffix.lower() == ".gguf" else ""
 
 
 def ledger_of(folder: Path) -> ledgers.Ledger:

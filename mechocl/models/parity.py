@@ -20,6 +20,10 @@ from mechocl.models.sites import residual_sites
 TOLERANCE: Final = 1e-4
 """Largest difference that counts as rounding in float32, in units of `Parity.scale`."""
 
+MASSIVE: Final = 50.0
+"""By how much a value exceeds the root mean square of its residual stream where its own rounding decides what is allowed. The tolerance is
+then 2e-6 of the value, about sixteen roundings of a float32."""
+
 _BATCHES: Final = ((1, 64), (2, 24), (4, 8))
 """Examples and positions of each random batch. They have 144 positions, few enough for a large vocabulary's logits."""
 
@@ -43,8 +47,9 @@ class Parity:
     subtracted first."""
     scale: Mapping[str, float]
     """The unit of the tolerance, for each residual stream and for `logits`: the root mean square of the Hugging Face
-    model's own values, but at least 1. Rounding errors grow with the values, and the streams of trained models hold
-    values of several hundred."""
+    model's own values, but at least 1, and at least a fiftieth of the largest of them. Rounding errors grow with the values, and the
+    streams of trained models hold values of several hundred; single ones, *massive activations* (Sun et al. 2024, arXiv 2402.17762), of
+    tens of thousands, of which float32 keeps no more than hundredths."""
     tokens: int
     """Number of positions at which everything was compared."""
     tolerance: float
@@ -132,6 +137,7 @@ def compare(
     sites = residual_sites(model.cfg.n_layers)
     differences = dict.fromkeys([*sites, _LOGITS], 0.0)
     squares = dict.fromkeys(differences, 0.0)
+    largest = dict.fromkeys(differences, 0.0)
     agreeing = 0
 
     def weigh(label: str, ours: Tensor, theirs: Tensor) -> None:
@@ -139,6 +145,7 @@ def compare(
         # max() would drop a difference that is not a number
         differences[label] = difference if difference != difference else max(differences[label], difference)
         squares[label] += float(theirs.square().mean()) * theirs[..., 0].numel()
+        largest[label] = max(largest[label], float(theirs.abs().max()))
 
     with widened(model):  # type: ignore[arg-type]
         for batch in recorded:
@@ -161,7 +168,10 @@ def compare(
         max_abs_logit_difference=differences.pop(_LOGITS),
         top1_agreement=agreeing / positions,
         residual=differences,
-        scale={label: max(1.0, (square / positions) ** 0.5) for label, square in squares.items()},
+        scale={
+            label: max(1.0, (square / positions) ** 0.5, largest[label] / MASSIVE)
+            for label, square in squares.items()
+        },
         tokens=positions,
         tolerance=tolerance,
     )

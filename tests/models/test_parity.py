@@ -311,6 +311,31 @@ def test_the_report_is_as_worked_out_by_hand() -> None:
     assert centred.max_abs_logit_difference == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_massive_activation_is_rounded_by_more_than_the_root_mean_square_allows() -> None:
+    """One value of 30000 among zeros: its own size decides, from fifty root mean squares on."""
+    stream = torch.zeros(1, 64, 64)
+    stream[0, 3, 5] = 30000.0
+
+    class Massive(Answers):
+        def run_with_cache(self, tokens: Any, *, names_filter: list[str], return_type: str | None) -> Any:
+            before = torch.zeros(1, 64, 64)
+            return torch.zeros(1, 64, 2), {
+                "blocks.0.hook_resid_pre": before,
+                "blocks.0.hook_resid_post": stream + 0.05 * (stream > 0),
+            }
+
+    recorded = parity.Recorded(
+        torch.zeros(1, 64, dtype=torch.long),
+        {"embed": torch.zeros(1, 64, 64), "layer 0": stream},
+        torch.zeros(1, 64, 2),
+    )
+    found = parity.compare(Massive(), [recorded], centred=False)
+    assert found.residual["layer 0"] == pytest.approx(0.05, rel=0.05)
+    assert found.scale["layer 0"] == 30000 / parity.MASSIVE > 30000 / 64
+    assert found.parts_at() is None
+    assert replace(found, residual={"embed": 0.0, "layer 0": 0.1}).parts_at() == "layer 0"
+
+
 # ------------------------------------------------------------------------------------------------- folding
 
 
