@@ -45,7 +45,19 @@ def commands(folder: Path, pretrained: int) -> list[list[str]]:
     seeds = ["--seeds", str(SEEDS), "--first-seed", str(MODELS[pretrained])]
     return [
         ["pretrain", "miniature", "--seed", str(pretrained), "--out", str(model)],
-        ["controls", RECIPE, "--model", str(model), "--only", *CONTROLS, *seeds, "--out", str(run)],
+        [
+            "controls",
+            RECIPE,
+            "--model",
+            str(model),
+            "--set",
+            f"task.biographies_seed={pretrained}",
+            "--only",
+            *CONTROLS,
+            *seeds,
+            "--out",
+            str(run),
+        ],
     ]
 
 
