@@ -5,7 +5,7 @@ TEST_THREADS=2 gives each as many, to see that no test depends on it.
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,3 +53,20 @@ def run(trained: "Run", tmp_path: Path) -> "Run":
 
     shutil.copytree(trained.path, tmp_path / "run")
     return Run.open(tmp_path / "run")
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must end with code 2, and gives its one line of explanation. Other lines, of progress, are not looked at."""
+    from mechocl.commands import cli
+
+    def check(*arguments: object) -> str:
+        capsys.readouterr()
+        assert cli.main([str(one) for one in arguments]) == 2
+        said = capsys.readouterr().err
+        lines = [one for one in said.splitlines() if one.startswith("mechocl: ")]
+        assert len(lines) == 1, said
+        assert "Traceback" not in said
+        return lines[0].removeprefix("mechocl: ")
+
+    return check

@@ -26,7 +26,6 @@ from mechocl.runs.run import Run
 CPU = ("--device", "cpu")
 SMALL = ("--width", "32", "--k", "4", "--activations", "4096", "--batch-size", "256", "--buffer", "2048")
 SITE = "blocks.0.hook_resid_pre"
-PROGRESS = ("training sparse autoencoders: ", "analysing: ")
 NAME = f"{SITE}-topk-32-k4-s0"
 
 
@@ -55,21 +54,6 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 
 Fails = Callable[..., str]
-
-
-@pytest.fixture
-def fails(capsys: pytest.CaptureFixture[str]) -> Fails:
-    """The one line of a command that must end with code 2; lines of progress are not counted."""
-
-    def check(*arguments: object) -> str:
-        capsys.readouterr()
-        assert cli.main([str(a) for a in arguments]) == 2
-        captured = capsys.readouterr()
-        lines = [line for line in captured.err.splitlines() if not line.startswith(PROGRESS)]
-        assert len(lines) == 1, captured.err
-        return lines[0].removeprefix("mechocl: ")
-
-    return check
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

@@ -35,17 +35,6 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-@pytest.fixture
-def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    def check(*arguments: object) -> str:
-        capsys.readouterr()
-        assert cli.main([str(one) for one in arguments]) == 2
-        line = [one for one in capsys.readouterr().err.splitlines() if one.startswith("mechocl: ")][-1]
-        return line.removeprefix("mechocl: ")
-
-    return check
-
-
 def test_a_verdict_is_printed_and_written(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
