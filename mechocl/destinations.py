@@ -13,12 +13,15 @@ _LOOKS: Final = {
     "page": re.compile(rb"\s*<(!doctype )?html", re.IGNORECASE),
     "comparison": re.compile(rb'\s*\{.*"top1_agreement"', re.DOTALL),
     "calibration": re.compile(rb"world,planted,instance,"),
+    "rows": re.compile(rb"(layer,site|example,(layer|component)),"),
     "verdict": re.compile(rb'\s*(# Verdict|\{.*"verdict")', re.DOTALL),
 }
 """How a file that may be replaced begins, by what is to be written there."""
 
 
-def require_file(path: Path, what: Literal["page", "comparison", "verdict", "calibration"] = "page") -> None:
+def require_file(
+    path: Path, what: Literal["page", "comparison", "verdict", "calibration", "rows"] = "page"
+) -> None:
     """Raise MechoclError when a page, the comparison of two models, a verdict or its calibration cannot or must not be written at a path.
 
     A folder is there, or a file that is not an older page (comparison, verdict …), or its folder cannot be written.

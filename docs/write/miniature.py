@@ -13,6 +13,7 @@ import tyro
 from docs.write.control_tables import RUN, answers_of
 from docs.write.markdown import write_table
 from docs.write.places import TABLES
+from docs.write.predictions import MINIATURE as RECIPE, Outcome
 from mechocl import files
 from mechocl.behaviour import formats, internalization, over_seeds, sentences
 from mechocl.behaviour.control_gaps import ControlAnswers, compare_gaps, deciding_control, explain_gap
@@ -26,7 +27,6 @@ TABLE: Final = TABLES / "miniature.csv"
 SEARCH: Final = TABLES / "miniature-search.csv"
 KNOWN: Final = TABLES / "miniature-known.csv"
 
-RECIPE: Final = "closed-book/miniature"
 MODELS: Final = {1: 100, 2: 106, 3: 112}
 """Seed of a pretrained model → the first of the seeds that are fine-tuned from it. No two share a seed."""
 SEEDS: Final = 6
@@ -88,6 +88,14 @@ def read_table() -> tuple[pd.DataFrame, ControlAnswers]:
     table = pd.read_csv(TABLE).assign(alias=0)
     parts = {str(name): part for name, part in table.groupby("control", sort=False)}
     return parts.pop(RUN), ControlAnswers(rows=parts)
+
+
+def outcomes() -> dict[str, Outcome]:
+    """What the miniature came out as, for the predictions; nothing where the table is not there."""
+    if not TABLE.exists():
+        return {}
+    rows, controls = read_table()
+    return {RECIPE: Outcome({RUN: rows, **controls.rows}, MEASURES)}
 
 
 def write_section() -> list[str]:

@@ -13,26 +13,27 @@ from mechocl.behaviour.control_gaps import ControlAnswers, ControlGap, compare_g
 from mechocl.behaviour.counted import count_seeds
 from mechocl.behaviour.statistics import Estimate, estimate
 from mechocl.behaviour.verdict import NOTHING, REVERSE, YES
-from toy_models.measures import YES_OR_NO
+from toy_models.measures import YES_OR_NO, Measures
 
 CPU: Final = "integer-set/cpu"
 MEMORISED: Final = "integer-set/memorised"
 SHORT: Final = "integer-set/short"
 CPU_ONE_STAGE: Final = "integer-set/cpu-one-stage"
 MEMORISED_ONE_STAGE: Final = "integer-set/memorised-one-stage"
+MINIATURE: Final = "closed-book/miniature"
 
 
 class Outcome:
     """What a recipe's runs came out as, in the terms of the predictions."""
 
-    def __init__(self, runs: Mapping[str, pd.DataFrame]) -> None:
+    def __init__(self, runs: Mapping[str, pd.DataFrame], measures: Measures = YES_OR_NO) -> None:
         self.rows = runs[RUN]
         controls = ControlAnswers(rows={name: rows for name, rows in runs.items() if name != RUN})
         self.gaps: dict[str, ControlGap] = {
-            one.control: one for one in compare_gaps(self.rows, controls, YES_OR_NO)
+            one.control: one for one in compare_gaps(self.rows, controls, measures)
         }
-        self.contrasts = {c.name: c for c in over_seeds.contrasts(self.rows, "auc", YES_OR_NO)}
-        self.counted = count_seeds(self.rows, YES_OR_NO)
+        self.contrasts = {c.name: c for c in over_seeds.contrasts(self.rows, measures.leading, measures)}
+        self.counted = count_seeds(self.rows, measures)
 
     def both(self, name: str) -> list[ControlGap]:
         """A control at equal exposure and at equal steps."""
@@ -49,8 +50,12 @@ class Outcome:
 
     @property
     def recall_of_tag_2(self) -> float:
+        return self.recall("qd2_inconsistent")
+
+    def recall(self, subset: str) -> float:
+        """Mean recall of the definitions of a subset."""
         shown = self.counted.keep_shown(self.rows)
-        return float(np.nanmean(shown.loc[shown["subset"] == "qd2_inconsistent", "recall"]))
+        return float(np.nanmean(shown.loc[shown["subset"] == subset, "recall"]))
 
 
 Held = bool | None
@@ -113,13 +118,21 @@ _NUMBERED: Final[tuple[tuple[int, str, str, Callable[[Outcome], Held]], ...]] = 
     (19, MEMORISED_ONE_STAGE, "tag-2 definitions recalled over .95", lambda o: o.recall_of_tag_2 > 0.95),
     (19, MEMORISED_ONE_STAGE, "a gap between 0 and +.03", lambda o: within(o.contrasts["strong"].estimate, 0.0, 0.03)),
     (19, MEMORISED_ONE_STAGE, "larger than in unasked", lambda o: _all(o.both("unasked"), "over")),
+    (20, MINIATURE, "d1 − no data", lambda o: _is_there(o, "d1_vs_no_data")),
+    (20, MINIATURE, "qd1 − qd2", lambda o: _is_there(o, "weak")),
+    (20, MINIATURE, "stage-1 definitions of both tags recalled over .95", lambda o: min(o.recall("qd1_consistent"), o.recall_of_tag_2) > 0.95),
+    (21, MINIATURE, "strong internalization", lambda o: _is_there(o, "strong")),
+    (21, MINIATURE, "between +.03 and +.15", lambda o: within(o.contrasts["strong"].estimate, 0.03, 0.15)),
+    (22, MINIATURE, "larger than unasked", lambda o: _all([o.gaps["unasked"]], "over")),
+    (22, MINIATURE, "unasked: no gap above +.03", lambda o: within(o.own("unasked"), -1, 0.03)),
+    (23, MINIATURE, "noise: a gap", lambda o: _all([o.gaps["noise"]], "own")),
+    (24, MINIATURE, "consistent: between −.03 and +.03", lambda o: within(o.own("consistent"), -0.03, 0.03)),
 )  # fmt: skip
 
 
-def write_predictions(tables: Mapping[str, Mapping[str, pd.DataFrame]]) -> list[str]:
-    """The table of predictions and outcomes, for the recipes whose tables are there. A range holds if the whole 95 %
+def write_predictions(outcomes: Mapping[str, Outcome]) -> list[str]:
+    """The table of predictions and what came out of each recipe that is given. A range holds if the whole 95 %
     interval lies in it; a gap is there, or larger than another, by the rule of the verdicts."""
-    outcomes = {recipe: Outcome(runs) for recipe, runs in tables.items()}
     body = []
     for number, recipe, said, holds in _NUMBERED:
         if recipe in outcomes:

@@ -41,6 +41,9 @@ COMMANDS: Final[dict[str, str]] = {
     "data trex": "data:trex",
     "parity": "parity:parity",
     "gguf": "gguf:gguf",
+    "model patch": "own_models:patch",
+    "model lens": "own_models:lens",
+    "model attribute": "own_models:attribute",
     "dynamics": "training:dynamics",
     "verdict": "verdicts:verdict",
     "report": "reports:write_report",
@@ -51,6 +54,7 @@ torch and its like take seconds."""
 
 GROUPS: Final[dict[str, str]] = {
     "pretrain": "Pretrain a small GPT-NeoX on an invented world.",
+    "model": "Look inside any Hugging Face model with your own pairs, without a run.",
     "sae": "Train, search, test and share sparse autoencoders.",
     "data": "Check the user's own data sets, CVDB and T-REx.",
 }

@@ -1,27 +1,53 @@
 """The user's own pairs, from a CSV file."""
 
 import csv
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mechocl.errors import MechoclError
+from mechocl.errors import MechoclError, MechoclWarning
 from mechocl.interventions.pairs import Pairs, given_pairs
-from toy_models.task import Task
+from toy_models.task import Task, Vocabulary
 
 
 def read_pairs(task: Task, path: Path) -> Pairs:
+    """The pairs of `pairs_of_vocabulary`, of tokens of a task."""
+    return pairs_of_vocabulary(task.vocabulary, path, n_ctx=task.n_ctx)
+
+
+def pairs_of_tokenizer(tokenizer: Any, path: Path) -> Pairs:
+    """The same, of plain texts for any tokenizer of Hugging Face.
+
+    Examples begin with the tokenizer's begin token where the tokenizer puts one before texts. Nothing is padded.
+    """
+    first = tokenizer("a").input_ids[:1]
+    begin = first if first == [tokenizer.bos_token_id] else []
+
+    def encode(text: str) -> list[int]:
+        found: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+        return found
+
+    vocabulary = Vocabulary(tokens=(), outputs=len(tokenizer), of_text=encode)
+    return pairs_of_vocabulary(vocabulary, path, n_ctx=0, begin=begin)
+
+
+def pairs_of_vocabulary(
+    vocabulary: Vocabulary, path: Path, *, n_ctx: int, begin: Sequence[int] = ()
+) -> Pairs:
     """Pairs from a CSV with columns `clean`, `corrupted`, `target` and perhaps `foil`; spaces separate the tokens.
 
     In a text world the cells are plain texts, with `\\n` for a line break; only the first token of target and foil
     counts.
 
     Raises MechoclError with the file and the line when the file or a column is missing, a line has more cells than the
-    header, a token is not in the vocabulary, lengths differ, an example is longer than the task's, the clean and the
-    corrupted example are the same, or target and foil begin with the same token.
+    header, a token is not in the vocabulary, lengths differ, an example is longer than the task's (`n_ctx`), the clean and the
+    corrupted example are the same, or target and foil begin with the same token. Warns of lines that differ at more positions than the
+    others, which may have a typo. Each example begins with the tokens `begin`.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -47,23 +73,26 @@ def read_pairs(task: Task, path: Path) -> Pairs:
                 f"{path}, line {number}: it has more cells than the header has columns, the first one {extra[0]!r}; put a cell that "
                 "has a comma between quotation marks"
             )
-    length = max(1, len(_ids(task, path, *lines[0], "clean")))
-    if task.vocabulary.of_text is None and length > task.n_ctx:
+    length = max(1, len(_ids(vocabulary, path, *lines[0], "clean")))
+    if vocabulary.of_text is None and length > n_ctx:
         raise MechoclError(
-            f"{path}, line {lines[0][0]}: clean has {length} tokens, and the run's examples have at most {task.n_ctx}; shorten the examples"
+            f"{path}, line {lines[0][0]}: clean has {length} tokens, and the run's examples have at most {n_ctx}; shorten the examples"
         )
     given = {"clean": length, "corrupted": length, "target": 1} | ({"foil": 1} if "foil" in columns else {})
-    found = {column: _encoded(task, path, lines, column, n) for column, n in given.items()}
+    found = {column: _encoded(vocabulary, path, lines, column, n) for column, n in given.items()}
     _refuse_equal(path, lines, found, "clean", "corrupted", "such a pair exchanges nothing")
+    _warn_of_typos(path, lines, found["clean"] != found["corrupted"])
+    before = torch.tensor([list(begin)] * len(lines), dtype=torch.long)
+    clean, corrupted = (torch.cat([before, found[name]], 1) for name in ("clean", "corrupted"))
     if "foil" in found:
         why = "their logit difference is always 0; only the first token of each counts"
         _refuse_equal(path, lines, found, "target", "foil", why)
     return given_pairs(
-        found["clean"],
-        found["corrupted"],
+        clean,
+        corrupted,
         target=found["target"][:, 0],
         foil=found["foil"][:, 0] if "foil" in found else None,
-        read=torch.full((len(lines),), length - 1),
+        read=torch.full((len(lines),), clean.shape[1] - 1),
         name=path.name,
     )
 
@@ -82,30 +111,44 @@ def _refuse_equal(
         raise MechoclError(f"{path}, line {lines[int(same[0])][0]}: {one} and {other} are the same; {why}")
 
 
+def _warn_of_typos(path: Path, lines: list[tuple[int, dict[str, str]]], differs: Tensor) -> None:
+    """Name lines, at most a tenth of all, whose examples differ at more positions than those of all others."""
+    counts = differs.sum(1)
+    usual = int(counts.median())
+    odd = [number for (number, _), more in zip(lines, (counts > usual).tolist(), strict=True) if more]
+    if odd and 10 * len(odd) <= len(lines):
+        warnings.warn(
+            f"{path}, line {odd[0]}: clean and corrupted differ at {int(counts.max())} tokens, those of other lines at {usual} or fewer; "
+            "a word may be misspelt",
+            MechoclWarning,
+            stacklevel=2,
+        )
+
+
 def _encoded(
-    task: Task, path: Path, lines: list[tuple[int, dict[str, str]]], column: str, length: int
+    vocabulary: Vocabulary, path: Path, lines: list[tuple[int, dict[str, str]]], column: str, length: int
 ) -> Int[Tensor, "pair pos"]:
     """Ids of a column's tokens, `length` in each line."""
     rows = []
     for number, cells in lines:
-        ids = _ids(task, path, number, cells, column)
+        ids = _ids(vocabulary, path, number, cells, column)
         if len(ids) != length:
             raise MechoclError(
                 f"{path}, line {number}: {column} has {len(ids)} tokens and needs {length}; all examples of a file "
-                "are of one length, target and foil are single tokens"
+                "are of one length, target and foil are single tokens: use names of as many tokens, or a file for each length"
             )
         rows.append(ids)
     return torch.tensor(rows)
 
 
-def _ids(task: Task, path: Path, number: int, cells: dict[str, str], column: str) -> list[int]:
+def _ids(vocabulary: Vocabulary, path: Path, number: int, cells: dict[str, str], column: str) -> list[int]:
     """Token ids of one cell."""
     cell = cells[column] or ""
-    if task.vocabulary.of_text is not None:
+    if vocabulary.of_text is not None:
         if column in ("target", "foil"):  # an answer stands after a space
-            return task.vocabulary.encode(f" {cell.strip()}")[:1]
-        return task.vocabulary.encode(cell.replace("\\n", "\n"))
+            return vocabulary.encode(f" {cell.strip()}")[:1]
+        return vocabulary.encode(cell.replace("\\n", "\n"))
     try:
-        return task.vocabulary.encode(cell)
+        return vocabulary.encode(cell)
     except ValueError as error:
         raise MechoclError(f"{path}, line {number}: {error}") from None
