@@ -16,6 +16,8 @@ def residual_sites(n_layers: int) -> dict[str, str]:
 
 HEAD_SITES: Final = ("q", "k", "v", "z", "pattern")
 
+KEY_VALUE_SITES: Final = ("k", "v")
+"""The sites among these that have one activation for each key/value head, of which there may be fewer than heads."""
 
 SITES: Final = ("resid_pre", *HEAD_SITES, "attn_out", "resid_mid", "mlp_post", "mlp_out", "resid_post")
 """TransformerLens's activations that can be patched, in the order in which a layer computes them."""
