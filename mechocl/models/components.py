@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechocl.errors import MechoclError, describe_error
-from mechocl.models import seam
+from mechocl.models import convert, seam
 from mechocl.models.rotary import Rotary, rotary_of
 from mechocl.models.seam import Transformer, device_of
 from toy_models.comparing import Passed, acts_beyond_rows
@@ -34,25 +34,25 @@ _ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
 class Norm:
     """Layer norm or RMS norm, with its scale and shift; the identity in a model without norms."""
 
-    w: Float[Tensor, "d"] | None
-    b: Float[Tensor, "d"] | None
+    w: Float[Tensor, "normed"] | None
+    b: Float[Tensor, "normed"] | None
     """None in an RMS norm, which has no shift."""
     eps: float
     centring: bool = True
     """Whether the norm subtracts the mean: layer norm does, RMS norm (Zhang & Sennrich 2019, arXiv 1910.07467) does not."""
 
-    def __call__(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+    def __call__(self, x: Float[Tensor, "*batch normed"]) -> Float[Tensor, "*batch normed"]:
         if self.w is None:
             return x
         if self.centring:
             return F.layer_norm(x, x.shape[-1:], self.w, self.b, self.eps)
         return F.rms_norm(x, x.shape[-1:], self.w, self.eps)
 
-    def centred(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+    def centred(self, x: Float[Tensor, "*batch normed"]) -> Float[Tensor, "*batch normed"]:
         """What the norm divides: `x` without its mean, or `x` itself where the norm does not subtract the mean."""
         return x - x.mean(-1, keepdim=True) if self.centring else x
 
-    def scale(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch 1"]:
+    def scale(self, x: Float[Tensor, "*batch normed"]) -> Float[Tensor, "*batch 1"]:
         """What the norm divides by: the standard deviation of each row of `x`, or its root mean square."""
         square = (
             x.var(-1, keepdim=True, unbiased=False) if self.centring else x.square().mean(-1, keepdim=True)
@@ -60,8 +60,8 @@ class Norm:
         return (square + self.eps).sqrt()
 
     def frozen(
-        self, x: Float[Tensor, "*batch d"], *, whole: Float[Tensor, "*#batch d"]
-    ) -> Float[Tensor, "*batch d"]:
+        self, x: Float[Tensor, "*batch normed"], *, whole: Float[Tensor, "*#batch normed"]
+    ) -> Float[Tensor, "*batch normed"]:
         """A part of `whole`, normalised as the norm normalises `whole`.
 
         It is linear in `x`: over the parts of `whole` it sums to the norm of `whole`, without the norm's shift.
@@ -91,6 +91,10 @@ class Block:
     k_norm: Norm | None = None
     """Norm of each key/value head's key, before rotation."""
     rotary: Rotary | None = None
+    ln1_post: Norm | None = None
+    """Norm of what attention writes (Gemma 3); None where there is none."""
+    ln2_post: Norm | None = None
+    """Norm of what the MLP writes."""
     W_gate: Float[Tensor, "d_model d_mlp"] | None = None
     """Weights whose activation multiplies `x @ W_in` (`gate_proj` of Hugging Face); None in an MLP without a gate."""
     W_in: Float[Tensor, "d_model d_mlp"] | None = None
@@ -171,7 +175,7 @@ def take_apart(model: Transformer) -> Components:
     seam.refuse_half_precision(model)
     m: Any = model
     c = m.cfg
-    beyond = acts_beyond_rows(c)
+    beyond = acts_beyond_rows(c) or _short_window_of_a_bridge(m)
     if beyond is not None:
         raise MechoclError(f"the model has {beyond}, which this analysis does not cover; {_COVERED}")
     if not c.attn_only and c.act_fn not in _ACTIVATIONS:
@@ -203,6 +207,15 @@ _COVERED: Final = (
     "standard positions, layer norm, RMS norm or none, and MLPs, gated or not, of "
     f"{', '.join(_ACTIVATIONS)}"
 )
+
+
+def _short_window_of_a_bridge(model: Any) -> str | None:
+    """Local attention of a bridge, in words. TransformerLens's config of a bridge does not tell it."""
+    window = convert.window_of(model.original_model.config) if hasattr(model, "original_model") else {}
+    if not window or window["window_size"] >= model.cfg.n_ctx:
+        return None
+    n = window["window_size"]
+    return f"local attention, to {n} of its {model.cfg.n_ctx} positions (load it with bridge=False and n_ctx={n})"
 
 
 def _pieces(model: Any) -> Components:
@@ -254,6 +267,17 @@ def _head_norm(cfg: Any, attention: Any, name: str) -> Norm | None:
     return Norm(w.detach(), None, cfg.eps, centring=False)
 
 
+def _post_norm(model: Any, block: Any, name: str) -> Norm | None:
+    """The norm of what attention or the MLP writes. Raises MechoclError for a norm of attention and a bias, as no family has."""
+    if getattr(block, name, None) is None:
+        return None
+    if name == "ln1_post" and bool((block.attn.b_O != 0).any()):
+        raise MechoclError(
+            f"the model has a norm and a bias of attention's output, which this analysis does not cover; {_COVERED}"
+        )
+    return _norm(model, block, name)
+
+
 def _block(model: Any, layer: int) -> Block:
     c, block = model.cfg, model.blocks[layer]
     attention = block.attn
@@ -271,6 +295,8 @@ def _block(model: Any, layer: int) -> Block:
         q_norm=_head_norm(c, attention, "q_norm"),
         k_norm=_head_norm(c, attention, "k_norm"),
         rotary=rotary_of(model, layer),
+        ln1_post=_post_norm(model, block, "ln1_post"),
+        ln2_post=_post_norm(model, block, "ln2_post"),
         **{name: value.detach() for name, value in _with_zero_biases(found).items()},
     )
 

@@ -78,7 +78,7 @@ def _llama(c: Any, *, rope: dict[str, Any] | None = None) -> dict[str, Any]:
             "eps": c.rms_norm_eps,
         }
         | _rotary(c.rope_parameters if rope is None else rope, d_head)
-        | _window(c)
+        | window_of(c)
     )
 
 
@@ -134,8 +134,8 @@ def _rotary(rope: dict[str, Any], d_head: int) -> dict[str, Any]:
     }
 
 
-def _window(c: Any) -> dict[str, Any]:
-    """Arguments for layers in which attention sees only the last positions."""
+def window_of(c: Any) -> dict[str, Any]:
+    """Arguments of `HookedTransformerConfig` for layers in which attention sees only the last positions; none without such."""
     window = getattr(c, "sliding_window", None)
     if not window or getattr(c, "use_sliding_window", True) is False:
         return {}

@@ -88,17 +88,25 @@ def _for_each_head(
 def head_results(
     c: Components, layer: int, z: Float[Tensor, "batch pos head d_head"]
 ) -> Float[Tensor, "batch pos head d_model"]:
-    """What each head writes into the residual stream; `attn_out` is the sum over the heads plus the bias `b_O`."""
-    return einsum(
-        z, c.blocks[layer].W_O, "batch pos head d_head, head d_head d_model -> batch pos head d_model"
-    )
+    """What each head writes into the residual stream; `attn_out` is the sum over the heads plus the bias `b_O`.
+
+    Where a norm of attention's output follows, its scale is that of the whole output.
+    """
+    b = c.blocks[layer]
+    results: Tensor = einsum(z, b.W_O, "batch pos head d_head, head d_head d_model -> batch pos head d_model")
+    if b.ln1_post is None:
+        return results
+    return b.ln1_post.frozen(results, whole=results.sum(2, keepdim=True))
 
 
 def attn_out(
     c: Components, layer: int, z: Float[Tensor, "batch pos head d_head"]
 ) -> Float[Tensor, "batch pos d_model"]:
-    W = rearrange(c.blocks[layer].W_O, "head d_head d_model -> (head d_head) d_model")
-    return z.flatten(2) @ W + c.blocks[layer].b_O
+    """What attention writes into the residual stream."""
+    b = c.blocks[layer]
+    W = rearrange(b.W_O, "head d_head d_model -> (head d_head) d_model")
+    written = z.flatten(2) @ W + b.b_O
+    return written if b.ln1_post is None else b.ln1_post(written)
 
 
 def mlp(
@@ -115,8 +123,8 @@ def mlp(
         neurons = c.activation(normed @ b.W_in + b.b_in)
     else:  # TransformerLens adds the bias to the product; the families that are converted have none
         neurons = c.activation(normed @ b.W_gate) * (normed @ b.W_in) + b.b_in
-    neurons = tap("mlp_post", neurons)
-    return neurons @ b.W_out + b.b_out
+    written = tap("mlp_post", neurons) @ b.W_out + b.b_out
+    return written if b.ln2_post is None else b.ln2_post(written)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,14 +47,16 @@ LLAMA = {
 
 
 @torch.no_grad()
-def randomised(model: nn.Module, *, seed: int = 0) -> Any:
+def randomised(model: nn.Module, *, seed: int = 0, std: float = 0.2) -> Any:
     """Weights larger than an initialisation's; norms about 1, so that scale and shift show."""
     draws = torch.Generator().manual_seed(seed)
     scales = ("norm.weight", "layernorm.weight", ".ln_")
-    about = 0.0 if "Gemma" in type(model).__name__ else 1.0  # Gemma adds 1 to the weights of its norms
+    about = (
+        0.0 if type(model).__name__.startswith("Gemma") else 1.0
+    )  # Gemma adds 1 to the weights of its norms
     for name, parameter in model.named_parameters():
         centre = about if any(scale in name for scale in scales) else 0.0
-        parameter.copy_(centre + 0.2 * torch.randn(parameter.shape, generator=draws))
+        parameter.copy_(centre + std * torch.randn(parameter.shape, generator=draws))
     return model
 
 
