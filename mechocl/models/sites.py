@@ -35,6 +35,13 @@ def sites_of(c: Components) -> tuple[str, ...]:
     return tuple(site for site in SITES if site not in missing)
 
 
+def unit_of(c: Components, site: str) -> str:
+    """What the units of a site are: head, key/value head (where several heads share one), neuron, or whole, the site itself."""
+    if site in HEAD_SITES:
+        return "key/value head" if site in KEY_VALUE_SITES and c.n_key_value_heads < c.n_heads else "head"
+    return "neuron" if site == "mlp_post" else "whole"
+
+
 def find_sites(c: Components, names: Sequence[str]) -> list[tuple[int, str]]:
     """The pairs (layer, site) that the names mean, sorted and each of them once.
 

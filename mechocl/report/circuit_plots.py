@@ -123,7 +123,8 @@ def _draw_line(
 
 
 def _lines(chosen: pd.DataFrame) -> list[_Line]:
-    """The edges as lines. An edge into keys or values has one line for every place at which its head writes."""
+    """The edges as lines. An edge into keys or values has one line for every place at which its head writes; a key/value head that
+    several heads share is a node of its own, at the place that it reads."""
     edges = [{k: str(v) for k, v in row.items()} for row in chosen.to_dict("records")]
     writes: dict[str, list[str]] = {}
     for edge in edges:

@@ -170,6 +170,8 @@ def test_patches_are_those_of_plain_hooks(subject: Subject, site: str) -> None:
     np.testing.assert_allclose(found.per_pair, torch.stack(expected), atol=1e-5, rtol=1e-5)
     effects = found.rows["effect"].abs()
     assert effects.max() > 1e-2
+    shared = site in ("k", "v") and c.n_key_value_heads < c.n_heads
+    assert set(found.rows["part"]) == {"key/value head" if shared else "head" if heads > 1 else "whole"}
     assert set(found.rows["index"]) == (set(range(heads)) if heads > 1 else {-1})
 
 
@@ -281,6 +283,26 @@ def test_what_is_not_loaded(
     with pytest.raises(MechoclError, match=message) as raised:
         loading.load(saved(build(), tmp_path), **options)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("build", "positions"),
+    [
+        (llama, None),
+        (lambda: mistral(sliding_window=5), 5),
+        (lambda: mistral(sliding_window=64), None),
+        (lambda: qwen3(use_sliding_window=True, sliding_window=6, max_window_layers=1), 6),
+        (lambda: qwen3(use_sliding_window=True, sliding_window=6, max_window_layers=2), None),
+        (gemma3, 5),
+    ],
+)
+def test_positions_with_which_windows_do_not_matter(
+    build: Callable[[], Any], positions: int | None, tmp_path: Any
+) -> None:
+    folder = saved(build(), tmp_path)
+    assert loading.positions_within_windows(folder) == positions
+    take_apart(loading.load(folder, n_ctx=positions))
+    take_apart(loading.initialised_like(folder, seed=0, device="cpu", n_ctx=positions))
 
 
 def test_the_families_share_heads() -> None:
