@@ -60,24 +60,22 @@ def load(
             LoRA adapter, which is merged; or the name of a model on the hub. For a folder no hub is asked.
         device: where torch shall hold the model: cpu, cuda, or auto.
         bridge: return a `TransformerBridge` in compatibility mode, not a `HookedTransformer`.
-        dtype: precision of the weights and of what the model computes: float32, bfloat16 or float16. Half
-            precision halves the memory, but analyses need float32 and refuse it, and a Gemma is loaded in float32 alone.
-            For the comparison its weights are widened, one module at a time.
-        fold: make the weights of layer norms part of the weights that read from them. Residual streams stay the same.
+        dtype: precision of the weights and of what the model computes: float32, bfloat16 or float16. Half precision halves the
+            memory, but analyses refuse it, and so does a Gemma. For the comparison its weights are widened, module by module.
+        fold: make the weights of norms part of the weights that read from them. Residual streams stay the same.
         centre: make the weights that write to the residual stream write no mean, and give the logits mean 0 over the
-            vocabulary. Only for models with layer norms that subtract the mean (GPT-NeoX, GPT-2).
-        n_ctx: length of the longest example in tokens; by default what the model was made for, up to 8192. Only for a
-            `HookedTransformer`: a bridge keeps the model's own. A model with sliding windows (Mistral, Gemma 3) can be taken
-            apart if this is at most its window.
+            vocabulary. Only for norms that subtract the mean (GPT-NeoX, GPT-2).
+        n_ctx: length of the longest example in tokens; by default what the model was made for, up to 8192. With no more than a
+            sliding window (Mistral, Gemma 3), the model can be taken apart. A bridge keeps the model's own.
         base: folder or hub name of the model under a LoRA adapter; by default the one that the adapter's config names.
         revision: branch, tag or commit of a hub name.
         tokens: a few examples to compare on; by default random ids.
         tolerance: largest difference that counts as rounding; see `parity.Parity`.
         record: a JSON file to which the comparison is written, also when it fails.
 
-    Warns of an adapter that changes nothing. Raises MechoclError, in one line that names the file, the weight or the layer: for what does not exist, is
-    incomplete or damaged, or is a pickle; for an architecture or option that is not known; for a tokenizer with more
-    ids than the model; for a hub that does not answer; and for a model that differs from Hugging Face's.
+    Warns of an adapter that changes nothing. Raises MechoclError, in one line that names the file, the weight or the layer: for
+    what does not exist, is incomplete or damaged, or is a pickle; for an architecture or option that is not known; for a tokenizer
+    with more ids than the model; for a hub that does not answer; and for a model that differs from Hugging Face's.
     """
     return load_with_parity(
         path_or_name,
