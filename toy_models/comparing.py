@@ -80,11 +80,14 @@ def acts_beyond_rows(cfg: Any) -> str | None:
 
     A comparison cannot see it, so it is read from TransformerLens's config.
     """
+    window, n_ctx = getattr(cfg, "window_size", None) or cfg.n_ctx, cfg.n_ctx
     found = {
         "capped attention scores": getattr(cfg, "attn_scores_soft_cap", 0.0) > 0,
         "capped logits": getattr(cfg, "output_logits_soft_cap", 0.0) > 0,
         "clipped queries, keys and values": getattr(cfg, "clip_qkv", None) is not None,
-        "local attention": getattr(cfg, "use_local_attn", False),
+        f"local attention, to {window} of its {n_ctx} positions (it is none in a model that is loaded with n_ctx={window})": (
+            getattr(cfg, "use_local_attn", False) and "local" in cfg.attn_types and window < n_ctx
+        ),
         "attention scores that are scaled by the length": getattr(cfg, "use_logn_attn", False),
         "rotary embeddings that change with the length": getattr(cfg, "use_dynamic_ntk_rope", False),
     }

@@ -106,7 +106,9 @@ ATTRIBUTION: Final[Columns] = {
 PATCH: Final[Columns] = {
     "layer": _LAYER,
     "site": _SITE,
-    "index": Column("int64", "Number of the head or neuron that is patched; −1 where the whole site is patched."),
+    "part": Column("str", "What is patched at once: a head, a key/value head (at k and v, where several heads share one), a "
+        "neuron, or the whole site."),
+    "index": Column("int64", "Number of that head or neuron; −1 where the whole site is patched."),
     "position": Column("str", "Position, or role of the positions, that is patched. all means every position."),
     "value": Column("float64", "Metric of the patched run.", "of the metric"),
     "effect": Column("float64", "Metric of the patched run − that of the run that is patched into: the corrupted "
@@ -131,7 +133,8 @@ CIRCUIT: Final[Columns] = {
         "other edges are corrupted. without: the same edges are corrupted and all other edges are kept. random: as "
         "many edges are kept, which are drawn at random."),
     "sender": Column("str", "Component that the edge comes from. Missing except for edges."),
-    "receiver": Column("str", "Input that the edge goes to. Missing except for edges."),
+    "receiver": Column("str", "Input that the edge goes to: L0H1 q, the query of a head; L0KV0 v, the value of a key/value head "
+        "that several heads share; L0 mlp; logits. Missing except for edges."),
     "place": Column("str", "Role or position of the edge. Missing except for edges."),
     "value": Column("float64", "For an edge, its score: the metric with the edge's clean value in the corrupted run "
         "− that of the corrupted run, or the estimate of this by gradients. Else the metric of the run.", "of the metric"),

@@ -208,8 +208,10 @@ def _average_within_seeds(rows: pd.DataFrame, keys: list[str], value: str) -> pd
 
 
 def site_names(rows: pd.DataFrame) -> pd.Series:
-    """Where each row of `patching.PatchingResult.rows` patches: `L0 attn_out`, `L0H1 z`, `L0N17 mlp_post`."""
-    index = rows["site"].map(lambda site: "N" if site == "mlp_post" else "H") + rows["index"].astype(str)
+    """Where each row of `patching.PatchingResult.rows` patches: `L0 attn_out`, `L0H1 z`, `L0KV0 v` (a key/value head that
+    several heads share), `L0N17 mlp_post`."""
+    letters = {"head": "H", "key/value head": "KV", "neuron": "N", "whole": ""}
+    index = rows["part"].map(letters) + rows["index"].astype(str)
     names: pd.Series = (
         "L" + rows["layer"].astype(str) + index.where(rows["index"] >= 0, "") + " " + rows["site"]
     )

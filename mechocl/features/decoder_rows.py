@@ -102,16 +102,15 @@ def direct_effects(
 def frozen_rows(
     c: Components, rows: Float[Tensor, "feature d_model"], *, stream: Float[Tensor, "example d_model"]
 ) -> Float[Tensor, "feature d_model"]:
-    """The rows after the final layer norm, with its scale frozen at its mean over these final streams.
+    """The rows after the final norm, with its scale frozen at its mean over these final streams.
 
-    The norm's shift is left out. In a model without layer norm the rows do not change. Multiplied by W_U they are direct
+    The norm's shift is left out. In a model without norms the rows do not change. Multiplied by W_U they are direct
     contributions to the logits.
     """
     norm = c.ln_final
     if norm.w is None:
         return rows
-    scale = (stream.var(-1, unbiased=False) + norm.eps).sqrt().mean()
-    return (rows - rows.mean(-1, keepdim=True)) / scale * norm.w.float().cpu()
+    return norm.centred(rows) / norm.scale(stream).mean() * norm.w.float().cpu()
 
 
 def near(

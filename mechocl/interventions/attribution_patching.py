@@ -62,7 +62,7 @@ def attribute_activations(
             estimate = base + _summed(found[key], key[1], where)
             parts[key, name].append((estimate, pairs_with_exchange(differing[key], where, chunk.read)))
     whole = [float(chosen.pool(torch.cat(part), pairs)) for part in zip(*ends, strict=True)]
-    return result_of(parts, chosen, pairs, mode, source_in_words(mode, pairs), whole[0], whole[1])
+    return result_of(c, parts, chosen, pairs, mode, source_in_words(mode, pairs), whole[0], whole[1])
 
 
 def _products(

@@ -236,7 +236,7 @@ def pool_heads(rows: pd.DataFrame) -> pd.DataFrame:
     """
     edges = rows[rows["kind"] == "edge"].copy()
     for column in ("sender", "receiver"):
-        edges[column] = edges[column].str.replace(r"^(L\d+)H\d+", r"\1 heads", regex=True)
+        edges[column] = edges[column].str.replace(r"^(L\d+)(?:H|KV)\d+", r"\1 heads", regex=True)
     keys = ["seed", "sender", "receiver", "place"]
     return edges.groupby(keys, sort=False)["value"].sum(min_count=1).reset_index()
 

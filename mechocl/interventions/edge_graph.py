@@ -25,7 +25,8 @@ class Graph:
     senders: tuple[str, ...]
     """`embed`, `L0H0`, …, `L0 mlp`, `L1H0`, … in the order of computation."""
     receivers: tuple[str, ...]
-    """Layer by layer `L0H0 q`, …, `L0H0 k`, …, `L0H0 v`, …, `L0 mlp`; then `logits`."""
+    """Layer by layer `L0H0 q`, …, `L0H0 k`, …, `L0H0 v`, …, `L0 mlp`; then `logits`. Where several heads share keys and
+    values, `L0KV0 k`, …, `L0KV0 v`, …: the key/value heads."""
     places: tuple[str, ...]
     """Positions, or roles of positions."""
     possible: Bool[Tensor, "sender receiver place"]
@@ -64,9 +65,11 @@ def graph_from(c: Components, pairs: Pairs, along: Along | None) -> Graph:
     for layer in range(c.n_layers):
         heads = [f"L{layer}H{h}" for h in range(c.n_heads)]
         answers = _heard(pairs, where, len(places), last=layer == c.n_layers - 1)
-        receivers += [f"{head} {name}" for name in ("q", "k", "v") for head in heads]
-        receiver_rank += [2 * layer] * 3 * c.n_heads
-        heard += [answers[name] for name in ("q", "k", "v") for _ in heads]
+        shared = heads if c.n_key_value_heads == c.n_heads else _key_value_heads(c, layer)
+        reading = [(head, name) for name in ("q", "k", "v") for head in (heads if name == "q" else shared)]
+        receivers += [f"{head} {name}" for head, name in reading]
+        receiver_rank += [2 * layer] * len(reading)
+        heard += [answers[name] for _, name in reading]
         senders += heads
         sender_rank += [2 * layer + 1] * c.n_heads
         if not c.attn_only:
@@ -82,6 +85,10 @@ def graph_from(c: Components, pairs: Pairs, along: Along | None) -> Graph:
     comes_before = torch.tensor(sender_rank)[:, None] <= torch.tensor(receiver_rank)
     possible = comes_before[..., None] & torch.stack(heard)
     return Graph(tuple(senders), tuple(receivers), places, possible)
+
+
+def _key_value_heads(c: Components, layer: int) -> list[str]:
+    return [f"L{layer}KV{h}" for h in range(c.n_key_value_heads)]
 
 
 def _heard(

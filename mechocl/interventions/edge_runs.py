@@ -15,7 +15,7 @@ from mechocl.interventions.exchanged import differing_units, pairs_with_new_edge
 from mechocl.interventions.metrics import GivenMetric, Metric, check_pairs, metric_of
 from mechocl.interventions.pairs import Pairs
 from mechocl.models.components import Components, take_apart
-from mechocl.models.forward import attention_pattern, head_results, mix, mlp, project, rotate, untouched
+from mechocl.models.forward import attention_pattern, head_results, mix, mlp, prepare, project, untouched
 from mechocl.models.seam import Transformer
 
 Alter = Callable[
@@ -39,21 +39,22 @@ def split_run(
     """
     stream, senders, first = embedded, [embedded], 0
     for layer in range(c.n_layers):
-        b, n = c.blocks[layer], c.n_heads
-        q, k, v = (
-            project(c, layer, name, b.ln1(alter(first + i * n, stream, senders, n)))
-            for i, name in enumerate(("q", "k", "v"))
-        )
-        first += 3 * n
-        z = mix(attention_pattern(rotate(c, q, first=0), rotate(c, k, first=0), first=0), v)
+        b = c.blocks[layer]
+        read = []
+        for name, n in (("q", c.n_heads), ("k", c.n_key_value_heads), ("v", c.n_key_value_heads)):
+            read.append(project(c, layer, name, b.ln1(alter(first, stream, senders, n))))
+            first += n
+        q, k, v = read
+        q, k = prepare(c, layer, "q", q, first=0), prepare(c, layer, "k", k, first=0)
+        z = mix(attention_pattern(q, k, first=0), v)
         results = head_results(c, layer, z)
         after = stream + results.sum(2) + b.b_O
         written = list(results.unbind(2))
         if not c.attn_only:
-            read = (
+            own = (
                 alter(first, stream, senders, 1) if c.parallel else alter(first, after, senders + written, 1)
             )
-            written.append(mlp(c, layer, read[:, :, 0], untouched))
+            written.append(mlp(c, layer, own[:, :, 0], untouched))
             after = after + written[-1]
             first += 1
         stream, senders = after, senders + written

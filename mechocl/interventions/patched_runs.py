@@ -32,7 +32,7 @@ from mechocl.models.forward import (
     mix,
     untouched,
 )
-from mechocl.models.sites import HEAD_SITES
+from mechocl.models.sites import HEAD_SITES, KEY_VALUE_SITES
 
 Mode = Literal["denoise", "noise", "zero", "mean", "resample"]
 """What is put where. `denoise` puts the clean run's activation into the corrupted run; `noise` does the reverse.
@@ -55,7 +55,7 @@ class _Base:
     """The residual stream before each layer, and after the last."""
     keys: tuple[Keys, ...]
     queries: tuple[Float[Tensor, "pair pos head d_head"], ...]
-    """Rotated, as the keys are."""
+    """Normalised and turned, as the keys are."""
     sites: dict[SiteKey, Tensor]
     """Activations at the sites that are patched, and what they are computed from."""
 
@@ -163,7 +163,7 @@ class PairsChunk:
     def _units(self, key: SiteKey) -> int:
         layer, site = key
         if site in HEAD_SITES:
-            return self.c.n_heads
+            return self.c.n_key_value_heads if site in KEY_VALUE_SITES else self.c.n_heads
         W_in = self.c.blocks[layer].W_in
         return W_in.shape[1] if site == "mlp_post" and W_in is not None else 1
 
@@ -219,7 +219,7 @@ class PairsChunk:
         rows = slice(max(changed.stop, needed), self.base.stream[layer].shape[1])
         if rows.start == rows.stop:
             return x
-        own = Keys(forward.rotate(c, new["k"], first=first), new["v"])
+        own = Keys(forward.prepare(c, layer, "k", new["k"], first=first), new["v"])
         known = [keys for keys in (past, own, self._keys(layer, slice(changed.stop, None), n)) if keys]
         k, v = (torch.cat(parts, 1) for parts in zip(*((keys.k, keys.v) for keys in known), strict=True))
         q = self._again(self.base.queries[layer][:, rows], n)
@@ -309,7 +309,7 @@ def _cached_run(c: Components, tokens: Int[Tensor, "pair pos"], sites: frozenset
     end = _stream(c, tokens, sites | wanted, kept)
     stream = (*(kept[layer, "resid_pre"] for layer in range(c.n_layers)), end)
     q, k = (
-        tuple(forward.rotate(c, kept[layer, name], first=0) for layer in range(c.n_layers))
+        tuple(forward.prepare(c, layer, name, kept[layer, name], first=0) for layer in range(c.n_layers))
         for name in ("q", "k")
     )
     keys = tuple(Keys(k, kept[layer, "v"]) for layer, k in enumerate(k))

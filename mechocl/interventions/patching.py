@@ -32,9 +32,9 @@ from mechocl.interventions.metrics import (
 from mechocl.interventions.named_pairs import contrast_names, pairs_named
 from mechocl.interventions.pairs import ROLE_NAMES, Pairs
 from mechocl.interventions.patched_runs import Mode, PatchedRuns, SiteKey
-from mechocl.models.components import take_apart
+from mechocl.models.components import Components, take_apart
 from mechocl.models.seam import Transformer
-from mechocl.models.sites import find_sites, hook_name, sites_of
+from mechocl.models.sites import find_sites, hook_name, sites_of, unit_of
 from mechocl.shares import in_shares
 from toy_models.task import Task
 
@@ -50,7 +50,7 @@ class PatchingResult:
     """Effects of patches, one row each."""
 
     rows: pd.DataFrame
-    """`layer`, `site`, `index` (of the head or neuron; −1: all), `position` (label, role or "all"), `value` (the metric
+    """`layer`, `site`, `part` (head, key/value head, neuron, or whole: what is patched at once), `index` (its number; −1: all), `position` (label, role or "all"), `value` (the metric
     of the patched run), `effect` (value − base), `exchanged` (number of pairs in which the patch put in something else than
     was there; where it is 0, value and effect are NaN: not measured)."""
     per_pair: Float[np.ndarray, "patch pair"]
@@ -189,7 +189,7 @@ def patch_activations(
         metric: name from `metrics.METRICS`, or your own: see `metrics.metric_of`.
         by: what is patched at once. A pair that lacks a role counts with an effect of 0.
         mode: what is put where.
-        each_unit: patch the heads and neurons of a site one at a time, or all together.
+        each_unit: patch the heads (at k and v, the key/value heads) and neurons of a site one at a time, or all together.
         source_model: model that the activations come from, if it is another one, such as another checkpoint.
             The clean run is then the run of `source_model` on the clean examples, and the corrupted run is that
             of `model` on the corrupted examples (in all other modes the models are exchanged).
@@ -225,7 +225,7 @@ def patch_activations(
             parts[key, name].append(chunk.patched(key, where, each_unit))
     clean, corrupted = (float(chosen.pool(torch.cat(values), pairs)) for values in zip(*ends, strict=True))
     source = source_in_words(mode, pairs, seed=seed, other_model=source_model is not None)
-    return result_of(parts, chosen, pairs, mode, source, clean, corrupted)
+    return result_of(into, parts, chosen, pairs, mode, source, clean, corrupted)
 
 
 def source_in_words(mode: str, pairs: Pairs, *, seed: int = 0, other_model: bool = False) -> str:
@@ -242,9 +242,19 @@ def source_in_words(mode: str, pairs: Pairs, *, seed: int = 0, other_model: bool
 
 
 def result_of(
-    parts: Cells, metric: Metric, pairs: Pairs, mode: str, source: str, clean: float, corrupted: float
+    c: Components,
+    parts: Cells,
+    metric: Metric,
+    pairs: Pairs,
+    mode: str,
+    source: str,
+    clean: float,
+    corrupted: float,
 ) -> PatchingResult:
-    """The result from the metric's values, and where something was exchanged, of every pair, by site and place."""
+    """The result from the metric's values, and where something was exchanged, of every pair, by site and place.
+
+    `c`: the pieces of the model that is patched.
+    """
     base = corrupted if mode == "denoise" else clean
     values, exchanged = (
         {cell: torch.cat([part[i] for part in found], 1) for cell, found in parts.items()} for i in (0, 1)
@@ -255,10 +265,11 @@ def result_of(
     for ((layer, site), name), found in values.items():
         counts = exchanged[(layer, site), name].sum(1)
         pooled = only_measured(metric.pool(found, pairs), counts).tolist()
+        part = unit_of(c, site) if len(found) > 1 else "whole"
         for unit, (value, count) in enumerate(zip(pooled, counts.tolist(), strict=True)):
             index = unit if len(found) > 1 else -1
-            rows.append((layer, site, index, name, value, value - base, count))
-    columns = ["layer", "site", "index", "position", "value", "effect", "exchanged"]
+            rows.append((layer, site, part, index, name, value, value - base, count))
+    columns = ["layer", "site", "part", "index", "position", "value", "effect", "exchanged"]
     return PatchingResult(
         rows=pd.DataFrame(rows, columns=columns),
         per_pair=torch.cat(list(values.values())).numpy(),

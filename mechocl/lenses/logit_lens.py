@@ -126,15 +126,11 @@ def written(c: Components, tokens: Int[Tensor, "batch pos"]) -> Written:
 def frozen_norm(
     c: Components, x: Float[Tensor, "*batch d_model"], *, stream: Float[Tensor, "*#batch d_model"]
 ) -> Float[Tensor, "*batch d_model"]:
-    """A part of the final residual stream, normalised as the final layer norm normalises the whole stream.
+    """A part of the final residual stream, normalised as the final norm normalises the whole stream.
 
     It is linear in `x`: over the parts of a stream it sums to the norm of the stream, without the norm's shift.
     """
-    norm = c.ln_final
-    if norm.w is None:
-        return x
-    scale = (stream.var(-1, keepdim=True, unbiased=False) + norm.eps).sqrt()
-    return (x - x.mean(-1, keepdim=True)) / scale * norm.w
+    return c.ln_final.frozen(x, whole=stream)
 
 
 def stream_layers(c: Components) -> list[str]:

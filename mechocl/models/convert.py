@@ -35,7 +35,7 @@ def _neox(c: Any) -> dict[str, Any]:
         "parallel_attn_mlp": c.use_parallel_residual,
         "normalization_type": "LN",
         "eps": c.layer_norm_eps,
-    } | _rotary(c, d_head)
+    } | _rotary(c.rope_parameters, d_head)
 
 
 def _gpt2(c: Any) -> dict[str, Any]:
@@ -55,7 +55,8 @@ def _gpt2(c: Any) -> dict[str, Any]:
     }
 
 
-def _llama(c: Any) -> dict[str, Any]:
+def _llama(c: Any, *, rope: dict[str, Any] | None = None) -> dict[str, Any]:
+    """`rope`: rotary parameters, where the configuration has several; by default its only ones."""
     for option in ("attention_bias", "mlp_bias"):
         if getattr(c, option, False):
             raise MechoclError(f"has {option}, which TransformerLens's converter of {c.model_type} drops")
@@ -69,20 +70,46 @@ def _llama(c: Any) -> dict[str, Any]:
             "d_head": d_head,
             "n_key_value_heads": c.num_key_value_heads if grouped else None,
             "d_mlp": c.intermediate_size,
-            "act_fn": c.hidden_act,
+            "act_fn": c.hidden_activation if hasattr(c, "hidden_activation") else c.hidden_act,
             "n_ctx": c.max_position_embeddings,
             "normalization_type": "RMS",
             "final_rms": True,
             "gated_mlp": True,
             "eps": c.rms_norm_eps,
         }
-        | _rotary(c, d_head)
-        | _window(c)
+        | _rotary(c.rope_parameters if rope is None else rope, d_head)
+        | window_of(c)
     )
 
 
-def _rotary(c: Any, d_head: int) -> dict[str, Any]:
+def _qwen3(c: Any) -> dict[str, Any]:
+    return _llama(c) | {"use_qk_norm": True}
+
+
+def _gemma(c: Any) -> dict[str, Any]:
+    """Gemma 1, 2 and 3. The scales of its norms, 1 + weight, and of its embeddings become part of the weights."""
+    if getattr(c, "use_bidirectional_attention", False):
+        raise MechoclError("has use_bidirectional_attention; only causal attention is known")
     rope = c.rope_parameters
+    by_layer = "full_attention" in rope  # Gemma 3 turns faster in layers with a window
+    found = _llama(c, rope=rope["full_attention"] if by_layer else rope)
+    if by_layer:
+        local = _rotary(rope["sliding_attention"], found["d_head"])
+        if "NTK_by_parts_factor" in local:
+            raise MechoclError("has llama3 rotary embeddings in layers with a window; only default is known")
+        found["rotary_base_local"] = local["rotary_base"]
+    if c.model_type == "gemma":
+        return found
+    return found | {
+        "attn_scale": c.query_pre_attn_scalar**0.5,
+        "attn_scores_soft_cap": c.attn_logit_softcapping or -1.0,
+        "output_logits_soft_cap": c.final_logit_softcapping or -1.0,
+        "use_normalization_before_and_after": True,
+        "use_qk_norm": c.model_type != "gemma2",
+    }
+
+
+def _rotary(rope: dict[str, Any], d_head: int) -> dict[str, Any]:
     rotary_dim = int(d_head * rope.get("partial_rotary_factor", 1.0))
     if rotary_dim == 0:  # no rotation, so no positions at all: learned embeddings that are zero
         return {"positional_embedding_type": "standard"}
@@ -107,13 +134,15 @@ def _rotary(c: Any, d_head: int) -> dict[str, Any]:
     }
 
 
-def _window(c: Any) -> dict[str, Any]:
-    """Arguments for layers in which attention sees only the last positions."""
+def window_of(c: Any) -> dict[str, Any]:
+    """Arguments of `HookedTransformerConfig` for layers in which attention sees only the last positions; none without such."""
     window = getattr(c, "sliding_window", None)
     if not window or getattr(c, "use_sliding_window", True) is False:
         return {}
     layers = getattr(c, "layer_types", None) or ["sliding_attention"] * c.num_hidden_layers
     types = ["local" if layer == "sliding_attention" else "global" for layer in layers]
+    if "local" not in types:
+        return {}
     return {"use_local_attn": True, "window_size": window, "attn_types": types}
 
 
@@ -130,12 +159,18 @@ class Family:
     """Path of the attribute in which the Hugging Face model keeps its blocks."""
 
 
+_GEMMA: Final = "convert_gemma_weights"
+
 FAMILIES: Final[dict[str, Family]] = {
     "GPTNeoXForCausalLM": Family(_neox, "convert_neox_weights", "gpt_neox.layers"),
     "GPT2LMHeadModel": Family(_gpt2, "convert_gpt2_weights", "transformer.h"),
     "LlamaForCausalLM": Family(_llama, "convert_llama_weights", "model.layers"),
     "MistralForCausalLM": Family(_llama, "convert_mistral_weights", "model.layers"),
     "Qwen2ForCausalLM": Family(_llama, "convert_qwen2_weights", "model.layers"),
+    "Qwen3ForCausalLM": Family(_qwen3, "convert_qwen3_weights", "model.layers"),
+    "GemmaForCausalLM": Family(_gemma, _GEMMA, "model.layers"),
+    "Gemma2ForCausalLM": Family(_gemma, _GEMMA, "model.layers"),
+    "Gemma3ForCausalLM": Family(_gemma, _GEMMA, "model.layers"),
 }
 
 
@@ -157,6 +192,10 @@ def shape_of(theirs: Any, *, n_ctx: int | None) -> dict[str, Any]:
     from transformer_lens.utilities.activation_functions import SUPPORTED_ACTIVATIONS
 
     family = family_of(theirs)
+    if family.converter == _GEMMA and theirs.dtype != torch.float32:
+        raise MechoclError(
+            f"has scales of norms and embeddings that {theirs.dtype} would round once more; use dtype float32"
+        )
     shape = family.shape(theirs.config)
     if shape["act_fn"] not in SUPPORTED_ACTIVATIONS:
         raise MechoclError(

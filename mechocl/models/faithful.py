@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mechocl.models.components import Components
-from mechocl.models.forward import attention_scores, forward, rotate
+from mechocl.models.forward import attention_scores, forward, prepare
 from mechocl.models.seam import Transformer
 from mechocl.models.sites import hook_name
 from toy_models.comparing import LOGITS, Parting, find_parting, some_rows
@@ -37,7 +37,7 @@ def _ours(c: Components, tokens: Tensor) -> dict[str, Tensor]:
 
     def tap(layer: int, site: str, x: Tensor) -> Tensor:
         if site == "pattern":
-            q, k = (rotate(c, found[hook_name(name, layer)], first=0) for name in ("q", "k"))
+            q, k = (prepare(c, layer, name, found[hook_name(name, layer)], first=0) for name in ("q", "k"))
             found[f"blocks.{layer}.attn.hook_attn_scores"] = attention_scores(q, k, first=0)
         found[hook_name(site, layer)] = x
         return x

@@ -16,7 +16,7 @@ import torch
 
 from mechocl import files, ledgers
 from mechocl.errors import MechoclError, describe_error
-from mechocl.models import hub_files
+from mechocl.models import convert, hub_files
 from mechocl.models.hub_files import ADAPTER, CONFIG, TOKENIZER_FILES
 
 _SMALL_FILES: Final = ("*.json", "*.txt", "*.model")
@@ -128,6 +128,8 @@ class ModelConfig:
     """Number of transformer blocks, those of encoder and decoder together."""
     width: int
     """Width of the residual stream; 0 where the config does not say."""
+    window: int | None
+    """Number of positions that some layers look back to (sliding windows); None where every layer looks at all."""
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -148,6 +150,7 @@ def read_config(folder: Path) -> ModelConfig:
         vocabulary=vocabulary,
         layers=getattr(config, "num_hidden_layers", 1) * (2 if seq2seq else 1),
         width=getattr(config, "hidden_size", 0),
+        window=convert.window_of(config).get("window_size"),
     )
 
 

@@ -48,34 +48,34 @@ def load(
 ) -> Any:
     """The model in a local Hugging Face folder or under a hub name, in evaluation mode.
 
-    The model is a GPT-NeoX (Pythia, and what was fine-tuned from it), GPT-2, Llama, Mistral or Qwen2. The weights
-    are as they were trained: layer norms are folded and weights are centred only where `fold` and `centre` ask for
-    it. Its forward pass is always compared with Hugging Face's, in float32 and on the CPU. A model that differs from
-    Hugging Face's by more than `tolerance` is not returned. `load_with_parity` returns the comparison and the
-    tokenizer, too. Loading takes at most about twice the memory of the weights in float32 (three times for a bridge
-    that is folded or centred).
+    The model is a GPT-NeoX (Pythia, and what was fine-tuned from it), GPT-2, Llama (also SmolLM and SmolLM2), Mistral, Qwen2,
+    Qwen3, or a Gemma 1, 2 or 3 for text. The weights are as they were trained (Gemma's scales of norms, 1 + weight, and of
+    embeddings become part of them): norms are folded and weights are centred only where `fold` and `centre` ask for it. Its
+    forward pass is always compared with Hugging Face's, in float32 and on the CPU. A model that differs from Hugging Face's by
+    more than `tolerance` is not returned. `load_with_parity` returns the comparison and the tokenizer, too. Loading takes at
+    most about twice the memory of the weights in float32 (three times for a bridge that is folded or centred).
 
     Args:
         path_or_name: a folder with `config.json` and safetensors, as `save_pretrained` writes them; a folder with a
             LoRA adapter, which is merged; or the name of a model on the hub. For a folder no hub is asked.
         device: where torch shall hold the model: cpu, cuda, or auto.
         bridge: return a `TransformerBridge` in compatibility mode, not a `HookedTransformer`.
-        dtype: precision of the weights and of what the model computes: float32, bfloat16 or float16. Half
-            precision halves the memory, but analyses need float32 and refuse it. For the comparison its weights are widened, one module at a time.
-        fold: make the weights of layer norms part of the weights that read from them. Residual streams stay the same.
+        dtype: precision of the weights and of what the model computes: float32, bfloat16 or float16. Half precision halves the
+            memory, but analyses refuse it, and so does a Gemma. For the comparison its weights are widened, module by module.
+        fold: make the weights of norms part of the weights that read from them. Residual streams stay the same.
         centre: make the weights that write to the residual stream write no mean, and give the logits mean 0 over the
-            vocabulary. Only for models with layer norms that subtract the mean (GPT-NeoX, GPT-2).
-        n_ctx: length of the longest example in tokens; by default what the model was made for, up to 8192. Only for a
-            `HookedTransformer`: a bridge keeps the model's own.
+            vocabulary. Only for norms that subtract the mean (GPT-NeoX, GPT-2).
+        n_ctx: length of the longest example in tokens; by default what the model was made for, up to 8192. With no more than a
+            sliding window (Mistral, Gemma 3), the model can be taken apart. A bridge keeps the model's own.
         base: folder or hub name of the model under a LoRA adapter; by default the one that the adapter's config names.
         revision: branch, tag or commit of a hub name.
         tokens: a few examples to compare on; by default random ids.
         tolerance: largest difference that counts as rounding; see `parity.Parity`.
         record: a JSON file to which the comparison is written, also when it fails.
 
-    Warns of an adapter that changes nothing. Raises MechoclError, in one line that names the file, the weight or the layer: for what does not exist, is
-    incomplete or damaged, or is a pickle; for an architecture or option that is not known; for a tokenizer with more
-    ids than the model; for a hub that does not answer; and for a model that differs from Hugging Face's.
+    Warns of an adapter that changes nothing. Raises MechoclError, in one line that names the file, the weight or the layer: for
+    what does not exist, is incomplete or damaged, or is a pickle; for an architecture or option that is not known; for a tokenizer
+    with more ids than the model; for a hub that does not answer; and for a model that differs from Hugging Face's.
     """
     return load_with_parity(
         path_or_name,
@@ -243,12 +243,23 @@ def _settled(model: Any, device: str, dtype: torch.dtype) -> Any:
     return model if dtype == torch.float32 else model.to(dtype, print_details=False)
 
 
-def initialised_like(folder: Path, *, seed: int, device: str) -> Any:
+def positions_within_windows(folder: Path) -> int | None:
+    """The `n_ctx` with which no sliding window of a local checkpoint is shorter than an example, so that it can be taken apart.
+
+    None where the checkpoint has no shorter windows than positions, and needs no `n_ctx`.
+    """
+    config = hub.read_config(folder)
+    if config.window is None or config.window >= config.context:
+        return None
+    return min(config.window, convert.MAX_POSITIONS)
+
+
+def initialised_like(folder: Path, *, seed: int, device: str, n_ctx: int | None = None) -> Any:
     """An untrained `HookedTransformer` of the shape of a local checkpoint: Hugging Face draws its random weights.
 
-    Raises MechoclError for an architecture that cannot be converted.
+    `n_ctx` is that of `load`. Raises MechoclError for an architecture that cannot be converted.
     """
     _convertible_architecture(folder)
     theirs = hub.initialise_model(folder, seed=seed)
-    shape = convert.shape_of(theirs, n_ctx=None)
+    shape = convert.shape_of(theirs, n_ctx=n_ctx)
     return _settled(convert.hooked([theirs], shape, fold=False, centre=False), device, torch.float32)

@@ -47,9 +47,9 @@ class Parity:
     subtracted first."""
     scale: Mapping[str, float]
     """The unit of the tolerance, for each residual stream and for `logits`: the root mean square of the Hugging Face
-    model's own values, but at least 1, and at least a fiftieth of the largest of them. Rounding errors grow with the values, and the
-    streams of trained models hold values of several hundred; single ones, *massive activations* (Sun et al. 2024, arXiv 2402.17762), of
-    tens of thousands, of which float32 keeps no more than hundredths."""
+    model's own values, but at least 1, and at least a fiftieth of the largest of them, here or in an earlier layer. Rounding errors grow with
+    the values, and the streams of trained models hold values of several hundred; single ones, *massive activations* (Sun et al. 2024, arXiv
+    2402.17762), of tens of thousands, of which float32 keeps no more than hundredths, and whose errors stay when they are taken away again."""
     tokens: int
     """Number of positions at which everything was compared."""
     tolerance: float
@@ -168,13 +168,19 @@ def compare(
         max_abs_logit_difference=differences.pop(_LOGITS),
         top1_agreement=agreeing / positions,
         residual=differences,
-        scale={
-            label: max(1.0, (square / positions) ** 0.5, largest[label] / MASSIVE)
-            for label, square in squares.items()
-        },
+        scale=_scale({label: (square / positions) ** 0.5 for label, square in squares.items()}, largest),
         tokens=positions,
         tolerance=tolerance,
     )
+
+
+def _scale(rms: Mapping[str, float], largest: Mapping[str, float]) -> dict[str, float]:
+    """The unit of the tolerance at each label (`Parity.scale`), from the root mean squares and the largest values."""
+    found, until = {}, 0.0
+    for label, value in rms.items():
+        until = largest[label] if label == _LOGITS else max(until, largest[label])
+        found[label] = max(1.0, value, until / MASSIVE)
+    return found
 
 
 @contextmanager

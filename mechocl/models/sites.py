@@ -16,6 +16,8 @@ def residual_sites(n_layers: int) -> dict[str, str]:
 
 HEAD_SITES: Final = ("q", "k", "v", "z", "pattern")
 
+KEY_VALUE_SITES: Final = ("k", "v")
+"""The sites among these that have one activation for each key/value head, of which there may be fewer than heads."""
 
 SITES: Final = ("resid_pre", *HEAD_SITES, "attn_out", "resid_mid", "mlp_post", "mlp_out", "resid_post")
 """TransformerLens's activations that can be patched, in the order in which a layer computes them."""
@@ -31,6 +33,13 @@ def sites_of(c: Components) -> tuple[str, ...]:
     """The sites that this model has."""
     missing = {"mlp_post", "mlp_out", "resid_mid"} if c.attn_only else {"resid_mid"} if c.parallel else set()
     return tuple(site for site in SITES if site not in missing)
+
+
+def unit_of(c: Components, site: str) -> str:
+    """What the units of a site are: head, key/value head (where several heads share one), neuron, or whole, the site itself."""
+    if site in HEAD_SITES:
+        return "key/value head" if site in KEY_VALUE_SITES and c.n_key_value_heads < c.n_heads else "head"
+    return "neuron" if site == "mlp_post" else "whole"
 
 
 def find_sites(c: Components, names: Sequence[str]) -> list[tuple[int, str]]:

@@ -123,7 +123,8 @@ def _draw_line(
 
 
 def _lines(chosen: pd.DataFrame) -> list[_Line]:
-    """The edges as lines. An edge into keys or values has one line for every place at which its head writes."""
+    """The edges as lines. An edge into keys or values has one line for every place at which its head writes; a key/value head that
+    several heads share is a node of its own, at the place that it reads."""
     edges = [{k: str(v) for k, v in row.items()} for row in chosen.to_dict("records")]
     writes: dict[str, list[str]] = {}
     for edge in edges:
@@ -133,7 +134,7 @@ def _lines(chosen: pd.DataFrame) -> list[_Line]:
     lines = []
     for edge in edges:
         receiver, place, value = edge["receiver"], edge["place"], float(edge["value"])
-        found = re.fullmatch(r"(L\d+H\d+) ([qkv])", receiver)
+        found = re.fullmatch(r"(L\d+(?:H|KV)\d+) ([qkv])", receiver)
         node, letter = (found[1], found[2]) if found else (receiver, "")
         ends = list(dict.fromkeys(writes.get(node, [place]))) if letter in ("k", "v") else [place]
         hover = f"{edge['sender']} → {receiver} at {place}: {value:+.3f}"
@@ -150,7 +151,7 @@ def _place_order(place: str) -> tuple[int, str]:
 
 def _level(name: str, nodes: list[tuple[str, str]]) -> float:
     """Height of a component: from bottom to top the embedding, the heads and MLP of each layer, and the logits."""
-    found = re.fullmatch(r"L(\d+)(H\d+| mlp)", name)
+    found = re.fullmatch(r"L(\d+)(H\d+|KV\d+| mlp)", name)
     if found:
         return 1.2 + 2.4 * int(found[1]) + (1.2 if name.endswith("mlp") else 0.0)
     if name == "embed":
@@ -159,11 +160,12 @@ def _level(name: str, nodes: list[tuple[str, str]]) -> float:
 
 
 def _aside(node: tuple[str, str], nodes: list[tuple[str, str]]) -> float:
-    """Shift to the side, by which heads of one layer at one place stand beside each other."""
+    """Shift to the side, by which heads (and key/value heads) of one layer at one place stand beside each other."""
     name, place = node
-    if "H" not in name:
+    head = re.fullmatch(r"(L\d+)(H|KV)\d+", name)
+    if head is None:
         return 0.0
-    beside = sorted(n for n, p in nodes if p == place and n.startswith(name[: name.index("H") + 1]))
+    beside = sorted(n for n, p in nodes if p == place and re.fullmatch(rf"{head[1]}(H|KV)\d+", n))
     spread = min(0.45, 0.9 / len(beside))
     return (beside.index(name) - (len(beside) - 1) / 2) * spread
 

@@ -57,7 +57,10 @@ def build(
     rows = {name: counted.keep_shown(table) for name, table in rows.items()}
     caution = sentences.caution(counted)
     said = [f"S{line[1:]}." for line in sentences.failures_in_words(counted)]
-    closed = "The models are not of a family that lenses, patches and probes take apart (GPT-NeoX, GPT-2): answers only."
+    closed = (
+        "The models are not of a family that lenses, patches and probes take apart (GPT-NeoX, GPT-2, Llama, Mistral, Qwen2, Qwen3, "
+        "Gemma 1 and 3): answers only."
+    )
     warnings = [warning, *said, caution, "" if run.kind.can_be_taken_apart(run) else closed]
     sections = [
         replace(section, finding=f"{caution} {section.finding}".strip())

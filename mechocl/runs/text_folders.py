@@ -149,18 +149,24 @@ class TextSeedFolder(SeedFolder):
         return self.final().sha256
 
     def untrained_model(self, *, device: str | None = "auto") -> Any:
+        path = self.path / self.final().name
         return loading.initialised_like(
-            self.path / self.final().name, seed=self.seed, device=resolve_device(device)
+            path,
+            seed=self.seed,
+            device=resolve_device(device),
+            n_ctx=loading.positions_within_windows(path),
         )
 
     def model_at(self, checkpoint: Checkpoint, *, device: str | None = "auto") -> Any:
-        """The model of a checkpoint, loaded from its Hugging Face folder.
+        """The model of a checkpoint, loaded from its Hugging Face folder. It has no more positions than its sliding windows.
 
         The comparison with Hugging Face's forward pass is kept in the folder `parity`. Raises MechoclError when one of
         the files was altered, and as `models.loading.load` does.
         """
         record = self.path / "parity" / f"{checkpoint.name.replace('/', '-')}.json"
-        return loading.load(self.model_path(checkpoint), device=resolve_device(device), record=record)
+        path = self.model_path(checkpoint)
+        n_ctx = loading.positions_within_windows(path)
+        return loading.load(path, device=resolve_device(device), n_ctx=n_ctx, record=record)
 
     def evaluate(self, checkpoint: Checkpoint, *, device: str | None = "auto") -> pd.DataFrame:
         """Rows of the evaluate analysis, computed by Hugging Face's own model, causal or sequence-to-sequence."""

@@ -13,7 +13,7 @@ from mechocl.runs.progress import Progress
 from mechocl.runs.text_folders import TextSeedFolder
 from toy_models.task import Questioning
 
-_TAKEN_APART: Final = ("gpt_neox", "gpt2")
+_TAKEN_APART: Final = ("gpt_neox", "gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text")
 """Model families that `models.components` can take apart."""
 
 

@@ -222,20 +222,22 @@ def test_description() -> None:
 
 
 def patched() -> pd.DataFrame:
-    columns = ["layer", "site", "index", "position", "effect"]
+    columns = ["layer", "site", "part", "index", "position", "effect"]
     rows = [
-        (0, "resid_pre", -1, "alias", 1.0),
-        (0, "resid_pre", -1, "=", 2.0),
-        (0, "z", 1, "alias", 3.0),
-        (0, "z", 1, "=", 4.0),
-        (11, "mlp_post", 17, "alias", 5.0),
-        (11, "mlp_post", 17, "=", 6.0),
+        (0, "resid_pre", "whole", -1, "alias", 1.0),
+        (0, "resid_pre", "whole", -1, "=", 2.0),
+        (0, "z", "head", 1, "alias", 3.0),
+        (0, "z", "head", 1, "=", 4.0),
+        (11, "mlp_post", "neuron", 17, "alias", 5.0),
+        (11, "mlp_post", "neuron", 17, "=", 6.0),
     ]
     return pd.DataFrame(rows, columns=columns)
 
 
 def test_names_of_sites() -> None:
-    """Heads by H, neurons by N, what is whole without a number."""
+    """Heads by H, key/value heads by KV, neurons by N, what is whole without a number."""
+    shared = patched().iloc[2:3].assign(site="v", part="key/value head")
+    assert over_seeds.site_names(shared).tolist() == ["L0KV1 v"]
     names = ["L0 resid_pre", "L0H1 z", "L11N17 mlp_post"]
     assert over_seeds.site_names(patched()).tolist() == [name for name in names for _ in range(2)]
     assert over_seeds.site_names(patched().iloc[::-1]).iloc[0] == "L11N17 mlp_post"

@@ -226,7 +226,7 @@ def test_pooled_by_hand() -> None:
         [
             (0, "edge", "L0H0", "L1H0 q", "=", 1.0),
             (0, "edge", "L0H1", "L1H1 q", "=", 2.0),
-            (0, "edge", "L0H1", "L1H1 k", "=", 4.0),
+            (0, "edge", "L0H1", "L1KV1 k", "=", 4.0),
             (0, "edge", "L0H1", "L1 mlp", "=", 8.0),
             (0, "edge", "L0H1", "L1H1 q", "%", 16.0),
             (1, "edge", "L0H1", "L1H1 q", "=", 32.0),

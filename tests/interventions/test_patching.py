@@ -565,7 +565,10 @@ def test_rows_are_in_the_order_of_the_layers(trained: tuple[Any, Any, Task]) -> 
     pairs = pairs_named(of, "qd1-to-qd2", n_pairs=5, seed=0)
     names = ["resid_post", "z", "blocks.0.hook_mlp_out"]
     rows = patch_activations(model, pairs, sites=names, by="all").rows
-    assert list(rows.columns) == ["layer", "site", "index", "position", "value", "effect", "exchanged"]
+    assert list(rows.columns) == [
+        "layer", "site", "part", "index", "position", "value", "effect", "exchanged",
+    ]  # fmt: skip
+    assert rows["part"].tolist() == ["head", "head", "whole", "whole", "head", "head", "whole"]
     order = [(0, "z", 0), (0, "z", 1), (0, "mlp_out", -1), (0, "resid_post", -1), (1, "z", 0), (1, "z", 1)]
     found = rows[["layer", "site", "index"]].apply(tuple, axis=1).tolist()
     assert found == [*order, (1, "resid_post", -1)]

@@ -151,7 +151,7 @@ def test_part_of_a_layer_is_a_slice_of_the_whole(name: str, first: int, rows: sl
     """`past` holds the keys of the positions before `first`."""
     c = take_apart(toy(name))
     full, _ = recorded(c)
-    k, v = forward.rotate(c, full[1, "k"], first=0), full[1, "v"]
+    k, v = forward.prepare(c, 1, "k", full[1, "k"], first=0), full[1, "v"]
     past = Keys(k[:, :first], v[:, :first]) if first else None
     x = full[1, "resid_pre"][:, first:]
     seen: dict[str, Tensor] = {}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import llama, neox, saved
+from checkpoints import neox, saved
 from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.utilities.activation_functions import SUPPORTED_ACTIVATIONS
@@ -171,6 +171,54 @@ def test_a_model_is_computed_as_it_computes_or_refused(kind: str, change: dict[s
     assert_equal_or_refused(kind, built(change))
 
 
+COVERED = [
+    *(change for field in (
+        "final_rms", "gated_mlp", "n_key_value_heads", "normalization_type", "rotary_adjacent_pairs", "rotary_base",
+        "rotary_scaling_factor", "ungroup_grouped_query_attention", "use_NTK_by_parts_rope", "use_qk_norm",
+    ) for change in CHOICES[field]),
+    {"act_fn": "gelu_pytorch_tanh", "gated_mlp": True, "normalization_type": "RMS"},
+    {"use_qk_norm": True, "n_key_value_heads": 1, "rotary_dim": 4},
+    {"use_local_attn": True, "attn_types": ["global", "local"], "window_size": 24, "rotary_base_local": 50.0},
+]  # fmt: skip
+"""What the pieces must not refuse."""
+
+
+@pytest.mark.parametrize("change", COVERED, ids=str)
+def test_what_the_pieces_cover(change: dict[str, Any]) -> None:
+    model = built(change)
+    with torch.no_grad():
+        torch.testing.assert_close(pieces_logits(model), model(tokens()), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"use_local_attn": True, "attn_types": ["global", "local"], "window_size": 23},
+            "local attention, to 23 of its 24 pos",
+        ),
+        (
+            {"use_yarn_rope": True, "yarn_original_max_position_embeddings": 16},
+            r"yarn rotary embeddings; only",
+        ),
+        ({"original_architecture": "Olmo2ForCausalLM"}, "a norm of all heads together"),
+        ({"output_logits_soft_cap": 30.0}, "the model has capped logits"),
+        ({"attn_scores_soft_cap": 50.0}, "the model has capped attention scores"),
+    ],
+    ids=str,
+)
+def test_what_is_refused_by_name(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(MechoclError, match=message) as raised:
+        take_apart(built(change))
+    assert "\n" not in str(raised.value)
+
+
+def test_more_tokens_than_positions_are_refused() -> None:
+    c = take_apart(built({"n_ctx": 8}))
+    with pytest.raises(MechoclError, match="the examples have 24 tokens, but the model has 8 positions"):
+        c.embed(tokens())
+
+
 @pytest.mark.parametrize("change", NOT_BUILT, ids=str)
 def test_what_transformer_lens_cannot_build_is_not_tried(change: dict[str, Any]) -> None:
     with pytest.raises((ValueError, UnboundLocalError)):
@@ -183,18 +231,14 @@ def test_equal_or_refused_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lean, "find_parting", lambda ours, theirs: None)
     for kind in PASSES:
         with pytest.raises(AssertionError):
-            assert_equal_or_refused(kind, built({"use_qk_norm": True}))
+            assert_equal_or_refused(kind, built({"use_attention_sinks": True}))
 
 
 PARTING = {
-    "use_qk_norm": "blocks.0.attn.hook_attn_scores",
     "use_attention_sinks": "blocks.0.attn.hook_pattern",
-    "use_NTK_by_parts_rope": "blocks.0.attn.hook_attn_scores",
-    "use_yarn_rope": "blocks.0.attn.hook_attn_scores",
     "attn_scale": "blocks.0.attn.hook_attn_scores",
     "scale_attn_by_inverse_layer_idx": "blocks.1.attn.hook_attn_scores",
     "post_embedding_ln": "embed",
-    "gated_mlp": "blocks.0.mlp.hook_post",
 }
 """The first site at which the pieces of models with these choices differ from them."""
 
@@ -218,13 +262,12 @@ def test_a_small_model_is_not_trained_as_another_one(field: str, std: float) -> 
         lean.shape_of(built(CHOICES[field][0], std=std))
 
 
+LLAMA_3: dict[str, Any] = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}  # fmt: skip
+
 ROPE: dict[str, dict[str, Any]] = {
-    "llama3": {
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 16,
-    },
     "yarn": {"factor": 4.0, "original_max_position_embeddings": 16},
     "dynamic": {"factor": 4.0},
     "linear": {"factor": 4.0},
@@ -233,7 +276,7 @@ ROPE: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("bridge", [False, True], ids=["hooked", "bridge"])
 @pytest.mark.parametrize("kind", ROPE)
-def test_scaled_rotary_embeddings_of_a_folder_are_refused(kind: str, bridge: bool, tmp_path: Path) -> None:
+def test_other_rotary_embeddings_of_a_folder_are_refused(kind: str, bridge: bool, tmp_path: Path) -> None:
     """When it is loaded, or when it is taken apart; without scaling the same folder passes."""
     parameters = {"rope_theta": 10000.0, "partial_rotary_factor": 1.0}
     plain = loading.load(
@@ -248,11 +291,16 @@ def test_scaled_rotary_embeddings_of_a_folder_are_refused(kind: str, bridge: boo
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("bridge", [False, True], ids=["hooked", "bridge"])
-def test_a_llama_is_refused_in_one_line(bridge: bool, tmp_path: Path) -> None:
-    with pytest.raises(MechoclError, match="it covers causal attention") as raised:
-        take_apart(loading.load(saved(llama(), tmp_path), bridge=bridge))
-    assert "\n" not in str(raised.value)
+def test_a_bridge_with_llama_3s_rotary_embeddings_is_refused(tmp_path: Path) -> None:
+    """The way out is named: a `HookedTransformer`, which has them."""
+    folder = saved(
+        neox(rope_parameters=LLAMA_3 | {"rope_theta": 100.0, "partial_rotary_factor": 1.0}), tmp_path
+    )
+    with pytest.raises(
+        MechoclError, match=r"bridge has llama3 rotary embeddings; load it with bridge=False$"
+    ):
+        take_apart(loading.load(folder, bridge=True))
+    take_apart(loading.load(folder))
 
 
 def test_one_weight_is_enough_to_differ() -> None:

@@ -53,6 +53,20 @@ def test_heads_of_a_layer_stand_beside_each_other() -> None:
     assert len({(x, y) for x, y in zip(nodes.x, nodes.y, strict=True)}) == 3
 
 
+def test_a_key_value_head_that_heads_share_stands_beside_them() -> None:
+    """At the place that it reads."""
+    found = edges(
+        ("embed", "L0KV0 v", "alias", 2.0), ("L0H1", "logits", "=", 1.0), ("embed", "L0H1 q", "alias", 1.0)
+    )
+    figure = circuit_plots.circuit(found, contrast="d1-to-d2", seed=3)
+    (nodes,) = [t for t in figure.data if t.mode == "markers"]
+    at = dict(zip(nodes.text, zip(nodes.x, nodes.y, strict=True), strict=True))
+    assert len(set(zip(nodes.x, nodes.y, strict=True))) == len(nodes.x) == 5
+    assert at["L0KV0"][1] == at["L0H1"][1]
+    assert abs(at["L0KV0"][0]) <= 0.45
+    assert "embed → L0KV0 v at alias: +2.000" in {t.text[0] for t in figure.data if t.mode == "lines"}
+
+
 def test_positions_come_in_their_order() -> None:
     found = edges(*(("embed", "L0H0 v", place, 1.0) for place in ("n10", "=", "n2", "alias")))
     figure = circuit_plots.circuit(found, contrast="d1-to-d2", seed=3)

@@ -66,6 +66,7 @@ def patched(*effects: float, seeds: int = 1) -> pd.DataFrame:
         "contrast": "d1-to-d2",
         "layer": 0,
         "site": "z",
+        "part": "head",
         "index": 1,
         "clean": 2.0,
         "corrupted": 1.0,
@@ -90,7 +91,9 @@ def test_patching_says_interval_and_seeds_of_a_cell() -> None:
 
 
 def test_patching_draws_the_sites_with_the_largest_effects() -> None:
-    rows = pd.concat([patched(float(i), 0.0).assign(index=i, site="mlp_post") for i in range(5)])
+    rows = pd.concat(
+        [patched(float(i), 0.0).assign(index=i, part="neuron", site="mlp_post") for i in range(5)]
+    )
     figure = plots.patching(summarize_patching(rows, most=2))
     assert list(figure.data[0].y) == ["L0N3 mlp_post", "L0N4 mlp_post"]
 

@@ -9,6 +9,12 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import nn
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
@@ -20,6 +26,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 VOCABULARY = 40
@@ -39,12 +47,16 @@ LLAMA = {
 
 
 @torch.no_grad()
-def randomised(model: nn.Module, *, seed: int = 0) -> Any:
+def randomised(model: nn.Module, *, seed: int = 0, std: float = 0.2) -> Any:
     """Weights larger than an initialisation's; norms about 1, so that scale and shift show."""
     draws = torch.Generator().manual_seed(seed)
+    scales = ("norm.weight", "layernorm.weight", ".ln_")
+    about = (
+        0.0 if type(model).__name__.startswith("Gemma") else 1.0
+    )  # Gemma adds 1 to the weights of its norms
     for name, parameter in model.named_parameters():
-        centre = 1.0 if "norm.weight" in name or "layernorm.weight" in name or ".ln_" in name else 0.0
-        parameter.copy_(centre + 0.2 * torch.randn(parameter.shape, generator=draws))
+        centre = about if any(scale in name for scale in scales) else 0.0
+        parameter.copy_(centre + std * torch.randn(parameter.shape, generator=draws))
     return model
 
 
@@ -85,6 +97,27 @@ def mistral(**changes: Any) -> MistralForCausalLM:
 
 def qwen2(**changes: Any) -> Qwen2ForCausalLM:
     return randomised(Qwen2ForCausalLM(Qwen2Config(**LLAMA | changes)))
+
+
+def qwen3(**changes: Any) -> Qwen3ForCausalLM:
+    return randomised(Qwen3ForCausalLM(Qwen3Config(**LLAMA | {"head_dim": 6} | changes)))
+
+
+def gemma(**changes: Any) -> GemmaForCausalLM:
+    return randomised(GemmaForCausalLM(GemmaConfig(**LLAMA | {"head_dim": 6} | changes)))
+
+
+def gemma2(**changes: Any) -> Gemma2ForCausalLM:
+    shape = {"head_dim": 6, "sliding_window": 5, "query_pre_attn_scalar": 9, "final_logit_softcapping": 2.0}
+    return randomised(
+        Gemma2ForCausalLM(Gemma2Config(**LLAMA | shape | {"attn_logit_softcapping": 1.0} | changes))
+    )
+
+
+def gemma3(**changes: Any) -> Gemma3ForCausalLM:
+    """The lower layer has a window, the upper one has none."""
+    shape = {"head_dim": 6, "sliding_window": 5, "query_pre_attn_scalar": 6, "sliding_window_pattern": 2}
+    return randomised(Gemma3ForCausalLM(Gemma3TextConfig(**LLAMA | shape | changes)))
 
 
 def saved(model: Any, folder: Path, *, shards: bool = False) -> Path:
