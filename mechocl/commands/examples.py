@@ -66,6 +66,13 @@ EXAMPLES: Final[dict[str, tuple[str, str]]] = {
         "runs/demo --checkpoints all --width 1024 --k 8",
     ),
     "data cvdb": ("--check cross-verified-database.csv.gz", "--check people.csv --entities 1000"),
+    "gguf": ("models/small.gguf --out models/small", "SmolLM2-135M-Instruct.Q4_1.gguf --out models/smol"),
+    "model patch": (
+        "models/small --pairs pairs.csv",
+        "models/small --pairs pairs.csv --site z v --by all --out rows.csv",
+    ),
+    "model lens": ("models/small --pairs pairs.csv", "models/small --pairs pairs.csv --out lens.csv"),
+    "model attribute": ("models/small --pairs pairs.csv", "models/small --pairs pairs.csv --out parts.csv"),
     "data trex": ("--check TREx_json", "--check re-nlg_0-10000.json --entities 100 --min-predicates 2"),
     "parity": ("models/small", "models/small --dtype bfloat16 --fold --centre"),
     "dynamics": ("runs/demo", "runs/demo --out curves.html"),

@@ -44,7 +44,7 @@ class Own:
                 raise MechoclError(f"{self.out} is no name of a CSV file; give one that ends in .csv")
         tokenizer = hub.require_tokenizer(hub.locate(self.model))
         pairs = pairs_of_tokenizer(tokenizer, self.pairs)
-        return loading.load(self.model, device=self.device, n_ctx=None), pairs
+        return loading.load(self.model, device=self.device), pairs
 
     def written(self, rows: "pd.DataFrame") -> None:
         """Write the rows if that is asked for, and say where they are."""
@@ -92,7 +92,7 @@ def patch(
     )
     printing.frame(
         "largest effects",
-        largest[["layer", "site", "index", "position", "effect", "normalised", "exchanged"]],
+        largest[["layer", "site", "part", "index", "position", "effect", "normalised", "exchanged"]],
     )
     on.written(rows)
 

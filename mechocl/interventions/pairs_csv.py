@@ -3,6 +3,7 @@
 import csv
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ def read_pairs(task: Task, path: Path) -> Pairs:
 def pairs_of_tokenizer(tokenizer: Any, path: Path) -> Pairs:
     """The same, of plain texts for any tokenizer of Hugging Face.
 
-    Examples begin with the tokenizer's begin token where the tokenizer puts one before texts. Nothing is padded.
+    Examples begin with the tokenizer's begin token where the tokenizer puts one before texts. Nothing is padded. A position is called by
+    its number and its token, or `*` where the examples differ.
     """
     first = tokenizer("a").input_ids[:1]
     begin = first if first == [tokenizer.bos_token_id] else []
@@ -33,7 +35,12 @@ def pairs_of_tokenizer(tokenizer: Any, path: Path) -> Pairs:
         return found
 
     vocabulary = Vocabulary(tokens=(), outputs=len(tokenizer), of_text=encode)
-    return pairs_of_vocabulary(vocabulary, path, n_ctx=0, begin=begin)
+    pairs = pairs_of_vocabulary(vocabulary, path, n_ctx=0, begin=begin)
+    both = torch.cat([pairs.clean, pairs.corrupted])
+    shown = [
+        tokenizer.decode([column[0]]).strip() if len(set(column)) == 1 else "*" for column in both.T.tolist()
+    ]
+    return replace(pairs, labels=tuple(f"{i} {token}" for i, token in enumerate(shown)))
 
 
 def pairs_of_vocabulary(

@@ -12,6 +12,7 @@ from typing import Any, Final
 from campaign import bad_files, bad_folders
 from campaign.outcomes import Outcome, ending, last_line
 from campaign.worlds import CPU, NAME, SAE, Trees
+from mechocl.commands import cli
 
 MADE: Final = ("train", "evaluate", "sae train", "sweep", "pretrain biographies")
 """The writers that made the tree in which wrong inputs are given."""
@@ -40,6 +41,10 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "probe": ("probe", "run", "--recipe", "probe.toml", "--permutations", "2", "--n-pairs", "8"),
     "crosscoder": ("crosscoder", "run", *SAE),
     "parity": ("parity", "base"),
+    "gguf": ("gguf", "tiny.gguf", "--out", "new"),
+    "model patch": ("model", "patch", "base", "--pairs", "pairs.csv"),
+    "model lens": ("model", "lens", "base", "--pairs", "pairs.csv"),
+    "model attribute": ("model", "attribute", "base", "--pairs", "pairs.csv"),
     "dynamics": ("dynamics", "run"),
     "verdict": ("verdict", "run"),
     "report": ("report", "run"),
@@ -131,7 +136,7 @@ def _words() -> Iterator[Bad]:
             yield Bad("words", (*call, "superfluous"))
         yield Bad(
             "words",
-            call[:1] if call[0] not in ("sae", "data") else call[:2],
+            call[:1] if call[0] not in cli.GROUPS else call[:2],
             wrong=call[0] not in ("demo", "runs"),
         )
         position = 2 if call[0] == "sae" else 1

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import gguf_files
 import text_worlds
 import tiny
 
@@ -100,6 +101,13 @@ WRITERS: Final[dict[str, Writer]] = {
     "evaluate text": Writer(("evaluate", "text", *CPU), ("pretrain biographies", "finetune")),
     "lens text": Writer(("lens", "text", "--aliases-per-subset", "4", *CPU), ("pretrain biographies", "finetune")),
     "parity": Writer(("parity", "base", "--out", "parity.json", "--device", "cpu"), ("pretrain biographies",)),
+    "gguf": Writer(("gguf", "tiny.gguf", "--out", "llama")),
+    **{
+        f"model {name}": Writer(
+            ("model", name, "base", "--pairs", "pairs.csv", "--out", f"{name}.csv", "--device", "cpu"), ("pretrain biographies",)
+        )
+        for name in ("patch", "lens", "attribute")
+    },
     "demo": Writer(("demo", "--fast", "--out", "demo", *CPU), slow=True),
 }  # fmt: skip
 """Every command that writes, small."""
@@ -111,6 +119,8 @@ def write_inputs(folder: Path) -> None:
     (folder / "tiny.toml").write_text(tiny.TOML)
     (folder / "probe.toml").write_text(tiny.PROBE)
     (folder / "text.toml").write_text(text_worlds.TOML)
+    (folder / "pairs.csv").write_text("clean,corrupted,target,foil\nx a,x b,c,d\nx b,x a,d,c\n")
+    gguf_files.write(gguf_files.llama(), folder / "tiny.gguf")
 
 
 class Trees:

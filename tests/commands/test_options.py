@@ -24,12 +24,14 @@ import tyro
 from mechocl.analyses import control_jobs, crosscoder_jobs, jobs, probe_sweep, results, sae_jobs, variant_jobs
 from mechocl.behaviour.counted import CountedSeeds
 from mechocl.closed_book import cost, cvdb, trex
-from mechocl.commands import cli
+from mechocl.commands import cli, own_models
 from mechocl.commands.arguments import Option, options_of
 from mechocl.commands.options import Computing, PositionalRun
 from mechocl.features import dictionaries
 from mechocl.hypotheses import calibration, for_reports, predictions, verdict
-from mechocl.models import loading
+from mechocl.interventions import patching
+from mechocl.lenses import of_pairs
+from mechocl.models import gguf, loading
 from mechocl.report import page, run_report, sae_dashboard
 from mechocl.runs import finetune, pretraining, processes, sweep_folder, sweeps
 from mechocl.runs.run import Run
@@ -61,6 +63,8 @@ BASE: dict[str, list[str]] = {
     "finetune": ["closed-book/biographies", "--out", "{folder}/new"],
     "controls": ["closed-book/biographies", "--out", "{folder}/new"],
     "parity": ["model"],
+    "gguf": ["{folder}/a.gguf", "--out", "{folder}/new"],
+    **{f"model {name}": ["model", "--pairs", "{folder}/a.csv"] for name in ("patch", "lens", "attribute")},
     "data cvdb": ["--check", "{folder}/a.csv"],
     "data trex": ["--check", "{folder}/a.json"],
     "runs": ["{folder}/runs"],
@@ -77,6 +81,7 @@ CONTEXT: dict[tuple[str, str], list[str]] = {
         for option in ("--address", "--gpus-per-task")
     },
     ("patch", "--each-unit"): ["--site", "z"],
+    ("pretrain miniature", "--vocabulary"): ["--tokenizer", "bpe"],
     ("sae test", "--features"): ["--property", "tag", "--position", "alias"],
 }
 """Options that mean something beside others alone: those others."""
@@ -116,6 +121,7 @@ VALUES: dict[str, list[str]] = {
     "--n-heads": ["2"],
     "verdict --out": ["{folder}/verdict.json"],
     "--d-model": ["64"],
+    "pretrain miniature --d-model": ["32"],
 }
 """Values of options, or of one command's option, for which a value made from the type alone would make no sense."""
 
@@ -192,6 +198,17 @@ class Recorder:
             told = {"wandb": ""} if hasattr(item.config, "wandb") else {}
             self.key.append(replace(item, device="", config=replace(item.config, **told)))
 
+    @property
+    def opened(self) -> Callable[[own_models.Own], Any]:
+        """Stands in for opening a model and a file of pairs."""
+
+        def call(own: own_models.Own) -> Any:
+            self.key.append((own.model, own.pairs, own.out))
+            self.work.append(own.device)
+            return None, None
+
+        return call
+
     def sweep_probes(self, units: Any, *, out: Path, executor: Any) -> None:
         self.work.append((executor, [(one.device, one.cache_gb) for one in units]))
         self.key.append((out, [replace(one, device="", cache_gb=0.0) for one in units]))
@@ -254,6 +271,11 @@ def recorder(places: dict[str, str]) -> Iterator[Recorder]:
             (cost, "cost_in_words", lambda cost, *, seeds: f"{seeds} seeds"),
             (finetune, "refuse", lambda recipe: None),
             (loading, "load_with_parity", stands_in(work=("device",))),
+            (gguf, "dequantise", stands_in()),
+            (own_models.Own, "opened", kept.opened),
+            (patching, "patch_activations", stands_in()),
+            (of_pairs, "lens_of_pairs", stands_in()),
+            (of_pairs, "attribution_of_pairs", stands_in()),
             (cvdb, "read", stands_in()),
             (trex, "read", stands_in()),
             (page, "write", stands_in(result=0)),
