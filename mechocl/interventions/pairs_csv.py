@@ -99,7 +99,7 @@ def pairs_of_vocabulary(
         corrupted,
         target=found["target"][:, 0],
         foil=found["foil"][:, 0] if "foil" in found else None,
-        read=torch.full((len(lines),), clean.shape[1] - 1),
+        mask=torch.ones_like(clean, dtype=torch.bool),  # what is read from cells is not padded
         name=path.name,
     )
 
