@@ -12,6 +12,7 @@ import tyro
 
 from docs.write.control_tables import RUN, answers_of
 from docs.write.markdown import write_table
+from docs.write.miniature_rows import TABLE as ROW_TABLE, write_rows
 from docs.write.places import TABLES
 from docs.write.predictions import MINIATURE as RECIPE, Outcome
 from mechocl import files
@@ -117,7 +118,8 @@ def write_section() -> list[str]:
     for metric in (MEASURES.leading, MEASURES.second):
         table = control_table(compare_gaps(rows, controls, MEASURES, metric=metric))
         lines += ["", f"{table.caption}:", "", *write_table(table.columns, table.rows, left=(0, 1, 5))]
-    return [*lines, "", "By pretrained model, exact match:", "", *_by_model(rows, controls)]
+    lines += ["", "By pretrained model, exact match:", "", *_by_model(rows, controls)]
+    return [*lines, "", *write_rows()] if ROW_TABLE.exists() else lines
 
 
 def readme_rows() -> list[list[str]]:
