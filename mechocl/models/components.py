@@ -105,7 +105,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Components:
-    """The pieces of one model. Weights are the model's own tensors, without gradients."""
+    """The pieces of one model. Weights are the model's own tensors, without gradients; those of a bridge's blocks are copies."""
 
     blocks: tuple[Block, ...]
     W_E: Float[Tensor, "d_vocab d_model"]
@@ -297,7 +297,8 @@ def _block(model: Any, layer: int) -> Block:
         rotary=rotary_of(model, layer),
         ln1_post=_post_norm(model, block, "ln1_post"),
         ln2_post=_post_norm(model, block, "ln2_post"),
-        **{name: value.detach() for name, value in _with_zero_biases(found).items()},
+        # a bridge's are views of other layouts, in which products round otherwise
+        **{name: value.detach().contiguous() for name, value in _with_zero_biases(found).items()},
     )
 
 

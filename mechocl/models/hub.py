@@ -128,7 +128,7 @@ class ModelConfig:
     """Number of transformer blocks, those of encoder and decoder together."""
     width: int
     """Width of the residual stream; 0 where the config does not say."""
-    window: int | None
+    window: int | None = None
     """Number of positions that some layers look back to (sliding windows); None where every layer looks at all."""
 
 
