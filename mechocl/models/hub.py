@@ -182,6 +182,26 @@ def _unreadable(folder: Path, error: Exception) -> MechoclError:
 # -------------------------------------------------------------------------------------------------- the model
 
 
+def _tie(model: Any, folder: Path) -> None:
+    """Make the unembedding of a model the embedding where its config says so, also where a file holds it as a copy.
+
+    Raises MechoclError where the file's unembedding is another one, which contradicts the config.
+    """
+    read, written = model.get_input_embeddings(), model.get_output_embeddings()
+    if (
+        not getattr(model.config, "tie_word_embeddings", False)
+        or written is None
+        or written.weight is read.weight
+    ):
+        return
+    if not torch.equal(written.weight, read.weight):
+        raise MechoclError(
+            f"{folder / CONFIG} says tie_word_embeddings, and the weights beside it hold an unembedding that is not the embedding; "
+            "set tie_word_embeddings to false there, or save the model again"
+        )
+    written.weight = read.weight
+
+
 def read_model(folder: Path, *, dtype: torch.dtype = torch.float32, attention: str | None = None) -> Any:
     """The Hugging Face language model of a local folder, causal or sequence-to-sequence as its config says.
 
@@ -219,6 +239,7 @@ def read_model(folder: Path, *, dtype: torch.dtype = torch.float32, attention: s
     except Exception as error:  # Hugging Face raises whatever its code meets
         raise _unreadable(folder, error) from error
     hub_files.refuse_odd_weights(folder, weights, info)
+    _tie(model, folder)
     if hub_files.any_stored_as(weights, dtype):
         for parameter in model.parameters():
             # nothing was converted, so the tensor is a view of its file, which would stay in memory as a whole

@@ -12,6 +12,7 @@ import text_worlds
 import torch
 from checkpoints import VOCABULARY, adapter, gpt2, llama, neox, saved, with_tokenizer
 from safetensors.torch import load_file, save_file
+from transformers import GPTNeoXForCausalLM
 
 from mechocl.errors import MechoclError, describe_error
 from mechocl.models import hub, hub_files
@@ -213,3 +214,30 @@ def test_an_error_of_a_library_is_one_line() -> None:
     long = describe_error(ValueError("word " * 1000))
     assert len(long) <= 300
     assert long.endswith("[...]")
+
+
+def tied_folder(path: Path) -> Path:
+    config = text_worlds.neox().config
+    config.tie_word_embeddings = True
+    torch.manual_seed(0)
+    return text_worlds.folder(path, GPTNeoXForCausalLM(config))
+
+
+@pytest.mark.parametrize("name", ["embed_out.weight", "lm_head.weight"])
+def test_a_file_that_contradicts_tied_embeddings(name: str, tmp_path: Path) -> None:
+    """Another unembedding is refused; a copy of the embedding is the embedding; and with the remedy the file is read as it is."""
+    folder = tied_folder(tmp_path / "model")
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    embedding = weights["gpt_neox.embed_in.weight"]
+    save_file({**weights, name: embedding.clone()}, file, metadata={"format": "pt"})
+    model = hub.read_model(folder)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    save_file({**weights, name: embedding + 1.0}, file, metadata={"format": "pt"})
+    assert_refused(
+        lambda: hub.read_model(folder),
+        r"says tie_word_embeddings, and the weights beside it hold an unembedding",
+    )
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    assert torch.equal(hub.read_model(folder).get_output_embeddings().weight, embedding + 1.0)
