@@ -69,10 +69,23 @@ def random_tokens(n: int, *, letters: int, taken: str, draws: np.random.Generato
 
 
 def add_names(tokenizer: Any, names: Sequence[str]) -> None:
-    """Make each of these names one token of a tokenizer, in place. The token takes in what spaces and line breaks are before it."""
+    """Make each of these names one token of a tokenizer, in place. The token takes in what spaces and line breaks are before it.
+
+    Raises MechoclError for a tokenizer that splits such a name all the same.
+    """
     from tokenizers import AddedToken
 
     tokenizer.add_tokens([AddedToken(name, lstrip=True, normalized=False) for name in names])
+    for name, ids in zip(
+        names,
+        tokenizer([f" {name}" for name in names], add_special_tokens=False)["input_ids"] if names else (),
+        strict=True,
+    ):
+        if len(ids) != 1:
+            raise MechoclError(
+                f"the tokenizer makes {len(ids)} tokens of the added token {name!r}, where one is asked for; use another tokenizer, or "
+                "task.added_tokens=false"
+            )
 
 
 def _lengths(names: list[str], tokenizer: Any, what: str) -> list[tuple[int, int]]:

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -11,7 +12,7 @@ import torch
 from finetuned import ignore, train
 from safetensors.torch import load_file
 
-from mechocl.closed_book import examples, miniature, worlds
+from mechocl.closed_book import aliases, examples, miniature, worlds
 from mechocl.closed_book.biographies import BiographiesConfig
 from mechocl.closed_book.miniature import ATTRIBUTES, MiniatureConfig
 from mechocl.commands import cli
@@ -195,6 +196,23 @@ def test_aliases_and_tags_are_one_token_each(base: Path, tmp_path: Path) -> None
         weights = load_file(path / "model.safetensors")["gpt_neox.embed_in.weight"]
         assert len(weights) == len(task.vocabulary)
     assert folder.model_at(folder.final(), device="cpu").cfg.d_vocab == len(task.vocabulary)
+
+
+def test_a_tokenizer_that_splits_added_tokens_is_named() -> None:
+    class Splits:
+        """Adds tokens and does not use them."""
+
+        def add_tokens(self, tokens: list[Any]) -> None:
+            pass
+
+        def __call__(self, texts: list[str], **_: Any) -> dict[str, list[list[int]]]:
+            return {"input_ids": [[1, 2, 3] for _ in texts]}
+
+    with pytest.raises(
+        MechoclError, match=r"makes 3 tokens of the added token '<\|abc\|>', where one is asked for"
+    ):
+        aliases.add_names(Splits(), ["<|abc|>"])
+    aliases.add_names(Splits(), [])
 
 
 @pytest.mark.parametrize("std", [0.0, 0.002, 1.0])
