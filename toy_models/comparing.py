@@ -85,7 +85,7 @@ def acts_beyond_rows(cfg: Any) -> str | None:
         "capped attention scores": getattr(cfg, "attn_scores_soft_cap", 0.0) > 0,
         "capped logits": getattr(cfg, "output_logits_soft_cap", 0.0) > 0,
         "clipped queries, keys and values": getattr(cfg, "clip_qkv", None) is not None,
-        f"local attention, to {window} of its {n_ctx} positions (it is none in a model that is loaded with n_ctx={window})": (
+        f"local attention, which looks back {window} of its {n_ctx} positions (load the model with n_ctx={window} to avoid it)": (
             getattr(cfg, "use_local_attn", False) and "local" in cfg.attn_types and window < n_ctx
         ),
         "attention scores that are scaled by the length": getattr(cfg, "use_logn_attn", False),

@@ -215,7 +215,7 @@ def _short_window_of_a_bridge(model: Any) -> str | None:
     if not window or window["window_size"] >= model.cfg.n_ctx:
         return None
     n = window["window_size"]
-    return f"local attention, to {n} of its {model.cfg.n_ctx} positions (load it with bridge=False and n_ctx={n})"
+    return f"local attention, which looks back {n} of its {model.cfg.n_ctx} positions (load the model with bridge=False and n_ctx={n} to avoid it)"
 
 
 def _pieces(model: Any) -> Components:

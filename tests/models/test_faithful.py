@@ -195,7 +195,7 @@ def test_what_the_pieces_cover(change: dict[str, Any]) -> None:
     [
         (
             {"use_local_attn": True, "attn_types": ["global", "local"], "window_size": 23},
-            "local attention, to 23 of its 24 pos",
+            "local attention, which looks back 23 of its 24 pos",
         ),
         (
             {"use_yarn_rope": True, "yarn_original_max_position_embeddings": 16},
