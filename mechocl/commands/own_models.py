@@ -103,8 +103,8 @@ def lens(on: On) -> None:
     Args:
         on: The model and the pairs.
     """
+    from mechocl.analyses.of_pairs import lens_of_pairs
     from mechocl.commands import printing
-    from mechocl.lenses.of_pairs import lens_of_pairs
 
     rows = lens_of_pairs(*on.opened())
     printing.frame("log-probability of target and foil (nats), rank of the target", rows)
@@ -117,8 +117,8 @@ def attribute(on: On) -> None:
     Args:
         on: The model and the pairs.
     """
+    from mechocl.analyses.of_pairs import attribution_of_pairs
     from mechocl.commands import printing
-    from mechocl.lenses.of_pairs import attribution_of_pairs
 
     rows = attribution_of_pairs(*on.opened())
     wide = rows.pivot(index="component", columns="example", values="difference").loc[

@@ -21,7 +21,16 @@ import tiny
 import torch
 import tyro
 
-from mechocl.analyses import control_jobs, crosscoder_jobs, jobs, probe_sweep, results, sae_jobs, variant_jobs
+from mechocl.analyses import (
+    control_jobs,
+    crosscoder_jobs,
+    jobs,
+    of_pairs,
+    probe_sweep,
+    results,
+    sae_jobs,
+    variant_jobs,
+)
 from mechocl.behaviour.counted import CountedSeeds
 from mechocl.closed_book import cost, cvdb, trex
 from mechocl.commands import cli, own_models
@@ -30,7 +39,6 @@ from mechocl.commands.options import Computing, PositionalRun
 from mechocl.features import dictionaries
 from mechocl.hypotheses import calibration, for_reports, predictions, verdict
 from mechocl.interventions import patching
-from mechocl.lenses import of_pairs
 from mechocl.models import gguf, loading
 from mechocl.report import page, run_report, sae_dashboard
 from mechocl.runs import finetune, pretraining, processes, sweep_folder, sweeps
