@@ -18,6 +18,7 @@ from docs.write.predictions import MINIATURE as RECIPE, Outcome
 from mechocl import files
 from mechocl.behaviour import formats, internalization, over_seeds, sentences
 from mechocl.behaviour.control_gaps import ControlAnswers, compare_gaps, deciding_control, explain_gap
+from mechocl.behaviour.statistics import Estimate, estimate
 from mechocl.closed_book.questioning import MEASURES
 from mechocl.commands import cli
 from mechocl.report.control_sections import control_table
@@ -110,6 +111,8 @@ def write_section() -> list[str]:
         "",
         *(f"- **{a.question}**: {a.answer}: {a.sentence}" for a in answers),
         "",
+        *_reading(rows, controls),
+        "",
         "Held-out questions; subsets of stage 1 are measured after stage 1, the others after stage 2. Means over seeds; chance among the "
         "answers of an attribute is 1 of 16:",
         "",
@@ -171,6 +174,43 @@ def _setup(rows: pd.DataFrame) -> list[str]:
         "The setup was chosen on other seeds of another pretrained model (`docs/results/miniature-search.csv`), and what was expected was "
         "written down before ([predictions.md](predictions.md)). `python -m docs.write.miniature FOLDER` makes the tables.",
     ]
+
+
+def _reading(rows: pd.DataFrame, controls: ControlAnswers) -> list[str]:
+    """What the controls say of the gap, as far as their intervals allow."""
+    gaps = {one.control: one for one in compare_gaps(rows, controls, MEASURES)}
+    unasked, alike = gaps["unasked"], gaps["consistent"]
+    moved = {
+        name: _between_runs(rows, controls.rows["unasked"], name)
+        for name in ("d1_consistent", "d2_consistent")
+    }
+    told = {name: formats.estimate_in_words(one, sign=True) for name, one in moved.items()}
+    lines = []
+    if unasked.over.learned.high < 0:
+        lines += [
+            f"**The gap is larger where nothing was ever unreliable.** In *unasked*, where tag 2 stands before definitions that contradict no question, because their aliases are never asked about, "
+            f"it is {formats.estimate_in_words(unasked.own.learned, sign=True)}; in the run, {formats.estimate_in_words(unasked.run, sign=True)}. From *unasked* to the run, d2 changes by "
+            f"{told['d2_consistent']} and d1 by {told['d1_consistent']}. In text of this size a tag marks whether aliases are asked about, and contradiction does not add to that: "
+            "the gap is no trust in a source. What prototypes without this control show as strong internalization is not evidence of it.",
+            "",
+        ]
+    elif unasked.over.learned.low > 0:
+        lines += [
+            f"The gap is larger than in *unasked*: d2 changes by {told['d2_consistent']} from there to the run, d1 by {told['d1_consistent']}.",
+            "",
+        ]
+    spread = float(alike.by_seed["control"].std(ddof=1))
+    return [
+        *lines,
+        f"Which of two tags a model of this size uses more is to a large part chance: in *consistent*, where both are always right, the gap of a single seed has a standard deviation of "
+        f"{formats.number(spread)} (mean {formats.estimate_in_words(alike.own.learned, sign=True)}).",
+    ]
+
+
+def _between_runs(rows: pd.DataFrame, other: pd.DataFrame, subset: str) -> Estimate:
+    """Exact match of a subset in the run − in another run, paired by seed."""
+    one, two = (part[part["subset"] == subset].set_index("seed")["exact_match"] for part in (rows, other))
+    return estimate((one - two).dropna().to_numpy(dtype=float), unit="seed")
 
 
 def _by_subset(rows: pd.DataFrame, controls: ControlAnswers) -> list[str]:
