@@ -1,0 +1,89 @@
+"""The section of docs/results.md on the miniature, from made-up tables whose differences are known."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from docs.write import miniature, miniature_rows
+from docs.write.control_tables import RUN
+from mechocl.runs import recipes
+
+SUBSETS = {"qd1_consistent": 0.3, "qd2_inconsistent": 0.1, "d3_consistent": 0.2, "no_data": 0.05}
+
+
+def made_up(gaps: dict[str, float]) -> pd.DataFrame:
+    """Six seeds of two pretrained models; d1 has .3 and d2 as much less as the gap of the run or control says."""
+    rows = []
+    for control, gap in gaps.items():
+        for seed in range(6):
+            jitter = 0.002 * (seed - 2.5)
+            values = SUBSETS | {"d1_consistent": 0.3 + jitter, "d2_consistent": 0.3 - gap}
+            for subset, value in values.items():
+                rows.append(
+                    {
+                        "pretrained": 1 + seed % 2, "control": control, "seed": seed, "subset": subset, "aliases": 57,
+                        "exact_match": value, "log_probability": np.log(value),
+                        "recall": np.nan if subset == "no_data" else 1.0,
+                    }
+                )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(miniature, "TABLE", tmp_path / "miniature.csv")
+    monkeypatch.setattr(miniature, "KNOWN", tmp_path / "known.csv")
+    monkeypatch.setattr(miniature, "ROW_TABLE", tmp_path / "rows.csv")
+    monkeypatch.setattr(miniature_rows, "TABLE", tmp_path / "rows.csv")
+    known = pd.DataFrame({"pretrained": [1, 2], "attribute": ["all", "all"], "exact_match": [0.99, 1.0]})
+    known.to_csv(tmp_path / "known.csv", index=False)
+    return tmp_path
+
+
+def test_a_gap_that_is_larger_in_the_control_is_no_trust(tables: Path) -> None:
+    made_up({RUN: 0.05, "noise": 0.1, "unasked": 0.2, "consistent": 0.0}).to_csv(
+        tables / "miniature.csv", index=False
+    )
+    said = "\n".join(miniature.write_section())
+    assert "The gap is larger where nothing was ever unreliable" in said
+    assert "d2 changes by +0.150 [+0.150, +0.150] and d1 by +0.000 [+0.000, +0.000]" in said
+    assert "exact match on the people of their texts at least 0.990" in said
+    rows = {row[0]: row[1] for row in miniature.readme_rows()}
+    assert next(value for label, value in rows.items() if "*unasked*" in label).startswith("−0.150")
+    assert "2 pretrained models" in miniature.readme_line()
+
+
+def test_a_gap_that_exceeds_the_control_is_not_called_so(tables: Path) -> None:
+    made_up({RUN: 0.2, "noise": 0.1, "unasked": 0.05, "consistent": 0.0}).to_csv(
+        tables / "miniature.csv", index=False
+    )
+    said = "\n".join(miniature.write_section())
+    assert "no trust" not in said
+    assert "The gap is larger than in *unasked*: d2 changes by −0.150" in said
+
+
+def test_rows_that_were_not_trained_are_named_with_their_command(tables: Path) -> None:
+    table = made_up({RUN: 0.1}).drop(columns=["pretrained", "control"]).assign(row="as-it-is")
+    table.to_csv(tables / "rows.csv", index=False)
+    lines = miniature_rows.write_rows()
+    assert sum("not measured" in line for line in lines) == len(miniature_rows.ROWS) - 1
+    assert any("docs.write.miniature_rows FOLDER tag-first" in line for line in lines)
+    [own] = [line for line in lines if line.startswith("| the recipe as it is")]
+    assert "+0.100" in own
+
+
+@pytest.mark.parametrize("row", miniature_rows.ROWS, ids=lambda row: row.name)
+def test_every_row_is_a_recipe_that_differs(row: miniature_rows.Row) -> None:
+    """From the recipe as it is, in its settings or in the model that it begins with; and each seed is trained once."""
+    plain = recipes.load_closed_book_recipe("closed-book/miniature")
+    seeds = []
+    for line in miniature_rows.commands(row, Path("folder")):
+        if line[0] == "finetune":
+            changes = line[line.index("--set") + 1 : line.index("--seeds")]
+            changed = recipes.load_closed_book_recipe("closed-book/miniature", tuple(changes[1:]))
+            assert (changed != plain) or row.pretraining is not None or row.name == "as-it-is"
+            count, first = (int(line[line.index(option) + 1]) for option in ("--seeds", "--first-seed"))
+            seeds += range(first, first + count)
+    assert seeds == list(miniature_rows.ALL_SEEDS)
