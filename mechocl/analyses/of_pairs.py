@@ -10,8 +10,9 @@ from torch import Tensor
 from mechocl.errors import MechoclError
 from mechocl.interventions.pairs import Pairs
 from mechocl.lenses.direct_attribution import direct_logit_attribution
-from mechocl.lenses.logit_lens import stream_layers, written
-from mechocl.models.components import take_apart
+from mechocl.lenses.logit_lens import stream_layers
+from mechocl.models.components import Components, take_apart
+from mechocl.models.forward import forward
 from mechocl.models.seam import Transformer
 
 _BATCH: Final = 64
@@ -31,7 +32,7 @@ def lens_of_pairs(model: Transformer, pairs: Pairs) -> pd.DataFrame:
     tables = []
     for example, tokens in (("clean", pairs.clean), ("corrupted", pairs.corrupted)):
         for batch in torch.split(torch.arange(len(pairs)), _BATCH):
-            stream = written(c, tokens[batch]).stream[:, torch.arange(len(batch)), pairs.read[batch]]
+            stream = _streams(c, tokens[batch], pairs.read[batch])
             for layer, x in zip(stream_layers(c), stream, strict=True):
                 found = _said(c.logits(x).log_softmax(-1).cpu(), pairs[batch])
                 tables.append(pd.DataFrame(found).assign(example=example, layer=layer))
@@ -42,6 +43,19 @@ def lens_of_pairs(model: Transformer, pairs: Pairs) -> pd.DataFrame:
         target_rank=("target_rank", "mean"),
         pairs=("target", "size"),
     ).reset_index()
+
+
+def _streams(c: Components, tokens: Tensor, read: Tensor) -> list[Tensor]:
+    """The residual stream before layer 0 and after each layer, at one position of each example."""
+    rows, found = torch.arange(len(tokens)), []
+
+    def tap(layer: int, site: str, x: Tensor) -> Tensor:
+        if site == "resid_post" or (site == "resid_pre" and layer == 0):
+            found.append(x[rows, read])
+        return x
+
+    forward(c, tokens, tap=tap)
+    return found
 
 
 def _said(logs: Tensor, pairs: Pairs) -> Mapping[str, Tensor]:

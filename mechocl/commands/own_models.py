@@ -36,15 +36,16 @@ class Own:
     def opened(self) -> "tuple[Transformer, Pairs]":
         """The model and the pairs. Raises MechoclError for a model without a tokenizer, and as `loading.load` and `pairs_of_tokenizer` do."""
         from mechocl.interventions.pairs_csv import pairs_of_tokenizer
-        from mechocl.models import hub, loading
+        from mechocl.models import hub, loading, lora
 
         if self.out is not None:
             require_file(self.out, "rows")
             if self.out.suffix.lower() != ".csv":
                 raise MechoclError(f"{self.out} is no name of a CSV file; give one that ends in .csv")
-        tokenizer = hub.require_tokenizer(hub.locate(self.model))
-        pairs = pairs_of_tokenizer(tokenizer, self.pairs)
-        return loading.load(self.model, device=self.device), pairs
+        folder = hub.locate(self.model)
+        pairs = pairs_of_tokenizer(hub.require_tokenizer(folder), self.pairs)
+        positions = None if lora.is_adapter(folder) else loading.positions_within_windows(folder)
+        return loading.load(self.model, device=self.device, n_ctx=positions), pairs
 
     def written(self, rows: "pd.DataFrame") -> None:
         """Write the rows if that is asked for, and say where they are."""

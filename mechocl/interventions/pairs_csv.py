@@ -2,7 +2,7 @@
 
 import csv
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ from torch import Tensor
 from mechocl.errors import MechoclError, MechoclWarning
 from mechocl.interventions.pairs import Pairs, given_pairs
 from toy_models.task import Task, Vocabulary
+
+Follow = Callable[[str, str], list[int]]
+"""The tokens of a word that follows a text."""
 
 
 def read_pairs(task: Task, path: Path) -> Pairs:
@@ -34,8 +37,20 @@ def pairs_of_tokenizer(tokenizer: Any, path: Path) -> Pairs:
         found: list[int] = tokenizer(text, add_special_tokens=False).input_ids
         return found
 
+    def follow(text: str, word: str) -> list[int]:
+        """The tokens of a word behind a text. Raises ValueError where they begin with a space alone, which is no answer."""
+        space = "" if text != text.rstrip() else " "
+        before, whole = encode(text), encode(f"{text}{space}{word}")
+        same = next((i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(before))
+        first = tokenizer.convert_ids_to_tokens(whole[same : same + 1])
+        if not "".join(first).strip(" \t\n▁ĠĊ"):
+            raise ValueError(
+                f"the tokenizer makes the space before {word!r} a token of its own; end the texts of the file with a space"
+            )
+        return whole[same:]
+
     vocabulary = Vocabulary(tokens=(), outputs=len(tokenizer), of_text=encode)
-    pairs = pairs_of_vocabulary(vocabulary, path, n_ctx=0, begin=begin)
+    pairs = pairs_of_vocabulary(vocabulary, path, n_ctx=0, begin=begin, follow=follow)
     both = torch.cat([pairs.clean, pairs.corrupted])
     shown = [
         tokenizer.decode([column[0]]).strip() if len(set(column)) == 1 else "*" for column in both.T.tolist()
@@ -44,7 +59,12 @@ def pairs_of_tokenizer(tokenizer: Any, path: Path) -> Pairs:
 
 
 def pairs_of_vocabulary(
-    vocabulary: Vocabulary, path: Path, *, n_ctx: int, begin: Sequence[int] = ()
+    vocabulary: Vocabulary,
+    path: Path,
+    *,
+    n_ctx: int,
+    begin: Sequence[int] = (),
+    follow: Follow | None = None,
 ) -> Pairs:
     """Pairs from a CSV with columns `clean`, `corrupted`, `target` and perhaps `foil`; spaces separate the tokens.
 
@@ -54,7 +74,8 @@ def pairs_of_vocabulary(
     Raises MechoclError with the file and the line when the file or a column is missing, a line has more cells than the
     header, a token is not in the vocabulary, lengths differ, an example is longer than the task's (`n_ctx`), the clean and the
     corrupted example are the same, or target and foil begin with the same token. Warns of lines that differ at more positions than the
-    others, which may have a typo. Each example begins with the tokens `begin`.
+    others, which may have a typo. Each example begins with the tokens `begin`. `follow` says what tokens an answer has behind its clean text; by
+    default those that it has behind a space.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -80,13 +101,13 @@ def pairs_of_vocabulary(
                 f"{path}, line {number}: it has more cells than the header has columns, the first one {extra[0]!r}; put a cell that "
                 "has a comma between quotation marks"
             )
-    length = max(1, len(_ids(vocabulary, path, *lines[0], "clean")))
+    length = max(1, len(_ids(vocabulary, path, *lines[0], "clean", follow)))
     if vocabulary.of_text is None and length > n_ctx:
         raise MechoclError(
             f"{path}, line {lines[0][0]}: clean has {length} tokens, and the run's examples have at most {n_ctx}; shorten the examples"
         )
     given = {"clean": length, "corrupted": length, "target": 1} | ({"foil": 1} if "foil" in columns else {})
-    found = {column: _encoded(vocabulary, path, lines, column, n) for column, n in given.items()}
+    found = {column: _encoded(vocabulary, path, lines, column, n, follow) for column, n in given.items()}
     _refuse_equal(path, lines, found, "clean", "corrupted", "such a pair exchanges nothing")
     _warn_of_typos(path, lines, found["clean"] != found["corrupted"])
     before = torch.tensor([list(begin)] * len(lines), dtype=torch.long)
@@ -119,26 +140,31 @@ def _refuse_equal(
 
 
 def _warn_of_typos(path: Path, lines: list[tuple[int, dict[str, str]]], differs: Tensor) -> None:
-    """Name lines, at most a tenth of all, whose examples differ at more positions than those of all others."""
+    """Name lines, if they are at most a tenth of all, whose examples differ at more positions than those of all others."""
     counts = differs.sum(1)
     usual = int(counts.median())
-    odd = [number for (number, _), more in zip(lines, (counts > usual).tolist(), strict=True) if more]
+    odd = {number: more for (number, _), more in zip(lines, counts.tolist(), strict=True) if more > usual}
     if odd and 10 * len(odd) <= len(lines):
+        named = ", ".join(f"line {number} at {more}" for number, more in odd.items())
         warnings.warn(
-            f"{path}, line {odd[0]}: clean and corrupted differ at {int(counts.max())} tokens, those of other lines at {usual} or fewer; "
-            "a word may be misspelt",
+            f"{path}: clean and corrupted differ at more tokens in some lines than in all others ({usual} or fewer): {named}; a word may be misspelt",
             MechoclWarning,
             stacklevel=2,
         )
 
 
 def _encoded(
-    vocabulary: Vocabulary, path: Path, lines: list[tuple[int, dict[str, str]]], column: str, length: int
+    vocabulary: Vocabulary,
+    path: Path,
+    lines: list[tuple[int, dict[str, str]]],
+    column: str,
+    length: int,
+    follow: Follow | None,
 ) -> Int[Tensor, "pair pos"]:
     """Ids of a column's tokens, `length` in each line."""
     rows = []
     for number, cells in lines:
-        ids = _ids(vocabulary, path, number, cells, column)
+        ids = _ids(vocabulary, path, number, cells, column, follow)
         if len(ids) != length:
             raise MechoclError(
                 f"{path}, line {number}: {column} has {len(ids)} tokens and needs {length}; all examples of a file "
@@ -148,14 +174,20 @@ def _encoded(
     return torch.tensor(rows)
 
 
-def _ids(vocabulary: Vocabulary, path: Path, number: int, cells: dict[str, str], column: str) -> list[int]:
-    """Token ids of one cell."""
+def _ids(
+    vocabulary: Vocabulary, path: Path, number: int, cells: dict[str, str], column: str, follow: Follow | None
+) -> list[int]:
+    """Token ids of one cell; of an answer in a text world the first one."""
     cell = cells[column] or ""
-    if vocabulary.of_text is not None:
-        if column in ("target", "foil"):  # an answer stands after a space
-            return vocabulary.encode(f" {cell.strip()}")[:1]
-        return vocabulary.encode(cell.replace("\\n", "\n"))
     try:
-        return vocabulary.encode(cell)
+        if vocabulary.of_text is None:
+            return vocabulary.encode(cell)
+        if column not in ("target", "foil"):
+            return vocabulary.encode(cell.replace("\\n", "\n"))
+        if not cell.strip():
+            return []
+        if follow is None:  # an answer stands after a space
+            return vocabulary.encode(f" {cell.strip()}")[:1]
+        return follow(cells["clean"].replace("\\n", "\n"), cell.strip())[:1]
     except ValueError as error:
         raise MechoclError(f"{path}, line {number}: {error}") from None

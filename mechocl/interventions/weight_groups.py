@@ -17,7 +17,7 @@ from toy_models.task import ROLE, Task
 _EMBEDDINGS: Final = ("alias embeddings", "tag embeddings", "other embeddings")
 
 _KINDS: Final = {
-    "layer norms": r"(^|\.)ln(1|2|_final|_1|_2|_f)\.|layer_?norm",
+    "layer norms": r"(^|\.)ln(1|2|1_post|2_post|_final|_1|_2|_f)\.|layer_?norm",
     "position embeddings": r"^pos_embed\.|\.wpe\.",
     "embeddings": r"^embed\.|\.(embed_in|wte)\.",
     "attention": r"\.attn\.|\.attention\.",

@@ -70,7 +70,7 @@ def _llama(c: Any, *, rope: dict[str, Any] | None = None) -> dict[str, Any]:
             "d_head": d_head,
             "n_key_value_heads": c.num_key_value_heads if grouped else None,
             "d_mlp": c.intermediate_size,
-            "act_fn": c.hidden_activation if hasattr(c, "hidden_activation") else c.hidden_act,
+            "act_fn": getattr(c, "hidden_activation", None) or c.hidden_act,
             "n_ctx": c.max_position_embeddings,
             "normalization_type": "RMS",
             "final_rms": True,

@@ -8,17 +8,18 @@ import pytest
 import text_worlds
 import torch
 from gguf_files import llama, write
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer, models, normalizers, processors
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from mechocl.commands import cli
-from mechocl.errors import MechoclWarning
+from mechocl.errors import MechoclError, MechoclWarning
 from mechocl.interventions.pairs_csv import pairs_of_tokenizer, pairs_of_vocabulary
 from mechocl.models import gguf
 from toy_models.task import Vocabulary
 
 PAIRS = """clean,corrupted,target,foil
-a b a,b b a,b,a
-b b a,a b a,a,b
+c b c,b b c,b,d
+b b c,c b c,d,b
 """
 
 
@@ -95,7 +96,7 @@ def test_the_whole_stream_carries_everything(
     assert rows["clean"].iloc[0] == pytest.approx(expected["clean"], abs=1e-4)
     assert rows["corrupted"].iloc[0] == pytest.approx(expected["corrupted"], abs=1e-4)
     by_position = look("patch", model, pairs, "--site", "v")
-    assert {position.split()[-1] for position in by_position["position"]} >= {"*", "b", "a"}
+    assert {position.split()[-1] for position in by_position["position"]} >= {"*", "b", "c"}
     capsys.readouterr()
 
 
@@ -106,15 +107,39 @@ def test_padding_on_the_left_changes_nothing(model: Path, pairs: Path, tmp_path:
     assert torch.equal(pairs_of_tokenizer(tokenizer, pairs).clean, plain.clean)
 
 
-def test_a_begin_token_is_put_before_examples_and_not_before_answers(model: Path, pairs: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    plain = pairs_of_tokenizer(tokenizer, pairs)
-    begins = tokenizer("a").input_ids[0] == tokenizer.bos_token_id
-    for name in ("clean", "corrupted"):
-        texts = pd.read_csv(pairs)[name]
-        assert [tokenizer(text).input_ids for text in texts] == getattr(plain, name).tolist()
-    assert (plain.clean[:, 0] == (tokenizer.bos_token_id if begins else plain.clean[0, 0])).any()
-    assert len(plain.labels) == plain.clean.shape[1]
+def spelling(*, begin: bool, spaced: bool) -> PreTrainedTokenizerFast:
+    """A tokenizer of letters that puts `<s>` before texts, or writes a space as a token of its own before each, or both."""
+    names = ["<s>", "▁", *"abcd", "▁a", "▁b"]
+    merges = [("▁", "a"), ("▁", "b")]
+    letters = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, merges, unk_token="▁"))
+    letters.normalizer = normalizers.Sequence(
+        [*([normalizers.Prepend("▁")] if spaced else []), normalizers.Replace(" ", "▁")]
+    )
+    if begin:
+        letters.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=letters, bos_token="<s>")
+
+
+@pytest.mark.parametrize("begin", [False, True])
+@pytest.mark.parametrize("spaced", [False, True])
+def test_begin_tokens_stand_before_examples_and_answers_are_words(
+    begin: bool, spaced: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "own.csv").write_text("clean,corrupted,target,foil\ncb,db,a,b\n")
+    tokenizer = spelling(begin=begin, spaced=spaced)
+    pairs = pairs_of_tokenizer(tokenizer, tmp_path / "own.csv")
+    assert pairs.clean.tolist() == [tokenizer("cb").input_ids]
+    assert (pairs.clean[0, 0] == 0) == begin
+    assert [pairs.target.item(), pairs.foil.item()] == [6, 7]  # with the space before them
+    assert pairs.labels[-1] == f"{pairs.clean.shape[1] - 1} b"
+    (tmp_path / "own.csv").write_text("clean,corrupted,target,foil\ncb,db,c,d\n")
+    with pytest.raises(
+        MechoclError, match="line 2: the tokenizer makes the space before 'c' a token of its own; end"
+    ):
+        pairs_of_tokenizer(tokenizer, tmp_path / "own.csv")
+    (tmp_path / "own.csv").write_text('clean,corrupted,target,foil\n"cb ","db ",c,d\n')
+    pairs = pairs_of_tokenizer(tokenizer, tmp_path / "own.csv")
+    assert [pairs.target.item(), pairs.foil.item()] == [4, 5]
 
 
 def test_what_is_wrong_in_a_file_is_named_by_line_and_cell(
@@ -125,23 +150,25 @@ def test_what_is_wrong_in_a_file_is_named_by_line_and_cell(
         return fails("model", what, model, "--pairs", tmp_path / "bad.csv", "--device", "cpu")
 
     assert "line 3: corrupted has " in (
-        found := said("clean,corrupted,target\na b a,b b a,b\nb b a,b b a a,a\n")
+        found := said("clean,corrupted,target\nc b c,b b c,b\nb b c,b b c c,c\n")
     )
     assert "use names of as many tokens, or a file for each length" in found
     assert "line 2: clean and corrupted are the same" in said("clean,corrupted,target\na b,a b,b\n")
+    assert "line 2: target has 0 tokens and needs 1" in said("clean,corrupted,target\na b,b b,\n")
     assert "has no column 'target'" in said("clean,corrupted\na b,b b\n")
     assert "has no column foil, and attribution compares" in said(
-        "clean,corrupted,target\na b,b b,a\n", "attribute"
+        "clean,corrupted,target\nc b,b b,c\n", "attribute"
     )
-    assert "has none; use log_probability" in said("clean,corrupted,target\na b,b b,a\n", "patch")
+    assert "has none; use log_probability" in said("clean,corrupted,target\nc b,b b,c\n", "patch")
 
 
 def test_a_line_that_differs_at_more_tokens_than_the_others_is_named(tmp_path: Path) -> None:
     letters = Vocabulary(tokens=(), outputs=128, of_text=lambda text: [ord(letter) for letter in text])
     right = ["aba,bba,b"] * 10
-    (tmp_path / "typo.csv").write_text("\n".join(["clean,corrupted,target", *right, "aba,bbc,b"]))
+    wrong = ["aba,bbc,b", *right, "aba,bcc,b"]
+    (tmp_path / "typo.csv").write_text("\n".join(["clean,corrupted,target", *right, *wrong]))
     with pytest.warns(
-        MechoclWarning, match=r"line 12: clean and corrupted differ at 2 tokens, those of other lines at 1"
+        MechoclWarning, match=r"than in all others \(1 or fewer\): line 12 at 2, line 23 at 3; a word may be"
     ):
         pairs_of_vocabulary(letters, tmp_path / "typo.csv", n_ctx=0)
     (tmp_path / "right.csv").write_text("\n".join(["clean,corrupted,target", *right]))

@@ -32,6 +32,35 @@ def test_the_folder_has_the_weights_of_the_file(tmp_path: Path) -> None:
     assert (config.architectures, config.context) == (("LlamaForCausalLM",), 32)
 
 
+def test_neither_the_working_folder_nor_what_lies_beside_the_file_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of the same name where one works, and a tokenizer beside the file."""
+    original = llama()
+    (tmp_path / "there").mkdir()
+    write(original, tmp_path / "there" / "m.gguf")
+    (tmp_path / "there" / "tokenizer.json").write_text("{}")
+    other = llama()
+    with torch.no_grad():
+        other.model.norm.weight += 1.0
+    write(other, tmp_path / "m.gguf")
+    monkeypatch.chdir(tmp_path)
+    gguf.dequantise(Path("there/m.gguf"), Path("out"))
+    torch.testing.assert_close(logits(hub.read_model(Path("out"))), logits(original), atol=1e-5, rtol=1e-4)
+    tokenizer = hub.require_tokenizer(Path("out"))
+    assert len(tokenizer) == 260
+    assert tokenizer("ab").input_ids == [3]
+
+
+def test_scaled_rotations_are_refused(tmp_path: Path) -> None:
+    write(llama(), tmp_path / "m.gguf", scaled=True)
+    with pytest.raises(
+        MechoclError,
+        match=r"scales rotary embeddings \(rope_freqs.weight\), which transformers does not read",
+    ):
+        gguf.dequantise(tmp_path / "m.gguf", tmp_path / "out")
+
+
 def test_quantised_weights_are_rounded_ones(tmp_path: Path) -> None:
     original = llama()
     write(original, tmp_path / "m.gguf", quantisation="Q8_0")
@@ -48,6 +77,11 @@ def test_the_same_file_again_and_another_one(tmp_path: Path, fails: Callable[...
     before = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
     gguf.dequantise(tmp_path / "m.gguf", tmp_path / "out")
     assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == before
+    (tmp_path / "m.gguf").rename(tmp_path / "renamed.gguf")
+    gguf.dequantise(tmp_path / "renamed.gguf", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    gguf.dequantise(tmp_path / "renamed.gguf", tmp_path / "empty")
+    assert (tmp_path / "empty" / "model.safetensors").exists()
     write(llama(), tmp_path / "other.gguf", quantisation="Q8_0")
     said = fails("gguf", tmp_path / "other.gguf", "--out", tmp_path / "out")
     assert "exists and is not the model of" in said

@@ -7,7 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 CONFIG = LlamaConfig(
-    vocab_size=264, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+    vocab_size=260, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
     max_position_embeddings=32, tie_word_embeddings=True, bos_token_id=0, eos_token_id=0,
 )  # fmt: skip
 
@@ -36,8 +36,8 @@ def paired(weight: np.ndarray, heads: int) -> np.ndarray:
     return found
 
 
-def write(model: LlamaForCausalLM, path: Path, *, quantisation: str = "F32") -> None:
-    """The model as llama.cpp would write it, with a byte-level tokenizer of no merges but one."""
+def write(model: LlamaForCausalLM, path: Path, *, quantisation: str = "F32", scaled: bool = False) -> None:
+    """The model as llama.cpp would write it, with a byte-level tokenizer of few merges."""
     from gguf import GGMLQuantizationType, GGUFWriter, TokenType, quants
 
     kind = GGMLQuantizationType[quantisation]
@@ -52,10 +52,12 @@ def write(model: LlamaForCausalLM, path: Path, *, quantisation: str = "F32") -> 
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(CONFIG.vocab_size)
     writer.add_tokenizer_model("gpt2")
-    letters = ["<|end|>", "a", "b", "ab", *(f"x{i}" for i in range(256))]
+    spaced = ["Ġ", "Ġb", "Ġc", "Ġd"]
+    letters = ["<|end|>", "a", "b", "ab", "c", "d", *spaced]
+    letters += [f"x{i}" for i in range(CONFIG.vocab_size - len(letters))]
     writer.add_token_list(letters)
     writer.add_token_types([TokenType.CONTROL, *[TokenType.NORMAL] * (len(letters) - 1)])
-    writer.add_token_merges(["a b"])
+    writer.add_token_merges(["a b", *(f"Ġ {one[1]}" for one in spaced[1:])])
     for add in (
         writer.add_bos_token_id,
         writer.add_eos_token_id,
@@ -78,6 +80,11 @@ def write(model: LlamaForCausalLM, path: Path, *, quantisation: str = "F32") -> 
         for theirs, name in NAMES.items():
             heads = {"attn_q": CONFIG.num_attention_heads, "attn_k": CONFIG.num_key_value_heads}.get(name, 0)
             tensor(f"blk.{index}.{name}.weight", layer.get_submodule(theirs).weight, heads)
+    if scaled:
+        writer.add_tensor(
+            "rope_freqs.weight",
+            np.ones(CONFIG.hidden_size // CONFIG.num_attention_heads // 2, dtype=np.float32),
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
