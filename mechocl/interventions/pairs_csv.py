@@ -41,13 +41,14 @@ def pairs_of_tokenizer(tokenizer: Any, path: Path) -> Pairs:
         """The tokens of a word behind a text. Raises ValueError where they begin with a space alone, which is no answer."""
         space = "" if text != text.rstrip() else " "
         before, whole = encode(text), encode(f"{text}{space}{word}")
-        same = next((i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(before))
-        first = tokenizer.convert_ids_to_tokens(whole[same : same + 1])
+        goes_on = whole[: len(before)] == before  # not where the tokenizer joins the text's end and the word
+        found = whole[len(before) :] if goes_on else encode(f"{space}{word}")
+        first = tokenizer.convert_ids_to_tokens(found[:1])
         if not "".join(first).strip(" \t\n▁ĠĊ"):
             raise ValueError(
                 f"the tokenizer makes the space before {word!r} a token of its own; end the texts of the file with a space"
             )
-        return whole[same:]
+        return found
 
     vocabulary = Vocabulary(tokens=(), outputs=len(tokenizer), of_text=encode)
     pairs = pairs_of_vocabulary(vocabulary, path, n_ctx=0, begin=begin, follow=follow)

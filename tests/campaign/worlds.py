@@ -119,7 +119,7 @@ def write_inputs(folder: Path) -> None:
     (folder / "tiny.toml").write_text(tiny.TOML)
     (folder / "probe.toml").write_text(tiny.PROBE)
     (folder / "text.toml").write_text(text_worlds.TOML)
-    (folder / "pairs.csv").write_text("clean,corrupted,target,foil\nx a,x b,c,d\nx b,x a,d,c\n")
+    (folder / "pairs.csv").write_text("clean,corrupted,target,foil\n# ,% ,c,d\n% ,# ,d,c\n")
     gguf_files.write(gguf_files.llama(), folder / "tiny.gguf")
 
 
