@@ -154,6 +154,7 @@ def _course(folder: SeedFolder, stage: int, *, device: str) -> Course:
         steps_before=before.step,
         kept=tuple(kept),
         at=lambda step: folder.model_at(kept[step], device=device),
+        trained=folder.load_task,
     )
 
 

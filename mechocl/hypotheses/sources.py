@@ -200,11 +200,11 @@ def why_not(run: Run, one: Prediction) -> str:
 def why_no_gradients(run: Run) -> str:
     """Why gradients cannot be taken of the models of a run, as a clause; "" if they can."""
     folder = run.finished_seeds()[0]
-    task = folder.analysed_task()
+    task, model = folder.analysed_task(), folder.model_at(folder.final(), device="cpu")
     try:
         refuse_adapters(run.recipe)
         find_tag_tokens(task)
-        differentiable(folder.model_at(folder.final(), device="cpu"), task)
+        differentiable(model, task)
     except MechoclError as error:
         return str(error)
     return ""

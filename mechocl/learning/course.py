@@ -4,13 +4,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from mechocl.closed_book.stages import FinetuneStage
 from mechocl.errors import MechoclError
 from mechocl.models.seam import Transformer
 from toy_models.stages import StageConfig
+from toy_models.task import Task
 
 Stage = StageConfig | FinetuneStage
 """Settings of a stage of training from scratch, or of fine-tuning."""
+
+
+def stage_rows(task: Task, settings: Stage) -> np.ndarray:
+    """Rows of the task that a stage trains on."""
+    if isinstance(settings, FinetuneStage):
+        return task.rows(split="train", stage=settings.data, kind=settings.kinds)
+    return task.training_rows(settings.data)
 
 
 def refuse_adapters(recipe: Any) -> None:
@@ -40,6 +50,8 @@ class Course:
     """Steps of the stage at which its weights are kept, in order; the last one is its end."""
     at: Callable[[int], Transformer]
     """Gives the model at a kept step."""
+    trained: Callable[[], Task] | None = None
+    """Gives the task that the stages train on, where analyses look at a part of it; None where they look at all of it."""
 
     def moments(self, *, between: bool) -> Iterator[tuple[int, int, Transformer]]:
         """Stage, step and model: before the stage, at the steps between its ends if asked for, and at its end."""

@@ -43,6 +43,8 @@ class Differentiable:
     task: Task
     shape: lean.Shape
     layout: Layout
+    trained: Task
+    """The task that the model is trained on, of which `task` may be a part."""
 
     @property
     def device(self) -> torch.device:
@@ -61,8 +63,8 @@ class Differentiable:
         return max(1, min(_MOST_AT_ONCE, _NUMBERS_AT_ONCE // self.numbers))
 
 
-def differentiable(model: Transformer, task: Task) -> Differentiable:
-    """Check that gradients can be taken of a model.
+def differentiable(model: Transformer, task: Task, trained: Task | None = None) -> Differentiable:
+    """Check that gradients can be taken of a model. `trained` is the task that it is trained on; None is the task itself.
 
     Raises MechoclError for another class than `HookedTransformer`, for half precision, for a model with hooks, and for a
     shape that the lean forward pass does not cover.
@@ -80,14 +82,20 @@ def differentiable(model: Transformer, task: Task) -> Differentiable:
             f"the model has a hook at {hooked[0]}, which gradients would ignore; call model.reset_hooks()"
         )
     if model.cfg.d_vocab != len(task.vocabulary):
+        padded = task.vocabulary.padded and model.cfg.d_vocab > len(task.vocabulary)
         raise MechoclError(
-            f"the model embeds {model.cfg.d_vocab} tokens, the task has {len(task.vocabulary)}; give the model of this task"
+            f"the model embeds {model.cfg.d_vocab} tokens, the task has {len(task.vocabulary)}; "
+            + (
+                "gradients do not cover embeddings of no token, so give the model exactly as many as its tokenizer has tokens (resize_token_embeddings)"
+                if padded
+                else "give the model of this task"
+            )
         )
     try:
         shape = lean.shape_of(model)
     except ValueError as error:
         raise MechoclError(f"gradients cannot be taken of this model: {error}") from error
-    return Differentiable(model, task, shape, layout_of(model, task))
+    return Differentiable(model, task, shape, layout_of(model, task), trained or task)
 
 
 def alias_gradients(

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechocl.errors import MechoclError
-from mechocl.learning.course import Course, Stage
+from mechocl.learning.course import Course, Stage, stage_rows
 from mechocl.learning.examples import (
     QuestionLoss,
     definitions_of,
@@ -102,8 +102,9 @@ def update_study(course: Course, task: Task, config: OneUpdateConfig) -> pd.Data
     """
     require_new_aliases(course, task)
     asked = _asked(task, config)
-    of = differentiable(course.before(), task)
-    after = differentiable(course.at(course.kept[-1]), task)
+    trained = course.trained and course.trained()
+    of = differentiable(course.before(), task, trained)
+    after = differentiable(course.at(course.kept[-1]), task, trained)
     tags = [tag for tag in TAGS if tag in find_tag_tokens(task)]
     copies = {f"weights of {of.at_once} aliases": 4 * _COPIES * of.at_once * of.numbers}
     require_memory(copies, of="the updates of single aliases")
@@ -188,7 +189,7 @@ def _scales(
     if step == DESCENT:  # what the stage does not train has a scale of 0
         rate = config.learning_rate
         return Scales((own > 0) * rate, {name: (value > 0) * rate for name, value in shared.items()})
-    examples = len(of.task.training_rows(settings.data))
+    examples = len(stage_rows(of.trained, settings))
     share = settings.learning_rate * math.ceil(examples / settings.batch_size) / examples
     return Scales(own * share, {name: value * share for name, value in shared.items()})
 

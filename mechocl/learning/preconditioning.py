@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from typing import Final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechocl.learning.course import Stage
+from mechocl.closed_book.stages import FinetuneStage
+from mechocl.learning.course import Stage, stage_rows
 from mechocl.learning.examples import write_with_tag
 from mechocl.learning.gradients import Differentiable
 from mechocl.learning.layout import Groups
@@ -35,7 +36,8 @@ def scale_as_adam(
     It is 1 / (√v + 1e-8), where v is the mean over the stage's batches of their squared gradients (nats per unit of the weight,
     squared); times `embedding_rate` in the token embeddings; and 0 for what the stage does not train. `tag`: the definitions of
     stage 2 are written with it; None leaves them as they are. `seed` decides which examples are in a batch together.
-    Momentum, weight decay and clipping are left out, and stages of other optimisers are scaled as Adam would.
+    Where a stage of fine-tuning moves the embeddings of tokens in a batch alone, it is 0 for tokens that stand in none of its examples.
+    Momentum, weight decay, clipping and replayed texts are left out, and stages of other optimisers are scaled as Adam would.
     """
     own, shared = adam_scales(of, settings, names, tag=tag, seed=seed)
     return of.layout.split(own, {name: value[None] for name, value in shared.items()})
@@ -53,7 +55,10 @@ def adam_scales(
         else torch.zeros_like(p, requires_grad=False)
         for name, p in weights.items()
     }
-    rows = find_trained_rows(of.task, settings.trains).to(of.device)
+    rows = find_trained_rows(of.task, settings.trains)
+    if isinstance(settings, FinetuneStage) and settings.embedding_rows == "in_batch":
+        rows = rows & _in_examples(of, settings, tag)
+    rows = rows.to(of.device)
     scales[EMBEDDING] = scales[EMBEDDING] * rows[:, None] * settings.embedding_rate
     if of.layout.tied:  # its columns are the rows of the embedding
         scales[_UNEMBEDDING] = scales[EMBEDDING][: of.layout.outputs].T
@@ -88,12 +93,20 @@ def _mean_squares(of: Differentiable, settings: Stage, *, tag: int | None, seed:
     return {name: value / count for name, value in total.items()}
 
 
+def _in_examples(of: Differentiable, settings: Stage, tag: int | None) -> Bool[Tensor, "d_vocab"]:
+    """Which tokens stand in an example that the stage trains on."""
+    task = of.trained if tag is None else write_with_tag(of.trained, tag)
+    found = torch.zeros(len(task.vocabulary), dtype=torch.bool)
+    found[task.tokens[torch.from_numpy(stage_rows(task, settings))]] = True
+    return found
+
+
 def _batches(
     of: Differentiable, settings: Stage, *, tag: int | None, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Tokens and loss mask of the batches of an epoch of the stage, of the examples that the task holds."""
-    task = of.task if tag is None else write_with_tag(of.task, tag)
-    rows = torch.from_numpy(task.training_rows(settings.data))
+    """Tokens and loss mask of the batches of an epoch of the stage."""
+    task = of.trained if tag is None else write_with_tag(of.trained, tag)
+    rows = torch.from_numpy(stage_rows(task, settings))
     order = rows[torch.randperm(len(rows), generator=generator(seed, "second moments", settings.data))]
     for chosen in order.chunk(math.ceil(len(order) / settings.batch_size)):
         yield task.tokens[chosen].to(of.device), task.loss_mask[chosen].to(of.device)

@@ -138,10 +138,11 @@ def _moments(
     """Stage, step, and a table with one row per alias, tag, group and correction; only of some groups, if they are given."""
     require_new_aliases(course, task)
     old, new = _first_stage(course, task, config), _new_aliases(course, task, config)
+    trained = course.trained and course.trained()
     steps: list[int | None] = [None, *(course.kept if between else course.kept[-1:])]
     for step in in_shares(steps):
         model = course.before() if step is None else course.at(step)
-        of = differentiable(model, task)
+        of = differentiable(model, task, trained)
         compared = [*old, *new] if step is None else new
         _require_memory(of, compared)
         asked: dict[

@@ -17,7 +17,7 @@ from mechocl.learning.course import refuse_adapters
 from mechocl.learning.examples import Examples, definitions_of, name_tokens, questions_of, write_with_tag
 from mechocl.learning.gradients import alias_gradients, differentiable
 from mechocl.learning.layout import ALL
-from mechocl.learning.preconditioning import scale_as_adam
+from mechocl.learning.preconditioning import adam_scales, scale_as_adam
 from mechocl.models import hub
 from mechocl.runs import pretraining, recipes
 from mechocl.runs.pretraining_config import MINIATURE
@@ -127,6 +127,32 @@ def test_scales_are_those_of_adam_with_the_rates_of_fine_tuning(folder: TextSeed
         torch.testing.assert_close(scales["unembedding"][0, : out.numel()], out, rtol=1e-3, atol=0.0)
     ours, mlp = scales["L0 mlp"][0], [expected[name].flatten() for name in weights if ".mlp." in name]
     torch.testing.assert_close(ours.sort().values, torch.cat(mlp).sort().values, rtol=1e-3, atol=0.0)
+
+
+def test_rows_that_no_example_of_the_stage_has_take_no_step(folder: TextSeedFolder, run: Run) -> None:
+    """As fine-tuning leaves them, where it moves the rows of a batch alone; and kinds that a stage does not train are in no batch."""
+    task, settings = folder.load_task(), run.recipe.training.stages[1]
+    of = differentiable(folder.model_at(folder.final(1), device="cpu"), folder.analysed_task(), task)
+    names = name_tokens(of.task, new_aliases(of.task))
+    read = torch.zeros(len(task.vocabulary), dtype=torch.bool)
+    read[task.tokens[torch.from_numpy(task.rows(split="train", stage=2))]] = True
+    assert not read.all()
+    for rows, moved in (("in_batch", read), ("all", torch.ones_like(read))):
+        _, scales = adam_scales(of, replace(settings, embedding_rows=rows), names, tag=None, seed=0)
+        assert torch.equal((scales["embed.W_E"] > 0).all(1), moved[of.layout.others])
+        if of.layout.tied:
+            assert torch.equal((scales["unembed.W_U"] > 0).all(0), moved)
+    first = run.recipe.training.stages[0]
+    kinds = [("definition", "question"), ("question",), ("definition",)]
+    found = [
+        adam_scales(of, replace(first, kinds=kind), names, tag=None, seed=0)[1]["blocks.0.mlp.W_in"]
+        for kind in kinds
+    ]
+    assert not torch.equal(found[0], found[1])
+    assert not torch.equal(found[1], found[2])
+    alone = differentiable(folder.model_at(folder.final(1), device="cpu"), folder.analysed_task())
+    one_attribute = adam_scales(alone, first, names, tag=None, seed=0)[1]["blocks.0.mlp.W_in"]
+    assert not torch.equal(found[0], one_attribute)
 
 
 def test_the_commands_follow_a_fine_tuned_run(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
