@@ -165,7 +165,7 @@ def _setup(rows: pd.DataFrame) -> list[str]:
     least = known.loc[known["attribute"] == "all", "exact_match"].min()
     lines = [shlex.join(["mechocl", *line]) for line in commands(Path("runs"), next(iter(MODELS)))]
     return [
-        f"`{RECIPE}` fine-tunes a GPT-NeoX of 177 k weights that was pretrained on an invented world of 520 people. "
+        f"`{RECIPE}` fine-tunes a GPT-NeoX of two layers and width 64 that was pretrained on an invented world of 520 people. "
         f"{rows['pretrained'].nunique()} models of different worlds and weights (exact match on the people of their texts at least "
         f"{formats.number(least)}), {rows['seed'].nunique()} seeds in all, with the controls; the seed is the unit of all intervals. For the first model:",
         "",

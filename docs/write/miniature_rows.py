@@ -57,11 +57,11 @@ _ONE_STAGE: Final = (
 
 ROWS: Final = (
     Row(name="as-it-is", says="the recipe as it is"),
-    Row(name="all-rows", says="without (i): every embedding row is updated", changes=_in_both("embedding_rows=all")),
-    Row(name="no-replay", says="without (ii): no texts are replayed", changes=_in_both("replay=0.0")),
-    Row(name="untied", says="without (iii): an unembedding of its own", pretraining=("--no-tied-embeddings",)),
-    Row(name="large-rows", says="without (iv): added rows as large as others (sd .02)", changes=("training.added_token_std=0.02",)),
-    Row(name="tag-first", says="without (v): *TAG alias name*", changes=("task.word_order=TVE",)),
+    Row(name="all-rows", says="every embedding row is updated, not those of the batch alone", changes=_in_both("embedding_rows=all")),
+    Row(name="no-replay", says="no texts are replayed", changes=_in_both("replay=0.0")),
+    Row(name="untied", says="an unembedding of its own", pretraining=("--no-tied-embeddings",)),
+    Row(name="large-rows", says="added rows as large as others (standard deviation .02)", changes=("training.added_token_std=0.02",)),
+    Row(name="tag-first", says="*TAG alias name* in place of *alias TAG name*", changes=("task.word_order=TVE",)),
     Row(name="alias-last", says="*TAG name alias*", changes=("task.word_order=TEV",)),
     Row(name="one-stage", says="one stage: questions and all definitions together", changes=(_ONE_STAGE,)),
     Row(name="half", says="α = .5: both tags right half of the time", changes=("task.tag_reliability=0.5",)),

@@ -58,8 +58,8 @@ def build(
     caution = sentences.caution(counted)
     said = [f"S{line[1:]}." for line in sentences.failures_in_words(counted)]
     closed = (
-        "The models are not of a family that lenses, patches and probes take apart (GPT-NeoX, GPT-2, Llama, Mistral, Qwen2, Qwen3, "
-        "Gemma 1 and 3): answers only."
+        "The models are not among those that lenses, patches and probes take apart (GPT-NeoX, GPT-2; Llama, Mistral, Qwen2, Qwen3, "
+        "Gemma 1 and 3 with options that are covered and windows no shorter than an example): answers only."
     )
     warnings = [warning, *said, caution, "" if run.kind.can_be_taken_apart(run) else closed]
     sections = [

@@ -2,7 +2,7 @@
 
 An ordinary optimiser moves every row in every step. With tied embeddings the unembedding gives the rows of absent tokens tiny gradients, of
 which Adam makes whole steps; with any embeddings, momentum moves rows on. In a small model this scrambles what the rows of names hold. Here
-the optimiser does its step, and the rows of tokens that the model did not read in the step's batch are put back. The token that fills batches up counts as read. An
+the optimiser does its step, and the rows of tokens that the model did not read in the step's batch are put back. The token that fills batches up counts as read where the model reads it. An
 unembedding of its own moves as ever.
 """
 

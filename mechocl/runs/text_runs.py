@@ -7,14 +7,22 @@ from mechocl import files
 from mechocl.closed_book import cost
 from mechocl.closed_book.questioning import TextQuestioning
 from mechocl.closed_book.stages import ClosedBookRecipe, FinetuneStage
+from mechocl.errors import MechoclError
 from mechocl.models import hub
+from mechocl.models.components import take_apart
 from mechocl.runs.kinds import RunKind
 from mechocl.runs.progress import Progress
 from mechocl.runs.text_folders import TextSeedFolder
 from toy_models.task import Questioning
 
-_TAKEN_APART: Final = ("gpt_neox", "gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text")
+_ALWAYS: Final = ("gpt_neox", "gpt2")
 """Model families that `models.components` can take apart."""
+
+_MOSTLY: Final = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text")
+"""Families that it can take apart unless a model has options that it does not cover."""
+
+_TRIED: Final[dict[str, bool]] = {}
+"""Digest of a checkpoint of these → whether it could be taken apart."""
 
 
 class TextRuns(RunKind):
@@ -77,8 +85,16 @@ class TextRuns(RunKind):
         finished = run.finished_seeds()
         if not finished:
             return True
-        config = hub.read_config(finished[0].path / finished[0].final().name)
-        return config.model_type in _TAKEN_APART
+        folder, final = finished[0], finished[0].final()
+        assert isinstance(folder, TextSeedFolder)
+        family = hub.read_config(folder.model_path(final)).model_type
+        if family in _MOSTLY and final.sha256 not in _TRIED:
+            try:
+                pieces = take_apart(folder.model_at(final, device="cpu"))
+                _TRIED[final.sha256] = folder.load_task().n_ctx <= pieces.n_ctx
+            except MechoclError:
+                _TRIED[final.sha256] = False
+        return family in _ALWAYS or _TRIED.get(final.sha256, False)
 
     def facts(self, run: Any) -> dict[str, str]:
         r = run.recipe

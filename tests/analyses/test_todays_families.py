@@ -12,6 +12,7 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig, Qwen3Config, Qwen3
 
 from mechocl.analyses import jobs
 from mechocl.interventions.circuits import CircuitConfig
+from mechocl.interventions.grafting import GraftConfig
 from mechocl.interventions.patching import PatchingConfig
 from mechocl.lenses.logit_lens import LensConfig
 
@@ -57,3 +58,5 @@ def test_a_run_is_analysed(build: Callable[[], Any], positions: int, tmp_path: P
     receivers = set(edges["receiver"].dropna())
     assert {"L1KV0 k", "L1KV1 v"} <= receivers
     assert not {"L1H0 k", "L1H0 v"} & receivers
+    grafted = analyse("graft", GraftConfig(aliases_per_subset=3))
+    assert "layer norms" in set(grafted["group"])

@@ -31,6 +31,7 @@ from mechocl.errors import MechoclError
 from mechocl.interventions.attribution_patching import attribute_activations
 from mechocl.interventions.circuits import CircuitConfig, find_circuit
 from mechocl.interventions.edge_graph import graph_of
+from mechocl.interventions.edge_runs import run_with_edges
 from mechocl.interventions.edges import patch_paths
 from mechocl.interventions.pairs import Pairs, given_pairs
 from mechocl.interventions.patching import patch_activations
@@ -217,6 +218,12 @@ def test_a_circuit_of_all_edges_is_the_clean_run(subject: Subject) -> None:
     found = find_circuit(subject.model, pairs, pairs, config=config)
     ends = [differences(logits_of(subject.theirs, x), pairs).mean() for x in (pairs.clean, pairs.corrupted)]
     assert (found.clean, found.corrupted) == pytest.approx(tuple(map(float, ends)), abs=1e-5)
+    graph = graph_of(subject.model, pairs)
+    every = torch.stack([graph.possible, torch.zeros_like(graph.possible)])
+    values = run_with_edges(
+        subject.model, pairs, every, metric="logit_difference", along=None, base="corrupted"
+    )
+    assert values.tolist() == pytest.approx(list(map(float, ends)), abs=1e-5)
 
 
 def test_contributions_sum_to_the_logits(subject: Subject) -> None:
