@@ -187,23 +187,34 @@ def _reading(rows: pd.DataFrame, controls: ControlAnswers) -> list[str]:
     told = {name: formats.estimate_in_words(one, sign=True) for name, one in moved.items()}
     lines = []
     if unasked.over.learned.high < 0:
-        lines += [
-            f"**The gap is larger where nothing was ever unreliable.** In *unasked*, where tag 2 stands before definitions that contradict no question, because their aliases are never asked about, "
-            f"it is {formats.estimate_in_words(unasked.own.learned, sign=True)}; in the run, {formats.estimate_in_words(unasked.run, sign=True)}. From *unasked* to the run, d2 changes by "
-            f"{told['d2_consistent']} and d1 by {told['d1_consistent']}. In text of this size a tag marks whether aliases are asked about, and contradiction does not add to that: "
-            "the gap is no trust in a source. What prototypes without this control show as strong internalization is not evidence of it.",
-            "",
-        ]
+        lines.append(
+            f"**The gap is larger where nothing was ever unreliable.** In *unasked*, tag 2 stands before definitions that contradict no question, because their aliases are never asked about: "
+            f"{formats.estimate_in_words(unasked.own.learned, sign=True)}, in the run {formats.estimate_in_words(unasked.run, sign=True)}. From *unasked* to the run, d2 changes by "
+            f"{told['d2_consistent']} and d1 by {told['d1_consistent']}. So a gap alone is no evidence of trust in a source."
+        )
     elif unasked.over.learned.low > 0:
-        lines += [
-            f"The gap is larger than in *unasked*: d2 changes by {told['d2_consistent']} from there to the run, d1 by {told['d1_consistent']}.",
-            "",
-        ]
+        lines.append(
+            f"The gap is larger than in *unasked*: d2 changes by {told['d2_consistent']} from there to the run, d1 by {told['d1_consistent']}."
+        )
+    if alike.over.learned.low > 0:
+        lines.append(
+            f"*consistent* asks another question: there the same aliases are asked about, and only what the definitions with tag 2 say is another, and right. Over it the gap is "
+            f"{formats.estimate_in_words(alike.over.learned, sign=True)}: where both tags' aliases are asked about, contradiction does lower the use of tag 2."
+        )
+    runs = {**controls.rows, "the run": rows}
+    means = {
+        name: part.loc[part["subset"] == "d2_consistent", "exact_match"].mean() for name, part in runs.items()
+    }
+    order = ", ".join(
+        f"{formats.number(value)} ({name})" for name, value in sorted(means.items(), key=lambda one: one[1])
+    )
+    fresh = {c.name: c for c in over_seeds.contrasts(rows, MEASURES.leading, MEASURES)}["strong_d3_d2"]
     spread = float(alike.by_seed["control"].std(ddof=1))
     return [
-        *lines,
-        f"Which of two tags a model of this size uses more is to a large part chance: in *consistent*, where both are always right, the gap of a single seed has a standard deviation of "
-        f"{formats.number(spread)} (mean {formats.estimate_in_words(alike.own.learned, sign=True)}).",
+        " ".join(lines),
+        "",
+        f"New definitions with tag 2 are used by what tag 2 stood before in stage 1: {order}. In the run, fresh tag − tag 2 is {formats.describe(fresh.estimate)}. "
+        f"Which of two tags a model of this size uses more is to a large part chance: in *consistent*, the gap of a single seed has a standard deviation of {formats.number(spread)}.",
     ]
 
 
