@@ -51,6 +51,12 @@ def _metrics() -> Sequence[str]:
     return list(METRICS)
 
 
+def _metrics_of_any_pairs() -> Sequence[str]:
+    return [
+        name for name in _metrics() if name != "within_alias_auc"
+    ]  # which needs several questions of an alias
+
+
 def _subsets() -> Sequence[str]:
     from toy_models.subsets import SUBSETS
 
@@ -134,6 +140,8 @@ TAKEN: Final[dict[str, Names]] = {
     "controls --only": Names(words=_controls),
     "variants --only": Names(words=_variants, parts=","),
     "patch --site": Names(words=_sites, also=_ONE),
+    "model patch --site": Names(words=_sites, also=_ONE),
+    "model patch --metric": Names(words=_metrics_of_any_pairs),
     "probe --sites": Names(words=_sites, also=_ONE),
     "subspace --sites": Names(words=_residual_sites, also="a hook point (blocks.0.hook_resid_mid)"),
     "--pairs": Names(words=_pairs, also="the same with other subsets or tags, or a .csv file"),
@@ -153,8 +161,14 @@ TAKEN: Final[dict[str, Names]] = {
 """Option of a command, or of every command that has it → the names that it takes."""
 
 
+_FILES: Final = {f"model {name}": ("--pairs",) for name in ("patch", "lens", "attribute")}
+"""Options of commands that take a file alone, where other commands take names, too."""
+
+
 def taken_by(command: str, flag: str) -> Names | None:
     """The names that an option takes; None if it takes no names."""
+    if flag in _FILES.get(command, ()):
+        return None
     return TAKEN.get(f"{command} {flag}") or TAKEN.get(flag)
 
 

@@ -186,3 +186,12 @@ def test_a_model_without_a_tokenizer_and_another_file_at_out(
         "model", "lens", model, *options, tmp_path / "mine.csv"
     )
     assert "give one that ends in .csv" in fails("model", "lens", model, *options, tmp_path / "rows.parquet")
+
+
+def test_the_help_offers_what_works(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["model", "patch", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "resid_pre" in said
+    assert "log_probability" in said
+    assert "d1-to-d2" not in said
+    assert "within_alias_auc" not in said
