@@ -88,6 +88,8 @@ DONE: Final = {
     "is damaged: …; restore it": HERE,
     "it has no schema number; restore it": HERE,
     "exists and is not a pretrained model": HERE,
+    "exists and is not the model of": "tests/models/test_gguf.py::test_the_same_file_again_and_another_one",
+    "`mechocl gguf` makes one of this GGUF file": "tests/models/test_gguf.py::test_the_folder_has_the_weights_of_the_file",
     "holds a model of another": HERE,
     "is read-only; copy the run to a place that can be written, or choose another place for what is new": HERE,
     "is a file, where a folder is needed": HERE,

@@ -84,9 +84,10 @@ def _pretrain(
     from mechocl.runs.progress import Display
 
     require_folder(out)
+    name = "miniature" if isinstance(world, MiniatureConfig) else "biographies"
     with (
         torch_threads(1 if model.small else cores()),
-        Display("pretraining", ["model"]) as display,
+        Display(f"pretraining on {name}", ["model"]) as display,
     ):
         known = pretraining.pretrain(
             out,

@@ -78,6 +78,33 @@ def pairs_of_vocabulary(
     others, which may have a typo. Each example begins with the tokens `begin`. `follow` says what tokens an answer has behind its clean text; by
     default those that it has behind a space.
     """
+    lines, columns = _lines(path)
+    length = max(1, len(_ids(vocabulary, path, *lines[0], "clean", follow)))
+    if vocabulary.of_text is None and length > n_ctx:
+        raise MechoclError(
+            f"{path}, line {lines[0][0]}: clean has {length} tokens, and the run's examples have at most {n_ctx}; shorten the examples"
+        )
+    given = {"clean": length, "corrupted": length, "target": 1} | ({"foil": 1} if "foil" in columns else {})
+    found = {column: _encoded(vocabulary, path, lines, column, n, follow) for column, n in given.items()}
+    _refuse_equal(path, lines, found, "clean", "corrupted", "such a pair exchanges nothing")
+    _warn_of_typos(path, lines, found["clean"] != found["corrupted"])
+    before = torch.tensor([list(begin)] * len(lines), dtype=torch.long)
+    clean, corrupted = (torch.cat([before, found[name]], 1) for name in ("clean", "corrupted"))
+    if "foil" in found:
+        why = "their logit difference is always 0; only the first token of each counts"
+        _refuse_equal(path, lines, found, "target", "foil", why)
+    return given_pairs(
+        clean,
+        corrupted,
+        target=found["target"][:, 0],
+        foil=found["foil"][:, 0] if "foil" in found else None,
+        mask=torch.ones_like(clean, dtype=torch.bool),  # what is read from cells is not padded
+        name=path.name,
+    )
+
+
+def _lines(path: Path) -> tuple[list[tuple[int, dict[str, str]]], Sequence[str]]:
+    """The file's lines, with their numbers, and its columns."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
@@ -102,28 +129,7 @@ def pairs_of_vocabulary(
                 f"{path}, line {number}: it has more cells than the header has columns, the first one {extra[0]!r}; put a cell that "
                 "has a comma between quotation marks"
             )
-    length = max(1, len(_ids(vocabulary, path, *lines[0], "clean", follow)))
-    if vocabulary.of_text is None and length > n_ctx:
-        raise MechoclError(
-            f"{path}, line {lines[0][0]}: clean has {length} tokens, and the run's examples have at most {n_ctx}; shorten the examples"
-        )
-    given = {"clean": length, "corrupted": length, "target": 1} | ({"foil": 1} if "foil" in columns else {})
-    found = {column: _encoded(vocabulary, path, lines, column, n, follow) for column, n in given.items()}
-    _refuse_equal(path, lines, found, "clean", "corrupted", "such a pair exchanges nothing")
-    _warn_of_typos(path, lines, found["clean"] != found["corrupted"])
-    before = torch.tensor([list(begin)] * len(lines), dtype=torch.long)
-    clean, corrupted = (torch.cat([before, found[name]], 1) for name in ("clean", "corrupted"))
-    if "foil" in found:
-        why = "their logit difference is always 0; only the first token of each counts"
-        _refuse_equal(path, lines, found, "target", "foil", why)
-    return given_pairs(
-        clean,
-        corrupted,
-        target=found["target"][:, 0],
-        foil=found["foil"][:, 0] if "foil" in found else None,
-        mask=torch.ones_like(clean, dtype=torch.bool),  # what is read from cells is not padded
-        name=path.name,
-    )
+    return lines, columns
 
 
 def _refuse_equal(

@@ -86,6 +86,8 @@ def test_the_same_file_again_and_another_one(tmp_path: Path, fails: Callable[...
     said = fails("gguf", tmp_path / "other.gguf", "--out", tmp_path / "out")
     assert "exists and is not the model of" in said
     assert "choose another --out" in said
+    gguf.dequantise(tmp_path / "other.gguf", tmp_path / "another")
+    assert (tmp_path / "another" / "model.safetensors").exists()
 
 
 def test_what_cannot_be_read(

@@ -135,7 +135,7 @@ def test_attribution() -> None:
 def test_patching() -> None:
     cells = [(site, position) for site in ("attn_out", "mlp_out") for position in ("alias", "=")]
     rows = table("site", "position", cells=cells, values=("effect", "normalised", "clean", "corrupted"))
-    (found,) = summarize_patching(rows.assign(contrast="a", layer=0, index=-1, unit="nats"))
+    (found,) = summarize_patching(rows.assign(contrast="a", layer=0, part="whole", index=-1, unit="nats"))
     (heatmap,) = plots.patching([found]).data
     assert np.array_equal(heatmap.z, found.means)
     np.testing.assert_allclose(np.ravel(heatmap.z), found.cells.estimates["mean"])

@@ -194,18 +194,18 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (("--people", "0"), "pretrain --people 0: it must be at least 1"),
-        (("--call-signs", "1.5"), "pretrain --call-signs 1.5: it must be at least 0 and below 1"),
-        (("--epochs", "0"), "pretrain --epochs 0: it must be at least 1"),
+        (("--people", "0"), "pretrain biographies --people 0: it must be at least 1"),
+        (("--call-signs", "1.5"), "pretrain biographies --call-signs 1.5: it must be at least 0 and below 1"),
+        (("--epochs", "0"), "pretrain biographies --epochs 0: it must be at least 1"),
         (
             ("--vocabulary", "100"),
-            "pretrain --vocabulary 100: it must be at least 257, for every byte and the end",
+            "pretrain biographies --vocabulary 100: it must be at least 257, for every byte and the end",
         ),
-        (("--learning-rate", "0"), "pretrain --learning-rate 0.0: it must be above 0"),
+        (("--learning-rate", "0"), "pretrain biographies --learning-rate 0.0: it must be above 0"),
         (("--save-every", "-1"), "--save-every -1.0: give seconds, 0 or more"),
         (
             ("--d-model", "36"),
-            "pretrain --d-model 36 does not divide into 4 heads of a multiple of 8, a quarter of which turns with the position",
+            "pretrain biographies --d-model 36 does not divide into 4 heads of a multiple of 8, a quarter of which turns with the position",
         ),
     ],
 )
