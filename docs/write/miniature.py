@@ -203,7 +203,7 @@ def _reading(rows: pd.DataFrame, controls: ControlAnswers) -> list[str]:
     if alike.over.learned.low > 0:
         lines.append(
             f"*consistent* asks another question: there the same aliases are asked about, and only what the definitions with tag 2 say is another, and right. Over it the gap is "
-            f"{formats.estimate_in_words(alike.over.learned, sign=True)}: where both tags' aliases are asked about, contradiction does lower the use of tag 2."
+            f"{formats.estimate_in_words(alike.over.learned, sign=True)}: where both tags' aliases are asked about, contradiction lowers the use of tag 2 by more than that of tag 1."
         )
     runs = {**controls.rows, "the run": rows}
     means = {

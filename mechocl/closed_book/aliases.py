@@ -76,11 +76,10 @@ def add_names(tokenizer: Any, names: Sequence[str]) -> None:
     from tokenizers import AddedToken
 
     tokenizer.add_tokens([AddedToken(name, lstrip=True, normalized=False) for name in names])
-    for name, ids in zip(
-        names,
-        tokenizer([f" {name}" for name in names], add_special_tokens=False)["input_ids"] if names else (),
-        strict=True,
-    ):
+    if not names:
+        return
+    encoded = tokenizer([f" {name}" for name in names], add_special_tokens=False)["input_ids"]
+    for name, ids in zip(names, encoded, strict=True):
         if len(ids) != 1:
             raise MechoclError(
                 f"the tokenizer makes {len(ids)} tokens of the added token {name!r}, where one is asked for; use another tokenizer, or "

@@ -52,9 +52,8 @@ def _metrics() -> Sequence[str]:
 
 
 def _metrics_of_any_pairs() -> Sequence[str]:
-    return [
-        name for name in _metrics() if name != "within_alias_auc"
-    ]  # which needs several questions of an alias
+    """Without the one that needs several questions of an alias."""
+    return [name for name in _metrics() if name != "within_alias_auc"]
 
 
 def _subsets() -> Sequence[str]:

@@ -17,7 +17,7 @@ def by_length(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     """
     if "attention_mask" not in batch or len(batch["attention_mask"]) < 2:
         return [batch]
-    lengths, order = batch["attention_mask"].sum(1).sort()
+    lengths, order = batch["attention_mask"].sum(1).sort(stable=True)
     n = len(lengths)
     left = torch.arange(1, n, device=lengths.device)
     tokens = left * lengths[:-1] + (n - left) * lengths[-1]
