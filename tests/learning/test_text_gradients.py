@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from adam_scales import assert_same_scales
 from finetuned import ignore, train
 from torch import Tensor
 
@@ -119,14 +120,14 @@ def test_scales_are_those_of_adam_with_the_rates_of_fine_tuning(folder: TextSeed
     rate = settings.embedding_rate
     expected = {name: 1 / (part.abs() + 1e-8) for name, part in squares.items()}
     own = expected["gpt_neox.embed_in.weight"].view(-1, of.model.cfg.d_model)[names[:, 0]] * rate
-    torch.testing.assert_close(scales["alias embeddings"], own, rtol=1e-3, atol=0.0)
+    assert_same_scales(scales["alias embeddings"], own)
     if not of.layout.tied:
         unembedding = model.get_output_embeddings().weight
         name = next(name for name, p in model.named_parameters() if p is unembedding)
         out = expected[name].view(-1, of.model.cfg.d_model).T.flatten() * rate
-        torch.testing.assert_close(scales["unembedding"][0, : out.numel()], out, rtol=1e-3, atol=0.0)
+        assert_same_scales(scales["unembedding"][0, : out.numel()], out)
     ours, mlp = scales["L0 mlp"][0], [expected[name].flatten() for name in weights if ".mlp." in name]
-    torch.testing.assert_close(ours.sort().values, torch.cat(mlp).sort().values, rtol=1e-3, atol=0.0)
+    assert_same_scales(ours.sort().values, torch.cat(mlp).sort().values)
 
 
 def test_rows_that_no_example_of_the_stage_has_take_no_step(folder: TextSeedFolder, run: Run) -> None:
