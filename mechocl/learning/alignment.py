@@ -6,6 +6,8 @@ the alias, so each stands beside its null: the mean of the same quantity between
 other alias of the subset. It is the exact mean over all pairs of different aliases, so nothing is drawn.
 """
 
+import functools
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -29,6 +31,9 @@ CORRECTIONS: Final = ("raw", "centred", "preconditioned", "preconditioned, centr
 - `preconditioned, centred`: each side of that minus its mean. The other order would scale what is left of one definition by a root that
   belongs to the whole of it, which is small at random places.
 """
+
+_AT_ONCE: Final = 1024
+"""Weights that are compared at a time; few enough that what is made of their gradients stays in a processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,24 +79,44 @@ def align(
     The groups are those of the gradients, then "all but alias embeddings" and "all". `subsets`: which of the aliases are in each.
     Means are over all aliases, nulls within a subset. Everything is summed in float64.
     """
-    for correction in CORRECTIONS:
-        sums: dict[tuple[str, str], Products] = {}
-        for group in definitions:
-            d, q = definitions[group].double(), questions[group].double()
-            if correction.startswith("preconditioned"):
-                d = d * scales[group].double()
-            if correction.endswith("centred"):
-                d, q = d - d.mean(0), q - q.mean(0)
-            for subset, members in subsets.items():
-                found = compare(d[members], q[members])
-                yield group, correction, subset, found.values()
-                for whole in (ALL,) if group == OWN else (ALL, SHARED):
-                    key = whole, subset
-                    sums[key] = sums[key] + found if key in sums else found
-        for (whole, subset), found in sorted(sums.items(), key=lambda one: one[0][0] == ALL):
-            yield whole, correction, subset, found.values()
+    found: dict[str, dict[tuple[str, str], Products]] = {correction: {} for correction in CORRECTIONS}
+    for group in definitions:
+        weights = definitions[group].shape[1]
+        sides = (definitions[group], questions[group], scales[group].expand(-1, weights))
+        for part in zip(*(side.split(_AT_ONCE, dim=1) for side in sides), strict=True):
+            for correction, d, q in _corrected(*(side.double() for side in part)):
+                for subset, members in subsets.items():
+                    products = compare(d[members], q[members])
+                    so_far = found[correction].get((group, subset))
+                    found[correction][group, subset] = so_far + products if so_far else products
+    for correction, parts in found.items():
+        for (group, subset), products in parts.items():
+            yield group, correction, subset, products.values()
+        for whole, left_out in ((SHARED, OWN), (ALL, None)):
+            for subset in subsets:
+                some = [one for (group, of), one in parts.items() if of == subset and group != left_out]
+                if some:
+                    yield whole, correction, subset, functools.reduce(operator.add, some).values()
+
+
+def _corrected(
+    definitions: Float[Tensor, "alias weight"], questions: Float[Tensor, "alias weight"], scales: Tensor
+) -> Iterator[tuple[str, Float[Tensor, "alias weight"], Float[Tensor, "alias weight"]]]:
+    """Each correction, in the order of `CORRECTIONS`, and the gradients that it makes."""
+    centred = questions - questions.mean(0)
+    steps = definitions * scales
+    sides = (
+        (definitions, questions),
+        (definitions - definitions.mean(0), centred),
+        (steps, questions),
+        (steps - steps.mean(0), centred),
+    )
+    yield from ((correction, *both) for correction, both in zip(CORRECTIONS, sides, strict=True))
 
 
 def compare(definitions: Float[Tensor, "alias weight"], questions: Float[Tensor, "alias weight"]) -> Products:
     """Inner products of the two gradients of each alias, and of all pairs of aliases."""
-    return Products(definitions @ questions.T, definitions.square().sum(1), questions.square().sum(1))
+    return Products(
+        definitions @ questions.T,
+        *(torch.linalg.vector_norm(g, dim=1).square() for g in (definitions, questions)),
+    )
