@@ -123,15 +123,37 @@ def replace_rows(study: Study, found: RunVerdict, *, seconds: float) -> None:
 
 def tables_of(study: Study, found: RunVerdict, *, seconds: float) -> dict[str, list[dict[str, Any]]]:
     """The rows of a verdict, by the kind of table."""
-    values = pages.to_values(found)
     of = {"study": study.name}
-    effects, seeds = [], []
+    seeds = []
     for one in found.effects:
-        told = values["effects"][one.prediction.name]
+        if one.verdict is not None:
+            counted = evidence.count_for(one.prediction, found.gathered).learned
+            by_seed = evidence.measure(one.prediction, found.gathered)
+            seeds += [
+                of | {"prediction": one.prediction.name, "seed": seed, "value": round(by_seed[seed], 6)}
+                for seed in sorted(by_seed) if seed in counted
+            ]  # fmt: skip
+    effects = [of | row for row in effect_rows(found)]
+    findings = [of | row for row in finding_rows(found)]
+    line = of | {
+        "recipe": study.recipe, "changes": " ".join(study.changes), "seeds": found.seeds, "gap": found.gap.learned.mean,
+        "low": found.gap.learned.low, "high": found.gap.learned.high, "answer": found.gap.answer,
+        "needs_unreliability": found.beyond.answer,
+        "deciding": control_named("deciding", found.gathered.answers, found.gathered.measures), "lines": "\n".join([*pages.head(found), *pages.tail(found)]),
+        "predictions": files.sha256(predictions.own_file())[:12], "commit": commit_of_predictions(), "seconds": round(seconds),
+    }  # fmt: skip
+    checks = [of | row for row in verdict_checks.take_rows(Run.open(study.run), found)]
+    return {"studies": [line], "effects": effects, "findings": findings, "seeds": seeds, "checks": checks}
+
+
+def effect_rows(found: RunVerdict) -> list[dict[str, Any]]:
+    """A row for each prediction: what its effect came out as, and its share of the gap."""
+    values, rows = pages.to_values(found)["effects"], []
+    for one in found.effects:
+        told = values[one.prediction.name]
         share = one.share or (float("nan"),) * 3
-        effects.append(
-            of
-            | {"prediction": one.prediction.name}
+        rows.append(
+            {"prediction": one.prediction.name}
             | {name: told.get(name) for name in ("answer", "mean", "low", "high", "n", "smallest", "unit")}
             | {
                 "p": told.get("p"),
@@ -140,29 +162,18 @@ def tables_of(study: Study, found: RunVerdict, *, seconds: float) -> dict[str, l
             }
             | {"share": share[0], "share_low": share[1], "share_high": share[2], "reason": told["reason"]}
         )
-        if one.verdict is not None:
-            counted = evidence.count_for(one.prediction, found.gathered).learned
-            by_seed = evidence.measure(one.prediction, found.gathered)
-            seeds += [
-                of | {"prediction": one.prediction.name, "seed": seed, "value": round(by_seed[seed], 6)}
-                for seed in sorted(by_seed) if seed in counted
-            ]  # fmt: skip
-    findings = [
-        of | {"explanation": f.explanation.name, "verdict": f.status, "predictions": f.in_words}
+    return rows
+
+
+def finding_rows(found: RunVerdict) -> list[dict[str, Any]]:
+    """A row for each explanation: what the verdict says of it."""
+    return [
+        {"explanation": f.explanation.name, "verdict": f.status, "predictions": f.in_words}
         for f in found.findings
     ]
-    line = of | {
-        "recipe": study.recipe, "changes": " ".join(study.changes), "seeds": found.seeds, "gap": found.gap.learned.mean,
-        "low": found.gap.learned.low, "high": found.gap.learned.high, "answer": found.gap.answer,
-        "needs_unreliability": found.beyond.answer,
-        "deciding": control_named("deciding", found.gathered.answers, found.gathered.measures), "lines": "\n".join([*pages.head(found), *pages.tail(found)]),
-        "predictions": files.sha256(predictions.own_file())[:12], "commit": _commit_of_predictions(), "seconds": round(seconds),
-    }  # fmt: skip
-    checks = [of | row for row in verdict_checks.take_rows(Run.open(study.run), found)]
-    return {"studies": [line], "effects": effects, "findings": findings, "seeds": seeds, "checks": checks}
 
 
-def _commit_of_predictions() -> str:
+def commit_of_predictions() -> str:
     """The commit in which the predictions came to be what they are. Raises where they are changed and not committed."""
     path = str(predictions.own_file())
     if subprocess.run(["git", "diff", "--quiet", "HEAD", "--", path], check=False).returncode:

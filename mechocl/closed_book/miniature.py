@@ -28,8 +28,18 @@ class MiniatureConfig:
     """Number of sentences of a text, each about another attribute of its person."""
     texts: int = 43_200
     """Number of texts of the corpus."""
+    name_pool: int = 0
+    """If above 0, a name is a first and a last name, each one of so many, so that people share them. With 0 a name is one word of its own."""
 
     def __post_init__(self) -> None:
+        if self.name_pool < 0:
+            raise MechoclError(f"name_pool is {self.name_pool}; use 0 for names of one word, or more")
+        if self.name_pool and self.entities > self.name_pool**2:
+            raise MechoclError(
+                f"entities is {self.entities}, and {self.name_pool} first and {self.name_pool} last names make {self.name_pool**2} at most; use a larger name_pool"
+            )
+        if 2 * self.name_pool > _MOST_PEOPLE:
+            raise MechoclError(f"name_pool is {self.name_pool}; use {_MOST_PEOPLE // 2} at most")
         for name in ("entities", "values", "phrasings", "sentences", "texts"):
             if getattr(self, name) < 1:
                 raise MechoclError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -57,7 +67,7 @@ def people(config: MiniatureConfig, *, seed: int) -> tuple[Person, ...]:
     """Draw the people. The result depends on `config` and `seed` alone."""
     draws = np.random.default_rng((seed, 1))
     words = _words("CVCVC", config.values * len(ATTRIBUTES), draws)
-    names = [name.capitalize() for name in _words("CVCVCV", config.entities, draws)]
+    names = _pooled_names(config, draws) if config.name_pool else _names(config.entities, draws)
     answers = np.array(words).reshape(len(ATTRIBUTES), config.values)
     drawn = draws.integers(config.values, size=(config.entities, len(ATTRIBUTES)))
     return tuple(
@@ -102,6 +112,18 @@ def _sentence(person: Person, attribute: str, *, asked: bool, wording: int, most
     phrasings = (_QUESTIONS if asked else _STATEMENTS)[attribute][:most]
     told = phrasings[wording % len(phrasings)].replace("{}", person.name)
     return f"Q: {told}\nA: {answer}\n" if asked else told.replace("{answer}", answer) + "\n"
+
+
+def _names(n: int, draws: np.random.Generator) -> list[str]:
+    return [name.capitalize() for name in _words("CVCVCV", n, draws)]
+
+
+def _pooled_names(config: MiniatureConfig, draws: np.random.Generator) -> list[str]:
+    """Different pairs of a first and a last name."""
+    pool = config.name_pool
+    words = _names(2 * pool, draws)
+    pairs = draws.choice(pool * pool, size=config.entities, replace=False)
+    return [f"{words[pair // pool]} {words[pool + pair % pool]}" for pair in pairs]
 
 
 def _words(pattern: str, n: int, draws: np.random.Generator) -> list[str]:

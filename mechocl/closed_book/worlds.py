@@ -47,7 +47,11 @@ def build_world(recipe: ClosedBookRecipe) -> World:
             raise MechoclError(
                 f"{path} says that the model knows the world {of}, not {task.world}; give a model that was pretrained on {task.world}"
             )
-        if known != drawing_record(config_of(task), task.biographies_seed):
+        config = config_of(task)
+        known = (
+            drawing_record(type(config)(), 0) | known
+        )  # a setting that is newer than the file had its default
+        if known != drawing_record(config, task.biographies_seed):
             raise MechoclError(
                 f"{path} says that the model knows another invented world ({_difference(known, task)}); set "
                 f"task.{task.world} and task.biographies_seed to the values in that file"

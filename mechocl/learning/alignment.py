@@ -83,7 +83,7 @@ def align(
     for group in definitions:
         weights = definitions[group].shape[1]
         sides = (definitions[group], questions[group], scales[group].expand(-1, weights))
-        for part in zip(*(side.split(_AT_ONCE, dim=1) for side in sides), strict=True):
+        for part in zip(*(torch.split(side, _AT_ONCE, dim=1) for side in sides), strict=True):
             for correction, d, q in _corrected(*(side.double() for side in part)):
                 for subset, members in subsets.items():
                     products = compare(d[members], q[members])

@@ -1,6 +1,7 @@
 """The miniature: what its texts say, tokens that are words, and aliases that are one token each."""
 
 import re
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from finetuned import ignore, train
 from safetensors.torch import load_file
 
+from mechocl import files
 from mechocl.closed_book import aliases, examples, miniature, worlds
 from mechocl.closed_book.biographies import BiographiesConfig
 from mechocl.closed_book.miniature import ATTRIBUTES, MiniatureConfig
@@ -88,6 +90,33 @@ def test_the_corpus_says_the_truth_of_each_person_and_asks_as_fine_tuning_does()
     assert sum(found) > len(found) / 2
 
 
+def test_people_share_names_of_a_pool_and_no_two_have_both() -> None:
+    config = replace(WORLD, name_pool=8)
+    names = [person.name.split() for person in miniature.people(config, seed=0)]
+    assert len({tuple(name) for name in names}) == 40
+    firsts, lasts = ({name[k] for name in names} for k in (0, 1))
+    assert max(len(firsts), len(lasts)) <= 8
+    assert not firsts & lasts
+    assert max(Counter(name[0] for name in names).values()) > 1
+    world = miniature.world(config, seed=0)
+    assert all(len(name.split()) == 2 for name in world.entities)
+    assert any(world.entities[0] in text for text in miniature.corpus(config, seed=0))
+
+
+def test_a_model_that_was_pretrained_before_a_setting_was_there_has_its_default(
+    tmp_path: Path, base: Path
+) -> None:
+    old = shutil.copytree(base, tmp_path / "old")
+    record = files.read_json(old / worlds.RECORD)
+    del record["name_pool"]
+    files.write_json(old / worlds.RECORD, record)
+    load = recipes.load_closed_book_recipe
+    assert worlds.build_world(load("closed-book/miniature", (f'model="{old}"', *SMALLER))).name == "miniature"
+    pooled = load("closed-book/miniature", (f'model="{old}"', *SMALLER, "task.miniature.name_pool=8"))
+    with pytest.raises(MechoclError, match="name_pool 0, not 8"):
+        worlds.build_world(pooled)
+
+
 def test_fewer_phrasings_are_the_first_ones() -> None:
     one = miniature.corpus(replace(WORLD, phrasings=1), seed=0)
     names = "|".join(person.name for person in miniature.people(WORLD, seed=0))
@@ -106,6 +135,12 @@ def test_fewer_phrasings_are_the_first_ones() -> None:
         ({"sentences": 7}, "sentences is 7; a person has 6 attributes"),
         ({"entities": 10**6}, "there are names for 34300 at most"),
         ({"values": 10**6}, "there are words for 1143 of each attribute at most"),
+        ({"name_pool": -1}, "name_pool is -1; use 0 for names of one word, or more"),
+        (
+            {"name_pool": 6},
+            "entities is 40, and 6 first and 6 last names make 36 at most; use a larger name_pool",
+        ),
+        ({"name_pool": 20_000}, "name_pool is 20000; use 17150 at most"),
     ],
 )
 def test_a_world_that_cannot_be_is_refused(changes: dict[str, int], says: str) -> None:

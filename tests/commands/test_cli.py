@@ -48,6 +48,7 @@ OPTIONS = {
         "--entities",
         "--values",
         "--phrasings",
+        "--name-pool",
         "--texts",
         "--n-layers",
         "--seed",
