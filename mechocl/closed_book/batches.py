@@ -1,6 +1,6 @@
 """Batches of examples that Hugging Face models train on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -48,13 +48,20 @@ class Replayed(Dataset[dict[str, Tensor]]):
     """Examples mixed with texts of a corpus, of which every token carries loss. Each epoch draws its own texts."""
 
     def __init__(
-        self, examples: Examples, texts: Sequence[Sequence[int]], *, share: float, seed: int
+        self,
+        examples: Examples,
+        texts: Sequence[str],
+        *,
+        encode: Callable[[list[str]], Sequence[Sequence[int]]],
+        share: float,
+        seed: int,
     ) -> None:
-        """`texts` are token ids. `share`: how many texts there are in an epoch, as a multiple of the examples. `seed` decides
-        which they are."""
-        self.examples, self.texts, self.seed = examples, texts, seed
+        """`encode` gives the token ids of texts. `share`: how many texts there are in an epoch, as a multiple of the examples. `seed`
+        decides which they are."""
+        self.examples, self.texts, self.encode, self.seed = examples, texts, encode, seed
         self.count = round(share * len(examples))
         self.drawn: list[int] = []
+        self.tokens: Sequence[Sequence[int]] = ()
         self.begin_epoch(0)
 
     def begin_epoch(self, epoch: int) -> None:
@@ -62,6 +69,7 @@ class Replayed(Dataset[dict[str, Tensor]]):
         self.examples.begin_epoch(epoch)
         drawn = torch.randint(len(self.texts), (self.count,), generator=generator(self.seed, "replay", epoch))
         self.drawn = drawn.tolist()
+        self.tokens = self.encode([self.texts[i] for i in self.drawn]) if self.drawn else ()
 
     def __len__(self) -> int:
         return len(self.examples) + self.count
@@ -69,7 +77,7 @@ class Replayed(Dataset[dict[str, Tensor]]):
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         if i < len(self.examples):
             return self.examples[i]
-        ids = torch.tensor(self.texts[self.drawn[i - len(self.examples)]])
+        ids = torch.tensor(self.tokens[i - len(self.examples)])
         return {"input_ids": ids, "roles": torch.full_like(ids, ROLE["word"])}
 
 

@@ -161,8 +161,13 @@ class _Stage:
             return own
         recipe = self.folder.recipe
         assert isinstance(recipe, ClosedBookRecipe)
-        texts = self.tokenizer(worlds.corpus(recipe), add_special_tokens=False)["input_ids"]
-        return Replayed(own, texts, share=self.config.replay, seed=seed)
+
+        def encode(texts: list[str]) -> list[list[int]]:
+            found: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+            return found
+
+        corpus = worlds.corpus(recipe)
+        return Replayed(own, corpus, encode=encode, share=self.config.replay, seed=seed)
 
     def trainer_settings(self) -> trainer.Settings:
         return trainer.Settings(

@@ -83,10 +83,9 @@ def test_two_updates_by_hand(kind: str, tmp_path: Path, request: pytest.FixtureR
     made = torch.optim.AdamW(
         [{"params": parts[0], "share": 5.0}, {"params": parts[1], "share": 1.0}], weight_decay=0.0
     )
-    texts = text_worlds.tokenizer()(worlds.corpus(recipe), add_special_tokens=False)["input_ids"]
     order = _order(folder.seed)
     own = Examples(folder.load_task(), finetune.training_rows(folder.load_task(), recipe.training.stages[0]))
-    examples = Replayed(own, texts, share=0.5, seed=order)
+    examples = Replayed(own, worlds.corpus(recipe), encode=encode, share=0.5, seed=order)
     collate = Collator(pad=0, eos=None)
     moved = []
     for update in range(2):
@@ -111,6 +110,12 @@ def test_two_updates_by_hand(kind: str, tmp_path: Path, request: pytest.FixtureR
     absent = sorted(set(range(len(found))) - set(torch.cat(moved).tolist()))
     assert absent
     assert torch.equal(found[absent], embeddings(model_path)[absent])
+
+
+def encode(texts: list[str]) -> list[list[int]]:
+    """Token ids."""
+    found: list[list[int]] = text_worlds.tokenizer()(texts, add_special_tokens=False)["input_ids"]
+    return found
 
 
 def _order(seed: int) -> int:
@@ -164,21 +169,20 @@ def test_what_is_replayed_is_the_corpus_and_other_texts_in_each_epoch(base: Path
     rows = task.rows(kind="definition", split="train", stage=1)
     corpus = worlds.corpus(run.recipe)
     assert corpus == biographies.corpus(run.recipe.task.biographies, seed=run.recipe.task.biographies_seed)
-    texts = text_worlds.tokenizer()(corpus, add_special_tokens=False)["input_ids"]
-    examples = Replayed(Examples(task, rows), texts, share=1.25, seed=3)
+    examples = Replayed(Examples(task, rows), corpus, encode=encode, share=1.25, seed=3)
     assert len(examples) == len(rows) + round(1.25 * len(rows))
 
     def shown() -> list[tuple[int, ...]]:
         return [tuple(examples[i]["input_ids"].tolist()) for i in range(len(rows), len(examples))]
 
     first = shown()
-    assert set(first) <= set(map(tuple, texts))
+    assert set(first) <= set(map(tuple, encode(corpus)))
     assert len(set(first)) > len(first) // 2
     examples.begin_epoch(1)
     assert shown() != first
     examples.begin_epoch(0)
     assert shown() == first
-    assert Replayed(Examples(task, rows), texts, share=1.25, seed=4).drawn != examples.drawn
+    assert Replayed(Examples(task, rows), corpus, encode=encode, share=1.25, seed=4).drawn != examples.drawn
     batch = Collator(pad=0, eos=None)([examples[len(rows)]])
     assert torch.equal(batch["labels"], batch["input_ids"])
 
