@@ -43,7 +43,7 @@ PANELS.push({
   id: "answers",
   title: (view) => `Logits of the answers (${verdictOn(view)})`,
   how: "At the position from which the answer is read. The right answer is orange, and has a ✓.",
-  size: "",
+  size: "third",
   draw: drawAnswers,
   table: (view) => [["answer", "right", "logit"], ...Array.from(part(view.arrays.logits, view.index), (logit, i) =>
     [view.seed.candidates[i], view.seed.candidates[i] === view.question.right ? 1 : 0, logit])],

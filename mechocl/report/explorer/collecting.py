@@ -107,5 +107,5 @@ def why_no_twin(folder: SeedFolder) -> str:
     try:
         variant_seed(folder, EXCHANGED, at=folder.final())
     except MechoclError as error:
-        return str(error)
+        return str(error).replace(str(folder.path.parent), folder.path.parent.name)  # a colleague has other folders
     return ""

@@ -1,16 +1,16 @@
 // Pictures: elements of SVG with plain colours, so that a picture looks the same when it is saved.
 
 /**
- * @typedef {{page: string, ink: string, soft: string, line: string, low: string, high: string, row: string, more: string, less: string,
+ * @typedef {{page: string, ink: string, soft: string, line: string, low: string, high: string, row: string, rowLow: string, more: string, less: string,
  *   wash: string}} Palette
- * `high` ends the ramp of ordinary cells, `row` that of the answering row; `more` and `less` are those of signed numbers.
+ * `high` ends the ramp of ordinary cells, `row` that of the answering row, which begins with `rowLow`; `more` and `less` are those of signed numbers.
  */
 
 /** @type {Record<string, Palette>} Blue and orange are told apart by every kind of colour vision. */
 const PALETTES = {
-  light: { page: "#ffffff", ink: "#1b2230", soft: "#4a5464", line: "#c9ced7", low: "#f4f6f9", high: "#1f5fa8", row: "#b34700",
+  light: { page: "#ffffff", ink: "#1b2230", soft: "#4a5464", line: "#c9ced7", low: "#f4f6f9", high: "#1f5fa8", row: "#b34700", rowLow: "#fbe3d0",
     more: "#1f5fa8", less: "#c25700", wash: "#eef1f5" },
-  dark: { page: "#14181f", ink: "#e6eaf1", soft: "#aab4c3", line: "#3d4756", low: "#1c222b", high: "#7db2f5", row: "#ffa95c",
+  dark: { page: "#14181f", ink: "#e6eaf1", soft: "#aab4c3", line: "#3d4756", low: "#1c222b", high: "#7db2f5", row: "#ffa95c", rowLow: "#3b2a1b",
     more: "#7db2f5", less: "#ffa95c", wash: "#222933" },
 };
 

@@ -25,7 +25,7 @@ function thumbnail(triangle, length, colors) {
   const context = canvas.getContext("2d");
   for (let query = 0; query < length; query += 1) {
     patternRow(triangle, query).forEach((weight, key) => {
-      context.fillStyle = mix(colors.low, query === length - 1 ? colors.row : colors.high, weight);
+      context.fillStyle = query === length - 1 ? mix(colors.rowLow, colors.row, weight) : mix(colors.low, colors.high, weight);
       context.fillRect(key, query, 1, 1);
     });
   }
@@ -66,7 +66,7 @@ function drawPattern(view, width) {
   const weight = (/** @type {number} */ query, /** @type {number} */ key) => patternRow(triangle, query)[key];
   return drawGrid({
     rows: names, columns: names, width, colors, strongRow: last, chosenRow: view.state.position, pick: "position", picked: (query) => String(query),
-    fill: (query, key) => (key > query ? null : mix(colors.low, query === last ? colors.row : colors.high, weight(query, key))),
+    fill: (query, key) => (key > query ? null : query === last ? mix(colors.rowLow, colors.row, weight(query, key)) : mix(colors.low, colors.high, weight(query, key))),
     says: (query, key) => `${names[query]} attends to ${names[key]}: ${weight(query, key).toFixed(3)}`,
     number: (query, key) => weight(query, key).toFixed(2),
   });

@@ -80,7 +80,7 @@ PANELS.push({
   id: "ranks",
   title: (view) => `Rank of its own ${view.words.entity}, everywhere`,
   how: "The same lens at every position: rank of what the alias stands for, where 1 (dark) is before all others. A click chooses the position above.",
-  size: "",
+  size: "third",
   draw: drawRanks,
   move: (view, right) => movedPosition(view, right),
   table: (view) => [["site", "position", "rank"],

@@ -33,7 +33,7 @@ SIZE_LIMIT: Final = 15_000_000
 
 SCRIPTS: Final = (
     "decoding.js", "state.js", "drawing.js", "frame.js", "tokens_panel.js", "heads_panel.js", "lens_panel.js", "answers_panel.js",
-    "patching_panel.js", "scatter_panel.js", "twin_panel.js", "saving.js", "story.js", "main.js",
+    "twin_panel.js", "patching_panel.js", "scatter_panel.js", "saving.js", "story.js", "main.js",
 )  # fmt: skip
 """The page's scripts, in the order in which they are joined."""
 

@@ -17,7 +17,7 @@ function rangeOf(values) {
 
 /** A few round numbers within a range. @param {[number, number]} range @returns {number[]} */
 function ticks([low, high]) {
-  const rough = (high - low) / 4, power = 10 ** Math.floor(Math.log10(rough));
+  const rough = (high - low) / 6, power = 10 ** Math.floor(Math.log10(rough));
   const step = power * ([1, 2, 5, 10].find((one) => one * power >= rough) || 10);
   return Array.from({ length: 12 }, (_, i) => (Math.ceil(low / step) + i) * step).filter((one) => one <= high);
 }

@@ -46,7 +46,7 @@ PANELS.push({
   id: "twin",
   title: () => "Its twin under the other tag",
   how: "The same alias, trained again from the same weights with the other tag in its definition, at the end of training. Ranks are those of what it stands for, 1 is the first.",
-  size: "",
+  size: "third",
   draw: drawTwin,
   instead: (view) => view.seed.noTwin || "Aliases of d1_consistent and d2_consistent have twins; this one is of another subset.",
   table: (view) => [["quantity", "own tag", "other tag"], ...twinRows(view)],
