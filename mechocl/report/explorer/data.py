@@ -20,6 +20,7 @@ from mechocl.lenses.logit_lens import stream_layers, written
 from mechocl.models import activations, layout
 from mechocl.models.components import take_apart
 from mechocl.models.seam import Transformer, logits_at
+from mechocl.models.sites import find_sites
 from toy_models.randomness import generator
 from toy_models.subsets import SUBSETS
 from toy_models.task import ROLES, Task
@@ -162,10 +163,10 @@ def show_seed(task: Task, aliases: Sequence[int], *, seed: int) -> ShownSeed:
 
 
 def patch_names(model: Transformer) -> list[str]:
-    """Names of the patches of `ShownModel.effects`: "layer 0 attn_out", …, and each head's output, "L0H1 z"."""
+    """Names of the patches of `ShownModel.effects`: "embed", "L0 attn_out", …, and each head's output, "L0H1 z"."""
     c = take_apart(model)
     sites = [
-        f"layer {layer} {site}" if site != "resid_pre" else "embed"
+        f"L{layer} {site}" if site != "resid_pre" else "embed"
         for layer, site in _patched_sites(model)
         if site != "z"
     ]
@@ -283,8 +284,6 @@ def _partners(task: Task, rows: np.ndarray, *, seed: int) -> list[int]:
 
 def _patched_sites(model: Transformer) -> list[tuple[int, str]]:
     """Layer and site of what is patched, in the order of the rows that `patch_activations` gives."""
-    from mechocl.models.sites import find_sites
-
     return find_sites(take_apart(model), [*stream_sites(model), "z"])
 
 
@@ -307,12 +306,11 @@ def _effects(
         both = logits_at(model, tokens, pairs.read, ids).gather(1, torch.searchsorted(ids, wanted))
         ends[there, side] = (both[:, 0] - both[:, 1]).numpy()
     changed = np.where(result.exchanged, result.per_pair - ends[there, 1], np.nan)
-    order = result.rows.reset_index(drop=True)
     names = patch_names(model)
-    for at, row in order.iterrows():
-        site = "embed" if row["site"] == "resid_pre" else f"layer {row['layer']} {row['site']}"
+    for values, row in zip(changed, result.rows.to_dict("records"), strict=True):
+        site = "embed" if row["site"] == "resid_pre" else f"L{row['layer']} {row['site']}"
         name = f"L{row['layer']}H{max(0, row['index'])} z" if row["site"] == "z" else site
-        effects[there, names.index(name), shown.labels.index(row["position"])] = changed[at]
+        effects[there, names.index(name), shown.labels.index(str(row["position"]))] = values
     return effects, ends
 
 

@@ -64,6 +64,11 @@ function shown(value, plus = false) {
   return plus && value > 0 ? `+${text}` : text;
 }
 
+/** A rank or a difference of ranks in words, without decimals that say nothing. @param {number} value @param {boolean} [plus] @returns {string} */
+function plain(value, plus = false) {
+  return shown(value, plus).replace(/\.00$/, "").replace(/(\.\d)0$/, "$1");
+}
+
 /** Room in pixels for these words. @param {string[]} words @param {number} [size] @returns {number} */
 function roomFor(words, size = 12) {
   return Math.ceil(Math.max(0, ...words.map((one) => one.length)) * size * 0.6) + 8;

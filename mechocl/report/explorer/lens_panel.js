@@ -34,7 +34,7 @@ function drawLens(view, width) {
   const ranges = logits.map((/** @type {Float32Array} */ one) => [Math.min(...one), Math.max(...one)]);
   const listed = new Set(view.question.tokens.filter((/** @type {string} */ _, /** @type {number} */ i) => seed.roles[i] === "list"));
   const names = drawn.map((i) => seed.entities[i] + (listed.has(seed.entities[i]) ? "*" : ""));
-  const ends = logits.map((/** @type {Float32Array} */ one) => `rank ${rankOf(one, alias.entity)} of ${one.length}`);
+  const ends = logits.map((/** @type {Float32Array} */ one) => `rank ${plain(rankOf(one, alias.entity))} of ${one.length}`);
   /** @param {number} site @param {number} entity @returns {string} */
   const fill = (site, entity) => {
     const [low, high] = ranges[site];
@@ -61,14 +61,14 @@ function drawRanks(view, width) {
     rows: seed.sites, columns: names, width, colors, strongColumn: names.length - 1, chosenColumn: view.state.position, pick: "position", cell: 24,
     fill: (site, position) => mix(colors.high, colors.low, Math.log(rank(site, position)) / Math.log(Math.max(2, count))),
     says: (site, position) => `${seed.sites[site]}, ${names[position]}: rank ${rank(site, position)} of ${count}`,
-    number: (site, position) => String(rank(site, position)),
+    number: (site, position) => plain(rank(site, position)),
   });
 }
 
 PANELS.push({
   id: "lens",
   title: (view) => `Logit lens at ${view.seed.labels[view.state.position]}: every ${view.words.entity}`,
-  how: "The residual stream, if it were the last one: dark is the largest logit of its row. Outlined in orange is what the alias stands for; * marks what is in the list. Arrow keys change the position.",
+  how: "The residual stream, if it were the last one: the stronger the colour, the larger the logit in its row. Outlined in orange is what the alias stands for; * marks what is in the list. Arrow keys change the position.",
   size: "full",
   draw: drawLens,
   move: (view, right, down) => movedPosition(view, right || down),
@@ -79,7 +79,7 @@ PANELS.push({
 }, {
   id: "ranks",
   title: (view) => `Rank of its own ${view.words.entity}, everywhere`,
-  how: "The same lens at every position: rank of what the alias stands for, where 1 (dark) is before all others. A click chooses the position above.",
+  how: "The same lens at every position: rank of what the alias stands for, where 1 is before all others. A click chooses the position above.",
   size: "third",
   draw: drawRanks,
   move: (view, right) => movedPosition(view, right),

@@ -1,8 +1,8 @@
 """The explorer's page: everything about the run's chosen aliases in one HTML file that asks for nothing else."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -10,16 +10,16 @@ from typing import Any, Final
 from jinja2 import Environment, StrictUndefined
 
 from mechocl import __version__
-from mechocl.errors import MechoclError
 from mechocl.files import write_text
 from mechocl.report.attention_explorer import javascript_for_script, json_for_script
 from mechocl.report.explorer import data
 from mechocl.report.explorer.collecting import (
     Collected,
     Work,
+    checkpoint_key,
     checkpoint_name,
     choose_checkpoints,
-    collect_models,
+    collect_seeds,
     why_no_twin,
 )
 from mechocl.report.explorer.story import Story
@@ -45,6 +45,18 @@ MEASURE_NAMES: Final = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneSeed:
+    """What the page has of one seed, beside its models' arrays."""
+
+    shown: data.ShownSeed
+    every: tuple[list[int], list[str]]
+    """Every alias of the seed, and its subset (`data.all_aliases`)."""
+    checkpoints: tuple[Checkpoint, ...]
+    why_no_twin: str
+    """Why there is no twin; "" if there is one."""
+
+
 def write_explorer(
     run: Run,
     seeds: Sequence[int],
@@ -63,27 +75,29 @@ def write_explorer(
     numbers are computed anew. Raises MechoclError when there is nothing to show, when a view of the story names what the page does not
     have, and as `data.show_model` does.
     """
-    works, described, chosen = [], [], {}
+    shown, works = {}, []
     for seed in seeds:
         folder = run.seed(seed)
         task = folder.analysed_task()
         numbers = tuple(data.choose_aliases(task, aliases))
-        chosen[seed] = choose_checkpoints(folder, checkpoints)
-        why = why_no_twin(folder)
-        common: dict[str, Any] = {
-            "run": str(run.path), "attribute": run.attribute, "seed": seed, "aliases": numbers, "patching": patching,
-            "device": device,
-        }  # fmt: skip
-        works += [Work(checkpoint=one, twin=False, **common) for one in chosen[seed]]
-        works += [] if why else [Work(checkpoint=folder.final(), twin=True, **common)]
-        described.append((data.show_seed(task, numbers, seed=seed), data.all_aliases(task), why))
-    if story is not None:
-        story.check(
-            {seed: (chosen[seed], shown) for seed, (shown, _, _) in zip(seeds, described, strict=True)}
+        shown[seed] = OneSeed(
+            shown=data.show_seed(task, numbers, seed=seed),
+            every=data.all_aliases(task),
+            checkpoints=tuple(choose_checkpoints(folder, checkpoints)),
+            why_no_twin=why_no_twin(folder),
         )
-    found = collect_models(works, run, jobs=jobs)
+        works.append(
+            Work(
+                run=str(run.path), attribute=run.attribute, seed=seed, checkpoints=shown[seed].checkpoints,
+                twin=not shown[seed].why_no_twin, aliases=numbers, patching=patching, device=device,
+            )
+        )  # fmt: skip
     if story is not None:
-        story.check_heads(*found[0].packed.shapes["patterns"][1:3])
+        story.check({seed: (one.checkpoints, one.shown) for seed, one in shown.items()})
+    found = dict(zip(seeds, collect_seeds(works, run, jobs=jobs), strict=True))
+    if story is not None:
+        layers, heads = found[seeds[0]].shapes["patterns"][1:3]
+        story.check_heads(layers, heads)
     content = {
         "title": f"Aliases of {run.recipe_name}" if story is None else story.title,
         "words": {"entity": run.questioning.words.entity, "difference": run.questioning.words.difference},
@@ -92,17 +106,14 @@ def write_explorer(
             name: {"notation": subset.notation, "tag": subset.tag, "color": COLORS[name]}
             for name, subset in SUBSETS.items()
         },
-        "seeds": [
-            _seed_as_json(seed, *described[i], chosen[seed], _own(works, found, seed))
-            for i, seed in enumerate(seeds)
-        ],
+        "seeds": [_seed_as_json(seed, shown[seed], found[seed]) for seed in seeds],
         "story": [] if story is None else story.views_as_json(),
         "noPatching": ""
         if patching
         else "The page was made with --no-patching; without it, it has the effects.",
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    page = render(content, facts=_facts(run), chunks=_chunks(works, found))
+    page = render(content, facts=_facts(run), chunks=_chunks(found))
     write_text(out, page)
     return len(page.encode("utf-8"))
 
@@ -138,33 +149,17 @@ def _facts(run: Run) -> dict[str, str]:
     }
 
 
-def _own(works: Sequence[Work], found: Sequence[Collected], seed: int) -> Collected:
-    """What was collected of a seed's last checkpoint, whose axes are those of all its models."""
-    return next(one for work, one in zip(works, found, strict=True) if work.seed == seed)
-
-
-def _chunks(works: Sequence[Work], found: Sequence[Collected]) -> dict[str, str]:
+def _chunks(found: Mapping[int, Collected]) -> dict[str, str]:
     """Element id → text of each model: `chunk-SEED-STAGE.STEP`, or `chunk-SEED-twin`."""
     return {
-        f"chunk-{work.seed}-" + ("twin" if work.twin else _key(work.checkpoint)): one.packed.text
-        for work, one in zip(works, found, strict=True)
+        f"chunk-{seed}-{key}": packed.text
+        for seed, own in found.items()
+        for key, packed in own.packed.items()
     }
 
 
-def _key(checkpoint: Checkpoint) -> str:
-    return f"{checkpoint.stage}.{checkpoint.step}"
-
-
-def _seed_as_json(
-    seed: int,
-    shown: data.ShownSeed,
-    every: tuple[list[int], list[str]],
-    why_no_twin: str,
-    checkpoints: Sequence[Checkpoint],
-    own: Collected,
-) -> dict[str, Any]:
-    if not checkpoints:
-        raise MechoclError(f"seed {seed} has no checkpoint; train it to its end")
+def _seed_as_json(seed: int, one: OneSeed, own: Collected) -> dict[str, Any]:
+    shown = one.shown
     return {
         "seed": seed,
         "aliases": [asdict(alias) for alias in shown.aliases],
@@ -173,10 +168,13 @@ def _seed_as_json(
         "entities": shown.entities,
         "candidates": shown.candidates,
         "partners": {str(alias): name for alias, name in shown.partner_names.items()},
-        "every": {"alias": every[0], "subset": every[1]},
-        "noTwin": why_no_twin,
-        "checkpoints": [{"key": _key(one), "label": checkpoint_name(one)} for one in checkpoints],
+        "every": {"alias": one.every[0], "subset": one.every[1]},
+        "noTwin": one.why_no_twin,
+        "checkpoints": [
+            {"key": checkpoint_key(checkpoint), "label": checkpoint_name(checkpoint)}
+            for checkpoint in one.checkpoints
+        ],
         "sites": own.sites,
         "patches": own.patches,
-        "shapes": {name: list(shape) for name, shape in own.packed.shapes.items()},
+        "shapes": {name: list(shape) for name, shape in own.shapes.items()},
     }

@@ -9,15 +9,15 @@ function twinRows(view) {
   /** @type {[string, number, number][]} */
   const rows = [];
   for (const name of ["auc", "logit_difference"]) {
-    rows.push([CONTENT.measures.find((/** @type {any} */ one) => one.name === name).label,
+    rows.push([name === "auc" ? "AUC" : "right − wrong, mean",
       measureNamed(own.measures, name)[place], measureNamed(other.measures, name)[place]]);
   }
-  alias.questions.forEach((/** @type {any} */ _, /** @type {number} */ i) => rows.push([`question ${i + 1}: ${view.words.difference}`,
+  alias.questions.forEach((/** @type {any} */ _, /** @type {number} */ i) => rows.push([`${view.words.difference}, question ${i + 1}`,
     part(own.difference, first + i)[0], part(other.difference, first + i)[0]]));
   const named = seed.roles.lastIndexOf("alias");
-  seed.sites.forEach((/** @type {string} */ site, /** @type {number} */ i) => rows.push([`rank at the alias, ${site}`,
+  seed.sites.forEach((/** @type {string} */ site, /** @type {number} */ i) => rows.push([`rank: alias, ${site}`,
     rankOf(part(own.lens, first, i, named), alias.entity), rankOf(part(other.lens, first, i, named), alias.entity)]));
-  rows.push([`rank at ${seed.labels[last]}, ${seed.sites.at(-1)}`,
+  rows.push([`rank: ${seed.labels[last]}, ${seed.sites.at(-1)}`,
     rankOf(part(own.lens, first, seed.sites.length - 1, last), alias.entity), rankOf(part(other.lens, first, seed.sites.length - 1, last), alias.entity)]);
   return rows;
 }
@@ -37,7 +37,8 @@ function drawTwin(view, width) {
   twinRows(view).forEach(([words, own, other], k) => {
     const y = 32 + 22 * k, most = Math.floor((columns[0] - 60) / 6.6);
     parts.push(svg("line", { x1: 0, x2: width, y1: y - 11, y2: y - 11, stroke: colors.line }), label(4, y, cut(words, most), colors.ink));
-    [shown(own), shown(other), shown(own - other, true)].forEach((text, i) => parts.push(label(columns[i], y, text, colors.ink, { "text-anchor": "end" })));
+    const number = words.startsWith("rank") ? plain : shown;
+    [number(own), number(other), number(own - other, true)].forEach((text, i) => parts.push(label(columns[i], y, text, colors.ink, { "text-anchor": "end" })));
   });
   return picture(width, 26 + 22 * twinRows(view).length, colors, parts);
 }
