@@ -31,12 +31,23 @@ function addTools(tools, panel, now) {
 /** The picture of a panel with a caption that says what it is of. @param {Panel} panel @param {View} view @returns {SVGElement} */
 function captioned(panel, view) {
   const drawn = panel.draw(view, 760), width = Math.max(760, Number(drawn.getAttribute("width"))), high = Number(drawn.getAttribute("height"));
-  drawn.setAttribute("y", "48");
-  const lines = [label(4, 14, panel.title(view), view.colors.ink, { "font-size": 15, "font-weight": 700 }),
-    label(4, 34, inWords(view), view.colors.soft)];
-  const whole = picture(width, high + 52, view.colors, [...lines, drawn]);
+  const lines = wrapped(inWords(view), 105), top = 34 + 17 * lines.length;
+  drawn.setAttribute("y", String(top));
+  const words = [label(4, 14, panel.title(view), view.colors.ink, { "font-size": 15, "font-weight": 700 }),
+    ...lines.map((line, i) => label(4, 34 + 17 * i, line, view.colors.soft))];
+  const whole = picture(width, top + high + 4, view.colors, [...words, drawn]);
   whole.setAttribute("xmlns", "http://www.w3.org/2000/svg");
   return whole;
+}
+
+/** Words in lines of at most so many letters. @param {string} words @param {number} most @returns {string[]} */
+function wrapped(words, most) {
+  const lines = [""];
+  for (const word of words.split(" ")) {
+    if (lines.at(-1).length + word.length + 1 > most) lines.push(word);
+    else lines[lines.length - 1] = `${lines.at(-1)} ${word}`.trim();
+  }
+  return lines;
 }
 
 /** @param {Panel} panel @param {View} view */

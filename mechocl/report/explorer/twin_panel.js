@@ -9,10 +9,10 @@ function twinRows(view) {
   /** @type {[string, number, number][]} */
   const rows = [];
   for (const name of ["auc", "logit_difference"]) {
-    rows.push([name === "auc" ? "AUC" : "right − wrong, mean",
+    rows.push([name === "auc" ? "AUC" : "right − wrong logit",
       measureNamed(own.measures, name)[place], measureNamed(other.measures, name)[place]]);
   }
-  alias.questions.forEach((/** @type {any} */ _, /** @type {number} */ i) => rows.push([`${view.words.difference}, question ${i + 1}`,
+  alias.questions.forEach((/** @type {any} */ _, /** @type {number} */ i) => rows.push([`logits, question ${i + 1}`,
     part(own.difference, first + i)[0], part(other.difference, first + i)[0]]));
   const named = seed.roles.lastIndexOf("alias");
   seed.sites.forEach((/** @type {string} */ site, /** @type {number} */ i) => rows.push([`rank: alias, ${site}`,
@@ -30,7 +30,7 @@ function hasTwin(view) {
 /** @param {View} view @param {number} width @returns {SVGElement | null} */
 function drawTwin(view, width) {
   if (!hasTwin(view)) return null;
-  const { colors } = view, tag = CONTENT.subsets[view.alias.subset].tag, numbers = Math.min(88, width * 0.2);
+  const { colors } = view, tag = CONTENT.subsets[view.alias.subset].tag, numbers = Math.min(80, width * 0.2);
   const columns = [width - 2.2 * numbers, width - 1.1 * numbers, width - 4];
   const heads = [`tag ${tag} (run)`, `tag ${3 - tag} (twin)`, "difference"];
   const parts = columns.map((x, i) => label(x, 10, heads[i], colors.soft, { "text-anchor": "end", "font-size": 11 }));
@@ -46,7 +46,7 @@ function drawTwin(view, width) {
 PANELS.push({
   id: "twin",
   title: () => "Its twin under the other tag",
-  how: "The same alias, trained again from the same weights with the other tag in its definition, at the end of training. Ranks are those of what it stands for, 1 is the first.",
+  how: "The same alias, trained again from the same weights with the other tag in its definition, at the end of training. Of each question it compares the difference of the answers' logits; ranks are those of what it stands for.",
   size: "third",
   draw: drawTwin,
   instead: (view) => view.seed.noTwin || "Aliases of d1_consistent and d2_consistent have twins; this one is of another subset.",
