@@ -154,8 +154,8 @@ def show_seed(task: Task, aliases: Sequence[int], *, seed: int) -> ShownSeed:
         aliases=tuple(_shown_alias(task, alias, own, len(labels), partners) for alias, own in found.items()),
         labels=tuple(labels),
         roles=tuple(ROLES[role] for role in task.roles[int(rows[0])][: len(labels)].tolist()),
-        entities=tuple(names[i].strip() for i in task.entity_ids.tolist()),
-        candidates=tuple(names[i].strip() for i in task.questioning.answer_ids(task.vocabulary).tolist()),
+        entities=tuple(_as_word(names[i]) for i in task.entity_ids.tolist()),
+        candidates=tuple(_as_word(names[i]) for i in task.questioning.answer_ids(task.vocabulary).tolist()),
         partner_names={
             alias: _alias_name(task, alias) for alias in sorted(set(partners.values())) if alias >= 0
         },
@@ -239,8 +239,8 @@ def _shown_alias(
             row=row,
             tokens=tuple(tokens[i] for i in task.tokens[row][:length].tolist()),
             matches=tuple((is_item[k] & (task.tokens[row] == own_id)).nonzero()[:, 0].tolist()),
-            right=tokens[int(right[k])].strip(),
-            wrong=tokens[int(wrong[k])].strip(),
+            right=_as_word(tokens[int(right[k])]),
+            wrong=_as_word(tokens[int(wrong[k])]),
             sign=float(signs[k]),
             partner=partners[row],
         )
@@ -253,6 +253,11 @@ def _shown_alias(
         entity=entity,
         questions=tuple(questions),
     )
+
+
+def _as_word(token: str) -> str:
+    """A token without the space before it; ␣ is a space alone."""
+    return token.strip() or "␣"
 
 
 def _alias_name(task: Task, alias: int) -> str:

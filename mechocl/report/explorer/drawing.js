@@ -74,6 +74,16 @@ function roomFor(words, size = 12) {
   return Math.ceil(Math.max(0, ...words.map((one) => one.length)) * size * 0.6) + 8;
 }
 
+/** Words in lines of at most so many letters. @param {string} words @param {number} most @returns {string[]} */
+function wrapped(words, most) {
+  const lines = [""];
+  for (const word of words.split(" ")) {
+    if (lines.at(-1).length + word.length + 1 > most) lines.push(word);
+    else lines[lines.length - 1] = `${lines.at(-1)} ${word}`.trim();
+  }
+  return lines;
+}
+
 /** Words cut to a number of letters. @param {string} words @param {number} most @returns {string} */
 function cut(words, most) {
   return words.length > most ? `${words.slice(0, most - 1)}…` : words;
@@ -95,6 +105,8 @@ function drawGrid(grid) {
   const high = grid.cell || Math.max(14, Math.min(wide, 26));
   const upright = roomFor(columns) <= wide + 8;
   const top = upright ? 22 : Math.min(90, roomFor(columns)) + 6;
+  const numbers = rows.map((_, r) => columns.map((_, c) => (grid.number && grid.fill(r, c) !== null ? grid.number(r, c) : "")));
+  const fits = Math.max(...numbers.flat().map((one) => one.length)) * 6.5 < wide;
   /** @type {SVGElement[]} */
   const parts = [];
   columns.forEach((name, c) => {
@@ -114,9 +126,8 @@ function drawGrid(grid) {
       const cell = svg("rect", { x: left + c * wide, y, width: wide - 1, height: high - 1, fill }, [svg("title", {}, [grid.says(r, c)])]);
       if (grid.pick) cell.setAttribute("data-pick", `${grid.pick}:${grid.picked ? grid.picked(r, c) : c}`);
       parts.push(cell);
-      const words = grid.number ? grid.number(r, c) : "";
-      if (words && words.length * 6.5 < wide) {
-        parts.push(label(left + (c + 0.5) * wide, y + high / 2, words, inkOn(fill),
+      if (fits && numbers[r][c]) {
+        parts.push(label(left + (c + 0.5) * wide, y + high / 2, numbers[r][c], inkOn(fill),
           { "text-anchor": "middle", "font-size": 11, "pointer-events": "none" }));
       }
     });

@@ -36,7 +36,7 @@ function thumbnail(triangle, length, colors) {
 function drawHeads(view, width) {
   const { colors, arrays, seed, index } = view;
   const [, layers, heads] = arrays.patterns.shape, length = seed.labels.length;
-  const side = Math.max(22, Math.min(96, (width - 34) / heads - 8)), step = side + 8;
+  const side = Math.max(22, Math.min(140, (width - 34) / heads - 8)), step = side + 8;
   /** @type {SVGElement[]} */
   const parts = [];
   for (let head = 0; head < heads; head += 1) {

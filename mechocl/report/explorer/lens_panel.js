@@ -68,7 +68,7 @@ function drawRanks(view, width) {
 PANELS.push({
   id: "lens",
   title: (view) => `Logit lens at ${view.seed.labels[view.state.position]}: every ${view.words.entity}`,
-  how: "The residual stream, if it were the last one: the stronger the colour, the larger the logit in its row. Outlined in orange is what the alias stands for; * marks what is in the list. Arrow keys change the position.",
+  how: "The residual stream, if it were the last one: the stronger the colour, the larger the logit in its row. Outlined in orange is what the alias stands for; * marks what is in a list. Arrow keys change the position.",
   size: "full",
   draw: drawLens,
   move: (view, right, down) => movedPosition(view, right || down),

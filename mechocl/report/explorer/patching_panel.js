@@ -22,7 +22,9 @@ function drawPatching(view, width) {
   });
   const [clean, corrupted] = part(view.arrays.ends, view.index), high = Number(drawn.getAttribute("height"));
   const line = `right − wrong logit: ${shown(clean, true)} about ${view.alias.name}, ${shown(corrupted, true)} about ${partnerName(view)}`;
-  return picture(Math.max(width, Number(drawn.getAttribute("width"))), high + 20, colors, [drawn, label(4, high + 10, line, colors.ink)]);
+  const lines = wrapped(line, Math.floor(width / 6.8));
+  return picture(Math.max(width, Number(drawn.getAttribute("width"))), high + 6 + 17 * lines.length, colors,
+    [drawn, ...lines.map((words, i) => label(4, high + 10 + 17 * i, words, colors.ink))]);
 }
 
 /** @param {View} view @returns {string} */

@@ -40,16 +40,6 @@ function captioned(panel, view) {
   return whole;
 }
 
-/** Words in lines of at most so many letters. @param {string} words @param {number} most @returns {string[]} */
-function wrapped(words, most) {
-  const lines = [""];
-  for (const word of words.split(" ")) {
-    if (lines.at(-1).length + word.length + 1 > most) lines.push(word);
-    else lines[lines.length - 1] = `${lines.at(-1)} ${word}`.trim();
-  }
-  return lines;
-}
-
 /** @param {Panel} panel @param {View} view */
 function saveSvg(panel, view) {
   saveFile(new Blob([new XMLSerializer().serializeToString(captioned(panel, view))], { type: "image/svg+xml" }), fileName(panel, view, "svg"));

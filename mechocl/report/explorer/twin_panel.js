@@ -15,9 +15,9 @@ function twinRows(view) {
   alias.questions.forEach((/** @type {any} */ _, /** @type {number} */ i) => rows.push([`logits, question ${i + 1}`,
     part(own.difference, first + i)[0], part(other.difference, first + i)[0]]));
   const named = seed.roles.lastIndexOf("alias");
-  seed.sites.forEach((/** @type {string} */ site, /** @type {number} */ i) => rows.push([`rank: alias, ${site}`,
+  seed.sites.forEach((/** @type {string} */ site, /** @type {number} */ i) => rows.push([`rank: alias, ${site.replace("layer ", "L")}`,
     rankOf(part(own.lens, first, i, named), alias.entity), rankOf(part(other.lens, first, i, named), alias.entity)]));
-  rows.push([`rank: ${seed.labels[last]}, ${seed.sites.at(-1)}`,
+  rows.push([`rank: ${seed.labels[last]}, ${seed.sites.at(-1).replace("layer ", "L")}`,
     rankOf(part(own.lens, first, seed.sites.length - 1, last), alias.entity), rankOf(part(other.lens, first, seed.sites.length - 1, last), alias.entity)]);
   return rows;
 }
