@@ -5,8 +5,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import text_worlds
 import torch
+from browser import open_page
 
+from mechocl.analyses import jobs
 from mechocl.behaviour import internalization
 from mechocl.errors import MechoclError
 from mechocl.interventions.named_pairs import partner_pairs
@@ -178,6 +181,41 @@ def test_without_twins_the_command_that_makes_them_is_named(trained: Run) -> Non
     why = why_no_twin(trained.seed(0))
     assert f"`mechocl twins {trained.path.name}`" in why
     assert str(trained.path.parent) not in why
+
+
+# A text world
+
+
+@pytest.fixture(scope="module")
+def text_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("text")
+    model = text_worlds.folder(folder / "model")
+    recipe = text_worlds.recipe(folder, model)
+    return jobs.train_run(folder / "run", recipe, recipe_name="text", seeds=(0,), device="cpu", jobs=1)
+
+
+def test_a_text_worlds_page_shows_words(text_run: Run, tmp_path: Path) -> None:
+    task = text_run.seed(0).task
+    shown = data.show_seed(task, data.choose_aliases(task, 6), seed=0)
+    assert all(len(alias.questions) == 1 for alias in shown.aliases)
+    question = shown.aliases[0].questions[0]
+    assert "".join(question.tokens).startswith("Q: ")
+    assert shown.aliases[0].name in "".join(question.tokens)
+    assert question.right in shown.entities == shown.candidates
+    out = tmp_path / "page.html"
+    page.write_explorer(text_run, (0,), out, aliases=6, checkpoints=2, patching=True, device="cpu", jobs=1)
+    with open_page(out) as opened:
+        opened.page.wait_for_selector("#scatter svg")
+        assert opened.page.evaluate("drawnView.question.tokens.length") == len(shown.labels)
+        assert "Logit lens at =: every answer" in opened.page.locator("#lens h2").inner_text()
+        assert opened.page.evaluate(
+            "Number.isFinite(Math.max(...effectsOf(drawnView).filter(Number.isFinite)))"
+        )
+        assert (
+            "variants are for runs of models that are trained from scratch"
+            in opened.page.locator("#twin").inner_text()
+        )
+        opened.assert_clean()
 
 
 # Packing

@@ -47,7 +47,16 @@ def opened(file: Path) -> Iterator[OpenedPage]:
 
 def drawn(page: Page) -> None:
     """Wait until what was asked for is drawn."""
-    page.wait_for_function("document.documentElement.dataset.ready === String(turn)")
+    wait_until(page, "document.documentElement.dataset.ready === String(turn)")
+
+
+def wait_until(page: Page, what: str) -> None:
+    """Wait until an expression is true. Playwright's own way evaluates strings in the page, which the page forbids."""
+    for _ in range(500):
+        if page.evaluate(what):
+            return
+        page.wait_for_timeout(20)
+    pytest.fail(f"never true: {what}")
 
 
 def fields(page: Page) -> dict[str, str]:
@@ -244,7 +253,7 @@ def test_dark_follows_the_system_and_can_be_switched(opened: OpenedPage) -> None
     paper = "getComputedStyle(document.body).backgroundColor"
     assert page.evaluate(paper) == "rgb(255, 255, 255)"
     page.emulate_media(color_scheme="dark")
-    page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+    wait_until(page, "document.documentElement.dataset.theme === 'dark'")
     assert page.evaluate(paper) == "rgb(20, 24, 31)"
     assert page.locator("#lens .figure > svg > rect").first.get_attribute("fill") == "#14181f"
     page.click("#theme")
