@@ -11,6 +11,7 @@ from browser import OpenedPage, open_page
 from playwright.sync_api import Page
 
 from mechocl.analyses.variant_jobs import train_variants
+from mechocl.behaviour import internalization
 from mechocl.report.explorer import page as explorer
 from mechocl.report.explorer.story import Story, View
 from mechocl.runs.run import Run
@@ -335,14 +336,22 @@ def test_twins_stand_beside_each_other(run: Run, tmp_path: Path) -> None:
         assert page.locator("#twin .figure > svg").count() == 1
         rows = page.evaluate("twinRows(drawnView)")
         twin = run.path / "variants" / EXCHANGED
-        from mechocl.behaviour import internalization
-
         folder, other = run.seed(0), Run.open(twin).seed(0)
         alias = state(page)["alias"]
         for (name, own, under_other), measure in zip(rows[:2], ("auc", "logit_difference"), strict=True):
             for value, one in ((own, folder), (under_other, other)):
                 found = internalization.per_alias(one.model, one.task).set_index("alias")
                 assert value == pytest.approx(found.loc[alias, measure], rel=2**-10, abs=1e-3), name
+        page.select_option("#model", "twin")
+        drawn(page)
+        assert fields(page)["twin"] == "1"
+        assert page.locator("#checkpoint").is_disabled()
+        assert "d2_consistent, defined with tag 2" in page.locator("#said").inner_text()
+        difference = page.evaluate("part(drawnView.arrays.difference, drawnView.index)[0]")
+        assert difference == {name: under for name, _, under in rows}["logits, question 1"]
+        page.go_back()
+        drawn(page)
+        assert not page.locator("#checkpoint").is_disabled()
         page.select_option("#subset", "qd1_consistent")
         drawn(page)
         assert "this one is of another subset" in page.locator("#twin .figure").inner_text()

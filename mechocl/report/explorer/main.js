@@ -22,13 +22,14 @@ function change(parts, kept = false) {
   const next = { ...current, ...parts };
   const seed = seedOf(next.seed);
   if (!seed.checkpoints.some((/** @type {any} */ one) => one.key === next.checkpoint)) next.checkpoint = seed.checkpoints.at(-1).key;
+  if (seed.noTwin) next.twin = false;
   const alias = aliasOf(seed, next.alias);
   next.alias = alias.alias;
   next.list = clamp(next.list, alias.questions.length);
   next.position = clamp(next.position, seed.labels.length);
   if (parts.alias !== undefined && next.subset && alias.subset !== next.subset) next.subset = "";
   if (fragmentOf(next) === fragmentOf(current)) return;
-  if (["seed", "checkpoint", "subset", "alias", "list"].some((name) => name in parts)) next.story = 0;
+  if (["seed", "checkpoint", "subset", "alias", "list", "twin"].some((name) => name in parts)) next.story = 0;
   go(next, kept);
 }
 
@@ -54,7 +55,7 @@ async function show() {
   drawChoices(state, seed);
   drawStory(state);
   const load = (/** @type {string} */ key) => loadChunk(`chunk-${state.seed}-${key}`, seed.shapes);
-  const arrays = await load(state.checkpoint);
+  const arrays = await load(state.twin ? "twin" : state.checkpoint);
   const both = seed.noTwin ? [null, null] : await Promise.all([load("twin"), load(seed.checkpoints.at(-1).key)]);
   if (own !== turn) return;
   const alias = aliasOf(seed, state.alias), index = questionIndex(seed, state);
@@ -77,9 +78,10 @@ function redraw() {
 
 /** What is shown, as one sentence. @param {View} view @returns {string} */
 function inWords(view) {
-  const { alias, seed, state } = view, notation = CONTENT.subsets[alias.subset];
+  const { alias, seed, state } = view, subset = subsetIn(state, alias.subset), notation = CONTENT.subsets[subset];
   const tag = notation.tag ? `defined with tag ${notation.tag}` : "not defined";
-  return `Seed ${state.seed}, ${checkpointOf(seed, state).label}: ${alias.name} (${alias.subset}, ${tag}) stands for ${view.words.entity} ${seed.entities[alias.entity]}; `
+  const when = state.twin ? "twin at its end" : checkpointOf(seed, state).label;
+  return `Seed ${state.seed}, ${when}: ${alias.name} (${subset}, ${tag}) stands for ${view.words.entity} ${seed.entities[alias.entity]}; `
     + `question ${state.list + 1}, the right answer is ${view.question.right}.`;
 }
 
@@ -99,10 +101,13 @@ function drawChoices(state, seed) {
   const slider = choice("checkpoint"), at = seed.checkpoints.findIndex((/** @type {any} */ one) => one.key === state.checkpoint);
   slider.max = String(seed.checkpoints.length - 1);
   slider.value = String(at);
+  slider.disabled = state.twin;
   slider.setAttribute("aria-valuetext", seed.checkpoints[at].label);
   document.getElementById("checkpoint-name").textContent = seed.checkpoints[at].label;
   const subsets = [...new Set(seed.aliases.map((/** @type {any} */ one) => one.subset))];
   fillSelect("subset", [["", "all"], ...subsets.map((name) => /** @type {[string, string]} */ ([name, `${CONTENT.subsets[name].notation} ${name}`]))], state.subset);
+  fillSelect("model", [["", "of the run"], ["twin", "its twin"]], state.twin ? "twin" : "");
+  choice("model").closest("label").hidden = Boolean(seed.noTwin);
   const alias = aliasOf(seed, state.alias);
   choice("alias").value = alias.name;
   const there = seed.aliases.filter((/** @type {any} */ one) => !state.subset || one.subset === state.subset);
@@ -145,6 +150,7 @@ function start() {
   choice("alias").addEventListener("change", chooseTyped);
   choice("alias").addEventListener("focus", () => choice("alias").select());
   choice("list").addEventListener("change", () => change({ list: Number(choice("list").value) }));
+  choice("model").addEventListener("change", () => change({ twin: choice("model").value === "twin" }));
   choice("choices").addEventListener("submit", (event) => event.preventDefault());
   document.getElementById("theme").addEventListener("click", () => { chosenTheme = theme() === "dark" ? "light" : "dark"; redraw(); });
   systemDark.addEventListener("change", redraw);

@@ -45,8 +45,9 @@ function drawScatter(view, width) {
   every.alias.forEach((/** @type {number} */ alias, /** @type {number} */ i) => {
     if (!Number.isFinite(xs[i]) || !Number.isFinite(ys[i])) return;
     const there = onPage.has(alias), chosen = alias === state.alias;
-    const says = `${nameOf(seed, alias)}, ${every.subset[i]}: ${shown(xs[i], true)}, AUC ${shown(ys[i])}`;
-    const dot = mark(every.subset[i], x(xs[i]), y(ys[i]), chosen ? 8 : there ? 5 : 2.6, colors, says, there);
+    const subset = subsetIn(state, every.subset[i]);
+    const says = `${nameOf(seed, alias)}, ${subset}: ${shown(xs[i], true)}, AUC ${shown(ys[i])}`;
+    const dot = mark(subset, x(xs[i]), y(ys[i]), chosen ? 8 : there ? 5 : 2.6, colors, says, there);
     if (there) dot.setAttribute("data-pick", `alias:${alias}`);
     (there ? front : parts).push(dot);
     if (chosen) front.push(svg("circle", { cx: x(xs[i]), cy: y(ys[i]), r: 13, fill: "none", stroke: colors.ink, "stroke-width": 3, "pointer-events": "none" }));
@@ -105,5 +106,5 @@ PANELS.push({
   move: (view, right, down) => movedAlias(view, right || down),
   table: (view) => [["alias", "subset", ...CONTENT.measures.map((/** @type {any} */ one) => one.name)],
     ...view.seed.every.alias.map((/** @type {number} */ alias, /** @type {number} */ i) =>
-      [alias, view.seed.every.subset[i], ...part(view.arrays.measures, i)])],
+      [alias, subsetIn(view.state, view.seed.every.subset[i]), ...part(view.arrays.measures, i)])],
 });

@@ -3,7 +3,7 @@
 /**
  * @typedef {{seed: number, checkpoint: string, subset: string, alias: number, list: number, head: string, position: number,
  *   twin: boolean, story: number}} State
- * `list` counts from 0; `head` is "LAYER.HEAD", or "" for the one that the page chooses; `story` counts from 1, 0 is none.
+ * With `twin`, the model is that of the twin at its end, whatever the checkpoint is. `list` counts from 0; `head` is "LAYER.HEAD", or "" for the one that the page chooses; `story` counts from 1, 0 is none.
  */
 
 /** @type {any} The page's content, without the arrays. */
@@ -66,6 +66,14 @@ function stateOf(fragment) {
   state.story = chosen("story", CONTENT.story.map((/** @type {any} */ _, /** @type {number} */ i) => i + 1), 0);
   const notice = missing.length ? `The link names ${missing.join(", ")}, which this page does not have; it shows something else there.` : "";
   return { state, notice };
+}
+
+/** The subset that an alias is of in the shown model: d1 and d2 have changed places in a twin. @param {State} state @param {string} subset
+ * @returns {string} */
+function subsetIn(state, subset) {
+  /** @type {Record<string, string>} */
+  const places = { d1_consistent: "d2_consistent", d2_consistent: "d1_consistent" };
+  return state.twin && places[subset] ? places[subset] : subset;
 }
 
 /** @param {any} seed @param {number} number @returns {any} */

@@ -46,7 +46,7 @@ function drawTwin(view, width) {
 PANELS.push({
   id: "twin",
   title: () => "Its twin under the other tag",
-  how: "The same alias, trained again from the same weights with the other tag in its definition, at the end of training. Of each question it compares the difference of the answers' logits; ranks are those of what it stands for.",
+  how: "The same alias, trained again from the same weights with the other tag in its definition, at the end of training; “Model” above shows all of it in the other panels. Of each question it compares the difference of the answers' logits; ranks are those of what it stands for.",
   size: "third",
   draw: drawTwin,
   instead: (view) => view.seed.noTwin || "Aliases of d1_consistent and d2_consistent have twins; this one is of another subset.",
