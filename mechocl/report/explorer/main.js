@@ -103,7 +103,7 @@ function drawChoices(state, seed) {
   slider.value = String(at);
   slider.disabled = state.twin;
   slider.setAttribute("aria-valuetext", seed.checkpoints[at].label);
-  document.getElementById("checkpoint-name").textContent = seed.checkpoints[at].label;
+  document.getElementById("checkpoint-name").textContent = state.twin ? "the twin at its end" : seed.checkpoints[at].label;
   const subsets = [...new Set(seed.aliases.map((/** @type {any} */ one) => one.subset))];
   fillSelect("subset", [["", "all"], ...subsets.map((name) => /** @type {[string, string]} */ ([name, `${CONTENT.subsets[name].notation} ${name}`]))], state.subset);
   fillSelect("model", [["", "of the run"], ["twin", "its twin"]], state.twin ? "twin" : "");

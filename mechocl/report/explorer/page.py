@@ -103,7 +103,12 @@ def write_explorer(
         "words": {"entity": run.questioning.words.entity, "difference": run.questioning.words.difference},
         "measures": [{"name": name, "label": MEASURE_NAMES[name]} for name in data.MEASURES],
         "subsets": {
-            name: {"notation": subset.notation, "tag": subset.tag, "color": COLORS[name]}
+            name: {
+                "notation": subset.notation,
+                "tag": subset.tag,
+                "asked": subset.trained_questions,
+                "color": COLORS[name],
+            }
             for name, subset in SUBSETS.items()
         },
         "seeds": [_seed_as_json(seed, shown[seed], found[seed]) for seed in seeds],

@@ -58,11 +58,13 @@ function drawScatter(view, width) {
   return picture(width, SCATTER_HEIGHT + legend.height, colors, [...parts, ...front, ...axis, ...legend.parts]);
 }
 
-/** The mark of an alias: shape by tag, colour by subset. @param {string} subset @param {number} x @param {number} y @param {number} size
+/** The mark of an alias: shape by tag, colour by subset, hollow where training asked about it. @param {string} subset @param {number} x @param {number} y @param {number} size
  * @param {Palette} colors @param {string} says @param {boolean} there @returns {SVGElement} */
 function mark(subset, x, y, size, colors, says, there) {
-  const { tag, color } = CONTENT.subsets[subset];
-  const style = { fill: color, stroke: there ? colors.page : "none", "stroke-width": 1, opacity: there ? 1 : 0.45 };
+  const { tag, asked, color } = CONTENT.subsets[subset];
+  const paint = colors === PALETTES.dark ? mix(color, "#ffffff", 0.3) : color;
+  const style = { fill: asked ? colors.page : paint, stroke: asked ? paint : there ? colors.page : "none",
+    "stroke-width": asked && there ? 2 : 1, opacity: there ? 1 : 0.45 };
   const title = svg("title", {}, [says]);
   if (tag === 1) return svg("circle", { cx: x, cy: y, r: size, ...style }, [title]);
   if (tag === 2) return svg("path", { d: `M${x} ${y - 1.25 * size}l${1.2 * size} ${2.1 * size}h${-2.4 * size}z`, ...style }, [title]);
@@ -100,7 +102,7 @@ function movedAlias(view, by) {
 PANELS.push({
   id: "scatter",
   title: () => "This alias among all",
-  how: "Each mark is an alias, answered better further to the right and up; circles have tag 1, triangles tag 2, squares another or none. The ringed one is shown. A click, or an arrow key, chooses another large one; small ones are not on the page.",
+  how: "Each mark is an alias, answered better further to the right and up; circles have tag 1, triangles tag 2, squares another or none; hollow ones were asked about in training. The ringed one is shown. A click, or an arrow key, chooses another large one; small ones are not on the page.",
   size: "",
   draw: drawScatter,
   move: (view, right, down) => movedAlias(view, right || down),
