@@ -271,7 +271,7 @@ def test_what_is_wrong_with_a_story_is_one_line(tmp_path: Path) -> None:
         ({"alias": 10**6}, "alias 1000000 is not on the page"),
         ({"subset": "d1"}, "subset 'd1' is not on the page; it has "),
         ({"position": "n9"}, "position 'n9' is not on the page; it has alias, %"),
-        ({"list": 3}, "list 3 is not on the page; it has 1, 2"),
+        ({"question": 3}, "question 3 is not on the page; it has 1, 2"),
     ],
 )
 def test_a_view_of_something_else_is_refused(

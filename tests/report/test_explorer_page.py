@@ -21,7 +21,9 @@ STORY = Story(
     title="Two views",
     views=(
         View(caption="The first caption.", subset="d1_consistent", position="alias"),
-        View(caption="The second caption.", subset="d2_consistent", checkpoint="first", head="0.1", list=2),
+        View(
+            caption="The second caption.", subset="d2_consistent", checkpoint="first", head="0.1", question=2
+        ),
     ),
 )
 

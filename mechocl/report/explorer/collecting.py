@@ -16,6 +16,7 @@ from mechocl.runs.processes import default_jobs, default_threads, map_jobs
 from mechocl.runs.progress import Progress
 from mechocl.runs.run import Run
 from mechocl.runs.variants import EXCHANGED
+from mechocl.shares import listening
 from toy_models.task import Task
 
 
@@ -61,11 +62,13 @@ def collect_seed(work: Work, progress: Progress) -> Collected:
     packed: dict[str, Packed] = {}
 
     def add(key: str, model: Transformer, measured: Task | None = None) -> None:
-        found = data.show_model(model, task, shown, patching=work.patching, measured=measured)
+        before, what = len(packed), "twin" if key == "twin" else f"checkpoint {key}"
+        with listening(lambda share: progress(what, (before + share) / total)):
+            found = data.show_model(model, task, shown, patching=work.patching, measured=measured)
         packed[key] = pack(arrays_of(found, patching=work.patching))
 
-    for i, checkpoint in enumerate(work.checkpoints):
-        progress(checkpoint_name(checkpoint), i / total)
+    for checkpoint in work.checkpoints:
+        progress(f"checkpoint {checkpoint_key(checkpoint)}", len(packed) / total)
         model = folder.model_at(checkpoint, device=work.device)
         add(checkpoint_key(checkpoint), model)
     if work.twin:

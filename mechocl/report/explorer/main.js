@@ -141,6 +141,10 @@ function chooseSubset(subset) {
 }
 
 function start() {
+  if (typeof DecompressionStream === "undefined") {
+    say("This browser cannot unpack the page's numbers, since it has no DecompressionStream; open the page in a browser of 2023 or later.");
+    return;
+  }
   choice("seed").addEventListener("change", () => change({ seed: Number(choice("seed").value) }));
   const slide = (/** @type {boolean} */ kept) => change({ checkpoint: seedOf(current.seed).checkpoints[Number(choice("checkpoint").value)].key }, kept);
   let sliding = false;

@@ -98,25 +98,7 @@ def write_explorer(
     if story is not None:
         layers, heads = found[seeds[0]].shapes["patterns"][1:3]
         story.check_heads(layers, heads)
-    content = {
-        "title": f"Aliases of {run.recipe_name}" if story is None else story.title,
-        "words": {"entity": run.questioning.words.entity, "difference": run.questioning.words.difference},
-        "measures": [{"name": name, "label": MEASURE_NAMES[name]} for name in data.MEASURES],
-        "subsets": {
-            name: {
-                "notation": subset.notation,
-                "tag": subset.tag,
-                "asked": subset.trained_questions,
-                "color": COLORS[name],
-            }
-            for name, subset in SUBSETS.items()
-        },
-        "seeds": [_seed_as_json(seed, shown[seed], found[seed]) for seed in seeds],
-        "story": [] if story is None else story.views_as_json(),
-        "noPatching": ""
-        if patching
-        else "The page was made with --no-patching; without it, it has the effects.",
-    }
+    content = _content(run, shown, found, story=story, patching=patching)
     out.parent.mkdir(parents=True, exist_ok=True)
     page = render(content, facts=_facts(run), chunks=_chunks(found))
     write_text(out, page)
@@ -142,6 +124,36 @@ def render(content: dict[str, Any], *, facts: dict[str, str], chunks: dict[str, 
         ),
         story=bool(content["story"]),
     )
+
+
+def _content(
+    run: Run,
+    shown: Mapping[int, OneSeed],
+    found: Mapping[int, Collected],
+    *,
+    story: Story | None,
+    patching: bool,
+) -> dict[str, Any]:
+    """What the page reads beside the models' arrays."""
+    return {
+        "title": f"Aliases of {run.recipe_name}" if story is None else story.title,
+        "words": {"entity": run.questioning.words.entity, "difference": run.questioning.words.difference},
+        "measures": [{"name": name, "label": MEASURE_NAMES[name]} for name in data.MEASURES],
+        "subsets": {
+            name: {
+                "notation": subset.notation,
+                "tag": subset.tag,
+                "asked": subset.trained_questions,
+                "color": COLORS[name],
+            }
+            for name, subset in SUBSETS.items()
+        },
+        "seeds": [_seed_as_json(seed, shown[seed], found[seed]) for seed in shown],
+        "story": [] if story is None else story.views_as_json(),
+        "noPatching": ""
+        if patching
+        else "The page was made with --no-patching; without it, it has the effects.",
+    }
 
 
 def _facts(run: Run) -> dict[str, str]:

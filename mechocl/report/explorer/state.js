@@ -41,7 +41,7 @@ function fragmentOf(state) {
  * @param {string} fragment @returns {{state: State, notice: string}} */
 function stateOf(fragment) {
   const fields = new URLSearchParams(fragment.replace(/^#/, ""));
-  if (!fields.size) return { state: CONTENT.story.length ? stateOfView(1) : firstState(), notice: "" };
+  if (![...fields].length) return { state: CONTENT.story.length ? stateOfView(1) : firstState(), notice: "" };
   /** @type {string[]} */
   const missing = [];
   /** @param {string} name @param {any[]} known @param {any} otherwise @returns {any} */
@@ -100,7 +100,7 @@ function stateOfView(number) {
   else if (view.checkpoint && view.checkpoint !== "last") state.checkpoint = view.checkpoint;
   if (view.subset) state.alias = seed.aliases.find((/** @type {any} */ one) => one.subset === view.subset).alias;
   if (view.alias !== undefined) state.alias = view.alias;
-  if (view.list) state.list = view.list - 1;
+  if (view.question) state.list = view.question - 1;
   if (view.head) state.head = view.head;
   if (view.position) state.position = seed.labels.indexOf(view.position);
   state.story = number;

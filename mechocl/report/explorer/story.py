@@ -42,7 +42,7 @@ class View(BaseModel):
     subset: str | None = None
     """Subset whose first alias is shown, where no alias is named."""
     alias: int | None = None
-    list: int | None = None
+    question: int | None = None
     """Which of the alias's questions, from 1."""
     head: str | None = None
     """The pinned head as LAYER.HEAD (`0.1`)."""
@@ -115,7 +115,7 @@ def _problem(view: View, seeds: Mapping[int, tuple[Sequence[Checkpoint], ShownSe
         ("subset", view.subset, list(dict.fromkeys(one.subset for one in shown.aliases))),
         ("alias", view.alias, [one.alias for one in shown.aliases]),
         ("position", view.position, shown.labels),
-        ("list", view.list, range(1, 1 + min(len(one.questions) for one in shown.aliases))),
+        ("question", view.question, range(1, 1 + min(len(one.questions) for one in shown.aliases))),
     ]
     for name, value, known in there:
         if value is not None and value not in known:
