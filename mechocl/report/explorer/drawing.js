@@ -60,8 +60,8 @@ function signed(colors, value, most) {
 /** A number in words: `+1.25`, `–` where there is none. @param {number} value @param {boolean} [plus] @returns {string} */
 function shown(value, plus = false) {
   if (!Number.isFinite(value)) return "–";
-  const text = value.toFixed(2).replace("-", "−");
-  return plus && value > 0 ? `+${text}` : text;
+  const text = value.toFixed(2).replace(/^-(?=0\.00$)/, "").replace("-", "−");
+  return plus && value > 0 && text !== "0.00" ? `+${text}` : text;
 }
 
 /** A rank or a difference of ranks in words, without decimals that say nothing. @param {number} value @param {boolean} [plus] @returns {string} */
