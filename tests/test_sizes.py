@@ -44,6 +44,12 @@ def test_no_file_is_too_long(sources: dict[str, str]) -> None:
     assert long_files(sources) == []
 
 
+def test_no_script_of_a_page_is_too_long() -> None:
+    paths = [path for ending in ("js", "css") for path in sorted((ROOT / "mechocl").rglob(f"*.{ending}"))]
+    assert len(paths) > 10
+    assert long_files({path.name: path.read_text(encoding="utf-8") for path in paths}) == []
+
+
 def test_no_function_is_too_long(sources: dict[str, str]) -> None:
     found = [entry for name, text in sources.items() for entry in functions(name, text)]
     assert len(found) > 1000

@@ -47,6 +47,7 @@ COMMANDS: Final[dict[str, str]] = {
     "dynamics": "training:dynamics",
     "verdict": "verdicts:verdict",
     "report": "reports:write_report",
+    "share": "share:share",
     "runs": "listing:runs",
 }
 """Command → its module in `mechocl.commands` and its function, in the order of the help. It is imported when it is chosen:

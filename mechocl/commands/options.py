@@ -106,11 +106,19 @@ class WhereSeeds(Where):
 
         Raises MechoclError when the run has not trained one of them to the end.
         """
-        there = tuple(folder.seed for folder in run.finished_seeds())
-        seeds = counted.shown if self.seeds == "all" else numbers(self.seeds)
-        if missing := set(seeds) - set(there):
-            raise MechoclError(f"--seeds {self.seeds}: {self.run} has no trained seed {min(missing)}")
-        return seeds
+        return chosen_seeds(self.seeds, run, counted)
+
+
+def chosen_seeds(given: str, run: "Run", counted: "CountedSeeds") -> tuple[int, ...]:
+    """The seeds that `--seeds` means: of `all`, those that count (`CountedSeeds.shown`); otherwise those that are named.
+
+    Raises MechoclError when the run has not trained one of them to the end.
+    """
+    there = tuple(folder.seed for folder in run.finished_seeds())
+    seeds = counted.shown if given == "all" else numbers(given)
+    if missing := set(seeds) - set(there):
+        raise MechoclError(f"--seeds {given}: {run.path} has no trained seed {min(missing)}")
+    return seeds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -120,6 +120,12 @@ def _probe_recipes() -> Sequence[str]:
     return list(recipe.named())
 
 
+def _stories() -> Sequence[str]:
+    from mechocl.report.explorer.story import SHIPPED
+
+    return SHIPPED
+
+
 def _attributes() -> Sequence[str]:
     from mechocl.closed_book.biographies import ATTRIBUTES
 
@@ -154,6 +160,7 @@ TAKEN: Final[dict[str, Names]] = {
     "--property": Names(words=_properties, also="integer 0, integer 1 and so on"),
     "--group": Names(words=_groups, parts=","),
     "probe --recipe": Names(words=_probe_recipes, also=_FILE),
+    "share --story": Names(words=_stories, also=_FILE),
     "--attribute": Names(words=_attributes, also="those of the run's world"),
     "--site": Names(words=_hook_points, also=_LAYERS),
 }

@@ -132,18 +132,28 @@ def alias_pairs(
             partners.append(partner_of.setdefault(int(alias[row]), drawn) if same_integer else drawn)
     if not chosen:
         raise TooLittleData(f"no question about {clean} has a partner in {corrupted}; use more aliases")
-    picked = torch.tensor(chosen)
+    arrow = "to" if same_integer else "to-other"
+    return partner_pairs(task, np.array(chosen), partners, name=f"{clean}-{arrow}-{corrupted}")
+
+
+def partner_pairs(task: Task, rows: np.ndarray, partners: Sequence[int], *, name: str) -> Pairs:
+    """Questions, and the same questions asked about another alias: `partners` has the alias for each of the `rows`.
+
+    Raises MechoclError when an alias and its partner have names of different lengths.
+    """
+    table = task.table
+    picked = torch.from_numpy(rows)
     tokens = task.tokens[picked]
     is_name = task.roles[picked] == ROLE["alias"]
-    names = _names(task, partners)
+    names = _names(task, list(partners))
     if len(names) != is_name.sum():
-        raise MechoclError(f"{clean} and {corrupted} name their aliases by different numbers of tokens")
+        raise MechoclError(f"{name}: its examples name their aliases by different numbers of tokens")
     swapped = tokens.clone()
     swapped[is_name] = names
-    entity_of = dict(zip(candidates.tolist(), entities.tolist(), strict=True))
+    asked = table.loc[task.rows(kind="question")].drop_duplicates("alias")
+    entity_of = dict(zip(asked["alias"].tolist(), asked["entity"].tolist(), strict=True))
     rival = torch.tensor([entity_of[partner] for partner in partners])
-    arrow = "to" if same_integer else "to-other"
-    return _question_pairs(task, f"{clean}-{arrow}-{corrupted}", np.array(chosen), tokens, swapped, rival)
+    return _question_pairs(task, name, rows, tokens, swapped, rival)
 
 
 def question_pairs(task: Task, *, subsets: Sequence[str], n_questions: int, seed: int) -> Pairs:

@@ -133,7 +133,7 @@ def patch(
     model: Transformer, task: Task, config: PatchingConfig, *, source_model: Transformer | None = None
 ) -> pd.DataFrame:
     """`PatchingResult.table` of each of the config's contrasts."""
-    sites = config.site or _stream_sites(model)
+    sites = config.site or stream_sites(model)
     all_pairs = {
         contrast: pairs_named(task, name, n_pairs=config.n_pairs, seed=config.seed)
         for name, contrast in zip(config.pairs, contrast_names(config.pairs), strict=True)
@@ -159,7 +159,7 @@ def patch(
     )
 
 
-def _stream_sites(model: Transformer) -> list[str]:
+def stream_sites(model: Transformer) -> list[str]:
     """Sites of the residual stream without repetitions, and of what is written into it."""
     present = sites_of(take_apart(model))
     wanted = ("attn_out", "resid_mid", "mlp_out", "resid_post")

@@ -48,6 +48,7 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "dynamics": ("dynamics", "run"),
     "verdict": ("verdict", "run"),
     "report": ("report", "run"),
+    "share": ("share", "run", "--aliases", "6", "--checkpoints", "2"),
     "runs": ("runs", "."),
     "sae train": ("sae", "train", "run", *SAE),
     "sae search": ("sae", "search", "run", NAME),

@@ -51,6 +51,7 @@ def import_everything() -> None:
     )
     from mechocl.commands import calling, cli  # noqa: F401
     from mechocl.report import probe_page, run_report, sae_dashboard  # noqa: F401
+    from mechocl.report.explorer import page  # noqa: F401
     from mechocl.runs import finetune, pretraining, sweeps  # noqa: F401
 
     for name in cli.COMMANDS:

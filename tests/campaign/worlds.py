@@ -87,6 +87,7 @@ WRITERS: Final[dict[str, Writer]] = {
     "train learned": Writer(("train", "tiny.toml", "--out", "learned", "--seeds", "2", "--set", *LEARNS, *CPU), slow=True),
     "verdict": Writer(("verdict", "learned", "--out", "verdict.md", *CPU), ("train learned",), slow=True),
     "report": Writer(("report", "run", *CPU), ("train",), slow=True),
+    "share": Writer(("share", "run", "--aliases", "6", "--checkpoints", "2", *CPU), ("train",)),
     "pretrain biographies": Writer(
         ("pretrain", "biographies", "--out", "base", *PEOPLE, *NEOX, "--epochs", "2", "--save-every", "0", "--device", "cpu")
     ),

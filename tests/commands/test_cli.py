@@ -204,6 +204,17 @@ OPTIONS = {
         "--jobs",
     ],
     "report": ["RUN", "--out", "--device", "--jobs"],
+    "share": [
+        "RUN",
+        "--seeds",
+        "--aliases",
+        "--checkpoints",
+        "--patching",
+        "--story",
+        "--out",
+        "--device",
+        "--jobs",
+    ],
     "runs": ["FOLDER"],
 }
 """What each command's help must name."""

@@ -59,6 +59,7 @@ def contents(folder: Path) -> set[Path]:
     "command",
     [
         ("report", "RUN", "--out", "PLACE.html"),
+        ("share", "RUN", "--out", "PLACE.html"),
         ("dynamics", "RUN", "--out", "PLACE.html"),
         ("sae dashboard", "RUN", "some-sae", "--out", "PLACE.html"),
         ("verdict", "RUN", "--out", "PLACE.json"),
@@ -86,6 +87,7 @@ def test_an_out_under_a_file(run: Path, refused: Refused, command: tuple[str, ..
     "command",
     [
         ("report", "RUN"),
+        ("share", "RUN"),
         ("dynamics", "RUN"),
         ("sae dashboard", "RUN", "some-sae"),
         ("parity", "some-model"),
@@ -132,6 +134,7 @@ READING = [
     "gradients",
     "updates",
     "report",
+    "share",
     "dynamics",
     "probe",
     "sae train",

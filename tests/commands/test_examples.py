@@ -39,6 +39,7 @@ LONG = {
     "model lens": "needs a model",
     "model attribute": "needs a model",
     "report": "computes every analysis",
+    "share": "draws every checkpoint; test_share runs it",
     "verdict": "needs controls, and computes many analyses",
     "controls": "trains",
     "circuit": "patches every edge",

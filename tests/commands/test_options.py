@@ -41,6 +41,7 @@ from mechocl.hypotheses import calibration, for_reports, predictions, verdict
 from mechocl.interventions import patching
 from mechocl.models import gguf, loading
 from mechocl.report import page, run_report, sae_dashboard
+from mechocl.report.explorer import page as explorer_page
 from mechocl.runs import finetune, pretraining, processes, sweep_folder, sweeps
 from mechocl.runs.run import Run
 
@@ -130,6 +131,7 @@ VALUES: dict[str, list[str]] = {
     "--n-heads": ["2"],
     "verdict --out": ["{folder}/verdict.json"],
     "--d-model": ["64"],
+    "--story": ["demo"],
     "pretrain miniature --d-model": ["32"],
 }
 """Values of options, or of one command's option, for which a value made from the type alone would make no sense."""
@@ -296,6 +298,7 @@ def recorder(places: dict[str, str]) -> Iterator[Recorder]:
             ),
             (run_report, "build", lambda run, rows, controls, **_: None),
             (sae_dashboard, "write_sae_dashboard", stands_in(work=("device",), result=0)),
+            (explorer_page, "write_explorer", stands_in(work=("device", "jobs"), result=0)),
         ):
             patch.setattr(owner, name, replacement)
         yield kept

@@ -36,6 +36,20 @@ FIRST_OF: Final = {
     ("report/probe_plots.py", "when['stage'].iloc[i"): "a loop over all rows",
     ("report/probe_sections.py", "next((one for one in load"): "a probe of the recipe",
     ("report/probe_sections.py", "next((one for one in itertools"): "a name that is free",
+    (
+        "report/explorer/collecting.py",
+        "next(iter(self.packed",
+    ): "the shapes, which all models of a seed share",
+    (
+        "report/explorer/data.py",
+        "table['entity'].iloc[rows[0]]",
+    ): "an alias's own entity, as of all its questions",
+    (
+        "report/explorer/data.py",
+        "table['subset'].iloc[rows[0]]",
+    ): "an alias's own subset, as of all its questions",
+    ("report/explorer/data.py", ".iloc[row]"): "a loop over rows",
+    ("report/explorer/story.py", "next(iter(seeds))"): "a view that names no seed is of the page's first one",
     ("behaviour/dynamics.py", "first()"): "each seed's own value",
     ("behaviour/dynamics.py", "next((s for s in _OF_TAG_2"): "a subset",
     ("behaviour/internalization.py", "iloc[rows[0]]"): "the word order of a task, which has one",
