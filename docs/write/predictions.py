@@ -21,6 +21,7 @@ SHORT: Final = "integer-set/short"
 CPU_ONE_STAGE: Final = "integer-set/cpu-one-stage"
 MEMORISED_ONE_STAGE: Final = "integer-set/memorised-one-stage"
 MINIATURE: Final = "closed-book/miniature"
+REAL: Final = "closed-book/real"
 
 
 class Outcome:

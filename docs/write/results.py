@@ -29,6 +29,7 @@ from docs.write import (
     miniature,
     probe_tables,
     probes,
+    real,
     search,
     toolbox,
     toolbox_tables,
@@ -144,6 +145,7 @@ def write_page() -> str:
         "",
         *miniature.write_section(),
         "",
+        *real.write_section(),
         *closed_book.write_section(),
     ]
     return "\n".join(lines) + "\n"

@@ -142,7 +142,8 @@ class _Stage:
             raise MechoclError(
                 f"{self.source} is a {config.model_type} model, and training.kind is {kind!r}; use kind = {config.kind!r}"
             )
-        model = hub.read_model(self.source)
+        attention = None if self.training.attention == "default" else self.training.attention
+        model = hub.read_model(self.source, attention=attention)
         recipe = self.folder.recipe
         assert isinstance(recipe, ClosedBookRecipe)
         if self.number == 1 and recipe.task.added_tokens:
@@ -212,8 +213,7 @@ def _train_stage(stage: _Stage, *, device: str, save_every_s: float, progress: P
     stopping = Stopping(model, stage.task, config, number=stage.number, processes=processes())
 
     def evaluated_at(total: int) -> set[int]:
-        first = {0} if config.evaluates_first else set()
-        return first | evaluation_steps(total, config.evaluations)
+        return ({0} if config.evaluates_first else set()) | evaluation_steps(total, config.evaluations)
 
     def at(total: int) -> list[int]:
         return sorted({*evaluated_at(total), *log_steps(total, config.checkpoints), *stopping.steps(total)})
