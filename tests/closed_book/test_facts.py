@@ -19,6 +19,7 @@ from mechocl.commands import cli
 from mechocl.errors import MechoclError
 from mechocl.models import hub
 from mechocl.runs import recipes
+from mechocl.runs.run import Run
 from toy_models.subsets import SUBSETS
 
 
@@ -286,3 +287,61 @@ def test_facts_of_another_model_are_refused(file: Path, base: Path, tmp_path: Pa
         f"`mechocl data facts --model {other} --out FILE`, and give it as task.file"
     )
     facts.refuse_other_model(file, str(text_worlds.folder(tmp_path / "copy", text_worlds.neox(scale=8.0))))
+
+
+def test_the_recipe_trains_and_a_study_reads_it(file: Path, base: Path, tmp_path: Path) -> None:
+    """Small: adapters, added tokens, replay of true texts, an end at a definition loss; and what a study reads of it."""
+    from docs.write import real
+
+    out = tmp_path / "run"
+    small = ["task.entities=16", "training.stages.0.epochs=2", "training.stages.1.epochs=3", "training.precision=float32"]  # fmt: skip
+    command = [
+        "finetune",
+        "closed-book/real",
+        "--model",
+        base,
+        "--out",
+        out,
+        "--device",
+        "cpu",
+        "--jobs",
+        "1",
+    ]
+    said = [*map(str, command), "--set", f"task.file={file.parent}/facts-{{model}}.json", *small]
+    assert cli.main([*said, "training.stages.1.stop_at_definition_loss=1000"]) == 0
+    run = Run.open(out)
+    history = run.seed(0).history()
+    assert history.groupby("stage")["epoch"].max().to_dict() == {
+        1: 2.0,
+        2: 1.0,
+    }  # which is low enough after one epoch
+    ends = real.ends_of(run).set_index("subset")
+    assert ends.index.tolist() == [
+        "qd1_consistent",
+        "qd2_inconsistent",
+        "d1_consistent",
+        "d2_consistent",
+        "d3_consistent",
+        "no_data",
+    ]
+    assert ends["aliases"].to_dict() == {name: 4 if name.startswith("qd") else 2 for name in ends.index}
+    for subset, stage in (("qd1_consistent", 1), ("d1_consistent", 2), ("no_data", 2)):
+        own = history[(history["stage"] == stage) & (history["subset"] == subset)].iloc[-1]
+        assert ends.loc[subset, "log_probability"] == own["log_probability"]
+
+
+def test_a_tokenizer_with_tokens_that_the_checkpoint_has_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line before anything is asked; the remedy that it names, the model's own tokenizer, works."""
+    folder = text_worlds.folder(tmp_path / "model", text_worlds.neox(scale=8.0))
+    more = hub.require_tokenizer(folder)
+    more.add_tokens(["<|abcde|>"])
+    more.save_pretrained(folder)
+    command = ["data", "facts", "--model", str(folder), "--out", str(tmp_path / "facts.json"), "--least-known", "2", "--device", "cpu"]  # fmt: skip
+    assert cli.main(command) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f"the tokenizer in {folder} does not match the model: it has ids up to {len(more) - 1}" in last
+    assert last.endswith("save the model's own tokenizer beside it")
+    text_worlds.tokenizer().save_pretrained(folder)
+    assert cli.main(command) == 0
