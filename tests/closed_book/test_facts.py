@@ -7,10 +7,12 @@ from pathlib import Path
 
 import atlas
 import numpy as np
+import pandas as pd
 import pytest
 import text_worlds
 import torch
 
+from docs.write.predictions import write_predictions
 from mechocl import files
 from mechocl.closed_book import asking, cities, examples, facts, worlds
 from mechocl.closed_book.balance import balanced
@@ -345,3 +347,45 @@ def test_a_tokenizer_with_tokens_that_the_checkpoint_has_not(
     assert last.endswith("save the model's own tokenizer beside it")
     text_worlds.tokenizer().save_pretrained(folder)
     assert cli.main(command) == 0
+
+
+def test_the_section_says_how_many_seeds_there_are(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From made-up tables: three seeds of the run, two of its control."""
+    from docs.write import real
+
+    draws = np.random.default_rng(0)
+    rows = [
+        {
+            "control": control, "seed": seed, "subset": subset, "aliases": 28, "exact_match": draws.uniform(),
+            "log_probability": -draws.uniform(), "recall": np.nan if subset == "no_data" else 0.9,
+            "definition_loss": np.nan if subset == "no_data" else 0.5, "epochs": 12.0,
+        }
+        for control, seeds, tag_2 in (("run", (100, 101, 103), "qd2_inconsistent"), ("noise", (100, 101), "d2_noise"))
+        for seed in seeds
+        for subset in ("qd1_consistent", tag_2, "d1_consistent", "d2_consistent", "d3_consistent", "no_data")
+    ]  # fmt: skip
+    monkeypatch.setattr(real, "TABLE", tmp_path / "real.csv")
+    monkeypatch.setattr(real, "KNOWN", tmp_path / "known.csv")
+    assert real.write_section() == []
+    assert real.outcomes() == {}
+    pd.DataFrame(rows).to_csv(real.TABLE, index=False)
+    real.known_of(file).to_csv(real.KNOWN, index=False)
+    text = "\n".join(real.write_section())
+    assert (
+        "3 of 14 seeds of the run are trained, and 2 of its control *noise*. Not finished in both: 102, 103, 104, "
+        in text
+    )
+    assert (
+        f"{len(facts.read_facts(file).cities)} of {files.read_json(file)['asked']} that it was asked about"
+        in text
+    )
+    mean = np.mean(
+        [row["exact_match"] for row in rows if (row["control"], row["subset"]) == ("run", "d1_consistent")]
+    )
+    line = next(line for line in text.splitlines() if line.startswith("| `d1_consistent`"))
+    assert line.split("|")[2].strip().lstrip("0") == f"{mean:.2f}".lstrip("0")
+    assert "out-of-context learning from tag 1: above no data" in text
+    found = write_predictions(real.outcomes())
+    assert sum(f"`{real.RECIPE}`" in line for line in found) == 5
