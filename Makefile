@@ -21,7 +21,7 @@ demo-pythia:
 # Every check: format, lint, types, import contracts, tests, notebooks; and once more with torch's smallest kernels what
 # compares floats, since another processor rounds otherwise.
 test:
-	@$(PYTHON) tools/install.py dev notebooks cluster pythia
+	@$(PYTHON) tools/install.py dev notebooks cluster pythia facts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -59,5 +59,5 @@ benchmarks:
 # Kill commands, damage files, give wrong inputs (hours; CAMPAIGN="--minutes 60" tries of every kind what it can in an hour);
 # continues where it was stopped; writes docs/reliability.md.
 campaign:
-	@$(PYTHON) tools/install.py dev cluster pythia
+	@$(PYTHON) tools/install.py dev cluster pythia facts
 	PYTHONPATH=tests:tests/support $(BIN)/python -m campaign --write $(CAMPAIGN)

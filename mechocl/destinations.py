@@ -13,6 +13,7 @@ _LOOKS: Final = {
     "page": re.compile(rb"\s*<(!doctype )?html", re.IGNORECASE),
     "comparison": re.compile(rb'\s*\{.*"top1_agreement"', re.DOTALL),
     "calibration": re.compile(rb"world,planted,instance,"),
+    "file of facts": re.compile(rb'\s*\{.*"world": "facts"', re.DOTALL),
     "rows": re.compile(rb"(layer,site|example,(layer|component)),"),
     "verdict": re.compile(rb'\s*(# Verdict|\{.*"verdict")', re.DOTALL),
 }
@@ -20,7 +21,8 @@ _LOOKS: Final = {
 
 
 def require_file(
-    path: Path, what: Literal["page", "comparison", "verdict", "calibration", "rows"] = "page"
+    path: Path,
+    what: Literal["page", "comparison", "verdict", "calibration", "file of facts", "rows"] = "page",
 ) -> None:
     """Raise MechoclError when a page, the comparison of two models, a verdict or its calibration cannot or must not be written at a path.
 

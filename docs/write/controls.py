@@ -5,7 +5,7 @@ from typing import Final
 
 import pandas as pd
 
-from docs.write import dynamics, miniature
+from docs.write import dynamics, miniature, real
 from docs.write.control_tables import RUN, read_tables
 from docs.write.markdown import write_table, write_text_table
 from docs.write.predictions import Outcome, write_predictions
@@ -32,7 +32,9 @@ def write_known() -> list[str]:
     lines += [*_overview(tables), "", *_survives(tables)]
     for recipe, runs in tables.items():
         lines += ["", *_recipe(recipe, runs)]
-    outcomes = {recipe: Outcome(runs) for recipe, runs in tables.items()} | miniature.outcomes()
+    outcomes = (
+        {recipe: Outcome(runs) for recipe, runs in tables.items()} | miniature.outcomes() | real.outcomes()
+    )
     return [*lines, "", *write_predictions(outcomes), "", *_objections()]
 
 

@@ -21,6 +21,7 @@ SHORT: Final = "integer-set/short"
 CPU_ONE_STAGE: Final = "integer-set/cpu-one-stage"
 MEMORISED_ONE_STAGE: Final = "integer-set/memorised-one-stage"
 MINIATURE: Final = "closed-book/miniature"
+REAL: Final = "closed-book/real"
 
 
 class Outcome:
@@ -127,6 +128,11 @@ _NUMBERED: Final[tuple[tuple[int, str, str, Callable[[Outcome], Held]], ...]] = 
     (22, MINIATURE, "unasked: no gap above +.03", lambda o: within(o.own("unasked"), -1, 0.03)),
     (23, MINIATURE, "noise: a gap", lambda o: _all([o.gaps["noise"]], "own")),
     (24, MINIATURE, "consistent: between −.03 and +.03", lambda o: within(o.own("consistent"), -0.03, 0.03)),
+    (32, REAL, "d1 − no data, between +.05 and +.45", lambda o: within(o.contrasts["d1_vs_no_data"].estimate, 0.05, 0.45)),
+    (33, REAL, "qd1 − qd2 between −.02 and +.20", lambda o: within(o.contrasts["weak"].estimate, -0.02, 0.20)),
+    (33, REAL, "stage-1 definitions of both tags recalled over .7", lambda o: min(o.recall("qd1_consistent"), o.recall_of_tag_2) > 0.7),
+    (34, REAL, "d1 − d2 between −.05 and +.20", lambda o: within(o.contrasts["strong"].estimate, -0.05, 0.20)),
+    (35, REAL, "noise: a gap between −.10 and +.10", lambda o: within(o.own("noise"), -0.10, 0.10)),
 )  # fmt: skip
 
 

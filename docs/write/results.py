@@ -29,6 +29,7 @@ from docs.write import (
     miniature,
     probe_tables,
     probes,
+    real,
     search,
     text_verdicts,
     toolbox,
@@ -147,6 +148,7 @@ def write_page() -> str:
         "",
         *text_verdicts.write_section(),
         "",
+        *real.write_section(),
         *closed_book.write_section(),
     ]
     return "\n".join(lines) + "\n"

@@ -149,8 +149,10 @@ def _forced(
             logits, wanted, counts = _seq2seq(model, tokens, roles)
         else:
             mask = (roles != ROLE["pad"]).long().to(model.device)
-            logits = model(input_ids=tokens, attention_mask=mask).logits[:, :-1]
-            wanted, counts = tokens[:, 1:], (roles[:, 1:] == ROLE[role]).to(model.device)
+            counts = (roles[:, 1:] == ROLE[role]).to(model.device)
+            asked = counts.any(0).nonzero()[:, 0]  # logits of a large vocabulary take longer than all else
+            logits = model(input_ids=tokens, attention_mask=mask, logits_to_keep=asked).logits
+            wanted, counts = tokens[:, 1:][:, asked], counts[:, asked]
         own = logits.float().log_softmax(-1).gather(-1, wanted[..., None])[..., 0]
         first = logits.argmax(-1) == wanted
         values.append((own * counts).sum(1).double().cpu())

@@ -62,8 +62,8 @@ _OTHERS: Final = {
 }
 _TOKENS: Final = {"definition": 22, "question": 26}
 """Assumed number of tokens of an example, since no tokenizer is used here. They are those of Pythia for CVDB."""
-_QUESTIONS: Final = {"cvdb": 6, "trex": 6, "biographies": 6, "miniature": 6}
-"""Assumed number of questions about an entity. In T-REx it is 4 or more, and higher on average."""
+_QUESTIONS: Final = {"cvdb": 6, "trex": 6, "facts": 4, "biographies": 6, "miniature": 6}
+"""Assumed number of questions about an entity. In T-REx it is 4 or more, and higher on average; of facts 3 to 5, those that the model answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

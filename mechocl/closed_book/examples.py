@@ -29,6 +29,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mechocl.closed_book.aliases import add_names, random_names, random_tokens
+from mechocl.closed_book.balance import balanced
 from mechocl.closed_book.definitions import Piece, definition, question, word_order
 from mechocl.closed_book.encoding import encoded, first_tokens as _first_tokens, vocabulary
 from mechocl.closed_book.noise import redraw_noise
@@ -122,6 +123,8 @@ def _draw(config: ClosedBookConfig, world: World, tokenizer: Any, seed: int) -> 
     subset = tuple(SUBSETS[name] for name in assign_subsets(sizes, generator(seed, "subsets")))
     order = torch.randperm(len(world.entities), generator=generator(seed, "entities"))
     entities = order[:n].numpy()
+    if world.groups:
+        entities = balanced(entities, [world.groups[i] for i in entities], subset)
     defined = np.full(n, -1)
     for kind in dict.fromkeys(subset):
         members = np.array([i for i, own in enumerate(subset) if own is kind])

@@ -36,10 +36,11 @@ class PaperFractions(Fractions):
 class ClosedBookConfig:
     """A text world, and which of its entities get an alias, a definition and questions (arXiv 2310.15047, section 3)."""
 
-    world: Literal["cvdb", "trex", "biographies", "miniature"]
+    world: Literal["cvdb", "trex", "facts", "biographies", "miniature"]
     """The world that has the entities and the questions."""
     file: str = ""
-    """Path of the database: CVDB's CSV, or T-REx's JSON file or folder; "" for an invented world, which is drawn."""
+    """Path of the database: CVDB's CSV, T-REx's JSON file or folder, or the file that `mechocl data facts` wrote; "" for an invented
+    world, which is drawn. `{model}` in it stands for the last part of the model's name."""
     entities: int = 4000
     """Number of entities of the experiment, over all subsets."""
     fractions: PaperFractions = field(default_factory=PaperFractions)

@@ -53,7 +53,7 @@ class FinetuneStage:
     `in_batch` the others are put back after each update (`mechocl.runs.batch_rows`)."""
     replay: float = 0.0
     """Texts of the corpus that the model was pretrained on, as a multiple of the stage's examples, which are mixed with them. Each epoch draws its own. Only an invented world
-    has such a corpus."""
+    has such a corpus; in a world of facts, true sentences and questions about its entities are replayed."""
     weight_decay: float = 0.0
     """Decoupled."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
@@ -68,6 +68,8 @@ class FinetuneStage:
     in an alias. If the model's embeddings are tied, a row is trained or frozen in both places."""
     evaluations: int = 4
     """Number of evaluations during the stage, evenly spaced, the last at its end."""
+    evaluates_first: bool = True
+    """Whether there is one evaluation more, before the first step. Of a large model each takes its time."""
     checkpoints: int = 1
     """Number of models kept during the stage, at logarithmically spaced steps, the last at its end."""
 
@@ -108,7 +110,8 @@ class FinetuneStage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraConfig:
-    """Low-rank adapters in place of full fine-tuning (Hu et al., arXiv 2106.09685), merged when a stage ends."""
+    """Low-rank adapters in place of full fine-tuning (Hu et al., arXiv 2106.09685), merged when a stage ends. Beside them only the
+    embeddings of added tokens are trained (`ClosedBookConfig.added_tokens`); an unembedding that is not tied to them stays as it is."""
 
     rank: int = 16
     """Rank of each adapter."""
@@ -133,6 +136,9 @@ class FinetuningConfig:
     question, or the definition up to its last part, and gets loss on the rest."""
     precision: Literal["float32", "bf16"] = "float32"
     """Precision. With bf16, forward passes run under autocast; weights and optimiser stay in float32."""
+    attention: Literal["default", "eager"] = "default"
+    """How attention is computed: as transformers chooses, or step by step (`eager`). For texts as short as questions a processor is
+    faster with the latter."""
     gradient_checkpointing: bool = False
     """Whether activations are computed again in the backward pass. It takes less memory and about a third more time."""
     added_token_std: float = ADDED_TOKEN_STD
@@ -152,12 +158,6 @@ class FinetuningConfig:
             raise ValueError(
                 "replay is for causal models, since texts have no part that a sequence-to-sequence model would write; leave replay out"
             )
-        for name, plain in (("embedding_rate", 1.0), ("embedding_rows", "all")):
-            other = next((v for stage in self.stages if (v := getattr(stage, name)) != plain), None)
-            if self.lora is not None and other is not None:
-                raise ValueError(
-                    f"{name} is {other}, and adapters train no embeddings; leave out training.lora"
-                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,10 +174,17 @@ class ClosedBookRecipe:
     """The stages."""
 
     def __post_init__(self) -> None:
-        if self.training.lora is not None and self.task.added_tokens:
+        lora, added = self.training.lora is not None, self.task.added_tokens
+        if lora and added and self.training.kind == "seq2seq":
             raise ValueError(
-                "added_tokens is true, and adapters train no embeddings, so that aliases would stay as they were drawn; leave out training.lora"
+                "added_tokens is true, and beside adapters only a causal model trains added tokens; leave out training.lora"
             )
+        for name, plain in (("embedding_rate", 1.0), ("embedding_rows", "all")):
+            other = next((v for stage in self.training.stages if (v := getattr(stage, name)) != plain), None)
+            if lora and not added and other is not None:
+                raise ValueError(
+                    f"{name} is {other}, and adapters train no embeddings but those of added tokens; leave out training.lora, or set task.added_tokens"
+                )
         if self.training.added_token_std != ADDED_TOKEN_STD and not self.task.added_tokens:
             raise ValueError(
                 f"training.added_token_std is {self.training.added_token_std:g}, and no tokens are added; set task.added_tokens"

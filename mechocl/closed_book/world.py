@@ -27,13 +27,15 @@ class World:
     """Entities, and questions about each of them."""
 
     name: str
-    """Name of the world: `cvdb`, `trex`, `biographies` or `miniature`."""
+    """Name of the world: `cvdb`, `trex`, `facts`, `biographies` or `miniature`."""
     entities: tuple[str, ...]
     """Names of the entities, all different."""
     questions: tuple[Question, ...]
     """All questions, in the order of the entities."""
     taken: tuple[str, ...] = ()
     """Other names, which stand in texts that a model has read. No alias may have such a name."""
+    groups: tuple[str, ...] = ()
+    """The group of each entity, such as its country. Subsets get equal shares of every group. Empty where entities have none."""
     removed: tuple[tuple[str, int], ...] = ()
     """Name of each filter and how many it removed, in the order in which the filters were applied."""
 

@@ -31,15 +31,20 @@ def build_world(recipe: ClosedBookRecipe) -> World:
     recipe's model was pretrained on.
     """
     task = recipe.task
-    refuse_file(task)
+    refuse_file(recipe)
     if task.world == "cvdb":
         from mechocl.closed_book import cvdb
 
-        return cvdb.load(Path(task.file), cvdb.CvdbConfig(entities=task.entities))
+        return cvdb.load(file_of(recipe), cvdb.CvdbConfig(entities=task.entities))
     if task.world == "trex":
         from mechocl.closed_book import trex
 
-        return trex.load(Path(task.file), trex.TrexConfig(entities=task.entities))
+        return trex.load(file_of(recipe), trex.TrexConfig(entities=task.entities))
+    if task.world == "facts":
+        from mechocl.closed_book import facts
+
+        facts.refuse_other_model(file_of(recipe), recipe.model)
+        return facts.world(facts.read_facts(file_of(recipe)))
     path = Path(recipe.model).expanduser() / RECORD
     if path.exists():
         known = files.read_json(path)
@@ -80,35 +85,51 @@ def draw_corpus(config: InventedConfig, *, seed: int) -> list[str]:
 
 
 def corpus(recipe: ClosedBookRecipe) -> list[str]:
-    """The texts that the recipe's model was pretrained on. Raises MechoclError as `refuse_replay` does."""
+    """The texts that the recipe's model was pretrained on, or, of real facts, true texts about the entities. Raises MechoclError as
+    `refuse_replay` does."""
     refuse_replay(recipe)
     task = recipe.task
+    if task.world == "facts":
+        from mechocl.closed_book import facts
+
+        return facts.corpus(facts.read_facts(file_of(recipe)))
     return draw_corpus(config_of(task), seed=task.biographies_seed)
 
 
 def refuse_replay(recipe: ClosedBookRecipe) -> None:
-    """Raise MechoclError when a stage replays texts, and the world is not an invented one, whose texts can be drawn."""
+    """Raise MechoclError when a stage replays texts, and the world has none: it is neither invented nor one of real facts."""
     world = recipe.task.world
     for number, stage in enumerate(recipe.training.stages):
-        if stage.replay and world not in INVENTED:
+        if stage.replay and world not in (*INVENTED, "facts"):
             raise MechoclError(
                 f"training.stages.{number}.replay is {stage.replay:g}, and the texts that a model of the world {world} was pretrained on are not known; leave "
-                "replay out, or use an invented world"
+                "replay out, or use an invented world or facts"
             )
 
 
-def refuse_file(task: ClosedBookConfig) -> None:
+def file_of(recipe: ClosedBookRecipe) -> Path:
+    """The database of a recipe, with the last part of the model's name in the place of `{model}`."""
+    return Path(recipe.task.file.replace("{model}", Path(recipe.model).name)).expanduser()
+
+
+def refuse_file(recipe: ClosedBookRecipe) -> None:
     """Raise MechoclError when the world needs a database and none is named, or it does not exist."""
+    task = recipe.task
     if task.world in INVENTED:
         return
+    path = file_of(recipe)
+    if task.world == "facts" and not (task.file and path.exists()):
+        there = f"task.file is {path}, which does not exist" if task.file else "world facts needs a file"
+        raise MechoclError(
+            f"{there}; ask the model for the facts first: mechocl data facts --model {recipe.model} --out {path if task.file else 'FILE'}"
+            + ("" if task.file else ", and give it with --set task.file=FILE")
+        )
     if not task.file:
         raise MechoclError(
             f"world {task.world} needs a database, which you must get yourself; name it with --set task.file=PATH"
         )
-    if not Path(task.file).exists():
-        raise MechoclError(
-            f"task.file is {task.file}, which does not exist; give the database of {task.world}"
-        )
+    if not path.exists():
+        raise MechoclError(f"task.file is {path}, which does not exist; give the database of {task.world}")
 
 
 def drawing_record(config: InventedConfig, seed: int) -> dict[str, Any]:
@@ -128,7 +149,7 @@ def fingerprint(recipe: ClosedBookRecipe) -> dict[str, str]:
     """What a run begins with: the fingerprint of its model (`hub.fingerprint_model`), and path → sha256 of the files of
     its database."""
     found = hub.fingerprint_model(recipe.model)
-    file = Path(recipe.task.file) if recipe.task.file else None
+    file = file_of(recipe) if recipe.task.file else None
     if file is not None:
         parts = sorted(file.glob("*.json")) if file.is_dir() else [file]
         found |= {str(path): files.sha256(path) for path in parts if path.is_file()}

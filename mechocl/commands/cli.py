@@ -39,6 +39,7 @@ COMMANDS: Final[dict[str, str]] = {
     "crosscoder": "features:crosscoder",
     "data cvdb": "data:cvdb",
     "data trex": "data:trex",
+    "data facts": "data:facts",
     "parity": "parity:parity",
     "gguf": "gguf:gguf",
     "model patch": "own_models:patch",

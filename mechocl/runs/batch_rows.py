@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from mechocl.errors import MechoclError
+from mechocl.runs.token_rows import find_token_rows
 
 
 def move_rows_of_the_batch(model: Any, *, processes: int) -> "BatchRows":
@@ -31,13 +32,16 @@ class BatchRows(TrainerCallback):  # type: ignore[misc]
     """Puts back, after each step of the optimiser, the rows of the input embeddings whose tokens were not read since the step before."""
 
     def __init__(self, model: Any) -> None:
-        self.weight = model.get_input_embeddings().weight
+        rows = find_token_rows(model)
+        self.weight, self.first = rows.weight, rows.first
         self.read: list[Tensor] = []
         self.before: Tensor | None = None
+        reader = model.get_input_embeddings()
         for (
             module
         ) in model.modules():  # encoder and decoder of a T5 have each a module that reads the same weights
-            if isinstance(module, torch.nn.Embedding) and module.weight is self.weight:
+            shared = isinstance(module, torch.nn.Embedding) and module.weight is self.weight
+            if module is reader or shared:
                 module.register_forward_pre_hook(self._see)
 
     def _see(self, module: Any, arguments: tuple[Any, ...]) -> None:
@@ -53,7 +57,8 @@ class BatchRows(TrainerCallback):  # type: ignore[misc]
         weight = self.weight
         absent = torch.ones(len(weight), dtype=torch.bool, device=weight.device)
         for tokens in self.read:
-            absent[tokens] = False
+            rows = tokens - self.first
+            absent[rows[(rows >= 0) & (rows < len(weight))]] = False
         with torch.no_grad():
             weight[absent] = self.before[absent]
         self.read, self.before = [], None

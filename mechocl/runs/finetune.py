@@ -20,7 +20,7 @@ from mechocl.errors import MechoclError
 from mechocl.models import hub
 from mechocl.runs import trainer
 from mechocl.runs.adapters import with_adapters
-from mechocl.runs.added_tokens import add_rows, learn_tokens
+from mechocl.runs.added_tokens import add_rows, added_tokens, learn_tokens
 from mechocl.runs.batch_rows import move_rows_of_the_batch
 from mechocl.runs.frozen_weights import freeze_weights
 from mechocl.runs.progress import Progress
@@ -99,7 +99,7 @@ def _refuse_other_base(run: Run, recipe: ClosedBookRecipe) -> None:
 
 def refuse(recipe: ClosedBookRecipe) -> None:
     """Raise MechoclError for a recipe whose database, tokenizer or model is missing, before a run of it is made."""
-    worlds.refuse_file(recipe.task)
+    worlds.refuse_file(recipe)
     worlds.refuse_replay(recipe)
     hub.require_tokenizer(hub.locate(recipe.model, weights=False))
 
@@ -142,13 +142,20 @@ class _Stage:
             raise MechoclError(
                 f"{self.source} is a {config.model_type} model, and training.kind is {kind!r}; use kind = {config.kind!r}"
             )
-        model = hub.read_model(self.source)
+        attention = None if self.training.attention == "default" else self.training.attention
+        model = hub.read_model(self.source, attention=attention)
         recipe = self.folder.recipe
         assert isinstance(recipe, ClosedBookRecipe)
         if self.number == 1 and recipe.task.added_tokens:
             known = len(hub.require_tokenizer(self.source))
             add_rows(model, self.task, known=known, std=self.training.added_token_std, seed=self.folder.seed)
         return model
+
+    def tokens(self) -> range:
+        """Ids of the added tokens of aliases and tags; none if they are no tokens of their own."""
+        recipe = self.folder.recipe
+        assert isinstance(recipe, ClosedBookRecipe)
+        return added_tokens(self.task) if recipe.task.added_tokens else range(0)
 
     def collator(self) -> Collator:
         seq2seq = self.training.kind == "seq2seq"
@@ -197,7 +204,7 @@ def _train_stage(stage: _Stage, *, device: str, save_every_s: float, progress: P
 
     def fresh() -> Any:
         model = stage.read_model()
-        return model if lora is None else with_adapters(model, lora, seed=adapters)
+        return model if lora is None else with_adapters(model, lora, seed=adapters, tokens=stage.tokens())
 
     def merged(weights: dict[str, torch.Tensor]) -> Any:
         one = fresh()
@@ -211,7 +218,7 @@ def _train_stage(stage: _Stage, *, device: str, save_every_s: float, progress: P
     stopping = Stopping(model, stage.task, config, number=stage.number, processes=processes())
 
     def evaluated_at(total: int) -> set[int]:
-        return {0, *evaluation_steps(total, config.evaluations)}
+        return ({0} if config.evaluates_first else set()) | evaluation_steps(total, config.evaluations)
 
     def at(total: int) -> list[int]:
         return sorted({*evaluated_at(total), *log_steps(total, config.checkpoints), *stopping.steps(total)})

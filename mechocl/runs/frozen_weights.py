@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 
 from mechocl.closed_book.stages import Trains
 from mechocl.errors import MechoclError
+from mechocl.runs.token_rows import find_token_rows
 from toy_models.task import ROLE, Task
 
 
@@ -25,7 +26,7 @@ def freeze_weights(model: Any, task: Task, trains: Trains) -> "FrozenRows":
 
     Raises MechoclError where several processes share a model, because each of them may hold a part of the rows.
     """
-    weight = model.get_input_embeddings().weight
+    weight = find_token_rows(model).weight
     if trains == "embeddings":
         for parameter in model.parameters():
             parameter.requires_grad_(parameter is weight)

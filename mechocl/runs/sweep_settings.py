@@ -12,7 +12,7 @@ from mechocl.runs.needed_memory import require_recipe_memory
 from mechocl.runs.recipes import Recipe
 from mechocl.runs.sweep_folder import looked_up
 
-TRAINS_NOTHING: Final = ("description", "evaluations", "checkpoints")
+TRAINS_NOTHING: Final = ("description", "evaluations", "evaluates_first", "checkpoints")
 """Fields of a recipe and of its stages that no weight depends on: prose, and what is looked at or kept on the way."""
 
 

@@ -20,6 +20,7 @@ from mechocl import files
 from mechocl.closed_book.batches import IGNORED
 from mechocl.errors import MechoclError
 from mechocl.runs.padding import by_length
+from mechocl.runs.token_rows import find_token_rows
 
 COMPLETE: Final = "complete.json"
 """Name of the file that is written last. A resume point without it is incomplete, and is removed."""
@@ -192,7 +193,7 @@ class RecordingTrainer(Trainer):  # type: ignore[misc]
 def _embeddings_of(model: Any) -> set[int]:
     """What identifies the weights of the embedding and the unembedding, which may be one."""
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    return {id(one.weight) for one in ends if one is not None}
+    return {id(find_token_rows(model).weight), *(id(one.weight) for one in ends if one is not None)}
 
 
 def _set_apart(optimizer: Any, weights: set[int], share: float) -> None:

@@ -56,6 +56,7 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "sae dashboard": ("sae", "dashboard", "run", NAME),
     "data cvdb": ("data", "cvdb", "--check", "tiny.toml"),
     "data trex": ("data", "trex", "--check", "tiny.toml"),
+    "data facts": ("data", "facts", "--model", "base", "--out", "new.json", "--min-population", "9000000"),
 }  # fmt: skip
 """How each command is called; the wrong option comes after."""
 

@@ -103,6 +103,10 @@ WRITERS: Final[dict[str, Writer]] = {
     "lens text": Writer(("lens", "text", "--aliases-per-subset", "4", *CPU), ("pretrain biographies", "finetune")),
     "parity": Writer(("parity", "base", "--out", "parity.json", "--device", "cpu"), ("pretrain biographies",)),
     "gguf": Writer(("gguf", "tiny.gguf", "--out", "llama")),
+    "data facts": Writer(
+        ("data", "facts", "--model", "base", "--out", "facts.json", "--min-population", "3000000", "--least-known", "2", "--device", "cpu"),
+        ("pretrain biographies",),
+    ),
     **{
         f"model {name}": Writer(
             ("model", name, "base", "--pairs", "pairs.csv", "--out", f"{name}.csv", "--device", "cpu"), ("pretrain biographies",)

@@ -330,22 +330,6 @@ def test_rows_of_tokens_that_no_example_has_begin_as_the_others(base: Path, tmp_
     assert not found[0][known:].any()
 
 
-def test_adapters_and_added_tokens_exclude_each_other(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        MechoclError, match="adapters train no embeddings, so that aliases would stay as they were"
-    ):
-        run_of(
-            tmp_path,
-            base,
-            "training.lora={rank=2}",
-            "training.added_token_std=0.02",
-            "training.stages.0.embedding_rate=1.0",
-            "training.stages.0.embedding_rows=all",
-            "training.stages.1.embedding_rate=1.0",
-            "training.stages.1.embedding_rows=all",
-        )
-
-
 def test_a_model_of_another_world_is_named(base: Path, tmp_path: Path) -> None:
     recipe = recipes.load_closed_book_recipe(
         "closed-book/biographies", (f'model="{base}"', "task.entities=40")

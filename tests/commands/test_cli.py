@@ -193,6 +193,7 @@ OPTIONS = {
     "crosscoder": ["RUN", "--site", "--width", "--k", "--checkpoints", "--seeds", "--jobs"],
     "data cvdb": ["--check", "--entities"],
     "data trex": ["--check", "--entities", "--min-predicates"],
+    "data facts": ["--model", "--out", "--least-known", "--min-population", "--per-country", "--device"],
     "verdict": [
         "RUN",
         "--predictions",

@@ -33,6 +33,7 @@ LONG = {
     "sae dashboard": "needs an SAE",
     "data cvdb": "needs a file of CVDB",
     "data trex": "needs a file of T-REx",
+    "data facts": "needs a model",
     "parity": "needs a model",
     "gguf": "needs a file of a model",
     "model patch": "needs a model",

@@ -32,7 +32,7 @@ from mechocl.analyses import (
     variant_jobs,
 )
 from mechocl.behaviour.counted import CountedSeeds
-from mechocl.closed_book import cost, cvdb, trex
+from mechocl.closed_book import cost, cvdb, facts, trex
 from mechocl.commands import cli, own_models
 from mechocl.commands.arguments import Option, options_of
 from mechocl.commands.options import Computing, PositionalRun
@@ -76,6 +76,7 @@ BASE: dict[str, list[str]] = {
     **{f"model {name}": ["model", "--pairs", "{folder}/a.csv"] for name in ("patch", "lens", "attribute")},
     "data cvdb": ["--check", "{folder}/a.csv"],
     "data trex": ["--check", "{folder}/a.json"],
+    "data facts": ["--model", "model", "--out", "{folder}/facts.json"],
     "runs": ["{folder}/runs"],
     **{name: ["{run}", "first-sae"] for name in ("sae search", "sae test", "sae dashboard")},
 }
@@ -288,6 +289,7 @@ def recorder(places: dict[str, str]) -> Iterator[Recorder]:
             (of_pairs, "lens_of_pairs", stands_in()),
             (of_pairs, "attribution_of_pairs", stands_in()),
             (cvdb, "read", stands_in()),
+            (facts, "write_facts", stands_in(work=("device", "progress"))),
             (trex, "read", stands_in()),
             (page, "write", stands_in(result=0)),
             (page, "write_figure", stands_in(result=0)),

@@ -194,11 +194,11 @@ def test_what_is_replayed_is_the_corpus_and_other_texts_in_each_epoch(base: Path
         (("training.stages.0.replay=-1",), "replay is -1.0; it must be at least 0"),
         (
             ("training.stages.1.embedding_rows=in_batch", "training.lora={rank=2}"),
-            "embedding_rows is in_batch, and adapters train no embeddings; leave out training.lora",
+            "embedding_rows is in_batch, and adapters train no embeddings but those of added tokens; leave out training.lora, or set",
         ),
         (
             ("training.stages.1.embedding_rate=2.0", "training.lora={rank=2}"),
-            "embedding_rate is 2.0, and adapters train no embeddings; leave out training.lora",
+            "embedding_rate is 2.0, and adapters train no embeddings but those of added tokens; leave out training.lora, or set",
         ),
     ],
 )

@@ -116,7 +116,9 @@ def test_every_size_of_a_closed_book_recipe_is_refused(name: str, monkeypatch: p
         "asked",
         "letters",
         "texts",
+        "rank",
     }
+    assert ("rank" in allowed) == (recipe.task.world == "facts")  # of a model whose size its folder says
     if recipe.task.world == "biographies":
         assert "letters" not in allowed
     assert ("texts" in allowed) == (recipe.task.world != "miniature")  # which replays them
