@@ -59,7 +59,8 @@ class ClosedBookConfig:
     tag_letters: int = 6
     """Number of letters of a define tag."""
     added_tokens: bool = False
-    """Whether each alias and each define tag is one token, which is added to the tokenizer. If not, they are what the tokenizer makes of them."""
+    """Whether each alias and each define tag is one token, which is added to the tokenizer, as is each word of the definitions that it does not know.
+    If not, aliases and tags are what the tokenizer makes of them."""
     test_share: float = 1 / 6
     """Share of the questions about an entity that are held out if the other ones are trained on. At least one question is
     held out, and never all. The default suits CVDB's six questions; use a quarter for T-REx."""
