@@ -70,14 +70,17 @@ def random_tokens(n: int, *, letters: int, taken: str, draws: np.random.Generato
 
 def add_names(tokenizer: Any, names: Sequence[str]) -> None:
     """Make each of these names one token of a tokenizer, in place. The token takes in what spaces and line breaks are before it. A name of letters
-    alone is a token only where it is a whole word.
+    alone is a word: it is a token only where no letter stands beside it, and takes in nothing.
 
     Raises MechoclError for a tokenizer that splits such a name all the same.
     """
     from tokenizers import AddedToken
 
     tokenizer.add_tokens(
-        [AddedToken(name, lstrip=True, normalized=False, single_word=name.isalnum()) for name in names]
+        [
+            AddedToken(name, lstrip=not word, normalized=False, single_word=word)
+            for name, word in [(name, name.isalnum()) for name in names]
+        ]
     )
     if not names:
         return
