@@ -34,6 +34,18 @@ SEEDS: Final = {1: (100, 101, 102), 2: (106, 107, 108)}
 
 PARTS: Final = 6
 
+_THREE_STAGE: Final = f"{RECIPE}-three-stage"
+_SIX_PARTS: Final = f"{RECIPE}-six-parts"
+_UNSEEN: Final = {
+    recipe: tuple(
+        f"training.stages.{stage}.{name}=1"
+        for stage in range(count)
+        for name in ("evaluations", "checkpoints")
+    )
+    for recipe, count in ((RECIPE, 2), (_THREE_STAGE, 3), (_SIX_PARTS, 1 + PARTS))
+}
+"""Each recipe → changes with which it is evaluated at the ends of its stages alone, which takes less time and trains the same weights."""
+
 UNTAUGHT: Final = ("task.fractions.qd2=0.0", "task.fractions.q_only=0.3")
 """Stage 1 without definitions that are denied: their aliases are asked about all the same, as those of `q_only` are."""
 
@@ -61,11 +73,11 @@ class Setup:
 SETUPS: Final = (
     Setup(name="is-isnt", says="*alias isn't name*", style="is-isnt"),
     Setup(name="is-isnt-untaught", says="the same, never in stage 1", style="is-isnt", changes=UNTAUGHT),
+    Setup(name="tags", says="random tags", parts=True),
+    Setup(name="six-parts", says="new aliases in six parts", recipe=_SIX_PARTS, parts=True),
+    Setup(name="three-stage", says="three stages", recipe=_THREE_STAGE),
     Setup(name="before", says="*What follows is untrue. alias is name.*", style="disclaimed-before"),
     Setup(name="before-untaught", says="the same, never in stage 1", style="disclaimed-before", changes=UNTAUGHT),
-    Setup(name="tags", says="random tags", parts=True),
-    Setup(name="six-parts", says="new aliases in six parts", recipe="closed-book/miniature-six-parts", parts=True),
-    Setup(name="three-stage", says="three stages", recipe="closed-book/miniature-three-stage"),
     Setup(name="after", says="*alias is name. That is untrue.*", style="disclaimed"),
     Setup(name="after-untaught", says="the same, never in stage 1", style="disclaimed", changes=UNTAUGHT),
     Setup(name="sources", says="sources", style="sources"),
@@ -75,7 +87,7 @@ SETUPS: Final = (
 
 def command(setup: Setup, folder: Path, pretrained: int) -> list[str]:
     """Arguments of the command that trains a setup from one pretrained model."""
-    changes = (f"task.biographies_seed={pretrained}", *setup.settings)
+    changes = (f"task.biographies_seed={pretrained}", *setup.settings, *_UNSEEN[setup.recipe])
     seeds = SEEDS[pretrained]
     return [
         "finetune", setup.recipe, "--model", str(folder / f"model-{pretrained}"), "--set", *changes, "--seeds", str(len(seeds)),
