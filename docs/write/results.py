@@ -30,6 +30,7 @@ from docs.write import (
     probe_tables,
     probes,
     search,
+    text_control_sections,
     toolbox,
     toolbox_tables,
     verdict_results,
@@ -143,6 +144,8 @@ def write_page() -> str:
         *features.write_section(),
         "",
         *miniature.write_section(),
+        "",
+        *text_control_sections.write_section(),
         "",
         *closed_book.write_section(),
     ]
