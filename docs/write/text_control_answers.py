@@ -59,6 +59,10 @@ class Answers:
             (self.apart(setup, one, other, metric) - self.apart(twin, one, other, metric)).dropna()
         )
 
+    def believed(self, setup: str) -> pd.Series:
+        """How much of the gain from new definitions with tag 1 those with tag 2 bring, in each seed: (d2 − no data) ÷ (d1 − no data)."""
+        return self.apart(setup, "d2", "no data") / self.apart(setup, "d1", "no data")
+
     def in_context(self, setup: str, tag: int, stage: int, metric: str = METRIC) -> pd.Series:
         """Questions about aliases that were never trained on, behind a definition with a tag, after a stage."""
         return self.values(setup, "no_data", metric, test=f"in context, tag {tag}", stage=stage)

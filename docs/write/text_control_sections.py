@@ -70,7 +70,8 @@ def _denied(answers: Answers) -> list[str]:
             differences = [
                 answers.difference(name, *two) for two in (("d1", "d2"), ("d2", "no data"), ("d3", "d2"))
             ]
-            body.append([says[name], *cells, *map(_apart, differences)])
+            share = estimate_seeds(answers.believed(name))
+            body.append([says[name], *cells, *map(_apart, differences), formats.estimate_in_words(share, 2)])
         if set(pair) <= trained:
             compared.append(
                 [
@@ -79,14 +80,22 @@ def _denied(answers: Answers) -> list[str]:
                         _apart(answers.over(*pair, *two))
                         for two in (("d2", "no data"), ("d3", "d2"), ("d1", "d2"))
                     ),
+                    _apart(estimate_seeds((answers.believed(pair[0]) - answers.believed(pair[1])).dropna())),
                 ]
             )
-    columns = ["tag 2 is", *(f"`{name}`" for name in SUBSETS), "d1 − d2", "d2 − no data", "d3 − d2"]
+    columns = [
+        "tag 2 is",
+        *(f"`{name}`" for name in SUBSETS),
+        "d1 − d2",
+        "d2 − no data",
+        "d3 − d2",
+        "d2 ÷ d1",
+    ]
     lines = [
         "**What is denied, and by whom it is said.** Definitions with tag 1 are affirmed or of a trusted source, those with tag 2 are denied or of another, those with tag 3 say neither. "
         "In stage 1 a denied definition names the wrong person. In the *untaught* twins stage 1 has none: the same aliases are asked about and not defined, so that "
-        "the marker is as new in stage 2 as tag 3. In stage 2 every definition names the person that the questions are about, so *d2 − no data* is belief in what is denied. "
-        "Exact match:",
+        "the marker is as new in stage 2 as tag 3. In stage 2 every definition names the person that the questions are about, so *d2 − no data* is belief in what is denied; "
+        "*d2 ÷ d1* is (d2 − no data) ÷ (d1 − no data), 1 where what is denied is believed as much as what is affirmed. Exact match:",
         "",
         *write_table(columns, body),
     ]
@@ -95,7 +104,7 @@ def _denied(answers: Answers) -> list[str]:
             "",
             "What stage 1 makes of it: the same differences, with such definitions in stage 1 − without, paired by seed:",
             "",
-            *write_table(["", "d2 − no data", "d3 − d2", "d1 − d2"], compared),
+            *write_table(["", "d2 − no data", "d3 − d2", "d1 − d2", "d2 ÷ d1"], compared),
         ]
     return [*lines, "", *_denied_in_words(answers)]
 

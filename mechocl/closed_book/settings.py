@@ -81,7 +81,7 @@ class ClosedBookConfig:
             raise ValueError(f"test_share is {self.test_share}; it must lie between 0 and 1")
         if self.definitions != "tags" and self.word_order != "TVE":
             raise ValueError(
-                f"word_order {self.word_order} is for definitions by tags; {self.definitions} has its own"
+                f"word_order is {self.word_order}, for definitions by tags, and the style {self.definitions} has its own; set task.word_order=TVE"
             )
         if self.world in ("biographies", "miniature") and self.file:
             raise ValueError(f"world {self.world} is drawn and reads no file")

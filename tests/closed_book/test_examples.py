@@ -626,7 +626,7 @@ def test_an_answer_of_which_the_tokenizer_makes_nothing() -> None:
         ({"file": "people.csv"}, "world biographies is drawn and reads no file"),
         (
             {"definitions": "sources", "word_order": "EVT"},
-            "word_order EVT is for definitions by tags; sources has its own",
+            "word_order is EVT, for definitions by tags, and the style sources has its own; set task.word_order=TVE",
         ),
     ],
 )

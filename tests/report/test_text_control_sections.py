@@ -88,6 +88,8 @@ def test_belief_and_cure_are_read_from_the_differences(tables: Path) -> None:
     assert "does stage 1 lower that against the fresh marker? yes (+0.200 [+0.200, +0.200])" in text
     assert "*before*: new definitions that are denied are believed (d2 − no data +0.250" in text
     assert "Not trained to the end yet" not in text
+    share = next(line for line in text.splitlines() if line.startswith("| *alias isn't name*"))
+    assert share.split("|")[-2].strip() == "0.20 [0.19, 0.21]"
     table = [line for line in text.splitlines() if line.startswith("| *is-isnt* − *is-isnt-untaught*")]
     assert "-0.200" in table[0].replace("−", "-")
 
