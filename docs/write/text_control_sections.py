@@ -81,6 +81,7 @@ def _denied(answers: Answers) -> list[str]:
                         for two in (("d2", "no data"), ("d3", "d2"), ("d1", "d2"))
                     ),
                     _apart(estimate_seeds((answers.believed(pair[0]) - answers.believed(pair[1])).dropna())),
+                    _apart(_context_over(answers, *pair)),
                 ]
             )
     columns = [
@@ -104,7 +105,10 @@ def _denied(answers: Answers) -> list[str]:
             "",
             "What stage 1 makes of it: the same differences, with such definitions in stage 1 − without, paired by seed:",
             "",
-            *write_table(["", "d2 − no data", "d3 − d2", "d1 − d2", "d2 ÷ d1"], compared),
+            *write_table(
+                ["", "d2 − no data", "d3 − d2", "d1 − d2", "d2 ÷ d1", "in context (below): tag 1 − tag 2"],
+                compared,
+            ),
         ]
     return [*lines, "", *_denied_in_words(answers)]
 
@@ -117,13 +121,31 @@ def _denied_in_words(answers: Answers) -> list[str]:
             continue
         verdict = "cannot be told" if cure.low <= 0 <= cure.high else "yes" if cure.low > 0 else "the reverse"
         said.append(
-            f"*{name}*: new definitions that are denied are {'believed' if belief.low > 0 else 'not seen to be believed'} (d2 − no data {_apart(belief)}); "
-            f"does stage 1 lower that against the fresh marker? {verdict} ({_apart(cure)})"
+            f"- *{name}*: new definitions that are denied are {'believed' if belief.low > 0 else 'not seen to be believed'} (d2 − no data {_apart(belief)}). "
+            f"Does stage 1 lower that against the fresh marker? {verdict} (d3 − d2 {_apart(cure)})."
+            + _untaught_in_words(answers, twin)
         )
-    return [f"{'; '.join(said)}."] if said else []
+    return said
+
+
+def _untaught_in_words(answers: Answers, twin: str) -> str:
+    """What a gap says that is there without any unreliable definition."""
+    gap = answers.difference(twin, "d1", "d2")
+    if gap is None or not gap.low > 0:
+        return ""
+    return (
+        f" Where stage 1 never denies anything, there is a gap between the markers all the same (d1 − d2 {_apart(gap)}): a new marker is used less than one that stage 1 taught, so "
+        "that a gap alone does not show that a denial is understood."
+    )
 
 
 # ------------------------------------------------------------------------------------- in context
+
+
+def _context_over(answers: Answers, setup: str, twin: str) -> Estimate | None:
+    """How much more definitions in context are used with tag 1 than with tag 2, after stage 1 of a setup − of its twin."""
+    apart = [answers.in_context(name, 1, 1) - answers.in_context(name, 2, 1) for name in (setup, twin)]
+    return estimate_seeds((apart[0] - apart[1]).dropna())
 
 
 def _context(answers: Answers) -> list[str]:

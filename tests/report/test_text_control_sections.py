@@ -85,7 +85,7 @@ def test_belief_and_cure_are_read_from_the_differences(tables: Path) -> None:
     cured = dict.fromkeys((setup.name for setup in SETUPS), 0.3) | {"is-isnt": 0.1}
     text = said(tables, cured)
     assert "*is-isnt*: new definitions that are denied are believed (d2 − no data +0.050" in text
-    assert "does stage 1 lower that against the fresh marker? yes (+0.200 [+0.200, +0.200])" in text
+    assert "Does stage 1 lower that against the fresh marker? yes (d3 − d2 +0.200 [+0.200, +0.200])" in text
     assert "*before*: new definitions that are denied are believed (d2 − no data +0.250" in text
     assert "Not trained to the end yet" not in text
     share = next(line for line in text.splitlines() if line.startswith("| *alias isn't name*"))
