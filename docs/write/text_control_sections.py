@@ -203,70 +203,77 @@ def _stages(answers: Answers) -> list[str]:
     ]
 
 
+_SITES: Final[tuple[dict[str, str | int], ...]] = (
+    {"site": "resid_pre", "layer": 0},
+    {"site": "resid_post", "layer": 0},
+    {"site": "resid_post", "layer": 1},
+)
+_ORDERS: Final = {"six-parts": "one after another", "tags": "all at once"}
+
+
 def _recency(answers: Answers) -> list[str]:
-    trained = [name for name in ("six-parts", "tags") if len(answers.by_part(name, METRIC))]
-    says = {"six-parts": "one after another", "tags": "all at once"}
+    if any(answers.by_part(name, METRIC).empty for name in _ORDERS):
+        return []
     body = []
-    for name in trained:
+    for name, words in _ORDERS.items():
         for metric in (METRIC, "log_probability", "recall"):
-            means = answers.by_part(name, metric).mean()
-            body.append(
-                [
-                    f"{says[name]}: {formats.NAMES[metric]}",
-                    *(formats.number(one) for one in means),
-                    _apart(answers.slope(name, metric)),
-                ]
-            )
-    probed = []
-    for where in (
-        {"site": "resid_pre", "layer": 0},
-        {"site": "resid_post", "layer": 0},
-        {"site": "resid_post", "layer": 1},
-    ):
+            means = [formats.number(one) for one in answers.by_part(name, metric).mean()]
+            body.append([f"{words}: {formats.NAMES[metric]}", *means, _apart(answers.slope(name, metric))])
+    return [
+        f"**When a new alias was learned** (arXiv 2509.14223). Each of {PARTS} parts has as many new aliases of each tag; measured after the last. *All at once* are the same aliases in "
+        "*tags*, where parts mean nothing:",
+        "",
+        *write_table(["new aliases", *(f"part {k}" for k in range(1, PARTS + 1)), "from part to part"], body),
+        "",
+        "Linear probes at the alias in a question, on aliases that they were not fitted on (resid_pre 0 is the alias's own embedding; chance is 1 of 6, and AUC .5):",
+        "",
+        *write_table(
+            ["site", "what is read", *_ORDERS.values(), "untrained", "one after another − at once"],
+            _probed(answers),
+            left=(0, 1),
+        ),
+        "",
+        _recency_in_words(answers),
+    ]
+
+
+def _probed(answers: Answers) -> list[list[str]]:
+    """Scores of the probes at each site, beside those where all was learned at once and of an untrained model."""
+    rows = []
+    for where in _SITES:
         for target, measure, words in (
             ("part", "accuracy", "which of six, balanced accuracy"),
             ("later half", "auc", "later half, AUC"),
         ):
-            scores = {
-                n: answers.probed(n, target, measure, control="none", position="alias", **where)
-                for n in trained
-            }
-            plain = answers.probed(
-                "six-parts", target, measure, control="untrained", position="alias", **where
-            )
-            apart = (
-                estimate_seeds((scores["six-parts"] - scores["tags"]).dropna()) if len(scores) == 2 else None
-            )
-            cells = [
-                formats.estimate_in_words(estimate_seeds(one, bounds=SHARE))
-                for one in (*scores.values(), plain)
-            ]
-            probed.append([f"{where['site']} {where['layer']}", words, *cells, _apart(apart)])
+            place = where | {"position": "alias"}
+            scores = [answers.probed(n, target, measure, control="none", **place) for n in _ORDERS]
+            scores.append(answers.probed("six-parts", target, measure, control="untrained", **place))
+            cells = [formats.estimate_in_words(estimate_seeds(one, bounds=SHARE)) for one in scores]
+            apart = _apart(estimate_seeds((scores[0] - scores[1]).dropna()))
+            rows.append([f"{where['site']} {where['layer']}", words, *cells, apart])
+    return rows
+
+
+def _recency_in_words(answers: Answers) -> str:
+    slope = answers.slope("six-parts")
+    each = [
+        estimate_seeds(
+            (
+                answers.probed("six-parts", "later half", "auc", control="none", position="alias", **where)
+                - answers.probed("tags", "later half", "auc", control="none", position="alias", **where)
+            ).dropna()
+        )
+        for where in _SITES
+    ]
+    told = sum(one is not None and one.low > 0 for one in each)
+    moves = "is not seen to depend on when it was learned"
+    if slope is not None and not slope.low <= 0 <= slope.high:
+        moves = "rises with the part" if slope.low > 0 else "falls with the part"
     return (
-        [
-            f"**When a new alias was learned** (arXiv 2509.14223). Each of {PARTS} parts has as many new aliases of each tag; measured after the last. *All at once* are the same aliases in "
-            "*tags*, where parts mean nothing:",
-            "",
-            *write_table(
-                ["new aliases", *(f"part {k}" for k in range(1, PARTS + 1)), "from part to part"], body
-            ),
-            "",
-            "Linear probes at the alias in a question, on aliases that they were not fitted on (resid_pre 0 is the alias's own embedding; chance is 1 of 6, and AUC .5):",
-            "",
-            *write_table(
-                [
-                    "site",
-                    "what is read",
-                    *(says[name] for name in trained),
-                    "untrained",
-                    "one after another − at once",
-                ],
-                probed,
-                left=(0, 1),
-            ),
-        ]
-        if trained == ["six-parts", "tags"]
-        else []
+        f"How much a definition is used {moves} ({_apart(slope)} from part to part). Whether an alias was learned in the later half can be read better than where all were learned "
+        f"at once at {told} of {len(each)} sites, so a comparison of aliases that were learned at different times must match their times."
+        if told
+        else f"How much a definition is used {moves} ({_apart(slope)} from part to part), and when cannot be read."
     )
 
 
