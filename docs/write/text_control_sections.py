@@ -14,6 +14,9 @@ from docs.write.text_controls import PARTS, SEEDS, SETUPS
 from mechocl.behaviour import formats
 from mechocl.behaviour.statistics import SHARE, Estimate
 
+_TOTAL: Final = sum(map(len, SEEDS.values()))
+"""Number of seeds of a setup."""
+
 
 def write_section() -> list[str]:
     """The section; nothing where the table is not there."""
@@ -24,7 +27,7 @@ def write_section() -> list[str]:
         "## The paper's other controls, on text",
         "",
         "Each changes one thing of `closed-book/miniature` (above), with "
-        f"{sum(map(len, SEEDS.values()))} seeds over {len(SEEDS)} of its pretrained models; the seed is the unit of all intervals, and *exact match* is of held-out questions "
+        f"{_TOTAL} seeds over {len(SEEDS)} of its pretrained models; the seed is the unit of all intervals, and *exact match* is of held-out questions "
         "(chance 1 of 16). `python -m docs.write.text_controls FOLDER` trains what is missing and writes the tables (`docs/results/text-controls*.csv`). What was expected "
         "was written down before ([predictions.md](predictions.md)).",
         "",
@@ -42,12 +45,11 @@ def write_section() -> list[str]:
 
 
 def _missing(answers: Answers) -> list[str]:
-    total = sum(map(len, SEEDS.values()))
     trained = answers.table.groupby("setup")["seed"].nunique()
     short = [
-        f"*{s.name}* ({trained.get(s.name, 0)} of {total} seeds)"
+        f"*{s.name}* ({trained.get(s.name, 0)} of {_TOTAL} seeds)"
         for s in SETUPS
-        if trained.get(s.name, 0) < total
+        if trained.get(s.name, 0) < _TOTAL
     ]
     return [f"Not trained to the end yet: {', '.join(short)}.", ""] if short else []
 
@@ -321,14 +323,15 @@ _PREDICTED: Final[tuple[tuple[int, str, Sequence[str], Callable[[Answers], Held]
 
 
 def _predicted(answers: Answers) -> list[str]:
-    trained = set(answers.table["setup"])
+    seeds = answers.table.groupby("setup")["seed"].nunique()
+    trained = set(seeds.index[seeds == _TOTAL])
     body = [
         [str(number), ", ".join(f"*{name}*" for name in setups), said, OUTCOMES[holds(answers)]]
         for number, said, setups, holds in _PREDICTED
         if set(setups) <= trained
     ]
     return [
-        "What was predicted. A range holds if the whole 95 % interval lies in it, and does not hold if all of it lies outside:",
+        "What was predicted of the setups that are trained to the end. A range holds if the whole 95 % interval lies in it, and does not hold if all of it lies outside:",
         "",
         *write_text_table(["prediction", "setup", "what", "came out"], body),
     ]
