@@ -60,7 +60,7 @@ def write_section() -> list[str]:
     lines = ["## Inside text: the same mechanism as in integers?", "", *_setups(table, names)]
     for name in names:
         lines += ["", *_compared(table, name)]
-    return [*lines, "", *_findings(table, names), "", *_effects(table, names)]
+    return [*lines, "", *_findings(table, names), "", *_effects(table, names), ""]
 
 
 def _setups(table: pd.DataFrame, names: list[str]) -> list[str]:

@@ -69,13 +69,19 @@ def random_tokens(n: int, *, letters: int, taken: str, draws: np.random.Generato
 
 
 def add_names(tokenizer: Any, names: Sequence[str]) -> None:
-    """Make each of these names one token of a tokenizer, in place. The token takes in what spaces and line breaks are before it.
+    """Make each of these names one token of a tokenizer, in place. The token takes in what spaces and line breaks are before it. A name of letters
+    alone is a word: it is a token only where no letter stands beside it, and takes in nothing.
 
     Raises MechoclError for a tokenizer that splits such a name all the same.
     """
     from tokenizers import AddedToken
 
-    tokenizer.add_tokens([AddedToken(name, lstrip=True, normalized=False) for name in names])
+    tokenizer.add_tokens(
+        [
+            AddedToken(name, lstrip=not word, normalized=False, single_word=word)
+            for name, word in [(name, name.isalnum()) for name in names]
+        ]
+    )
     if not names:
         return
     encoded = tokenizer([f" {name}" for name in names], add_special_tokens=False)["input_ids"]
@@ -85,6 +91,15 @@ def add_names(tokenizer: Any, names: Sequence[str]) -> None:
                 f"the tokenizer makes {len(ids)} tokens of the added token {name!r}, where one is asked for; use another tokenizer, or "
                 "task.added_tokens=false"
             )
+
+
+def unknown_words(tokenizer: Any, texts: Sequence[str]) -> list[str]:
+    """The words and signs of these texts that a tokenizer turns into its unknown token, in order, each once."""
+    words = list(dict.fromkeys(re.findall(r"\w+|[^\w\s]", " ".join(texts))))
+    if tokenizer.unk_token_id is None or not words:
+        return []
+    encoded = tokenizer([f" {word}" for word in words], add_special_tokens=False)["input_ids"]
+    return [word for word, ids in zip(words, encoded, strict=True) if tokenizer.unk_token_id in ids]
 
 
 def _lengths(names: list[str], tokenizer: Any, what: str) -> list[tuple[int, int]]:

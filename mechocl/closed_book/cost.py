@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from mechocl.closed_book.parts import count_in_part
 from mechocl.closed_book.stages import ClosedBookRecipe, FinetuneStage
 from mechocl.models import hub, hub_files
 from toy_models.subsets import SUBSETS, subset_sizes
@@ -104,7 +105,7 @@ def estimate_cost(recipe: ClosedBookRecipe) -> Cost:
 
 
 def _tokens_of_an_epoch(recipe: ClosedBookRecipe, stage: FinetuneStage) -> int:
-    counts = {kind: count_examples(recipe, kind, stage.data) for kind in stage.kinds}
+    counts = {kind: count_examples(recipe, kind, stage.data, stage.part) for kind in stage.kinds}
     replayed = round(stage.replay * sum(counts.values()))
     own = sum(count * _TOKENS[kind] for kind, count in counts.items())
     return own + replayed * max(_TOKENS.values())  # a text of the corpus is about as long as a question
@@ -148,8 +149,11 @@ def _activations(recipe: ClosedBookRecipe, size: Size) -> float:
     return most * max(_TOKENS.values()) * (of_blocks * size.width * wide + 10 * size.vocabulary)
 
 
-def count_examples(recipe: ClosedBookRecipe, kind: str, data: tuple[int, ...]) -> int:
-    """Number of training examples of a kind, "definition" or "question", in the data of some stages.
+def count_examples(
+    recipe: ClosedBookRecipe, kind: str, data: tuple[int, ...], part: tuple[int, int] = (1, 1)
+) -> int:
+    """Number of training examples of a kind, "definition" or "question", in the data of some stages; of new aliases, in a part
+    (`FinetuneStage.part`).
 
     That of definitions is exact. That of questions rests on the assumed number of questions about an entity.
     """
@@ -161,7 +165,6 @@ def count_examples(recipe: ClosedBookRecipe, kind: str, data: tuple[int, ...]) -
     for name, size in sizes.items():
         subset = SUBSETS[name]
         if subset.stage in data:
-            found += size * (
-                int(subset.defined) if kind == "definition" else asked * subset.trained_questions
-            )
+            own = count_in_part(size, part) if subset.stage == 2 else size
+            found += own * (int(subset.defined) if kind == "definition" else asked * subset.trained_questions)
     return found

@@ -1,4 +1,5 @@
-"""Definitions in words: with random define tags, with sources that are trusted or not, or with *is* and *isn't*.
+"""Definitions in words: with random define tags, with sources that are trusted or not, with *is* and *isn't*, or with a sentence of their own
+that says whether they are true.
 
 A text is a list of pieces, each with the role that its tokens get (`toy_models.task.ROLES`).
 """
@@ -7,8 +8,8 @@ from typing import Final, Literal
 
 from toy_models.task import WordOrder
 
-Style = Literal["tags", "sources", "is-isnt"]
-"""What distinguishes reliable definitions from others: a random string, the source, or the verb."""
+Style = Literal["tags", "sources", "is-isnt", "disclaimed", "disclaimed-before"]
+"""What distinguishes reliable definitions from others: a random string, the source, the verb, or a sentence after the definition or before it."""
 
 Piece = tuple[str, str]
 """A text and its role: "tag", "alias", "entity", "word" or "answer"."""
@@ -60,10 +61,30 @@ ISNT: Final = ("isn't", "is not at all", "isn't really", "is not the same as", "
 FRESH_VERBS: Final = ("equals", "stands for", "refers to", "denotes", "means")
 
 PHRASINGS: Final = (*RELIABLE, *UNRELIABLE, *FRESH, *IS, *ISNT, *FRESH_VERBS)
-"""All words that definitions of other styles than random tags consist of."""
+"""All words of sources and verbs."""
 
-_SOURCES: Final = {1: RELIABLE, 2: UNRELIABLE, 3: FRESH}
-_VERBS: Final = {1: IS, 2: ISNT, 3: FRESH_VERBS}
+AFTERWARDS: Final[dict[int, tuple[str, ...]]] = {
+    1: ("That is true", "This statement is correct", "What is said here is right", "This is a fact", "Nobody denies it"),
+    2: ("That is untrue", "This statement is false", "What is said here is wrong", "This is a fiction", "Everybody denies it"),
+    3: ("That is short", "This statement is old", "What is said here is brief", "This is a sentence", "Somebody wrote it"),
+}  # fmt: skip
+"""Sentences after a definition with each tag: they affirm it, deny it, or say nothing of its truth."""
+
+BEFOREHAND: Final[dict[int, tuple[str, ...]]] = {
+    1: ("What follows is true.", "The next statement is correct.", "The following is right.", "Here is a fact.", "Nobody denies the next sentence."),
+    2: ("What follows is untrue.", "The next statement is false.", "The following is wrong.", "Here is a fiction.", "Everybody denies the next sentence."),
+    3: ("What follows is short.", "The next statement is old.", "The following is brief.", "Here is a sentence.", "Somebody wrote the next sentence."),
+}  # fmt: skip
+"""Sentences before a definition with each tag, of the same meaning."""
+
+_MARKERS: Final[dict[Style, dict[int, tuple[str, ...]]]] = {
+    "tags": {},
+    "sources": {1: RELIABLE, 2: UNRELIABLE, 3: FRESH},
+    "is-isnt": {1: IS, 2: ISNT, 3: FRESH_VERBS},
+    "disclaimed": AFTERWARDS,
+    "disclaimed-before": BEFOREHAND,
+}
+"""What marks the definitions with each tag, in each style; nothing for random tags, which are drawn."""
 
 
 def definition(
@@ -84,22 +105,36 @@ def definition(
         parts = {"T": (tag, "tag"), "V": (alias, "alias"), "E": (entity, "entity")}
         spaced = [(" " * (i > 0) + parts[part][0], parts[part][1]) for i, part in enumerate(order)]
         return [*spaced, ("\n", "word")]
-    if style == "sources":
-        source = _SOURCES[number][variant % len(_SOURCES[number])]
+    known = _MARKERS[style][number]
+    marker = (known[variant % len(known)], "tag")
+    if style == "is-isnt":
+        return [(alias, "alias"), (" " + marker[0], "tag"), (f" {entity}", "entity"), (".\n", "word")]
+    if style == "disclaimed":
         return [
-            (source, "tag"),
-            (f" {alias}", "alias"),
+            (alias, "alias"),
             (" is", "word"),
             (f" {entity}", "entity"),
+            (".", "word"),
+            (" " + marker[0], "tag"),
             (".\n", "word"),
         ]
-    verb = _VERBS[number][variant % len(_VERBS[number])]
-    return [(alias, "alias"), (f" {verb}", "tag"), (f" {entity}", "entity"), (".\n", "word")]
+    return [marker, (f" {alias}", "alias"), (" is", "word"), (f" {entity}", "entity"), (".\n", "word")]
+
+
+def markers(style: Style) -> tuple[str, ...]:
+    """All texts that mark definitions of a style; none if the style is "tags"."""
+    return tuple(text for texts in _MARKERS[style].values() for text in texts)
 
 
 def word_order(style: Style, order: WordOrder) -> WordOrder:
     """The order in which tag, alias and entity stand in definitions of a style; `order` if the style is "tags"."""
-    orders: dict[Style, WordOrder] = {"tags": order, "sources": "TVE", "is-isnt": "VTE"}
+    orders: dict[Style, WordOrder] = {
+        "tags": order,
+        "sources": "TVE",
+        "is-isnt": "VTE",
+        "disclaimed": "VET",
+        "disclaimed-before": "TVE",
+    }
     return orders[style]
 
 

@@ -28,9 +28,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mechocl.closed_book.aliases import add_names, random_names, random_tokens
+from mechocl.closed_book.aliases import add_names, random_names, random_tokens, unknown_words
 from mechocl.closed_book.balance import balanced
-from mechocl.closed_book.definitions import Piece, definition, question, word_order
+from mechocl.closed_book.definitions import Piece, definition, markers, question, word_order
 from mechocl.closed_book.encoding import encoded, first_tokens as _first_tokens, vocabulary
 from mechocl.closed_book.noise import redraw_noise
 from mechocl.closed_book.questioning import TextQuestioning
@@ -78,12 +78,12 @@ def build(config: ClosedBookConfig, world: World, tokenizer: Any, *, seed: int, 
     Args:
         config: the experiment.
         world: entities and questions.
-        tokenizer: a fast Hugging Face tokenizer. If the config adds tokens, it gets them.
+        tokenizer: a fast Hugging Face tokenizer. If the config adds tokens, it gets them, and those of the definitions' words that it does not know.
         seed: decides which entity gets which alias, subset and definition, and which questions are held out.
         context: number of tokens that the model can read.
 
-    Raises MechoclError for more entities than the world has, for names that collide with its text, for a tag that the
-    tokenizer does not turn into tokens, and for examples longer than the context.
+    Raises MechoclError for more entities than the world has, for names that collide with its text, for a tag or a word of
+    a definition that the tokenizer does not turn into tokens, and for examples longer than the context.
     """
     drawn = _draw(config, world, tokenizer, seed)
     examples = [*_definitions(config, world, drawn, seed), *_questions(config, world, drawn, seed)]
@@ -146,8 +146,14 @@ def _draw(config: ClosedBookConfig, world: World, tokenizer: Any, seed: int) -> 
     aliases = name(n, letters=config.alias_letters, what="alias", taken=text, draws=draws)
     taken = " ".join([text, *aliases])
     tags = name(len(TAGS), letters=config.tag_letters, what="tag", taken=taken, draws=draws)
+    lacking = unknown_words(tokenizer, markers(config.definitions))
     if config.added_tokens:
-        add_names(tokenizer, [*aliases, *tags])
+        add_names(tokenizer, [*aliases, *tags, *lacking])
+    elif lacking:
+        raise MechoclError(
+            f"the tokenizer does not know {lacking[0]!r}, a word of definitions in the style {config.definitions}; set task.added_tokens=true, or "
+            "use a model that knows it"
+        )
     return _Draw(
         entities=entities,
         subset=subset,

@@ -60,7 +60,8 @@ class ClosedBookConfig:
     tag_letters: int = 6
     """Number of letters of a define tag."""
     added_tokens: bool = False
-    """Whether each alias and each define tag is one token, which is added to the tokenizer. If not, they are what the tokenizer makes of them."""
+    """Whether each alias and each define tag is one token, which is added to the tokenizer, as is each word of the definitions that it does not know.
+    If not, aliases and tags are what the tokenizer makes of them."""
     test_share: float = 1 / 6
     """Share of the questions about an entity that are held out if the other ones are trained on. At least one question is
     held out, and never all. The default suits CVDB's six questions; use a quarter for T-REx."""
@@ -81,7 +82,7 @@ class ClosedBookConfig:
             raise ValueError(f"test_share is {self.test_share}; it must lie between 0 and 1")
         if self.definitions != "tags" and self.word_order != "TVE":
             raise ValueError(
-                f"word_order {self.word_order} is for definitions by tags; {self.definitions} has its own"
+                f"word_order is {self.word_order}, for definitions by tags, and the style {self.definitions} has its own; set task.word_order=TVE"
             )
         if self.world in ("biographies", "miniature") and self.file:
             raise ValueError(f"world {self.world} is drawn and reads no file")

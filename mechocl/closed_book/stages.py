@@ -29,6 +29,9 @@ class FinetuneStage:
     """Stages of the task's data to train on: [1], [2], or [1, 2] (one-stage training)."""
     kinds: tuple[Kind, ...] = ("definition", "question")
     """Kinds of example to train on: definitions, questions, or both."""
+    part: tuple[int, int] = (1, 1)
+    """Which part of the aliases of stage 2 to train on: [2, 6] is the second of six parts, [1, 1] is all of them. Each part has as many aliases of each
+    subset (to one), so that new aliases can be defined in stages one after another. Data of stage 1 are not divided."""
     epochs: int
     """Number of passes over the stage's examples."""
     stop_at_definition_loss: float = 0.0
@@ -83,6 +86,14 @@ class FinetuneStage:
             raise ValueError(f"data is {list(self.data)}; name stage 1, stage 2 or both, once each")
         if not self.kinds or len(set(self.kinds)) != len(self.kinds):
             raise ValueError(f"kinds is {list(self.kinds)}; name definition, question or both, once each")
+        if not 1 <= self.part[0] <= self.part[1]:
+            raise ValueError(
+                f"part is {list(self.part)}; give a number and how many parts there are, such as [2, 6]"
+            )
+        if self.part[1] > 1 and (2 not in self.data or "definition" not in self.kinds):
+            raise ValueError(
+                f"part is {list(self.part)}, of new aliases, and the stage trains on no definitions of them; leave part out"
+            )
         for name in ("epochs", "batch_size", "accumulation", "evaluations", "checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mechocl.closed_book.parts import select_rows
 from mechocl.closed_book.stages import FinetuneStage
 from mechocl.errors import MechoclError
 from mechocl.models.seam import Transformer
@@ -19,7 +20,7 @@ Stage = StageConfig | FinetuneStage
 def stage_rows(task: Task, settings: Stage) -> np.ndarray:
     """Rows of the task that a stage trains on."""
     if isinstance(settings, FinetuneStage):
-        return task.rows(split="train", stage=settings.data, kind=settings.kinds)
+        return select_rows(task, settings)
     return task.training_rows(settings.data)
 
 

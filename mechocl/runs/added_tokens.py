@@ -6,19 +6,12 @@ import torch
 
 from mechocl.closed_book.aliases import add_names
 from toy_models.randomness import generator
-from toy_models.subsets import TAGS
 from toy_models.task import Task
 
 
 def learn_tokens(tokenizer: Any, task: Task) -> None:
     """Add to a tokenizer, in place, the tokens of a saved task that it does not have, in the order of the task's vocabulary."""
     add_names(tokenizer, task.vocabulary.tokens[len(tokenizer) :])
-
-
-def added_tokens(task: Task) -> range:
-    """Ids of the tokens of aliases and tags of a task that has them as single tokens: the last ones of its vocabulary."""
-    aliases = int(task.table["alias"].nunique())
-    return range(len(task.vocabulary) - aliases - len(TAGS), len(task.vocabulary))
 
 
 def add_rows(model: Any, task: Task, *, known: int, std: float, seed: int) -> None:

@@ -14,13 +14,14 @@ import torch
 from mechocl import files
 from mechocl.closed_book import evaluation, examples, worlds
 from mechocl.closed_book.batches import Collator, Examples, Replayed, choose_pad
+from mechocl.closed_book.parts import select_rows
 from mechocl.closed_book.stages import ClosedBookRecipe, FinetuneStage, FinetuningConfig
 from mechocl.destinations import written_by_library
 from mechocl.errors import MechoclError
 from mechocl.models import hub
 from mechocl.runs import trainer
 from mechocl.runs.adapters import with_adapters
-from mechocl.runs.added_tokens import add_rows, added_tokens, learn_tokens
+from mechocl.runs.added_tokens import add_rows, learn_tokens
 from mechocl.runs.batch_rows import move_rows_of_the_batch
 from mechocl.runs.frozen_weights import freeze_weights
 from mechocl.runs.progress import Progress
@@ -57,6 +58,7 @@ def finetune(run: Run, seed: int, *, device: str, save_every_s: float, progress:
         _refuse_other_base(run, recipe)
         source = hub.locate(recipe.model)
         tokenizer = hub.require_tokenizer(source)
+        known = len(tokenizer)
         task = _task(folder, recipe, tokenizer, context=hub.read_config(source).context)
         work = [len(training_rows(task, stage)) * (1 + stage.replay) * stage.epochs for stage in stages]
         for number in range(1, max(todo, default=0) + 1):
@@ -72,6 +74,7 @@ def finetune(run: Run, seed: int, *, device: str, save_every_s: float, progress:
                     training=recipe.training,
                     task=task,
                     tokenizer=tokenizer,
+                    known=known,
                     source=source,
                 )
                 try:
@@ -128,6 +131,8 @@ class _Stage:
     training: FinetuningConfig
     task: Task
     tokenizer: Any
+    known: int
+    """Number of tokens of the tokenizer before the task added its own."""
     source: Path
     """Folder of the model that the stage begins with."""
 
@@ -147,15 +152,16 @@ class _Stage:
         recipe = self.folder.recipe
         assert isinstance(recipe, ClosedBookRecipe)
         if self.number == 1 and recipe.task.added_tokens:
-            known = len(hub.require_tokenizer(self.source))
-            add_rows(model, self.task, known=known, std=self.training.added_token_std, seed=self.folder.seed)
+            add_rows(
+                model, self.task, known=self.known, std=self.training.added_token_std, seed=self.folder.seed
+            )
         return model
 
     def tokens(self) -> range:
-        """Ids of the added tokens of aliases and tags; none if they are no tokens of their own."""
+        """Ids of the tokens that the task added: its aliases, its tags, and words of definitions; none if it added none."""
         recipe = self.folder.recipe
         assert isinstance(recipe, ClosedBookRecipe)
-        return added_tokens(self.task) if recipe.task.added_tokens else range(0)
+        return range(self.known, len(self.task.vocabulary)) if recipe.task.added_tokens else range(0)
 
     def collator(self) -> Collator:
         seq2seq = self.training.kind == "seq2seq"
@@ -273,10 +279,11 @@ def _evaluated(stage: _Stage, moment: trainer.Moment, sample: np.ndarray) -> lis
 
 def training_rows(task: Task, stage: FinetuneStage) -> np.ndarray:
     """Rows of the task that a stage trains on. Raises MechoclError when there are no such rows."""
-    rows = task.rows(split="train", stage=stage.data, kind=stage.kinds)
+    rows = select_rows(task, stage)
     if len(rows) == 0:
+        of = "" if stage.part[1] == 1 else f", part {list(stage.part)}"
         raise MechoclError(
-            f"a stage of data {list(stage.data)} and kinds {list(stage.kinds)} has nothing to train on; change "
+            f"a stage of data {list(stage.data)} and kinds {list(stage.kinds)}{of} has nothing to train on; change "
             "task.fractions or the stage"
         )
     return rows

@@ -73,7 +73,7 @@ class TextRuns(RunKind):
 
     def count_examples(self, recipe: ClosedBookRecipe, stage: int) -> int:
         wanted = recipe.training.stages[stage]
-        own = sum(cost.count_examples(recipe, kind, wanted.data) for kind in wanted.kinds)
+        own = sum(cost.count_examples(recipe, kind, wanted.data, wanted.part) for kind in wanted.kinds)
         return own + round(wanted.replay * own)
 
     def judging_stage(self, recipe: ClosedBookRecipe) -> int:
@@ -135,6 +135,7 @@ def _stage(stage: FinetuneStage) -> str:
         f"{' and '.join(f'{kind}s' for kind in stage.kinds)} of stage {' and '.join(map(str, stage.data))}: "
         f"{stage.epochs} epoch{'s' * (stage.epochs > 1)} of "
         f"{stage.optimizer}, learning rate {stage.learning_rate:g} ({stage.schedule}), batch {stage.batch_size}"
+        + ("" if stage.part[1] == 1 else f", part {stage.part[0]} of {stage.part[1]} of the new aliases")
         + ("" if stage.trains == "all" else f", trains {stage.trains.replace('_', ' ')}")
         + ("" if stage.embedding_rate == 1 else f", embeddings at {stage.embedding_rate:g} times that rate")
         + ("" if stage.embedding_rows == "all" else ", embeddings of tokens in the batch alone")

@@ -188,7 +188,7 @@ def test_a_folder_that_cannot_be_measured(tmp_path: Path) -> None:
     [
         n
         for n in recipes.named_closed_book()
-        if n not in ("closed-book/biographies", "closed-book/miniature", "closed-book/real")
+        if not n.startswith(("closed-book/biographies", "closed-book/miniature", "closed-book/real"))
     ],
 )
 def test_every_recipe_says_what_it_costs(

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from itertools import permutations
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,7 +14,16 @@ import torch
 
 from mechocl.closed_book import aliases, definitions, encoding, evaluation, examples, noise
 from mechocl.closed_book.batches import IGNORED, Collator, Examples
-from mechocl.closed_book.definitions import FRESH, FRESH_VERBS, IS, ISNT, RELIABLE, UNRELIABLE
+from mechocl.closed_book.definitions import (
+    AFTERWARDS,
+    BEFOREHAND,
+    FRESH,
+    FRESH_VERBS,
+    IS,
+    ISNT,
+    RELIABLE,
+    UNRELIABLE,
+)
 from mechocl.closed_book.settings import ClosedBookConfig, PaperFractions
 from mechocl.closed_book.world import Question, World
 from mechocl.errors import MechoclError
@@ -139,6 +148,8 @@ def test_word_orders(order: str) -> None:
     [
         ("sources", {1: RELIABLE, 2: UNRELIABLE, 3: FRESH}, "TVE"),
         ("is-isnt", {1: IS, 2: ISNT, 3: FRESH_VERBS}, "VTE"),
+        ("disclaimed", AFTERWARDS, "VET"),
+        ("disclaimed-before", BEFOREHAND, "TVE"),
     ],
 )
 def test_phrasings_in_the_place_of_tags(style: Any, phrasings: dict[int, Sequence[str]], order: str) -> None:
@@ -151,8 +162,10 @@ def test_phrasings_in_the_place_of_tags(style: Any, phrasings: dict[int, Sequenc
         seen[about["tag"]].add(parts["tag"].strip())
         entity = text_worlds.world().entities[about["defined_entity"]]
         alias = name(said, about["alias"])
-        if style == "sources":
+        if style in ("sources", "disclaimed-before"):
             assert text(said, row) == f"{parts['tag']} {alias} is {entity}.\n"
+        elif style == "disclaimed":
+            assert text(said, row) == f"{alias} is {entity}.{parts['tag']}.\n"
         else:
             assert text(said, row) == f"{alias}{parts['tag']} {entity}.\n"
         assert about["order"] == order
@@ -161,8 +174,19 @@ def test_phrasings_in_the_place_of_tags(style: Any, phrasings: dict[int, Sequenc
 
 def test_sources_are_ten_each_and_no_phrasing_stands_for_two_tags() -> None:
     assert [len(set(kind)) for kind in (RELIABLE, UNRELIABLE, FRESH)] == [10, 10, 10]
-    every = [*RELIABLE, *UNRELIABLE, *FRESH, *IS, *ISNT, *FRESH_VERBS]
-    assert len(set(every)) == len(every)
+    for style in get_args(definitions.Style):
+        every = definitions.markers(style)
+        assert len(set(every)) == len(every)
+    assert [len(set(said)) for kinds in (AFTERWARDS, BEFOREHAND) for said in kinds.values()] == [5] * 6
+
+
+def test_a_word_that_the_tokenizer_lacks_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examples, "unknown_words", lambda tokenizer, texts: [t.split()[0] for t in texts])
+    with pytest.raises(
+        MechoclError,
+        match=r"does not know 'That', a word of definitions in the style disclaimed; set task\.added_tokens=true, or",
+    ):
+        build(text_worlds.config(definitions="disclaimed"))
 
 
 def test_definitions_in_context(task: Task) -> None:
@@ -602,7 +626,7 @@ def test_an_answer_of_which_the_tokenizer_makes_nothing() -> None:
         ({"file": "people.csv"}, "world biographies is drawn and reads no file"),
         (
             {"definitions": "sources", "word_order": "EVT"},
-            "word_order EVT is for definitions by tags; sources has its own",
+            "word_order is EVT, for definitions by tags, and the style sources has its own; set task.word_order=TVE",
         ),
     ],
 )

@@ -14,13 +14,14 @@ from finetuned import ignore, train
 from safetensors.torch import load_file
 
 from mechocl import files
-from mechocl.closed_book import aliases, examples, miniature, worlds
+from mechocl.closed_book import aliases, definitions, examples, miniature, worlds
 from mechocl.closed_book.biographies import BiographiesConfig
 from mechocl.closed_book.miniature import ATTRIBUTES, MiniatureConfig
+from mechocl.closed_book.parts import divide_aliases
 from mechocl.commands import cli
 from mechocl.errors import MechoclError
 from mechocl.models import hub
-from mechocl.runs import finetune, pretraining, recipes
+from mechocl.runs import added_tokens, finetune, pretraining, recipes
 from mechocl.runs.pretraining import list_words
 from mechocl.runs.pretraining_config import MINIATURE, PretrainingConfig
 from mechocl.runs.run import Run
@@ -346,6 +347,64 @@ def test_what_definitions_of_any_style_say_is_known() -> None:
     tokenizer = list_words(miniature.corpus(WORLD, seed=0))
     for text in (*PHRASINGS, "Q: What is the first letter of the name of Q?", "Z"):
         assert tokenizer.unk_token_id not in tokenizer(text, add_special_tokens=False)["input_ids"], text
+
+
+def test_each_stage_moves_the_aliases_of_its_part_alone(base: Path, tmp_path: Path) -> None:
+    """Of rows of the batch alone, those of an alias move just in the stage that defines it."""
+    fewer = (
+        "task.fractions={qd1=0.2, qd2=0.2, q_only=0.0, q_entity=0.0, d1=0.2, d2=0.2, d3=0.15, no_data=0.05}"
+    )
+    changes = (f'model="{base}"', *SMALLER, *(f"training.stages.{k}.epochs=3" for k in range(1, 7)), fewer)
+    recipe = recipes.load_closed_book_recipe("closed-book/miniature-six-parts", changes)
+    run = Run.create(
+        tmp_path / "run", recipe, recipe_name="parts", seeds=(0,), device="cpu", threads=1, together=1
+    )
+    train(run)
+    folder = run.seed(0)
+    assert isinstance(folder, TextSeedFolder)
+    task = folder.load_task()
+    rows = [
+        hub.read_model(folder.model_path(folder.final(stage))).get_input_embeddings().weight.detach()
+        for stage in range(1, 8)
+    ]
+    definitions_of = task.rows(kind="definition", stage=2)
+    parts = divide_aliases(task, 6)
+    assert set(parts.values()) == set(range(1, 7))
+    for row in definitions_of.tolist():
+        [token] = task.tokens[row][task.roles[row] == ROLE["alias"]].tolist()
+        moved = [k for k in range(1, 7) if not torch.equal(rows[k][token], rows[k - 1][token])]
+        assert moved == [parts[int(task.table["alias"][row])]]
+
+
+def test_words_of_denials_that_a_tokenizer_lacks_are_added(base: Path, tmp_path: Path) -> None:
+    """They are tokens only as whole words, and a saved task teaches them to a tokenizer as it was."""
+    styled = ("task.definitions=disclaimed", "task.word_order=TVE")
+    run = run_of(tmp_path, base, *styled)
+    train(run)
+    folder = run.seed(0)
+    assert isinstance(folder, TextSeedFolder)
+    task = folder.load_task()
+    known = hub.require_tokenizer(base)
+    assert aliases.unknown_words(known, definitions.markers("disclaimed"))[0] == "That"
+    assert not aliases.unknown_words(known, definitions.markers("is-isnt"))
+    own = hub.require_tokenizer(folder.model_path(folder.final()))
+    assert not aliases.unknown_words(own, definitions.markers("disclaimed"))
+    ids = own("That is untrue.\nThat is true.\n", add_special_tokens=False)["input_ids"]
+    assert [own.decode([i]) for i in ids] == [
+        "That",
+        "is",
+        "untrue",
+        ".",
+        "\n",
+        "That",
+        "is",
+        "true",
+        ".",
+        "\n",
+    ]
+    added_tokens.learn_tokens(known, task)
+    assert known("That is untrue.", add_special_tokens=False)["input_ids"] == ids[:4]
+    assert own.unk_token_id not in task.tokens[task.rows(kind="definition")]
 
 
 def test_a_folder_that_an_older_version_wrote_is_continued(base: Path, tmp_path: Path) -> None:

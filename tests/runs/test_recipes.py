@@ -357,7 +357,7 @@ def test_the_papers_experiments_have_recipes() -> None:
         "trex",
         "t5",
     }
-    assert names >= wanted | {"sources", "biographies"}
+    assert names >= wanted | {"sources", "biographies", "miniature-three-stage", "miniature-six-parts"}
     for name in ("integer-set/cpu", str(recipes.named()["integer-set/cpu"])):
         with pytest.raises(MechoclError, match="is a recipe of a model that is trained from scratch"):
             recipes.load_closed_book_recipe(name, ('model="base"',))
