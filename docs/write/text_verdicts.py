@@ -154,7 +154,7 @@ def _effect(row: pd.Series) -> str:
     told = formats.interval(float(row["mean"]), float(row["low"]), float(row["high"]), 3, sign=True)
     share = pd.to_numeric(row["share"], errors="coerce")
     told = told if row["answer"] == CANNOT_TELL else f"**{told}**"
-    return told if pd.isna(share) else f"{told} ({share:.2f})"
+    return told if pd.isna(share) else f"{told} ({share:.2f})".replace("(-", f"({formats.MINUS}")
 
 
 if __name__ == "__main__":

@@ -171,6 +171,8 @@ def suppressed(data: Data) -> Values:
 
     Each component is chosen on one half of the aliases and judged on the other half.
     """
+    if "auc" not in data.measures.names:  # components are ablated in logits there (`metrics.answer_metric`)
+        raise NotMeasured("the run's answers have no AUC, and what an ablation changes is measured in it")
     gains = []
     for raised, spared in ((TAG_2, TAG_1), (TAG_1, TAG_2)):
         judged = suppression.candidates(data.rows, raised=raised, spared=spared)

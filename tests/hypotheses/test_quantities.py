@@ -5,7 +5,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from mechocl.hypotheses import quantities
+from mechocl.closed_book.questioning import MEASURES
+from mechocl.hypotheses import model_quantities as model_quantities, quantities
 from mechocl.hypotheses.quantities import QUANTITIES, Data, NotMeasured
 from toy_models.measures import RANKED, YES_OR_NO
 
@@ -232,6 +233,8 @@ def test_suppression_is_compared_with_the_search_of_the_other_tag() -> None:
         ]
     )  # fmt: skip
     assert value("suppressed", rows, column="effect")[3] == pytest.approx((0.3 - 0.1) - (0.05 - 0.0))
+    with pytest.raises(NotMeasured, match="the run's answers have no AUC"):
+        QUANTITIES["suppressed"](data(rows, column="effect", measures=MEASURES))
 
 
 def test_every_quantity_is_described() -> None:
