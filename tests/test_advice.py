@@ -32,6 +32,8 @@ CLI: Final = "tests/commands/test_cli.py::"
 MENDED: Final = "tests/test_remedies.py::test_what_else_is_said_of_folders_helps"
 
 DONE: Final = {
+    "move it away and make it anew: mechocl data facts": "tests/closed_book/test_facts.py::test_the_command_replaces_its_own_file_alone",
+    "make a file of its own with `mechocl data facts": "tests/closed_book/test_facts.py::test_facts_of_another_model_are_refused",
     "single aliases move in a subspace only if each is one token": "tests/toy_models/test_projected_steps.py::test_what_cannot_be_projected_is_refused",
     "has lost its manifest.json; restore it, or give the command that trained it again": f"{RESTORING}test_a_run_that_lost_its_manifest_gets_a_new_one",
     "has lost its manifest.json; restore it, or give the command that made it again": HERE,

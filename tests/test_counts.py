@@ -27,7 +27,7 @@ NO_COUNT: Final = {"seed", "seeds", "stage", "diverged"}
 
 NONE_IS_RIGHT: Final = {
     "permutations": "no significance is computed", "random_circuits": "none beside", "random_vectors": "none beside",
-    "TunedLensConfig.steps": "translators as they begin", "ProbingConfig.n_pairs": "nothing is swapped", "layer": "counts from 0", "d_mlp": "attention alone",
+    "TunedLensConfig.steps": "translators as they begin", "ProbingConfig.n_pairs": "nothing is swapped", "layer": "counts from 0", "name_pool": "names of one word", "d_mlp": "attention alone",
 }  # fmt: skip
 """Fields of configs that may be 0."""
 

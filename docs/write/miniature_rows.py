@@ -69,7 +69,7 @@ ROWS: Final = (
     Row(name="deeper", says="four layers", pretraining=("--n-layers", "4")),
     Row(name="bpe", says="names of several BPE tokens", pretraining=("--tokenizer", "bpe", "--vocabulary", "1500")),
     Row(name="shared-names", says="first and last names that people share, 60 of each", changes=("task.miniature.name_pool=60",), pretraining=("--name-pool", "60")),
-    Row(name="bpe-aliases", says="aliases and tags, too, of several BPE tokens", changes=("task.added_tokens=false",), pretraining=("--tokenizer", "bpe", "--vocabulary", "1500")),
+    Row(name="bpe-aliases", says="aliases and tags, too, of several BPE tokens", changes=("task.added_tokens=false", "training.added_token_std=0.02"), pretraining=("--tokenizer", "bpe", "--vocabulary", "1500")),
     Row(name="is-isnt", says="*alias is name*, *alias isn't name* in place of tags", changes=("task.definitions=is-isnt", "task.word_order=TVE")),
 )  # fmt: skip
 

@@ -130,7 +130,7 @@ def keep_known(read: Cities, asked: Asked, *, model: str, least_known: int) -> d
 
 def read_facts(path: Path) -> Facts:
     """What a file holds. Raises MechoclError, which names the file, for one that `mechocl data facts` has not written."""
-    remedy = f"make it again with `mechocl data facts --model MODEL --out {path}`"
+    remedy = f"move it away and make it anew: mechocl data facts --model MODEL --out {path}"
     values = files.read_json(path, remedy=remedy)
     try:
         cities = tuple(

@@ -36,7 +36,7 @@ class MiniatureConfig:
             raise MechoclError(f"name_pool is {self.name_pool}; use 0 for names of one word, or more")
         if self.name_pool and self.entities > self.name_pool**2:
             raise MechoclError(
-                f"entities is {self.entities}, and {self.name_pool} first and {self.name_pool} last names make {self.name_pool**2} at most; use a larger name_pool"
+                f"name_pool is {self.name_pool}; so many first and last names are for {self.name_pool**2} people at most, and entities is {self.entities}"
             )
         if 2 * self.name_pool > _MOST_PEOPLE:
             raise MechoclError(f"name_pool is {self.name_pool}; use {_MOST_PEOPLE // 2} at most")

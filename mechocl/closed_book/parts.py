@@ -3,6 +3,7 @@
 import numpy as np
 
 from mechocl.closed_book.stages import FinetuneStage
+from mechocl.errors import MechoclError
 from toy_models.task import Task
 
 
@@ -32,3 +33,15 @@ def select_rows(task: Task, stage: FinetuneStage) -> np.ndarray:
     aliases = task.table["alias"].to_numpy()[rows].tolist()
     kept: np.ndarray = rows[[mine.get(alias, number) == number for alias in aliases]]
     return kept
+
+
+def training_rows(task: Task, stage: FinetuneStage) -> np.ndarray:
+    """Rows of the task that a stage trains on. Raises MechoclError when there are no such rows."""
+    rows = select_rows(task, stage)
+    if len(rows) == 0:
+        of = "" if stage.part[1] == 1 else f", part {list(stage.part)}"
+        raise MechoclError(
+            f"a stage of data {list(stage.data)} and kinds {list(stage.kinds)}{of} has nothing to train on; change "
+            "task.fractions or the stage"
+        )
+    return rows

@@ -14,7 +14,7 @@ import torch
 from mechocl import files
 from mechocl.closed_book import evaluation, examples, worlds
 from mechocl.closed_book.batches import Collator, Examples, Replayed, choose_pad
-from mechocl.closed_book.parts import select_rows
+from mechocl.closed_book.parts import training_rows as training_rows
 from mechocl.closed_book.stages import ClosedBookRecipe, FinetuneStage, FinetuningConfig
 from mechocl.destinations import written_by_library
 from mechocl.errors import MechoclError
@@ -275,18 +275,6 @@ def _evaluated(stage: _Stage, moment: trainer.Moment, sample: np.ndarray) -> lis
     """Rows of the history at a moment of a stage."""
     position = {"stage": stage.number, "step": moment.step, "epoch": moment.epoch, "loss": moment.loss}
     return [position | row for row in evaluation.forced(moment.model, stage.task, sample)]
-
-
-def training_rows(task: Task, stage: FinetuneStage) -> np.ndarray:
-    """Rows of the task that a stage trains on. Raises MechoclError when there are no such rows."""
-    rows = select_rows(task, stage)
-    if len(rows) == 0:
-        of = "" if stage.part[1] == 1 else f", part {list(stage.part)}"
-        raise MechoclError(
-            f"a stage of data {list(stage.data)} and kinds {list(stage.kinds)}{of} has nothing to train on; change "
-            "task.fractions or the stage"
-        )
-    return rows
 
 
 def _keep(stage: _Stage, moment: trainer.Moment, merged: Callable[..., Any] | None, *, final: bool) -> None:

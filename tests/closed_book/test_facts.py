@@ -187,10 +187,10 @@ def test_other_files_are_refused(file: Path, base: Path, tmp_path: Path) -> None
             facts.read_facts(other)
         assert says in str(caught.value)
         assert str(caught.value).endswith(
-            f"make it again with `mechocl data facts --model MODEL --out {other}`"
+            f"move it away and make it anew: mechocl data facts --model MODEL --out {other}"
         )
     other.write_text(file.read_text().replace("Arland", "Norland"))
-    with pytest.raises(MechoclError, match="make it again with"):
+    with pytest.raises(MechoclError, match="move it away and make it anew"):
         facts.read_facts(other)
 
 
@@ -288,6 +288,21 @@ def test_facts_of_another_model_are_refused(file: Path, base: Path, tmp_path: Pa
         f"{file} says what {base} answers, and the model is {other}, which may know other facts; make a file of its own with "
         f"`mechocl data facts --model {other} --out FILE`, and give it as task.file"
     )
+    own = tmp_path / "own.json"
+    command = [
+        "data",
+        "facts",
+        "--model",
+        str(other),
+        "--out",
+        str(own),
+        "--device",
+        "cpu",
+        "--least-known",
+        "2",
+    ]
+    assert cli.main(command) == 0
+    facts.refuse_other_model(own, str(other))
     facts.refuse_other_model(file, str(text_worlds.folder(tmp_path / "copy", text_worlds.neox(scale=8.0))))
 
 

@@ -139,7 +139,7 @@ def test_fewer_phrasings_are_the_first_ones() -> None:
         ({"name_pool": -1}, "name_pool is -1; use 0 for names of one word, or more"),
         (
             {"name_pool": 6},
-            "entities is 40, and 6 first and 6 last names make 36 at most; use a larger name_pool",
+            "name_pool is 6; so many first and last names are for 36 people at most, and entities is 40",
         ),
         ({"name_pool": 20_000}, "name_pool is 20000; use 17150 at most"),
     ],

@@ -117,7 +117,7 @@ VALUES: dict[str, list[str]] = {
     "data cvdb --entities": ["100"],
     "pretrain miniature --phrasings": ["1"],
     "pretrain miniature --sentences": ["2"],
-    "pretrain miniature --name-pool": ["12"],
+    "pretrain miniature --name-pool": ["60"],
     "--set": ["task.aliases=140"],
     "finetune --set": ["task.entities=100"],
     "controls --set": ["task.entities=100"],
