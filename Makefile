@@ -1,7 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 FLOATS := tests/toy_models tests/probes tests/models tests/lenses tests/behaviour tests/hypotheses/test_evidence.py \
-	tests/hypotheses/test_quantities.py $(filter-out tests/learning/test_variants.py,$(wildcard tests/learning/test_*.py))
+	tests/hypotheses/test_quantities.py $(filter-out tests/learning/test_variants.py,$(wildcard tests/learning/test_*.py)) \
+	tests/runs/test_adapted_tokens.py tests/report/test_explorer.py
 
 .PHONY: demo demo-pythia test studies results-doc benchmarks campaign
 
