@@ -35,13 +35,7 @@ def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A GPT-NeoX whose unembedding is its embedding."""
-    from transformers import GPTNeoXForCausalLM
-
-    config = text_worlds.neox().config
-    config.tie_word_embeddings = True
-    torch.manual_seed(0)
-    return text_worlds.folder(tmp_path_factory.mktemp("tied") / "model", GPTNeoXForCausalLM(config))
+    return text_worlds.tied(tmp_path_factory.mktemp("tied") / "model")
 
 
 def start(path: Path, model: Path, *changes: str) -> Run:

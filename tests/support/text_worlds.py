@@ -157,3 +157,13 @@ def recipe_file(path: Path) -> Path:
 
 def recipe(path: Path, model: Path, *changes: str) -> ClosedBookRecipe:
     return recipes.load_closed_book_recipe(str(recipe_file(path)), (f'model="{model}"', *changes))
+
+
+def tied(path: Path) -> Path:
+    """The folder of a GPT-NeoX whose unembedding is its embedding."""
+    from transformers import GPTNeoXForCausalLM
+
+    config = neox().config
+    config.tie_word_embeddings = True
+    torch.manual_seed(0)
+    return folder(path, GPTNeoXForCausalLM(config))
