@@ -1,5 +1,7 @@
 """The questioning of the integer set: is the alias's integer in this list, true or false?"""
 
+import re
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -124,6 +126,31 @@ class ListQuestioning(Questioning):
             is_match = (task.roles[row] == ROLE["list"]) & (tokens[i] == first + entity)
             tokens[i] = torch.where(is_match, new, tokens[i])
         return tokens
+
+    def typed_hint(self, task: Task, row: int) -> str:
+        first, last = task.vocabulary.integers
+        return f"{int((task.roles[row] == ROLE['list']).sum())} integers from 0 to {last - first - 1}"
+
+    def typed_question(self, task: Task, row: int, text: str) -> Task:
+        """The task with another list in this question, written as integers with spaces or commas between them."""
+        first, last = task.vocabulary.integers
+        written = re.findall(r"[^\s,;]+", text)
+        is_list = task.roles[row] == ROLE["list"]
+        wrong = [
+            one for one in written if not (one.isascii() and one.isdecimal() and int(one) < last - first)
+        ]
+        if wrong or len(written) != int(is_list.sum()):
+            found = f"{wrong[0]!r} is none" if wrong else f"there are {len(written)}"
+            raise ValueError(f"type {self.typed_hint(task, row)}; {found}")
+        listed = torch.tensor([int(one) for one in written])
+        answer = bool((listed == int(task.table["entity"].iloc[row])).any())
+        tokens, table = task.tokens.clone(), task.table.copy()
+        tokens[row, is_list] = first + listed
+        tokens[row, task.roles[row] == ROLE["answer"]] = (
+            task.vocabulary.true if answer else task.vocabulary.false
+        )
+        table.loc[row, "answer"] = answer
+        return replace(task, tokens=tokens, table=table, fresh=None)
 
     def entity_name(self, vocabulary: Vocabulary, entity: int) -> str:
         return f"integer {entity}"

@@ -306,6 +306,17 @@ class Questioning(ABC):
         """
         raise ValueError("no question of this world names its entity")
 
+    def typed_hint(self, task: Task, row: int) -> str:
+        """What a reader may type in place of the question in this row, in words; "" in a world that takes none."""
+        return ""
+
+    def typed_question(self, task: Task, row: int, text: str) -> Task:
+        """The task with what a reader typed in place of the question in this row, about the same alias.
+
+        Raises ValueError, which says what to type, for a text that is no question of this world.
+        """
+        raise ValueError("questions of this world cannot be typed")
+
     def entity_name(self, vocabulary: Vocabulary, entity: int) -> str:
         """Name of an entity in words: `answer painter`, `integer 7`."""
         token = vocabulary.tokens[int(self.entity_ids(vocabulary)[entity])]

@@ -2,16 +2,18 @@
 
 import json
 import math
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
 from toy_models.measures import Measures
-from toy_models.task import Questioning, Task, Vocabulary
+from toy_models.task import ROLE, Questioning, Task, Vocabulary
 from toy_models.words import Words
 
 MEASURES: Final = Measures(
@@ -104,6 +106,38 @@ class TextQuestioning(Questioning):
     def positions_to_steer(self, task: Task, rows: np.ndarray, n_pos: int) -> list[int]:
         """Positions of the last token of the alias, and of the token at which the answer is read."""
         return [int(task.position_of("alias", rows[:1])[0]), n_pos - 1]
+
+    def typed_hint(self, task: Task, row: int) -> str:
+        return r"a text that names the alias; \n begins a line; the answer is read after its last token"
+
+    def typed_question(self, task: Task, row: int, text: str) -> Task:
+        """The task with a text in place of this question. It is judged by the same right answer, whatever it asks.
+
+        The text names the alias by the tokens of the question, so after a space or another word.
+        """
+        tokens = task.vocabulary.encode(text.replace(r"\n", "\n"))
+        if strange := [token for token in tokens if token >= len(task.vocabulary)]:
+            raise ValueError(f"type other words; the model has no token {strange[0]}")
+        name = task.tokens[row][task.roles[row] == ROLE["alias"]].tolist()
+        starts = [i for i in range(len(tokens) - len(name)) if tokens[i : i + len(name)] == name]
+        if len(starts) != 1:
+            shown = "".join(task.vocabulary.tokens[i] for i in name).strip()
+            raise ValueError(f"type a text that names {shown} once, after another word, and goes on after it")
+        roles = torch.full((len(tokens),), ROLE["word"])
+        roles[starts[-1] : starts[-1] + len(name)] = ROLE["alias"]
+        roles[-1] = ROLE["equals"]
+        more = max(0, len(tokens) - task.n_ctx)
+        changed = replace(
+            task,
+            tokens=F.pad(task.tokens, (0, more)),  # makes a copy
+            roles=F.pad(task.roles, (0, more)),
+            loss_mask=F.pad(task.loss_mask, (0, more)),
+            fresh=None,
+        )
+        changed.tokens[row], changed.roles[row] = 0, ROLE["pad"]
+        changed.tokens[row, : len(tokens)] = torch.tensor(tokens)
+        changed.roles[row, : len(tokens)] = roles
+        return changed
 
     def describe(self, task: Task, row: int, difference: float) -> tuple[str, str]:
         cells = task.table.loc[row]

@@ -49,6 +49,7 @@ COMMANDS: Final[dict[str, str]] = {
     "verdict": "verdicts:verdict",
     "report": "reports:write_report",
     "share": "share:share",
+    "serve": "serve:serve",
     "runs": "listing:runs",
 }
 """Command → its module in `mechocl.commands` and its function, in the order of the help. It is imported when it is chosen:

@@ -83,6 +83,7 @@ EXAMPLES: Final[dict[str, tuple[str, str]]] = {
     "verdict": ("runs/mine --plan", "runs/mine runs/more --out verdict.md"),
     "report": ("runs/demo", "runs/demo --out demo.html --jobs 1"),
     "share": ("runs/demo --story demo", "runs/demo --seeds 0,1 --aliases 20 --out aliases.html"),
+    "serve": ("runs/demo", "runs/demo --seeds 0,1 --port 0 --no-browser"),
     "runs": ("", "runs"),
 }
 """Command → its examples."""

@@ -13,12 +13,12 @@ runs/<name>/
   variants/<name>/                   variant runs, too (`mechocl variants`, `mechocl twins`)
 """
 
-import datetime
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -32,12 +32,15 @@ from mechocl.runs import recipes
 from mechocl.runs.folders import SeedFolder, StackFolder
 from mechocl.runs.kinds import RunKind
 from mechocl.runs.makers import makers, mixed_versions, with_maker
-from mechocl.runs.manifest import SCHEMA, check_manifest, refuse_sweep
+from mechocl.runs.manifest import check_manifest, new_manifest, refuse_sweep
 from mechocl.runs.provenance import maker
 from mechocl.runs.recipes import AnyRecipe, Recipe
 from mechocl.runs.text_runs import TextRuns
 from mechocl.runs.toy_runs import ToyRuns
 from toy_models.task import Questioning
+
+if TYPE_CHECKING:
+    from mechocl import Explorer
 
 _LOCK: Final = ".lock"
 _LOCK_PATIENCE_S: Final = 10.0
@@ -84,7 +87,7 @@ class Run:
             if old is None or (old.recipe != recipe and not made):
                 there = _seeds_there(path) if old is None else set()
                 seeds = tuple(sorted({*seeds, *there}))
-                manifest = _new_manifest(recipe, recipe_name, seeds, device, threads)
+                manifest = new_manifest(recipe, recipe_name, seeds, device, threads)
                 manifest["stacks"] = _stacks(seeds, together)
                 new = Run(path, recipe, recipe_name, seeds, manifest)
                 if not all(new.seed(seed).ledger.is_owned() for seed in there):
@@ -231,6 +234,19 @@ class Run:
             spent = now.manifest["seconds"]
             return now._changed(seconds=spent | {what: round(spent.get(what, 0.0) + seconds, 1)})
 
+    def explore(
+        self,
+        *,
+        seeds: Sequence[int] | None = None,
+        aliases: int = 12,
+        checkpoints: int = 4,
+        height: int = 900,
+    ) -> "Explorer":
+        """The page on single aliases of the run, which a notebook shows: `mechocl.explore`, which has more options."""
+        from mechocl import explore  # the front door: the page is made on a floor above
+
+        return explore(self, seeds=seeds, aliases=aliases, checkpoints=checkpoints, height=height)
+
     # results ------------------------------------------------------------------------------------
 
     def save_result(
@@ -305,23 +321,6 @@ def kind_of(recipe: AnyRecipe) -> RunKind:
 
 _KINDS: Final[dict[type, RunKind]] = {Recipe: ToyRuns(), ClosedBookRecipe: TextRuns()}
 """Class of a recipe → the kind of its runs."""
-
-
-def _new_manifest(
-    recipe: AnyRecipe, recipe_name: str, seeds: tuple[int, ...], device: str, threads: int
-) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA,
-        "recipe_name": recipe_name,
-        "recipe": recipes.plain(recipe),
-        "seeds": sorted(seeds),
-        "device": device,
-        "threads": threads,
-        "precision": recipe.training.precision,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seconds": {},
-        **maker(device),
-    }
 
 
 def _stacks(seeds: tuple[int, ...], together: int) -> list[list[int]]:

@@ -34,6 +34,8 @@ class Work:
     aliases: tuple[int, ...]
     patching: bool
     device: str
+    most: int
+    """Bytes that the models of this seed may take on the page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +66,11 @@ def collect_seed(work: Work, progress: Progress) -> Collected:
     def add(key: str, model: Transformer, measured: Task | None = None) -> None:
         before, what = len(packed), "twin" if key == "twin" else f"checkpoint {key}"
         with listening(lambda share: progress(what, (before + share) / total)):
-            found = data.show_model(model, task, shown, patching=work.patching, measured=measured)
+            measures = data.measure_aliases(model, task if measured is None else measured)
+            found = data.show_model(model, task, shown, patching=work.patching, measures=measures)
         packed[key] = pack(arrays_of(found, patching=work.patching))
+        if before == 0:
+            _require_room(len(packed[key].text) * total, work)
 
     for checkpoint in work.checkpoints:
         progress(f"checkpoint {checkpoint_key(checkpoint)}", len(packed) / total)
@@ -81,6 +86,18 @@ def collect_seed(work: Work, progress: Progress) -> Collected:
         sites=tuple(data.lens_names(model)),
         patches=tuple(data.patch_names(model)) if work.patching else (),
     )
+
+
+def _require_room(size: int, work: Work) -> None:
+    """Raise MechoclError when the models of a seed, which take `size` bytes, are too large for the page."""
+    if size > work.most:
+        count = len(work.aliases)
+        fits = count * work.most // size
+        fewer = f"use at most {fits}, or fewer checkpoints" if fits else "use fewer checkpoints"
+        raise MechoclError(
+            f"aliases is {count}; of a model of this size that makes a page too large for a browser (about {size / 1e6:.0f} MB of a "
+            f"seed, which may have {work.most / 1e6:.0f}); {fewer} or seeds"
+        )
 
 
 def arrays_of(found: data.ShownModel, *, patching: bool) -> dict[str, np.ndarray]:

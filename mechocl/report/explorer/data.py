@@ -4,7 +4,7 @@ Every number is that of an analysis: patterns are the model's own attention, the
 stream, effects are those of `interventions.patching`, and measures those of `behaviour.internalization`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -135,31 +135,51 @@ def choose_aliases(task: Task, count: int) -> list[int]:
 def show_seed(task: Task, aliases: Sequence[int], *, seed: int) -> ShownSeed:
     """The questions about these aliases: of each, one that names the alias's entity and one that does not, where there are both.
 
-    `seed` draws the partners. Raises MechoclError when the questions have different layouts, TooLittleData when there are none.
+    `seed` draws the partners, each alike whatever else is shown. Raises MechoclError when the questions have different layouts,
+    TooLittleData when there are none.
     """
-    table = task.table
     asked = task.rows(kind="question", split="test")
+    alias, answer = (task.table[name].to_numpy() for name in ("alias", "answer"))
     found: dict[int, list[int]] = {}
-    for alias in aliases:
-        own = asked[table["alias"].to_numpy()[asked] == alias]
-        answer = table["answer"].to_numpy()[own]
-        found[alias] = [int(own[answer == kind][0]) for kind in (True, False) if (answer == kind).any()]
-    rows = np.array([row for own in found.values() for row in own], dtype=int)
+    for one in aliases:
+        own = asked[alias[asked] == one]
+        found[one] = [
+            int(own[answer[own] == kind][0]) for kind in (True, False) if (answer[own] == kind).any()
+        ]
+    return show_rows(task, found, seed=seed)
+
+
+def show_rows(task: Task, chosen: Mapping[int, Sequence[int]], *, seed: int) -> ShownSeed:
+    """These questions, as rows of the task, of each alias. `seed` draws the partners. Raises as `show_seed` does."""
+    rows = np.array([row for own in chosen.values() for row in own], dtype=int)
     if len(rows) == 0:
         raise TooLittleData("the task has no test questions about aliases; give a run of another recipe")
     labels = layout.asked_positions(task, rows)
     partners = dict(zip(rows.tolist(), _partners(task, rows, seed=seed), strict=True))
     names = task.vocabulary.tokens
+    named = alias_names(task)
     return ShownSeed(
-        aliases=tuple(_shown_alias(task, alias, own, len(labels), partners) for alias, own in found.items()),
+        aliases=tuple(
+            _shown_alias(task, named[alias], own, len(labels), partners) for alias, own in chosen.items()
+        ),
         labels=tuple(labels),
         roles=tuple(ROLES[role] for role in task.roles[int(rows[0])][: len(labels)].tolist()),
         entities=tuple(_as_word(names[i]) for i in task.entity_ids.tolist()),
         candidates=tuple(_as_word(names[i]) for i in task.questioning.answer_ids(task.vocabulary).tolist()),
-        partner_names={
-            alias: _alias_name(task, alias) for alias in sorted(set(partners.values())) if alias >= 0
-        },
+        partner_names={alias: named[alias] for alias in sorted(set(partners.values())) if alias >= 0},
     )
+
+
+def alias_names(task: Task) -> dict[int, str]:
+    """Each alias of the task, and its name as its questions write it."""
+    table, words = task.table, task.vocabulary.tokens
+    first = table.loc[task.rows(kind="question")].drop_duplicates("alias")["alias"]
+    rows = torch.tensor(first.index.to_numpy())
+    tokens, named = task.tokens[rows].tolist(), (task.roles[rows] == ROLES.index("alias")).tolist()
+    return {
+        int(alias): "".join(words[i] for i, own in zip(line, at, strict=True) if own).strip()
+        for alias, line, at in zip(first, tokens, named, strict=True)
+    }
 
 
 def patch_names(model: Transformer) -> list[str]:
@@ -186,14 +206,27 @@ def all_aliases(task: Task) -> tuple[list[int], list[str]]:
     return [int(alias) for alias in table["alias"]], [str(subset) for subset in table["subset"]]
 
 
+def measure_aliases(model: Transformer, task: Task) -> Float[np.ndarray, "one_alias measure"]:
+    """`MEASURES` of every alias of the task, in the order of `all_aliases`; NaN where an alias has none."""
+    found = internalization.per_alias(model, task).set_index("alias")
+    aliases, _ = all_aliases(task)
+    values: np.ndarray = found.reindex(aliases)[list(MEASURES)].to_numpy(dtype=np.float32)
+    return values
+
+
 @torch.no_grad()
 def show_model(
-    model: Transformer, task: Task, shown: ShownSeed, *, patching: bool, measured: Task | None = None
+    model: Transformer,
+    task: Task,
+    shown: ShownSeed,
+    *,
+    patching: bool,
+    measures: Float[np.ndarray, "one_alias measure"],
 ) -> ShownModel:
     """What a model does with the questions of a seed, on the CPU. Without `patching`, effects and ends are NaN.
 
-    `measured`: the task whose measures are taken, if it is another one with the same aliases (a variant's). Raises MechoclError for
-    a model that `take_apart` does not cover.
+    `measures` are those of `measure_aliases`, for a twin those of its own task. Raises MechoclError for a model that `take_apart`
+    does not cover.
     """
     rows = shown.rows
     picked = torch.from_numpy(rows)
@@ -217,7 +250,7 @@ def show_model(
         difference=internalization.true_logit_difference(model, task, rows),
         effects=effects,
         ends=ends,
-        measures=_measures(model, task if measured is None else measured),
+        measures=measures,
     )
 
 
@@ -225,7 +258,7 @@ def show_model(
 
 
 def _shown_alias(
-    task: Task, alias: int, rows: Sequence[int], length: int, partners: dict[int, int]
+    task: Task, name: str, rows: Sequence[int], length: int, partners: Mapping[int, int]
 ) -> ShownAlias:
     table, tokens = task.table, task.vocabulary.tokens
     own = np.array(rows, dtype=int)
@@ -247,8 +280,8 @@ def _shown_alias(
         for k, row in enumerate(rows)
     ]
     return ShownAlias(
-        alias=alias,
-        name=_alias_name(task, alias),
+        alias=int(table["alias"].iloc[rows[0]]),
+        name=name,
         subset=str(table["subset"].iloc[rows[0]]),
         entity=entity,
         questions=tuple(questions),
@@ -260,17 +293,9 @@ def _as_word(token: str) -> str:
     return token.strip() or "␣"
 
 
-def _alias_name(task: Task, alias: int) -> str:
-    """The alias's name as its questions write it."""
-    row = int(task.rows(kind="question", alias=alias)[0])
-    is_name = task.roles[row] == ROLES.index("alias")
-    return "".join(task.vocabulary.tokens[i] for i in task.tokens[row][is_name].tolist()).strip()
-
-
 def _partners(task: Task, rows: np.ndarray, *, seed: int) -> list[int]:
     """For each question, an alias of another entity for which its right answer is another one; −1 where there is none."""
     table = task.table
-    draws = generator(seed, "partners on the page")
     asked = table.loc[
         task.rows(kind="question", split="test"), ["alias", "subset", "entity"]
     ].drop_duplicates("alias")
@@ -282,6 +307,7 @@ def _partners(task: Task, rows: np.ndarray, *, seed: int) -> list[int]:
         entities = others["entity"].to_numpy()
         fits = (entities != table["entity"].iloc[row]) & task.questioning.changes_answer(task, row, entities)
         aliases = others["alias"].to_numpy()[fits]
+        draws = generator(seed, "partners on the page", row)
         drawn = int(torch.randint(max(1, len(aliases)), (1,), generator=draws))
         found.append(int(aliases[drawn]) if len(aliases) else -1)
     return found
@@ -317,10 +343,3 @@ def _effects(
         name = f"L{row['layer']}H{max(0, row['index'])} z" if row["site"] == "z" else site
         effects[there, names.index(name), shown.labels.index(str(row["position"]))] = values
     return effects, ends
-
-
-def _measures(model: Transformer, task: Task) -> np.ndarray:
-    found = internalization.per_alias(model, task).set_index("alias")
-    aliases, _ = all_aliases(task)
-    values: np.ndarray = found.reindex(aliases)[list(MEASURES)].to_numpy(dtype=np.float32)
-    return values

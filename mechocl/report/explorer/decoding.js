@@ -2,10 +2,10 @@
 
 /** @typedef {{data: Float32Array, shape: number[]}} NumberArray Numbers in row-major order. */
 
-const KEPT_CHUNKS = 8;
+const KEPT_MODELS = 8;
 
-/** @type {Map<string, Promise<Record<string, NumberArray>>>} The last decoded models, oldest first. */
-const decodedChunks = new Map();
+/** @type {Map<string, Promise<any>>} The last loaded models, oldest first. */
+const keptModels = new Map();
 
 /** @type {Float32Array | null} */
 let halves = null;
@@ -23,20 +23,20 @@ function halfTable() {
   return halves;
 }
 
-/** The arrays of one model. @param {string} id @param {Record<string, number[]>} shapes
- * @returns {Promise<Record<string, NumberArray>>} */
-function loadChunk(id, shapes) {
-  const known = decodedChunks.get(id);
-  const found = known || decodeChunk(id, shapes);
-  decodedChunks.delete(id);
-  decodedChunks.set(id, found);
-  if (decodedChunks.size > KEPT_CHUNKS) decodedChunks.delete(decodedChunks.keys().next().value);
+/** What was loaded under this name before, or is loaded now. What fails is not kept.
+ * @param {string} name @param {(name: string) => Promise<any>} load @returns {Promise<any>} */
+function keptModel(name, load) {
+  const found = keptModels.get(name) || load(name);
+  keptModels.delete(name);
+  keptModels.set(name, found);
+  found.catch(() => keptModels.delete(name));
+  if (keptModels.size > KEPT_MODELS) keptModels.delete(keptModels.keys().next().value);
   return found;
 }
 
-/** @param {string} id @param {Record<string, number[]>} shapes @returns {Promise<Record<string, NumberArray>>} */
-async function decodeChunk(id, shapes) {
-  const packed = atob(document.getElementById(id).textContent);
+/** The arrays in a packed text. @param {string} text @param {Record<string, number[]>} shapes @returns {Promise<Record<string, NumberArray>>} */
+async function decodeChunk(text, shapes) {
+  const packed = atob(text);
   const bytes = Uint8Array.from(packed, (letter) => letter.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   const planes = new Uint8Array(await new Response(stream).arrayBuffer());

@@ -1,10 +1,10 @@
 // Panels: their frames, how keys and clicks change what is shown, and what a panel knows.
 
 /**
- * @typedef {{state: State, seed: any, alias: any, question: any, index: number, arrays: Record<string, NumberArray>, head: [number, number],
- *   colors: Palette, words: {entity: string, difference: string}, twinArrays: Record<string, NumberArray> | null, finalArrays: Record<string, NumberArray> | null}} View
+ * @typedef {{state: State, seed: any, alias: any, question: any, index: number, first: number, arrays: Record<string, NumberArray>,
+ *   head: [number, number], colors: Palette, words: {entity: string, difference: string}, twinArrays: Record<string, NumberArray> | null, finalArrays: Record<string, NumberArray> | null}} View
  * All that is shown: the state, the seed, the alias and the question that it names, and the arrays of the model. `index` is the
- * question's place in the arrays; `twinArrays` and `finalArrays` are those after the end of training, of the twin and of the seed itself.
+ * question's place in the arrays, and `first` that of the alias's first one; `twinArrays` and `finalArrays` are those after the end of training, of the twin and of the seed itself.
  */
 
 /**

@@ -4,6 +4,8 @@
 let drawnView = null;
 /** @type {State} */
 let current = stateOf(location.hash).state;
+/** What was drawn last, as the address has it. */
+let drawnState = current;
 /** @type {string | null} The theme that the reader chose; null follows the system. */
 let chosenTheme = null;
 /** Counts what is shown, so that a slow picture does not replace a newer one. */
@@ -12,9 +14,23 @@ let turn = 0;
 const choice = (/** @type {string} */ id) => /** @type {HTMLInputElement & HTMLSelectElement} */ (document.getElementById(id));
 const systemDark = matchMedia("(prefers-color-scheme: dark)");
 
+/** Whether the page stands in another one, such as a notebook. Then its state is not in the address, which is that one's. */
+const EMBEDDED = location.protocol === "about:";
+
 /** @returns {string} */
 function theme() {
-  return chosenTheme || (systemDark.matches ? "dark" : "light");
+  return chosenTheme || (EMBEDDED && outerTheme()) || (systemDark.matches ? "dark" : "light");
+}
+
+/** The theme of the notebook around the page, "" where it says none. @returns {string} */
+function outerTheme() {
+  try {
+    const { dataset, classList } = window.parent.document.body;
+    if (classList.contains("vscode-dark") || dataset.jpThemeLight === "false") return "dark";
+    return classList.contains("vscode-light") || dataset.jpThemeLight === "true" ? "light" : "";
+  } catch {
+    return "";
+  }
 }
 
 /** Change what is shown. `kept` replaces the last address instead of adding one. @param {Partial<State>} parts @param {boolean} [kept] */
@@ -24,18 +40,21 @@ function change(parts, kept = false) {
   if (!seed.checkpoints.some((/** @type {any} */ one) => one.key === next.checkpoint)) next.checkpoint = seed.checkpoints.at(-1).key;
   if (seed.noTwin) next.twin = false;
   const alias = aliasOf(seed, next.alias);
+  if (parts.list !== undefined) next.typed = "";
+  if (parts.typed) next.position = LAST;
+  if (next.alias !== current.alias && next.typed) next.typed = next.typed.replaceAll(aliasOf(seedOf(current.seed), current.alias).name, alias.name);
   next.alias = alias.alias;
-  next.list = clamp(next.list, alias.questions.length);
-  next.position = clamp(next.position, seed.labels.length);
+  next.list = clamp(next.list, questionCount(seed, next.alias));
+  if (!next.typed) next.position = clamp(next.position, seed.labels.length);
   if (parts.alias !== undefined && next.subset && alias.subset !== next.subset) next.subset = "";
   if (fragmentOf(next) === fragmentOf(current)) return;
-  if (["seed", "checkpoint", "subset", "alias", "list", "twin"].some((name) => name in parts)) next.story = 0;
+  if (["seed", "checkpoint", "subset", "alias", "list", "twin", "typed"].some((name) => name in parts)) next.story = 0;
   go(next, kept);
 }
 
 /** @param {State} state @param {boolean} [kept] */
 function go(state, kept = false) {
-  history[kept ? "replaceState" : "pushState"](null, "", fragmentOf(state));
+  if (!EMBEDDED) history[kept ? "replaceState" : "pushState"](null, "", fragmentOf(state));
   current = state;
   say("");
   show();
@@ -48,20 +67,38 @@ function say(words) {
   notice.hidden = !words;
 }
 
-/** Read the arrays that the state needs, and draw everything. */
+/** Read what the state needs, and draw everything. */
 async function show() {
   turn += 1;
   const own = turn, state = current, seed = seedOf(state.seed);
   drawChoices(state, seed);
   drawStory(state);
-  const load = (/** @type {string} */ key) => loadChunk(`chunk-${state.seed}-${key}`, seed.shapes);
-  const arrays = await load(state.twin ? "twin" : state.checkpoint);
-  const both = seed.noTwin ? [null, null] : await Promise.all([load("twin"), load(seed.checkpoints.at(-1).key)]);
-  if (own !== turn) return;
-  const alias = aliasOf(seed, state.alias), index = questionIndex(seed, state);
+  const panels = document.getElementById("panels"), last = seed.checkpoints.at(-1).key;
+  panels.setAttribute("aria-busy", "true");
+  try {
+    const loaded = await loadModel(state, state.twin ? "twin" : state.checkpoint);
+    const [twin, final] = seed.noTwin ? [null, null] : await Promise.all([loadModel(state, "twin"), loadModel(state, last)]);
+    if (own !== turn) return;
+    draw(state, loaded, twin && twin.arrays, final && final.arrays);
+  } catch (error) {
+    if (own !== turn) return;
+    current = drawnState;
+    if (!EMBEDDED) history.replaceState(null, "", fragmentOf(current));
+    document.documentElement.dataset.ready = String(turn);
+    say(/** @type {Error} */ (error).message);
+  }
+  panels.removeAttribute("aria-busy");
+  drawChoices(current, seedOf(current.seed));
+}
+
+/** Draw what was loaded. @param {State} state @param {Loaded} loaded @param {Record<string, NumberArray> | null} twinArrays
+ * @param {Record<string, NumberArray> | null} finalArrays */
+function draw(state, loaded, twinArrays, finalArrays) {
+  const { seed, alias, list, first, arrays } = loaded, index = first + list;
   const head = state.head ? /** @type {[number, number]} */ (state.head.split(".").map(Number)) : strongestHead(arrays.patterns, index);
-  drawnView = { state, seed, alias, question: alias.questions[state.list], index, arrays, head, colors: PALETTES[theme()],
-    twinArrays: both[0], finalArrays: both[1], words: CONTENT.words };
+  drawnState = state;
+  drawnView = { state: { ...state, list, position: clamp(state.position, seed.labels.length) }, seed, alias, question: alias.questions[list],
+    index, first, arrays, head, colors: PALETTES[theme()], twinArrays, finalArrays, words: CONTENT.words };
   redraw();
 }
 
@@ -82,7 +119,7 @@ function inWords(view) {
   const tag = notation.tag ? `defined with tag ${notation.tag}` : "not defined";
   const when = state.twin ? "twin at its end" : checkpointOf(seed, state).label;
   return `Seed ${state.seed}, ${when}: ${alias.name} (${subset}, ${tag}) stands for ${view.words.entity} ${seed.entities[alias.entity]}; `
-    + `question ${state.list + 1}, the right answer is ${view.question.right}.`;
+    + `${state.typed ? "what was typed" : `question ${state.list + 1}`}, the right answer is ${view.question.right}.`;
 }
 
 /** @param {any} seed @param {State} state @returns {any} */
@@ -111,8 +148,18 @@ function drawChoices(state, seed) {
   const alias = aliasOf(seed, state.alias);
   choice("alias").value = alias.name;
   const there = seed.aliases.filter((/** @type {any} */ one) => !state.subset || one.subset === state.subset);
-  document.getElementById("aliases").replaceChildren(...there.map((/** @type {any} */ one) => new Option(one.subset, one.name)));
-  fillSelect("list", alias.questions.map((/** @type {any} */ one, /** @type {number} */ i) => [i, questionInWords(seed, one, i)]), state.list);
+  const listed = document.getElementById("aliases"), group = `${state.seed} ${state.subset}`;
+  if (listed.dataset.group !== group) listed.replaceChildren(...there.map((/** @type {any} */ one) => new Option(one.subset, one.name)));
+  listed.dataset.group = group;
+  if (alias.questions) {
+    /** @type {[string | number, string][]} */
+    const options = alias.questions.map((/** @type {any} */ one, /** @type {number} */ i) => [i, questionInWords(seed, one, i)]);
+    fillSelect("list", state.typed ? [...options, ["typed", `typed: ${state.typed}`]] : options, state.typed ? "typed" : state.list);
+  }
+  if (!CONTENT.live) return;
+  choice("typed").value = state.typed;
+  document.getElementById("typed-hint").textContent = seed.typed;
+  choice("typed").closest("label").hidden = !seed.typed;
 }
 
 /** @param {any} seed @param {any} question @param {number} i @returns {string} */
@@ -153,10 +200,12 @@ function start() {
   choice("subset").addEventListener("change", () => chooseSubset(choice("subset").value));
   choice("alias").addEventListener("change", chooseTyped);
   choice("alias").addEventListener("focus", () => choice("alias").select());
-  choice("list").addEventListener("change", () => change({ list: Number(choice("list").value) }));
+  choice("list").addEventListener("change", () => { if (choice("list").value !== "typed") change({ list: Number(choice("list").value) }); });
+  if (CONTENT.live) choice("typed").addEventListener("change", () => change({ typed: choice("typed").value.trim() }));
   choice("model").addEventListener("change", () => change({ twin: choice("model").value === "twin" }));
   choice("choices").addEventListener("submit", (event) => event.preventDefault());
   document.getElementById("theme").addEventListener("click", () => { chosenTheme = theme() === "dark" ? "light" : "dark"; redraw(); });
+  document.getElementById("links").hidden = EMBEDDED;
   systemDark.addEventListener("change", redraw);
   window.addEventListener("hashchange", arrive);
   window.addEventListener("popstate", arrive);

@@ -31,9 +31,15 @@ from toy_models.subsets import SUBSETS
 SIZE_LIMIT: Final = 15_000_000
 """Size in bytes above which a page is said to be large. It is written all the same."""
 
+MOST: Final = 100_000_000
+"""Size in bytes of a page that is not made, since browsers hardly open it."""
+
+NO_PATCHING: Final = "The page was made with --no-patching; without it, it has the effects."
+"""What stands in the place of the effects on a page that has none."""
+
 SCRIPTS: Final = (
     "decoding.js", "state.js", "drawing.js", "frame.js", "tokens_panel.js", "heads_panel.js", "lens_panel.js", "answers_panel.js",
-    "twin_panel.js", "patching_panel.js", "scatter_panel.js", "saving.js", "story.js", "main.js",
+    "twin_panel.js", "patching_panel.js", "scatter_panel.js", "saving.js", "story.js", "loading.js", "main.js",
 )  # fmt: skip
 """The page's scripts, in the order in which they are joined."""
 
@@ -57,10 +63,17 @@ class OneSeed:
     """Why there is no twin; "" if there is one."""
 
 
-def write_explorer(
+def write_explorer(run: Run, seeds: Sequence[int], out: Path, **options: Any) -> int:
+    """Write what `build_page` makes into the file `out`, whose folder is made, and return its size in bytes."""
+    page = build_page(run, seeds, **options)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, page)
+    return len(page.encode("utf-8"))
+
+
+def build_page(
     run: Run,
     seeds: Sequence[int],
-    out: Path,
     *,
     aliases: int,
     checkpoints: int,
@@ -68,12 +81,12 @@ def write_explorer(
     device: str,
     jobs: int | None,
     story: Story | None = None,
-) -> int:
-    """Write the explorer of some seeds of a run into the file `out`, whose folder is made, and return its size in bytes.
+) -> str:
+    """The explorer of some seeds of a run as one HTML page.
 
-    The page has `aliases` aliases of each seed in all (`data.choose_aliases`) at no more than `checkpoints` checkpoints. A model's
-    numbers are computed anew. Raises MechoclError when there is nothing to show, when a view of the story names what the page does not
-    have, and as `data.show_model` does.
+    It has `aliases` aliases of each seed in all (`data.choose_aliases`) at no more than `checkpoints` checkpoints. A model's
+    numbers are computed anew. Raises MechoclError when there is nothing to show, when the page would be larger than `MOST`, when a
+    view of the story names what the page does not have, and as `data.show_model` does.
     """
     shown, works = {}, []
     for seed in seeds:
@@ -90,6 +103,7 @@ def write_explorer(
             Work(
                 run=str(run.path), attribute=run.attribute, seed=seed, checkpoints=shown[seed].checkpoints,
                 twin=not shown[seed].why_no_twin, aliases=numbers, patching=patching, device=device,
+                most=MOST // len(seeds),
             )
         )  # fmt: skip
     if story is not None:
@@ -98,11 +112,15 @@ def write_explorer(
     if story is not None:
         layers, heads = found[seeds[0]].shapes["patterns"][1:3]
         story.check_heads(layers, heads)
-    content = _content(run, shown, found, story=story, patching=patching)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    page = render(content, facts=_facts(run), chunks=_chunks(found))
-    write_text(out, page)
-    return len(page.encode("utf-8"))
+    of_seeds = [
+        seed_as_json(seed, shown[seed], found[seed].sites, found[seed].patches, found[seed].shapes)
+        for seed in seeds
+    ]
+    return render(
+        content_of(run, of_seeds, story=story, no_patching="" if patching else NO_PATCHING),
+        facts=facts_of(run),
+        chunks=_chunks(found),
+    )
 
 
 def render(content: dict[str, Any], *, facts: dict[str, str], chunks: dict[str, str]) -> str:
@@ -123,18 +141,19 @@ def render(content: dict[str, Any], *, facts: dict[str, str], chunks: dict[str, 
             json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         ),
         story=bool(content["story"]),
+        live=content["live"],
     )
 
 
-def _content(
+def content_of(
     run: Run,
-    shown: Mapping[int, OneSeed],
-    found: Mapping[int, Collected],
+    seeds: Sequence[dict[str, Any]],
     *,
-    story: Story | None,
-    patching: bool,
+    story: Story | None = None,
+    no_patching: str = "",
+    live: bool = False,
 ) -> dict[str, Any]:
-    """What the page reads beside the models' arrays."""
+    """What the page reads beside the models' arrays. `seeds` are from `seed_as_json`; a `live` page asks for what it shows."""
     return {
         "title": f"Aliases of {run.recipe_name}" if story is None else story.title,
         "words": {"entity": run.questioning.words.entity, "difference": run.questioning.words.difference},
@@ -148,15 +167,14 @@ def _content(
             }
             for name, subset in SUBSETS.items()
         },
-        "seeds": [_seed_as_json(seed, shown[seed], found[seed]) for seed in shown],
+        "seeds": list(seeds),
         "story": [] if story is None else story.views_as_json(),
-        "noPatching": ""
-        if patching
-        else "The page was made with --no-patching; without it, it has the effects.",
+        "noPatching": no_patching,
+        "live": live,
     }
 
 
-def _facts(run: Run) -> dict[str, str]:
+def facts_of(run: Run) -> dict[str, str]:
     training = run.recipe.training
     return {
         "Run": run.path.name,
@@ -175,23 +193,36 @@ def _chunks(found: Mapping[int, Collected]) -> dict[str, str]:
     }
 
 
-def _seed_as_json(seed: int, one: OneSeed, own: Collected) -> dict[str, Any]:
-    shown = one.shown
+def seed_as_json(
+    seed: int,
+    one: OneSeed,
+    sites: Sequence[str],
+    patches: Sequence[str],
+    shapes: Mapping[str, Sequence[int]],
+) -> dict[str, Any]:
+    """What the page reads of one seed: names along the axes of its arrays, and their shapes."""
     return {
         "seed": seed,
-        "aliases": [asdict(alias) for alias in shown.aliases],
-        "labels": shown.labels,
-        "roles": shown.roles,
-        "entities": shown.entities,
-        "candidates": shown.candidates,
-        "partners": {str(alias): name for alias, name in shown.partner_names.items()},
+        "aliases": [asdict(alias) for alias in one.shown.aliases],
+        **layout_as_json(one.shown),
+        "entities": one.shown.entities,
+        "candidates": one.shown.candidates,
         "every": {"alias": one.every[0], "subset": one.every[1]},
         "noTwin": one.why_no_twin,
         "checkpoints": [
             {"key": checkpoint_key(checkpoint), "label": checkpoint_name(checkpoint)}
             for checkpoint in one.checkpoints
         ],
-        "sites": own.sites,
-        "patches": own.patches,
-        "shapes": {name: list(shape) for name, shape in own.shapes.items()},
+        "sites": list(sites),
+        "patches": list(patches),
+        "shapes": {name: list(shape) for name, shape in shapes.items()},
+    }
+
+
+def layout_as_json(shown: data.ShownSeed) -> dict[str, Any]:
+    """What stands at each position, and the names of the partners."""
+    return {
+        "labels": shown.labels,
+        "roles": shown.roles,
+        "partners": {str(alias): name for alias, name in shown.partner_names.items()},
     }

@@ -81,5 +81,5 @@ function saveFile(blob, name) {
 /** @param {Panel} panel @param {View} view @param {string} ending @returns {string} */
 function fileName(panel, view, ending) {
   const { state } = view;
-  return `${panel.id}-seed-${state.seed}-${state.twin ? "twin" : `checkpoint-${state.checkpoint}`}-alias-${state.alias}-question-${state.list + 1}.${ending}`;
+  return `${panel.id}-seed-${state.seed}-${state.twin ? "twin" : `checkpoint-${state.checkpoint}`}-alias-${state.alias}-question-${state.typed ? "typed" : state.list + 1}.${ending}`;
 }

@@ -42,20 +42,22 @@ function drawScatter(view, width) {
   }
   /** @type {SVGElement[]} */
   const front = [];
+  /** @type {SVGElement[]} */
+  const ring = [];
   every.alias.forEach((/** @type {number} */ alias, /** @type {number} */ i) => {
     if (!Number.isFinite(xs[i]) || !Number.isFinite(ys[i])) return;
     const there = onPage.has(alias), chosen = alias === state.alias;
     const subset = subsetIn(state, every.subset[i]);
     const says = `${nameOf(seed, alias)}, ${subset}: ${shown(xs[i], true)}, AUC ${shown(ys[i])}`;
-    const dot = mark(subset, x(xs[i]), y(ys[i]), chosen ? 8 : there ? 5 : 2.6, colors, says, there);
+    const dot = mark(subset, x(xs[i]), y(ys[i]), chosen ? 8 : !there ? 2.6 : onPage.size > 300 ? 3.4 : 5, colors, says, there);
     if (there) dot.setAttribute("data-pick", `alias:${alias}`);
-    (there ? front : parts).push(dot);
-    if (chosen) front.push(svg("circle", { cx: x(xs[i]), cy: y(ys[i]), r: 13, fill: "none", stroke: colors.ink, "stroke-width": 3, "pointer-events": "none" }));
+    (chosen ? ring : there ? front : parts).push(dot);
+    if (chosen) ring.push(svg("circle", { cx: x(xs[i]), cy: y(ys[i]), r: 13, fill: "none", stroke: colors.ink, "stroke-width": 3, "pointer-events": "none" }));
   });
   const legend = drawLegend(seed, width, colors);
   const axis = [label(width / 2, SCATTER_HEIGHT - 8, "right − wrong logit, mean of its questions (nats)", colors.soft, { "text-anchor": "middle" }),
     label(0, 0, "AUC", colors.soft, { "text-anchor": "middle", transform: `translate(10 ${SCATTER_HEIGHT / 2}) rotate(-90)` })];
-  return picture(width, SCATTER_HEIGHT + legend.height, colors, [...parts, ...front, ...axis, ...legend.parts]);
+  return picture(width, SCATTER_HEIGHT + legend.height, colors, [...parts, ...front, ...ring, ...axis, ...legend.parts]);
 }
 
 /** The mark of an alias: shape by tag, colour by subset, hollow where training asked about it. @param {string} subset @param {number} x @param {number} y @param {number} size
@@ -102,7 +104,7 @@ function movedAlias(view, by) {
 PANELS.push({
   id: "scatter",
   title: () => "This alias among all",
-  how: "Each mark is an alias, answered better further to the right and up; circles have tag 1, triangles tag 2, squares another or none; hollow ones were asked about in training. The ringed one is shown. A click, or an arrow key, chooses another large one; small ones are not on the page.",
+  how: "Each mark is an alias, answered better further to the right and up; circles have tag 1, triangles tag 2, squares another or none; hollow ones were asked about in training. The ringed one is shown. A click, or an arrow key, chooses another; the smallest ones are not on the page.",
   size: "",
   draw: drawScatter,
   move: (view, right, down) => movedAlias(view, right || down),

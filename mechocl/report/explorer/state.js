@@ -2,12 +2,16 @@
 
 /**
  * @typedef {{seed: number, checkpoint: string, subset: string, alias: number, list: number, head: string, position: number,
- *   twin: boolean, story: number}} State
- * With `twin`, the model is that of the twin at its end, whatever the checkpoint is. `list` counts from 0; `head` is "LAYER.HEAD", or "" for the one that the page chooses; `story` counts from 1, 0 is none.
+ *   twin: boolean, story: number, typed: string}} State
+ * With `twin`, the model is that of the twin at its end, whatever the checkpoint is. `list` counts from 0; `typed` is what a live page
+ * asks in place of a question, and `position` is then `LAST` for its last token; `head` is "LAYER.HEAD", or "" for the one that the page chooses; `story` counts from 1, 0 is none.
  */
 
 /** @type {any} The page's content, without the arrays. */
 const CONTENT = JSON.parse(document.getElementById("content").textContent);
+
+/** The position of the last token of what was typed, however long that is. */
+const LAST = 1e6;
 
 /** @param {number} number @returns {any} */
 function seedOf(number) {
@@ -18,7 +22,7 @@ function seedOf(number) {
 function firstState(seed = CONTENT.seeds[0]) {
   const alias = seed.aliases.find((/** @type {any} */ one) => one.subset === "d1_consistent") || seed.aliases[0];
   return { seed: seed.seed, checkpoint: seed.checkpoints.at(-1).key, subset: "", alias: alias.alias, list: 0, head: "",
-    position: seed.labels.length - 1, twin: false, story: 0 };
+    position: seed.labels.length - 1, twin: false, story: 0, typed: "" };
 }
 
 /** @param {State} state @returns {string} */
@@ -29,9 +33,11 @@ function fragmentOf(state) {
   fields.set("checkpoint", state.checkpoint);
   if (state.subset) fields.set("subset", state.subset);
   fields.set("alias", String(state.alias));
-  fields.set("question", String(state.list + 1));
+  if (state.typed) fields.set("typed", state.typed);
+  else fields.set("question", String(state.list + 1));
   if (state.head) fields.set("head", state.head);
-  fields.set("position", seed.labels[state.position]);
+  if (!state.typed) fields.set("position", seed.labels[state.position]);
+  else if (state.position !== LAST) fields.set("position", String(state.position));
   if (state.twin) fields.set("twin", "1");
   if (state.story) fields.set("story", String(state.story));
   return `#${fields}`;
@@ -57,11 +63,13 @@ function stateOf(fragment) {
   state.checkpoint = chosen("checkpoint", seed.checkpoints.map((/** @type {any} */ one) => one.key), state.checkpoint);
   state.subset = chosen("subset", seed.aliases.map((/** @type {any} */ one) => one.subset), "");
   state.alias = chosen("alias", seed.aliases.map((/** @type {any} */ one) => one.alias), state.alias);
-  const questions = aliasOf(seed, state.alias).questions.length;
+  const questions = questionCount(seed, state.alias);
   state.list = chosen("question", Array.from({ length: questions }, (_, i) => i + 1), 1) - 1;
   const [, layers, heads] = seed.shapes.patterns;
   state.head = chosen("head", Array.from({ length: layers * heads }, (_, i) => `${Math.floor(i / heads)}.${i % heads}`), "");
-  state.position = seed.labels.indexOf(chosen("position", seed.labels, seed.labels.at(-1)));
+  if (CONTENT.live) state.typed = fields.get("typed") || "";
+  if (state.typed) state.position = /^\d+$/.test(fields.get("position") || "") ? Number(fields.get("position")) : LAST;
+  else state.position = seed.labels.indexOf(chosen("position", seed.labels, seed.labels.at(-1)));
   state.twin = Boolean(chosen("twin", seed.noTwin ? [] : [1], 0));
   state.story = chosen("story", CONTENT.story.map((/** @type {any} */ _, /** @type {number} */ i) => i + 1), 0);
   const notice = missing.length ? `The link names ${missing.join(", ")}, which this page does not have; it shows something else there.` : "";
@@ -79,6 +87,11 @@ function subsetIn(state, subset) {
 /** @param {any} seed @param {number} number @returns {any} */
 function aliasOf(seed, number) {
   return seed.aliases.find((/** @type {any} */ one) => one.alias === number) || seed.aliases[0];
+}
+
+/** How many questions an alias has; a live page learns it when it has asked for them. @param {any} seed @param {number} alias @returns {number} */
+function questionCount(seed, alias) {
+  return (aliasOf(seed, alias).questions || [0, 1]).length;
 }
 
 /** The index of a question along the first axis of the arrays. @param {any} seed @param {State} state @returns {number} */

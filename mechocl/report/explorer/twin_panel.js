@@ -4,7 +4,7 @@
  * @returns {[string, number, number][]} */
 function twinRows(view) {
   const { seed, alias, finalArrays: own, twinArrays: other } = view, last = seed.labels.length - 1;
-  const first = questionIndex(seed, { ...view.state, list: 0 });
+  const first = view.first;
   const place = seed.every.alias.indexOf(alias.alias);
   /** @type {[string, number, number][]} */
   const rows = [];
@@ -12,7 +12,7 @@ function twinRows(view) {
     rows.push([name === "auc" ? "AUC" : "right − wrong logit",
       measureNamed(own.measures, name)[place], measureNamed(other.measures, name)[place]]);
   }
-  alias.questions.forEach((/** @type {any} */ _, /** @type {number} */ i) => rows.push([`logits, question ${i + 1}`,
+  alias.questions.forEach((/** @type {any} */ _, /** @type {number} */ i) => rows.push([view.state.typed ? "logits, what was typed" : `logits, question ${i + 1}`,
     part(own.difference, first + i)[0], part(other.difference, first + i)[0]]));
   const named = seed.roles.lastIndexOf("alias");
   seed.sites.forEach((/** @type {string} */ site, /** @type {number} */ i) => rows.push([`rank: alias, ${site.replace("layer ", "L")}`,
