@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
@@ -108,14 +109,14 @@ class TextQuestioning(Questioning):
         return [int(task.position_of("alias", rows[:1])[0]), n_pos - 1]
 
     def typed_hint(self, task: Task, row: int) -> str:
-        return r"a text that names the alias; \n begins a line; the answer is read after its last token"
+        return r"a text that names the alias (⏎ or \n begins a line); the answer is read after its last token"
 
     def typed_question(self, task: Task, row: int, text: str) -> Task:
         """The task with a text in place of this question. It is judged by the same right answer, whatever it asks.
 
         The text names the alias by the tokens of the question, so after a space or another word.
         """
-        tokens = task.vocabulary.encode(text.replace(r"\n", "\n"))
+        tokens = task.vocabulary.encode(re.sub(r"⏎|\\n", "\n", text))
         if strange := [token for token in tokens if token >= len(task.vocabulary)]:
             raise ValueError(f"type other words; the model has no token {strange[0]}")
         name = task.tokens[row][task.roles[row] == ROLE["alias"]].tolist()

@@ -48,28 +48,36 @@ def find_browser() -> str:
 
 
 @contextmanager
-def open_page(path: Path, *, width: int = 1280, height: int = 900) -> Iterator[OpenedPage]:
-    """Open the HTML file `path` from disk in a window of `width` by `height` pixels, without network."""
-    address = path.resolve().as_uri()
+def open_page(where: Path | str, *, width: int = 1280, height: int = 900) -> Iterator[OpenedPage]:
+    """Open an HTML file in a window of `width` by `height` pixels, without network.
+
+    An address of a server on this machine may be given in place of a file; then what lies under it may be asked for, and nothing else.
+    """
+    address = where.resolve().as_uri() if isinstance(where, Path) else where
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_browser(), args=list(ARGUMENTS))
         try:
             context = browser.new_context(viewport={"width": width, "height": height})
-            context.set_offline(True)
+            context.set_offline(isinstance(where, Path))
             opened = OpenedPage(context.new_page())
+
+            def is_own(url: str) -> bool:
+                return url.partition("#")[0] == address or (
+                    not isinstance(where, Path) and url.startswith(address)
+                )
 
             def on_console(message: ConsoleMessage) -> None:
                 if message.type in ("error", "warning"):
                     opened.problems.append(f"{message.type}: {message.text}")
 
             def on_route(route: Route) -> None:
-                if route.request.url.startswith("file:"):
+                if route.request.url.startswith("file:") or is_own(route.request.url):
                     route.continue_()
                 else:
                     route.abort()
 
             def on_request(url: str) -> None:
-                if not url.startswith(("data:", "blob:")) and url.partition("#")[0] != address:
+                if not url.startswith(("data:", "blob:")) and not is_own(url):
                     opened.requests.append(url)
 
             opened.page.on("console", on_console)

@@ -92,7 +92,7 @@ def _require_room(size: int, work: Work) -> None:
     """Raise MechoclError when the models of a seed, which take `size` bytes, are too large for the page."""
     if size > work.most:
         count = len(work.aliases)
-        fits = count * work.most // size
+        fits = int(0.9 * count * work.most / size)  # not all of it grows with the aliases
         fewer = f"use at most {fits}, or fewer checkpoints" if fits else "use fewer checkpoints"
         raise MechoclError(
             f"aliases is {count}; of a model of this size that makes a page too large for a browser (about {size / 1e6:.0f} MB of a "

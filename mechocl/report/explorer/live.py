@@ -126,8 +126,13 @@ class LiveRun:
             except ValueError as error:
                 raise MechoclError(str(error)) from None
             shown = data.show_rows(task, {alias: [row]}, seed=seed)
+        model = self._loaded(checkpoint, twin)
+        if len(shown.labels) > int(model.cfg.n_ctx):
+            raise MechoclError(
+                f"the text has {len(shown.labels)} tokens, but the model has {int(model.cfg.n_ctx)} positions; type a shorter one"
+            )
         found = data.show_model(
-            self._loaded(checkpoint, twin), task, shown, patching=self.patching,
+            model, task, shown, patching=self.patching,
             measures=self._measured(checkpoint, twin),
         )  # fmt: skip
         packed = pack(arrays_of(found, patching=self.patching))

@@ -106,7 +106,9 @@ class _Handler(BaseHTTPRequestHandler):
             fields = {name: values[-1] for name, values in parse_qs(parts.query).items()}
             try:
                 self._send_json(HTTPStatus.OK, self.server.answer(fields))
-            except MechoclError as error:  # not as a failure of HTTP, which a browser's console would show beside it
+            except (
+                MechoclError
+            ) as error:  # not as a failure of HTTP, which a browser's console would show beside it
                 self._send_json(HTTPStatus.OK, {"error": str(error)})
         else:
             self._send(HTTPStatus.NOT_FOUND, "text/plain", b"There is nothing here.\n")
