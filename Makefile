@@ -4,7 +4,7 @@ FLOATS := tests/toy_models tests/probes tests/models tests/lenses tests/behaviou
 	tests/hypotheses/test_quantities.py $(filter-out tests/learning/test_variants.py,$(wildcard tests/learning/test_*.py)) \
 	tests/runs/test_adapted_tokens.py tests/report/test_explorer.py
 
-.PHONY: demo demo-pythia test studies results-doc benchmarks campaign
+.PHONY: demo demo-pythia test page-types pictures studies results-doc benchmarks campaign
 
 # Train the small integer-set recipe and three controls over twelve seeds, analyse it, write runs/demo/report.html.
 demo:
@@ -30,6 +30,15 @@ test:
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
 	$(BIN)/python -m pytest -n 2 --nbmake --nbmake-timeout=1200 tests notebooks
 	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -n 2 $(FLOATS)
+
+# Check the types that the explorer's scripts declare. Needs npm, which fetches the compiler.
+page-types:
+	npx --yes --package typescript@5.9.3 tsc -p mechocl/report/explorer/jsconfig.json
+
+# docs/images/, from the run that `make demo` makes. Needs a Chromium.
+pictures:
+	@$(PYTHON) tools/install.py dev
+	$(BIN)/python -m docs.write.pictures --run runs/demo
 
 # Train what the map in docs/results.md is made from (long); continues where it was stopped.
 studies:

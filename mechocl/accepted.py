@@ -38,7 +38,7 @@ _WORDS: Final = {
 
 _UNKNOWN: Final = object()
 
-_COUNTS: Final = re.compile(r"n_\w+|\w+_per_\w+|most|batch_size|steps|edges|jobs")
+_COUNTS: Final = re.compile(r"n_\w+|\w+_per_\w+|most|batch_size|steps|edges|jobs|aliases|checkpoints")
 """Names of parameters that count something."""
 
 

@@ -112,6 +112,7 @@ DONE: Final = {
 PLAIN: Final = {
     r"`mechocl (finetune|train)` trains (it|those)": "names the right command; test_recipes gives each recipe to it",
     "lists the runs of a folder": "names a list",
+    "for the address that `mechocl serve` printed": "names the address; test_explorer_live opens it",
     "give a directory that `mechocl sweep` made": "asks for another value",
     "give --out DIR, the folder of the run": "asks for another value",
     "search it with `mechocl crosscoder`": "names the right command",

@@ -49,7 +49,7 @@ def serve(
     with open_server(live, port=port) as server:
         print(f"page of {run}: {server.address}", flush=True)
         print("Ctrl-C ends it", flush=True)
-        if browser and _has_screen():
+        if browser and has_screen():
             webbrowser.open(server.address)
         try:
             server.serve_forever()
@@ -57,7 +57,7 @@ def serve(
             print("\nended")
 
 
-def _has_screen() -> bool:
+def has_screen() -> bool:
     """Whether there is a screen. Elsewhere a browser may be one of the terminal, which would take it over."""
     if sys.platform in ("darwin", "win32"):
         return True

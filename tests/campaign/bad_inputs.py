@@ -49,6 +49,7 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "verdict": ("verdict", "run"),
     "report": ("report", "run"),
     "share": ("share", "run", "--aliases", "6", "--checkpoints", "2"),
+    "serve": ("serve", "run", "--port", "0", "--no-browser"),
     "runs": ("runs", "."),
     "sae train": ("sae", "train", "run", *SAE),
     "sae search": ("sae", "search", "run", NAME),

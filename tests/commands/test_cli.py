@@ -216,6 +216,7 @@ OPTIONS = {
         "--device",
         "--jobs",
     ],
+    "serve": ["RUN", "--seeds", "--port", "--browser", "--patching", "--attribute", "--device"],
     "runs": ["FOLDER"],
 }
 """What each command's help must name."""

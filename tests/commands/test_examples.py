@@ -41,6 +41,7 @@ LONG = {
     "model attribute": "needs a model",
     "report": "computes every analysis",
     "share": "draws every checkpoint; test_share runs it",
+    "serve": "serves until it is ended; test_serve runs it",
     "verdict": "needs controls, and computes many analyses",
     "controls": "trains",
     "circuit": "patches every edge",

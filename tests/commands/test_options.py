@@ -9,7 +9,9 @@ import re
 import shutil
 import types
 import typing
+import webbrowser
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,7 +35,7 @@ from mechocl.analyses import (
 )
 from mechocl.behaviour.counted import CountedSeeds
 from mechocl.closed_book import cost, cvdb, facts, trex
-from mechocl.commands import cli, own_models
+from mechocl.commands import cli, own_models, serve
 from mechocl.commands.arguments import Option, options_of
 from mechocl.commands.options import Computing, PositionalRun
 from mechocl.features import dictionaries
@@ -41,7 +43,7 @@ from mechocl.hypotheses import calibration, for_reports, predictions, verdict
 from mechocl.interventions import patching
 from mechocl.models import gguf, loading
 from mechocl.report import page, run_report, sae_dashboard
-from mechocl.report.explorer import page as explorer_page
+from mechocl.report.explorer import live, page as explorer_page, serving
 from mechocl.runs import finetune, pretraining, processes, sweep_folder, sweeps
 from mechocl.runs.run import Run
 
@@ -233,6 +235,10 @@ FRAME = pd.DataFrame(
 """A sweep's table of one run."""
 
 
+SERVER = nullcontext(types.SimpleNamespace(address="", serve_forever=lambda: None))
+"""A server that ends at once."""
+
+
 @pytest.fixture(scope="module")
 def recorder(places: dict[str, str]) -> Iterator[Recorder]:
     """Stands in for everything expensive that a command calls."""
@@ -301,6 +307,10 @@ def recorder(places: dict[str, str]) -> Iterator[Recorder]:
             (run_report, "build", lambda run, rows, controls, **_: None),
             (sae_dashboard, "write_sae_dashboard", stands_in(work=("device",), result=0)),
             (explorer_page, "write_explorer", stands_in(work=("device", "jobs"), result=0)),
+            (live, "LiveRun", stands_in(work=("device",), result=None)),
+            (serving, "open_server", stands_in(result=SERVER)),
+            (serve, "has_screen", lambda: True),
+            (webbrowser, "open", stands_in(result=True)),
         ):
             patch.setattr(owner, name, replacement)
         yield kept

@@ -20,6 +20,8 @@ from mechocl.report.explorer import data, page
 from mechocl.report.explorer.collecting import Work, choose_checkpoints, collect_seed, why_no_twin
 from mechocl.report.explorer.packing import lower_triangles, pack, unpack
 from mechocl.report.explorer.story import SHIPPED, Story, View, read_story
+from mechocl.runs.folders import build_model
+from mechocl.runs.recipes import load_recipe
 from mechocl.runs.run import Run
 
 HALF = 2**-10
@@ -38,7 +40,7 @@ def packed(trained: Run, shown: data.ShownSeed) -> dict[str, np.ndarray]:
     folder = trained.seed(0)
     work = Work(
         run=str(trained.path), attribute="", seed=0, checkpoints=(folder.final(),), twin=False,
-        aliases=tuple(one.alias for one in shown.aliases), patching=True, device="cpu",
+        aliases=tuple(one.alias for one in shown.aliases), patching=True, device="cpu", most=10**9,
     )  # fmt: skip
     (one,) = collect_seed(work, lambda text, share: None).packed.values()
     return unpack(one.text, one.shapes)
@@ -238,6 +240,25 @@ def test_triangles_stand_row_by_row() -> None:
     np.testing.assert_array_equal(lower_triangles(pattern), [1.0, 0.4, 0.6, 0.1, 0.2, 0.7])
 
 
+def test_four_seeds_of_the_demo_stay_small() -> None:
+    """Ten checkpoints of fifty aliases each, with numbers that compress as badly as any: those of a run take less."""
+    recipe = load_recipe("integer-set/cpu")
+    task, model = recipe.task, build_model(recipe, seed=0)
+    layers, heads, patches = model.cfg.n_layers, model.cfg.n_heads, len(data.patch_names(model))
+    rng, questions, length = np.random.default_rng(0), 2 * 50, 3 + task.list_length
+    shapes = {
+        "patterns": (questions, layers, heads, length * (length + 1) // 2),
+        "lens": (questions, layers + 1, length, task.integers),
+        "logits": (questions, 2),
+        "difference": (questions,),
+        "effects": (questions, patches, length),
+        "ends": (questions, 2),
+        "measures": (task.aliases, len(data.MEASURES)),
+    }
+    one = pack({name: rng.normal(size=shape) for name, shape in shapes.items()})
+    assert 4 * 10 * len(one.text) < page.SIZE_LIMIT
+
+
 # Stories
 
 
@@ -294,7 +315,7 @@ def test_a_head_that_the_model_lacks_is_refused() -> None:
 
 
 def test_the_same_content_gives_the_same_page_without_any_address() -> None:
-    content = {"title": "</script><b>", "story": [], "seeds": []}
+    content = {"title": "</script><b>", "story": [], "seeds": [], "live": False}
     one = page.render(content, facts={"Run": "<i>"}, chunks={"chunk-0-1.1": "QUJD"})
     assert one == page.render(content, facts={"Run": "<i>"}, chunks={"chunk-0-1.1": "QUJD"})
     assert "<b>" not in one.replace("<b>Run</b>", "")

@@ -13,6 +13,7 @@ import numpy as np
 
 from mechocl.analyses.variant_models import variant_seed
 from mechocl.errors import MechoclError
+from mechocl.models.components import take_apart
 from mechocl.models.seam import Transformer
 from mechocl.report.explorer import data
 from mechocl.report.explorer.collecting import arrays_of, checkpoint_key, why_no_twin
@@ -127,9 +128,10 @@ class LiveRun:
                 raise MechoclError(str(error)) from None
             shown = data.show_rows(task, {alias: [row]}, seed=seed)
         model = self._loaded(checkpoint, twin)
-        if len(shown.labels) > int(model.cfg.n_ctx):
+        length, most = len(shown.labels), take_apart(model).n_ctx
+        if length > most:
             raise MechoclError(
-                f"the text has {len(shown.labels)} tokens, but the model has {int(model.cfg.n_ctx)} positions; type a shorter one"
+                f"the text has {length} tokens, but the model has {most} positions; type a shorter one"
             )
         found = data.show_model(
             model, task, shown, patching=self.patching,

@@ -124,9 +124,6 @@ def _explorer(
     jobs: int | None,
     height: int,
 ) -> Explorer:
-    for name, count in (("aliases", aliases), ("checkpoints", checkpoints)):
-        if count < 1:
-            raise MechoclError(f"{name} is {count}; use at least 1")
     page = build_page(
         run, seeds, aliases=aliases, checkpoints=checkpoints, patching=patching, device=seam.resolve_device(device), jobs=jobs,
         story=read_story(story) if story else None,

@@ -3,6 +3,7 @@
 import errno
 import json
 import secrets
+import sys
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -47,6 +48,11 @@ class ExplorerServer(ThreadingHTTPServer):
             raise MechoclError(
                 f"--port {port} {_why(error)}; choose another --port, or 0 for a free one"
             ) from None
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a reader who went away in the middle, as when a page is reloaded."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
 
     @property
     def port(self) -> int:
