@@ -52,7 +52,9 @@ def test_no_script_of_a_page_is_too_long() -> None:
     assert long_files({path.name: path.read_text(encoding="utf-8") for path in paths}) == []
 
 
-@pytest.mark.skipif(shutil.which("tsc") is None, reason="no compiler of TypeScript; make page-types fetches one")
+@pytest.mark.skipif(
+    shutil.which("tsc") is None, reason="no compiler of TypeScript; make page-types fetches one"
+)
 def test_the_scripts_of_the_explorer_keep_their_types() -> None:
     command = ["tsc", "-p", str(ROOT / "mechocl/report/explorer/jsconfig.json")]
     found = subprocess.run(command, capture_output=True, text=True, check=False)

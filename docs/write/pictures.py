@@ -66,17 +66,17 @@ class Studio:
 
 
 def explorer_light(studio: Studio) -> bytes:
-    """The explorer's first screens at a desk."""
-    with studio.opened(studio.explorer, width=1180, height=1330) as page:
+    """The whole explorer at a desk."""
+    with studio.opened(studio.explorer, width=1180, height=900) as page:
         _show_alias(page)
-        return page.screenshot()
+        return page.screenshot(full_page=True)
 
 
 def explorer_dark(studio: Studio) -> bytes:
     """The same in dark colours, which follow the system."""
-    with studio.opened(studio.explorer, width=1180, height=1330, dark=True) as page:
+    with studio.opened(studio.explorer, width=1180, height=900, dark=True) as page:
         _show_alias(page)
-        return page.screenshot()
+        return page.screenshot(full_page=True)
 
 
 def explorer_phone(studio: Studio) -> bytes:
