@@ -84,5 +84,6 @@ EXAMPLES: Final[dict[str, tuple[str, str]]] = {
     "report": ("runs/demo", "runs/demo --out demo.html --jobs 1"),
     "share": ("runs/demo --story demo", "runs/demo --seeds 0,1 --aliases 20 --out aliases.html"),
     "runs": ("", "runs"),
+    "completion": ("bash", "fish"),
 }
 """Command → its examples."""

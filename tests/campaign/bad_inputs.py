@@ -50,6 +50,7 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "report": ("report", "run"),
     "share": ("share", "run", "--aliases", "6", "--checkpoints", "2"),
     "runs": ("runs", "."),
+    "completion": ("completion", "bash"),
     "sae train": ("sae", "train", "run", *SAE),
     "sae search": ("sae", "search", "run", NAME),
     "sae test": ("sae", "test", "run", NAME),
