@@ -4,7 +4,7 @@ FLOATS := tests/toy_models tests/probes tests/models tests/lenses tests/behaviou
 	tests/hypotheses/test_quantities.py $(filter-out tests/learning/test_variants.py,$(wildcard tests/learning/test_*.py)) \
 	tests/runs/test_adapted_tokens.py tests/report/test_explorer.py
 
-.PHONY: demo demo-pythia test page-types pictures studies results-doc benchmarks campaign
+.PHONY: demo demo-pythia test page-types pictures studies results-doc benchmarks campaign dist docs
 
 # Train the small integer-set recipe and three controls over twelve seeds, analyse it, write runs/demo/report.html.
 demo:
@@ -22,7 +22,7 @@ demo-pythia:
 # Every check: format, lint, types, import contracts, tests, notebooks; and once more with torch's smallest kernels what
 # compares floats, since another processor rounds otherwise.
 test:
-	@$(PYTHON) tools/install.py dev notebooks cluster pythia facts
+	@$(PYTHON) tools/install.py dev notebooks cluster pythia facts docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -71,3 +71,13 @@ benchmarks:
 campaign:
 	@$(PYTHON) tools/install.py dev cluster pythia facts
 	PYTHONPATH=tests:tests/support $(BIN)/python -m campaign --write $(CAMPAIGN)
+
+# The sdist and the wheel, in dist/.
+dist:
+	@$(PYTHON) tools/install.py dev
+	$(BIN)/python -m build --no-isolation
+
+# The documentation as a site, in site/: open site/index.html from disk, it needs no network.
+docs:
+	@$(PYTHON) tools/install.py docs
+	$(BIN)/python -m mkdocs build --strict

@@ -146,6 +146,7 @@ def __getattr__(name: str) -> Any:
     """A name of the front door, loaded when it is first used (PEP 562)."""
     if name not in _HOME:
         raise AttributeError(f"mechocl has no {name!r}; dir(mechocl) lists what it offers")
+    importlib.import_module("mechocl.owners").refuse_other_owners()
     if _HOME[name] == "mechocl.report":
         value: Any = importlib.import_module(f"mechocl.report.{name}")
     else:

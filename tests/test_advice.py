@@ -32,6 +32,8 @@ CLI: Final = "tests/commands/test_cli.py::"
 MENDED: Final = "tests/test_remedies.py::test_what_else_is_said_of_folders_helps"
 
 DONE: Final = {
+    "install mechocl in an environment of its own": "tests/test_wheel.py::test_the_wheel_works_in_an_empty_environment",
+    "which is not mechocl's; rename it, or start Python in another folder": "tests/test_owners.py::test_a_file_of_ones_own_is_refused_if_it_hides_ours",
     "move it away and make it anew: mechocl data facts": "tests/closed_book/test_facts.py::test_the_command_replaces_its_own_file_alone",
     "make a file of its own with `mechocl data facts": "tests/closed_book/test_facts.py::test_facts_of_another_model_are_refused",
     "single aliases move in a subspace only if each is one token": "tests/toy_models/test_projected_steps.py::test_what_cannot_be_projected_is_refused",

@@ -15,7 +15,7 @@ from mechocl.commands.cli import COMMANDS
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
     *(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 HEAVY = ("ray", "sae_lens", "plotly", "wandb", "transformer_lens")
 
@@ -52,13 +52,20 @@ def test_paths_and_commands_that_documents_name_exist(document: Path) -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{document.name} names `make {target}`"
 
 
+def test_the_table_of_commands_has_every_command() -> None:
+    table = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8").split("## ")[0]
+    rows = [row.split(" | ")[0] for row in table.splitlines() if row.startswith("| `mechocl")]
+    named = " ".join(f"`{words} " for row in rows for words in re.findall(r"`(?:mechocl )?([^`]+)`", row))
+    assert [name for name in COMMANDS if f"`{name} " not in named] == []
+
+
 def test_documents_name_every_wing() -> None:
-    """README's list and design's drawing have each wing, and the import contract has it on a floor."""
+    """The list and the drawing of docs/design.md have each wing, and the import contract has it on a floor."""
     wings = {path.parent.name for path in (ROOT / "mechocl").glob("*/__init__.py")}
     assert len(wings) >= 11
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").split("## Where things are")[1]
-    assert set(re.findall(r"^ {8}([a-z_]+)/ ", readme, re.MULTILINE)) == wings
     drawn = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    listed = drawn.split("## Where things are")[1].split("\n## ")[0]
+    assert set(re.findall(r"^ {8}([a-z_]+)/ ", listed, re.MULTILINE)) == wings
     assert {name for name in wings if f'["{name}<br/>' in drawn} == wings
     contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
     floors = {name for layer in contract["layers"] for name in layer.split(" | ")}

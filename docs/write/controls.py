@@ -38,25 +38,27 @@ def write_known() -> list[str]:
     return [*lines, "", *write_predictions(outcomes), "", *_objections()]
 
 
-def write_lines() -> list[str]:
-    """A line for each recipe, for README: its gap, and whether it needs unreliability."""
-    lines = []
+def write_short() -> list[str]:
+    """A table for README: the gap of each recipe, and whether it needs unreliability."""
+    body = []
     for recipe, runs in read_tables().items():
         rows, controls = _split(runs)
         found = {c.name: c.estimate for c in over_seeds.contrasts(rows, YES_OR_NO.leading, YES_OR_NO)}
-        answer = explain_gap(rows, controls, YES_OR_NO)
-        over = "; ".join(
-            f"over *{one.control.replace('-equal-steps', '* at equal steps') + '*' * ('-equal-steps' not in one.control)} "
-            f"{formats.estimate_in_words(one.over.learned, sign=True)}"
-            for one in compare_gaps(rows, controls, YES_OR_NO)
-            if one.control.startswith(("noise", "unasked"))
+        control = deciding_control(rows, YES_OR_NO)[0]
+        over = {one.control: one.over.learned for one in compare_gaps(rows, controls, YES_OR_NO)}
+        body.append(
+            [
+                f"`{recipe}`",
+                str(found["strong"].n),
+                formats.estimate_in_words(found["strong"], sign=True),
+                f"{formats.estimate_in_words(over[control], sign=True)} (*{control}*)",
+                f"**{explain_gap(rows, controls, YES_OR_NO).answer}**",
+            ]
         )
-        lines.append(
-            f"- `{recipe}`: gap (d1 − d2, AUC) {formats.estimate_in_words(found['strong'], sign=True)}, {found['strong'].n} seeds; {over}; "
-            f"d1 − d3 {formats.estimate_in_words(found['strong_d1_d3'], sign=True)}. {answer.question}: **{answer.answer}**, by "
-            f"*{deciding_control(rows, YES_OR_NO)[0]}*."
-        )
-    return lines
+    return write_text_table(
+        ["recipe", "seeds", "gap (d1 − d2, AUC)", "over the control", "does the gap need unreliability?"],
+        body,
+    )
 
 
 def _overview(tables: Mapping[str, Mapping[str, pd.DataFrame]]) -> list[str]:

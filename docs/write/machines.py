@@ -16,7 +16,7 @@ import pandas as pd
 import tyro
 
 from docs.write.markdown import write_table
-from docs.write.places import TABLES
+from docs.write.places import ADDRESS, TABLES
 from mechocl.analyses.jobs import evaluate_run
 from mechocl.behaviour import formats, over_seeds
 from mechocl.behaviour.internalization import METRICS
@@ -121,7 +121,7 @@ def write_line() -> list[str]:
     said = ", ".join(f"{_SHORT[name]} ±{formats.number(value)}" for name, value in spread.items())
     return [
         f"Between machines these means vary by ({said}; half the range over three sets of kernels, "
-        "[how](docs/results.md#how-numbers-vary-between-machines)).",
+        f"[how]({ADDRESS}/blob/main/docs/results.md#how-numbers-vary-between-machines)).",
         "",
     ]
 

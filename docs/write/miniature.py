@@ -13,7 +13,7 @@ import tyro
 from docs.write.control_tables import RUN, answers_of
 from docs.write.markdown import write_table
 from docs.write.miniature_rows import TABLE as ROW_TABLE, write_rows
-from docs.write.places import TABLES
+from docs.write.places import ADDRESS, TABLES
 from docs.write.predictions import MINIATURE as RECIPE, Outcome
 from mechocl import files
 from mechocl.behaviour import formats, internalization, over_seeds, sentences
@@ -160,7 +160,7 @@ def readme_line() -> str:
     rows, _ = read_table()
     return (
         f"Text is `{RECIPE}`, which `make demo-pythia` shows: {rows['seed'].nunique()} confirming seeds, {rows['pretrained'].nunique()} pretrained models "
-        "([its section](docs/results.md#the-miniature-text-that-internalizes))."
+        f"([its section]({ADDRESS}/blob/main/docs/results.md#the-miniature-text-that-internalizes))."
     )
 
 

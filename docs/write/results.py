@@ -38,7 +38,7 @@ from docs.write import (
     verdict_results,
 )
 from docs.write.markdown import write_table, write_text_table
-from docs.write.places import DOCS, README, TABLES
+from docs.write.places import ADDRESS, DOCS, README, TABLES
 from mechocl.analyses import registry, results
 from mechocl.behaviour import formats, internalization, over_seeds
 from mechocl.behaviour.counted import count_seeds
@@ -104,7 +104,7 @@ def write_page() -> str:
         "d1, d2, d3: aliases that are only defined, in stage 2, with tag 1, tag 2 and a fresh tag. qd1, qd2: aliases that are defined and asked about in "
         "stage 1, with tag 1 (right) and tag 2 (wrong). *no*: aliases without training data. α: how often tag 1 is right and tag 2 wrong. Word orders: T "
         "the tag, V the alias, E the integer. AUC is that within an alias, over its questions; .5 is chance. An effect under "
-        f"{YES_OR_NO.smallest['auc']:g} in AUC or {YES_OR_NO.smallest['accuracy']:g} in accuracy does not matter ([guide](guide.md)). Seeds 0–27 are those on "
+        f"{YES_OR_NO.smallest['auc']:g} in AUC or {YES_OR_NO.smallest['accuracy']:g} in accuracy does not matter ([how](concepts.md#how-a-verdict-is-made)). Seeds 0–27 are those on "
         "which the setups were chosen, here and in a replication; seeds from 100 up are not.",
         "",
         *controls.write_known(),
@@ -255,11 +255,11 @@ def write_readme(text: str) -> str:
         miniature.readme_line(),
         "",
         *machines.write_line(),
-        "The demo's seeds are among those on which the setup was chosen. On seeds that confirm it, and beside the controls:",
+        "The demo's seeds are among those on which the setup was chosen. On seeds that confirm it, beside the control that decides, in which nothing was unreliable:",
         "",
-        *controls.write_lines(),
+        *controls.write_short(),
         "",
-        "[docs/results.md](docs/results.md) has every table, and what the effect depends on.",
+        f"[docs/results.md]({ADDRESS}/blob/main/docs/results.md) has every table, and what the effect depends on.",
     ]
     before, rest = text.split(_START)
     return before + _START + "\n\n" + "\n".join(lines) + "\n\n" + _END + rest.split(_END)[1]

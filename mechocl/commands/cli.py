@@ -12,6 +12,7 @@ from mechocl.commands import overview
 from mechocl.commands.stopping import Stopped, stopped_by_sigterm
 from mechocl.commands.warned import warnings_in_lines
 from mechocl.errors import Fault, MechoclError, nearest, suggested
+from mechocl.owners import refuse_other_owners
 
 COMMANDS: Final[dict[str, str]] = {
     "demo": "training:demo",
@@ -51,6 +52,7 @@ COMMANDS: Final[dict[str, str]] = {
     "share": "share:share",
     "serve": "serve:serve",
     "runs": "listing:runs",
+    "completion": "completion:completion",
 }
 """Command → its module in `mechocl.commands` and its function, in the order of the help. It is imported when it is chosen:
 torch and its like take seconds."""
@@ -122,6 +124,7 @@ def _run(given: list[str]) -> None:
         print(overview.overview(COMMANDS, GROUPS, group=first))
     else:
         name, words = _chosen(given)
+        refuse_other_owners()
         from mechocl.commands import calling
 
         if any(word in _HELP for word in words[: words.index("--") if "--" in words else None]):

@@ -85,5 +85,6 @@ EXAMPLES: Final[dict[str, tuple[str, str]]] = {
     "share": ("runs/demo --story demo", "runs/demo --seeds 0,1 --aliases 20 --out aliases.html"),
     "serve": ("runs/demo", "runs/demo --seeds 0,1 --port 0 --no-browser"),
     "runs": ("", "runs"),
+    "completion": ("bash", "fish"),
 }
 """Command → its examples."""

@@ -33,9 +33,9 @@ def overview(commands: Mapping[str, str], groups: Mapping[str, str], *, group: s
     for name, where in commands.items():
         first, _, rest = name.partition(" ")
         if group and first == group:
-            lines[rest] = _summary(where)
+            lines[rest] = summary(where)
         elif not group:
-            lines[first] = groups[first] if rest else _summary(where)
+            lines[first] = groups[first] if rest else summary(where)
     width = max(map(len, lines))
     title = groups[group] if group else "A laboratory for out-of-context (implicit meta-) learning."
     return "\n".join(
@@ -52,7 +52,7 @@ def overview(commands: Mapping[str, str], groups: Mapping[str, str], *, group: s
     )
 
 
-def _summary(where: str) -> str:
+def summary(where: str) -> str:
     """The first line of a command's docstring, read from its source, for importing the module takes seconds."""
     module, _, function = where.partition(":")
     path = Path(__file__).parent / f"{module}.py"

@@ -51,6 +51,7 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "share": ("share", "run", "--aliases", "6", "--checkpoints", "2"),
     "serve": ("serve", "run", "--port", "0", "--no-browser"),
     "runs": ("runs", "."),
+    "completion": ("completion", "bash"),
     "sae train": ("sae", "train", "run", *SAE),
     "sae search": ("sae", "search", "run", NAME),
     "sae test": ("sae", "test", "run", NAME),

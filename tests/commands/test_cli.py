@@ -25,7 +25,7 @@ from mechocl.interventions.patching import PatchingConfig
 from mechocl.runs import processes, progress, train_toy
 from mechocl.runs.run import Run
 
-ALL_REQUIRED = ("gguf",)
+ALL_REQUIRED = ("completion", "gguf")
 """Commands whose options must all be given."""
 
 OPTIONS = {
@@ -218,6 +218,7 @@ OPTIONS = {
     ],
     "serve": ["RUN", "--seeds", "--port", "--browser", "--patching", "--attribute", "--device"],
     "runs": ["FOLDER"],
+    "completion": ["bash", "zsh", "fish"],
 }
 """What each command's help must name."""
 

@@ -92,7 +92,7 @@ def test_an_example_of_the_help_works(
     monkeypatch.chdir(tmp_path / "home")
     for shown, smaller in SMALLER.items():
         example = example.replace(shown, smaller)
-    jobs = [] if example.startswith(("runs", "dynamics", "sweep")) else ["--jobs", "1"]
+    jobs = [] if example.startswith(("runs", "dynamics", "sweep", "completion")) else ["--jobs", "1"]
     assert cli.main([*example.split(), *jobs]) == 0, capsys.readouterr().err
     if example.startswith("train"):
         assert Run.open(Path("runs/mine")).finished_seeds()

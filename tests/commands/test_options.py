@@ -80,6 +80,7 @@ BASE: dict[str, list[str]] = {
     "data trex": ["--check", "{folder}/a.json"],
     "data facts": ["--model", "model", "--out", "{folder}/facts.json"],
     "runs": ["{folder}/runs"],
+    "completion": ["zsh"],
     **{name: ["{run}", "first-sae"] for name in ("sae search", "sae test", "sae dashboard")},
 }
 """What each command is given before an option is changed; a command that is not named is given the run."""
