@@ -56,6 +56,7 @@ def open_page(path: Path, *, width: int = 1280, height: int = 900) -> Iterator[O
         try:
             context = browser.new_context(viewport={"width": width, "height": height})
             context.set_offline(True)
+            context.set_default_timeout(120_000)  # a busy machine takes its time
             opened = OpenedPage(context.new_page())
 
             def on_console(message: ConsoleMessage) -> None:
