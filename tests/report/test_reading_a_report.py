@@ -196,7 +196,7 @@ def test_a_phone_shows_the_page_at_its_width(phone: OpenedPage) -> None:
 
 def test_the_check_of_overlaps_can_fail(phone: OpenedPage) -> None:
     phone.page.evaluate(
-        "document.querySelectorAll('#internalization .ytick text').forEach((one) => { one.setAttribute('y', 50); })"
+        "document.querySelectorAll('#internalization .xtick text').forEach((one) => { one.setAttribute('transform', 'translate(60, 0)'); })"
     )
     assert overlapping_labels(phone.page, "#internalization") != []
 
@@ -309,7 +309,7 @@ def test_the_explorer_works_inside_the_report(embedded: explorer_section.Embedde
         assert not inside.locator("#theme").is_visible()
         inside.locator("#seed").select_option("1")
         inside.locator("#said", has_text="Seed 1").wait_for()
-        page.go_back()
+        page.evaluate("history.back()")
         inside.locator("#said", has_text="Seed 0").wait_for()
         page.locator("header #theme").click()
         inside.locator(":root[data-theme=dark]").wait_for(state="attached")

@@ -47,7 +47,8 @@ _LOW_CONTRAST = """async (least) => {
       layers.push(channels(getComputedStyle(one).backgroundColor));
       if (one.classList.contains("annotation-text-g")) {
         const rect = one.querySelector("rect.bg");
-        if (rect) layers.push(channels(getComputedStyle(rect).fill));
+        const paint = rect && getComputedStyle(rect);
+        if (paint) layers.push([...channels(paint.fill).slice(0, 3), channels(paint.fill)[3] * Number(paint.fillOpacity)]);
       }
     }
     return layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255, 1]);
@@ -84,7 +85,7 @@ _OVERLAPPING = """(inside) => {
 
 _WIDER = """() => {
   const most = document.documentElement.clientWidth;
-  return [...document.querySelectorAll("body *")].filter((one) => !one.closest(".wide *, .skip, script, style, #contents") && !one.closest(".hovertext"))
+  return [...document.querySelectorAll("body *")].filter((one) => !one.closest(".wide *, .skip, script, style, #js-plotly-tester, svg *"))
     .filter((one) => one.getBoundingClientRect().width > most + 1).map((one) => `${one.localName}.${one.getAttribute("class")}`);
 }"""
 

@@ -18,7 +18,7 @@
     return { ...figure, layout: { ...figure.layout, uirevision: "kept" }, config: {
       responsive: true,
       displaylogo: false,
-      displayModeBar: undefined,  // on hover
+      displayModeBar: "hover",
       modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
       showSendToCloud: false,  // plotly.js 4 has it on: a button that uploads the figure
       plotlyServerURL: "",
@@ -51,22 +51,28 @@
     event.preventDefault();
   };
 
-  const resized = new ResizeObserver((entries) => entries.forEach((entry) => {
-    const plot = /** @type {HTMLElement} */ (entry.target);
-    if (plot.clientWidth && !paper && roomOf(plot) !== laidOut.get(plot)) Plotly.react(plot, drawn(plot));
-  }));
-  let paper = false;
-
-  for (const plot of plots) {
-    Plotly.newPlot(plot, drawn(plot));
-    reach(plot);
-    inkCells(plot);
-    const any = /** @type {any} */ (plot);
-    any.on("plotly_afterplot", () => { reach(plot); inkCells(plot); });
-    any.on("plotly_click", ({ points }) => {  // a mark whose customdata is a place of this page leads there
+  /** Draw a figure anew, as at a width for which it is laid out otherwise: what is merely changed keeps pieces of the other layout.
+   * @param {HTMLElement} plot */
+  const draw = (plot) => {
+    const any = /** @type {any} */ (plot), finish = () => { reach(plot); inkCells(plot); };
+    Plotly.newPlot(plot, drawn(plot)).then(() => {
+      finish();
+      any.on("plotly_afterplot", finish);
+    });
+    any.on("plotly_click", (/** @type {any} */ { points }) => {  // a mark whose customdata is a place of this page leads there
       const to = points[0].customdata;
       if (typeof to === "string" && to.startsWith("#")) location.hash = to;
     });
+  };
+
+  let paper = false;
+  const resized = new ResizeObserver((entries) => entries.forEach((entry) => {
+    const plot = /** @type {HTMLElement} */ (entry.target);
+    if (plot.clientWidth && !paper && roomOf(plot) !== laidOut.get(plot)) draw(plot);
+  }));
+
+  for (const plot of plots) {
+    draw(plot);
     plot.addEventListener("keydown", onKey);
     resized.observe(plot);
   }

@@ -88,10 +88,10 @@ function namesAbove(panel, id, width, layout) {
   y.showticklabels = false;
   y.automargin = false;
   layout.annotations.push(...y.ticktext.map((/** @type {string} */ text, /** @type {number} */ i) => ({
-    text: linesOf(text).join(" "), x: 0, xref: "paper", xanchor: "left", y: y.tickvals[i], yref: id, yanchor: "bottom", yshift: 4, showarrow: false,
+    text: linesOf(text).join(" "), x: 0, xref: "paper", xanchor: "left", y: y.tickvals[i], yref: id, yanchor: "bottom", yshift: 8, showarrow: false,
     font: { size: 11 }, borderpad: 0,
   })));
-  return 1.25;
+  return 1.4;
 }
 
 /** Height of the legend's rows. @param {any[]} data @param {any} layout @param {number} width @returns {number} */
