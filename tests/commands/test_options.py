@@ -9,6 +9,7 @@ import re
 import shutil
 import types
 import typing
+import webbrowser
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,7 +41,7 @@ from mechocl.features import dictionaries
 from mechocl.hypotheses import calibration, for_reports, predictions, verdict
 from mechocl.interventions import patching
 from mechocl.models import gguf, loading
-from mechocl.report import page, run_report, sae_dashboard
+from mechocl.report import explorer_section, page, run_report, sae_dashboard
 from mechocl.report.explorer import page as explorer_page
 from mechocl.runs import finetune, pretraining, processes, sweep_folder, sweeps
 from mechocl.runs.run import Run
@@ -301,6 +302,12 @@ def recorder(places: dict[str, str]) -> Iterator[Recorder]:
             (run_report, "build", lambda run, rows, controls, **_: None),
             (sae_dashboard, "write_sae_dashboard", stands_in(work=("device",), result=0)),
             (explorer_page, "write_explorer", stands_in(work=("device", "jobs"), result=0)),
+            (
+                explorer_section,
+                "embed_explorer",
+                stands_in(work=("device", "jobs"), result=explorer_section.Embedded()),
+            ),
+            (webbrowser, "open", stands_in(result=True)),
         ):
             patch.setattr(owner, name, replacement)
         yield kept
