@@ -8,6 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
+
+Values = Sequence[float] | np.ndarray | pd.Series
+"""Numbers, in whatever they come."""
 
 DIFFERENCE: Final = (-1.0, 1.0)
 """Least and greatest difference of two shares, of two accuracies and of two AUCs."""
@@ -17,9 +21,9 @@ SHARES: Final = frozenset({"auc", "accuracy", "exact_match", "recall"})
 
 
 def error_bar(
-    means: Sequence[float] | np.ndarray,
-    lows: Sequence[float] | np.ndarray,
-    highs: Sequence[float] | np.ndarray,
+    means: Values,
+    lows: Values,
+    highs: Values,
     *,
     bounds: tuple[float, float] | None = None,
 ) -> dict[str, Any]:

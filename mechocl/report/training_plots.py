@@ -78,8 +78,8 @@ def _phase_map(settings: Sequence[Summary], keys: Sequence[str], contrast: str) 
         text[cell] = f"{one.runs} runs{failed}"
         if e is not None:
             values[cell] = e.mean
-            ends = f" [{e.low:+.3f}, {e.high:+.3f}]" if e.n > 1 else ""
-            text[cell] = f"{e.mean:+.3f}{ends}<br>{text[cell]}"
+            half = f" ± {e.high - e.mean:.3f}" if e.n > 1 else ""
+            text[cell] = f"{e.mean:+.3f}{half}<br>{text[cell]}"
     limit = float(np.nanmax(np.abs(values), initial=0.01))
     heat = go.Heatmap(
         z=values,

@@ -250,11 +250,11 @@ def test_a_figure_s_buttons_come_with_the_pointer_and_cover_nothing(desktop: Ope
         bar = plot.locator(".modebar")
         page.mouse.move(2, 2)
         wait_until(
-            page, f"getComputedStyle(document.querySelector('#plot-{name}-0 .modebar')).opacity === '0'"
+            page, f"getComputedStyle(document.querySelector('#plot-{name}-0 .modebar-group')).opacity === '0'"
         )
         plot.hover(position={"x": 200, "y": 100})
         wait_until(
-            page, f"getComputedStyle(document.querySelector('#plot-{name}-0 .modebar')).opacity === '1'"
+            page, f"getComputedStyle(document.querySelector('#plot-{name}-0 .modebar-group')).opacity === '1'"
         )
         buttons, drawing = bar.bounding_box(), plot.locator(".main-svg").first.bounding_box()
         assert buttons is not None
