@@ -9,10 +9,20 @@
   /** @param {HTMLElement} plot */
   const roomOf = (plot) => (plot.clientWidth < NARROW ? plot.clientWidth : Infinity);
 
+  /** A narrow figure's title is text above it, which wraps. @param {HTMLElement} plot @param {string} words "" for none. */
+  const head = (plot, words) => {
+    const above = plot.previousElementSibling || document.createElement("p");
+    above.className = "plot-title";
+    above.textContent = words;
+    /** @type {HTMLElement} */ (above).hidden = !words;
+    if (!above.parentElement) plot.before(above);
+  };
+
   /** @param {HTMLElement} plot */
   const drawn = (plot) => {
     const { data, layout } = given.get(plot), room = roomOf(plot);
     laidOut.set(plot, room);
+    head(plot, room === Infinity ? "" : linesOf(layout.title?.text || "").join(" "));
     const figure = themed(room === Infinity ? { data, layout } : narrowed({ data, layout }, room));
     plot.style.height = `${figure.layout.height}px`;
     return { ...figure, layout: { ...figure.layout, uirevision: "kept" }, config: {

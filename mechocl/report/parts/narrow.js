@@ -121,11 +121,10 @@ function narrowed(figure, room) {
   const inner = heights.reduce((sum, one, i) => sum + one + (i ? above[i] + below[i - 1] : 0), 0);
   if (stacked) stack(panels, heights, above, below, inner, titled);
   const legend = legendHeight(data, layout, room - 20), bar = layBarsAbove(data, layout, above[0] / inner);
-  const title = layout.title?.text ? 22 * linesOf((layout.title.text = wrapped(layout.title.text, room - 20, layout.title.font?.size || 16))).length + 6 : 0;
+  delete layout.title;  // it stands above the figure as text, which wraps
   if (legend) layout.legend = { ...layout.legend, orientation: "h", x: 0, xanchor: "left", y: 1 + above[0] / inner, yanchor: "bottom", font: { size: 11 } };
-  layout.margin = { ...before, l: panels.some((panel) => panel.y.title?.text) ? 52 : 14, r: 10, t: above[0] + legend + bar + title, b: below.at(-1) + 14 };
+  layout.margin = { ...before, l: panels.some((panel) => panel.y.title?.text) ? 52 : 14, r: 10, t: above[0] + legend + bar, b: below.at(-1) + 14 };
   layout.height = Math.round(inner + layout.margin.t + layout.margin.b);
-  if (title) layout.title = { ...layout.title, x: 0, xanchor: "left", y: 1 - 4 / layout.height, yanchor: "top", yref: "container", pad: { l: 2 } };
   for (const panel of panels) panel.y.automargin = panel.y.showticklabels !== false;
   return { data, layout };
 }
