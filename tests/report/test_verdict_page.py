@@ -222,7 +222,10 @@ def test_the_page_in_a_browser(tmp_path: Path, width: int) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.locator("#predictions table a", has_text="noise-gap").click()
         page.wait_for_function("location.hash === '#controls'")
-        page.locator("#predictions .plot").scroll_into_view_if_needed()
+        mark = "document.querySelector('#predictions .scatterlayer .points path')"
+        page.evaluate(
+            f"{mark}.scrollIntoView({{block: 'center', behavior: 'instant'}})"
+        )  # not under the contents
         at = page.locator("#predictions .scatterlayer .points path").first.bounding_box()
         assert at is not None
         middle = (at["x"] + at["width"] / 2, at["y"] + at["height"] / 2)

@@ -56,13 +56,14 @@ function turnTicks(panel, width) {
   const texts = tickTexts(panel.x, panel.traces, "x"), size = panel.x.tickfont?.size || 11;
   if (panel.x.showticklabels === false) return 8;
   if (!texts.length) return 24;
-  const longest = Math.max(...texts.map((text) => widthOf(text, size)));
+  const widest = Math.max(...texts.map((text) => widthOf(text, size)));
   const numeric = panel.x.ticktext && texts.every((text) => /^[\s\d.,+−-]*$/.test(text));
   if (numeric) return 24;
-  if (longest * texts.length < 0.92 * width) return 12 + 15 * Math.max(...texts.map((text) => linesOf(text).length));
+  if (widest * texts.length < 0.92 * width) return 12 + 15 * Math.max(...texts.map((text) => linesOf(text).length));
   if (panel.x.ticktext) panel.x.ticktext = texts.map((text) => linesOf(text).join(" "));
-  panel.x.tickangle = -50;
-  return 20 + 0.77 * Math.max(...texts.map((text) => widthOf(linesOf(text).join(" "), size)));
+  const longest = Math.max(...texts.map((text) => widthOf(linesOf(text).join(" "), size)));
+  panel.x.tickangle = longest > 80 ? -90 : -50;  // a long slanted name would begin left of the page
+  return 20 + (longest > 80 ? 1.05 : 0.77) * longest;
 }
 
 /** Numbers under a panel that would overlap are left out, from the outside. @param {any} axis @param {number} width */
