@@ -95,7 +95,8 @@ def paired_gaps(gaps: list[ControlGap], *, other: str = "the control") -> go.Fig
     )
     bounds = difference_bounds(gaps[0].metric) if gaps else None
     for name, estimates, color, shift in drawn:
-        bars = error_bar(*zip(*((e.mean, e.low, e.high) for e in estimates), strict=True), bounds=bounds)
+        means, lows, highs = ([getattr(e, end) for e in estimates] for end in ("mean", "low", "high"))
+        bars = error_bar(means, lows, highs, bounds=bounds)
         figure.add_trace(
             go.Scatter(
                 x=[index + shift for index in range(len(gaps))], y=[e.mean for e in estimates], mode="markers",

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Final, Literal
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -80,7 +79,9 @@ def _bars(
     estimates: Sequence[GraftEstimate], at: dict[str, float], subset: str, width: float, *, first: bool
 ) -> go.Bar:
     ends = [[e.estimate.low, e.estimate.high] for e in estimates]
-    bars = error_bar([e.estimate.mean for e in estimates], *np.transpose(ends))
+    bars = error_bar(
+        [e.estimate.mean for e in estimates], [low for low, _ in ends], [high for _, high in ends]
+    )
     return go.Bar(
         x=[at[e.group] for e in estimates],
         y=[e.estimate.mean for e in estimates],

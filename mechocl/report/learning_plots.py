@@ -114,7 +114,7 @@ def _means(wide: pd.DataFrame) -> list[Estimate]:
 
 def _diamonds(at: object, means: list[Estimate], *, name: str, color: str, lines: bool = False) -> go.Scatter:
     ends = [[e.low, e.high] for e in means]
-    bars = error_bar([e.mean for e in means], *np.transpose(ends))
+    bars = error_bar([e.mean for e in means], [e.low for e in means], [e.high for e in means])
     return go.Scatter(
         x=at, y=[e.mean for e in means], mode="lines+markers" if lines else "markers", name=name, legendgroup=name.removeprefix("tag "),
         marker={"color": color, "size": 10, "symbol": "diamond"}, line={"color": color, "width": 2},

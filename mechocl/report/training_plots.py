@@ -51,7 +51,7 @@ def _phase_line(settings: Sequence[Summary], keys: Sequence[str], contrast: str)
         trace = go.Scatter(
             x=x,
             y=mean,
-            error_y=error_bar(mean, *zip(*ends, strict=True), bounds=(-1.0, 1.0)),
+            error_y=error_bar(mean, [low for low, _ in ends], [high for _, high in ends], bounds=(-1.0, 1.0)),
             mode=mode,
             name=f"{name} internalization",
             line={"color": color, "dash": "dot" if name == "weak" else "solid"},
