@@ -24,6 +24,9 @@ IMAGES: Final = Path(__file__).parent.parent / "images"
 LARGEST: Final = 200_000
 """Bytes that a picture may have."""
 
+CIRCUIT_WIDTH: Final = 720
+"""Width of the drawing of a circuit, in pixels of CSS; what is to the right of it is empty."""
+
 BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
 
 SHOWN: Final = "alias"
@@ -45,6 +48,14 @@ class Studio:
         return mechocl.share(
             self.run, out=self.folder / "share.html", seeds=self.run.seeds[:2], aliases=24, checkpoints=6
         )
+
+    @cached_property
+    def report(self) -> Path:
+        """The report that `mechocl report` wrote. Raises ValueError when there is none."""
+        path = self.run.path / "report.html"
+        if not path.exists():
+            raise ValueError(f"{path} does not exist; run `mechocl report {self.run.path}`")
+        return path
 
     @contextmanager
     def opened(
@@ -88,6 +99,24 @@ def explorer_phone(studio: Studio) -> bytes:
         return page.screenshot()
 
 
+def report(studio: Studio) -> bytes:
+    """The top of the run's report."""
+    with studio.opened(studio.report, width=1200, height=820) as page:
+        page.locator(".js-plotly-plot .main-svg").first.wait_for()
+        return page.screenshot()
+
+
+def circuit(studio: Studio) -> bytes:
+    """The drawing in the report's section on circuits: the largest edges of the first seed."""
+    with studio.opened(studio.report, width=1200, height=820) as page:
+        figure = page.locator("#circuits figure").nth(1)
+        figure.scroll_into_view_if_needed()
+        figure.locator(".main-svg").first.wait_for()
+        box = figure.bounding_box()
+        assert box is not None
+        return page.screenshot(clip={**box, "width": min(box["width"], CIRCUIT_WIDTH)})
+
+
 def _show_alias(page: Page) -> None:
     """The first alias of d1 after training, the lens at the alias."""
     page.locator("#scatter svg").wait_for()
@@ -96,6 +125,8 @@ def _show_alias(page: Page) -> None:
 
 
 PICTURES: Final[dict[str, Callable[[Studio], bytes]]] = {
+    "report.png": report,
+    "circuit.png": circuit,
     "explorer-light.png": explorer_light,
     "explorer-dark.png": explorer_dark,
     "explorer-phone.png": explorer_phone,

@@ -4,7 +4,7 @@ A function with a parameter `measures` reads the rows by these measures. If it i
 rows' columns show.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ import pandas as pd
 
 from mechocl.behaviour import internalization
 from mechocl.behaviour.counted import CountedSeeds, count_seeds
-from mechocl.behaviour.internalization import CONTRASTS, measures_of
+from mechocl.behaviour.internalization import CONTRASTS, Contrast, measures_of
 from mechocl.behaviour.statistics import Estimate, difference_over_aliases, estimate
 from mechocl.behaviour.verdict import Verdict, decide
 from toy_models.measures import Measures
@@ -132,7 +132,8 @@ def contrasts(
     """Mean, interval, test and verdict of each contrast whose subsets are in the run, paired by seed.
 
     `rows` are those of every finished seed. `counted` says which of them count; without it, the rows themselves say it
-    (`count_seeds`). The estimate of a single seed is a difference over its aliases, which is about that one model.
+    (`count_seeds`). The estimate of a single seed is a difference over its aliases, which is about that one model. Intervals stay
+    within the differences that are possible.
     """
     measures = measures or measures_of(rows)
     counted = counted or count_seeds(rows, measures)
@@ -160,8 +161,28 @@ def contrasts(
                 result = difference_over_aliases(better, worse)
             else:
                 result = estimate(better - measures.chance[metric], unit="alias")
+        result = within(result, _possible(contrast, metric, measures))
         found.append(ContrastEstimate(contrast.name, metric, result, int((values > 0).sum()), verdict))
     return found
+
+
+def _possible(contrast: Contrast, metric: str, measures: Measures) -> tuple[float, float] | None:
+    """The least and the greatest value that a contrast can have; None where its quantity has none."""
+    ends = measures.bounds.get(metric)
+    if ends is None:
+        return None
+    if not contrast.worse:
+        return ends[0] - measures.chance[metric], ends[1] - measures.chance[metric]
+    most = (ends[1] - ends[0]) * (2 if contrast.minus else 1)
+    return -most, most
+
+
+def within(e: Estimate, bounds: tuple[float, float] | None) -> Estimate:
+    """An estimate whose interval is cut off at the least and the greatest possible value, if there are any. Its mean and p stay."""
+    if bounds is None:
+        return e
+    low, high = np.clip([e.low, e.high], *bounds).tolist()
+    return replace(e, low=low, high=high)
 
 
 def layer_by_position(rows: pd.DataFrame, value: str) -> pd.DataFrame:

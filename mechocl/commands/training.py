@@ -201,7 +201,12 @@ def _print_sweep(frame: "pd.DataFrame", figure: Path | None) -> None:
     for line in training_tables.failed_runs(frame):
         print(f"failed, left out of the means: {line}")
     if figure is not None:
-        page.write_figure(training_plots.phase_diagram(settings), figure)
+        page.write_figure(
+            training_plots.phase_diagram(settings),
+            figure,
+            title="mechocl: phase diagram of a sweep",
+            tables=(table,),
+        )
         print(f"phase diagram: {figure}")
 
 
@@ -232,7 +237,12 @@ def dynamics(run: PositionalRun, out: Path | None = None) -> None:
     printing.table(events.columns, events.rows)
     print()
     printing.table(order.columns, order.rows)
-    page.write_figure(training_plots.dynamics(curves), figure)
+    page.write_figure(
+        training_plots.dynamics(curves),
+        figure,
+        title=f"mechocl: what {run.name} learns when",
+        tables=(events, order),
+    )
     files.write_table(folder / "curves.parquet", curves)
     files.write_table(folder / "onsets.parquet", onsets)
     print(f"curves: {figure}; tables: {folder}")

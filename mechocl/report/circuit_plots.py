@@ -93,6 +93,7 @@ def circuit(
         },
         height=int(150 + 85 * top),
         width=380 + 170 * len(places),
+        meta={"least_width": 180 + 110 * len(places)},
         margin={"t": 50, "b": 40, "l": 30, "r": 30},
     )
     return styled(figure)

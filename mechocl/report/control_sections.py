@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from mechocl.behaviour import formats
 from mechocl.behaviour.control_gaps import ControlAnswers, ControlGap, compare_gaps
 from mechocl.behaviour.counted import CountedSeeds
+from mechocl.behaviour.over_seeds import within
+from mechocl.report.intervals import difference_bounds, error_bar
 from mechocl.report.page import Section, Table
 from mechocl.report.plots import styled
 from mechocl.runs.controls import CONTROLS
@@ -65,7 +66,7 @@ def gap_table(
             (
                 one.control,
                 meanings[one.control],
-                formats.estimate_in_words(one.own.learned, sign=True),
+                formats.estimate_in_words(within(one.own.learned, difference_bounds(one.metric)), sign=True),
                 formats.estimate_in_words(one.over.learned, sign=True),
                 str(one.over.learned.n),
                 one.over.answer,
@@ -92,13 +93,15 @@ def paired_gaps(gaps: list[ControlGap], *, other: str = "the control") -> go.Fig
         ("the run", [one.run for one in gaps], "#1f78c8", -0.25),
         (other, [one.own.learned for one in gaps], "#d9822b", 0.25),
     )
+    bounds = difference_bounds(gaps[0].metric) if gaps else None
     for name, estimates, color, shift in drawn:
-        halves = [e.high - e.mean if np.isfinite(e.high) else 0.0 for e in estimates]
+        means, lows, highs = ([getattr(e, end) for e in estimates] for end in ("mean", "low", "high"))
+        bars = error_bar(means, lows, highs, bounds=bounds)
         figure.add_trace(
             go.Scatter(
                 x=[index + shift for index in range(len(gaps))], y=[e.mean for e in estimates], mode="markers",
                 name=name, marker={"color": color, "size": 11, "symbol": "diamond"},
-                error_y={"array": halves, "thickness": 2, "width": 6},
+                error_y=bars | {"thickness": 2, "width": 6},
                 hovertemplate=f"{name}: mean %{{y:+.3f}}<extra></extra>",
             )
         )  # fmt: skip

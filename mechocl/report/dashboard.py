@@ -17,12 +17,14 @@ from jinja2 import Environment, StrictUndefined
 from mechocl.features.firing import Example, Text
 from mechocl.features.pages import Change, FeaturePage, Meaning, Patch
 from mechocl.files import write_text
-from mechocl.report.attention_explorer import json_for_script
+from mechocl.report.page_parts import json_for_script, script, style
 from mechocl.report.plots import COLORS
 from toy_models.subsets import SUBSETS
 
 SIZE_LIMIT: Final = 25_000_000
 """Largest size of a dashboard in bytes, which most mail still carries."""
+
+_SCRIPTS: Final = ("dashboard_elements", "dashboard_table", "dashboard_feature", "dashboard_main")
 
 DIGITS: Final = 4
 """Significant digits of the numbers on the page."""
@@ -65,6 +67,8 @@ def dashboard_html(
         retrieval=sum(page.retrieval for page in pages),
         tested=any(page.tested for page in pages),
         data=json_for_script(data),
+        style=style("page", "dashboard"),
+        script=script("theme", "tables", *_SCRIPTS),
     )
 
 

@@ -3,7 +3,6 @@
 import textwrap
 from typing import Final
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -11,6 +10,7 @@ from mechocl.features import summaries
 from mechocl.features.summaries import PatchedShares
 from mechocl.report import plots
 from mechocl.report.given import Given, all_are, rows_of
+from mechocl.report.intervals import error_bar
 
 _KINDS: Final = {
     "feature": ("surest feature", "#1f78c8"),
@@ -113,13 +113,12 @@ def _seed_dots(seeds: pd.DataFrame, x: pd.Series, color: str) -> go.Scatter:
 
 def _diamonds(means: pd.DataFrame, x: list[float], color: str, words: str) -> go.Scatter:
     """The mean of each property with its interval. There is no bar where there is one seed."""
-    half = (means["high"] - means["mean"]).to_numpy(dtype=float)
     return go.Scatter(
         x=x,
         y=means["mean"].tolist(),
         mode="markers",
         marker={"color": color, "size": 9, "symbol": "diamond"},
-        error_y={"array": np.nan_to_num(half), "thickness": 1.5, "width": 4},
+        error_y=error_bar(means["mean"], means["low"], means["high"]) | {"thickness": 1.5, "width": 4},
         name=words,
         hovertemplate="mean %{y:.2f}<extra></extra>",
     )

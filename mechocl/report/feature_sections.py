@@ -3,15 +3,18 @@
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import numpy as np
 import pandas as pd
 
 from mechocl.analyses import results
 from mechocl.behaviour import formats
+from mechocl.behaviour.statistics import SHARE
 from mechocl.features import dictionaries, summaries
 from mechocl.features.candidates import EffectsConfig
 from mechocl.features.search import SearchConfig
 from mechocl.features.settings import QualityConfig
 from mechocl.report import feature_plots
+from mechocl.report.intervals import row_within
 from mechocl.report.page import Section, Table
 from mechocl.runs.run import Run
 
@@ -30,6 +33,14 @@ _QUALITY: Final = (
     ("auc_recovered", "d2_consistent"),
     ("found_again", "all"),
 )
+
+_BOUNDS: Final = {
+    "explained_variance": (-np.inf, 1.0),
+    "l0": (0.0, np.inf),
+    "dead": SHARE,
+    "found_again": SHARE,
+}
+"""Measure → its least and its greatest possible value."""
 
 
 def section(run: Run, *, seeds: Sequence[int]) -> Section | None:
@@ -129,7 +140,7 @@ def _quality(run: Run, seeds: Sequence[int], names: list[str]) -> Table:
         if rows is None:
             continue
         found = {
-            (r["measure"], r["part"]): formats.value_in_words(r)
+            (r["measure"], r["part"]): formats.value_in_words(row_within(r, _BOUNDS.get(r["measure"])))
             for r in summaries.quality(rows).to_dict("records")
         }
         lines.append((name, *(found.get(key, formats.MISSING) for key in _QUALITY)))

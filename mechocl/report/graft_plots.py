@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 from mechocl.interventions import grafting
 from mechocl.interventions.grafting import ALL_BUT, ALONE, GraftEstimate
 from mechocl.report.given import Given, rows_of
+from mechocl.report.intervals import error_bar
 from mechocl.report.plots import COLORS, label, styled
 from toy_models.subsets import SUBSETS
 
@@ -77,18 +78,21 @@ def grafts(
 def _bars(
     estimates: Sequence[GraftEstimate], at: dict[str, float], subset: str, width: float, *, first: bool
 ) -> go.Bar:
-    half = [e.estimate.high - e.estimate.mean for e in estimates]
+    ends = [[e.estimate.low, e.estimate.high] for e in estimates]
+    bars = error_bar(
+        [e.estimate.mean for e in estimates], [low for low, _ in ends], [high for _, high in ends]
+    )
     return go.Bar(
         x=[at[e.group] for e in estimates],
         y=[e.estimate.mean for e in estimates],
         width=width * 0.92,
-        error_y={"type": "data", "array": half, "thickness": 1.5, "width": 4, "color": "#222"},
+        error_y=bars | {"thickness": 1.5, "width": 4, "color": "#222"},
         marker={"color": COLORS[subset], "opacity": 0.75},
         name=label(subset),
         legendgroup=subset,
         showlegend=first,
-        customdata=[[e.group, e.estimate.n, h] for e, h in zip(estimates, half, strict=True)],
-        hovertemplate=f"%{{customdata[0]}}, {subset}<br>%{{y:.3f}} ± %{{customdata[2]:.3f}} over %{{customdata[1]}} seeds<extra></extra>",
+        customdata=[[e.group, e.estimate.n, *end] for e, end in zip(estimates, ends, strict=True)],
+        hovertemplate=f"%{{customdata[0]}}, {subset}<br>%{{y:.3f}} [%{{customdata[2]:.3f}}, %{{customdata[3]:.3f}}] over %{{customdata[1]}} seeds<extra></extra>",
     )
 
 

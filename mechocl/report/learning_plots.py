@@ -11,6 +11,7 @@ from mechocl.errors import MechoclError
 from mechocl.learning import summaries
 from mechocl.learning.exchange import EXCHANGES
 from mechocl.report.given import Given, rows_of
+from mechocl.report.intervals import error_bar
 from mechocl.report.plots import COLORS, styled
 
 _TAGS: Final = {1: COLORS["d1_consistent"], 2: COLORS["d2_consistent"], 3: COLORS["d3_consistent"]}
@@ -112,12 +113,13 @@ def _means(wide: pd.DataFrame) -> list[Estimate]:
 
 
 def _diamonds(at: object, means: list[Estimate], *, name: str, color: str, lines: bool = False) -> go.Scatter:
-    halves = [e.high - e.mean if np.isfinite(e.high) else 0.0 for e in means]
+    ends = [[e.low, e.high] for e in means]
+    bars = error_bar([e.mean for e in means], [e.low for e in means], [e.high for e in means])
     return go.Scatter(
         x=at, y=[e.mean for e in means], mode="lines+markers" if lines else "markers", name=name, legendgroup=name.removeprefix("tag "),
         marker={"color": color, "size": 10, "symbol": "diamond"}, line={"color": color, "width": 2},
-        error_y={"array": halves, "thickness": 2, "width": 5}, customdata=[[e.n, h] for e, h in zip(means, halves, strict=True)],
-        hovertemplate=name + ": %{y:+.3f} ± %{customdata[1]:.3f} over %{customdata[0]} seeds<extra></extra>",
+        error_y=bars | {"thickness": 2, "width": 5}, customdata=[[e.n, *end] for e, end in zip(means, ends, strict=True)],
+        hovertemplate=name + ": %{y:+.3f} [%{customdata[1]:+.3f}, %{customdata[2]:+.3f}] over %{customdata[0]} seeds<extra></extra>",
     )  # fmt: skip
 
 

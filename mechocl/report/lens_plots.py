@@ -15,6 +15,7 @@ from mechocl.behaviour.over_seeds import SeedSummary, layer_by_position
 from mechocl.lenses.direct_attribution import TOTAL
 from mechocl.lenses.summaries import summarize_attribution
 from mechocl.report.given import Given, rows_of
+from mechocl.report.intervals import error_bar
 from mechocl.report.plots import COLORS, heatmaps, label, styled
 from toy_models.list_questioning import WORDS
 from toy_models.subsets import SUBSETS
@@ -125,15 +126,15 @@ def _bars(
 ) -> tuple[go.Bar, go.Scatter]:
     """Means with intervals as bars, and seeds as dots. `seeds` has a row for each seed, a column for each component."""
     mean = means["mean"].to_numpy(dtype=float)
-    half = means["high"].to_numpy(dtype=float) - mean
+    ends = means["low"].to_numpy(dtype=float), means["high"].to_numpy(dtype=float)
     names = [TOTAL + " (the model's own)" if c == TOTAL else c for c in seeds]
     bars = go.Bar(
         x=x,
         y=mean,
         width=width * 0.9,
         marker={"color": COLORS[subset], "opacity": 0.75},
-        error_y={"array": half, "thickness": 1.2, "width": 2, "color": "#333"}
-        if np.isfinite(half).all()
+        error_y=error_bar(mean, *ends) | {"thickness": 1.2, "width": 2, "color": "#333"}
+        if np.isfinite(ends).all()
         else None,
         name=label(subset),
         legendgroup=subset,

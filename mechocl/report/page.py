@@ -1,4 +1,4 @@
-"""A self-contained HTML report: first the verdicts, then sections of figures and tables, then attention.
+"""A self-contained HTML report: first the verdicts, then sections of figures and tables, then the explorer of single aliases.
 
 The page needs no network and its Content-Security-Policy forbids any: plotly's script, the data and the style are all inside
 the one file. What makes the file larger than `SIZE_LIMIT` is left out, and the page says so.
@@ -17,15 +17,12 @@ from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
 from mechocl.files import write_text
-from mechocl.report.attention_explorer import (
-    AttentionView,
-    attention_explorer_html,
-    javascript_for_script,
-    json_for_script,
-)
+from mechocl.report.page_parts import javascript_for_script, json_for_script, script, style
 
-SIZE_LIMIT = 8_000_000
-"""Largest size of a report in bytes, which mail and chat still carry. Plotly's script alone takes 4.8 million."""
+SIZE_LIMIT = 15_000_000
+"""Largest size of a report in bytes, which most mail and chat still carry. Plotly's script alone takes 4.8 million."""
+
+EXPLORER_TITLE = "What happens for one alias"
 
 DEFAULT_HEIGHT = 420
 """Height in pixels of a figure that names no height."""
@@ -34,7 +31,10 @@ COMPACT_MARGIN = {"t": 60, "b": 60, "l": 70, "r": 30}
 """Margins in pixels of a figure that names no margin. Plotly's own margins leave much of a report empty."""
 
 _SECTION_ID = re.compile(r"[a-z][a-z0-9-]*")
-_RESERVED_IDS = frozenset({"summary", "trained", "attention"})
+_RESERVED_IDS = frozenset({"summary", "trained", "explorer", "contents", "theme"})
+
+_LONG_CELL = 30
+"""Letters from which the cells of a column keep the width of a sentence, so that a narrow page does not make them towers."""
 _NUMBER = re.compile(r"[\s\d.,:;+\-−–±×*/%()\[\]e^<>≤≥=~]*\d[\s\d.,:;+\-−–±×*/%()\[\]e^<>≤≥=~]*")
 _NO_NUMBER = frozenset({"", "-", "–", "—", "n/a", "nan"})
 
@@ -58,6 +58,19 @@ class Table:
         return tuple(_is_numeric([row[i] for row in self.rows]) for i in range(len(self.columns)))
 
     @property
+    def names_rows(self) -> bool:
+        """Whether the first column says what each row is of, so that it stays in its place where the table scrolls."""
+        return len(self.columns) > 1 and not self.numeric[0] and all(row[0].strip() for row in self.rows)
+
+    @property
+    def long(self) -> tuple[bool, ...]:
+        """For each column, whether some cell is a sentence."""
+        return tuple(
+            any(len(row[i]) > _LONG_CELL for row in self.rows) and not numeric
+            for i, numeric in enumerate(self.numeric)
+        )
+
+    @property
     def bytes_per_row(self) -> float:
         """How many bytes a row takes on the page, at least; 0 without rows."""
         cells = sum(len(cell.encode()) + len("<td></td>") for row in self.rows for cell in row)
@@ -69,12 +82,13 @@ class Section:
     """One question and its evidence. Raises ValueError when `id` cannot be the target of a link."""
 
     id: str
-    """Lower-case letters, digits and hyphens; not `summary`, `trained` or `attention`."""
+    """Lower-case letters, digits and hyphens; none of the page's own: summary, trained, explorer, contents, theme."""
     title: str
     how_to_read: str
     """Two sentences that say what is drawn, and what to look for."""
     figures: tuple[Figure, ...] = ()
-    """Figures, one below the other at the page's width. A figure's own width is kept as its greatest width."""
+    """Figures, one below the other at the page's width. A figure's own width is kept as its greatest width; with a `least_width`
+    in its layout's `meta`, in pixels, it scrolls on a narrower page."""
     tables: tuple[Table, ...] = ()
     html: str = ""
     """More HTML, which is trusted and inserted as it is."""
@@ -108,13 +122,15 @@ class Report:
     """Everything on the page. Raises ValueError when two sections have the same id."""
 
     title: str
-    summary: tuple[SummaryRow, ...]
-    """What a reader who has one minute should know."""
+    summary: tuple[SummaryRow, ...] = ()
+    """What a reader who has one minute should know. Without any, the page has no summary."""
     facts: dict[str, str] = field(default_factory=dict)
     """What was trained: recipe, seeds, time, versions."""
     sections: tuple[Section, ...] = ()
-    attention: tuple[AttentionView, ...] = ()
-    """Questions of the attention explorer. Without any, the page has no explorer."""
+    explorer: str = ""
+    """The page of the explorer of single aliases (`explorer.page`), which is shown in a frame."""
+    explorer_note: str = ""
+    """What a reader should know of the explorer: what it leaves out, or why there is none. Without it and a page there is no such section."""
     warning: str = ""
     """A reason for caution that every reader must see, such as "smoke test: one seed, small task"."""
 
@@ -128,24 +144,27 @@ class Report:
 def render(report: Report, *, limit: int | None = None) -> str:
     """The report as one HTML page of at most `limit` bytes (default: `SIZE_LIMIT`). The same report always gives the same text.
 
-    If the page would be larger, attention views are left out first, from the end. If it is too large without any,
-    the largest figures are left out, one by one, and then the longest tables are shortened. The page says what is not
-    there and how to see it. Text is never left out, so a page of more text than the limit is larger.
+    If the page would be larger, the explorer is left out first. If it is too large without, the largest figures are left out,
+    one by one, and then the longest tables are shortened. The page says what is not there and how to see it. Text is never left
+    out, so a page of more text than the limit is larger.
     """
     limit = SIZE_LIMIT if limit is None else limit
-    page = _rendered(report, "")
+    page = _rendered(report)
+    if report.explorer and len(page.encode("utf-8")) > limit:
+        megabytes = len(report.explorer.encode("utf-8")) / 1e6
+        said = (
+            f"So that the file can be sent, the explorer of single aliases ({megabytes:.1f} MB) is not in it. "
+            "`mechocl share` writes it as a page of its own."
+        )
+        report = replace(report, explorer="", explorer_note=f"{report.explorer_note} {said}".strip())
+        page = _rendered(report)
     if (excess := len(page.encode("utf-8")) - limit) > 0:
-        report = _smaller(report, excess)
-        page = _rendered(report, "")
-    if not report.attention:
-        return page
-    return _rendered(
-        report, attention_explorer_html(report.attention, room=limit - len(page.encode("utf-8")))
-    )
+        page = _rendered(_smaller(report, excess))
+    return page
 
 
-def _rendered(report: Report, explorer: str) -> str:
-    """The report as one HTML page with everything that it holds; `explorer` stands in the place of its attention views."""
+def _rendered(report: Report) -> str:
+    """The report as one HTML page with everything that it holds."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -153,13 +172,42 @@ def _rendered(report: Report, explorer: str) -> str:
     plots = {
         section.id: [_plot(section, i) for i in range(len(section.figures))] for section in report.sections
     }
-    plotly = javascript_for_script(get_plotlyjs()) if any(plots.values()) else ""
-    return template.render(report=report, plots=plots, plotly=plotly, explorer=explorer)
+    drawn = any(plots.values())
+    return template.render(
+        report=report,
+        links=_contents(report),
+        plots=plots,
+        plotly=javascript_for_script(get_plotlyjs()) if drawn else "",
+        style=style("page", "report"),
+        script=script(
+            "theme", "tables", "contents", *(["colors", "narrow", "figures"] if drawn else []), *(["explorer"] if report.explorer else [])
+        ),
+        explorer=_framed(report.explorer) if report.explorer else "",
+    )  # fmt: skip
+
+
+def _framed(explorer: str) -> str:
+    """The explorer's page as JSON, with the script that speaks with the report around it."""
+    inside = f"<script>{script('explorer_inside')}</script>\n</body>"
+    return json_for_script(json.dumps(explorer.replace("</body>", inside, 1), ensure_ascii=False))
+
+
+def _contents(report: Report) -> list[tuple[str, str]]:
+    """Id and title of everything that the contents lead to, in the order of the page."""
+    leading = [(one.id, one.title) for one in report.sections if one.leading]
+    rest = [(one.id, one.title) for one in report.sections if not one.leading]
+    own = (
+        ("summary", "Summary", bool(report.summary)),
+        ("trained", "What was trained", bool(report.facts)),
+        ("explorer", EXPLORER_TITLE, bool(report.explorer or report.explorer_note)),
+    )
+    summary, trained, explorer = ([(name, title)] if there else [] for name, title, there in own)
+    return [*leading, *summary, *trained, *rest, *explorer]
 
 
 def _smaller(report: Report, excess: int) -> Report:
     """The report with at least `excess` bytes less of figures and tables, and sentences on what is not there."""
-    excess += 800 * (1 + len(report.sections))  # room for these sentences, and for the explorer's own
+    excess += 800 * (1 + len(report.sections))  # room for these sentences
     weights = {
         (s, f): len(_plot(section, f)["json"].encode())
         for s, section in enumerate(report.sections)
@@ -235,9 +283,13 @@ def write(report: Report, path: Path) -> int:
     return len(page.encode("utf-8"))
 
 
-def write_figure(figure: Figure, path: Path) -> None:
-    """Write a plotly figure as one HTML file that works without a network. Raises OSError when it cannot be written."""
-    write_text(path, figure.to_html(include_plotlyjs=True))
+def write_figure(figure: Figure, path: Path, *, title: str, tables: tuple[Table, ...] = ()) -> None:
+    """Write a plotly figure, and tables under it, as a page of their own, which works without a network.
+
+    Raises OSError when it cannot be written.
+    """
+    section = Section(id="figure", title="", how_to_read="", figures=(figure,), tables=tables)
+    write_text(path, render(Report(title=title, sections=(section,))))
 
 
 def _plot(section: Section, index: int) -> dict[str, Any]:
@@ -253,6 +305,7 @@ def _plot(section: Section, index: int) -> dict[str, Any]:
         "id": f"plot-{section.id}-{index}",
         "label": re.sub(r"<[^>]*>", " ", title),
         "width": f"{width}px" if width else "none",
+        "least": int((layout.get("meta") or {}).get("least_width", 0)),
         "height": f"{layout.setdefault('height', DEFAULT_HEIGHT)}px",
         "json": json_for_script(json.dumps(figure, separators=(",", ":"))),
     }

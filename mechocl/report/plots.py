@@ -15,6 +15,7 @@ from mechocl.errors import MechoclError
 from mechocl.interventions.summaries import PatchedGrid, summarize_patching
 from mechocl.lenses.attention import attention_array
 from mechocl.report.given import Given, all_are, rows_of
+from mechocl.report.intervals import error_bar
 from toy_models.subsets import SUBSETS
 
 COLORS: Final = {
@@ -134,15 +135,14 @@ def subset_values(
                 showlegend=False,
             )
         )
-        up, down = e.estimate.high - e.estimate.mean, e.estimate.mean - e.estimate.low
-        half = {"array": [up], "arrayminus": [down], "symmetric": False, "thickness": 2, "width": 6}
+        bar = error_bar([e.estimate.mean], [e.estimate.low], [e.estimate.high]) | {"thickness": 2, "width": 6}
         figure.add_trace(
             go.Scatter(
                 x=[i + 0.12],
                 y=[e.estimate.mean],
                 mode="markers",
                 marker={"color": COLORS[e.subset], "size": 11, "symbol": "diamond"},
-                error_y=half if np.isfinite(e.estimate.high) else None,
+                error_y=bar if np.isfinite(e.estimate.high) else None,
                 hovertemplate=f"{e.subset}<br>mean %{{y:.3f}} over {e.estimate.n} {'aliases' if e.estimate.unit == 'alias' else 'seeds'}<extra></extra>",
                 showlegend=False,
             )

@@ -7,10 +7,12 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from mechocl.behaviour.statistics import SHARE
 from mechocl.probing import summaries
 from mechocl.probing.at_landmarks import Emergence, RunsCompared, compare_runs, summarize_emergence
 from mechocl.probing.summaries import Grid
 from mechocl.report.given import Given, rows_of
+from mechocl.report.intervals import error_bar
 from mechocl.report.plots import styled
 
 _PANELS: Final = (
@@ -105,7 +107,8 @@ def emergence(emerging: Emergence | Given) -> go.Figure:
             go.Scatter(
                 x=labels,
                 y=e["mean"].tolist(),
-                error_y=_interval(e) | {"thickness": 1.2, "width": 3},
+                error_y=error_bar(e["mean"], e["low"], e["high"], bounds=SHARE)
+                | {"thickness": 1.2, "width": 3},
                 mode="lines+markers",
                 name=name,
                 line={"color": color},
@@ -204,7 +207,7 @@ def _dots(
         go.Scatter(
             x=np.arange(len(groups)) + shift + 0.03, y=e["mean"].tolist(), mode="markers", name=name,
             legendgroup=name, marker={"color": color, "size": 9, "symbol": "diamond"},
-            error_y=_interval(e) | {"thickness": 1.5, "width": 4},
+            error_y=error_bar(e["mean"], e["low"], e["high"]) | {"thickness": 1.5, "width": 4},
             hovertemplate=f"{name}<br>mean %{{y:.3f}}<extra></extra>",
         ),
         row=row,
@@ -242,9 +245,3 @@ def cosines(pairs: Given) -> go.Figure:
         yaxis={"title": "|cosine|", "range": [0, 1.02]},
     )
     return styled(figure)
-
-
-def _interval(estimates: pd.DataFrame) -> dict[str, object]:
-    """Error bars from the lower to the upper ends. They are not symmetric where an end is that of the possible values."""
-    up, down = estimates["high"] - estimates["mean"], estimates["mean"] - estimates["low"]
-    return {"array": up.tolist(), "arrayminus": down.tolist(), "symmetric": False}

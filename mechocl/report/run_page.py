@@ -9,6 +9,7 @@ from mechocl.hypotheses.calibrated import read_confusion
 from mechocl.hypotheses.for_reports import NoVerdict
 from mechocl.hypotheses.verdict import RunVerdict
 from mechocl.report import page, run_report
+from mechocl.report.explorer_section import Embedded
 from mechocl.report.verdict_sections import FirstPage
 from mechocl.runs.run import Run
 
@@ -22,11 +23,12 @@ def write_run_page(
     path: Path,
     *,
     verdict: RunVerdict | NoVerdict | None = None,
+    explorer: Embedded | None = None,
 ) -> int:
     """Write the report of a run into the file `path`, whose folder is made, and return its size in bytes.
 
     `found` is what `analyses.report_rows.complete_report` gives, and `controls` are the rows of `control_rows` there. The `verdict`
-    comes first; None leaves it out. The page of a smoke test says that it is one, and every page which analyses are left out.
+    comes first, the `explorer` last; None leaves them out. The page of a smoke test says that it is one, and every page which analyses are left out.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     said = [_SMOKE] if "smoke test" in run.recipe_name else []
@@ -35,4 +37,7 @@ def write_run_page(
         for name, why in found.left_out.items()
     ]
     first = None if verdict is None else FirstPage(verdict, read_confusion(predictions.load()))
-    return page.write(run_report.build(run, found.rows, controls, first=first, warning=" ".join(said)), path)
+    report = run_report.build(
+        run, found.rows, controls, first=first, explorer=explorer, warning=" ".join(said)
+    )
+    return page.write(report, path)

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from mechocl.behaviour import formats, internalization, over_seeds, sentences
@@ -11,9 +10,7 @@ from mechocl.behaviour.control_gaps import ControlAnswers, explain_gap
 from mechocl.behaviour.counted import CountedSeeds, count_seeds
 from mechocl.hypotheses.verdict import RunVerdict
 from mechocl.interventions.summaries import summarize_patching
-from mechocl.lenses import attention
 from mechocl.lenses.summaries import summarize_attribution
-from mechocl.models.layout import position_labels
 from mechocl.probing.scoring import ProbingConfig
 from mechocl.probing.summaries import probe_grids
 from mechocl.report import (
@@ -28,7 +25,7 @@ from mechocl.report import (
     training_sections,
     verdict_sections,
 )
-from mechocl.report.attention_explorer import AttentionView
+from mechocl.report.explorer_section import Embedded
 from mechocl.report.page import Report, Section, SummaryRow, Table
 from mechocl.runs.run import Run
 from toy_models.measures import Measures
@@ -42,12 +39,13 @@ def build(
     controls: ControlAnswers | None = None,
     *,
     first: verdict_sections.FirstPage | None = None,
+    explorer: Embedded | None = None,
     warning: str = "",
 ) -> Report:
     """The report of a run from the saved rows of its reported analyses (`analyses.jobs.reported_analyses`).
 
     `controls` is what the run's control runs answered. None, for a run that is itself a control, leaves out the question whether the gap needs unreliability.
-    `first` is the verdict that the report begins with; None leaves it out.
+    `first` is the verdict that the report begins with, `explorer` the page of single aliases that it ends with; None leaves them out.
 
     Every number and figure is of the seeds that count (`behaviour.counted`). If no seed learned its definitions, those
     that failed are shown, and every section says so.
@@ -67,7 +65,7 @@ def build(
         for section in _sections(run, rows, evaluated, counted, controls, first)
     ]
     leading = verdict_sections.sections(first, shown=[one.id for one in sections]) if first else []
-    views = attention_views(run, rows["attention"]) if "attention" in rows else ()
+    explorer = explorer or Embedded()
     return Report(
         title=f"mechocl: {run.recipe.description}",
         warning=" ".join(filter(None, warnings)),
@@ -80,7 +78,8 @@ def build(
         ),
         facts=_facts(run, counted),
         sections=(*leading, *sections),
-        attention=tuple(replace(view, caption=f"{view.caption} {caution}".strip()) for view in views),
+        explorer=explorer.page,
+        explorer_note=" ".join(filter(None, [explorer.note, caution if explorer.page else ""])),
     )
 
 
@@ -246,29 +245,3 @@ def _probes(run: Run, rows: pd.DataFrame) -> tuple[Section, ...]:
     }
     rows = rows.assign(recipe=ProbingConfig().recipe, **where)
     return probe_sections.sections(probe_grids(rows), rows)
-
-
-def attention_views(run: Run, rows: pd.DataFrame) -> tuple[AttentionView, ...]:
-    """The attention patterns of the first seed of the rows, which each caption names, with one view per question.
-
-    Questions about aliases of the last stage come first, because a page without room for all shows the first ones.
-    """
-    seed = int(rows["seed"].iloc[0])
-    task = run.seed(seed).analysed_task()
-    views = []
-    own = rows[rows["seed"] == seed]
-    questions = own["question"].drop_duplicates().astype(int).to_numpy()
-    stage = task.table["stage"].to_numpy()[questions]
-    for question in questions[np.argsort(-stage, kind="stable")].tolist():
-        part = own[own["question"] == question]
-        length = position_labels(task, question).index("=") + 1
-        title, caption = task.questioning.describe(task, question, float(part["difference"].iloc[0]))
-        views.append(
-            AttentionView(
-                title=title,
-                tokens=task.vocabulary.decode(task.tokens[question, :length].tolist()),
-                patterns=attention.attention_array(part),
-                caption=f"seed {seed}; {caption}",
-            )
-        )
-    return tuple(views)

@@ -2,7 +2,6 @@
 
 from typing import Final
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -11,6 +10,7 @@ from mechocl.behaviour.over_seeds import SeedSummary
 from mechocl.errors import MechoclError
 from mechocl.interventions.summaries import summarize_subspaces
 from mechocl.report.given import Given, rows_of
+from mechocl.report.intervals import error_bar
 from mechocl.report.plots import styled
 
 _CONTROLS: Final = {
@@ -110,13 +110,12 @@ def _traces(
         legendgroup=control,
         showlegend=False,
     )
-    half = (means["high"] - means["mean"]).to_numpy(dtype=float)
     diamonds = go.Scatter(
         x=[labels.index(label) + offset for label in means["label"]],
         y=means["mean"].tolist(),
         mode="markers",
         marker={"color": color, "size": 9, "symbol": "diamond"},
-        error_y={"array": np.nan_to_num(half), "thickness": 1.5, "width": 4},
+        error_y=error_bar(means["mean"], means["low"], means["high"]) | {"thickness": 1.5, "width": 4},
         name=name,
         text=[f"{label}, {name}" for label in means["label"]],
         hovertemplate="%{text}<br>mean %{y:.2f}<extra></extra>",

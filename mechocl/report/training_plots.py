@@ -13,6 +13,7 @@ from mechocl.behaviour.equal_loss import GapCurves, summarize_gap
 from mechocl.behaviour.over_seeds import SeedSummary
 from mechocl.errors import MechoclError
 from mechocl.report.given import Given, all_are, rows_of
+from mechocl.report.intervals import error_bar
 from mechocl.report.plots import COLORS, label, styled
 from mechocl.runs import sweep_summaries
 from mechocl.runs.sweep_summaries import Summary
@@ -46,11 +47,11 @@ def _phase_line(settings: Sequence[Summary], keys: Sequence[str], contrast: str)
     for name, color in (("weak", "#6c6c6c"), (contrast, "#1f78c8")):
         estimates = [one.contrasts.get(name) for one in settings]
         mean = [e.mean if e else np.nan for e in estimates]
-        half = [e.high - e.mean if e else np.nan for e in estimates]
+        ends = [(e.low, e.high) if e else (np.nan, np.nan) for e in estimates]
         trace = go.Scatter(
             x=x,
             y=mean,
-            error_y={"type": "data", "array": half},
+            error_y=error_bar(mean, [low for low, _ in ends], [high for _, high in ends], bounds=(-1.0, 1.0)),
             mode=mode,
             name=f"{name} internalization",
             line={"color": color, "dash": "dot" if name == "weak" else "solid"},

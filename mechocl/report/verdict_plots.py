@@ -8,10 +8,12 @@ from typing import Any, Final
 import plotly.graph_objects as go
 
 from mechocl.behaviour import formats
+from mechocl.behaviour.over_seeds import within
 from mechocl.behaviour.verdict import CANNOT_TELL, NOTHING, REVERSE, YES
 from mechocl.errors import MechoclError
 from mechocl.hypotheses.evidence import Effect
 from mechocl.hypotheses.verdict import RunVerdict
+from mechocl.report.intervals import difference_bounds
 from mechocl.report.plots import styled
 
 ROW: Final = 34
@@ -102,7 +104,8 @@ def _places(one: Effect) -> list[float]:
     """Where the seeds of an effect, and the ends of its interval, lie on the axis."""
     if one.verdict is None:
         return []
-    drawn = (*one.values.values(), one.verdict.learned.low, one.verdict.learned.high)
+    e = within(one.verdict.learned, difference_bounds(one.unit))
+    drawn = (*one.values.values(), e.low, e.high)
     return [place_on_axis(value / one.verdict.margin) for value in drawn if math.isfinite(value)]
 
 
@@ -139,7 +142,7 @@ def _means(chosen: Sequence[tuple[int, Effect]], links: Mapping[str, str]) -> go
     drawn: list[dict[str, Any]] = []
     for index, one in chosen:
         assert one.verdict is not None
-        e, margin = one.verdict.learned, one.verdict.margin
+        e, margin = within(one.verdict.learned, difference_bounds(one.unit)), one.verdict.margin
         x = place_on_axis(e.mean / margin)
         low, high = (place_on_axis(end / margin) if math.isfinite(end) else x for end in (e.low, e.high))
         told = (

@@ -9,12 +9,14 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
 from mechocl.behaviour import formats
+from mechocl.behaviour.over_seeds import within
 from mechocl.hypotheses import pages
 from mechocl.hypotheses.evidence import Effect
 from mechocl.hypotheses.for_reports import NoVerdict
 from mechocl.hypotheses.predictions import Prediction
 from mechocl.hypotheses.verdict import RunVerdict
 from mechocl.report import verdict_plots
+from mechocl.report.intervals import difference_bounds
 from mechocl.report.page import Section, Table
 
 HOW_TO_CALIBRATE: Final = "mechocl verdict --calibrate FILE.csv"
@@ -121,7 +123,7 @@ def _link(one: Prediction, shown: Collection[str]) -> str:
 
 def _gap(verdict: RunVerdict) -> str:
     measures = verdict.gathered.measures
-    return f"{formats.NAMES[measures.leading]} of d1 − that of d2: {formats.describe(verdict.gap.learned)}, {verdict.seeds} seeds."
+    return f"{formats.NAMES[measures.leading]} of d1 − that of d2: {formats.describe(within(verdict.gap.learned, difference_bounds(measures.leading)))}, {verdict.seeds} seeds."
 
 
 def _row(one: Effect) -> dict[str, str]:
@@ -135,7 +137,7 @@ def _row(one: Effect) -> dict[str, str]:
     return {
         "name": prediction.name,
         "says": prediction.says,
-        "effect": f"{formats.estimate_in_words(one.verdict.learned, sign=True)} {one.unit}"
+        "effect": f"{formats.estimate_in_words(within(one.verdict.learned, difference_bounds(one.unit)), sign=True)} {one.unit}"
         if one.verdict
         else formats.NOT_MEASURED,
         "smallest": f"{one.verdict.margin:g}" if one.verdict else formats.MISSING,

@@ -38,7 +38,6 @@ class TextRuns(RunKind):
         "patch",
         "circuit",
         "probe",
-        "attention",
     )
 
     def questioning(self, recipe: ClosedBookRecipe) -> Questioning:

@@ -18,7 +18,7 @@ class ToyRuns(RunKind):
     command = "train"
     reported = (
         "evaluate", "lens", "tuned-lens", "attribution", "patch", "circuit", "suppression", "graft", "steering", "subspace",
-        "probe", "attention",
+        "probe",
     )  # fmt: skip
 
     def questioning(self, recipe: Any) -> Questioning:

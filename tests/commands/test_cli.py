@@ -204,7 +204,7 @@ OPTIONS = {
         "--device",
         "--jobs",
     ],
-    "report": ["RUN", "--out", "--device", "--jobs"],
+    "report": ["RUN", "--out", "--open", "--device", "--jobs"],
     "share": [
         "RUN",
         "--seeds",
@@ -671,6 +671,20 @@ def test_a_report_is_written_where_it_is_asked_for(run: Path, capsys: pytest.Cap
     assert lines[-1].endswith(f"): {html.as_uri()}")
     assert html.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     assert not (run / "report.html").exists()
+
+
+def test_a_report_is_opened_in_a_browser(
+    run: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened: list[str] = []
+    html = run.parent / "opened.html"
+    monkeypatch.setattr("webbrowser.open", lambda address: bool(opened.append(address)) or len(opened) == 1)
+    out_of(capsys, "report", run, "--out", html, "--open", *CPU)
+    assert opened == [html.as_uri()]
+    assert fails("report", run, "--out", html, "--open", *CPU) == (
+        f"--open: there is no browser here that can be started; the report is written, so open {html.as_uri()} in one, or set the "
+        "environment variable BROWSER to a command that opens pages"
+    )
 
 
 def test_train_again_does_nothing_and_more_seeds_are_added(

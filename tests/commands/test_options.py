@@ -42,7 +42,7 @@ from mechocl.features import dictionaries
 from mechocl.hypotheses import calibration, for_reports, predictions, verdict
 from mechocl.interventions import patching
 from mechocl.models import gguf, loading
-from mechocl.report import page, run_report, sae_dashboard
+from mechocl.report import explorer_section, page, run_report, sae_dashboard
 from mechocl.report.explorer import live, page as explorer_page, serving
 from mechocl.runs import finetune, pretraining, processes, sweep_folder, sweeps
 from mechocl.runs.run import Run
@@ -311,6 +311,11 @@ def recorder(places: dict[str, str]) -> Iterator[Recorder]:
             (live, "LiveRun", stands_in(work=("device",), result=None)),
             (serving, "open_server", stands_in(result=SERVER)),
             (serve, "has_screen", lambda: True),
+            (
+                explorer_section,
+                "embed_explorer",
+                stands_in(work=("device", "jobs"), result=explorer_section.Embedded()),
+            ),
             (webbrowser, "open", stands_in(result=True)),
         ):
             patch.setattr(owner, name, replacement)

@@ -14,6 +14,7 @@ import sae_lens
 import torch
 from browser import open_page
 from planted import Mechanism, planted_model, small_task, subspaces
+from reading import low_contrast, set_scheme, tab_stops_before, wait_until, wider_than_the_page
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -417,13 +418,40 @@ def test_dark_is_readable(dashboard: Path) -> None:
     """The ink on the strongest shading has a contrast of at least 4.5 in both colour schemes (WCAG AA)."""
     with open_page(dashboard) as opened:
         for scheme in ("light", "dark"):
-            opened.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            set_scheme(opened.page, scheme)
             ink, heat = (
                 opened.page.evaluate(f"getComputedStyle(document.documentElement).getPropertyValue('{name}')")
                 for name in ("--ink", "--heat")
             )
             low, high = sorted(luminance(color) for color in (ink, heat))
             assert (high + 0.05) / (low + 0.05) >= 4.5, scheme
+            assert low_contrast(opened.page) == [], scheme
+        opened.assert_clean()
+
+
+def test_the_dashboard_is_read_on_a_phone(dashboard: Path) -> None:
+    """Nothing is wider than the page, tables scroll under shades, and the number of a feature stays beside its row."""
+    with open_page(dashboard, width=390) as opened:
+        page = opened.page
+        assert wider_than_the_page(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        frame = page.locator(".shaded:has(#table)")
+        assert "more-right" in str(frame.get_attribute("class"))
+        page.locator(".wide:has(#table)").evaluate("box => { box.scrollLeft = 1000; }")
+        wait_until(page, "document.querySelector('.shaded:has(#table)').classList.contains('more-left')")
+        cell = page.locator("#table tbody .row-name").first.bounding_box()
+        assert cell is not None
+        assert 0 <= cell["x"] <= 20
+        opened.assert_clean()
+
+
+def test_the_dashboard_changes_between_light_and_dark(dashboard: Path) -> None:
+    with open_page(dashboard) as opened:
+        set_scheme(opened.page, "light")
+        before = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        opened.page.get_by_role("button", name="Dark").click()
+        assert opened.page.evaluate("getComputedStyle(document.body).backgroundColor") != before
+        assert tab_stops_before(opened.page, "#page") < 30
         opened.assert_clean()
 
 

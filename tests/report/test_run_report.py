@@ -11,7 +11,7 @@ import tiny
 from mechocl.analyses import jobs, report_rows, results
 from mechocl.behaviour.counted import CountedSeeds
 from mechocl.errors import MechoclError, TooLittleData
-from mechocl.report import run_page, run_report
+from mechocl.report import explorer_section, run_page, run_report
 from mechocl.report.page import Report
 from mechocl.runs.run import Run
 
@@ -26,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return jobs.train_run(folder / "run", recipe, recipe_name="tiny", seeds=(0, 1, 2), device="cpu", jobs=1)
 
 
-QUICK = ("evaluate", "attention")
+QUICK = ("evaluate", "steering")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,6 @@ def seeds_of(report: Report) -> set[str]:
 def test_seeds_that_failed_are_nowhere_but_named(run: Run, rows: dict[str, pd.DataFrame]) -> None:
     report = run_report.build(run, with_recall(rows, {0: 0.5, 1: 1.0, 2: 1.0}))
     assert seeds_of(report) == {"seed 1", "seed 2"}
-    assert {view.caption.split(";")[0] for view in report.attention} == {"seed 1"}
     assert report.facts["Seeds"] == (
         "1, 2: learned their definitions, and are in every mean; 0: did not learn their definitions"
     )
@@ -70,21 +69,16 @@ def test_seeds_that_failed_are_nowhere_but_named(run: Run, rows: dict[str, pd.Da
 
 
 def test_where_no_seed_learned_every_place_says_so(run: Run, rows: dict[str, pd.DataFrame]) -> None:
-    report = run_report.build(run, with_recall(rows, {0: 0.5, 1: 0.4, 2: 0.3}))
+    shown = explorer_section.Embedded("<html></html>", "It has 12 aliases.")
+    report = run_report.build(run, with_recall(rows, {0: 0.5, 1: 0.4, 2: 0.3}), explorer=shown)
     assert seeds_of(report) == {"seed 0", "seed 1", "seed 2"}
     assert CAUTION in report.warning
     assert all(section.finding.startswith(CAUTION) for section in report.sections)
-    assert all(CAUTION in view.caption for view in report.attention)
+    assert report.explorer_note.startswith(f"It has 12 aliases. {CAUTION}")
     asked = [row for row in report.summary if row.answer != "not asked"]
     assert asked
     assert all(row.answer == "cannot tell" for row in asked)
     assert all("all 3 seeds failed" in row.sentence for row in asked)
-
-
-def test_questions_about_new_aliases_come_first(run: Run, rows: dict[str, pd.DataFrame]) -> None:
-    """A page without room for all questions shows the first ones."""
-    subsets = [view.title.split("_")[0] for view in run_report.attention_views(run, rows["attention"])]
-    assert subsets == ["d1", "d1", "d2", "d2", "d3", "d3", "qd1", "qd1", "qd2", "qd2"]
 
 
 def test_only_the_seeds_that_count_are_analysed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import tiny
 from browser import open_page
 from campaign.worlds import LEARNS
 from effects import key_of, made_up
+from reading import wait_until
 
 from mechocl import files
 from mechocl.analyses import control_jobs, jobs
@@ -221,17 +222,20 @@ def test_the_page_in_a_browser(tmp_path: Path, width: int) -> None:
         page.wait_for_selector("#predictions .main-svg")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.locator("#predictions table a", has_text="noise-gap").click()
-        page.wait_for_function("location.hash === '#controls'")
-        page.locator("#predictions .plot").scroll_into_view_if_needed()
+        wait_until(page, "location.hash === '#controls'")
+        mark = "document.querySelector('#predictions .scatterlayer .points path')"
+        page.evaluate(
+            f"{mark}.scrollIntoView({{block: 'center', behavior: 'instant'}})"
+        )  # not under the contents
         at = page.locator("#predictions .scatterlayer .points path").first.bounding_box()
         assert at is not None
         middle = (at["x"] + at["width"] / 2, at["y"] + at["height"] / 2)
         page.mouse.move(*middle)
-        page.wait_for_function(
-            "/gap.*seed \\d+: /.test(document.querySelector('#predictions .hoverlayer').textContent)"
+        wait_until(
+            page, "/gap.*seed \\d+: /.test(document.querySelector('#predictions .hoverlayer').textContent)"
         )
         page.mouse.click(*middle)
-        page.wait_for_function("location.hash === '#internalization'")
+        wait_until(page, "location.hash === '#internalization'")
         opened.assert_clean()
 
 

@@ -59,6 +59,7 @@ def open_page(where: Path | str, *, width: int = 1280, height: int = 900) -> Ite
         try:
             context = browser.new_context(viewport={"width": width, "height": height})
             context.set_offline(isinstance(where, Path))
+            context.set_default_timeout(120_000)  # a busy machine takes its time
             opened = OpenedPage(context.new_page())
 
             def is_own(url: str) -> bool:

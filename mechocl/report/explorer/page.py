@@ -11,7 +11,6 @@ from jinja2 import Environment, StrictUndefined
 
 from mechocl import __version__
 from mechocl.files import write_text
-from mechocl.report.attention_explorer import javascript_for_script, json_for_script
 from mechocl.report.explorer import data
 from mechocl.report.explorer.collecting import (
     Collected,
@@ -23,6 +22,7 @@ from mechocl.report.explorer.collecting import (
     why_no_twin,
 )
 from mechocl.report.explorer.story import Story
+from mechocl.report.page_parts import javascript_for_script, json_for_script
 from mechocl.report.plots import COLORS
 from mechocl.runs.folders import Checkpoint
 from mechocl.runs.run import Run

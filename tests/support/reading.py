@@ -1,0 +1,139 @@
+"""What a reader meets on a page in the browser: contrast of its text, labels that overlap, stops of the Tab key, tables that scroll."""
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page
+
+LEAST_CONTRAST = 4.5
+"""Of text on its ground (WCAG AA)."""
+
+_LOW_CONTRAST = """async (least) => {
+  const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+  const channels = (color) => {
+    canvas.clearRect(0, 0, 1, 1);
+    canvas.fillStyle = color;
+    canvas.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
+    return [r, g, b, a / 255];
+  };
+  const over = (top, below) => [0, 1, 2].map((i) => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
+  const light = ([r, g, b]) => [r, g, b].map((x) => x / 255).map((x) => (x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, x, i) => sum + x * [0.2126, 0.7152, 0.0722][i], 0);
+  const contrast = (a, b) => { const [low, high] = [light(a), light(b)].sort((x, y) => x - y); return (high + 0.05) / (low + 0.05); };
+  const images = new Map();
+  const pictured = async (image) => {  // the pixels of a heatmap, which is an image
+    const href = image.getAttribute("href") || image.getAttribute("xlink:href");
+    if (!images.has(href)) {
+      const loaded = new Image();
+      loaded.src = href;
+      await loaded.decode();
+      const own = Object.assign(document.createElement("canvas"), {width: loaded.width, height: loaded.height}).getContext("2d", {willReadFrequently: true});
+      own.drawImage(loaded, 0, 0);
+      images.set(href, own);
+    }
+    return images.get(href);
+  };
+  const groundOf = async (element) => {
+    const cells = element.closest(".heatmap-label") && element.closest(".hm").querySelector("image");
+    if (cells) {
+      const [box, own, pixels] = [cells.getBoundingClientRect(), element.getBoundingClientRect(), await pictured(cells)];
+      const x = Math.floor(((own.x + own.width / 2 - box.x) / box.width) * pixels.canvas.width);
+      const y = Math.floor(((own.y + own.height / 2 - box.y) / box.height) * pixels.canvas.height);
+      return channels(`rgb(${[...pixels.getImageData(x, y, 1, 1).data].slice(0, 3).join(",")})`);
+    }
+    const layers = [];
+    for (let one = element; one; one = one.parentElement) {
+      layers.push(channels(getComputedStyle(one).backgroundColor));
+      if (one.classList.contains("annotation-text-g")) {
+        const rect = one.querySelector("rect.bg");
+        const paint = rect && getComputedStyle(rect);
+        if (paint) layers.push([...channels(paint.fill).slice(0, 3), channels(paint.fill)[3] * Number(paint.fillOpacity)]);
+      }
+    }
+    return layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255, 1]);
+  };
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    const element = node.parentElement, box = element.getBoundingClientRect();
+    if (!node.textContent.trim() || element.closest("script, style, noscript, option, :disabled, .skip") || !box.width || !box.height) continue;
+    const style = getComputedStyle(element);
+    if (style.visibility === "hidden") continue;
+    let opacity = 1;
+    for (let one = element; one; one = one.parentElement) opacity *= Number(getComputedStyle(one).opacity);
+    if (opacity === 0) continue;
+    const ground = await groundOf(element), ink = channels(element instanceof SVGElement ? style.fill : style.color);
+    const ratio = contrast(over([...ink.slice(0, 3), ink[3] * opacity], ground), ground);
+    if (ratio < least) found.push(`${ratio.toFixed(2)}: ${node.textContent.trim().slice(0, 40)} (${element.localName}.${element.getAttribute("class")}, ${ink} on ${ground})`);
+  }
+  return found;
+}"""
+
+_OVERLAPPING = """(inside) => {
+  const boxes = [...document.querySelectorAll(`${inside} svg text`)].filter((one) => one.textContent.trim())
+    .map((one) => ({words: one.textContent, box: one.getBoundingClientRect(), opacity: Number(getComputedStyle(one).opacity)}))
+    .filter(({box, opacity}) => box.width && box.height && opacity);
+  const found = [];
+  boxes.forEach((one, i) => boxes.slice(i + 1).forEach((other) => {
+    const across = Math.min(one.box.right, other.box.right) - Math.max(one.box.left, other.box.left);
+    const down = Math.min(one.box.bottom, other.box.bottom) - Math.max(one.box.top, other.box.top);
+    if (across > 1 && down > 2) found.push(`${one.words} / ${other.words}`);
+  }));
+  return found;
+}"""
+
+_WIDER = """() => {
+  const most = document.documentElement.clientWidth;
+  return [...document.querySelectorAll("body *")].filter((one) => !one.closest(".wide *, .skip, script, style, #js-plotly-tester, svg *"))
+    .filter((one) => one.getBoundingClientRect().width > most + 1).map((one) => `${one.localName}.${one.getAttribute("class")}`);
+}"""
+
+_PASSED = """(of) => {
+  const first = document.querySelector(of), now = document.activeElement;
+  return first.contains(now) || Boolean(first.compareDocumentPosition(now) & Node.DOCUMENT_POSITION_FOLLOWING);
+}"""
+
+
+def set_scheme(page: Page, scheme: Any) -> None:
+    """Make the system light or dark, and wait until the page is."""
+    page.emulate_media(color_scheme=scheme)
+    wait_until(page, f"document.documentElement.dataset.theme === '{scheme}'")
+    page.wait_for_timeout(300)
+
+
+def wait_until(page: Page, what: str) -> None:
+    """Wait until an expression is true. Playwright's own way may evaluate strings in the page, which pages forbid."""
+    for _ in range(2000):
+        if page.evaluate(what):
+            return
+        page.wait_for_timeout(20)
+    pytest.fail(f"never true: {what}")
+
+
+def low_contrast(page: Page, least: float = LEAST_CONTRAST) -> list[str]:
+    """Every visible text, of the page and of its figures, whose contrast on what is behind it is below `least`."""
+    found: list[str] = page.evaluate(_LOW_CONTRAST, least)
+    return found
+
+
+def overlapping_labels(page: Page, inside: str) -> list[str]:
+    """Pairs of labels of the figures inside an element that cover each other."""
+    found: list[str] = page.evaluate(_OVERLAPPING, inside)
+    return found
+
+
+def wider_than_the_page(page: Page) -> list[str]:
+    """Elements that are wider than the window, but for what is inside a table that scrolls."""
+    found: list[str] = page.evaluate(_WIDER)
+    return found
+
+
+def tab_stops_before(page: Page, element: str, most: int = 200) -> int:
+    """How often Tab stops before it comes to an element, or to what follows it."""
+    page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+    for count in range(most):
+        page.keyboard.press("Tab")
+        if page.evaluate(_PASSED, element):
+            return count
+    pytest.fail(f"{most} stops of Tab do not reach {element}")
