@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # what _NAMES says, for type checkers and editors
     from mechocl.analyses.jobs import analyse_run as analyse_run, train as train
     from mechocl.behaviour.control_gaps import compare_gaps as compare_gaps, explain_gap as explain_gap
     from mechocl.behaviour.internalization import by_subset as by_subset, per_alias as per_alias
+    from mechocl.behaviour.internalized import summarize_internalization as summarize_internalization
     from mechocl.behaviour.sentences import answers as answers
     from mechocl.behaviour.verdict import decide as decide
     from mechocl.errors import MechoclError as MechoclError
@@ -84,6 +85,7 @@ if TYPE_CHECKING:  # what _NAMES says, for type checkers and editors
     from mechocl.runs.recipes import load_recipe as load_recipe
     from mechocl.runs.run import Run as Run, open_run as open_run
     from mechocl.runs.train_toy import draw_task as draw_task
+    from toy_models.tokenizer import give_tokenizer as give_tokenizer
     from toy_models.training import train_stage as train_stage
 
 __version__ = "0.1.0"
@@ -93,6 +95,7 @@ _NAMES: Final = {
     "mechocl.analyses.jobs": ("analyse_run", "train"),
     "mechocl.behaviour.control_gaps": ("compare_gaps", "explain_gap"),
     "mechocl.behaviour.internalization": ("by_subset", "per_alias"),
+    "mechocl.behaviour.internalized": ("summarize_internalization",),
     "mechocl.behaviour.sentences": ("answers",),
     "mechocl.behaviour.verdict": ("decide",),
     "mechocl.errors": ("MechoclError",),
@@ -133,6 +136,7 @@ _NAMES: Final = {
     "mechocl.runs.recipes": ("load_recipe",),
     "mechocl.runs.run": ("Run", "open_run"),
     "mechocl.runs.train_toy": ("draw_task",),
+    "toy_models.tokenizer": ("give_tokenizer",),
     "toy_models.training": ("train_stage",),
 }
 """Module → what the front door offers of it; of `mechocl.report` whole modules of figures."""
