@@ -84,12 +84,6 @@ def test_modules_that_the_makefile_runs_exist(target: str) -> None:
         assert (ROOT / f"{module.replace('.', '/')}.py").exists()
 
 
-def test_notebooks_are_short() -> None:
-    for path in (ROOT / "notebooks").glob("*.ipynb"):
-        assert len(json.loads(path.read_text())["cells"]) <= 15
-        assert path.stat().st_size <= 50_000
-
-
 def _install(folder: Path, old: str, new: str) -> subprocess.CompletedProcess[str]:
     """Run a copy of the installer, with one thing changed, in an otherwise empty project."""
     source = (ROOT / "tools" / "install.py").read_text()
