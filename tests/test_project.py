@@ -1,6 +1,5 @@
 """The project as a whole: imports, documents, and what they name."""
 
-import json
 import re
 import subprocess
 import sys
