@@ -18,6 +18,7 @@ from plotly.offline import get_plotlyjs
 
 ROOT = Path(__file__).parent.parent
 FIGURE = "application/vnd.plotly.v1+json"
+WIDGET = "application/vnd.jupyter.widget-view+json"
 TIMEOUT = 1200
 """Seconds that a cell may take."""
 
@@ -55,7 +56,9 @@ def normalise(notebook: nbformat.NotebookNode) -> None:
             if "metadata" in output:
                 output.metadata = nbformat.from_dict({})
         # progress and warnings of this machine are no results
-        cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
+        cell.outputs = [
+            one for one in cell.outputs if one.get("name") != "stderr" and WIDGET not in one.get("data", {})
+        ]
 
 
 def add_pictures(notebook: nbformat.NotebookNode, page: Page) -> None:

@@ -32,7 +32,7 @@ class Internalization:
 
     def __repr__(self) -> str:
         seeds = len(self.counted.shown)
-        found = ", ".join(f"{one.question.lower()}: {one.answer}" for one in self.answers)
+        found = ", ".join(f"{one.question}: {one.answer}" for one in self.answers)
         return f"Internalization({seeds} seed{'s' * (seeds != 1)}; {found})"
 
     def __str__(self) -> str:
