@@ -18,12 +18,15 @@ from docs.write.places import TABLES
 from docs.write.predictions import MINIATURE as RECIPE
 from mechocl import files
 from mechocl.analyses.jobs import evaluate_run
-from mechocl.behaviour import formats, over_seeds
+from mechocl.behaviour import formats, over_seeds, statistics
 from mechocl.closed_book.questioning import MEASURES
 from mechocl.commands import cli
 from mechocl.runs.run import Run
+from toy_models.task import ROLE
 
 TABLE: Final = TABLES / "miniature-rows.csv"
+NAMES: Final = TABLES / "miniature-rows-names.csv"
+"""Of rows whose names have several tokens, the answers by the number of tokens."""
 
 SEEDS: Final = {1: (200, 201), 2: (202, 203), 3: (204, 205)}
 """Seed of a pretrained model → the seeds that are fine-tuned from it."""
@@ -68,6 +71,7 @@ ROWS: Final = (
     Row(name="phrasings", says="three phrasings of each statement", changes=("task.miniature.phrasings=3",), pretraining=("--phrasings", "3")),
     Row(name="deeper", says="four layers", pretraining=("--n-layers", "4")),
     Row(name="bpe", says="names of several BPE tokens", pretraining=("--tokenizer", "bpe", "--vocabulary", "1500")),
+    Row(name="shared-layers", says="layers that share their parameters", pretraining=("--shared-layers",)),
     Row(name="shared-names", says="first and last names that people share, 60 of each", changes=("task.miniature.name_pool=60",), pretraining=("--name-pool", "60")),
     Row(name="bpe-aliases", says="aliases and tags, too, of several BPE tokens", changes=("task.added_tokens=false", "training.added_token_std=0.02"), pretraining=("--tokenizer", "bpe", "--vocabulary", "1500")),
     Row(name="is-isnt", says="*alias is name*, *alias isn't name* in place of tags", changes=("task.definitions=is-isnt", "task.word_order=TVE")),
@@ -100,21 +104,60 @@ def take_table(folder: Path, names: tyro.conf.Positional[tuple[str, ...]] = (), 
         names: Names of rows. All of them, if none is given.
         jobs: Number of processes; 0 takes one for each core.
     """
-    for row in [one for one in ROWS if one.name in (names or [row.name for row in ROWS])]:
-        parts = []
+    if unknown := set(names) - {row.name for row in ROWS}:
+        raise SystemExit(f"no row is called {min(unknown)}; there are {', '.join(row.name for row in ROWS)}")
+    for row in [one for one in ROWS if not names or one.name in names]:
+        parts, by_name = [], []
         for line in commands(row, folder):
             with_jobs = [*line, "--jobs", str(jobs)] if line[0] == "finetune" else line
             if code := cli.main(with_jobs):
                 raise SystemExit(code)
             if line[0] == "finetune":
                 run = Run.open(Path(line[-1]))
-                rows = over_seeds.by_seed(evaluate_run(run, device="cpu", jobs=jobs or None))
-                parts.append(rows[["seed", "subset", "aliases", *MEASURES.names]])
-        old = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame({"row": []})
-        new = pd.concat(parts).assign(row=row.name)
-        together = pd.concat([old[old["row"] != row.name], new], ignore_index=True)
-        together = together[["row", *(name for name in together if name != "row")]]
-        files.write_text(TABLE, together.to_csv(index=False, float_format="%.6g"))
+                questions = evaluate_run(run, device="cpu", jobs=jobs or None)
+                parts.append(over_seeds.by_seed(questions)[["seed", "subset", "aliases", *MEASURES.names]])
+                by_name.append(by_name_tokens(run, questions))
+        for table, rows in ((TABLE, pd.concat(parts)), (NAMES, pd.concat(by_name))):
+            if not rows.empty:
+                _replace(table, rows.assign(row=row.name))
+
+
+def by_name_tokens(run: Run, questions: pd.DataFrame) -> pd.DataFrame:
+    """Means over the aliases of each seed and subset whose definitions name an entity by so many tokens; no rows if all names have one.
+
+    `questions` are rows of the evaluate analysis.
+    """
+    found = []
+    for folder in run.finished_seeds():
+        task = folder.load_task()
+        rows = task.rows(kind="definition")
+        count = (task.roles[rows] == ROLE["entity"]).sum(1).tolist()
+        tokens = dict(zip(task.table["alias"].to_numpy()[rows], count, strict=True))
+        own = questions[(questions["seed"] == folder.seed) & questions["alias"].isin(tokens)]
+        each = own.groupby(["subset", "alias"], sort=False)[MEASURES.leading].mean().reset_index()
+        each["tokens"] = each["alias"].map(tokens)
+        if each["tokens"].max() > 1:
+            grouped = each.groupby(["subset", "tokens"])[MEASURES.leading]
+            found.append(grouped.agg(["mean", "size"]).reset_index().assign(seed=folder.seed))
+    columns = {
+        "seed": "seed",
+        "subset": "subset",
+        "tokens": "tokens",
+        "size": "aliases",
+        "mean": MEASURES.leading,
+    }
+    if not found:
+        return pd.DataFrame(columns=list(columns.values()))
+    return pd.concat(found, ignore_index=True)[list(columns)].rename(columns=columns)
+
+
+def _replace(path: Path, rows: pd.DataFrame) -> None:
+    """Write rows in the place of those that a table has under the same name."""
+    old = [pd.read_csv(path)] if path.exists() else []
+    kept = [one[~one["row"].isin(rows["row"])] for one in old]
+    together = pd.concat([*kept, rows], ignore_index=True)
+    together = together[["row", *(name for name in together if name != "row")]]
+    files.write_text(path, together.to_csv(index=False, float_format="%.6g"))
 
 
 def write_rows() -> list[str]:
@@ -134,11 +177,43 @@ def write_rows() -> list[str]:
             for name in ("d1_vs_no_data", "weak", "strong")
         ]
         body.append([row.says, *cells, formats.number(recall, 2)])
-    return [
+    lines = [
         "What of the recipe matters, and what more realistic text does: one change at a time, exact match, "
         f"{len(ALL_SEEDS)} seeds each (`docs/results/miniature-rows.csv`); a row that pretrains its own model has one model for all of them:",
         "",
         *write_text_table(["", "d1 − no data", "qd1 − qd2", "d1 − d2", "recall of new definitions"], body),
+    ]
+    return [*lines, "", *_write_names()] if NAMES.exists() else lines
+
+
+_SHOWN: Final = ("d1_consistent", "d2_consistent", "d3_consistent")
+
+
+def _write_names() -> list[str]:
+    """The table of answers by how many tokens a name has, from the saved lines."""
+    table = pd.read_csv(NAMES)
+    body = []
+    for row in ROWS:
+        own = table[(table["row"] == row.name) & table["subset"].isin(_SHOWN)]
+        for tokens, part in own.groupby("tokens"):
+            cells = []
+            for subset in _SHOWN:
+                values = part.loc[part["subset"] == subset, MEASURES.leading]
+                enough = values.size == len(ALL_SEEDS)
+                cells.append(
+                    formats.estimate_in_words(
+                        statistics.estimate(values.to_numpy(), unit="seed", bounds=(0.0, 1.0))
+                    )
+                    if enough
+                    else formats.MISSING
+                )
+            each = part.groupby("seed")["aliases"].sum().mean()
+            body.append([row.says, str(tokens), formats.number(each, 0), *cells])
+    return [
+        "By the number of tokens of the name that a new alias stands for, exact match; a subset that a seed has no such alias of has no value "
+        "(`docs/results/miniature-rows-names.csv`):",
+        "",
+        *write_text_table(["", "tokens", "aliases a seed", "d1", "d2", "d3"], body),
     ]
 
 

@@ -16,7 +16,7 @@ import torch
 
 from mechocl import files, ledgers
 from mechocl.errors import MechoclError, describe_error
-from mechocl.models import convert, hub_files
+from mechocl.models import convert, hub_files, shared_layers
 from mechocl.models.hub_files import ADAPTER, CONFIG, TOKENIZER_FILES
 
 _SMALL_FILES: Final = ("*.json", "*.txt", "*.model")
@@ -240,6 +240,7 @@ def read_model(folder: Path, *, dtype: torch.dtype = torch.float32, attention: s
         raise _unreadable(folder, error) from error
     hub_files.refuse_odd_weights(folder, weights, info)
     _tie(model, folder)
+    shared_layers.share_as_config_says(model, folder)
     if hub_files.any_stored_as(weights, dtype):
         for parameter in model.parameters():
             # nothing was converted, so the tensor is a view of its file, which would stay in memory as a whole

@@ -18,7 +18,7 @@ from mechocl.closed_book.parts import training_rows as training_rows
 from mechocl.closed_book.stages import ClosedBookRecipe, FinetuneStage, FinetuningConfig
 from mechocl.destinations import written_by_library
 from mechocl.errors import MechoclError
-from mechocl.models import hub
+from mechocl.models import hub, shared_layers
 from mechocl.runs import trainer
 from mechocl.runs.adapters import with_adapters
 from mechocl.runs.added_tokens import add_rows, learn_tokens
@@ -149,6 +149,10 @@ class _Stage:
             )
         attention = None if self.training.attention == "default" else self.training.attention
         model = hub.read_model(self.source, attention=attention)
+        if self.training.lora is not None and shared_layers.are_shared(model):
+            raise MechoclError(
+                f"training.lora is set, and the blocks of {self.source} share their weights, which adapters would make different; leave out training.lora"
+            )
         recipe = self.folder.recipe
         assert isinstance(recipe, ClosedBookRecipe)
         if self.number == 1 and recipe.task.added_tokens:
@@ -287,7 +291,7 @@ def _keep(stage: _Stage, moment: trainer.Moment, merged: Callable[..., Any] | No
     def write(path: Path) -> None:
         with written_by_library(path):
             if merged is None:
-                moment.save(path, weights)
+                moment.save(path, shared_layers.separated(moment.model, weights))
             else:
                 merged(weights).save_pretrained(path)
             stage.tokenizer.save_pretrained(path)

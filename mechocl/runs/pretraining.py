@@ -17,7 +17,7 @@ from mechocl.closed_book.definitions import question
 from mechocl.closed_book.questioning import TextQuestioning
 from mechocl.destinations import written_by_library
 from mechocl.errors import MechoclError
-from mechocl.models import hub
+from mechocl.models import hub, shared_layers
 from mechocl.runs.needed_memory import require_pretraining_memory
 from mechocl.runs.pretraining_config import PretrainingConfig
 from mechocl.runs.progress import Progress
@@ -71,7 +71,8 @@ def pretrain(
 
         def then(moment: Moment) -> bool:
             with written_by_library(out):
-                moment.model.save_pretrained(out)
+                weights = shared_layers.separated(moment.model, moment.state())
+                moment.model.save_pretrained(out, state_dict=weights)
             return True
 
         train_model(
@@ -225,7 +226,7 @@ def untrained_model(config: PretrainingConfig, *, vocabulary: int, seed: int) ->
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return GPTNeoXForCausalLM(
+        model = GPTNeoXForCausalLM(
             GPTNeoXConfig(
                 vocab_size=vocabulary,
                 hidden_size=config.d_model,
@@ -238,6 +239,7 @@ def untrained_model(config: PretrainingConfig, *, vocabulary: int, seed: int) ->
                 eos_token_id=0,
             )
         )
+    return shared_layers.share_layers(model) if config.shared_layers else model
 
 
 class _Batches(torch.utils.data.Dataset[list[dict[str, Tensor]]]):

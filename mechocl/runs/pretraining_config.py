@@ -24,6 +24,8 @@ class PretrainingConfig:
     """Number of tokens of the byte-level BPE tokenizer; tokens that are words are as many as there are words."""
     tied_embeddings: bool = False
     """Whether the unembedding is the embedding."""
+    shared_layers: bool = False
+    """Whether the blocks share one set of weights (ALBERT, arXiv 1909.11942)."""
     context: int = 128
     """Length of the longest text, in tokens."""
     epochs: int = 5

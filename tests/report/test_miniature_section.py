@@ -1,14 +1,18 @@
 """The section of docs/results.md on the miniature, from made-up tables whose differences are known."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from docs.write import miniature, miniature_rows
 from docs.write.control_tables import RUN
+from mechocl.behaviour.formats import MISSING
 from mechocl.runs import recipes
+from toy_models.task import ROLE
 
 SUBSETS = {"qd1_consistent": 0.3, "qd2_inconsistent": 0.1, "d3_consistent": 0.2, "no_data": 0.05}
 
@@ -37,6 +41,7 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(miniature, "KNOWN", tmp_path / "known.csv")
     monkeypatch.setattr(miniature, "ROW_TABLE", tmp_path / "rows.csv")
     monkeypatch.setattr(miniature_rows, "TABLE", tmp_path / "rows.csv")
+    monkeypatch.setattr(miniature_rows, "NAMES", tmp_path / "names.csv")
     known = pd.DataFrame({"pretrained": [1, 2], "attribute": ["all", "all"], "exact_match": [0.99, 1.0]})
     known.to_csv(tmp_path / "known.csv", index=False)
     return tmp_path
@@ -89,3 +94,64 @@ def test_every_row_is_a_recipe_that_differs(row: miniature_rows.Row) -> None:
             count, first = (int(line[line.index(option) + 1]) for option in ("--seeds", "--first-seed"))
             seeds += range(first, first + count)
     assert seeds == list(miniature_rows.ALL_SEEDS)
+
+
+class Made:
+    """A run of one seed: aliases 0 and 1 stand for names of one token, 2 and 3 for one of two; 3 is of `d2`."""
+
+    seed = 7
+
+    def finished_seeds(self) -> list["Made"]:
+        return [self]
+
+    def load_task(self) -> SimpleNamespace:
+        roles = torch.zeros(5, 4, dtype=torch.int64)
+        roles[:4, 1] = ROLE["entity"]
+        roles[2:4, 2] = ROLE["entity"]
+        roles[4, :3] = ROLE["entity"]  # a question about a name, which is no definition
+        table = pd.DataFrame({"kind": ["definition"] * 4 + ["question"], "alias": [0, 1, 2, 3, 0]})
+        return SimpleNamespace(
+            roles=roles, table=table, rows=lambda kind: np.flatnonzero((table["kind"] == kind).to_numpy())
+        )
+
+
+def test_answers_are_counted_by_the_tokens_of_the_name(tables: Path) -> None:
+    """Each alias counts once, however many questions it has; what has no definition is left out."""
+    asked = [
+        (0, "d1", 1.0),
+        (0, "d1", 0.0),
+        (1, "d1", 1.0),
+        (2, "d1", 0.25),
+        (3, "d2", 1.0),
+        (9, "no_data", 0.0),
+    ]
+    questions = pd.DataFrame(
+        [{"seed": 7, "alias": alias, "subset": f"{s}_consistent", "exact_match": x} for alias, s, x in asked]
+    )
+    found = miniature_rows.by_name_tokens(Made(), questions).set_index(["subset", "tokens"])
+    assert dict(found["exact_match"]) == {
+        ("d1_consistent", 1): 0.75,
+        ("d1_consistent", 2): 0.25,
+        ("d2_consistent", 2): 1.0,
+    }
+    assert dict(found["aliases"]) == {
+        ("d1_consistent", 1): 2,
+        ("d1_consistent", 2): 1,
+        ("d2_consistent", 2): 1,
+    }
+    rows = [found.reset_index().assign(seed=seed, row="bpe") for seed in range(6)]
+    pd.concat(rows).to_csv(tables / "names.csv", index=False)
+    made_up({RUN: 0.1}).drop(columns=["pretrained", "control"]).assign(row="bpe").to_csv(
+        tables / "rows.csv", index=False
+    )
+    lines = [line for line in miniature_rows.write_rows() if line.startswith("| names of several BPE tokens")]
+    cells = [[cell.strip() for cell in line.split("|")[2:7]] for line in lines[1:]]
+    assert cells == [
+        ["1", "2", "0.750 [0.750, 0.750]", MISSING, MISSING],
+        ["2", "2", "0.250 [0.250, 0.250]", "1.000 [1.000, 1.000]", MISSING],
+    ]
+
+
+def test_a_row_that_there_is_not_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no row is called tag-frist; there are as-it-is, all-rows"):
+        miniature_rows.take_table(tmp_path, ("tag-frist",))
