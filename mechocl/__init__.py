@@ -15,11 +15,16 @@ if TYPE_CHECKING:  # what _NAMES says, for type checkers and editors
         evaluate_controls as evaluate_controls,
     )
     from mechocl.analyses.jobs import analyse_run as analyse_run, train as train
+    from mechocl.analyses.sae_jobs import train_dictionaries as train_dictionaries
     from mechocl.behaviour.control_gaps import compare_gaps as compare_gaps, explain_gap as explain_gap
     from mechocl.behaviour.internalization import by_subset as by_subset, per_alias as per_alias
+    from mechocl.behaviour.internalized import summarize_internalization as summarize_internalization
     from mechocl.behaviour.sentences import answers as answers
     from mechocl.behaviour.verdict import decide as decide
     from mechocl.errors import MechoclError as MechoclError
+    from mechocl.features.candidates import EffectsConfig as EffectsConfig
+    from mechocl.features.search import SearchConfig as SearchConfig
+    from mechocl.features.settings import TrainingConfig as TrainingConfig
     from mechocl.hypotheses.verdict import verdict as verdict
     from mechocl.interventions.attribution_patching import attribute_activations as attribute_activations
     from mechocl.interventions.circuits import (
@@ -85,6 +90,7 @@ if TYPE_CHECKING:  # what _NAMES says, for type checkers and editors
     from mechocl.runs.recipes import load_recipe as load_recipe
     from mechocl.runs.run import Run as Run, open_run as open_run
     from mechocl.runs.train_toy import draw_task as draw_task
+    from toy_models.tokenizer import give_tokenizer as give_tokenizer
     from toy_models.training import train_stage as train_stage
 
 __version__ = "0.1.0"
@@ -92,11 +98,16 @@ __version__ = "0.1.0"
 _NAMES: Final = {
     "mechocl.analyses.control_jobs": ("add_controls", "evaluate_controls"),
     "mechocl.analyses.jobs": ("analyse_run", "train"),
+    "mechocl.analyses.sae_jobs": ("train_dictionaries",),
     "mechocl.behaviour.control_gaps": ("compare_gaps", "explain_gap"),
     "mechocl.behaviour.internalization": ("by_subset", "per_alias"),
+    "mechocl.behaviour.internalized": ("summarize_internalization",),
     "mechocl.behaviour.sentences": ("answers",),
     "mechocl.behaviour.verdict": ("decide",),
     "mechocl.errors": ("MechoclError",),
+    "mechocl.features.candidates": ("EffectsConfig",),
+    "mechocl.features.search": ("SearchConfig",),
+    "mechocl.features.settings": ("TrainingConfig",),
     "mechocl.hypotheses.verdict": ("verdict",),
     "mechocl.interventions.attribution_patching": ("attribute_activations",),
     "mechocl.interventions.circuits": ("CircuitConfig", "circuit_study", "find_circuit"),
@@ -135,6 +146,7 @@ _NAMES: Final = {
     "mechocl.runs.recipes": ("load_recipe",),
     "mechocl.runs.run": ("Run", "open_run"),
     "mechocl.runs.train_toy": ("draw_task",),
+    "toy_models.tokenizer": ("give_tokenizer",),
     "toy_models.training": ("train_stage",),
 }
 """Module → what the front door offers of it; of `mechocl.report` whole modules of figures."""

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from toy_models import shown
 from toy_models.filters import require_known
 from toy_models.measures import Measures
 from toy_models.subsets import nearest, subset_named
@@ -62,8 +63,11 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def __repr__(self) -> str:
+        return f"Vocabulary({len(self)} tokens, logits of {self.outputs})"
+
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text. In a world without texts, spaces separate its tokens: `"alias 223 % 7 = true"`.
+        """Token ids of a text. In a world without texts, spaces separate its tokens: `"alias 223 % 7 = true"`, or `"alias223 % 7 = true"`.
 
         Raises ValueError for a word that is no token, and where a text world's tokenizer is not known.
         """
@@ -74,11 +78,10 @@ class Vocabulary:
                 "this task does not know its tokenizer; take the task of a run, run.seed(0).task"
             )
         ids = {token: i for i, token in enumerate(self.tokens)}
-        kinds = {
-            token.split()[0] for token in ids if " " in token
-        }  # some tokens, like `alias 7`, contain a space
-        pieces = re.findall(rf"(?:{'|'.join(map(re.escape, kinds))}) +\S+|\S+" if kinds else r"\S+", text)
-        found = [" ".join(piece.split()) for piece in pieces]
+        # some tokens, like `alias 7`, contain a space, which may be left out
+        kinds = "|".join(sorted({re.escape(token.split()[0]) for token in ids if " " in token})) or "(?!)"
+        pieces = re.findall(rf"(?:{kinds}) +\S+|\S+", text)
+        found = [re.sub(rf"^({kinds})\s*(?=\d)", r"\1 ", " ".join(piece.split())) for piece in pieces]
         if unknown := [token for token in found if token not in ids]:
             raise ValueError(
                 f"{unknown[0]!r} is not a token of this run's vocabulary{nearest(unknown[0], ids)}"
@@ -129,6 +132,20 @@ class Task:
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
+
+    def __repr__(self) -> str:
+        return shown.task_line(self)
+
+    def _repr_html_(self) -> str:
+        return shown.task_overview(self)._repr_html_()
+
+    def show(self, alias: int | str) -> shown.Shown:
+        """Everything that a model is told and asked about an alias, with text and HTML: its subset, its definition with tag and
+        stage, and its questions in training and in tests.
+
+        `alias` is its number, or its name as it stands in the examples. Raises ValueError for one that the task does not have.
+        """
+        return shown.alias_page(self, alias)
 
     def with_fresh(self, fresh: Fresh) -> "Task":
         return replace(self, fresh=fresh)

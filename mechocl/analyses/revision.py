@@ -5,7 +5,8 @@ modules that these import count as a whole, and so do all modules that these imp
 Comments, docstrings, blank lines and the ends of lines do not count, so an edit of prose keeps the revision.
 Every other edit of a module that counts changes the revision, even a new line break.
 
-The package's own `__init__` does not count: it is the front door, which names everything and computes nothing.
+Some modules do not count, since they compute nothing: the package's own `__init__`, the front door, which names everything, and
+those that say how objects look in a notebook.
 """
 
 import ast
@@ -22,7 +23,8 @@ from typing import Any, Final
 PACKAGES: Final = ("mechocl", "probes", "toy_models")
 """The packages whose code counts."""
 
-_FRONT_DOOR: Final = "mechocl"
+_COMPUTES_NOTHING: Final = frozenset({"mechocl", "mechocl.runs.overview", "toy_models.shown"})
+"""Modules that do not count."""
 
 _TOKEN: Final = re.compile(
     r"""
@@ -167,10 +169,11 @@ def _followed(names: Iterable[str]) -> set[str]:
 
 
 def _with_packages(names: Iterable[str]) -> Iterator[str]:
-    """The modules, and the packages that they are in, except for the front door."""
-    for name in names:
+    """The modules, and the packages that they are in, except for those that compute nothing."""
+    for name in set(names) - _COMPUTES_NOTHING:
         parts = name.split(".")
-        yield from (".".join(parts[: n + 1]) for n in range(len(parts)) if parts[: n + 1] != [_FRONT_DOOR])
+        packages = (".".join(parts[: n + 1]) for n in range(len(parts)))
+        yield from (package for package in packages if package not in _COMPUTES_NOTHING)
 
 
 def _imports(tree: ast.AST, module: str) -> Iterator[tuple[str, tuple[str, ...]]]:

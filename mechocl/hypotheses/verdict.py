@@ -18,9 +18,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
+
+import pandas as pd
 
 from mechocl.behaviour.control_gaps import explain_gap, is_larger
+from mechocl.behaviour.formats import estimate_in_words
 from mechocl.behaviour.sentences import Answer
 from mechocl.behaviour.verdict import CANNOT_TELL, NOTHING, YES, Verdict as Decision, decide
 from mechocl.errors import MechoclError
@@ -32,6 +35,7 @@ from mechocl.hypotheses.quantities import gaps
 from mechocl.hypotheses.sources import Gathered
 from mechocl.models.seam import resolve_device
 from mechocl.runs.run import Run
+from toy_models.shown import Shown
 
 Status = Literal["supported", "met so far", "contradicted", "undecided", "nothing to explain"]
 
@@ -112,10 +116,54 @@ class RunVerdict:
     cited: Citation | None = None
     """The file of predictions that it was made by; None where they came from no file."""
 
+    def __repr__(self) -> str:
+        found = ", ".join(f"{one.explanation.name}: {one.status}" for one in self.findings)
+        return f"RunVerdict({', '.join(self.runs)}, {self.seeds} seeds; gap: {self.gap.answer}; {found})"
+
+    def __str__(self) -> str:
+        return str(show_verdict(self))
+
+    def _repr_html_(self) -> str:
+        return show_verdict(self)._repr_html_()
+
+    def plot(self) -> Any:
+        """The plotly figure of what was measured beside what was predicted (`mechocl.verdict_plots.effects`)."""
+        import mechocl
+
+        return mechocl.verdict_plots.effects(self)
+
     @property
     def supported(self) -> tuple[str, ...]:
         """Names of the explanations that are supported."""
         return tuple(one.explanation.name for one in self.findings if one.status == "supported")
+
+
+def show_verdict(verdict: RunVerdict) -> Shown:
+    """The explanations with what was found, and each prediction with what was measured, as tables."""
+    explanations = [
+        {"explanation": one.explanation.name, "verdict": one.status, "its predictions": one.in_words}
+        for one in verdict.findings
+    ]
+    effects = [
+        {
+            "prediction": one.prediction.name,
+            "measured": estimate_in_words(one.verdict.learned, sign=True) if one.verdict else one.reason,
+            "smallest that matters": one.verdict.margin if one.verdict else None,
+            "unit": one.unit,
+            "is there an effect?": one.answer,
+            "more seeds": str(one.more_seeds or "–"),
+        }
+        for one in verdict.effects
+    ]
+    facts = [f"Gap: {verdict.gap.answer}, since {verdict.gap.reason}.", verdict.beyond.in_words]
+    facts += [one for one in (verdict.refusal, verdict.beyond_refusal) if one]
+    facts += [f"{one.in_words}." for one in verdict.pairs]
+    facts += [verdict.cited.in_words] if verdict.cited else []
+    return Shown(
+        title=f"Verdict on {', '.join(verdict.runs)}, {verdict.seeds} seeds",
+        facts=tuple(facts),
+        tables=(("", pd.DataFrame(explanations)), ("Predictions, mean [95 % interval over seeds]:", pd.DataFrame(effects))),
+    )  # fmt: skip
 
 
 def verdict(

@@ -29,6 +29,7 @@ from mechocl.interventions.pairs import Pairs
 from mechocl.models.seam import Transformer
 from mechocl.shares import in_shares
 from toy_models.randomness import generator
+from toy_models.shown import Shown
 from toy_models.task import Task
 
 Method = Literal["patching", "eap-ig", "eap"]
@@ -91,6 +92,32 @@ class CircuitResult:
     clean: float
     """The metric of the clean run, on the pairs that judge."""
     corrupted: float
+
+    def __repr__(self) -> str:
+        size = self.needed()
+        reached = (
+            f"{size} of them reach {ENOUGH:.0%}" if size is not None else f"no circuit reaches {ENOUGH:.0%}"
+        )
+        return f"CircuitResult({self.scores.pairs}, {int(self.scores.graph.possible.sum())} edges; {reached} of clean − corrupted)"
+
+    def _repr_html_(self) -> str:
+        edges, judged = self.scores.rows().head(10), self.curve[self.curve["kind"] == "circuit"]
+        tables = (
+            ("The largest edges:", edges),
+            ("Circuits of so many edges alone:", judged[["edges", "value", "normalised"]]),
+        )
+        return Shown(title=repr(self), tables=tables)._repr_html_()
+
+    def plot(self) -> Any:
+        """The plotly figure of faithfulness by the number of edges (`mechocl.circuit_plots.curves`); `scores.plot()` draws the edges."""
+        import mechocl
+
+        return mechocl.circuit_plots.curves(self)
+
+    def table(self) -> pd.DataFrame:
+        """Edges and curve as the rows of `circuit_study`, which figures of circuits take."""
+        curve = self.curve.assign(contrast=self.scores.pairs)
+        return pd.concat([self.scores.table(), curve], ignore_index=True)
 
     def needed(self, share: float = ENOUGH) -> int | None:
         """Size of the smallest circuit from which on faithfulness stays at `share` or above; None if there is none."""

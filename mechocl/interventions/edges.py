@@ -11,7 +11,7 @@ Path patching: Wang et al. 2022 (arXiv 2211.00593), Goldowsky-Dill et al. 2023 (
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 import torch
@@ -25,6 +25,7 @@ from mechocl.interventions.metrics import GivenMetric, metric_of
 from mechocl.interventions.pairs import Pairs
 from mechocl.models.seam import Transformer
 from mechocl.shares import in_shares
+from toy_models.shown import Shown
 
 _EDGES_AT_ONCE: Final = 1024
 """Edges whose masks are held at once; the masks of all edges of a large model would be too many numbers."""
@@ -47,6 +48,25 @@ class EdgeScores:
     metric: str
     method: str
     pairs: str
+
+    def __repr__(self) -> str:
+        return (
+            f"EdgeScores({self.pairs}, {int(self.graph.possible.sum())} edges by {self.method}; {self.metric} of clean "
+            f"{self.clean:+.2f}, of corrupted {self.corrupted:+.2f})"
+        )
+
+    def _repr_html_(self) -> str:
+        return Shown(title=repr(self), tables=(("The largest scores:", self.rows().head(10)),))._repr_html_()
+
+    def plot(self) -> Any:
+        """The plotly figure of the edges with the largest scores (`mechocl.circuit_plots.circuit`)."""
+        import mechocl
+
+        return mechocl.circuit_plots.circuit(self)
+
+    def table(self) -> pd.DataFrame:
+        """`rows` as those of `circuits.circuit_study` are named, which figures of circuits take."""
+        return self.rows().rename(columns={"score": "value"}).assign(kind="edge", contrast=self.pairs)
 
     def rows(self) -> pd.DataFrame:
         """`sender`, `receiver`, `place`, `score`, `exchanged`: one row per possible edge, the largest first.

@@ -76,6 +76,11 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.clean)
 
+    def __repr__(self) -> str:
+        return (
+            f"Pairs({self.name}, {len(self)} pairs of {self.clean.shape[1]} tokens: {' '.join(self.labels)})"
+        )
+
     def __getitem__(self, chosen: slice | Tensor) -> "Pairs":
         fields = ("clean", "corrupted", "read", "target", "foil", "roles", "alias", "contains")
         return replace(self, **{name: getattr(self, name)[chosen] for name in fields})

@@ -10,7 +10,7 @@ the last layer only the rows are computed that an answer is read from.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -36,6 +36,7 @@ from mechocl.models.components import Components, take_apart
 from mechocl.models.seam import Transformer
 from mechocl.models.sites import find_sites, hook_name, sites_of, unit_of
 from mechocl.shares import in_shares
+from toy_models.shown import Shown
 from toy_models.task import Task
 
 By = Literal["position", "role", "all"]
@@ -70,6 +71,25 @@ class PatchingResult:
     mode: str
     source: str
     """Where the activations that are put in come from, in words; of a mean, over which rows and how many."""
+
+    def __repr__(self) -> str:
+        return (
+            f"PatchingResult({self.pairs}, {self.n_pairs} pairs, {self.mode}, {len(self.rows)} patches at "
+            f"{', '.join(dict.fromkeys(self.rows['site']))}; {self.metric} of clean {self.clean:+.2f}, of corrupted {self.corrupted:+.2f} {self.unit})"
+        )
+
+    def _repr_html_(self) -> str:
+        largest = self.rows.loc[self.rows["effect"].abs().sort_values(ascending=False).index]
+        shown = Shown(
+            title=repr(self), facts=(f"put in: {self.source}",), tables=(("The largest effects:", largest.head(10)),)
+        )  # fmt: skip
+        return shown._repr_html_()
+
+    def plot(self) -> Any:
+        """The plotly figure of the effects (`mechocl.plots.patching`)."""
+        import mechocl
+
+        return mechocl.plots.patching(self)
 
     def normalised(self) -> pd.DataFrame:
         """`rows` with a column `normalised`: 0 is the corrupted run, 1 the clean one.

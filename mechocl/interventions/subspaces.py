@@ -233,6 +233,17 @@ class SwapResult:
     corrupted_values: Float[Tensor, "pair"]
     swapped_values: Float[Tensor, "pair"] = field(repr=False)
 
+    def __repr__(self) -> str:
+        share = (
+            ""
+            if abs(self.clean - self.corrupted) < 1e-9
+            else f" ({self.effect / (self.clean - self.corrupted):+.2f} of the way)"
+        )
+        return (
+            f"SwapResult({len(self.clean_values)} pairs; {self.metric} of clean {self.clean:+.2f}, of corrupted {self.corrupted:+.2f}, "
+            f"of swapped {self.swapped:+.2f} {self.unit}{share})"
+        )
+
     @property
     def effect(self) -> float:
         """swapped − corrupted, in the metric's unit."""

@@ -20,6 +20,7 @@ from mechocl.lenses.logit_lens import frozen_norm, questions, written
 from mechocl.models import layout
 from mechocl.models.components import Components, take_apart
 from mechocl.models.seam import Transformer
+from toy_models.shown import Shown
 from toy_models.task import Task
 
 TOTAL: Final = "total"
@@ -56,6 +57,15 @@ class Attribution:
     """They sum to `total` over the components."""
     total: Float[Tensor, "example"]
     """The model's own logit difference, not computed from the contributions."""
+
+    def __repr__(self) -> str:
+        return f"Attribution({len(self.total)} examples, {len(self.components)} components; logit difference {float(self.total.mean()):+.2f} nats in the mean)"
+
+    def _repr_html_(self) -> str:
+        means = pd.DataFrame(
+            {"component": self.components, "mean contribution (nats)": self.values.mean(1).tolist()}
+        )
+        return Shown(title=repr(self), tables=(("", means),))._repr_html_()
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from mechocl.interventions.summaries import PatchedGrid, summarize_patching
 from mechocl.lenses.attention import attention_array
 from mechocl.report.given import Given, all_are, rows_of
 from mechocl.report.intervals import error_bar
+from mechocl.report.shown_figures import ShownFigure
 from toy_models.subsets import SUBSETS
 
 COLORS: Final = {
@@ -288,5 +289,8 @@ def _legend_above(rows: int) -> dict[str, object]:
     return {"orientation": "h", "yanchor": "bottom", "y": 1 + 0.16 / rows, "x": 0}
 
 
-def styled(figure: go.Figure) -> go.Figure:
-    return figure.update_layout(template="plotly_white", font={"size": 12})
+def styled(figure: go.Figure) -> ShownFigure:
+    """The figure in the style of all figures here. It shows itself in every notebook (`shown_figures`)."""
+    shown = ShownFigure(figure)
+    shown.update_layout(template="plotly_white", font={"size": 12})
+    return shown

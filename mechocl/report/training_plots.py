@@ -62,7 +62,7 @@ def _phase_line(settings: Sequence[Summary], keys: Sequence[str], contrast: str)
     figure.update_yaxes(title="AUC", row=1, col=1)
     figure.update_yaxes(title="AUC difference", row=2, col=1)
     figure.update_xaxes(title=keys[0] if keys else "", type="category", row=2, col=1)
-    return figure.update_layout(height=620, width=860, template="plotly_white", margin={"t": 30, "b": 60})
+    return styled(figure).update_layout(height=620, width=860, margin={"t": 30, "b": 60})
 
 
 def _phase_map(settings: Sequence[Summary], keys: Sequence[str], contrast: str) -> go.Figure:
@@ -96,10 +96,9 @@ def _phase_map(settings: Sequence[Summary], keys: Sequence[str], contrast: str) 
     figure = go.Figure(heat)
     figure.update_xaxes(type="category", tickangle=-30 if len(across) > 4 else 0)
     figure.update_yaxes(title=keys[0], type="category", autorange="reversed")
-    return figure.update_layout(
+    return styled(figure).update_layout(
         height=160 + 90 * len(down),
         width=max(560, 220 + 150 * len(across)),
-        template="plotly_white",
         margin={"t": 30, "b": 80},
     )
 
@@ -280,5 +279,4 @@ def scaling(table: Given) -> go.Figure:
             row=row,
             col=col,
         )
-    figure.update_layout(template="plotly_white", font={"size": 12}, showlegend=False, height=640)
-    return figure
+    return styled(figure).update_layout(showlegend=False, height=640)

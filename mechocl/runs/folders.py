@@ -20,6 +20,7 @@ from mechocl import files, ledgers
 from mechocl.behaviour import internalization
 from mechocl.errors import MechoclError
 from mechocl.models.seam import resolve_device
+from mechocl.runs import overview
 from mechocl.runs.recipes import AnyRecipe, Recipe
 from toy_models import architectures
 from toy_models.task import Task
@@ -59,6 +60,9 @@ class SeedFolder:
         remedy = f"run the same `mechocl {command}` again to complete it"
         self.ledger = ledgers.Ledger(path, remedy=remedy, owner=owner)
 
+    __repr__ = overview.seed_line
+    _repr_html_ = overview.seed_html
+
     def save_task(self, task: Task) -> None:
         """Save the task. Raises MechoclError when another task was saved before, even if its files are lost."""
         tensors = {
@@ -74,8 +78,7 @@ class SeedFolder:
     def _write(
         self, name: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str], *, keep: bool
     ) -> bool:
-        """Write tensors, in the form that is recorded if there is one. With `keep`, nothing is written where the record is
-        of other tensors, and False is returned."""
+        """Write tensors, in the recorded form if there is one. With `keep`, write nothing and return False where the record is of others."""
         content = files.pack_tensors(tensors, metadata)
         recorded = self.ledger.entries().get(name)
         if keep and recorded is not None and files.digest(content) != recorded:
@@ -295,6 +298,9 @@ def build_model(recipe: AnyRecipe, *, seed: int = 0, device: str | None = "auto"
         n_ctx=world.context_length(recipe.task),
         seed=seed,
     )
+    from toy_models.tokenizer import give_tokenizer  # transformers takes seconds to import
+
+    give_tokenizer(model, vocabulary)
     return model.to(resolve_device(device), print_details=False)
 
 

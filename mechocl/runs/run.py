@@ -28,7 +28,7 @@ from mechocl import __version__, files, ledgers
 from mechocl.accepted import seed_number
 from mechocl.closed_book.stages import ClosedBookRecipe
 from mechocl.errors import MechoclError, note
-from mechocl.runs import recipes
+from mechocl.runs import overview, recipes
 from mechocl.runs.folders import SeedFolder, StackFolder
 from mechocl.runs.kinds import RunKind
 from mechocl.runs.makers import makers, mixed_versions, with_maker
@@ -58,6 +58,9 @@ class Run:
     manifest: dict[str, Any]
     attribute: str = ""
     """Attribute that analyses look at in worlds that have several; "" means that `closed_book.views` chooses it."""
+
+    __repr__ = overview.run_line
+    _repr_html_ = overview.run_html
 
     @staticmethod
     def create(
