@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 import plotly.io
 from plotly.offline import get_plotlyjs
 
-from mechocl.report.attention_explorer import javascript_for_script, json_for_script
+from mechocl.report.page_parts import javascript_for_script, json_for_script
 
 JSON: Final = "application/vnd.plotly.v1+json"
 
