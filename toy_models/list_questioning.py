@@ -155,16 +155,6 @@ class ListQuestioning(Questioning):
     def entity_name(self, vocabulary: Vocabulary, entity: int) -> str:
         return f"integer {entity}"
 
-    def describe(self, task: Task, row: int, difference: float) -> tuple[str, str]:
-        cells = task.table.loc[row]
-        contains = "with" if cells["answer"] else "without"
-        return (
-            f"{cells['subset']}, list {contains} its integer",
-            f"tag {cells['tag']}; the alias stands for {cells['entity']}; true − false logit "
-            f"{difference:+.2f}: the model says {'true' if difference > 0 else 'false'}, "
-            f"right is {'true' if cells['answer'] else 'false'}",
-        )
-
 
 def _listed(task: Task, row: int) -> np.ndarray:
     """The integers in a question's list."""

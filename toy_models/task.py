@@ -78,7 +78,7 @@ class Vocabulary:
                 "this task does not know its tokenizer; take the task of a run, run.seed(0).task"
             )
         ids = {token: i for i, token in enumerate(self.tokens)}
-        # some tokens, like `alias 7`, contain a space, which may be left out
+        # of tokens like `alias 7`, whose space may be left out
         kinds = "|".join(sorted({re.escape(token.split()[0]) for token in ids if " " in token})) or "(?!)"
         pieces = re.findall(rf"(?:{kinds}) +\S+|\S+", text)
         found = [re.sub(rf"^({kinds})\s*(?=\d)", r"\1 ", " ".join(piece.split())) for piece in pieces]
@@ -140,11 +140,9 @@ class Task:
         return shown.task_overview(self)._repr_html_()
 
     def show(self, alias: int | str) -> shown.Shown:
-        """Everything that a model is told and asked about an alias, with text and HTML: its subset, its definition with tag and
-        stage, and its questions in training and in tests.
+        """Everything that a model is told and asked about an alias: its subset, definitions with tag and stage, and questions.
 
-        `alias` is its number, or its name as it stands in the examples. Raises ValueError for one that the task does not have.
-        """
+        `alias` is its number, or its name as in the examples. Raises ValueError for one that the task does not have."""
         return shown.alias_page(self, alias)
 
     def with_fresh(self, fresh: Fresh) -> "Task":
@@ -239,10 +237,6 @@ class Questioning(ABC):
     @abstractmethod
     def entity_ids(self, vocabulary: Vocabulary) -> Int[Tensor, " entity"]:
         """Token id of each value of the table's `entity`."""
-
-    @abstractmethod
-    def describe(self, task: Task, row: int, difference: float) -> tuple[str, str]:
-        """A title and a caption of one question, whose logit difference (nats) is given."""
 
     def answer_ids(self, vocabulary: Vocabulary) -> Int[Tensor, " candidate"]:
         """Ids of the tokens that compete as answers."""

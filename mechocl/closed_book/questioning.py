@@ -139,13 +139,3 @@ class TextQuestioning(Questioning):
         changed.tokens[row, : len(tokens)] = torch.tensor(tokens)
         changed.roles[row, : len(tokens)] = roles
         return changed
-
-    def describe(self, task: Task, row: int, difference: float) -> tuple[str, str]:
-        cells = task.table.loc[row]
-        shown = task.vocabulary.tokens
-        target, foil = (int(ids[0]) for ids in self.answers_of(task, np.array([row])))
-        return (
-            f"{cells['subset']}: {cells['attribute']}",
-            f"tag {cells['tag']}; right is {shown[target].strip()!r}, its logit less that of "
-            f"{shown[foil].strip()!r} {difference:+.2f}",
-        )

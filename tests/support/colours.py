@@ -67,10 +67,6 @@ class ColourQuestioning(Questioning):
     def entity_ids(self, vocabulary: Vocabulary) -> Int[Tensor, " entity"]:
         return torch.arange(*vocabulary.integers)
 
-    def describe(self, task: Task, row: int, difference: float) -> tuple[str, str]:
-        cells = task.table.loc[row]
-        return str(cells["subset"]), f"it is {COLOURS[cells['entity']]}, by {difference:+.2f} nats"
-
 
 def vocabulary(config: ColoursConfig) -> Vocabulary:
     names = tuple(f"a{i}" for i in range(config.aliases))
