@@ -157,7 +157,9 @@ _HOME: Final = {name: module for module, names in _NAMES.items() for name in nam
 def __getattr__(name: str) -> Any:
     """A name of the front door, loaded when it is first used (PEP 562)."""
     if name not in _HOME:
-        raise AttributeError(f"mechocl has no {name!r}; dir(mechocl) lists what it offers")
+        near = importlib.import_module("mechocl.errors").nearest(name, [*_HOME])
+        like = f"; did you mean {near}?" if near else "; dir(mechocl) lists what it offers"
+        raise AttributeError(f"mechocl has no {name!r}{like}")
     importlib.import_module("mechocl.owners").refuse_other_owners()
     if _HOME[name] == "mechocl.report":
         value: Any = importlib.import_module(f"mechocl.report.{name}")
@@ -170,4 +172,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted({*_HOME, *(name for name in globals() if name.startswith("__"))})

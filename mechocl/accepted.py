@@ -136,6 +136,8 @@ def _refusal(owner: str, name: str, given: Any, hint: Any) -> str:
 
 
 def _shown(given: Any) -> str:
+    if hasattr(given, "shape") and hasattr(given, "dtype"):
+        return f"{type(given).__name__} of shape {tuple(given.shape)} and {given.dtype}"
     return repr(given) if isinstance(given, str | int | float | bool | None) else type(given).__name__
 
 

@@ -77,6 +77,13 @@ def test_no_name_hides_a_wing() -> None:
 def test_another_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="mechocl has no 'patch_everything'"):
         _ = mechocl.patch_everything  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match="mechocl has no 'openrun'; did you mean open_run"):
+        _ = mechocl.openrun  # type: ignore[attr-defined]
+
+
+def test_what_is_offered_is_listed_once_and_alone() -> None:
+    listed = [name for name in dir(mechocl) if not name.startswith("__")]
+    assert listed == sorted(mechocl._HOME)
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)

@@ -162,9 +162,9 @@ def _number_of(task: "Task", alias: int | str) -> int:
     """The alias's number. Raises ValueError for one that the task does not have."""
     known: set[int] = set(task.table["alias"].tolist())
     if not isinstance(alias, str):
-        if alias in known:
+        if isinstance(alias, int | np.integer) and alias in known:
             return int(alias)
-        raise ValueError(f"the task has no alias {alias}; its aliases are {min(known)} to {max(known)}")
+        raise ValueError(f"the task has no alias {alias!r}; its aliases are {min(known)} to {max(known)}")
     plain = " ".join(alias.split())
     number = plain.removeprefix("alias").strip()
     if number.isdecimal() and int(number) in known:

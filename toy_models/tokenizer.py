@@ -1,6 +1,6 @@
 """A tokenizer of a toy world's words, so that TransformerLens's helpers read and write its examples as text.
 
-In a text, spaces separate the tokens: `tag 1 alias 223 % 42`. A word that is followed by its number (`tag 1`, `alias 223`, `letter 7`)
+In a text, spaces separate the tokens: `tag 1 alias 223 % 7`. A word that is followed by its number (`tag 1`, `alias 223`, `letter 7`)
 is one token; the space between them may be left out (`tag1`). A number by itself is an integer. So a text stands for one row of tokens,
 and `to_string` writes the text that `to_tokens` reads.
 """
@@ -16,15 +16,19 @@ from toy_models.task import Vocabulary
 
 
 class WordTokenizer(PreTrainedTokenizerFast):
-    """A tokenizer of a world's words. It refuses a word that is no token by its name (`Vocabulary.encode`)."""
+    """A tokenizer of a world's words. It refuses a word that is no token by its name (`Vocabulary.encode`), and does not cut a text that is too long."""
 
     words: Vocabulary
     """The world's tokens."""
 
-    def _encode_plus(self, text: Any, *args: Any, **kwargs: Any) -> Any:
+    def _encode_plus(self, text: Any, *args: Any, max_length: int | None = None, **kwargs: Any) -> Any:
         for one in [text] if isinstance(text, str) else text:
-            self.words.encode(one)
-        return super()._encode_plus(text, *args, **kwargs)
+            count = len(self.words.encode(one))
+            if max_length is not None and count > max_length:  # what is asked at the end would be cut off
+                raise ValueError(
+                    f"{one!r} has {count} tokens, and the model reads at most {max_length}; shorten it"
+                )
+        return super()._encode_plus(text, *args, max_length=max_length, **kwargs)
 
 
 def word_tokenizer(vocabulary: Vocabulary) -> Any:
@@ -40,7 +44,8 @@ def word_tokenizer(vocabulary: Vocabulary) -> Any:
     words = Tokenizer(WordLevel({token: i for i, token in enumerate(vocabulary.tokens)}))
     words.normalizer = normalizers.Replace(Regex(rf"(?<=\b(?:{numbered}))\s*(?=\d)"), " ")
     words.pre_tokenizer = pre_tokenizers.Split(Regex(rf"(?:{numbered}) \d+|\S+"), "removed", invert=True)
-    made = WordTokenizer(tokenizer_object=words, pad_token=vocabulary.tokens[0], padding_side="right")
+    first = vocabulary.tokens[0]  # `model.generate` asks for a token that ends a text
+    made = WordTokenizer(tokenizer_object=words, pad_token=first, eos_token=first, padding_side="right")
     made.words = vocabulary
     return made
 

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from mechocl.accepted import require_count
 from mechocl.closed_book import questioning as text
+from mechocl.errors import MechoclError
 from mechocl.models.seam import Transformer, logits_at
 from toy_models.measures import YES_OR_NO, Measures
 from toy_models.subsets import SUBSETS
@@ -124,6 +125,10 @@ def per_alias(model: Transformer, task: Task, *, aliases_per_subset: int | None 
     `no_data`. With `aliases_per_subset`, only the first so many aliases of each subset are measured.
     """
     require_count("per_alias", "aliases_per_subset", aliases_per_subset)
+    if len(task) and int(task.tokens.max()) >= model.cfg.d_vocab:
+        raise MechoclError(
+            f"the task has the token {int(task.tokens.max())}, but the model knows tokens 0 to {model.cfg.d_vocab - 1} alone; give the task that it was trained on"
+        )
     rows = task.rows(kind="question", split="test")
     if aliases_per_subset is not None:
         first = task.table.loc[rows, ["subset", "alias"]].drop_duplicates()

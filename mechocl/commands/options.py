@@ -109,13 +109,14 @@ class WhereSeeds(Where):
         return chosen_seeds(self.seeds, run, counted)
 
 
-def chosen_seeds(given: str, run: "Run", counted: "CountedSeeds") -> tuple[int, ...]:
-    """The seeds that `--seeds` means: of `all`, those that count (`CountedSeeds.shown`); otherwise those that are named.
+def chosen_seeds(given: str, run: "Run", counted: "CountedSeeds | None") -> tuple[int, ...]:
+    """The seeds that `--seeds` means: of `all`, those that count (`CountedSeeds.shown`); otherwise those that are named, for which
+    nothing is counted.
 
     Raises MechoclError when the run has not trained one of them to the end.
     """
     there = tuple(folder.seed for folder in run.finished_seeds())
-    seeds = counted.shown if given == "all" else numbers(given)
+    seeds = numbers(given) if counted is None or given != "all" else counted.shown
     if missing := set(seeds) - set(there):
         raise MechoclError(f"--seeds {given}: {run.path} has no trained seed {min(missing)}")
     return seeds

@@ -56,8 +56,9 @@ def share(
     path = out or run / "share.html"
     require_file(path)
     device, at_a_time = computing.resolved_device(), jobs_of(computing.jobs)
-    counted = jobs.count_run(opened, device=device, jobs=at_a_time)
-    printing.failures(counted)
+    counted = jobs.count_run(opened, device=device, jobs=at_a_time) if seeds == "all" else None
+    if counted is not None:
+        printing.failures(counted)
     size = page.write_explorer(
         opened, chosen_seeds(seeds, opened, counted), path, aliases=aliases, checkpoints=checkpoints, patching=patching, device=device,
         jobs=at_a_time, story=told,

@@ -4,6 +4,7 @@ Every metric is larger the more the run behaves like the clean one, so an effect
 the clean answer. Normalised, 0 is the corrupted run and 1 the clean one.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechocl.errors import MechoclError
+from mechocl.errors import MechoclError, suggested
 from mechocl.interventions.pairs import Pairs
 from mechocl.models.components import Components
 
@@ -191,7 +192,7 @@ METRICS: Final[dict[str, Metric]] = {
 def metric_named(name: str) -> Metric:
     """The metric of this name. Raises MechoclError, which lists the known metrics, for an unknown name."""
     if not isinstance(name, str) or name not in METRICS:
-        raise MechoclError(f"no metric is called {name!r}; known: {', '.join(METRICS)}")
+        raise MechoclError(f"no metric is called {name!r}; {suggested(str(name), list(METRICS))}")
     return METRICS[name]
 
 
@@ -224,6 +225,14 @@ def own_metric(
 
 
 def _own_values(function: OwnFunction, name: str, logits: Tensor, pairs: Pairs) -> Float[Tensor, "pair"]:
+    try:
+        inspect.signature(function).bind(logits, pairs)
+    except TypeError as error:
+        raise MechoclError(
+            f"the metric {name} cannot be called with logits and pairs ({error}); give a function of the logits, of shape (pair, token), and the pairs"
+        ) from None
+    except ValueError:  # a function of C, which does not say what it takes
+        pass
     values = function(logits, pairs)
     if not isinstance(values, Tensor) or values.shape != (len(pairs),):
         shown = (

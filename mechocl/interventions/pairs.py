@@ -95,14 +95,14 @@ def given_pairs(
     clean: Int[Tensor, "pair pos"],
     corrupted: Int[Tensor, "pair pos"],
     *,
-    target: Int[Tensor, "pair"],
-    foil: Int[Tensor, "pair"] | None = None,
+    target: Int[Tensor, "pair"] | Sequence[int] | int,
+    foil: Int[Tensor, "pair"] | Sequence[int] | int | None = None,
     read: Int[Tensor, "pair"] | None = None,
     labels: Sequence[str] | None = None,
     mask: Bool[Tensor, "pair pos"] | None = None,
     name: str = "given pairs",
 ) -> Pairs:
-    """The user's own pairs. If `read` is not given, it is the last position.
+    """The user's own pairs. If `read` is not given, it is the last position. One `target` or `foil` is that of all pairs.
 
     `mask` is False where a token is padding. Padding is moved behind the example, where nothing sees it, so positions count from
     the example's first token; the answer is then read at its last token. Only the logit difference needs `foil`.
@@ -124,13 +124,27 @@ def given_pairs(
         clean=clean,
         corrupted=corrupted,
         read=torch.full((n,), length - 1) if read is None else read,
-        target=target,
-        foil=torch.full((n,), -1) if foil is None else foil,
+        target=_for_each(target, n, f"{name}: target"),
+        foil=_for_each(-1 if foil is None else foil, n, f"{name}: foil"),
         labels=tuple(map(str, range(length))) if labels is None else tuple(labels),
         roles=torch.full((n, length), -1),
         alias=torch.full((n,), -1),
         contains=torch.ones(n, dtype=torch.bool),
     )
+
+
+def _for_each(given: Tensor | Sequence[int] | int, n: int, what: str) -> Int[Tensor, "pair"]:
+    """A token for each of n pairs."""
+    tokens = torch.as_tensor(given)
+    if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+        raise MechoclError(f"{what} has the type {tokens.dtype}; give ids of tokens, which are whole numbers")
+    if tokens.numel() == 1:
+        tokens = tokens.reshape(1).expand(n)
+    if tokens.shape != (n,):
+        raise MechoclError(
+            f"{what} has the shape {tuple(tokens.shape)}; give one token, or one for each of the {n} pairs"
+        )
+    return tokens.to(torch.int64)
 
 
 def _refuse_padding(clean: Tensor, corrupted: Tensor, name: str, *, also_behind: bool) -> None:

@@ -85,11 +85,11 @@ class PatchingResult:
         )  # fmt: skip
         return shown._repr_html_()
 
-    def plot(self) -> Any:
-        """The plotly figure of the effects (`mechocl.plots.patching`)."""
+    def plot(self, *, value: Literal["effect", "normalised"] = "effect") -> Any:
+        """The plotly figure of the effects, in the metric's unit or normalised (`mechocl.plots.patching`)."""
         import mechocl
 
-        return mechocl.plots.patching(self)
+        return mechocl.plots.patching(self, value=value)
 
     def normalised(self) -> pd.DataFrame:
         """`rows` with a column `normalised`: 0 is the corrupted run, 1 the clean one.

@@ -79,7 +79,7 @@ def differentiable(model: Transformer, task: Task, trained: Task | None = None) 
     hooked = [name for name, point in model.hook_dict.items() if point.fwd_hooks]
     if hooked:
         raise MechoclError(
-            f"the model has a hook at {hooked[0]}, which gradients would ignore; call model.reset_hooks()"
+            f"the model has a hook at {hooked[0]}, which gradients would ignore; call model.reset_hooks(including_permanent=True)"
         )
     if model.cfg.d_vocab != len(task.vocabulary):
         padded = task.vocabulary.padded and model.cfg.d_vocab > len(task.vocabulary)

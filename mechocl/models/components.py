@@ -170,7 +170,7 @@ def take_apart(model: Transformer) -> Components:
     hooked = [name for name, point in model.hook_dict.items() if point.fwd_hooks]
     if hooked:
         raise MechoclError(
-            f"the model has a hook at {hooked[0]}, which this analysis would ignore; call model.reset_hooks()"
+            f"the model has a hook at {hooked[0]}, which this analysis would ignore; call model.reset_hooks(including_permanent=True)"
         )
     seam.refuse_half_precision(model)
     m: Any = model

@@ -1,7 +1,7 @@
 """Plotly figures of results. Nothing here computes a result, shows, saves or touches a model."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -158,26 +158,33 @@ def subset_values(
     return styled(figure)
 
 
-def patching(grids: Sequence[PatchedGrid] | Given) -> go.Figure:
+def patching(
+    grids: Sequence[PatchedGrid] | Given, *, value: Literal["effect", "normalised"] = "effect"
+) -> go.Figure:
     """Draw the mean effect over seeds of patching each site at each position, with one panel per contrast.
 
     `grids` come from `interventions.summaries.summarize_patching`; or they are what `patch_activations` returned, or the
     rows of "patch". The interval and every seed's value are in the cells' hover text. Cells that were not measured, because
-    nothing was exchanged there, are grey.
+    nothing was exchanged there, are grey. `value`: the effect in the metric's unit, or `normalised`, from 0 (the corrupted run) to 1
+    (the clean one). Raises MechoclError for summaries of another value.
     """
     if not all_are(grids, PatchedGrid):
-        grids = summarize_patching(rows_of(grids, "contrast", "site", "position", "effect"))
+        grids = summarize_patching(rows_of(grids, "contrast", "site", "position", value), value=value)
+    shown = grids[0].cells.quantity
+    if value not in ("effect", shown):
+        raise MechoclError(
+            f"value is {value!r}, and the summaries are of {shown!r}; give what patch_activations returned"
+        )
     panels = [
         (f"{one.contrast}<br>clean {one.clean:+.2f}, corrupted {one.corrupted:+.2f}", one.means)
         for one in grids
     ]
     sizes = np.concatenate([np.abs(grid.to_numpy(dtype=float)).ravel() for _, grid in panels])
     limit = float(np.nanmax(sizes)) if np.isfinite(sizes).any() else 1.0
-    value = grids[0].cells.quantity
-    unit = grids[0].unit if value == "effect" else "share"
+    unit = grids[0].unit if shown == "effect" else "share"
     hovers = [_seed_values(one) for one in grids]
     return heatmaps(
-        panels, scale="RdBu", low=-limit, high=limit, title=f"{value} ({unit})", digits=2, hovers=hovers
+        panels, scale="RdBu", low=-limit, high=limit, title=f"{shown} ({unit})", digits=2, hovers=hovers
     )
 
 
@@ -209,7 +216,12 @@ def attention(
         pattern = attention_array(rows[first])
     if not -len(pattern) <= layer < len(pattern):
         raise MechoclError(f"layer {layer}: the pattern has the layers 0 to {len(pattern) - 1}")
-    names = [f"{i}: {t}" for i, t in enumerate(tokens or [""] * pattern.shape[-1])]
+    count = pattern.shape[-1]
+    if tokens is not None and len(tokens) != count:
+        raise MechoclError(
+            f"tokens are {len(tokens)}, and the pattern has {count} positions; give one for each"
+        )
+    names = [str(i) for i in range(count)] if tokens is None else [f"{i}: {t}" for i, t in enumerate(tokens)]
     panels = [
         (f"L{layer}H{h}", pd.DataFrame(pattern[layer, h], index=names, columns=names))
         for h in range(pattern.shape[1])

@@ -9,7 +9,7 @@ import functools
 import json
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,7 +42,7 @@ class Checkpoint:
     """Step within the stage; 0 means before its first step."""
     name: str
     """Path within the seed's folder."""
-    sha256: str
+    sha256: str = field(repr=False)
 
 
 class SeedFolder:
@@ -205,6 +205,10 @@ class SeedFolder:
 
     def require_own(self, checkpoint: Checkpoint) -> None:
         """Raise MechoclError for a checkpoint of another seed or run, whose name alone may be that of one of this seed."""
+        if not isinstance(checkpoint, Checkpoint):
+            raise MechoclError(
+                f"{checkpoint!r} is no checkpoint; give one of checkpoints(), or final(STAGE), of the seed"
+            )
         if checkpoint.seed != self.seed or self._digest_of(checkpoint.name) != checkpoint.sha256:
             raise MechoclError(
                 f"{checkpoint.name} of seed {checkpoint.seed}, with sha256 {checkpoint.sha256[:12]}, is no checkpoint of "

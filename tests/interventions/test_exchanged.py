@@ -275,7 +275,12 @@ def infinite(logits: Tensor, pairs: Pairs) -> Tensor:
     return difference(logits, pairs) / 0
 
 
+def of_logits_alone(logits: Tensor) -> Tensor:
+    return logits[:, 0]
+
+
 WRONG = {
+    of_logits_alone: r"the metric of_logits_alone cannot be called with logits and pairs \(too many positional arguments\); give a function of",
     one_number: r"the metric one_number gives a tensor of shape \(\) for \d+ pairs; give a tensor with one number for each pair",
     all_logits: r"the metric all_logits gives a tensor of shape \(\d+, \d+\) for \d+ pairs",
     a_list: r"the metric a_list gives 'list' for \d+ pairs",

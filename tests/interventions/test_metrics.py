@@ -201,8 +201,10 @@ def test_what_is_needed_is_there(name: str) -> None:
 
 def test_an_unknown_metric() -> None:
     known = "logit_difference, log_probability, kl_to_clean, within_alias_auc"
-    with pytest.raises(MechoclError, match=f"no metric is called 'accuracy'; known: {known}"):
-        metric_named("accuracy")
+    with pytest.raises(MechoclError, match=f"no metric is called 'recall'; choose from {known}"):
+        metric_named("recall")
+    with pytest.raises(MechoclError, match="no metric is called 'logit_diff'; did you mean logit_difference"):
+        metric_named("logit_diff")
 
 
 @pytest.mark.parametrize(

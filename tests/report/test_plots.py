@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from mechocl.behaviour import over_seeds, sentences
+from mechocl.errors import MechoclError
 from mechocl.interventions.summaries import summarize_patching
 from mechocl.report import plots
 from toy_models.subsets import SUBSETS
@@ -84,6 +85,14 @@ def test_patching_scale_is_symmetric_around_zero() -> None:
     assert "clean +2.00, corrupted +1.00" in figure.layout.annotations[0].text
 
 
+def test_patching_is_drawn_normalised() -> None:
+    rows = patched(-3.0, 1.0).assign(normalised=[-0.5, 0.25])
+    figure = plots.patching(rows, value="normalised")
+    np.testing.assert_allclose(figure.data[0].z, [[-0.5, 0.25]])
+    with pytest.raises(MechoclError, match="value is 'normalised', and the summaries are of 'effect'"):
+        plots.patching(summarize_patching(rows), value="normalised")
+
+
 def test_patching_says_interval_and_seeds_of_a_cell() -> None:
     figure = plots.patching(summarize_patching(patched(-3.0, 1.0, seeds=2)))
     np.testing.assert_allclose(figure.data[0].z, [[-2.5, 1.5]])
@@ -104,6 +113,12 @@ def test_attention_rows_are_queries_from_top_to_bottom() -> None:
     figure = plots.attention(pattern, ["a", "b"], layer=1)
     np.testing.assert_allclose(figure.data[0].z, [[1.0, 0.0], [0.25, 0.75]])
     assert figure.layout.yaxis.autorange == "reversed"
+    assert list(figure.data[0].y) == ["0: a", "1: b"]
+    assert list(plots.attention(pattern).data[0].y) == ["0", "1"]
+    with pytest.raises(
+        MechoclError, match="tokens are 3, and the pattern has 2 positions; give one for each"
+    ):
+        plots.attention(pattern, ["a", "b", "c"])
 
 
 @pytest.fixture

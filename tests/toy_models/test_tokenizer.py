@@ -101,3 +101,23 @@ def test_what_is_of_another_world_is_refused(model: Any, tmp_path: Path) -> None
     smaller = draw_task(tiny.recipe(tmp_path, "task.aliases=60"), seed=0)
     with pytest.raises(ValueError, match="use those of one world"):
         give_tokenizer(model, smaller.vocabulary)
+
+
+def test_a_text_that_is_too_long_is_refused_and_not_cut(model: Any, task: Task) -> None:
+    """Its end, at which the answer is read, would be lost."""
+    row = task.tokens[task.rows(kind="question")[0]]
+    text = model.to_string(row)
+    assert len(row) == model.cfg.n_ctx
+    assert model.to_tokens(text).shape == (1, len(row))
+    for given in (f"{text} 7", [text, f"{text} 7"]):
+        with pytest.raises(
+            ValueError, match=f"has {len(row) + 1} tokens, and the model reads at most {len(row)}"
+        ):
+            model.to_tokens(given)
+
+
+def test_a_text_is_continued(model: Any, task: Task) -> None:
+    row = task.tokens[task.rows(kind="question")[0]]
+    said = model.generate(model.to_string(row[:-1]), max_new_tokens=1, do_sample=False, verbose=False)
+    best = model(row[None, :-1])[0, -1].argmax()
+    assert model.to_tokens(said)[0].tolist() == [*row[:-1].tolist(), int(best)]
