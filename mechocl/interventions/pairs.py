@@ -136,8 +136,6 @@ def given_pairs(
 def _for_each(given: Tensor | Sequence[int] | int, n: int, what: str) -> Int[Tensor, "pair"]:
     """A token for each of n pairs."""
     tokens = torch.as_tensor(given)
-    if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
-        raise MechoclError(f"{what} has the type {tokens.dtype}; give ids of tokens, which are whole numbers")
     if tokens.numel() == 1:
         tokens = tokens.reshape(1).expand(n)
     if tokens.shape != (n,):

@@ -85,11 +85,3 @@ def test_what_was_restored_is_its_own(seeds: list[SeedFolder]) -> None:
     for checkpoint in seeds[0].checkpoints():
         weights = again.weights(checkpoint)
         assert all(np.isfinite(value.numpy()).all() for value in weights.values())
-
-
-@pytest.mark.parametrize("name", takers(SeedFolder))
-def test_a_step_is_no_checkpoint(seeds: list[SeedFolder], name: str) -> None:
-    with pytest.raises(
-        MechoclError, match=r"50 is no checkpoint; give one of checkpoints\(\), or final\(STAGE\)"
-    ):
-        getattr(seeds[0], name)(50)
