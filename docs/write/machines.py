@@ -118,9 +118,10 @@ def write_line() -> list[str]:
         name: between_machines(table, RECIPES[0], name)
         for name in ("weak", "strong", "strong_d1_d3", "strong_d3_d2")
     }
+    seeds = table.loc[table["recipe"] == RECIPES[0], "seed"].nunique()
     said = ", ".join(f"{_SHORT[name]} ±{formats.number(value)}" for name, value in spread.items())
     return [
-        f"Between machines these means vary by ({said}; half the range over three sets of kernels, "
+        f"Between machines means over {seeds} seeds vary by ({said}; half the range over three sets of kernels, "
         f"[how]({ADDRESS}/blob/main/docs/results.md#how-numbers-vary-between-machines)).",
         "",
     ]

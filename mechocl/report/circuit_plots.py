@@ -87,14 +87,15 @@ def circuit(
     figure.update_yaxes(visible=False, range=[-0.4, top + 0.5])
     figure.update_layout(
         title={
-            "text": f"{contrast}, seed {seed}: its {len(chosen)} largest edges",
-            "x": 0,
+            "text": f"{contrast}, seed {seed}: its {len(chosen)} largest edges<br><span style='font-size:11px'>"
+            "blue: towards the clean answer; red: away from it; wider: larger</span>",
+            "x": 0.01,
             "font": {"size": 14},
         },
         height=int(150 + 85 * top),
         width=380 + 170 * len(places),
         meta={"least_width": 180 + 110 * len(places)},
-        margin={"t": 50, "b": 40, "l": 30, "r": 30},
+        margin={"t": 60, "b": 40, "l": 30, "r": 30},
     )
     return styled(figure)
 

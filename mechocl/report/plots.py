@@ -149,7 +149,12 @@ def subset_values(
             )
         )
     if metric in ("auc", "accuracy"):
-        figure.add_hline(y=0.5, line={"dash": "dot", "color": "#999", "width": 1}, annotation_text="chance")
+        figure.add_hline(
+            y=0.5,
+            line={"dash": "dot", "color": "#999", "width": 1},
+            annotation_text="chance",
+            annotation_position="bottom left",
+        )
     ticks = {
         "tickvals": list(range(len(chosen))),
         "ticktext": [f"{SUBSETS[e.subset].notation}<br>{e.subset}" for e in chosen],
@@ -305,4 +310,7 @@ def styled(figure: go.Figure) -> ShownFigure:
     """The figure in the style of all figures here. It shows itself in every notebook (`shown_figures`)."""
     shown = ShownFigure(figure)
     shown.update_layout(template="plotly_white", font={"size": 12})
+    for axis in (*shown.select_xaxes(), *shown.select_yaxes()):
+        if axis.ticktext:  # the place 0 of a category is no zero
+            axis.zeroline = False
     return shown

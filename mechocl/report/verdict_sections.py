@@ -92,11 +92,12 @@ def _finding(verdict: RunVerdict) -> str:
     """What the verdict comes to, in one sentence; "" where there is nothing to explain, which the page says beside the gap."""
     if verdict.refusal:
         return ""
-    named = {
-        status: [_spaced(one.explanation.name) for one in verdict.findings if one.status == status]
-        for status in _ORDER
-    }
-    said = [f"{', '.join(named[status])} ({status})" for status in _ORDER[:2] if named[status]]
+    named: dict[str, list[str]] = {}
+    for status in _ORDER[:2]:
+        for one in (one for one in verdict.findings if one.status == status):
+            said_of_it = f"{status}, but it alone does not make the gap" if one.not_alone else status
+            named.setdefault(said_of_it, []).append(_spaced(one.explanation.name))
+    said = [f"{', '.join(names)} ({said_of_it})" for said_of_it, names in named.items()]
     return f"What explains it: {'; '.join(said)}." if said else "No explanation is supported."
 
 

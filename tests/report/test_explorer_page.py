@@ -120,6 +120,14 @@ def test_choices_change_what_is_shown_and_the_address(opened: OpenedPage) -> Non
     drawn(page)
     assert fields(page)["head"] == "0.1"
     assert "head 1" in page.locator("#pattern h2").inner_text()
+    for seed in (
+        "0",
+        "1",
+    ):  # its first alias of the subset that is chosen, where the number is of another subset there
+        page.select_option("#seed", seed)
+        drawn(page)
+        assert fields(page)["subset"] == "d2_consistent"
+        assert "(d2_consistent" in page.locator("#said").inner_text()
 
 
 def test_an_alias_is_found_by_typing(opened: OpenedPage) -> None:

@@ -309,13 +309,28 @@ def test_the_explorer_works_inside_the_report(embedded: explorer_section.Embedde
         assert not inside.locator("#theme").is_visible()
         inside.locator("#seed").select_option("1")
         inside.locator("#said", has_text="Seed 1").wait_for()
-        page.evaluate("history.back()")
-        inside.locator("#said", has_text="Seed 0").wait_for()
+        assert not inside.locator("#links").is_visible(), "its address is that of the report"
         page.locator("header #theme").click()
         inside.locator(":root[data-theme=dark]").wait_for(state="attached")
         page.set_viewport_size({"width": PHONE, "height": 900})
         wait_until(page, "document.querySelector('#explorer iframe').clientHeight > 1500")
         assert page.evaluate("document.documentElement.scrollWidth") == PHONE
+        opened.assert_clean()
+
+
+def test_the_explorer_inside_the_report_is_tapped(
+    embedded: explorer_section.Embedded, tmp_path: Path
+) -> None:
+    """A tap lands where the finger is."""
+    path = tmp_path / "report.html"
+    write(a_report(embedded.page), path)
+    with open_page(path, width=PHONE, height=844, touch=True) as opened:
+        opened.page.locator("#explorer").scroll_into_view_if_needed()
+        inside = opened.page.frame_locator("#explorer iframe")
+        inside.locator("#scatter svg").wait_for()
+        for head in (1, 0):
+            inside.locator(f"#heads [data-pick='head:0.{head}']").tap()
+            inside.locator("#pattern h2", has_text=f"head {head}").wait_for()
         opened.assert_clean()
 
 

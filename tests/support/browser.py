@@ -48,8 +48,10 @@ def find_browser() -> str:
 
 
 @contextmanager
-def open_page(where: Path | str, *, width: int = 1280, height: int = 900) -> Iterator[OpenedPage]:
-    """Open an HTML file in a window of `width` by `height` pixels, without network.
+def open_page(
+    where: Path | str, *, width: int = 1280, height: int = 900, touch: bool = False
+) -> Iterator[OpenedPage]:
+    """Open an HTML file in a window of `width` by `height` pixels, without network; with `touch`, on a screen that is tapped.
 
     An address of a server on this machine may be given in place of a file; then what lies under it may be asked for, and nothing else.
     """
@@ -57,7 +59,7 @@ def open_page(where: Path | str, *, width: int = 1280, height: int = 900) -> Ite
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_browser(), args=list(ARGUMENTS))
         try:
-            context = browser.new_context(viewport={"width": width, "height": height})
+            context = browser.new_context(viewport={"width": width, "height": height}, has_touch=touch)
             context.set_offline(isinstance(where, Path))
             context.set_default_timeout(120_000)  # a busy machine takes its time
             opened = OpenedPage(context.new_page())

@@ -39,7 +39,11 @@ function change(parts, kept = false) {
   const seed = seedOf(next.seed);
   if (!seed.checkpoints.some((/** @type {any} */ one) => one.key === next.checkpoint)) next.checkpoint = seed.checkpoints.at(-1).key;
   if (seed.noTwin) next.twin = false;
-  const alias = aliasOf(seed, next.alias);
+  let alias = aliasOf(seed, next.alias);
+  if (parts.seed !== undefined && next.subset && alias.subset !== next.subset) {  // the other seed's first alias of the subset
+    alias = seed.aliases.find((/** @type {any} */ one) => one.subset === next.subset) || alias;
+    if (alias.subset !== next.subset) next.subset = "";
+  }
   if (parts.list !== undefined) next.typed = "";
   if (parts.typed) next.position = LAST;
   if (next.alias !== current.alias && next.typed) next.typed = next.typed.replaceAll(aliasOf(seedOf(current.seed), current.alias).name, alias.name);

@@ -13,7 +13,7 @@ function shade(box) {
   frame.style.setProperty("--window", `${box.clientWidth}px`);
   if (over) box.tabIndex = 0;
   else box.removeAttribute("tabindex");
-  const words = frame.nextElementSibling;
+  const words = frame.previousElementSibling;
   if (words && words.classList.contains("scrolls")) /** @type {HTMLElement} */ (words).hidden = !over;
 }
 
@@ -26,12 +26,12 @@ function shadeTables(inside = document) {
     resized.observe(box);
     if (box.firstElementChild) resized.observe(box.firstElementChild);
     const table = box.querySelector("table");
-    if (table && !box.parentElement.nextElementSibling?.classList.contains("scrolls")) {
+    if (table && !box.parentElement.previousElementSibling?.classList.contains("scrolls")) {
       const words = document.createElement("p");
       words.className = "scrolls";
       words.textContent = SCROLLS;
       words.hidden = true;
-      box.parentElement.after(words);
+      box.parentElement.before(words);
     }
     shade(box);
   }
