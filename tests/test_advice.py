@@ -104,7 +104,7 @@ DONE: Final = {
     "began with other weights than": "tests/learning/test_variants.py::test_a_variant_of_other_weights_or_of_another_kind_is_refused",
     "is not the variant": "tests/learning/test_variants.py::test_a_variant_of_other_weights_or_of_another_kind_is_refused",
     "`mechocl controls` with --only … --out …": "tests/runs/test_controls.py::test_an_incomplete_control_is_named_with_a_remedy_that_works",
-    "call model.reset_hooks()": "tests/test_advice.py::test_a_model_without_hooks_is_taken_apart",
+    "call model.reset_hooks(including_permanent=True)": "tests/test_advice.py::test_a_model_without_hooks_is_taken_apart",
     "run its `mechocl sae train` again": "tests/commands/test_feature_commands.py::test_an_sae_of_other_weights_is_refused_unless_it_is_asked_for",
     "is a pickle, which can run any code": "tests/models/test_load.py::test_a_pickle_is_refused_with_the_command_that_converts_it",
     "convert it and give the folder": "tests/models/test_load.py::test_a_pickle_is_refused_with_the_command_that_converts_it",
@@ -114,6 +114,9 @@ DONE: Final = {
 PLAIN: Final = {
     r"`mechocl (finetune|train)` trains (it|those)": "names the right command; test_recipes gives each recipe to it",
     "lists the runs of a folder": "names a list",
+    "`mechocl share …` writes a page with more": "names the right command; test_share runs it",
+    "`mechocl share` writes it as a page of its own": "names the right command; test_share runs it",
+    "Trust the notebook, or run the cells again": "what a notebook does; test_notebooks runs the cells",
     "for the address that `mechocl serve` printed": "names the address; test_explorer_live opens it",
     "give a directory that `mechocl sweep` made": "asks for another value",
     "give --out DIR, the folder of the run": "asks for another value",
@@ -315,7 +318,7 @@ def test_a_lock_is_free_again_when_its_holder_has_ended(tmp_path: Path) -> None:
 def test_a_model_without_hooks_is_taken_apart(tmp_path: Path) -> None:
     model = build_model(tiny.recipe(tmp_path), device="cpu")
     model.add_hook("blocks.0.hook_resid_post", lambda x, hook: x)
-    with pytest.raises(MechoclError, match=r"call model.reset_hooks\(\)"):
+    with pytest.raises(MechoclError, match=r"call model.reset_hooks\(including_permanent=True\)"):
         components.take_apart(model)
-    model.reset_hooks()
+    model.reset_hooks(including_permanent=True)
     assert components.take_apart(model)

@@ -35,7 +35,7 @@ def pages() -> list[Written]:
         _page("toy_models", _modules(ROOT / "toy_models")),
         _page("probes", _modules(ROOT / "probes")),
         *(_page(f"mechocl.{wing.name}", _modules(wing)) for wing in wings if wing.name not in LEFT_OUT),
-        _page("figures", figures),
+        _page("figures", [*figures, "mechocl.report.explorer.notebook"]),
         _page("mechocl.errors", ["mechocl.errors"]),
     ]
 

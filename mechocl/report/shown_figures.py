@@ -8,6 +8,7 @@ figures, and a renderer that you choose (`plotly.io.renderers.default`, `figure.
 import base64
 import html
 import json
+import re
 import secrets
 import sys
 from typing import Any, Final
@@ -109,7 +110,9 @@ def _plain(value: Any) -> Any:
 
 
 def _title(figure: dict[str, Any]) -> str:
-    return str(figure["layout"].get("title", {}).get("text") or "")
+    """The first line of the title, without HTML."""
+    line = re.split(r"<br ?/?>", str(figure["layout"].get("title", {}).get("text") or ""))[0]
+    return re.sub(r"<[^>]*>", "", line)
 
 
 def _html(plain: dict[str, Any], *, with_library: bool) -> str:

@@ -7,9 +7,7 @@ from typing import Annotated, Any, Final, Literal
 import pydantic
 
 from mechocl.errors import MechoclError
-from mechocl.runs import plain_values, recipes
-from mechocl.runs.provenance import maker
-from mechocl.runs.recipes import AnyRecipe
+from mechocl.runs import plain_values
 
 SCHEMA: Final = 2
 """The newest schema of manifests, which this version writes."""
@@ -101,21 +99,3 @@ def check_manifest(found: Any, path: Path) -> dict[str, Any]:
         place = f"no valid {key!r} ({reason[0].lower() + reason[1:]})" if key else reason
         raise MechoclError(f"{path} is damaged: {place}; restore it") from None
     return manifest
-
-
-def new_manifest(
-    recipe: AnyRecipe, recipe_name: str, seeds: tuple[int, ...], device: str, threads: int
-) -> dict[str, Any]:
-    """The manifest of a run that begins now, without its stacks of seeds."""
-    return {
-        "schema": SCHEMA,
-        "recipe_name": recipe_name,
-        "recipe": recipes.plain(recipe),
-        "seeds": sorted(seeds),
-        "device": device,
-        "threads": threads,
-        "precision": recipe.training.precision,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seconds": {},
-        **maker(device),
-    }

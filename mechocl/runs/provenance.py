@@ -1,6 +1,7 @@
 """What a manifest says about how a run was made: the machine, and the state of the source tree."""
 
 import contextlib
+import datetime
 import os
 import platform
 import subprocess
@@ -11,6 +12,9 @@ from typing import Any, Final
 import torch
 
 from mechocl import __version__, files
+from mechocl.runs import recipes
+from mechocl.runs.manifest import SCHEMA
+from mechocl.runs.recipes import AnyRecipe
 
 PACKAGES: Final = ("torch", "transformer-lens", "transformers", "numpy", "pandas", "scikit-learn")
 
@@ -53,3 +57,21 @@ def git_state() -> dict[str, str] | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return {"commit": commit, "dirty": files.fingerprint(changes) if changes else ""}
+
+
+def new_manifest(
+    recipe: AnyRecipe, recipe_name: str, seeds: tuple[int, ...], device: str, threads: int
+) -> dict[str, Any]:
+    """The manifest of a run that begins now, without its stacks of seeds."""
+    return {
+        "schema": SCHEMA,
+        "recipe_name": recipe_name,
+        "recipe": recipes.plain(recipe),
+        "seeds": sorted(seeds),
+        "device": device,
+        "threads": threads,
+        "precision": recipe.training.precision,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": {},
+        **maker(device),
+    }

@@ -32,8 +32,8 @@ from mechocl.runs import overview, recipes
 from mechocl.runs.folders import SeedFolder, StackFolder
 from mechocl.runs.kinds import RunKind
 from mechocl.runs.makers import makers, mixed_versions, with_maker
-from mechocl.runs.manifest import check_manifest, new_manifest, refuse_sweep
-from mechocl.runs.provenance import maker
+from mechocl.runs.manifest import check_manifest, refuse_sweep
+from mechocl.runs.provenance import maker, new_manifest
 from mechocl.runs.recipes import AnyRecipe, Recipe
 from mechocl.runs.text_runs import TextRuns
 from mechocl.runs.toy_runs import ToyRuns

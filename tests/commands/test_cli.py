@@ -681,7 +681,7 @@ def test_a_report_is_opened_in_a_browser(
     monkeypatch.setattr("webbrowser.open", lambda address: bool(opened.append(address)) or len(opened) == 1)
     out_of(capsys, "report", run, "--out", html, "--open", *CPU)
     assert opened == [html.as_uri()]
-    assert fails("report", run, "--out", html, "--open", *CPU) == (
+    assert fails("report", run, "--out", html, "--open", *CPU, progress="page") == (
         f"--open: there is no browser here that can be started; the report is written, so open {html.as_uri()} in one, or set the "
         "environment variable BROWSER to a command that opens pages"
     )

@@ -39,12 +39,12 @@ def test_it_serves_until_ctrl_c(trained: Run) -> None:
             address = first.rpartition(" ")[2].strip()
             assert first == f"page of {trained.path}: {address}\n"
             assert process.stdout.readline() == "Ctrl-C ends it\n"
-            with urllib.request.urlopen(address, timeout=60) as response:
+            with urllib.request.urlopen(address, timeout=300) as response:
                 assert b'id="typed"' in response.read()
             with pytest.raises(urllib.error.HTTPError, match="403"):
-                urllib.request.urlopen(address[:-5], timeout=60)
+                urllib.request.urlopen(address[:-5], timeout=300)
             os.kill(process.pid, signal.SIGINT)
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=300)
         finally:
             process.kill()
     assert (process.returncode, out, err) == (0, "\nended\n", "")

@@ -214,7 +214,9 @@ def test_two_columns_become_one_where_there_is_little_room(desktop: OpenedPage) 
 def test_a_table_that_is_too_wide_scrolls_under_shades_and_keeps_its_rows_names(phone: OpenedPage) -> None:
     page = phone.page
     frame, box = page.locator("#weights .shaded"), page.locator("#weights .wide")
-    assert frame.evaluate("one => getComputedStyle(one, '::after').opacity") == "1"
+    wait_until(
+        page, "getComputedStyle(document.querySelector('#weights .shaded'), '::after').opacity === '1'"
+    )
     assert frame.evaluate("one => getComputedStyle(one, '::before').opacity") == "0"
     assert "goes on to the side" in page.locator("#weights .scrolls").inner_text()
     box.evaluate("one => { one.scrollLeft = one.scrollWidth; }")

@@ -13,7 +13,7 @@ from browser import open_page
 from plotly import graph_objects as go, io
 
 from mechocl.report import plots, shown_figures
-from mechocl.report.shown_figures import JSON, ShownFigure, plain_json
+from mechocl.report.shown_figures import JSON, ShownFigure, plain_json, repr_of
 
 
 @pytest.fixture(autouse=True)
@@ -72,9 +72,9 @@ def test_a_page_draws_them_without_network(tmp_path: Path) -> None:
 
 
 def test_a_page_that_runs_no_script_says_what_to_do() -> None:
-    html = figure("<i>title</i>")._repr_mimebundle_()["text/html"]
+    html = figure("<i>a</i> < b & c")._repr_mimebundle_()["text/html"]
     before = html[: html.index("<script")]
-    assert "&lt;i&gt;title&lt;/i&gt;: this page does not draw it yet. Trust the notebook" in before
+    assert "a &lt; b &amp; c: this page does not draw it yet. Trust the notebook" in before
 
 
 def test_a_chosen_renderer_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,3 +103,8 @@ def test_other_figures_stay_as_they_were() -> None:
     made = figure()
     assert isinstance(made, go.Figure)
     assert made.to_dict()["data"] == go.Figure(made).to_dict()["data"]
+
+
+def test_one_line_has_the_first_line_of_the_title_as_text() -> None:
+    made = figure("its <b>9</b> edges<br><span style='font-size:11px'>and what colours mean</span>")
+    assert repr_of(made).endswith(": its 9 edges)")

@@ -18,8 +18,9 @@ from mechocl.errors import MechoclError
 from mechocl.runs import recipes, train_toy
 from mechocl.runs.folders import SeedFolder, StackFolder
 from mechocl.runs.listing import find_runs
+from mechocl.runs.manifest import SCHEMA
 from mechocl.runs.provenance import git_state
-from mechocl.runs.run import SCHEMA, Run
+from mechocl.runs.run import Run
 from toy_models import integer_set
 from toy_models.trainer import TrainingState
 

@@ -592,7 +592,7 @@ def test_the_phase_diagram_of_one_axis_shows_the_summaries() -> None:
     strong = traces["strong internalization"]
     assert list(strong.x) == ["40", "80"]
     np.testing.assert_allclose(strong.y, [0.3, 0.0], atol=1e-12)
-    np.testing.assert_allclose(strong.error_y.array, [1.2706, np.nan], atol=1e-4)
+    np.testing.assert_allclose(strong.error_y.array, [0.7, 0.0], atol=1e-4)  # a difference is 1 at most
     np.testing.assert_allclose(traces["weak internalization"].y, [0.5, 0.5])
     np.testing.assert_allclose(traces[plots.label("d1_consistent")].y, [0.75, 0.6])
 

@@ -74,7 +74,7 @@ function themed({ data, layout }) {
   shown.font = { ...shown.font, color: ink };
   shown.modebar = { ...shown.modebar, bgcolor: "rgba(0, 0, 0, 0)" };
   for (const name of new Set([...Object.keys(layout), "xaxis", "yaxis"])) {
-    if (/^[xy]axis\d*$/.test(name)) shown[name] = { gridcolor: line, zerolinecolor: rule, linecolor: rule, ...shown[name] };
+    if (/^[xy]axis\d*$/.test(name)) shown[name] = { gridcolor: line, zerolinecolor: rule, showline: false, linecolor: rule, ...shown[name] };
   }
   return { data: data.map((trace) => recolored(trace)), layout: shown };
 }
