@@ -1,5 +1,6 @@
 """`mechocl demo`, `train`, `sweep` and `dynamics`: train models of the integer-set task, and see how they learned."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -201,6 +202,8 @@ def _print_sweep(frame: "pd.DataFrame", figure: Path | None) -> None:
     for line in training_tables.failed_runs(frame):
         print(f"failed, left out of the means: {line}")
     if figure is not None:
+        # the page of a sweep that was stopped and continued is as that of another one, so it says no seconds
+        table = replace(table, columns=table.columns[:-1], rows=tuple(row[:-1] for row in table.rows))
         page.write_figure(
             training_plots.phase_diagram(settings),
             figure,

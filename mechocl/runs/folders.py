@@ -206,9 +206,7 @@ class SeedFolder:
     def require_own(self, checkpoint: Checkpoint) -> None:
         """Raise MechoclError for a checkpoint of another seed or run, whose name alone may be that of one of this seed."""
         if not isinstance(checkpoint, Checkpoint):
-            raise MechoclError(
-                f"{checkpoint!r} is no checkpoint; give one of checkpoints(), or final(STAGE), of the seed"
-            )
+            raise MechoclError(f"{checkpoint!r} is no checkpoint; give one of checkpoints(), or final(STAGE)")
         if checkpoint.seed != self.seed or self._digest_of(checkpoint.name) != checkpoint.sha256:
             raise MechoclError(
                 f"{checkpoint.name} of seed {checkpoint.seed}, with sha256 {checkpoint.sha256[:12]}, is no checkpoint of "
@@ -229,10 +227,7 @@ class SeedFolder:
         return build_model(self.recipe, seed=self.seed, device=device)
 
     def model_at(self, checkpoint: Checkpoint, *, device: str | None = "auto") -> Any:
-        """The `HookedTransformer` of a checkpoint of this seed.
-
-        Raises MechoclError when it is of another seed or run, or its file is altered or incomplete.
-        """
+        """The `HookedTransformer` of a checkpoint of this seed. Raises MechoclError for one of another seed or run, or an altered file."""
         model = build_model(self.recipe, seed=self.seed, device=device)
         weights = self.weights(checkpoint)
         odd = weights.keys() ^ dict(model.named_parameters()).keys()
