@@ -135,7 +135,8 @@ def test_the_page_says_what_the_verdict_says() -> None:
     found = judged(noise=0.04, recall_tag_2=0.05, loss=0.5, equal_loss=0.05)
     text = text_of(render(page_of(found)))
     assert text.index("Verdict of 12 seeds") < text.index("The predictions") < text.index("Strong")
-    assert "What explains it: readout gate, less learned (supported)." in text
+    said = "readout gate (supported, but it alone does not make the gap); less learned (supported)."
+    assert f"What explains it: {said}" in text
     assert found.beyond.sentence in text
     for one in found.findings:
         assert f"{one.status} {one.explanation.name.replace('_', ' ')} :" in text
