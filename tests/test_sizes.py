@@ -1,8 +1,6 @@
 """Files hold one idea and functions one step of it: neither is longer than a reader takes in at once."""
 
 import ast
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -50,15 +48,6 @@ def test_no_script_of_a_page_is_too_long() -> None:
     paths = [path for ending in ("js", "css") for path in sorted((ROOT / "mechocl").rglob(f"*.{ending}"))]
     assert len(paths) > 10
     assert long_files({path.name: path.read_text(encoding="utf-8") for path in paths}) == []
-
-
-@pytest.mark.skipif(
-    shutil.which("tsc") is None, reason="no compiler of TypeScript; make page-types fetches one"
-)
-def test_the_scripts_of_the_explorer_keep_their_types() -> None:
-    command = ["tsc", "-p", str(ROOT / "mechocl/report/explorer/jsconfig.json")]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stdout
 
 
 def test_no_function_is_too_long(sources: dict[str, str]) -> None:

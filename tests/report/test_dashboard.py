@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 import sae_lens
 import torch
-from browser import open_page
+from browser import open_page, wait_until
 from planted import Mechanism, planted_model, small_task, subspaces
-from reading import low_contrast, set_scheme, tab_stops_before, wait_until, wider_than_the_page
+from reading import low_contrast, set_scheme, tab_stops_before, wider_than_the_page
 from torch import Tensor
 from transformer_lens import HookedTransformer
 

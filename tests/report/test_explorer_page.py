@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import OpenedPage, open_page
+from browser import OpenedPage, open_page, wait_until
 from playwright.sync_api import Page
 
 from mechocl.analyses.variant_jobs import train_variants
@@ -51,15 +51,6 @@ def opened(file: Path) -> Iterator[OpenedPage]:
 def drawn(page: Page) -> None:
     """Wait until what was asked for is drawn."""
     wait_until(page, "document.documentElement.dataset.ready === String(turn)")
-
-
-def wait_until(page: Page, what: str) -> None:
-    """Wait until an expression is true. Playwright's own way evaluates strings in the page, which the page forbids."""
-    for _ in range(500):
-        if page.evaluate(what):
-            return
-        page.wait_for_timeout(20)
-    pytest.fail(f"never true: {what}")
 
 
 def fields(page: Page) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import plotly.graph_objects as go
 import pytest
-from browser import OpenedPage, open_page
+from browser import OpenedPage, open_page, wait_until
 from effects import made_up
 from playwright.sync_api import Page
 from plotly.subplots import make_subplots
@@ -16,7 +16,6 @@ from reading import (
     overlapping_labels,
     set_scheme,
     tab_stops_before,
-    wait_until,
     wider_than_the_page,
 )
 

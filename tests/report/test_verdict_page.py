@@ -13,10 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
-from browser import open_page
+from browser import open_page, wait_until
 from campaign.worlds import LEARNS
 from effects import key_of, made_up
-from reading import wait_until
 
 from mechocl import files
 from mechocl.analyses import control_jobs, jobs

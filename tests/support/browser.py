@@ -91,3 +91,12 @@ def open_page(
             yield opened
         finally:
             browser.close()
+
+
+def wait_until(page: Page, what: str) -> None:
+    """Wait until an expression is true. Playwright's own way may evaluate strings in the page, which pages forbid."""
+    for _ in range(2000):
+        if page.evaluate(what):
+            return
+        page.wait_for_timeout(20)
+    pytest.fail(f"never true: {what}")

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from browser import wait_until
 from playwright.sync_api import Page
 
 LEAST_CONTRAST = 4.5
@@ -100,15 +101,6 @@ def set_scheme(page: Page, scheme: Any) -> None:
     page.emulate_media(color_scheme=scheme)
     wait_until(page, f"document.documentElement.dataset.theme === '{scheme}'")
     page.wait_for_timeout(300)
-
-
-def wait_until(page: Page, what: str) -> None:
-    """Wait until an expression is true. Playwright's own way may evaluate strings in the page, which pages forbid."""
-    for _ in range(2000):
-        if page.evaluate(what):
-            return
-        page.wait_for_timeout(20)
-    pytest.fail(f"never true: {what}")
 
 
 def low_contrast(page: Page, least: float = LEAST_CONTRAST) -> list[str]:
