@@ -1,8 +1,6 @@
 """The explorer of single aliases as a report has it: few aliases of the first seeds, so that the file can still be sent."""
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from mechocl.errors import MechoclError
@@ -39,12 +37,10 @@ def embed_explorer(run: Run, seeds: tuple[int, ...], *, device: str, jobs: int |
     chosen = seeds[:SEEDS]
     try:
         large = sum(one.numel() for one in run.seed(chosen[0]).model.parameters()) > LARGE
-        with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder) / "explorer.html"
-            page.write_explorer(
-                run, chosen, out, aliases=ALIASES, checkpoints=1 if large else CHECKPOINTS, patching=not large, device=device, jobs=jobs
-            )  # fmt: skip
-            return Embedded(out.read_text("utf-8"), _what_it_has(chosen, run, large=large))
+        made = page.build_page(
+            run, chosen, aliases=ALIASES, checkpoints=1 if large else CHECKPOINTS, patching=not large, device=device, jobs=jobs
+        )  # fmt: skip
+        return Embedded(made, _what_it_has(chosen, run, large=large))
     except MechoclError as error:
         return Embedded(note=f"There is no explorer of single aliases here: {error}")
 

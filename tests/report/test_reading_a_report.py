@@ -339,10 +339,10 @@ def test_an_explorer_that_cannot_be_made_is_a_sentence(trained: Run, monkeypatch
     from mechocl.errors import MechoclError
     from mechocl.report.explorer import page as explorer
 
-    def refuse(*_: object, **__: object) -> int:
+    def refuse(*_: object, **__: object) -> str:
         raise MechoclError("the questions have different layouts")
 
-    monkeypatch.setattr(explorer, "write_explorer", refuse)
+    monkeypatch.setattr(explorer, "build_page", refuse)
     found = explorer_section.embed_explorer(trained, trained.seeds, device="cpu", jobs=1)
     assert found.page == ""
     assert found.note == "There is no explorer of single aliases here: the questions have different layouts"

@@ -12,7 +12,7 @@ from mechocl.analyses import jobs as counting
 from mechocl.destinations import require_file
 from mechocl.errors import MechoclError, note
 from mechocl.models import seam
-from mechocl.report.explorer.page import SIZE_LIMIT, build_page
+from mechocl.report.explorer.page import SIZE_LIMIT, build_page, write_explorer
 from mechocl.report.explorer.story import read_story
 from mechocl.runs.run import Run
 
@@ -78,13 +78,13 @@ def share(
     """
     path = run.path / "share.html" if out is None else Path(out)
     require_file(path)
-    found = _explorer(
-        run, _seeds(run, seeds, device, jobs), aliases=aliases, checkpoints=checkpoints, patching=patching, story=story, device=device,
-        jobs=jobs, height=0,
+    size = write_explorer(
+        run, _seeds(run, seeds, device, jobs), path, aliases=aliases, checkpoints=checkpoints, patching=patching,
+        device=seam.resolve_device(device), jobs=jobs, story=read_story(story) if story else None,
     )  # fmt: skip
-    if found.size > SIZE_LIMIT:
-        note(f"{path} has {found.size / 1e6:.1f} MB; fewer aliases, checkpoints or seeds make it smaller")
-    return found.save(path)
+    if size > SIZE_LIMIT:
+        note(f"{path} has {size / 1e6:.1f} MB; fewer aliases, checkpoints or seeds make it smaller")
+    return path
 
 
 def explore(
@@ -106,29 +106,11 @@ def explore(
     if height < 100:
         raise MechoclError(f"height is {height}; use at least 100 (pixels)")
     chosen = _seeds(run, seeds, device, jobs)
-    return _explorer(
-        run, chosen[:FEW_SEEDS] if seeds is None else chosen, aliases=aliases, checkpoints=checkpoints, patching=patching, story="",
-        device=device, jobs=jobs, height=height,
-    )  # fmt: skip
-
-
-def _explorer(
-    run: Run,
-    seeds: tuple[int, ...],
-    *,
-    aliases: int,
-    checkpoints: int,
-    patching: bool,
-    story: str,
-    device: str,
-    jobs: int | None,
-    height: int,
-) -> Explorer:
+    chosen = chosen[:FEW_SEEDS] if seeds is None else chosen
     page = build_page(
-        run, seeds, aliases=aliases, checkpoints=checkpoints, patching=patching, device=seam.resolve_device(device), jobs=jobs,
-        story=read_story(story) if story else None,
+        run, chosen, aliases=aliases, checkpoints=checkpoints, patching=patching, device=seam.resolve_device(device), jobs=jobs,
     )  # fmt: skip
-    what = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    what = f"seed{'s' * (len(chosen) > 1)} {', '.join(map(str, chosen))}"
     return Explorer(
         of=f"{run.path.name} ({what}; {aliases} aliases of each, at most {checkpoints} checkpoints)",
         page=page,
