@@ -110,13 +110,15 @@ class WhereSeeds(Where):
 
 
 def chosen_seeds(given: str, run: "Run", counted: "CountedSeeds | None") -> tuple[int, ...]:
-    """The seeds that `--seeds` means: of `all`, those that count (`CountedSeeds.shown`); otherwise those that are named, for which
-    nothing is counted.
+    """The seeds that `--seeds` means: those that are named, or of `all` those that count (`CountedSeeds.shown`); where nothing is counted,
+    all that were trained.
 
     Raises MechoclError when the run has not trained one of them to the end.
     """
     there = tuple(folder.seed for folder in run.finished_seeds())
-    seeds = numbers(given) if counted is None or given != "all" else counted.shown
+    if given == "all":
+        return there if counted is None else counted.shown
+    seeds = numbers(given)
     if missing := set(seeds) - set(there):
         raise MechoclError(f"--seeds {given}: {run.path} has no trained seed {min(missing)}")
     return seeds

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from mechocl.commands.options import Attribute, Device, PositionalRun, numbers
-from mechocl.errors import MechoclError
+from mechocl.commands.options import Attribute, Device, PositionalRun, chosen_seeds
 
 
 def serve(
@@ -41,10 +40,7 @@ def serve(
     from mechocl.runs.run import Run
 
     opened = Run.open(run, attribute=attribute)
-    there = tuple(folder.seed for folder in opened.finished_seeds())
-    chosen = there if seeds == "all" else numbers(seeds)
-    if missing := set(chosen) - set(there):
-        raise MechoclError(f"--seeds {seeds}: {run} has no trained seed {min(missing)}")
+    chosen = chosen_seeds(seeds, opened, None)
     live = LiveRun(opened, chosen, patching=patching, device=seam.resolve_device(device))
     with open_server(live, port=port) as server:
         print(f"page of {run}: {server.address}", flush=True)
