@@ -22,7 +22,7 @@ from mechocl.runs import recipes
 from mechocl.runs.pretraining_config import PretrainingConfig
 from mechocl.runs.run import Run
 
-NO_COUNT: Final = {"seed", "seeds", "stage", "diverged", "height"}
+NO_COUNT: Final = {"seed", "seeds", "stage", "diverged", "height", "target", "foil"}
 """Whole numbers that public functions take and that count nothing of which there must be one."""
 
 NONE_IS_RIGHT: Final = {

@@ -658,7 +658,7 @@ def test_a_model_that_diverged_on_one_pair() -> None:
         ({"sites": []}, "no site is named; the model has resid_pre, q"),
         ({"sites": ["resid_psot"]}, "no site 'resid_psot'.* did you mean 'resid_post'"),
         ({"sites": ["resid_mid"]}, "attention and MLP run in parallel"),
-        ({"metric": "accuracy"}, "no metric is called 'accuracy'; known: logit_difference"),
+        ({"metric": "accuracy"}, "no metric is called 'accuracy'; choose from logit_difference, log_prob"),
         ({"metric": "within_alias_auc"}, "needs aliases asked about with and without"),
         ({"batch_size": 0}, "batch_size is 0; use at least 1"),
     ],

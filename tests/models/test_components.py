@@ -210,9 +210,12 @@ def with_config(**changes: Any) -> HookedTransformer:
 def test_a_model_with_a_hook_is_refused() -> None:
     model = with_config()
     model.add_hook("blocks.0.hook_attn_out", lambda x, hook: x)
-    with pytest.raises(MechoclError, match=r"hook at blocks.0.hook_attn_out.*; call model.reset_hooks\(\)$"):
+    with pytest.raises(
+        MechoclError,
+        match=r"hook at blocks.0.hook_attn_out.*; call model.reset_hooks\(including_permanent=True\)$",
+    ):
         take_apart(model)
-    model.reset_hooks()
+    model.reset_hooks(including_permanent=True)
     take_apart(model)
 
 
