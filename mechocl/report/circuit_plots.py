@@ -66,6 +66,7 @@ def circuit(
     figure = go.Figure()
     for line in sorted(lines, key=lambda line: abs(line.value)):
         _draw_line(figure, line, at[line.start], at[line.end], largest=largest)
+    _draw_letters(figure, lines, at)
     figure.add_trace(
         go.Scatter(
             x=[x for x, _ in at.values()],
@@ -94,7 +95,7 @@ def circuit(
         },
         height=int(150 + 85 * top),
         width=380 + 170 * len(places),
-        meta={"least_width": 180 + 110 * len(places)},
+        meta={"least_width": 60 + 70 * len(places)},
         margin={"t": 60, "b": 40, "l": 30, "r": 30},
     )
     return styled(figure)
@@ -119,9 +120,21 @@ def _draw_line(
             showlegend=False,
         )
     )
-    if line.letter:
+
+
+def _draw_letters(
+    figure: go.Figure, lines: list[_Line], at: dict[tuple[str, str], tuple[float, float]]
+) -> None:
+    """Name the inputs of a head to which edges lead, such as "k, v" where two edges lie on one line."""
+    found: dict[tuple[tuple[str, str], tuple[str, str]], set[str]] = {}
+    for line in lines:
+        if line.letter:
+            found.setdefault((line.start, line.end), set()).add(line.letter)
+    for (start, end), letters in found.items():
+        (x0, y0), (x1, y1) = at[start], at[end]
         x, y = x0 + 0.55 * (x1 - x0), y0 + 0.55 * (y1 - y0)
-        figure.add_annotation(x=x, y=y, text=line.letter, showarrow=False, bgcolor="#fff", borderpad=1)
+        text = ", ".join(sorted(letters))
+        figure.add_annotation(x=x, y=y, text=text, showarrow=False, bgcolor="#fff", borderpad=1)
 
 
 def _lines(chosen: pd.DataFrame) -> list[_Line]:

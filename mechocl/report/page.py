@@ -12,12 +12,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
 from mechocl.files import write_text
-from mechocl.report.page_parts import javascript_for_script, json_for_script, script, style
+from mechocl.report.page_parts import environment, javascript_for_script, json_for_script, script, style
 
 SIZE_LIMIT = 15_000_000
 """Largest size of a report in bytes, which most mail and chat still carry. Plotly's script alone takes 4.8 million."""
@@ -165,10 +164,9 @@ def render(report: Report, *, limit: int | None = None) -> str:
 
 def _rendered(report: Report) -> str:
     """The report as one HTML page with everything that it holds."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    template = environment().from_string(
+        files("mechocl.report").joinpath("report.html.j2").read_text("utf-8")
     )
-    template = environment.from_string(files("mechocl.report").joinpath("report.html.j2").read_text("utf-8"))
     plots = {
         section.id: [_plot(section, i) for i in range(len(section.figures))] for section in report.sections
     }
@@ -180,8 +178,10 @@ def _rendered(report: Report) -> str:
         plotly=javascript_for_script(get_plotlyjs()) if drawn else "",
         style=style("page", "report"),
         script=script(
-            "theme", "tables", "contents", *(["colors", "narrow", "figures"] if drawn else []), *(["explorer"] if report.explorer else [])
+            "theme", "tables", "cards", "contents", *(["colors", "narrow", "labels", "figures"] if drawn else []),
+            *(["explorer"] if report.explorer else []),
         ),
+        drawing=script("nearby") if drawn else "",
         explorer=_framed(report.explorer) if report.explorer else "",
     )  # fmt: skip
 

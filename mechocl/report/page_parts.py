@@ -1,6 +1,33 @@
-"""Styles and scripts that pages share: colours in light and dark, tables that scroll, the contents, figures. They lie in `parts/`."""
+"""Styles and scripts that pages share: colours in light and dark, tables that scroll, the contents, figures. They lie in `parts/`.
+Words between backticks are code, on a page as in a terminal."""
 
+import re
 from importlib.resources import files
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
+
+_CODE = re.compile(r"`([^`<>]+)`")
+_TAG = re.compile(r"(<[^>]*>)")
+
+
+def environment() -> Environment:
+    """What pages are made with. Its filters are `code`, for text that is shown, and `spoken`, for text in an attribute."""
+    made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.filters |= {"code": with_code, "spoken": without_marks}
+    return made
+
+
+def with_code(text: str) -> Markup:
+    """Text, or trusted HTML as a Markup, in which words between backticks stand in code elements. Plain text is escaped."""
+    parts = _TAG.split(str(escape(text)))
+    shown = [part if i % 2 else _CODE.sub(r"<code>\1</code>", part) for i, part in enumerate(parts)]
+    return Markup("".join(shown))  # escaped above, or trusted by the caller
+
+
+def without_marks(text: str) -> str:
+    """Text without the backticks around code, as it is read aloud."""
+    return re.sub(r"`([^`]+)`", r"\1", text)
 
 
 def style(*names: str) -> str:

@@ -70,13 +70,21 @@ def state(page: Page) -> dict[str, object]:
 def test_every_panel_is_drawn_or_says_why_not(opened: OpenedPage) -> None:
     page = opened.page
     panels = page.locator(".panel").evaluate_all("all => all.map((one) => one.id)")
-    assert panels == ["tokens", "heads", "pattern", "lens", "ranks", "answers", "twin", "patching", "scatter"]
+    assert panels == ["tokens", "heads", "pattern", "lens", "ranks", "answers", "patching", "scatter"]
     for name in panels:
-        assert page.locator(f"#{name} .figure > svg").count() == (1 if name != "twin" else 0)
+        assert page.locator(f"#{name} .figure > svg").count() == 1
+
+
+def test_a_page_without_twins_says_so_in_one_line_where_their_panel_would_be(opened: OpenedPage) -> None:
+    page = opened.page
+    line = page.locator("#answers + .absent")
     assert re.fullmatch(
-        r"run has no variant .*`mechocl twins run`.*", page.locator("#twin .figure").inner_text()
+        r"Twins under the other tag are not on this page: run has no variant .*mechocl twins run.*",
+        line.inner_text(),
     )
-    assert not page.locator("#twin .tools").is_visible()
+    assert line.locator("code").inner_text() == "mechocl twins run"
+    assert page.locator("#twin").count() == 0
+    assert "`" not in page.locator("body").inner_text()
 
 
 def test_the_numbers_on_the_page_are_those_of_the_models(opened: OpenedPage, trained: Run) -> None:

@@ -1,8 +1,12 @@
-"""Every figure function takes what an analysis function returns, as it is: a table without seeds, a result, or a list of these."""
+"""Every figure function takes what an analysis function returns, as it is: a table without seeds, a result, or a list of these.
+
+Every figure is read on a phone, too: no text is cut or covers another one, and none scrolls to the side.
+"""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -10,7 +14,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+from browser import OpenedPage, open_page
 from contract import CONFIGS, course, dictionary, loaded, task
+from reading import cut_labels, draw_all, overlapping_labels
 
 import mechocl
 from mechocl.analyses import registry
@@ -29,6 +35,7 @@ from mechocl.report import (
     verdict_plots,
 )
 from mechocl.report.given import rows_of
+from mechocl.report.page import Report, Section, write
 from mechocl.runs.activation_cache import directly
 
 MODULES = (
@@ -175,3 +182,39 @@ def test_a_list_of_results_is_one_of_each_seed() -> None:
     assert rows_of((result("lens").head(3), {}))["seed"].tolist() == [0, 0, 0]
     seeds = result("lens").head(3).assign(seed=[4, 5, 6])
     assert rows_of(seeds)["seed"].tolist() == rows_of([seeds])["seed"].tolist() == [4, 5, 6]
+
+
+# On a phone
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sections = tuple(
+        Section(id=name.replace("_", "-").replace(".", "-"), title=name, how_to_read="", figures=(draw(),))
+        for name, draw in FIGURES.items()
+    )
+    path = tmp_path_factory.mktemp("phone") / "report.html"
+    write(Report(title="Every figure", sections=sections), path)
+    return path
+
+
+@pytest.fixture
+def phone(file: Path) -> Iterator[OpenedPage]:
+    with open_page(file, width=390) as opened:
+        draw_all(opened.page)
+        yield opened
+        opened.assert_clean()
+
+
+def test_no_text_is_cut_or_covers_another(phone: OpenedPage) -> None:
+    assert phone.page.locator(".plot").count() == len(FIGURES)
+    assert cut_labels(phone.page) == []
+    for name in FIGURES:
+        assert overlapping_labels(phone.page, f"#{name.replace('_', '-').replace('.', '-')}") == [], name
+
+
+def test_the_check_of_cut_texts_can_fail(phone: OpenedPage) -> None:
+    phone.page.evaluate(
+        "document.querySelector('.plot .xtick text').setAttribute('transform', 'translate(900, 0)')"
+    )
+    assert len(cut_labels(phone.page)) == 1

@@ -143,9 +143,26 @@ def test_text_is_escaped_everywhere() -> None:
     html = render(report).replace(get_plotlyjs(), "")
     assert "<img" not in html
     assert "<!-- " not in html
-    assert len(re.findall(r"<script\b", html)) == html.count("</script>") == 4
+    assert len(re.findall(r"<script\b", html)) == html.count("</script>") == 5
     assert HOSTILE in str(embedded_json(html, "explorer-page"))
     assert embedded_json(html, "plot-one-0-data")["data"][0]["name"] == HOSTILE  # type: ignore[index,call-overload]
+
+
+def test_words_between_backticks_are_code_everywhere() -> None:
+    said = "run `a < b`"
+    section = Section(
+        id="one", title=said, how_to_read=said, finding=said, left_out=(said,), html='<p title="`x`">more `c` &amp; d</p>',
+        tables=(Table(caption=said, columns=(said, "other"), rows=((said, said),)),), figures=(go.Figure(layout={"title": "t"}),),
+    )  # fmt: skip
+    summary = (SummaryRow(label=said, sentence=said, answer=said),)
+    report = Report(
+        title=said, summary=summary, facts={said: said}, sections=(section,), explorer_note=said, warning=said
+    )
+    html = re.sub(r"<script.*?</script>", "", render(report).replace(get_plotlyjs(), ""), flags=re.DOTALL)
+    assert html.count("`") == 2, "those of an attribute that was trusted"
+    assert '<p title="`x`">more <code>c</code> &amp; d</p>' in html
+    assert html.count("<code>a &lt; b</code>") == 17
+    assert "<title>run a &lt; b</title>" in html
 
 
 def test_trusted_html_is_inserted_as_it_is(html: str) -> None:
@@ -210,7 +227,9 @@ def test_an_explorer_that_does_not_fit_is_left_out_and_named() -> None:
     html = render(a_report(explorer=EXPLORER.replace("An alias", "x" * 12_000_000)))
     assert len(html.encode()) <= page_module.SIZE_LIMIT
     assert "explorer-page" not in html.replace(page_module.script("explorer"), "")
-    assert "the explorer of single aliases (12.0 MB) is not in it. `mechocl share` writes it" in html
+    assert (
+        "the explorer of single aliases (12.0 MB) is not in it. <code>mechocl share</code> writes it" in html
+    )
     assert "So that the file can be sent" not in render(a_report())
 
 
@@ -281,6 +300,7 @@ def assert_drawn(opened: OpenedPage, *, figures: int) -> None:
     assert plots.count() == figures
     for i in range(figures):
         plot = plots.nth(i)
+        plot.scroll_into_view_if_needed()
         plot.locator("svg.main-svg").first.wait_for(state="attached")
         assert plot.locator(".scatterlayer .trace path.js-line, .heatmaplayer image, .bars path").count() > 0
 

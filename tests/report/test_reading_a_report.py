@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,15 @@ import plotly.graph_objects as go
 import pytest
 from browser import OpenedPage, open_page, wait_until
 from effects import made_up
-from playwright.sync_api import Page
 from plotly.subplots import make_subplots
 from reading import (
+    cut_labels,
+    draw_all,
     low_contrast,
     overlapping_labels,
     set_scheme,
     tab_stops_before,
+    text_with_marks,
     wider_than_the_page,
 )
 
@@ -27,6 +30,7 @@ from mechocl.report.page import Report, Section, SummaryRow, Table, write
 from mechocl.runs.run import Run
 
 PHONE = 390
+TABLET = 760
 NARROW = 700
 
 
@@ -102,7 +106,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def desktop(file: Path) -> Iterator[OpenedPage]:
     with open_page(file) as opened:
-        drawn(opened.page)
+        draw_all(opened.page)
         yield opened
         opened.assert_clean()
 
@@ -110,13 +114,16 @@ def desktop(file: Path) -> Iterator[OpenedPage]:
 @pytest.fixture
 def phone(file: Path) -> Iterator[OpenedPage]:
     with open_page(file, width=PHONE) as opened:
-        drawn(opened.page)
+        draw_all(opened.page)
         yield opened
         opened.assert_clean()
 
 
-def drawn(page: Page) -> None:
-    wait_until(page, "[...document.querySelectorAll('.plot')].every((one) => one.querySelector('.main-svg'))")
+@pytest.fixture
+def tablet(file: Path) -> Iterator[OpenedPage]:
+    with open_page(file, width=TABLET) as opened:
+        yield opened
+        opened.assert_clean()
 
 
 # By keyboard
@@ -153,7 +160,7 @@ def test_the_contents_and_a_figure_s_buttons_are_one_stop_with_arrow_keys(deskto
 @pytest.mark.parametrize("width", [1280, PHONE])
 def test_every_text_is_read_in_light_and_dark(file: Path, width: int) -> None:
     with open_page(file, width=width) as opened:
-        drawn(opened.page)
+        draw_all(opened.page)
         for scheme in ("light", "dark"):
             set_scheme(opened.page, scheme)
             assert low_contrast(opened.page) == [], scheme
@@ -170,16 +177,15 @@ def test_the_check_of_contrast_can_fail(desktop: OpenedPage) -> None:
 def test_the_theme_follows_the_system_and_can_be_switched_with_its_figures(desktop: OpenedPage) -> None:
     page = desktop.page
     ground = "document.querySelector('#plot-internalization-0')._fullLayout.paper_bgcolor"
-    set_scheme(page, "dark")
-    dark = page.evaluate(ground)
-    set_scheme(page, "light")
     light = page.evaluate(ground)
-    assert light != dark
-    page.get_by_role("button", name="Dark").click()
-    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
-    assert page.evaluate(ground) == dark
+    set_scheme(page, "dark")
+    wait_until(page, f"{ground} !== '{light}'")
+    dark = page.evaluate(ground)
     page.get_by_role("button", name="Light").click()
-    assert page.evaluate(ground) == light
+    wait_until(page, f"{ground} === '{light}'")
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+    page.get_by_role("button", name="Dark").click()
+    wait_until(page, f"{ground} === '{dark}'")
 
 
 # Room
@@ -191,6 +197,7 @@ def test_a_phone_shows_the_page_at_its_width(phone: OpenedPage) -> None:
     assert wider_than_the_page(page) == []
     for section in ("#verdict", "#predictions", "#internalization"):
         assert overlapping_labels(page, section) == [], section
+    assert cut_labels(page) == []
 
 
 def test_the_check_of_overlaps_can_fail(phone: OpenedPage) -> None:
@@ -210,8 +217,8 @@ def test_two_columns_become_one_where_there_is_little_room(desktop: OpenedPage) 
     wait_until(page, f"{starts} === 2")
 
 
-def test_a_table_that_is_too_wide_scrolls_under_shades_and_keeps_its_rows_names(phone: OpenedPage) -> None:
-    page = phone.page
+def test_a_table_that_is_too_wide_scrolls_under_shades_and_keeps_its_rows_names(tablet: OpenedPage) -> None:
+    page = tablet.page
     frame, box = page.locator("#weights .shaded"), page.locator("#weights .wide")
     wait_until(
         page, "getComputedStyle(document.querySelector('#weights .shaded'), '::after').opacity === '1'"
@@ -231,16 +238,54 @@ def test_a_table_that_is_too_wide_scrolls_under_shades_and_keeps_its_rows_names(
     )
     assert name is not None
     assert last is not None
-    assert 0 <= name["x"] < 20
-    assert last["x"] + last["width"] <= PHONE
+    assert 0 <= name["x"] <= 20
+    assert last["x"] + last["width"] <= TABLET
     assert box.get_attribute("tabindex") == "0"
     assert page.locator("#internalization .scrolls").evaluate("one => one.hidden")
     assert page.locator("#internalization .wide").get_attribute("tabindex") is None
 
 
-def test_the_calibration_table_says_that_it_goes_on(phone: OpenedPage) -> None:
-    assert "more-right" in str(phone.page.locator("#verdict-limits .shaded").first.get_attribute("class"))
-    assert phone.page.locator("#verdict-limits .scrolls").first.is_visible()
+def test_rows_of_a_table_without_room_are_cards_whose_cells_have_their_column_s_name(
+    phone: OpenedPage,
+) -> None:
+    page = phone.page
+    assert page.locator("table.cards").count() == 3, "predictions, calibration and the wide one"
+    assert page.locator("#internalization table.cards").count() == 0, "it has room"
+    assert page.locator(".overflowing").count() == 0
+    assert not page.locator(".scrolls").first.is_visible()
+    assert page.locator("#weights .wide").get_attribute("tabindex") is None
+    row = page.locator("#weights tbody tr").first
+    name, cells = row.locator("th").bounding_box(), row.locator("td").evaluate_all(_PLACES)
+    assert name is not None
+    assert name["y"] < cells[0]["top"]
+    assert [one["words"] for one in cells] == [f'"column {i}"' for i in range(12)]
+    assert all(one["right"] <= PHONE for one in cells)
+    assert all(one["top"] < other["top"] for one, other in pairwise(cells))
+    said = page.locator("#predictions tbody tr").first.locator("td").evaluate_all(_PLACES)
+    assert [one["words"] for one in said][:2] == ['"what it says"', '"effect [95 %]"']
+
+
+_PLACES = """cells => cells.map((cell) => ({
+  words: getComputedStyle(cell, "::before").content.split(" / ")[0], top: cell.getBoundingClientRect().top, right: cell.getBoundingClientRect().right,
+}))"""
+
+
+def test_cards_are_a_table_to_a_screen_reader(phone: OpenedPage) -> None:
+    """Chromium's tree of what it tells one: rows with their header and cells, and names of columns that are told once, not in each cell."""
+    page = phone.page
+    tree = page.locator("#weights .wide").aria_snapshot()
+    assert "- table" in tree
+    assert tree.count("- columnheader") == 13
+    assert tree.count('- rowheader "layer') == 4
+    assert tree.count('- cell "+0.123 [+0.101, +0.145]"') == 4 * 12
+
+
+def test_cards_become_a_table_again_where_there_is_room(phone: OpenedPage) -> None:
+    page = phone.page
+    page.set_viewport_size({"width": 1400, "height": 900})
+    wait_until(page, "!document.querySelector('table.cards')")
+    page.set_viewport_size({"width": PHONE, "height": 900})
+    wait_until(page, "document.querySelectorAll('table.cards').length === 3")
 
 
 def test_a_figure_s_buttons_come_with_the_pointer_and_cover_nothing(desktop: OpenedPage) -> None:
@@ -286,6 +331,17 @@ def test_the_contents_are_folded_on_a_phone(phone: OpenedPage) -> None:
     wait_until(page, "document.querySelector('#contents a[aria-current]').hash === '#more-3'")
     assert not first.is_visible()
     assert page.locator("#contents summary").inner_text() == "Contents · Section 3"
+
+
+# Code
+
+
+def test_no_text_has_marks_of_code_as_they_are_written(phone: OpenedPage) -> None:
+    """What a verdict did not measure names the commands that would."""
+    assert text_with_marks(phone.page) == []
+    assert "mechocl controls" in phone.page.locator("code").all_inner_texts()
+    phone.page.evaluate("document.querySelector('#verdict p').append('`mechocl`')")
+    assert text_with_marks(phone.page) == ["`mechocl`"]
 
 
 # The explorer

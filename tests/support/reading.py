@@ -90,6 +90,25 @@ _WIDER = """() => {
     .filter((one) => one.getBoundingClientRect().width > most + 1).map((one) => `${one.localName}.${one.getAttribute("class")}`);
 }"""
 
+_CUT = """() => [...document.querySelectorAll(".plot")].flatMap((plot) => {
+  const place = plot.getBoundingClientRect(), scrolls = plot.closest(".overflowing") ? [`${plot.id} scrolls`] : [];
+  return [...plot.querySelectorAll(".main-svg text")].filter((one) => one.textContent.trim()).filter((one) => {
+    const box = one.getBoundingClientRect();
+    return box.width && (box.left < place.left - 1 || box.right > place.right + 1 || box.top < place.top - 1 || box.bottom > place.bottom + 1);
+  }).map((one) => `${plot.id}: ${one.textContent}`).concat(scrolls);
+})"""
+
+_MARKS = """() => {
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    if (node.textContent.includes("`") && !node.parentElement.closest("script, style, noscript")) found.push(node.textContent.trim());
+  }
+  return found;
+}"""
+
+_FIGURES_FOLLOW = """[...document.querySelectorAll(".plot")].every((one) => !one._fullLayout
+  || one._fullLayout.paper_bgcolor === getComputedStyle(document.documentElement).getPropertyValue("--page").trim())"""
+
 _PASSED = """(of) => {
   const first = document.querySelector(of), now = document.activeElement;
   return first.contains(now) || Boolean(first.compareDocumentPosition(now) & Node.DOCUMENT_POSITION_FOLLOWING);
@@ -100,6 +119,7 @@ def set_scheme(page: Page, scheme: Any) -> None:
     """Make the system light or dark, and wait until the page is."""
     page.emulate_media(color_scheme=scheme)
     wait_until(page, f"document.documentElement.dataset.theme === '{scheme}'")
+    wait_until(page, _FIGURES_FOLLOW)
     page.wait_for_timeout(300)
 
 
@@ -112,6 +132,26 @@ def low_contrast(page: Page, least: float = LEAST_CONTRAST) -> list[str]:
 def overlapping_labels(page: Page, inside: str) -> list[str]:
     """Pairs of labels of the figures inside an element that cover each other."""
     found: list[str] = page.evaluate(_OVERLAPPING, inside)
+    return found
+
+
+def cut_labels(page: Page) -> list[str]:
+    """Texts of figures that reach out of their figure, where they are not seen, and figures that scroll to the side."""
+    found: list[str] = page.evaluate(_CUT)
+    return found
+
+
+def draw_all(page: Page) -> None:
+    """Scroll to each figure, as they are drawn when they come near, and then to the top."""
+    for i in range(page.locator(".plot").count()):
+        page.locator(".plot").nth(i).scroll_into_view_if_needed()
+        wait_until(page, f"!document.querySelectorAll('.plot')[{i}].matches('.waiting')")
+    page.evaluate("scrollTo({top: 0, behavior: 'instant'})")
+
+
+def text_with_marks(page: Page) -> list[str]:
+    """Texts that are shown, of the page and of its figures, in which backticks stand as they were written."""
+    found: list[str] = page.evaluate(_MARKS)
     return found
 
 

@@ -10,9 +10,9 @@
 /**
  * @typedef {{id: string, title: (view: View) => string, how: string, size: string, draw: (view: View, width: number) => SVGElement | null,
  *   table: (view: View) => (string | number)[][], instead?: (view: View) => string,
- *   move?: (view: View, right: number, down: number) => Partial<State>}} Panel
- * `draw` gives null where there is nothing to draw; then `instead` says why. `table` is the numbers behind the picture, with a first
- * row of names.
+ *   absent?: () => string, move?: (view: View, right: number, down: number) => Partial<State>}} Panel
+ * `draw` gives null where there is nothing to draw; then `instead` says why. Where `absent` says why the page never has it, a line stands
+ * in its place. `table` is the numbers behind the picture, with a first row of names.
  */
 
 /** @type {Panel[]} In the order of the page. */
@@ -21,8 +21,22 @@ const PANELS = [];
 /** @type {Record<string, [number, number]>} */
 const ARROWS = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] };
 
+/** Show words, of which those between backticks are code. @param {Element} element @param {string} words */
+function fillWords(element, words) {
+  element.replaceChildren(...words.split(/`([^`]+)`/).map((part, i) => (i % 2 ? Object.assign(document.createElement("code"), { textContent: part }) : part)));
+}
+
+/** Say in one line, in the place of a panel, why the page does not have it. @param {Panel} panel */
+function addAbsent(panel) {
+  const line = document.createElement("p");
+  line.className = "absent";
+  fillWords(line, panel.absent());
+  document.getElementById("panels").append(line);
+}
+
 /** Make the frame of a panel. @param {Panel} panel @param {() => View | null} now @param {(change: Partial<State>) => void} change */
 function addFrame(panel, now, change) {
+  if (panel.absent?.()) return addAbsent(panel);
   const frame = document.createElement("section");
   frame.className = `panel ${panel.size}`;
   frame.id = panel.id;
@@ -59,6 +73,7 @@ function pickedChange(picked) {
 
 /** Draw a panel into its frame. @param {Panel} panel @param {View} view */
 function drawPanel(panel, view) {
+  if (panel.absent?.()) return;
   const frame = document.getElementById(panel.id);
   const figure = /** @type {HTMLElement} */ (frame.querySelector(".figure"));
   const drawn = panel.draw(view, Math.max(200, Math.floor(figure.clientWidth)));
@@ -68,7 +83,7 @@ function drawPanel(panel, view) {
     figure.replaceChildren(drawn);
   } else {
     const words = document.createElement("p");
-    words.textContent = panel.instead ? panel.instead(view) : "";
+    fillWords(words, panel.instead ? panel.instead(view) : "");
     figure.replaceChildren(words);
   }
   /** @type {HTMLElement} */ (frame.querySelector(".tools")).hidden = !drawn;

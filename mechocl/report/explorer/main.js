@@ -67,7 +67,7 @@ function go(state, kept = false) {
 /** A sentence that the reader must see; "" removes it. @param {string} words */
 function say(words) {
   const notice = document.getElementById("notice");
-  notice.textContent = words;
+  fillWords(notice, words);
   notice.hidden = !words;
 }
 

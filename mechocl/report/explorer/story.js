@@ -4,7 +4,7 @@
 function drawStory(state) {
   if (!CONTENT.story.length) return;
   const caption = document.getElementById("caption"), place = document.getElementById("story-place");
-  caption.textContent = state.story ? CONTENT.story[state.story - 1].caption : "The page shows another view than those of its story; Next goes to the first one.";
+  fillWords(caption, state.story ? CONTENT.story[state.story - 1].caption : "The page shows another view than those of its story; Next goes to the first one.");
   place.textContent = `${state.story || "–"} of ${CONTENT.story.length}`;
   /** @type {HTMLButtonElement} */ (document.getElementById("story-back")).disabled = state.story <= 1;
   /** @type {HTMLButtonElement} */ (document.getElementById("story-next")).disabled = state.story >= CONTENT.story.length;

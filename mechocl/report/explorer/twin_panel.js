@@ -49,6 +49,7 @@ PANELS.push({
   how: "The same alias, trained again from the same weights with the other tag in its definition, at the end of training; “Model” above shows all of it in the other panels. Of each question it compares the difference of the answers' logits; ranks are those of what it stands for.",
   size: "third",
   draw: drawTwin,
+  absent: () => (CONTENT.seeds.every((/** @type {any} */ one) => one.noTwin) ? `Twins under the other tag are not on this page: ${CONTENT.seeds[0].noTwin}` : ""),
   instead: (view) => view.seed.noTwin || "Aliases of d1_consistent and d2_consistent have twins; this one is of another subset.",
   table: (view) => [["quantity", "own tag", "other tag"], ...twinRows(view)],
 });

@@ -103,12 +103,13 @@ function legendHeight(data, layout, width) {
   return 12 + 20 * Math.ceil(names.length / columns);
 }
 
-/** The figure for a narrow page. @param {{data: any[], layout: any}} figure @param {number} room Width in pixels. @returns {{data: any[], layout: any}} */
+/** The figure for a narrow page, and the notes under its panels, which have no place in it. @param {{data: any[], layout: any}} figure
+ * @param {number} room Width in pixels. @returns {{data: any[], layout: any, notes: string[]}} */
 function narrowed(figure, room) {
   const { data, layout } = structuredClone(figure);
   const before = { l: 60, r: 20, t: 60, b: 60, ...layout.margin };
   const height = layout.height - before.t - before.b, width = room - 62;
-  layout.annotations ||= [];
+  const notes = takeNotes(data, layout);
   const titled = layout.annotations.filter((/** @type {any} */ one) => one.xref === "paper" && one.yref === "paper");
   for (const one of layout.annotations) one.text = wrapped(one.text, one.xref === "paper" ? room - 30 : width / 2, one.font?.size || 13);
   const panels = panelsOf(data, layout);
@@ -127,7 +128,18 @@ function narrowed(figure, room) {
   layout.margin = { ...before, l: panels.some((panel) => panel.y.title?.text) ? 52 : 14, r: 10, t: above[0] + legend + bar, b: below.at(-1) + 14 };
   layout.height = Math.round(inner + layout.margin.t + layout.margin.b);
   for (const panel of panels) panel.y.automargin = panel.y.showticklabels !== false;
-  return { data, layout };
+  fitLabels(data, layout, room);
+  return { data, layout, notes };
+}
+
+/** Take the notes under the panels out of the layout: under the ticks of a narrow figure they would need room that nobody knows.
+ * @param {any[]} data @param {any} layout @returns {string[]} */
+function takeNotes(data, layout) {
+  const panels = panelsOf(data, layout);
+  const isNote = (/** @type {any} */ one) => one.xref === "paper" && one.yref === "paper" && one.y <= 0 && !panels.some((panel) => isOver(one, panel));
+  const all = layout.annotations || [];
+  layout.annotations = all.filter((/** @type {any} */ one) => !isNote(one));
+  return all.filter(isNote).map((/** @type {any} */ one) => linesOf(one.text).join(" "));
 }
 
 /** Whether an annotation is the heading of a panel. @param {any} one @param {any} panel @returns {boolean} */
