@@ -227,14 +227,14 @@ def explain_gap(
         return Answer(QUESTION, "not asked", " ".join([said, *notes]))
     answer, found = _read(gap, deciding)
     notes += _cautions(gaps, deciding, name)
-    measured = [one for one in deciding if one.by_seed.size]
-    least = min(measured, key=lambda one: one.over.learned.mean, default=None)
+    measured = sorted((one for one in deciding if one.by_seed.size), key=lambda one: one.over.learned.mean)
+    told = "".join(_in_words(one) for one in (measured if answer == CANNOT_TELL else measured[:1]))
     return Answer(
         QUESTION,
         answer,
         " ".join(
             [
-                f"{found}. {NAMES[measures.leading]} gap of the run {describe(gap.learned)}{_in_words(least)}. The control that decides is "
+                f"{found}. {NAMES[measures.leading]} gap of the run {describe(gap.learned)}{told}. The control that decides is "
                 f"{_IN_WORDS[name]}, {reason}.",
                 *notes,
             ]
@@ -320,9 +320,7 @@ def _cautions(gaps: list[ControlGap], deciding: list[ControlGap], name: str) -> 
     return found
 
 
-def _in_words(one: ControlGap | None) -> str:
-    if one is None:
-        return ""
+def _in_words(one: ControlGap) -> str:
     name = one.control.replace(_STEPS, " at equal steps")
     return (
         f"; of the control {name} {describe(one.own.learned)}; the run's over it {describe(one.over.learned)}"
