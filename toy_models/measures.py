@@ -18,6 +18,8 @@ class Measures:
     """Columns of the rows of the evaluate analysis, in the order in which they are shown."""
     leading: str
     """The measure that conclusions are drawn from."""
+    says: str
+    """What a value of the leading measure says, in one plain sentence for a reader who does not know it."""
     second: str
     """The measure that is shown beside it."""
     chance: Mapping[str, float]
@@ -40,6 +42,8 @@ _BOUNDS: Final = MappingProxyType({"auc": (0.0, 1.0), "accuracy": (0.0, 1.0), "r
 YES_OR_NO: Final = Measures(
     names=_NAMES,
     leading="auc",
+    says="AUC: of two questions about one alias, one to which the right answer is true and one to which it is false, how often the "
+    "model leans more to true in the first; 0.5 is chance, 1 is always.",
     second="accuracy",
     chance=MappingProxyType({"auc": 0.5, "accuracy": 0.5, "logit_difference": 0.0}),
     smallest=_SMALLEST,
@@ -51,6 +55,7 @@ YES_OR_NO: Final = Measures(
 RANKED: Final = Measures(
     names=_NAMES,
     leading="auc",
+    says="AUC: the share of the other possible answers that the model takes for less likely than the right one; 1 is all of them.",
     second="accuracy",
     chance=MappingProxyType({}),
     smallest=_SMALLEST,

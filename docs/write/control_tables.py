@@ -3,6 +3,7 @@
 python -m docs.write.control_tables RUN     take the tables from a run that `mechocl controls` made
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ from docs.write.places import TABLES
 from mechocl.analyses.control_jobs import evaluate_controls
 from mechocl.analyses.jobs import evaluate_run
 from mechocl.behaviour import over_seeds
+from mechocl.behaviour.control_gaps import ControlAnswers
 from mechocl.runs.run import Run
 
 RUN: Final = "run"
@@ -39,13 +41,23 @@ def answers_of(run: Run, *, jobs: int | None = None) -> pd.DataFrame:
     )
 
 
+def read_table(path: Path) -> dict[str, pd.DataFrame]:
+    """Name of the run or control → its rows, one for each seed and subset, of a saved table."""
+    table = pd.read_csv(path).assign(alias=0)
+    return {str(name): part for name, part in table.groupby("control", sort=False)}
+
+
+def run_and_controls(runs: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, ControlAnswers]:
+    """The rows of the run, and those of its controls."""
+    return runs[RUN], ControlAnswers(rows={name: rows for name, rows in runs.items() if name != RUN})
+
+
 def read_tables() -> dict[str, dict[str, pd.DataFrame]]:
     """Recipe → name of the run or control → its rows, one for each seed and subset, of every table that is saved."""
     found = {}
     for path in sorted(TABLES.glob("controls-*.csv")):
-        table = pd.read_csv(path).assign(alias=0)
         recipe = path.stem.removeprefix("controls-").replace("integer-set-", "integer-set/", 1)
-        found[recipe] = {str(name): part for name, part in table.groupby("control", sort=False)}
+        found[recipe] = read_table(path)
     return found
 
 

@@ -6,11 +6,11 @@ from typing import Final
 import pandas as pd
 
 from docs.write import dynamics, miniature, real
-from docs.write.control_tables import RUN, read_tables
+from docs.write.control_tables import RUN, read_tables, run_and_controls
 from docs.write.markdown import write_table, write_text_table
 from docs.write.predictions import Outcome, write_predictions
 from mechocl.behaviour import formats, over_seeds, sentences
-from mechocl.behaviour.control_gaps import ControlAnswers, compare_gaps, deciding_control, explain_gap
+from mechocl.behaviour.control_gaps import compare_gaps, deciding_control, explain_gap
 from mechocl.behaviour.internalization import METRICS
 from mechocl.report.control_sections import control_table
 from toy_models.measures import YES_OR_NO
@@ -42,7 +42,7 @@ def write_short() -> list[str]:
     """A table for README: the gap of each recipe, and whether it needs unreliability."""
     body = []
     for recipe, runs in read_tables().items():
-        rows, controls = _split(runs)
+        rows, controls = run_and_controls(runs)
         found = {c.name: c.estimate for c in over_seeds.contrasts(rows, YES_OR_NO.leading, YES_OR_NO)}
         control = deciding_control(rows, YES_OR_NO)[0]
         over = {one.control: one.over.learned for one in compare_gaps(rows, controls, YES_OR_NO)}
@@ -65,7 +65,7 @@ def _overview(tables: Mapping[str, Mapping[str, pd.DataFrame]]) -> list[str]:
     """A line for each recipe: the answers of its report, its gap, and its gap over the controls."""
     body = []
     for recipe, runs in tables.items():
-        rows, controls = _split(runs)
+        rows, controls = run_and_controls(runs)
         answers = [a.answer for a in sentences.answers(rows, YES_OR_NO)]
         found = {c.name: c.estimate for c in over_seeds.contrasts(rows, YES_OR_NO.leading, YES_OR_NO)}
         gaps = [formats.estimate_in_words(found[name], sign=True) for name in ("strong", "strong_d1_d3")]
@@ -107,7 +107,7 @@ def _survives(tables: Mapping[str, Mapping[str, pd.DataFrame]]) -> list[str]:
     """A line for each recipe: whether its gap is there without any unreliable definition, in the control that decides and in the other one."""
     lines = []
     for recipe, runs in tables.items():
-        rows, controls = _split(runs)
+        rows, controls = run_and_controls(runs)
         answer = explain_gap(rows, controls, YES_OR_NO).answer
         if answer not in _MEANS:
             continue
@@ -124,13 +124,9 @@ def _survives(tables: Mapping[str, Mapping[str, pd.DataFrame]]) -> list[str]:
     return lines
 
 
-def _split(runs: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, ControlAnswers]:
-    return runs[RUN], ControlAnswers(rows={name: rows for name, rows in runs.items() if name != RUN})
-
-
 def _recipe(recipe: str, runs: Mapping[str, pd.DataFrame]) -> list[str]:
     """The part on one recipe: what its run answers, and each control's gap."""
-    rows, controls = _split(runs)
+    rows, controls = run_and_controls(runs)
     seeds = sorted(set(rows["seed"]))
     lines = [
         f"### `{recipe}` and its controls",

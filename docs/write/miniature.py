@@ -10,7 +10,7 @@ from typing import Final
 import pandas as pd
 import tyro
 
-from docs.write.control_tables import RUN, answers_of
+from docs.write.control_tables import RUN, answers_of, read_table, run_and_controls
 from docs.write.markdown import write_table
 from docs.write.miniature_rows import TABLE as ROW_TABLE, write_rows
 from docs.write.places import ADDRESS, TABLES
@@ -85,24 +85,16 @@ def take_table(folder: Path, jobs: int = 0) -> None:
         files.write_text(table, together[columns].to_csv(index=False, float_format="%.6g"))
 
 
-def read_table() -> tuple[pd.DataFrame, ControlAnswers]:
-    """Rows of the runs, and of their controls, of all pretrained models together."""
-    table = pd.read_csv(TABLE).assign(alias=0)
-    parts = {str(name): part for name, part in table.groupby("control", sort=False)}
-    return parts.pop(RUN), ControlAnswers(rows=parts)
-
-
 def outcomes() -> dict[str, Outcome]:
     """What the miniature came out as, for the predictions; nothing where the table is not there."""
     if not TABLE.exists():
         return {}
-    rows, controls = read_table()
-    return {RECIPE: Outcome({RUN: rows, **controls.rows}, MEASURES)}
+    return {RECIPE: Outcome(read_table(TABLE), MEASURES)}
 
 
 def write_section() -> list[str]:
     """The section, from the saved tables."""
-    rows, controls = read_table()
+    rows, controls = run_and_controls(read_table(TABLE))
     answers = [*sentences.answers(rows, MEASURES), explain_gap(rows, controls, MEASURES)]
     lines = [
         "## The miniature: text that internalizes",
@@ -128,7 +120,7 @@ def write_section() -> list[str]:
 def readme_rows() -> list[list[str]]:
     """Rows of README's first table: the differences in exact match and in log-probability, and the gap over the control that decides and
     over that in which both tags are right."""
-    rows, controls = read_table()
+    rows, controls = run_and_controls(read_table(TABLE))
     meaning = {c.name: c.meaning for c in internalization.CONTRASTS}
     columns = []
     for metric in (MEASURES.leading, MEASURES.second):
@@ -157,7 +149,7 @@ def readme_rows() -> list[list[str]]:
 
 def readme_line() -> str:
     """What the rows of text are of."""
-    rows, _ = read_table()
+    rows = read_table(TABLE)[RUN]
     return (
         f"Text is `{RECIPE}`, which `make demo-pythia` shows: {rows['seed'].nunique()} confirming seeds, {rows['pretrained'].nunique()} pretrained models "
         f"([its section]({ADDRESS}/blob/main/docs/results.md#the-miniature-text-that-internalizes))."

@@ -6,10 +6,10 @@ from typing import Final, Literal
 import numpy as np
 import pandas as pd
 
-from docs.write.control_tables import RUN
+from docs.write.control_tables import run_and_controls
 from docs.write.markdown import write_text_table
 from mechocl.behaviour import formats, over_seeds
-from mechocl.behaviour.control_gaps import ControlAnswers, ControlGap, compare_gaps
+from mechocl.behaviour.control_gaps import ControlGap, compare_gaps
 from mechocl.behaviour.counted import count_seeds
 from mechocl.behaviour.statistics import Estimate, estimate
 from mechocl.behaviour.verdict import NOTHING, REVERSE, YES
@@ -28,8 +28,7 @@ class Outcome:
     """What a recipe's runs came out as, in the terms of the predictions."""
 
     def __init__(self, runs: Mapping[str, pd.DataFrame], measures: Measures = YES_OR_NO) -> None:
-        self.rows = runs[RUN]
-        controls = ControlAnswers(rows={name: rows for name, rows in runs.items() if name != RUN})
+        self.rows, controls = run_and_controls(runs)
         self.gaps: dict[str, ControlGap] = {
             one.control: one for one in compare_gaps(self.rows, controls, measures)
         }

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from docs.write.control_tables import RUN
+from docs.write.control_tables import RUN, read_table, run_and_controls
 from docs.write.markdown import write_table
 from docs.write.places import TABLES
 from docs.write.predictions import REAL as RECIPE, Outcome
@@ -104,26 +104,18 @@ def known_of(path: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["what", "name", "count"])
 
 
-def read_table() -> tuple[pd.DataFrame, ControlAnswers]:
-    """Rows of the run, and of its control."""
-    table = pd.read_csv(TABLE).assign(alias=0)
-    parts = {str(name): part for name, part in table.groupby("control", sort=False)}
-    return parts.pop(RUN), ControlAnswers(rows=parts)
-
-
 def outcomes() -> dict[str, Outcome]:
     """What the study came out as, for the predictions; nothing where the table is not there."""
     if not TABLE.exists():
         return {}
-    rows, controls = read_table()
-    return {RECIPE: Outcome({RUN: rows, **controls.rows}, MEASURES)}
+    return {RECIPE: Outcome(read_table(TABLE), MEASURES)}
 
 
 def write_section() -> list[str]:
     """The section, from the saved tables; nothing where they are not there."""
     if not TABLE.exists():
         return []
-    rows, controls = read_table()
+    rows, controls = run_and_controls(read_table(TABLE))
     lines = [
         "## A real model, real facts",
         "",

@@ -69,7 +69,9 @@ and the commit of the package that read it. `notebooks/03_verdict.ipynb` asks fo
    that control has most of the gap and the run has more, they are judged: they may explain what is beyond it, and no more.
 7. **Told apart.** Two explanations that are left, and that no decided prediction distinguishes, are named, with the predictions that
    would.
-8. **The share of the gap** of a part (such as what is gone at equal definition loss) is the ratio of the means over seeds, with
+8. **Is it trust in a source?** *No* if the gap does not need unreliable definitions, or if each explanation by them is contradicted; *it may be* if one of these is
+   supported; *not shown* otherwise (`mechocl/hypotheses/trust.py`). Beside it stands whether tag 1 is preferred to a tag that was never trained on before.
+9. **The share of the gap** of a part (such as what is gone at equal definition loss) is the ratio of the means over seeds, with
    Fieller's interval. It is infinitely wide where the gap itself may be 0.
 
 `--plan` says how many more seeds would decide with 80 % probability if mean and spread stay as they are (for the worst case of the

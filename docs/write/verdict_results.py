@@ -15,7 +15,7 @@ from mechocl.behaviour import formats
 from mechocl.behaviour.verdict import YES
 from mechocl.hypotheses import calibration, predictions
 from mechocl.hypotheses.predictions import Predictions
-from mechocl.hypotheses.verdict import LEFT
+from mechocl.hypotheses.trust import QUESTION, is_it_trust
 
 _CHANCE: Final = 0.5
 """Within-alias AUC of answers that know nothing."""
@@ -174,30 +174,17 @@ def _answers(studies: Sequence[Study], wanted: Predictions) -> list[str]:
 
 def _trust(studies: Sequence[Study], wanted: Predictions) -> list[str]:
     table, found = read_table("studies").set_index("study"), read_table("findings")
-    by_answer: dict[str, list[str]] = {}
-    for one in studies:
-        by_answer.setdefault(str(table.loc[one.name, "needs_unreliability"]), []).append(one.name)
-    told = "; ".join(f"*{answer}* in {', '.join(names)}" for answer, names in by_answer.items())
     of_unreliability = [one.name for one in wanted.explanations if one.beyond_controls]
-    lines = [
-        f"**Is it trust in a source?** Trust would need that unreliability makes the gap: {told}.",
-        "",
-    ]
+    by_answer: dict[str, list[str]] = {}
+    lines = []
     for one in studies:
-        mine = found[found["study"] == one.name].set_index("explanation")["verdict"]
-        supported = [f"`{name}`" for name in of_unreliability if mine[name] == "supported"]
-        left = [f"`{name}`" for name in of_unreliability if mine[name] in LEFT and mine[name] != "supported"]
-        plain = [
-            f"`{name}`"
-            for name in mine.index
-            if mine[name] in ("supported", "met so far") and name not in of_unreliability
-        ]
-        said = (
-            f"- {one.name}: of the explanations that are about unreliable definitions, supported: {', '.join(supported) or 'none'}; "
-            f"not ruled out: {', '.join(left) or 'no other'}. Of the plainer ones, supported: {', '.join(plain) or 'none'}."
-        )
-        lines.append(" ".join([said, *_beside_trust(one)]))
-    return lines
+        statuses = found[found["study"] == one.name].set_index("explanation")["verdict"].to_dict()
+        needs = str(table.loc[one.name, "needs_unreliability"])
+        answer, reason = is_it_trust(needs, statuses, of_unreliability)
+        by_answer.setdefault(answer, []).append(one.name)
+        lines.append(" ".join([f"- {one.name}: *{answer}*. {reason}", *_beside_trust(one)]))
+    told = "; ".join(f"*{answer}* in {', '.join(names)}" for answer, names in by_answer.items())
+    return [f"**{QUESTION}** {told[0].upper()}{told[1:]}.", "", *lines]
 
 
 def _beside_trust(study: Study) -> list[str]:

@@ -227,13 +227,14 @@ def explain_gap(
         return Answer(QUESTION, "not asked", " ".join([said, *notes]))
     answer, found = _read(gap, deciding)
     notes += _cautions(gaps, deciding, name)
-    numbers = "; ".join(_in_words(one) for one in gaps if one.by_seed.size)
+    measured = sorted((one for one in deciding if one.by_seed.size), key=lambda one: one.over.learned.mean)
+    told = "".join(_in_words(one) for one in (measured if answer == CANNOT_TELL else measured[:1]))
     return Answer(
         QUESTION,
         answer,
         " ".join(
             [
-                f"{found}. {NAMES[measures.leading]} gap of the run {describe(gap.learned)}; {numbers}. The control that decides is "
+                f"{found}. {NAMES[measures.leading]} gap of the run {describe(gap.learned)}{told}. The control that decides is "
                 f"{_IN_WORDS[name]}, {reason}.",
                 *notes,
             ]
@@ -321,4 +322,6 @@ def _cautions(gaps: list[ControlGap], deciding: list[ControlGap], name: str) -> 
 
 def _in_words(one: ControlGap) -> str:
     name = one.control.replace(_STEPS, " at equal steps")
-    return f"control {name}: {describe(one.own.learned)}, the run's gap over it {describe(one.over.learned)}"
+    return (
+        f"; of the control {name} {describe(one.own.learned)}; the run's over it {describe(one.over.learned)}"
+    )

@@ -37,6 +37,8 @@ REVERSE: Final = "no: the reverse"
 NOTHING: Final = "no"
 CANNOT_TELL: Final = "cannot tell"
 
+TOO_SMALL: Final = "no: too small to matter"
+
 LEVEL: Final = 0.025
 """Level of each one-sided test. The two sides together have 5 %."""
 
@@ -50,6 +52,11 @@ _EXACT: Final = 32
 """Largest number of seeds whose sign flips are all counted. Of more seeds, `_FLIPS` random flips are drawn."""
 
 _FLIPS: Final = 20_000
+
+
+def beside_numbers(answer: str) -> str:
+    """An answer as it stands beside the difference that it is about, which is often significant and too small to matter."""
+    return TOO_SMALL if answer == NOTHING else answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ from toy_models.words import Words
 MEASURES: Final = Measures(
     names=("exact_match", "log_probability", "recall"),
     leading="exact_match",
+    says="Exact match: the share of the questions to which the model writes a right answer, after lower-casing and without articles and "
+    "punctuation.",
     second="log_probability",
     chance=MappingProxyType({}),
     smallest=MappingProxyType({"exact_match": 0.02, "log_probability": 0.1, "recall": 0.02}),

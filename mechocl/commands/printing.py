@@ -8,6 +8,7 @@ import pandas as pd
 
 from mechocl.behaviour import control_gaps, formats, over_seeds as seed_estimates, sentences
 from mechocl.behaviour.counted import CountedSeeds
+from mechocl.behaviour.verdict import beside_numbers
 from mechocl.commands.tables import table as table
 from toy_models.measures import Measures
 
@@ -141,7 +142,7 @@ def controls(run: "Run", *, device: str, jobs: int | None) -> None:
                 formats.describe(one.own.learned),
                 formats.describe(one.over.learned),
                 f"{one.over.learned.n} seeds",
-                one.over.answer,
+                beside_numbers(one.over.answer),
             ]
             for one in control_gaps.compare_gaps(rows, found, measures, metric=metric, counted=counted)
         ]

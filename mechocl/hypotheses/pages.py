@@ -5,9 +5,10 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from mechocl.behaviour import formats
-from mechocl.behaviour.verdict import LEAST_SEEDS
+from mechocl.behaviour.verdict import LEAST_SEEDS, beside_numbers
 from mechocl.hypotheses.evidence import Effect
-from mechocl.hypotheses.verdict import LEFT, RunVerdict
+from mechocl.hypotheses.trust import LEFT, trust
+from mechocl.hypotheses.verdict import RunVerdict
 
 LOOKS_LIKE: Final = "# Verdict"
 """How a verdict's Markdown begins."""
@@ -31,12 +32,12 @@ _NO: Final = formats.MISSING
 
 
 def head(verdict: RunVerdict) -> list[str]:
-    """The gap, what it has beyond its control, and why there may be nothing to explain; one line each."""
+    """The gap, what it has beyond its control, why there may be nothing to explain, and whether it is trust; one line each."""
     gap = (
         f"Gap d1 − d2: {verdict.gap.answer}. {formats.describe(verdict.gap.learned)}, {verdict.seeds} seeds."
     )
-    lines = [gap, verdict.refusal, verdict.beyond.in_words]
-    return [line for line in [*lines, verdict.beyond_refusal] if line]
+    lines = [gap, verdict.refusal, verdict.beyond.in_words, verdict.beyond_refusal, trust(verdict).in_words]
+    return [line for line in lines if line]
 
 
 def effect_rows(verdict: RunVerdict) -> list[list[str]]:
@@ -53,7 +54,7 @@ def _effect_cells(one: Effect) -> list[str]:
         formats.p_in_table(one.p),
         formats.p_in_table(one.adjusted),
         str(one.verdict.learned.n),
-        one.answer,
+        beside_numbers(one.answer),
         _NO if one.share is None else _share(one.share),
         _NO if one.more_seeds is None else str(one.more_seeds),
     ]
@@ -151,6 +152,7 @@ def to_values(verdict: RunVerdict) -> dict[str, Any]:
             "high": _plain(gap.high),
         },
         "needs unreliability": verdict.beyond.answer,
+        "trust in a source": trust(verdict).answer,
         "lines": [*head(verdict), *tail(verdict)],
         "explanations": {
             one.explanation.name: {

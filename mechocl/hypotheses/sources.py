@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import pandas as pd
@@ -19,6 +20,7 @@ from mechocl.learning.course import refuse_adapters
 from mechocl.learning.examples import find_tag_tokens
 from mechocl.learning.exchange import why_no_exchange
 from mechocl.learning.gradients import differentiable
+from mechocl.models.seam import resolve_device
 from mechocl.runs.controls import control_path, is_control_run
 from mechocl.runs.recipes import Recipe
 from mechocl.runs.run import Run
@@ -156,6 +158,7 @@ def gather_analyses(
 ) -> Gathered:
     """The same, with the rows of the analyses of its models that predictions need. Missing rows are computed and kept."""
     tables, missing, cannot = dict(gathered.tables), dict(gathered.missing), set(gathered.cannot)
+    wanted: dict[str, tuple[Run, Prediction]] = {}
     for one in predictions:
         if one.analysis in BESIDE:
             continue
@@ -169,17 +172,29 @@ def gather_analyses(
                 variant,
                 f"the variant {variant} was not trained; `mechocl variants` with --only {variant} trains it",
             )
-        wanted = {key(one): run}
+        wanted[key(one)] = (run, one)
         if one.minus_control:
             name = control_named(one.minus_control, gathered.answers, gathered.measures)
             if name in gathered.controls.rows:
-                wanted[control_key(one, name)] = Run.open(control_path(run.path, name))
-        for where, of in wanted.items():
-            if where in tables or where in missing:
-                continue
-            config: Any = one.analysis_config()
-            tables[where] = analysis_jobs.analyse_run(of, one.analysis, config, device=device, jobs=jobs)
+                wanted[control_key(one, name)] = (Run.open(control_path(run.path, name)), one)
+    wanted = {where: one for where, one in wanted.items() if where not in tables and where not in missing}
+    tables |= _computed(wanted, device=device, jobs=jobs)
     return replace(gathered, tables=tables, missing=missing, cannot=frozenset(cannot))
+
+
+def _computed(
+    wanted: Mapping[str, tuple[Run, Prediction]], *, device: str, jobs: int | None
+) -> dict[str, pd.DataFrame]:
+    """The rows of each wanted analysis. What a run lacks is computed together, so that its progress is shown as one."""
+    by_run: dict[Path, tuple[Run, list[tuple[str, Any]]]] = {}
+    for run, one in wanted.values():
+        by_run.setdefault(run.path, (run, []))[1].append((one.analysis, one.analysis_config()))
+    for run, analyses in by_run.values():
+        analysis_jobs.complete_run(run, tuple(analyses), stage=None, device=resolve_device(device), jobs=jobs)
+    return {
+        where: analysis_jobs.analyse_run(run, one.analysis, one.analysis_config(), device=device, jobs=jobs)
+        for where, (run, one) in wanted.items()
+    }
 
 
 def why_not(run: Run, one: Prediction) -> str:

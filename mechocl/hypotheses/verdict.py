@@ -25,7 +25,7 @@ import pandas as pd
 from mechocl.behaviour.control_gaps import explain_gap, is_larger
 from mechocl.behaviour.formats import estimate_in_words
 from mechocl.behaviour.sentences import Answer
-from mechocl.behaviour.verdict import CANNOT_TELL, NOTHING, YES, Verdict as Decision, decide
+from mechocl.behaviour.verdict import CANNOT_TELL, NOTHING, YES, Verdict as Decision, beside_numbers, decide
 from mechocl.errors import MechoclError
 from mechocl.hypotheses import predictions as data, sources
 from mechocl.hypotheses.citing import Citation, cite
@@ -33,14 +33,12 @@ from mechocl.hypotheses.evidence import Effect, excludes, judge
 from mechocl.hypotheses.predictions import Explanation, Predictions
 from mechocl.hypotheses.quantities import gaps
 from mechocl.hypotheses.sources import Gathered
+from mechocl.hypotheses.trust import LEFT, trust
 from mechocl.models.seam import resolve_device
 from mechocl.runs.run import Run
 from toy_models.shown import Shown
 
 Status = Literal["supported", "met so far", "contradicted", "undecided", "nothing to explain"]
-
-LEFT: Final = ("supported", "met so far", "undecided")
-"""What explanations are that may be right."""
 
 NOTHING_NAME: Final = "nothing"
 """Name of the explanation that there is no gap."""
@@ -150,12 +148,13 @@ def show_verdict(verdict: RunVerdict) -> Shown:
             "measured": estimate_in_words(one.verdict.learned, sign=True) if one.verdict else one.reason,
             "smallest that matters": one.verdict.margin if one.verdict else None,
             "unit": one.unit,
-            "is there an effect?": one.answer,
+            "is there an effect?": beside_numbers(one.answer),
             "more seeds": str(one.more_seeds or "–"),
         }
         for one in verdict.effects
     ]
     facts = [f"Gap: {verdict.gap.answer}, since {verdict.gap.reason}.", verdict.beyond.in_words]
+    facts += [trust(verdict).in_words]
     facts += [one for one in (verdict.refusal, verdict.beyond_refusal) if one]
     facts += [f"{one.in_words}." for one in verdict.pairs]
     facts += [verdict.cited.in_words] if verdict.cited else []

@@ -9,6 +9,7 @@ from mechocl.behaviour import formats
 from mechocl.behaviour.control_gaps import ControlAnswers, ControlGap, compare_gaps
 from mechocl.behaviour.counted import CountedSeeds
 from mechocl.behaviour.over_seeds import within
+from mechocl.behaviour.verdict import beside_numbers
 from mechocl.report.intervals import difference_bounds, error_bar
 from mechocl.report.page import Section, Table
 from mechocl.report.plots import styled
@@ -69,7 +70,7 @@ def gap_table(
                 formats.estimate_in_words(within(one.own.learned, difference_bounds(one.metric)), sign=True),
                 formats.estimate_in_words(one.over.learned, sign=True),
                 str(one.over.learned.n),
-                one.over.answer,
+                beside_numbers(one.over.answer),
             )
             for one in gaps
         ),

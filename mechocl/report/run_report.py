@@ -8,6 +8,7 @@ import pandas as pd
 from mechocl.behaviour import formats, internalization, over_seeds, sentences
 from mechocl.behaviour.control_gaps import ControlAnswers, explain_gap
 from mechocl.behaviour.counted import CountedSeeds, count_seeds
+from mechocl.behaviour.verdict import beside_numbers
 from mechocl.hypotheses.verdict import RunVerdict
 from mechocl.interventions.summaries import summarize_patching
 from mechocl.lenses.summaries import summarize_attribution
@@ -66,6 +67,7 @@ def build(
     ]
     leading = verdict_sections.sections(first, shown=[one.id for one in sections]) if first else []
     explorer = explorer or Embedded()
+    told_above = first is not None and isinstance(first.verdict, RunVerdict)
     return Report(
         title=f"mechocl: {run.recipe.description}",
         warning=" ".join(filter(None, warnings)),
@@ -73,7 +75,11 @@ def build(
             SummaryRow(label=a.question, sentence=a.sentence, answer=a.answer)
             for a in [
                 *sentences.answers(evaluated, measures, counted=counted),
-                *([] if controls is None else [explain_gap(evaluated, controls, measures, counted=counted)]),
+                *(
+                    []
+                    if controls is None or told_above
+                    else [explain_gap(evaluated, controls, measures, counted=counted)]
+                ),
             ]
         ),
         facts=_facts(run, counted),
@@ -203,7 +209,7 @@ def _contrasts(found: list[over_seeds.ContrastEstimate], n_seeds: int) -> Table:
                 formats.estimate_in_words(c.estimate, sign=True),
                 formats.p_in_table(c.estimate.p),
                 f"{c.positive_seeds} of {n_seeds}",
-                c.verdict.answer,
+                beside_numbers(c.verdict.answer),
                 formats.number(c.verdict.seeds_to_decide, 0),
             )
             for c in found

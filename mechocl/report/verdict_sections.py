@@ -14,6 +14,7 @@ from mechocl.hypotheses import pages
 from mechocl.hypotheses.evidence import Effect
 from mechocl.hypotheses.for_reports import NoVerdict
 from mechocl.hypotheses.predictions import Prediction
+from mechocl.hypotheses.trust import trust
 from mechocl.hypotheses.verdict import RunVerdict
 from mechocl.report import verdict_plots
 from mechocl.report.intervals import difference_bounds
@@ -73,7 +74,7 @@ def sections(first: FirstPage, *, shown: Collection[str] = ()) -> list[Section]:
     seeds = f"{verdict.seeds} seed{'s' * (verdict.seeds != 1)}"
     return [
         Section(
-            id="verdict", title=f"Verdict of {seeds}", leading=True, how_to_read="", html=_html("verdict", v=verdict, finding=_finding(verdict), findings=sorted(verdict.findings, key=lambda one: _ORDER.index(one.status)), links={}, gap=_gap(verdict)),
+            id="verdict", title=f"Verdict of {seeds}", leading=True, how_to_read="", html=_html("verdict", v=verdict, finding=_finding(verdict), findings=sorted(verdict.findings, key=lambda one: _ORDER.index(one.status)), links={}, gap=_gap(verdict), trust=trust(verdict), measure=verdict.gathered.measures.says),
         ),
         Section(
             id="predictions", title="The predictions", leading=True, how_to_read=_HOW_TO_READ + (_WHERE_REFUSED if verdict.refusal else ""),

@@ -43,19 +43,21 @@ def made_up(
     recall_tag_2: float = 1.0,
     loss: float = 0.0,
     equal_loss: float = 0.0,
+    d3: float | None = None,
     seeds: int = 12,
     draw: int = 0,
     tables: Mapping[str, pd.DataFrame] | None = None,
 ) -> Gathered:
     """A run whose planted values are these, with normal noise: the gap, that of the noise control, d2's AUC, the recall of
-    stage-1 definitions with tag 2, d2's larger definition loss, and how much of the gap is gone at equal loss."""
+    stage-1 definitions with tag 2, d2's larger definition loss, how much of the gap is gone at equal loss, and d3's AUC, where there is one."""
     rng = np.random.default_rng(draw)
 
     def spread(mean: float) -> np.ndarray:
         return mean + SPREAD * rng.standard_normal(seeds)
 
     own = answers(
-        {"d1_consistent": spread(d2 + gap), "d2_consistent": spread(d2), "qd1_consistent": spread(0.9), "qd2_inconsistent": spread(0.85)},
+        {"d1_consistent": spread(d2 + gap), "d2_consistent": spread(d2), "qd1_consistent": spread(0.9), "qd2_inconsistent": spread(0.85)}
+        | ({} if d3 is None else {"d3_consistent": np.random.default_rng(99).normal(d3, SPREAD, seeds)}),
         {"qd2_inconsistent": recall_tag_2},
     )  # fmt: skip
     control = answers({"d1_consistent": spread(0.7 + noise), "d2_consistent": spread(0.7)})
