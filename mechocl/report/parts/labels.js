@@ -15,7 +15,7 @@ function boxOf(one, x, y) {
   return { left: middle - width / 2, right: middle + width / 2, top: center - height / 2, bottom: center + height / 2 };
 }
 
-/** The places that a name may take: its own, to the left, under and over its mark, and beside these. @param {any} one @returns {any[]} */
+/** The places that a name may take: its own, to the left, under and over its mark, beside these, and further under and over. @param {any} one @returns {any[]} */
 function placesOf(one) {
   const away = Math.max(Math.abs(one.xshift || 0), Math.abs(one.yshift || 0)) + 4, beside = widthOf(one.text, one.font?.size || 12) / 2 + 4;
   const centered = { xanchor: "center", xshift: 0 };
@@ -23,6 +23,7 @@ function placesOf(one) {
     {}, ...(one.xshift ? [{ xanchor: "right", xshift: -one.xshift }] : []),
     { ...centered, yshift: -away }, { ...centered, yshift: away },
     ...[-1, 1].flatMap((side) => [-away, away].map((yshift) => ({ xanchor: "center", xshift: side * beside, yshift }))),
+    ...[2, 3].flatMap((times) => [-times, times].map((by) => ({ ...centered, yshift: by * Math.max(away, 16) }))),
   ];
 }
 
