@@ -72,14 +72,25 @@ _LOW_CONTRAST = """async (least) => {
 }"""
 
 _OVERLAPPING = """(inside) => {
-  const boxes = [...document.querySelectorAll(`${inside} svg text`)].filter((one) => one.textContent.trim())
-    .map((one) => ({words: one.textContent, box: one.getBoundingClientRect(), opacity: Number(getComputedStyle(one).opacity)}))
-    .filter(({box, opacity}) => box.width && box.height && opacity);
+  const cornersOf = (text) => {  // of the text as it is turned, so that slanted names beside each other do not count
+    const { x, y, width, height } = text.getBBox(), to = text.getScreenCTM();
+    return [[x, y], [x + width, y], [x + width, y + height], [x, y + height]].map(([a, b]) => new DOMPoint(a, b).matrixTransform(to));
+  };
+  const sides = (corners) => [0, 1].map((i) => {
+    const [a, b] = [corners[i], corners[i + 1]], length = Math.hypot(b.x - a.x, b.y - a.y);
+    return {x: (b.x - a.x) / length, y: (b.y - a.y) / length, least: i ? 2 : 1};
+  });
+  const along = (corners, side) => corners.map((one) => one.x * side.x + one.y * side.y);
+  const covers = (one, other) => [...sides(one), ...sides(other)].every((side) => {
+    const [own, its] = [along(one, side), along(other, side)];
+    return Math.min(Math.max(...own), Math.max(...its)) - Math.max(Math.min(...own), Math.min(...its)) > side.least;
+  });
+  const texts = [...document.querySelectorAll(`${inside} svg text`)].filter((one) => one.textContent.trim())
+    .filter((one) => one.getBoundingClientRect().width && one.getBoundingClientRect().height && Number(getComputedStyle(one).opacity))
+    .map((one) => ({words: one.textContent, corners: cornersOf(one)}));
   const found = [];
-  boxes.forEach((one, i) => boxes.slice(i + 1).forEach((other) => {
-    const across = Math.min(one.box.right, other.box.right) - Math.max(one.box.left, other.box.left);
-    const down = Math.min(one.box.bottom, other.box.bottom) - Math.max(one.box.top, other.box.top);
-    if (across > 1 && down > 2) found.push(`${one.words} / ${other.words}`);
+  texts.forEach((one, i) => texts.slice(i + 1).forEach((other) => {
+    if (covers(one.corners, other.corners)) found.push(`${one.words} / ${other.words}`);
   }));
   return found;
 }"""
