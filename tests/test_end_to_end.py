@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from browser import open_page
+from reading import draw_all
 
 from mechocl.analyses import control_jobs, jobs
 from mechocl.commands.cli import main
@@ -66,6 +67,7 @@ def test_the_report_of_a_run_works_in_a_browser_without_a_network(run: Run) -> N
             "explorer",
         ):
             assert page.locator(f"#{section}").count() == 1, section
+        draw_all(page)
         assert page.locator(".js-plotly-plot").count() == 18
         summary = page.locator("#summary").inner_text()
         for question in (

@@ -31,7 +31,14 @@ def test_it_serves_until_ctrl_c(trained: Run) -> None:
         *CPU,
     ]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # the tests may run where it is ignored
     ) as process:
         try:
             assert process.stdout is not None

@@ -215,7 +215,7 @@ def test_a_text_worlds_page_shows_words(text_run: Run, tmp_path: Path) -> None:
         )
         assert (
             "variants are for runs of models that are trained from scratch"
-            in opened.page.locator("#twin").inner_text()
+            in opened.page.locator("#answers + .absent").inner_text()
         )
         opened.assert_clean()
 

@@ -24,6 +24,7 @@ from mechocl.commands import cli
 from mechocl.errors import MechoclError, TooLittleData
 from mechocl.hypotheses import calibrated, calibration, citing, for_reports, predictions
 from mechocl.hypotheses.for_reports import NoVerdict
+from mechocl.hypotheses.trust import trust
 from mechocl.hypotheses.verdict import RunVerdict, judge_gathered
 from mechocl.report import learning_sections, verdict_plots, verdict_sections
 from mechocl.report.page import Report, Section, SummaryRow, render, write
@@ -136,7 +137,7 @@ def test_the_page_says_what_the_verdict_says() -> None:
     assert text.index("Verdict of 12 seeds") < text.index("The predictions") < text.index("Strong")
     said = "readout gate (supported, but it alone does not make the gap); less learned (supported)."
     assert f"What explains it: {said}" in text
-    assert found.beyond.sentence in text
+    assert " ".join(found.beyond.sentence.replace("`", " ").split()) in text
     for one in found.findings:
         assert f"{one.status} {one.explanation.name.replace('_', ' ')} :" in text
         assert one.in_words in text
@@ -146,7 +147,11 @@ def test_the_page_says_what_the_verdict_says() -> None:
     assert re.search(rf"{re.escape(below)} \+0\.\d+ \[[^]]*\] AUC 0\.01 above 0 ", text)  # and not yes
     for pair in found.pairs:
         assert pair.in_words.replace("_", " ") in text
-    assert "is not measured for these predictions: `mechocl verdict --calibrate FILE.csv`" in text
+    assert "is not measured for these predictions: mechocl verdict --calibrate FILE.csv" in text
+    for question in ("Does it need definitions that were wrong?", trust(found).question):
+        assert text.count(question) == 1
+    assert " ".join(trust(found).sentence.split()) in text
+    assert found.gathered.measures.says in text
     assert found.cited is not None
     assert found.cited.in_words in text
 
@@ -219,6 +224,7 @@ def test_the_page_in_a_browser(tmp_path: Path, width: int) -> None:
     assert write(page_of(judged(loss=0.5, equal_loss=0.1)), path) < 8_000_000
     with open_page(path, width=width) as opened:
         page = opened.page
+        page.locator("#predictions .plot").scroll_into_view_if_needed()
         page.wait_for_selector("#predictions .main-svg")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.locator("#predictions table a", has_text="noise-gap").click()
