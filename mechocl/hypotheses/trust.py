@@ -28,8 +28,8 @@ _NEEDS: Final = {
 
 _PREFERRED: Final[Mapping[Conclusion, str]] = {
     YES: "Tag 1 is preferred to a tag that was never seen before",
-    REVERSE: "A tag that was never seen before does better than tag 1, so tag 1 is not preferred: tag 2 takes something away",
-    NOTHING: "A tag that was never seen before does as well as tag 1, so tag 1 is not preferred: tag 2 takes something away",
+    REVERSE: "A tag that was never seen before does better than tag 1, so tag 1 is not preferred; tag 2 is used less than both",
+    NOTHING: "A tag that was never seen before does as well as tag 1, so tag 1 is not preferred; tag 2 is used less than both",
     CANNOT_TELL: "It cannot be told whether tag 1 is preferred to a tag that was never seen before",
 }
 """Verdict on d1 − d3 → what follows."""

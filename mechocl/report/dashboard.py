@@ -8,16 +8,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
-
-from jinja2 import Environment, StrictUndefined
 
 from mechocl.features.firing import Example, Text
 from mechocl.features.pages import Change, FeaturePage, Meaning, Patch
 from mechocl.files import write_text
-from mechocl.report.page_parts import json_for_script, script, style
+from mechocl.report.page_parts import json_for_script, script, style, template
 from mechocl.report.plots import COLORS
 from toy_models.subsets import SUBSETS
 
@@ -51,14 +48,8 @@ def dashboard_html(
         raise ValueError(
             f"feature {max(numbers)} has a page, but the dictionary has features 0 to {width - 1}"
         )
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(
-        files("mechocl.report").joinpath("dashboard.html.j2").read_text("utf-8")
-    )
     data = json.dumps(_data(pages, width), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return template.render(
+    return template("dashboard.html.j2").render(
         title=title,
         facts=dict(facts),
         warning=warning,

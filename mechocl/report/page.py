@@ -8,7 +8,6 @@ import errno
 import json
 import re
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
 from mechocl.files import write_text
-from mechocl.report.page_parts import environment, javascript_for_script, json_for_script, script, style
+from mechocl.report.page_parts import javascript_for_script, json_for_script, script, style, template
 
 SIZE_LIMIT = 15_000_000
 """Largest size of a report in bytes, which most mail and chat still carry. Plotly's script alone takes 4.8 million."""
@@ -164,14 +163,11 @@ def render(report: Report, *, limit: int | None = None) -> str:
 
 def _rendered(report: Report) -> str:
     """The report as one HTML page with everything that it holds."""
-    template = environment().from_string(
-        files("mechocl.report").joinpath("report.html.j2").read_text("utf-8")
-    )
     plots = {
         section.id: [_plot(section, i) for i in range(len(section.figures))] for section in report.sections
     }
     drawn = any(plots.values())
-    return template.render(
+    return template("report.html.j2").render(
         report=report,
         links=_contents(report),
         plots=plots,

@@ -4,18 +4,20 @@ Words between backticks are code, on a page as in a terminal."""
 import re
 from importlib.resources import files
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 _CODE = re.compile(r"`([^`<>]+)`")
 _TAG = re.compile(r"(<[^>]*>)")
 
 
-def environment() -> Environment:
-    """What pages are made with. Its filters are `code`, for text that is shown, and `spoken`, for text in an attribute."""
-    made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    made.filters |= {"code": with_code, "spoken": without_marks}
-    return made
+def template(name: str, *, package: str = "mechocl.report") -> Template:
+    """The template of a page, a file of a package. Its filters are `code`, for text that is shown, and `spoken`, for text in an attribute."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"code": with_code, "spoken": without_marks}
+    return environment.from_string(files(package).joinpath(name).read_text("utf-8"))
 
 
 def with_code(text: str) -> Markup:

@@ -2,11 +2,9 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any, Final
 
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
 
 from mechocl.behaviour import formats
 from mechocl.behaviour.over_seeds import within
@@ -19,6 +17,7 @@ from mechocl.hypotheses.verdict import RunVerdict
 from mechocl.report import verdict_plots
 from mechocl.report.intervals import difference_bounds
 from mechocl.report.page import Section, Table
+from mechocl.report.page_parts import template
 
 HOW_TO_CALIBRATE: Final = "mechocl verdict --calibrate FILE.csv"
 
@@ -108,11 +107,7 @@ def _spaced(text: str) -> str:
 
 
 def _html(part: str, **values: Any) -> str:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(files("mechocl.report").joinpath("verdict.html.j2").read_text("utf-8"))
-    return template.render(part=part, looks=_LOOKS, **values)
+    return template("verdict.html.j2").render(part=part, looks=_LOOKS, **values)
 
 
 def _link(one: Prediction, shown: Collection[str]) -> str:

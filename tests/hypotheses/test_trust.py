@@ -53,7 +53,7 @@ def test_a_verdict_is_asked_and_says_whether_tag_1_is_preferred() -> None:
         (0.6, "Tag 1 is preferred to a tag that was never seen before (AUC of d1 − that of d3 +0."),
         (
             0.9,
-            "does better than tag 1, so tag 1 is not preferred: tag 2 takes something away (AUC of d1 − that of d3 −0.",
+            "does better than tag 1, so tag 1 is not preferred; tag 2 is used less than both (AUC of d1 − that of d3 −0.",
         ),
         (0.8, "does as well as tag 1"),
     ):
@@ -65,10 +65,10 @@ def test_a_verdict_is_asked_and_says_whether_tag_1_is_preferred() -> None:
 
 def test_less_is_never_more() -> None:
     assert trust(judged(gap=0.0)).answer == "not asked"
-    assert trust(judged(seeds=3)).answer == "not asked" or trust(judged(seeds=3)).answer == "cannot tell"
+    assert trust(judged(seeds=3)).answer == "cannot tell"
     gate = judged(noise=0.1, recall_tag_2=0.05)
     assert trust(gate).answer == "no"
-    assert "the definitions" not in trust(judged(gap=-0.3)).sentence
+    assert trust(judged(gap=-0.3)).answer == "not asked"
     assert "preferred" not in trust(judged(gap=0.0, d3=0.2)).sentence
 
 

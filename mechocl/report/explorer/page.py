@@ -7,8 +7,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-from jinja2 import Environment, StrictUndefined
-
 from mechocl import __version__
 from mechocl.files import write_text
 from mechocl.report.explorer import data
@@ -22,7 +20,7 @@ from mechocl.report.explorer.collecting import (
     why_no_twin,
 )
 from mechocl.report.explorer.story import Story
-from mechocl.report.page_parts import javascript_for_script, json_for_script
+from mechocl.report.page_parts import javascript_for_script, json_for_script, template
 from mechocl.report.plots import COLORS
 from mechocl.runs.folders import Checkpoint
 from mechocl.runs.run import Run
@@ -126,12 +124,8 @@ def build_page(
 def render(content: dict[str, Any], *, facts: dict[str, str], chunks: dict[str, str]) -> str:
     """The page as text. `chunks`: element id → base64 of a model's arrays. The same arguments always give the same text."""
     folder = files("mechocl.report.explorer")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(folder.joinpath("explorer.html.j2").read_text("utf-8"))
     scripts = "\n".join(folder.joinpath(name).read_text("utf-8") for name in SCRIPTS)
-    return template.render(
+    return template("explorer.html.j2", package="mechocl.report.explorer").render(
         title=content["title"],
         facts=facts,
         chunks=chunks,
