@@ -102,7 +102,7 @@ def explorer_phone(studio: Studio) -> bytes:
 def report(studio: Studio) -> bytes:
     """The top of the run's report."""
     with studio.opened(studio.report, width=1200, height=820) as page:
-        page.locator(".js-plotly-plot .main-svg").first.wait_for()
+        page.locator("#verdict").wait_for()
         return page.screenshot()
 
 
