@@ -64,8 +64,8 @@ def count_seeds(
     seeds = sorted(map(int, set(rows["seed"])))
     reasons: dict[int, str] = {}
     if measures.least_recall is not None:
+        table = internalization.by_subset(rows, within=["seed"])
         for seed in seeds:
-            table = internalization.by_subset(rows[rows["seed"] == seed])
-            if reason := internalization.failure(table, measures):
+            if reason := internalization.failure(table[table["seed"] == seed], measures):
                 reasons[seed] = reason
     return CountedSeeds(tuple(seed for seed in seeds if seed not in reasons), reasons, dict(diverged or {}))

@@ -16,6 +16,7 @@ so it is there without any effect of the tag. Where the tags are not always righ
 (`qd1_consistent` − `qd1_inconsistent`) − (`qd2_consistent` − `qd2_inconsistent`) is the effect of the tag.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -162,12 +163,15 @@ def measures_of(rows: pd.DataFrame) -> Measures:
     return text.MEASURES if text.MEASURES.leading in rows.columns else YES_OR_NO
 
 
-def by_subset(aliases: pd.DataFrame) -> pd.DataFrame:
-    """Mean of each quantity over the aliases of each subset, in the order of `SUBSETS`, and their number `aliases`."""
-    means = aliases.groupby("subset")[list(measures_of(aliases).names)].mean()
-    means["aliases"] = aliases.groupby("subset").size()
-    present = [name for name in SUBSETS if name in means.index]
-    return means.loc[present].reset_index()
+def by_subset(aliases: pd.DataFrame, *, within: Sequence[str] = ()) -> pd.DataFrame:
+    """Mean of each quantity over the aliases of each subset, in the order of `SUBSETS`, and their number `aliases`.
+
+    `within` names columns, such as `seed`: there is a row for each of their values and subset.
+    """
+    ordered = aliases.assign(subset=pd.Categorical(aliases["subset"], list(SUBSETS)))
+    groups = ordered.groupby([*within, "subset"], observed=True)
+    means = groups[list(measures_of(aliases).names)].mean().assign(aliases=groups.size())
+    return means.reset_index().astype({"subset": aliases["subset"].dtype})
 
 
 def failure(subsets: pd.DataFrame, measures: Measures | None = None) -> str:
@@ -186,16 +190,17 @@ def failure(subsets: pd.DataFrame, measures: Measures | None = None) -> str:
     return f"definition recall {recall:.3f} of the new aliases, under {least}"
 
 
-def contrasts(values: pd.Series, metric: str, measures: Measures) -> pd.Series:
-    """The value of each contrast whose subsets exist, from one seed's values by subset.
+def contrasts(values: pd.DataFrame, metric: str, measures: Measures) -> pd.DataFrame:
+    """The value of each contrast, from values by seed (rows) and subset (columns): the same rows, contrasts as columns.
 
-    A contrast with chance exists if the measure has a value of chance.
+    A value is NaN in a row that lacks one of the contrast's subsets, and a contrast that no row has is no column. A contrast with
+    chance exists if the measure has a value of chance.
     """
     found = {}
     for c in CONTRASTS:
-        if not set(c.subsets) <= set(values.index) or (not c.worse and metric not in measures.chance):
+        if not set(c.subsets) <= set(values.columns) or (not c.worse and metric not in measures.chance):
             continue
         found[c.name] = values[c.better] - (values[c.worse] if c.worse else measures.chance[metric])
         if c.minus is not None:
             found[c.name] -= values[c.minus[0]] - values[c.minus[1]]
-    return pd.Series(found, dtype=float)
+    return pd.DataFrame(found, index=values.index, dtype=float).dropna(axis=1, how="all")

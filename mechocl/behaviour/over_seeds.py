@@ -77,9 +77,7 @@ def leading(rows: pd.DataFrame, measures: Measures | None = None) -> tuple[str, 
 
 def by_seed(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per seed and subset, from rows of the evaluate analysis."""
-    rows = questions_per_alias(rows)
-    tables = [internalization.by_subset(part).assign(seed=seed) for seed, part in rows.groupby("seed")]
-    return pd.concat(tables, ignore_index=True)
+    return internalization.by_subset(questions_per_alias(rows), within=["seed"])
 
 
 def without_failed(
@@ -119,7 +117,7 @@ def differences_by_seed(rows: pd.DataFrame, metric: str, measures: Measures | No
     """The value of each contrast whose subsets are in the run: seeds as rows (the index), contrasts as columns."""
     measures = measures or measures_of(rows)
     per_seed = by_seed(rows).pivot(index="seed", columns="subset", values=metric)
-    return per_seed.apply(lambda values: internalization.contrasts(values.dropna(), metric, measures), axis=1)
+    return internalization.contrasts(per_seed, metric, measures)
 
 
 def contrasts(

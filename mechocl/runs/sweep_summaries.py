@@ -93,9 +93,7 @@ def _contrasts(frame: pd.DataFrame, stage: str, metric: str) -> dict[str, Estima
     prefix = f"{stage}.{metric}."
     values = frame[[c for c in frame.columns if str(c).startswith(prefix)]]
     values = values.rename(columns=lambda c: str(c).removeprefix(prefix))
-    per_run = pd.DataFrame(
-        [internalization.contrasts(row.dropna(), metric, YES_OR_NO) for _, row in values.iterrows()]
-    )
+    per_run = internalization.contrasts(values, metric, YES_OR_NO)
     return {
         str(name): estimate(per_run[name].dropna().to_numpy(dtype=float), unit="seed")
         for name in per_run.columns
@@ -114,11 +112,8 @@ def by_run(frame: pd.DataFrame, contrast: str, metric: str = "auc") -> pd.DataFr
     good = frame[frame["failed"] == ""].dropna(axis=1, how="all")
     prefix = f"{_last_stage(good)}.{metric}."
     columns = {c: str(c).removeprefix(prefix) for c in good.columns if str(c).startswith(prefix)}
-    values = [
-        internalization.contrasts(row.dropna(), metric, YES_OR_NO).get(contrast, math.nan)
-        for _, row in good[list(columns)].rename(columns=columns).iterrows()
-    ]
-    return good[[*axes(good), "seed"]].assign(value=values)
+    found = internalization.contrasts(good[list(columns)].rename(columns=columns), metric, YES_OR_NO)
+    return good[[*axes(good), "seed"]].assign(value=found.get(contrast, math.nan))
 
 
 def slopes(runs: pd.DataFrame, key: str) -> "pd.Series[float]":

@@ -137,9 +137,9 @@ def test_by_subset_of_the_planted_model() -> None:
         "d2_consistent": 0.5,
         "d3_consistent": 1,
     }
-    found = contrasts(table["auc"], "auc", YES_OR_NO)
+    found = of_one(table["auc"].to_dict(), "auc")
     expected = {"weak": 0.5, "strong": 0.5, "strong_d1_d3": 0, "strong_d3_d2": 0.5}
-    assert found.to_dict() == expected | {"ocl_d1": 0.5, "ocl_d2": 0, "ocl_d3": 0.5}
+    assert found == expected | {"ocl_d1": 0.5, "ocl_d2": 0, "ocl_d3": 0.5}
 
 
 def test_auc_does_not_depend_on_the_threshold() -> None:
@@ -174,17 +174,33 @@ def test_subset_means_by_hand() -> None:
     assert np.isnan(table.loc["qd1_consistent", "recall"])
 
 
+def of_one(values: dict[str, float], metric: str) -> dict[str, float]:
+    """Contrasts of one seed."""
+    return contrasts(pd.DataFrame([values]), metric, YES_OR_NO).loc[0].to_dict()
+
+
 @pytest.mark.parametrize(("metric", "ocl"), [("auc", 0.4), ("accuracy", 0.4), ("logit_difference", 0.9)])
 def test_contrasts_by_hand(metric: str, ocl: float) -> None:
-    values = pd.Series({"qd1_consistent": 0.8, "q_only": 0.75, "d1_consistent": 0.9, "d2_consistent": 0.6})
-    found = contrasts(values, metric, YES_OR_NO)
-    assert found.index.tolist() == ["weak_vs_q_only", "strong", "ocl_d1", "ocl_d2"]
-    assert found.to_numpy() == pytest.approx([0.05, 0.3, ocl, ocl - 0.3])
+    found = of_one(
+        {"qd1_consistent": 0.8, "q_only": 0.75, "d1_consistent": 0.9, "d2_consistent": 0.6}, metric
+    )
+    assert list(found) == ["weak_vs_q_only", "strong", "ocl_d1", "ocl_d2"]
+    assert list(found.values()) == pytest.approx([0.05, 0.3, ocl, ocl - 0.3])
+
+
+def test_a_seed_that_lacks_a_subset_has_no_contrast_with_it() -> None:
+    values = pd.DataFrame(
+        {"d1_consistent": [0.9, 0.8], "d2_consistent": [0.6, np.nan], "d3_consistent": [np.nan, np.nan]},
+        index=pd.Index([4, 7], name="seed"),
+    )
+    found = contrasts(values, "auc", YES_OR_NO)
+    assert found.columns.tolist() == ["strong", "ocl_d1", "ocl_d2"]
+    assert found["strong"].to_dict() == {4: pytest.approx(0.3), 7: pytest.approx(np.nan, nan_ok=True)}
+    assert found["ocl_d1"].to_dict() == pytest.approx({4: 0.4, 7: 0.3})
 
 
 def test_recall_has_no_chance_to_compare_with() -> None:
-    values = pd.Series({"d1_consistent": 0.9, "d2_consistent": 0.6})
-    assert contrasts(values, "recall", YES_OR_NO).index.tolist() == ["strong"]
+    assert list(of_one({"d1_consistent": 0.9, "d2_consistent": 0.6}, "recall")) == ["strong"]
 
 
 def test_every_contrast_names_subsets() -> None:
@@ -195,13 +211,17 @@ def test_every_contrast_names_subsets() -> None:
 
 def test_the_effect_of_the_tag_is_apart_from_that_of_a_right_definition() -> None:
     """Right definitions give +.2 with either tag, and tag 1 makes its own count .05 more: .25 − .20."""
-    values = pd.Series(
-        {"qd1_consistent": 0.9, "qd1_inconsistent": 0.65, "qd2_consistent": 0.85, "qd2_inconsistent": 0.65}
-    )
-    found = contrasts(values, "auc", YES_OR_NO)
+    values = {
+        "qd1_consistent": 0.9,
+        "qd1_inconsistent": 0.65,
+        "qd2_consistent": 0.85,
+        "qd2_inconsistent": 0.65,
+    }
+    found = of_one(values, "auc")
     assert found["weak"] == pytest.approx(0.25)
     assert found["weak_tag"] == pytest.approx(0.05)
-    assert "weak_tag" not in contrasts(values.drop("qd1_inconsistent"), "auc", YES_OR_NO).index
+    del values["qd1_inconsistent"]
+    assert "weak_tag" not in of_one(values, "auc")
 
 
 def recall_of(task: Task, model: HookedTransformer) -> pd.DataFrame:

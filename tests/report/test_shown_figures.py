@@ -21,7 +21,9 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """A notebook whose cell and execution can be set."""
     shell = SimpleNamespace(execution_count=1, cell="a")
     shell.get_parent = lambda: {"metadata": {"cellId": shell.cell}}
-    monkeypatch.setattr(io.renderers, "default", "plotly_mimetype")  # first: plotly asks where it is when this is loaded, and keeps it
+    monkeypatch.setattr(
+        io.renderers, "default", "plotly_mimetype"
+    )  # first: plotly asks where it is when this is loaded, and keeps it
     monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
     shown_figures._holder.clear()
     yield shell
