@@ -29,8 +29,9 @@ class Batches:
         self.most = int(mask.sum(2).max())
         self.mask = mask[:, :, : self.n_pos].to(device)
         self.tokens = self._stacked([task.tokens for task in tasks])
-        # examples of stage 2 are definitions, which are the same in every epoch
-        self.redrawn = 1 in stage.data and tasks[0].fresh is not None
+        # examples of stage 2 are definitions, which in most worlds are the same in every epoch
+        redraws = 1 in stage.data or tasks[0].questioning.redraws_definitions
+        self.redrawn = redraws and tasks[0].fresh is not None
         self.model = torch.arange(len(tasks), device=device)[:, None]
         self.order = torch.empty(0)
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from toy_models import lean
+from toy_models.forward import Forward, shape_of
 from toy_models.tag_changes import Seen, TagChange
 from toy_models.task import ROLE, Task
 
@@ -44,7 +45,7 @@ def find_entities(task: Task, rows: np.ndarray) -> Int[Tensor, " definition"]:
 @torch.no_grad()
 def stacked_definition_losses(
     parameters: Mapping[str, Tensor],
-    shape: lean.Shape,
+    shape: Forward,
     tokens: Int[Tensor, "model definition pos"],
     entity: Int[Tensor, "model definition"],
     *,
@@ -61,7 +62,7 @@ def stacked_definition_losses(
             if change is None
             else change.forward(parameters, some[:, :, :-1])
         )
-        x = lean.residual(seen.parameters, seen.tokens, shape, cut=seen.cut)
+        x = shape.residual(seen.parameters, seen.tokens, cut=seen.cut)
         before = (where - 1)[:, :, None, None].expand(-1, -1, 1, x.shape[3])
         logits = lean.logits(parameters, x.gather(2, before)[:, :, 0])
         targets = some.gather(2, where[:, :, None])
@@ -79,11 +80,11 @@ def measure_definition_losses(
 
     Raises ValueError where there is no definition loss (`find_entities`).
     """
-    device = model.embed.W_E.device
+    device = model.W_U.device
     entity = find_entities(task, rows)
     tokens = task.tokens[torch.from_numpy(rows), : int(entity.max()) + 1]
     losses = stacked_definition_losses(
-        lean.parameters_of([model]), lean.shape_of(model), tokens[None].to(device), entity[None].to(device),
+        lean.parameters_of([model]), shape_of(model), tokens[None].to(device), entity[None].to(device),
         change=change,
     )  # fmt: skip
     found: np.ndarray = losses[0].double().cpu().numpy()

@@ -43,6 +43,16 @@ class Shape:
     eps: float
     activation: str
 
+    def residual(
+        self,
+        p: Mapping[str, Tensor],
+        tokens: Int[Tensor, "model batch pos"],
+        *,
+        cut: Bool[Tensor, "model batch pos pos"] | None = None,
+    ) -> Float[Tensor, "model batch pos d_model"]:
+        """The function `residual` of this module, on this shape."""
+        return residual(p, tokens, self, cut=cut)
+
 
 def shape_of(model: "HookedTransformer") -> Shape:
     """The shape of a model, after a check, once per model, that the lean forward pass computes what the model computes.

@@ -6,12 +6,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from toy_models import lean
+from toy_models.forward import Forward
 from toy_models.tag_changes import Seen, TagChange
 
 
 def token_losses(
     parameters: dict[str, Tensor],
-    shape: lean.Shape,
+    shape: Forward,
     tokens: Int[Tensor, "model batch pos_and_next"],
     loss_mask: Bool[Tensor, "model batch pos"],
     *,
@@ -33,7 +34,7 @@ def token_losses(
     targets = targets.masked_fill(~weights, 0)  # there may be no logit for what is not predicted
 
     def read(seen: Seen) -> Float[Tensor, "model position d_vocab_out"]:
-        x = lean.residual(seen.parameters, seen.tokens, shape, cut=seen.cut)
+        x = shape.residual(seen.parameters, seen.tokens, cut=seen.cut)
         if where is not None:
             x = x.gather(2, where[..., None].expand(-1, -1, -1, x.shape[3]))
         return lean.logits(seen.parameters, x.flatten(1, 2))

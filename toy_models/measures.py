@@ -66,6 +66,19 @@ RANKED: Final = Measures(
 likelier."""
 
 
+LABELLED: Final = Measures(
+    names=_NAMES,
+    leading="accuracy",
+    says="accuracy: how often the model gives the highlighted cell of a grid its right label, and not another label or none.",
+    second="logit_difference",
+    chance=MappingProxyType({}),
+    smallest=_SMALLEST,
+    bounds=_BOUNDS,
+    least_recall=0.95,
+)
+"""Measures of questions about the label of a cell. Compare with `no_data`."""
+
+
 def within_alias_auc(
     difference: Float[np.ndarray, "question"], contains: np.ndarray, alias: np.ndarray
 ) -> pd.Series:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from toy_models import lean
+from toy_models.forward import Forward
 from toy_models.frozen import EMBEDDING, find_alias_names
 from toy_models.losses import token_losses
 from toy_models.randomness import generator
@@ -80,7 +80,7 @@ def find_projected_rows(task: Task, stage: StageConfig) -> Bool[Tensor, "d_vocab
 
 def find_projections(
     parameters: Mapping[str, Tensor],
-    shape: lean.Shape,
+    shape: Forward,
     tasks: Sequence[Task],
     stage: StageConfig,
     *,
@@ -120,7 +120,7 @@ def find_directions(
 
 
 def question_gradients(
-    parameters: Mapping[str, Tensor], shape: lean.Shape, task: Task
+    parameters: Mapping[str, Tensor], shape: Forward, task: Task
 ) -> Float[Tensor, "alias d_model"]:
     """For each alias that is asked about in the training data of stage 1, the gradient with respect to its embedding of its questions' loss.
 

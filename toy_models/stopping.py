@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from toy_models import lean
 from toy_models.batches import Batches
 from toy_models.definition_loss import find_entities, stacked_definition_losses
+from toy_models.forward import Forward
 from toy_models.frozen import find_alias_names
 from toy_models.stages import StageConfig
 from toy_models.tag_changes import TagChange
@@ -43,7 +43,7 @@ class Stopping:
         self.model = torch.arange(len(found), device=data.device)[:, None]
         trainer.stopped = torch.zeros_like(self.examples, dtype=torch.bool)
 
-    def measure(self, shape: lean.Shape, parameters: Mapping[str, Tensor]) -> None:
+    def measure(self, shape: Forward, parameters: Mapping[str, Tensor]) -> None:
         """Measure the definition losses, and stop what is at or under the stage's value.
 
         What has once stopped stays so. A model whose losses are not finite has diverged, and all of it stops.
@@ -66,6 +66,7 @@ class Stopping:
         stopped = self.trainer.stopped
         self.finished = stopped.all(1).tolist()
         if self.stage.stops != "stage":
+            assert self.trainer.frozen is not None  # an alias of one token has an embedding
             self.data.mask[self.model, self.examples] &= ~stopped[:, :, None]
             self.trainer.frozen.freeze(self._stopped_names(stopped))
 
@@ -82,6 +83,7 @@ class Stopping:
 
     def _stopped_names(self, stopped: Bool[Tensor, "model definition"]) -> Bool[Tensor, "model d_vocab"]:
         """Which tokens are names of aliases all of whose definitions have stopped."""
+        assert self.trainer.frozen is not None
         rows = torch.zeros_like(self.trainer.frozen.always)
         rows[self.model.expand_as(stopped)[stopped], self.names[stopped]] = True
         rows[self.model.expand_as(stopped)[~stopped], self.names[~stopped]] = False

@@ -231,6 +231,10 @@ class Questioning(ABC):
     """Kinds of test beside questions that a task may have in its column `kind`."""
     entities_are_numbers = False
     """Whether the entities have an order, so that some are larger than others, and odd or even."""
+    recalls: Literal["first_token", "every_token"] = "first_token"
+    """Whether a definition counts as recalled by its entity's first token, or by the share of the entity's tokens that come first."""
+    redraws_definitions = False
+    """Whether `Task.fresh` draws definitions anew in every stage, and not only the questions and the noise of stage 1."""
     last_alias_token_apart = False
     """Whether the last token of an alias has a role of its own in pairs: at that token of a text, the whole name was read."""
 

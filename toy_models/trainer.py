@@ -48,7 +48,7 @@ class Trainer:
     ) -> None:
         self.models = models
         first = models[0]
-        device = first.embed.W_E.device
+        device = first.W_U.device
         self.tied = bool(first.cfg.tie_word_embeddings)
         self.stacked = {k: v.detach().contiguous() for k, v in lean.parameters_of(models).items()}
         for index, model in enumerate(models):
@@ -64,10 +64,10 @@ class Trainer:
             [p.detach()[k] for p in self.parameters for k in range(len(models))] if apart else self.parameters
         )
         self.apart = apart
-        assert names[0] == EMBEDDING
-        embeddings = len(models) if apart else 1
+        embeddings = (len(models) if apart else 1) if names[0] == EMBEDDING else 0
         self.optimizer = _optimizer(self.moved[:embeddings], self.moved[embeddings:], stage)
-        self.frozen = FrozenRows(self.stacked[EMBEDDING], tasks, stage.trains)
+        self.frozen = FrozenRows(self.stacked[EMBEDDING], tasks, stage.trains) if embeddings else None
+        """Rows of the embeddings that do not move; None in models without token embeddings."""
         self.forward = dict(self.stacked) | lean.rotary_tables(first)
         if self.tied:
             self.forward["unembed.W_U"] = self.stacked["embed.W_E"][:, : first.cfg.d_vocab_out].mT
@@ -86,7 +86,7 @@ class Trainer:
 
     def mask_frozen_rows(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
         """Gradients that are 0 in the rows of the embedding that are not trained."""
-        return [self.frozen.mask(gradients[0]), *gradients[1:]]
+        return gradients if self.frozen is None else [self.frozen.mask(gradients[0]), *gradients[1:]]
 
     def record(
         self, losses: Float[Tensor, "model"], tokens: Int[Tensor, "model"], learns: Sequence[bool]
@@ -131,7 +131,8 @@ class Trainer:
                     parameter.copy_(old + share * (parameter - old))
         if self.projected is not None:
             self.projected.project(before[0])
-        self.frozen.put_back()
+        if self.frozen is not None:
+            self.frozen.put_back()
 
     def tie(self) -> None:
         """Give the models' unembedding the weights of the embedding, if the two are tied."""
@@ -163,7 +164,8 @@ class Trainer:
             for name, value in state.tensors.items():
                 if name.startswith("model/"):
                     self.stacked[name.removeprefix("model/")].copy_(value)
-        self.frozen.freeze(torch.zeros_like(self.frozen.always))  # at the restored values
+        if self.frozen is not None:
+            self.frozen.freeze(torch.zeros_like(self.frozen.always))  # at the restored values
         for name, number in (state.tensors | state.scalars).items():
             kind, _, rest = name.partition("/")
             if kind == "optimizer":
@@ -206,9 +208,8 @@ def _optimizer(
     embeddings: Sequence[Tensor], others: Sequence[Tensor], stage: StageConfig
 ) -> torch.optim.Optimizer:
     """The optimiser of the token embeddings and the other parameters, in this order."""
-    groups = [{"params": list(embeddings), "share": stage.embedding_rate}]
-    if others:
-        groups.append({"params": list(others), "share": 1.0})
+    both = ((embeddings, stage.embedding_rate), (others, 1.0))
+    groups = [{"params": list(params), "share": share} for params, share in both if params]
     lr, decay = stage.learning_rate, stage.weight_decay
     if stage.optimizer == "adamw":
         betas = (stage.momentum, stage.beta2)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from toy_models import lean
 from toy_models.batches import Batches
+from toy_models.forward import shape_of
 from toy_models.losses import token_losses
 from toy_models.projected_steps import find_projected_rows, find_projections
 from toy_models.stages import StageConfig, evaluation_steps, log_steps, schedule
@@ -83,10 +83,10 @@ def train_stage(
     given = {len(tasks), len(seeds), len(models if learning_rates is None else learning_rates)}
     if given != {len(models)}:  # a single one would broadcast to all models
         raise ValueError(f"{len(models)} models need as many tasks, seeds and, if any, learning rates")
-    device = models[0].embed.W_E.device
+    device = models[0].W_U.device
     data = Batches(tasks, stage, seeds, device)
     trainer = Trainer(models, tasks, stage)
-    shape = lean.shape_of(models[0])
+    shape = shape_of(models[0])
     if stage.alias_step != "whole":
         rows = torch.stack([find_projected_rows(task, stage) for task in tasks]).to(device)
         trainer.project(rows, find_projections(trainer.forward, shape, tasks, stage, seeds=seeds))

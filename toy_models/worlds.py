@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from toy_models import integer_set, planted_set
+from toy_models import digit_grid, integer_set, planted_set
+from toy_models.architectures import ModelConfig
+from toy_models.convnet_config import ConvNetConfig, Pictures
 from toy_models.integer_set_config import IntegerSetConfig
 from toy_models.list_questioning import ListQuestioning
 from toy_models.planted_set import PlantedSetConfig
@@ -37,6 +39,13 @@ class World:
     """How the world's questions are asked and judged."""
     size: Callable[[Any], TaskSize] | None = None
     """A function from a config to the size of its task, which is asked before anything is built. None asks nothing."""
+    pictures: Callable[[Any], Pictures] | None = None
+    """A function from a config to how its tokens are drawn, in a world whose models are ConvNets; None in one of transformers."""
+
+    @property
+    def model(self) -> type:
+        """Dataclass of the settings of the world's models, which are the table `model` of a recipe."""
+        return ModelConfig if self.pictures is None else ConvNetConfig
 
 
 WORLDS: Final[dict[str, World]] = {
@@ -48,6 +57,15 @@ WORLDS: Final[dict[str, World]] = {
         describe=integer_set.describe,
         questioning=ListQuestioning(),
         size=size_integer_set,
+    ),
+    "digit-grid": World(
+        config=digit_grid.DigitGridConfig,
+        build=digit_grid.build,
+        vocabulary=digit_grid.vocabulary,
+        context_length=digit_grid.context_length,
+        describe=digit_grid.describe,
+        questioning=digit_grid.GridQuestioning(),
+        pictures=digit_grid.pictures,
     ),
     "planted-set": World(
         config=PlantedSetConfig,

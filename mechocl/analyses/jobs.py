@@ -232,6 +232,9 @@ def complete_run(
 ) -> None:
     """Compute the analyses that a run, or some of its seeds, lacks. What killed writes left in its folder is removed."""
     files.remove_temporary(run.path)
+    for name, _ in wanted:
+        if name != "evaluate":
+            run.kind.require_transformers(run, f"the analysis {name}")
     missing = []
     for folder in [f for f in run.finished_seeds() if seeds is None or f.seed in seeds]:
         todo = tuple(

@@ -71,6 +71,7 @@ def map_seeds(
     threads changes the bits of the result.
     """
     files.remove_temporary(run.path)
+    run.kind.require_transformers(run, title)
     if work:
         require_folder(run.path)
         processes.map_jobs(

@@ -102,17 +102,22 @@ def _differences(
 def recalled(model: Transformer, task: Task, rows: np.ndarray) -> np.ndarray:
     """Whether the integer of each of the given definitions is the model's first choice among integers, just before it.
 
-    In a text world, whether the entity's first token is the first choice among all tokens. Raises ValueError for
-    definitions that begin with the integer.
+    In a text world, whether the entity's first token is the first choice among all tokens; in a world whose entities are told in
+    parts (`Questioning.recalls`), the share of the entity's tokens that are. Raises ValueError for definitions that begin with the integer.
     """
     tokens = task.tokens[torch.from_numpy(rows)]
-    first = (task.roles[torch.from_numpy(rows)] == ROLE["entity"]).int().argmax(1)
-    if (first < 1).any():
+    is_entity = task.roles[torch.from_numpy(rows)] == ROLE["entity"]
+    if task.questioning.recalls == "first_token":
+        is_entity &= is_entity.cumsum(1) == 1
+    row, at = torch.nonzero(is_entity, as_tuple=True)
+    if (at < 1).any():
         raise ValueError("definitions that begin with their integer have nothing to recall it from")
     ids = task.questioning.recall_ids(task.vocabulary)
-    chosen = ids[logits_at(model, tokens, first - 1, ids).argmax(1)]
-    right: np.ndarray = (chosen == tokens[torch.arange(len(tokens)), first]).numpy()
-    return right
+    chosen = ids[logits_at(model, tokens[row], at - 1, ids).argmax(1)]
+    right = (chosen == tokens[row, at]).double()
+    shares = torch.zeros(len(tokens), dtype=torch.float64).index_add_(0, row, right) / is_entity.sum(1)
+    found: np.ndarray = shares.numpy()
+    return found
 
 
 def per_alias(model: Transformer, task: Task, *, aliases_per_subset: int | None = None) -> pd.DataFrame:

@@ -175,6 +175,10 @@ def take_apart(model: Transformer) -> Components:
     seam.refuse_half_precision(model)
     m: Any = model
     c = m.cfg
+    if not c.n_heads:
+        raise MechoclError(
+            f"this analysis is of transformers, and a {type(m).__name__} has no attention; {_COVERED}"
+        )
     beyond = acts_beyond_rows(c) or _short_window_of_a_bridge(m)
     if beyond is not None:
         raise MechoclError(f"the model has {beyond}, which this analysis does not cover; {_COVERED}")

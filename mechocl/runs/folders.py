@@ -21,7 +21,7 @@ from mechocl.behaviour import internalization
 from mechocl.errors import MechoclError
 from mechocl.models.seam import resolve_device
 from mechocl.runs import overview
-from mechocl.runs.recipes import AnyRecipe, Recipe
+from mechocl.runs.recipes import AnyRecipe, ConvNetRecipe, Recipe
 from toy_models import architectures
 from toy_models.task import Task
 from toy_models.trainer import TrainingState
@@ -286,10 +286,24 @@ class SeedFolder:
 
 
 def build_model(recipe: AnyRecipe, *, seed: int = 0, device: str | None = "auto") -> Any:
-    """A recipe's untrained model, a `HookedTransformer`. The device `auto`, or None, is a GPU where there is one."""
+    """A recipe's untrained model: a `HookedTransformer`, or a `HookedConvNet` (`toy_models.convnet`) in a world of pictures.
+
+    The device `auto`, or None, is a GPU where there is one. Raises MechoclError for images that cannot be read.
+    """
     assert isinstance(recipe, Recipe)
     world = world_of(recipe.task)
     vocabulary = world.vocabulary(recipe.task)
+    if world.pictures is not None:
+        from toy_models import convnet  # it imports TransformerLens, which takes seconds
+
+        assert isinstance(recipe, ConvNetRecipe)
+        try:
+            pictures = world.pictures(recipe.task)
+        except ValueError as error:
+            raise MechoclError(f"the recipe's pictures cannot be drawn: {error}") from None
+        return convnet.build(
+            recipe.model, pictures, d_vocab=len(vocabulary), d_vocab_out=vocabulary.outputs, seed=seed
+        ).to(resolve_device(device))
     model = architectures.build(
         recipe.model.resolve(),
         d_vocab=len(vocabulary),

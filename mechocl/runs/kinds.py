@@ -79,3 +79,7 @@ class RunKind(ABC):
     def can_be_taken_apart(self, run: Any) -> bool:
         """Whether models of the run's family can be taken apart (`models.components`), as some analyses need."""
         return True
+
+    def require_transformers(self, run: Any, what: str) -> None:
+        """Raise MechoclError if the models of a run are not transformers, of which alone `what` can be had."""
+        return

@@ -18,6 +18,7 @@ from mechocl.closed_book.stages import ClosedBookRecipe
 from mechocl.errors import MechoclError, nearest
 from mechocl.runs import plain_values
 from toy_models.architectures import ModelConfig
+from toy_models.convnet_config import ConvNetConfig, refuse_stages
 from toy_models.stages import TrainingConfig
 from toy_models.worlds import DEFAULT, WORLDS
 
@@ -48,8 +49,21 @@ class Recipe(Generic[Config]):
         return True
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvNetRecipe(Recipe[Config]):
+    """An experiment on a world of pictures, whose models are ConvNets."""
+
+    model: ConvNetConfig  # type: ignore[assignment]
+    """The shape of the ConvNet."""
+
+    def __post_init__(self) -> None:
+        refuse_stages(self.training.stages)
+
+
 AnyRecipe = Recipe[Any] | ClosedBookRecipe
 """Any recipe that a run may have."""
+
+_RECIPES: Final = (Recipe, ConvNetRecipe, ClosedBookRecipe)
 
 
 def named() -> dict[str, Path]:
@@ -213,7 +227,7 @@ def _dataclasses_in(config: type, found: dict[str, type]) -> dict[str, type]:
 def configs() -> dict[str, type]:
     """Every dataclass that a recipe consists of, of all worlds, by its name."""
     found: dict[str, type] = {}
-    for root in (Recipe, ClosedBookRecipe, *(world.config for world in WORLDS.values())):
+    for root in (*_RECIPES, *(world.config for world in WORLDS.values())):
         _dataclasses_in(root, found)
     return found
 
@@ -228,7 +242,8 @@ def _adapter(config: type) -> Any:
     """The pydantic adapter that reads and writes recipes of a world, whose config is of this class."""
     for held in _dataclasses_in(config, {}).values():
         strict(held)
-    return pydantic.TypeAdapter(Recipe[config])
+    of_pictures = next(world for world in WORLDS.values() if world.config is config).model is ConvNetConfig
+    return pydantic.TypeAdapter(ConvNetRecipe[config] if of_pictures else Recipe[config])
 
 
 def _explain(error: Any) -> str:
@@ -248,7 +263,7 @@ def _explain(error: Any) -> str:
 def _nearest_key(place: tuple[str, ...]) -> str | None:
     """The whole key that is most like an unknown one: a field beside it, or else one of this name elsewhere in a recipe."""
     *holder, last = place
-    known = [key for root in (Recipe, ClosedBookRecipe) for key in _keys(root)]
+    known = [key for root in _RECIPES for key in _keys(root)]
     beside = [
         key[-1] for key in known if list(key[:-1]) == ["0" if part.isdecimal() else part for part in holder]
     ]

@@ -34,7 +34,7 @@ from mechocl.runs.kinds import RunKind
 from mechocl.runs.makers import makers, mixed_versions, with_maker
 from mechocl.runs.manifest import check_manifest, refuse_sweep
 from mechocl.runs.provenance import maker, new_manifest
-from mechocl.runs.recipes import AnyRecipe, Recipe
+from mechocl.runs.recipes import AnyRecipe
 from mechocl.runs.text_runs import TextRuns
 from mechocl.runs.toy_runs import ToyRuns
 from toy_models.task import Questioning
@@ -319,11 +319,11 @@ def open_run(path: str | Path, *, attribute: str = "") -> Run:
 
 def kind_of(recipe: AnyRecipe) -> RunKind:
     """The kind of the runs of a recipe."""
-    return _KINDS[type(recipe)]
+    return _TEXT if isinstance(recipe, ClosedBookRecipe) else _TOY
 
 
-_KINDS: Final[dict[type, RunKind]] = {Recipe: ToyRuns(), ClosedBookRecipe: TextRuns()}
-"""Class of a recipe → the kind of its runs."""
+_TOY: Final[RunKind] = ToyRuns()
+_TEXT: Final[RunKind] = TextRuns()
 
 
 def _stacks(seeds: tuple[int, ...], together: int) -> list[list[int]]:

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from mechocl.errors import MechoclError
 from mechocl.runs.folders import SeedFolder
 from mechocl.runs.kinds import RunKind
 from mechocl.runs.progress import Progress
-from mechocl.runs.recipes import Recipe
+from mechocl.runs.recipes import ConvNetRecipe, Recipe
 from toy_models.stages import StageConfig
 from toy_models.task import Questioning
 from toy_models.worlds import world_of
@@ -44,6 +45,17 @@ class ToyRuns(RunKind):
         stack = next(stack for stack in run.stacks() if stack.seeds == tuple(seeds))
         train_stack(run, stack, device=device, save_every_s=save_every_s, progress=progress)
 
+    def can_be_taken_apart(self, run: Any) -> bool:
+        """Transformers can; a ConvNet cannot."""
+        return not isinstance(run.recipe, ConvNetRecipe)
+
+    def require_transformers(self, run: Any, what: str) -> None:
+        if isinstance(run.recipe, ConvNetRecipe):
+            raise MechoclError(
+                f"the models of {run.path} are ConvNets, and {what} is for transformers, with attention and a stream between their "
+                "layers; of this run there are evaluate, dynamics, controls, verdict and report"
+            )
+
     def count_examples(self, recipe: Any, stage: int) -> int:
         from mechocl.runs.train_toy import draw_task  # that module imports runs, which import their kinds
 
@@ -52,13 +64,25 @@ class ToyRuns(RunKind):
     def facts(self, run: Any) -> dict[str, str]:
         recipe = run.recipe
         assert isinstance(recipe, Recipe)
-        model = recipe.model.resolve()
         return {
             "Task": world_of(recipe.task).describe(recipe.task),
-            "Model": f"{model.n_layers} layer{'s' * (model.n_layers > 1)}, d_model {model.d_model}, {model.n_heads} heads, "
-            f"positions {model.positions}",
+            "Model": _model(recipe),
             "Stages": "; ".join(map(_stage, recipe.training.stages)),
         }
+
+
+def _model(recipe: Recipe[Any]) -> str:
+    if isinstance(recipe, ConvNetRecipe):
+        shape = recipe.model
+        return (
+            f"ConvNet: convolutions of {', '.join(map(str, shape.channels))} channels, fully connected layers of "
+            f"{', '.join(map(str, shape.hidden))}, {shape.d_model} numbers a cell"
+        )
+    model = recipe.model.resolve()
+    return (
+        f"{model.n_layers} layer{'s' * (model.n_layers > 1)}, d_model {model.d_model}, {model.n_heads} heads, "
+        f"positions {model.positions}"
+    )
 
 
 def _stage(stage: StageConfig) -> str:

@@ -262,7 +262,7 @@ def _definition_losses(
     rows = rows[[order.index("V") < order.index("E") for order in task.table["order"].iloc[rows]]]
     if len(rows) == 0:
         return {}
-    change = find_tag_change([task], config, model.embed.W_E.device)
+    change = find_tag_change([task], config, model.W_U.device)
     losses = measure_definition_losses(model, task, rows, change=change)
     means = pd.Series(losses).groupby(task.table["subset"].astype(str).to_numpy()[rows]).mean()
     return {str(subset): float(loss) for subset, loss in means.items()}

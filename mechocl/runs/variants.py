@@ -148,6 +148,7 @@ def require_variants(run: Run) -> Recipe[Any]:
         raise MechoclError(
             f"{run.path} is a closed-book run; variants are for runs of models that are trained from scratch"
         )
+    run.kind.require_transformers(run, "a variant")
     if is_variant_run(run):
         raise MechoclError(
             f"{run.path} is itself a variant; give the run that it lies in, {run.path.parent.parent}"

@@ -52,6 +52,7 @@ class LiveRun:
     """Some seeds of a run. Its methods may be called from several threads; one computation is done at a time."""
 
     def __init__(self, run: Run, seeds: Sequence[int], *, patching: bool, device: str) -> None:
+        run.kind.require_transformers(run, "the explorer")
         self.run, self.patching, self.device = run, patching, device
         self._computing = threading.RLock()
         self._folders = {seed: run.seed(seed) for seed in seeds}

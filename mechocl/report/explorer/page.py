@@ -86,6 +86,7 @@ def build_page(
     numbers are computed anew. Raises MechoclError when there is nothing to show, when the page would be larger than `MOST`, when a
     view of the story names what the page does not have, and as `data.show_model` does.
     """
+    run.kind.require_transformers(run, "the explorer")
     shown, works = {}, []
     for seed in seeds:
         folder = run.seed(seed)
