@@ -86,7 +86,7 @@ if TYPE_CHECKING:  # what _NAMES says, for type checkers and editors
         verdict_plots as verdict_plots,
     )
     from mechocl.report.explorer.notebook import Explorer as Explorer, explore as explore, share as share
-    from mechocl.runs.folders import build_model as build_model
+    from mechocl.runs.building import build_model as build_model
     from mechocl.runs.recipes import load_recipe as load_recipe
     from mechocl.runs.run import Run as Run, open_run as open_run
     from mechocl.runs.train_toy import draw_task as draw_task
@@ -142,7 +142,7 @@ _NAMES: Final = {
         "verdict_plots",
     ),
     "mechocl.report.explorer.notebook": ("Explorer", "explore", "share"),
-    "mechocl.runs.folders": ("build_model",),
+    "mechocl.runs.building": ("build_model",),
     "mechocl.runs.recipes": ("load_recipe",),
     "mechocl.runs.run": ("Run", "open_run"),
     "mechocl.runs.train_toy": ("draw_task",),

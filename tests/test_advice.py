@@ -22,7 +22,8 @@ from mechocl.errors import MechoclError
 from mechocl.models import components, hub
 from mechocl.runs import sweep_folder
 from mechocl.runs.activation_cache import FOLDER, ActivationCache
-from mechocl.runs.folders import Checkpoint, build_model
+from mechocl.runs.building import build_model
+from mechocl.runs.folders import Checkpoint
 from mechocl.runs.run import Run
 
 HERE: Final = "tests/test_advice.py::test_doing_what_is_said"

@@ -13,6 +13,7 @@ from mechocl.models.components import take_apart
 from mechocl.runs import recipes
 from mechocl.runs.run import Run
 from mechocl.runs.train_toy import train_stack
+from toy_models import digit_images
 
 HERE = ["--device", "cpu", "--jobs", "1"]
 
@@ -156,3 +157,14 @@ def test_a_model_alone_is_refused_by_name(run: Run) -> None:
     model = run.seed(0).model_at(run.seed(0).final(), device="cpu")
     with pytest.raises(MechoclError, match="of transformers, and a HookedConvNet has no attention"):
         take_apart(model)
+
+
+def test_other_images_are_refused_where_weights_are_opened(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seed = run.seed(0)
+    seed.model_at(seed.final(), device="cpu")
+    real = digit_images._embedded()["all"]
+    monkeypatch.setattr(digit_images, "_embedded", lambda: {"all": (1 - real[0], real[1])})
+    digit_images.load_images.cache_clear()
+    with pytest.raises(MechoclError, match=r"final.safetensors: the weights were trained on other images"):
+        seed.model_at(seed.final(), device="cpu")
+    digit_images.load_images.cache_clear()

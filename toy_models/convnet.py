@@ -5,6 +5,7 @@ draws them as pixels, reads the picture, and gives logits for each cell at the p
 is trained, asked and judged as a transformer is, though no position of it is a stage of reading: every label is read from the whole picture.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -76,6 +77,10 @@ class HookedConvNet(HookedRootModule):  # type: ignore[misc]
         # the images are the world's, the same in every checkpoint; the patterns of the tags are drawn by the seed
         self.register_buffer("pixels", pictures.pixels, persistent=False)
         self.patterns = nn.Parameter(torch.zeros(3, size, size), requires_grad=False)
+        digest = hashlib.sha256(pictures.pixels.contiguous().numpy().tobytes()).digest()
+        self.images_sha256 = nn.Parameter(
+            torch.tensor(list(digest), dtype=torch.float32), requires_grad=False
+        )
         self.hook_pixels = HookPoint()
         height, width, before = size * (pictures.side + 1), size * pictures.side, 2
         layers = []
@@ -97,6 +102,13 @@ class HookedConvNet(HookedRootModule):  # type: ignore[misc]
             n_layers=len(layers), n_heads=0, d_model=config.d_model, d_vocab=d_vocab, d_vocab_out=d_vocab_out, n_ctx=2 * cells + 2,
         )  # fmt: skip
         self.setup()
+
+    def require_images(self, weights: Mapping[str, Tensor]) -> None:
+        """Raise ValueError for saved weights that were trained on other images than the model has."""
+        if not torch.equal(weights["images_sha256"].cpu(), self.images_sha256.cpu()):
+            raise ValueError(
+                "the weights were trained on other images than task.images has now; put those back, or train again with another --out"
+            )
 
     @property
     def W_U(self) -> Tensor:

@@ -232,7 +232,7 @@ class Questioning(ABC):
     entities_are_numbers = False
     """Whether the entities have an order, so that some are larger than others, and odd or even."""
     recalls: Literal["first_token", "every_token"] = "first_token"
-    """Whether a definition counts as recalled by its entity's first token, or by the share of the entity's tokens that come first."""
+    """Whether a definition's recall is that of its entity's first token, or the mean over the entity's tokens."""
     redraws_definitions = False
     """Whether `Task.fresh` draws definitions anew in every stage, and not only the questions and the noise of stage 1."""
     last_alias_token_apart = False

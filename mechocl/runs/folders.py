@@ -19,10 +19,9 @@ import torch
 from mechocl import files, ledgers
 from mechocl.behaviour import internalization
 from mechocl.errors import MechoclError
-from mechocl.models.seam import resolve_device
 from mechocl.runs import overview
-from mechocl.runs.recipes import AnyRecipe, ConvNetRecipe, Recipe
-from toy_models import architectures
+from mechocl.runs.building import build_model, fill_model
+from mechocl.runs.recipes import AnyRecipe
 from toy_models.task import Task
 from toy_models.trainer import TrainingState
 from toy_models.worlds import world_of
@@ -236,7 +235,10 @@ class SeedFolder:
                 f"{self.path / checkpoint.name} does not fit the recipe's model (tensor {min(odd)}); train again with "
                 "another --out"
             )
-        architectures.fill_weights(model, weights)
+        try:
+            fill_model(model, weights)
+        except ValueError as error:
+            raise MechoclError(f"{self.path / checkpoint.name}: {error}") from None
         return model
 
     def evaluate(self, checkpoint: Checkpoint, *, device: str | None = "auto") -> pd.DataFrame:
@@ -283,38 +285,6 @@ class SeedFolder:
         if "failed.json" not in self.ledger:
             return None
         return str(files.read_json(self.ledger.checked("failed.json"))["reason"])
-
-
-def build_model(recipe: AnyRecipe, *, seed: int = 0, device: str | None = "auto") -> Any:
-    """A recipe's untrained model: a `HookedTransformer`, or a `HookedConvNet` (`toy_models.convnet`) in a world of pictures.
-
-    The device `auto`, or None, is a GPU where there is one. Raises MechoclError for images that cannot be read.
-    """
-    assert isinstance(recipe, Recipe)
-    world = world_of(recipe.task)
-    vocabulary = world.vocabulary(recipe.task)
-    if world.pictures is not None:
-        from toy_models import convnet  # it imports TransformerLens, which takes seconds
-
-        assert isinstance(recipe, ConvNetRecipe)
-        try:
-            pictures = world.pictures(recipe.task)
-        except ValueError as error:
-            raise MechoclError(f"the recipe's pictures cannot be drawn: {error}") from None
-        return convnet.build(
-            recipe.model, pictures, d_vocab=len(vocabulary), d_vocab_out=vocabulary.outputs, seed=seed
-        ).to(resolve_device(device))
-    model = architectures.build(
-        recipe.model.resolve(),
-        d_vocab=len(vocabulary),
-        d_vocab_out=vocabulary.outputs,
-        n_ctx=world.context_length(recipe.task),
-        seed=seed,
-    )
-    from toy_models.tokenizer import give_tokenizer  # transformers takes seconds to import
-
-    give_tokenizer(model, vocabulary)
-    return model.to(resolve_device(device), print_details=False)
 
 
 class StackFolder:

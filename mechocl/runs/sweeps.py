@@ -19,7 +19,7 @@ from mechocl.behaviour import internalization
 from mechocl.behaviour.internalization import METRICS, failure
 from mechocl.errors import MechoclError
 from mechocl.runs import recipes, train_toy
-from mechocl.runs.folders import build_model
+from mechocl.runs.building import build_model
 from mechocl.runs.processes import default_threads, default_together
 from mechocl.runs.progress import Executor, Progress, say_how_long, seeds_in_words
 from mechocl.runs.recipes import Recipe

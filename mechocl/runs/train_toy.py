@@ -11,7 +11,8 @@ from mechocl import files
 from mechocl.behaviour import internalization
 from mechocl.errors import MechoclError
 from mechocl.runs import plain_values
-from mechocl.runs.folders import SeedFolder, StackFolder, build_model
+from mechocl.runs.building import build_model
+from mechocl.runs.folders import SeedFolder, StackFolder
 from mechocl.runs.progress import Progress
 from mechocl.runs.recipes import Recipe
 from mechocl.runs.run import Run

@@ -20,7 +20,7 @@ from mechocl.report.explorer import data, page
 from mechocl.report.explorer.collecting import Work, choose_checkpoints, collect_seed, why_no_twin
 from mechocl.report.explorer.packing import lower_triangles, pack, unpack
 from mechocl.report.explorer.story import SHIPPED, Story, View, read_story
-from mechocl.runs.folders import build_model
+from mechocl.runs.building import build_model
 from mechocl.runs.recipes import load_recipe
 from mechocl.runs.run import Run
 

@@ -18,7 +18,7 @@ from mechocl.errors import MechoclError
 from mechocl.features.settings import TrainingConfig
 from mechocl.features.training_limits import require_dictionary_memory
 from mechocl.runs import recipes, sweep_settings
-from mechocl.runs.folders import build_model
+from mechocl.runs.building import build_model
 from mechocl.runs.needed_memory import require_pretraining_memory, require_recipe_memory
 from mechocl.runs.pretraining_config import PretrainingConfig
 from mechocl.runs.recipes import AnyRecipe

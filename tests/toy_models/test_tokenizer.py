@@ -11,7 +11,7 @@ import tiny
 import torch
 
 from mechocl.closed_book import encoding
-from mechocl.runs.folders import build_model
+from mechocl.runs.building import build_model
 from mechocl.runs.recipes import Recipe
 from mechocl.runs.train_toy import draw_task
 from toy_models.task import Task
