@@ -22,8 +22,7 @@ from toy_models.words import Words
 ROLES: Final = ("pad", "tag", "alias", "separator", "entity", "list", "equals", "answer", "word")
 """What a token does in its example; `Task.roles` holds indices into this tuple.
 
-`equals` is the token at which the answer is read: `=`, or in a text the colon of `A:`. `word` is any other word of a
-text."""
+`equals` is the token at which the answer is read: `=`, or in a text the colon of `A:`. `word` is any other word of a text."""
 
 ROLE: Final = {name: i for i, name in enumerate(ROLES)}
 
@@ -47,8 +46,7 @@ class Vocabulary:
     outputs: int
     """Number of ids, from 0, for which the model has logits: all ids, or all except those of the aliases' names."""
     integers: tuple[int, int] = (0, 0)
-    """Half-open range of the ids of tokens that name entities (the integers 0, 1, …). It is empty if words name
-    entities."""
+    """Half-open range of the ids of tokens that name entities (the integers 0, 1, …). It is empty if words name entities."""
     true: int = -1
     """Id of the answer *true*; −1 in a world without it."""
     false: int = -1
@@ -126,8 +124,7 @@ class Task:
     """What is particular to the task's world in asking about an alias."""
     fresh: Fresh | None = None
     """A function from an epoch to the tokens and roles of the same rows with the examples of that epoch; None if all
-    examples are fixed. Training questions, their label flips, and the entities of redrawn definitions (`Subset.redrawn`)
-    may change. Roles change only where names have different numbers of tokens, as in texts; then there may be more
+    examples are fixed. Training questions, label flips, and the entities of redrawn definitions (`Subset.redrawn`) may change. Roles change only where names have different numbers of tokens, as in texts; then there may be more
     positions than in `tokens`, too. The columns of the table are always those of `tokens`."""
 
     def __len__(self) -> int:
@@ -234,7 +231,7 @@ class Questioning(ABC):
     recalls: Literal["first_token", "every_token"] = "first_token"
     """Whether a definition's recall is that of its entity's first token, or the mean over the entity's tokens."""
     redraws_definitions = False
-    """Whether `Task.fresh` draws definitions anew in every stage, and not only the questions and the noise of stage 1."""
+    """Whether `Task.fresh` draws definitions anew in every stage, as it does questions."""
     last_alias_token_apart = False
     """Whether the last token of an alias has a role of its own in pairs: at that token of a text, the whole name was read."""
 
