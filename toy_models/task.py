@@ -203,10 +203,7 @@ class Task:
     def position_of(
         self, role: Literal["alias", "entity", "equals", "answer"], rows: np.ndarray
     ) -> np.ndarray:
-        """Position of the *last* token with this role in each of the given examples; shape `(len(rows),)`.
-
-        Raises ValueError if one of the examples has no such token.
-        """
+        """Position of the *last* token with this role in each of the given examples. Raises ValueError for an example that has none."""
         hit = (self.roles[torch.from_numpy(rows)] == ROLE[role]).numpy()
         if not hit.any(axis=1).all():
             raise ValueError(f"some of the examples have no token in the role {role!r}")
