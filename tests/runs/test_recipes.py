@@ -69,6 +69,9 @@ def test_every_field_has_a_docstring(config: type) -> None:
 def test_all_configs_of_recipes_are_looked_at() -> None:
     assert set(recipes.configs()) == {
         "Recipe",
+        "ConvNetConfig",
+        "ConvNetRecipe",
+        "DigitGridConfig",
         "IntegerSetConfig",
         "PlantedSetConfig",
         "Fractions",
@@ -317,10 +320,12 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, content: bytes, messa
 
 def test_a_recipe_that_does_not_exist_is_answered_with_those_that_do(tmp_path: Path) -> None:
     with pytest.raises(
-        MechoclError, match=r"no recipe 'nothing': not a file, and not one of integer-set/cpu"
+        MechoclError, match=r"no recipe 'nothing': not a file, and not one of digit-grid/cpu, integer-set/cpu"
     ):
         recipes.load_recipe("nothing")
-    with pytest.raises(MechoclError, match="is a folder; give a recipe file or one of integer-set/cpu"):
+    with pytest.raises(
+        MechoclError, match="is a folder; give a recipe file or one of digit-grid/cpu, integer-set/cpu"
+    ):
         recipes.load_recipe(str(tmp_path))
 
 
