@@ -8,7 +8,7 @@ is trained, asked and judged as a transformer is, though no position of it is a 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +19,8 @@ from torch.func import functional_call
 from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
-from toy_models.convnet_config import ConvNetConfig, Pictures
+from toy_models.convnet_config import KERNEL, ConvNetConfig, Pictures
 from toy_models.randomness import generator
-
-KERNEL: Final = 3
 
 
 @dataclass(slots=True, kw_only=True)

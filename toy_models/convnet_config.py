@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from jaxtyping import Float
 from torch import Tensor
 
 from toy_models.stages import StageConfig
+
+KERNEL: Final = 3
+"""Height and width of a convolution."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from toy_models.architectures import Architecture
+from toy_models.convnet_config import KERNEL, ConvNetConfig
+from toy_models.digit_grid import DigitGridConfig
 from toy_models.integer_set import context_length
 from toy_models.integer_set_config import IntegerSetConfig
 from toy_models.stages import StageConfig
@@ -60,6 +62,62 @@ def size_integer_set(config: IntegerSetConfig) -> TaskSize:
     )
 
 
+def size_digit_grid(config: DigitGridConfig) -> TaskSize:
+    """The size of a task of digit grids, without the images, of which there are not more than their files have."""
+    outputs = 2 + config.labels
+    return TaskSize(
+        examples=config.aliases * (1 + config.held_out * config.test_draws),
+        positions=2 * config.cells + 2,
+        vocabulary=outputs + 4 + config.cells,
+        outputs=outputs,
+        drawn=8 * config.aliases * config.cells,
+        keys="aliases, side, labels, held_out and test_draws",
+    )
+
+
+def count_convnet_parameters(config: ConvNetConfig, task: TaskSize) -> int:
+    """Number of weights that a ConvNet trains on a task whose images have 8 × 8 pixels, as `convnet.build` makes them; with larger images there are more."""
+    cells = (task.positions - 2) // 2
+    side = math.isqrt(cells)
+    height, width, before, count = 8 * (side + 1), 8 * side, 2, 0
+    for index, channels in enumerate(config.channels):
+        count += before * channels * KERNEL**2 + 3 * channels
+        stride = 1 if index == 0 else 2
+        height, width, before = -(-height // stride), -(-width // stride), channels
+    wide = height * width * before
+    for hidden in config.hidden:
+        count += wide * hidden + 3 * hidden
+        wide = hidden
+    return (
+        count + (wide + 1) * cells * config.d_model + 2 * config.d_model + (config.d_model + 1) * task.outputs
+    )
+
+
+def estimate_convnet_memory(
+    config: ConvNetConfig, task: TaskSize, stages: Sequence[StageConfig], *, together: int
+) -> dict[str, int]:
+    """What the training of ConvNets takes, in bytes, by the settings that it grows with; `together` models are trained at a time."""
+    weights = 4 * count_convnet_parameters(config, task)
+    largest = max(min(stage.batch_size, task.examples) for stage in stages)
+    pixels = 64 * (task.positions - 2) // 2
+    return {
+        f"task ({task.keys})": together * task.bytes,
+        "model (channels, hidden, d_model and side)": together * 3 * weights,
+        "batches (batch_size, channels and hidden)": 4
+        * largest
+        * (pixels * config.channels[0] + sum(config.hidden)),
+        "steps (evaluations and checkpoints)": _bytes_of_steps(task, stages),
+    }
+
+
+def _bytes_of_steps(task: TaskSize, stages: Sequence[StageConfig]) -> int:
+    found = 0
+    for stage in stages:
+        total = math.ceil(task.examples / stage.batch_size) * stage.epochs
+        found += _STEP_BYTES * (min(stage.evaluations, total) + min(stage.checkpoints, total))
+    return found
+
+
 def count_parameters(a: Architecture, task: TaskSize) -> int:
     """Number of weights of a model of a task, as `architectures.build` makes them."""
     d, norms = a.d_model, 2 * a.d_model if a.normalization == "LN" else 0
@@ -76,16 +134,14 @@ def estimate_memory(
     """What training takes, in bytes, by the settings that it grows with; `together` models are trained at a time."""
     weights = 4 * count_parameters(a, task)
     blocks = a.n_layers * (_BLOCK_OBJECTS + task.positions**2)  # each block holds a causal mask
-    batches = steps = 0
+    batches = 0
     for stage in stages:
         batch = min(stage.batch_size, task.examples)
         inside = a.n_layers * task.positions * (4 * a.d_model + a.d_mlp + a.n_heads * task.positions)
         batches = max(batches, 4 * batch * (inside + task.outputs))
-        total = math.ceil(task.examples / stage.batch_size) * stage.epochs
-        steps += _STEP_BYTES * (min(stage.evaluations, total) + min(stage.checkpoints, total))
     return {
         f"task ({task.keys})": together * task.bytes,
         "model (n_layers, d_model, n_heads, d_mlp and the vocabulary)": together * (3 * weights + blocks),
         "batches (batch_size, n_layers, d_model and d_mlp)": together * batches,
-        "steps (evaluations and checkpoints)": steps,
+        "steps (evaluations and checkpoints)": _bytes_of_steps(task, stages),
     }

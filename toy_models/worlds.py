@@ -13,7 +13,7 @@ from toy_models.convnet_config import ConvNetConfig, Pictures
 from toy_models.integer_set_config import IntegerSetConfig
 from toy_models.list_questioning import ListQuestioning
 from toy_models.planted_set import PlantedSetConfig
-from toy_models.sizes import TaskSize, size_integer_set
+from toy_models.sizes import TaskSize, size_digit_grid, size_integer_set
 from toy_models.task import Questioning, Task, Vocabulary
 
 DEFAULT: Final = "integer-set"
@@ -65,6 +65,7 @@ WORLDS: Final[dict[str, World]] = {
         context_length=digit_grid.context_length,
         describe=digit_grid.describe,
         questioning=digit_grid.GridQuestioning(),
+        size=size_digit_grid,
         pictures=digit_grid.pictures,
     ),
     "planted-set": World(

@@ -16,7 +16,7 @@ from mechocl.closed_book.stages import ClosedBookRecipe
 from mechocl.closed_book.worlds import InventedConfig
 from mechocl.runs.finetune import processes
 from mechocl.runs.pretraining_config import PretrainingConfig
-from mechocl.runs.recipes import AnyRecipe, Recipe
+from mechocl.runs.recipes import AnyRecipe, ConvNetRecipe, Recipe
 from toy_models import sizes
 from toy_models.worlds import world_of
 
@@ -37,8 +37,12 @@ def require_recipe_memory(recipe: AnyRecipe, *, together: int = 1) -> None:
         if size is None:
             return
         task = size(recipe.task)
-        model, stages = recipe.model.resolve(), recipe.training.stages
-        needed: Mapping[str, float] = sizes.estimate_memory(model, task, stages, together=together)
+        stages = recipe.training.stages
+        needed: Mapping[str, float]
+        if isinstance(recipe, ConvNetRecipe):
+            needed = sizes.estimate_convnet_memory(recipe.model, task, stages, together=together)
+        else:
+            needed = sizes.estimate_memory(recipe.model.resolve(), task, stages, together=together)
     else:
         needed = _finetuning(recipe)
     own = {part: count / processes() for part, count in needed.items()}

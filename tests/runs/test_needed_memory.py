@@ -4,8 +4,10 @@ import dataclasses
 import itertools
 import time
 import typing
+from collections.abc import Callable
 from pathlib import Path
 
+import grids
 import pytest
 import tiny
 
@@ -24,7 +26,7 @@ from mechocl.runs.pretraining_config import PretrainingConfig
 from mechocl.runs.recipes import AnyRecipe
 from mechocl.runs.train_toy import draw_task
 from toy_models.integer_set_config import IntegerSetConfig
-from toy_models.sizes import count_parameters, size_integer_set
+from toy_models.sizes import count_convnet_parameters, count_parameters, size_digit_grid, size_integer_set
 from toy_models.stages import evaluation_steps, log_steps
 from toy_models.training import train_stage
 
@@ -59,26 +61,54 @@ def refusal(recipe: AnyRecipe, change: str) -> str:
     return line
 
 
-def test_every_integer_of_a_toy_recipe_is_refused_or_begins_to_train(tmp_path: Path) -> None:
-    recipe = tiny.recipe(tmp_path)
+@pytest.mark.parametrize(
+    ("made", "also"), [(tiny.recipe, {"alphabet"}), (grids.recipe, set())], ids=["transformer", "convnet"]
+)
+def test_every_integer_of_a_toy_recipe_is_refused_or_begins_to_train(
+    made: Callable[..., AnyRecipe], also: set[str], tmp_path: Path
+) -> None:
+    recipe = made(tmp_path)
     keys = integer_keys(recipe)
-    assert {"task.aliases", "model.n_layers", "training.stages.1.batch_size"} <= set(keys)
+    assert {"task.aliases", "model.d_model", "training.stages.1.batch_size"} <= set(keys)
     begun = set()
     for key, value in itertools.product(keys, HUGE):
         change = f"{key}={value}"
         if line := refusal(recipe, change):
             assert "\n" not in line
             continue
+        changed = made(tmp_path, change)
+        if key in ("task.train_images", "task.test_images"):  # there are not so many
+            with pytest.raises(MechoclError, match="lower train_images or test_images"):
+                draw_task(changed, seed=0)
+            continue
         begun.add(key.rsplit(".", 1)[1])
-        changed = tiny.recipe(tmp_path, change)
-        task, model = draw_task(changed, seed=0), build_model(changed, seed=0, device="cpu")
+        task = draw_task(changed, seed=0)
+        model = build_model(changed, seed=0, device="cpu")
         number = int(key.split(".")[2]) if key.startswith("training") else 0
         moments = train_stage(
             [model], [task], changed.training.stages[number], seeds=[0], precision="float32"
         )
         assert [next(moments).step for _ in range(2)] == [0, 1]
     # whatever these are, training begins: batches and evaluations are no more than there are examples and steps
-    assert begun == {"alphabet", "epochs", "batch_size", "evaluations", "checkpoints"}
+    assert begun == {"epochs", "batch_size", "evaluations", "checkpoints"} | also
+
+
+def test_widths_of_a_convnet_are_refused(tmp_path: Path) -> None:
+    for change in (
+        "model.channels=[4, 1_000_000_000]",
+        "model.hidden=[1_000_000_000]",
+        "task.labels=1_000_000_000_000",
+    ):
+        assert "and this machine has" in refusal(grids.recipe(tmp_path), change)
+
+
+def test_the_weights_of_a_convnet_are_counted(tmp_path: Path) -> None:
+    for changes in ((), ("model.channels=[3]", "task.side=3"), ("model.hidden=[5, 7, 6]", "model.d_model=9")):
+        recipe = grids.recipe(tmp_path, *changes)
+        assert isinstance(recipe, recipes.ConvNetRecipe)
+        model = build_model(recipe, seed=0, device="cpu")
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        assert count_convnet_parameters(recipe.model, size_digit_grid(recipe.task)) == trained
 
 
 def test_a_refusal_names_the_memory_the_machine_and_the_setting(tmp_path: Path) -> None:

@@ -1,5 +1,9 @@
 """A small world of digit grids, and a run of it that trains in seconds."""
 
+from pathlib import Path
+
+from mechocl.runs import recipes
+from mechocl.runs.recipes import Recipe
 from toy_models.digit_grid import DigitGridConfig
 from toy_models.subsets import Fractions
 
@@ -41,3 +45,10 @@ learning_rate = 5e-3
 evaluations = 2
 checkpoints = 2
 """
+
+
+def recipe(folder: Path, *changes: str) -> Recipe[DigitGridConfig]:
+    """The recipe, which is written into a folder, with changes."""
+    path = folder / "grids.toml"
+    path.write_text(TOML)
+    return recipes.load_recipe(str(path), changes)
