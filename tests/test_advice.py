@@ -146,6 +146,7 @@ PLAIN: Final = {
     "which must be the last of two or more": "asks for another run",
     "all (activations|.*means) are equal|the two means are equal": "asks for another value",
     "lower learning_rate, and train with another --out": "another recipe, which is what all other tests train",
+    "put those back, or train again with another --out": "other images, which test_pictures trains on",
     "delete it, and train it with `mechocl controls`": "train_controls makes it; test_controls",
 }
 """Pattern → why no test has to do what it says."""
