@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from toy_models.stages import StageConfig
@@ -55,6 +56,12 @@ class Pictures:
     @property
     def cells(self) -> int:
         return self.side**2
+
+    def cell_at(self, height: int, width: int) -> Int[Tensor, "height width"]:
+        """The cell whose region of a map of this size each place lies in; below 0 in the strip of the tag, above the grid."""
+        row = torch.arange(height) * (self.side + 1) // height
+        column = torch.arange(width) * self.side // width
+        return (row[:, None] - 1) * self.side + column
 
 
 def refuse_stages(stages: Sequence[StageConfig]) -> None:

@@ -233,7 +233,7 @@ def complete_run(
     """Compute the analyses that a run, or some of its seeds, lacks. What killed writes left in its folder is removed."""
     files.remove_temporary(run.path)
     for name, _ in wanted:
-        if name != "evaluate":
+        if not run.kind.takes(run, name):
             run.kind.require_transformers(run, f"the analysis {name}")
     missing = []
     for folder in [f for f in run.finished_seeds() if seeds is None or f.seed in seeds]:

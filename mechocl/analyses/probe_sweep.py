@@ -113,7 +113,8 @@ def list_units(
     found = []
     for path in runs:
         run = Run.open(path, attribute=attribute)
-        run.kind.require_transformers(run, "a probe sweep")
+        if not run.kind.takes(run, "probe"):
+            run.kind.require_transformers(run, "a probe sweep")
         folders = run.finished_seeds()
         if seeds is not None:
             absent = set(seeds) - {folder.seed for folder in folders}

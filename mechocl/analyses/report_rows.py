@@ -26,12 +26,10 @@ class ReportRows:
 def complete_report(run: Run, *, device: str, jobs: int | None) -> ReportRows:
     """Rows of every analysis that the report of a run shows. Missing rows are computed first.
 
-    They are of the seeds that are shown (`jobs.count_run`), the answers of every finished seed. If the models of the run cannot be taken apart, these are the answers alone.
+    They are of the seeds that are shown (`jobs.count_run`), the answers of every finished seed. They are those that the run's models take (`RunKind.takes`).
     An analysis for which the run has too few aliases or questions is left out, and a line on stderr says so.
     """
-    wanted = analysis_jobs.reported_analyses(run.recipe)
-    if not run.kind.can_be_taken_apart(run):
-        wanted = tuple(one for one in wanted if one[0] == "evaluate")
+    wanted = tuple(one for one in analysis_jobs.reported_analyses(run.recipe) if run.kind.takes(run, one[0]))
     shown = analysis_jobs.count_run(run, device=device, jobs=jobs).shown
     left_out: dict[str, str] = {}
 

@@ -204,7 +204,8 @@ def graft(
     Args:
         on: The run.
         config: What is measured.
-        steering: Fit the best constant steering vector too, which is the baseline that a part has to beat.
+        steering: Fit the best constant steering vector too, which is the baseline that a part has to beat. It is added to a stream between
+            layers, which ConvNets do not have; of their runs it is left out.
     """
     import pandas as pd
 
@@ -215,11 +216,13 @@ def graft(
     from toy_models.subsets import SUBSETS
 
     search = SteeringConfig(aliases_per_subset=config.aliases_per_subset)
-    also = (("steering", search),) if steering else ()
+    run = on.opened()
+    also = (("steering", search),) if steering and run.kind.takes(run, "steering") else ()
     opened, _, found = analysed(on, ("graft", config), *also)
     rows = pd.concat(found, ignore_index=True)
     rows = rows[rows["subset"].map(lambda name: SUBSETS[name].stage == 2)]
-    metrics = [metric for metric in ("auc", "accuracy") if metric in set(rows["metric"])]
+    leading = opened.questioning.measures.leading
+    metrics = [name for name in dict.fromkeys((leading, "auc", "accuracy")) if name in set(rows["metric"])]
     for metric in metrics:
         print(f"share of stage 2's gain in {metric} (0: as before it, 1: as after it), mean over seeds")
         part = rows[rows["metric"] == metric]

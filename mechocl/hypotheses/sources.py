@@ -199,7 +199,7 @@ def _computed(
 
 def why_not(run: Run, one: Prediction) -> str:
     """Why a run cannot have the analysis of a prediction, as a clause; "" if it can."""
-    if one.analysis != "evaluate" and not run.kind.can_be_taken_apart(run):
+    if not run.kind.takes(run, one.analysis):
         return "models of this shape cannot be taken apart"
     if one.analysis in COMPARE_STAGES and len(run.recipe.training.stages) < 2:
         return "the run has a single stage, so there is no model before it"

@@ -14,6 +14,7 @@ from torch import Tensor
 from mechocl.accepted import require_count
 from mechocl.behaviour.subset_names import subset_named
 from mechocl.errors import MechoclError, MechoclWarning, TooLittleData
+from mechocl.interventions import picture_pairs
 from mechocl.interventions.pairs import ROLE_NAMES, Pairs
 from mechocl.interventions.pairs_csv import read_pairs as pairs_of_file
 from mechocl.models.layout import asked_positions, shared_positions
@@ -45,6 +46,8 @@ def pairs_named(task: Task, name: str, *, n_pairs: int, seed: int) -> Pairs:
                 stacklevel=2,
             )
         return own[:n_pairs]
+    if picture_pairs.has_pictures(task):
+        return picture_pairs.pairs_of_pictures(task, name, n_pairs=n_pairs, seed=seed)
     if found := re.fullmatch(r"tag(\d)-to-tag(\d)", name):
         clean, corrupted = map(int, found.groups())
         return tag_pairs(task, clean=clean, corrupted=corrupted, n_pairs=n_pairs, seed=seed)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mechocl.accepted import settle
 from mechocl.errors import MechoclError
+from mechocl.interventions import picture_patching
 from mechocl.interventions.exchanged import only_measured
 from mechocl.interventions.metrics import (
     GivenMetric,
@@ -36,6 +37,7 @@ from mechocl.models.components import Components, take_apart
 from mechocl.models.seam import Transformer
 from mechocl.models.sites import find_sites, hook_name, sites_of, unit_of
 from mechocl.shares import in_shares
+from toy_models.convnet import HookedConvNet
 from toy_models.shown import Shown
 from toy_models.task import Task
 
@@ -169,7 +171,7 @@ def patch(
                 metric=config.metric,
                 by=config.by,
                 mode=config.mode,
-                each_unit=config.each_unit,
+                each_unit=config.each_unit and not (isinstance(model, HookedConvNet) and not config.site),
                 source_model=source_model,
                 seed=config.seed,
             ).table()
@@ -180,7 +182,9 @@ def patch(
 
 
 def stream_sites(model: Transformer) -> list[str]:
-    """Sites of the residual stream without repetitions, and of what is written into it."""
+    """Sites of the residual stream without repetitions, and of what is written into it; of a ConvNet, what its layers give."""
+    if isinstance(model, HookedConvNet):
+        return picture_patching.whole_layers(model)
     present = sites_of(take_apart(model))
     wanted = ("attn_out", "resid_mid", "mlp_out", "resid_post")
     return [hook_name("resid_pre", 0), *(site for site in wanted if site in present)]
@@ -216,6 +220,8 @@ def patch_activations(
         batch_size: examples in one forward pass; it limits the memory, however large the grid is.
         seed: draws the partners of `resample`.
 
+    A ConvNet is patched by `picture_patching.patch_layers`, which has other sites, places and units.
+
     Effects are patched − base, in the metric's unit. The base is the corrupted run in `denoise`, and the clean run
     in all other modes; so what carries the answer is positive in `denoise` and negative in the other modes. A patch that puts in
     what was there in every pair is not measured: its value and effect are NaN. Raises
@@ -224,6 +230,16 @@ def patch_activations(
     """
     _check_choices(mode, by, batch_size)
     chosen = metric_of(metric)
+    source = source_in_words(mode, pairs, seed=seed, other_model=source_model is not None)
+    if isinstance(model, HookedConvNet):
+        layers = picture_patching.patch_layers(
+            model, pairs, sites=sites, metric=chosen, by=by, mode=mode, each_unit=each_unit, source_model=source_model,
+            batch_size=batch_size, seed=seed,
+        )  # fmt: skip
+        return PatchingResult(
+            rows=layers.rows, per_pair=layers.per_pair.numpy(), exchanged=layers.exchanged.numpy(), clean=layers.clean,
+            corrupted=layers.corrupted, metric=chosen.name, unit=chosen.unit, pairs=pairs.name, n_pairs=len(pairs), mode=mode, source=source,
+        )  # fmt: skip
     into = take_apart(model)
     origin = into if source_model is None else take_apart(source_model)
     for one in (into, origin):
@@ -244,7 +260,6 @@ def patch_activations(
             where = groups[name][chunk.rows]
             parts[key, name].append(chunk.patched(key, where, each_unit))
     clean, corrupted = (float(chosen.pool(torch.cat(values), pairs)) for values in zip(*ends, strict=True))
-    source = source_in_words(mode, pairs, seed=seed, other_model=source_model is not None)
     return result_of(into, parts, chosen, pairs, mode, source, clean, corrupted)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from mechocl.errors import MechoclError
 from mechocl.models import seam
 from mechocl.models.seam import Transformer
+from toy_models.convnet import HookedConvNet
 from toy_models.task import ROLE, Task
 
 _EMBEDDINGS: Final = ("alias embeddings", "tag embeddings", "other embeddings")
@@ -67,8 +68,13 @@ def groups(model: Transformer, task: Task) -> dict[str, Group]:
     Where the unembedding is tied, `W_U` is a second copy of `W_E` that changes with it: each column belongs to the
     group of its token's embedding, and "unembedding" is `b_U` alone. So a graft of a tied model is tied.
 
+    Those of a ConvNet are "tag patterns" (which no stage trains, with the mark of its images), "layer 0 convolution", …, "layer 3 units" (a fully
+    connected layer), …, "cells" (what gives each cell its vector), "norms" and "unembedding".
+
     Raises MechoclError for a model that does not belong to the task, or has a parameter of unknown kind.
     """
+    if isinstance(model, HookedConvNet):
+        return _groups_of_convnet(model)
     device, rows = seam.device_of(model), model.cfg.d_vocab
     tokens = {name: ids.to(device) for name, ids in _token_groups(task, rows).items()}
     tied = bool(getattr(model.cfg, "tie_word_embeddings", False))
@@ -82,7 +88,7 @@ def groups(model: Transformer, task: Task) -> dict[str, Group]:
 
 
 def layer_groups(model: Transformer, task: Task) -> dict[str, Group]:
-    """Whole layers by name, "layer 0" …: attention, MLP and layer norms. They overlap with `groups`."""
+    """Whole layers by name, "layer 0" …: attention, MLP and layer norms, or a ConvNet's weights and norm. They overlap with `groups`."""
     found: dict[str, list[Part]] = {f"layer {layer}": [] for layer in range(model.cfg.n_layers)}
     for group in groups(model, task).values():
         for part in group.parts:
@@ -90,6 +96,25 @@ def layer_groups(model: Transformer, task: Task) -> dict[str, Group]:
             if layer is not None:
                 found[f"layer {layer}"].append(part)
     return {name: Group(name, tuple(parts)) for name, parts in found.items()}
+
+
+def _groups_of_convnet(model: HookedConvNet) -> dict[str, Group]:
+    """The groups of a ConvNet, from its pictures to its logits."""
+    found: dict[str, list[Part]] = {}
+    for name in parameters(model):
+        layer = _layer_of(name)
+        if name.startswith(("patterns", "images")):
+            group = "tag patterns"
+        elif ".norm." in name or name.startswith("ln_final."):
+            group = "norms"
+        elif layer is None:
+            group = "cells" if name.startswith("to_cells.") else "unembedding"
+        else:
+            group = f"layer {layer} {'convolution' if layer < model.n_convolutions else 'units'}"
+        found.setdefault(group, []).append(Part(name))
+    last = ("cells", "norms", "unembedding")
+    order = [*(name for name in found if name not in last), *last]
+    return {name: Group(name, tuple(found[name])) for name in order}
 
 
 def _parts_of(name: str, weight: Tensor, tokens: Mapping[str, Tensor], tied: bool) -> list[tuple[str, Part]]:

@@ -11,6 +11,7 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from mechocl.errors import MechoclError
+from mechocl.interventions.picture_pairs import has_pictures
 from mechocl.models import layout
 from mechocl.probing.recipe import Probe
 from toy_models.randomness import generator
@@ -26,7 +27,7 @@ class Examples:
     table: pd.DataFrame
     """The task's table, one row per example, with `defined` and `consistent`."""
     labels: tuple[str, ...]
-    """What stands at each position that is probed."""
+    """What stands at each position that is probed; of pictures, which are read as a whole, `picture` alone."""
     at: tuple[int, ...]
     """Indices of these positions."""
     shown: tuple[str, ...]
@@ -86,13 +87,20 @@ def draw_examples(
         rows = task.rows(kind="definition")
     if not (task.table["tag"].to_numpy() > 0).any():
         raise MechoclError("the task has no defined aliases to probe")
+    pictures = has_pictures(task)
     order = torch.randperm(len(rows), generator=generator(seed, "probe questions")).numpy()
     shuffled = task.table.loc[rows[order]]
     turn = shuffled.groupby("alias").cumcount()
     first = _of_each_subset(shuffled[turn == 0], aliases_per_subset)
-    labels = layout.asked_positions(task, first) if at == "question" else layout.shared_positions(task, first)
+    if pictures:
+        labels = ["picture"]
+    else:
+        labels = (
+            layout.asked_positions(task, first) if at == "question" else layout.shared_positions(task, first)
+        )
     where = _positions(labels, positions)
-    tokens = task.tokens[torch.from_numpy(first)][:, : max(where) + 1]
+    end = task.n_ctx if pictures else max(where) + 1
+    tokens = task.tokens[torch.from_numpy(first)][:, :end]
     second = _of_each_subset(shuffled[turn == 1], aliases_per_subset)
     again = len(second) == len(first)
     return Examples(
@@ -100,8 +108,8 @@ def draw_examples(
         table=_table(task).iloc[first].reset_index(drop=True),
         labels=tuple(labels[i] for i in where),
         at=tuple(where),
-        shown=tuple(task.vocabulary.decode(tokens[0, where].tolist())),
-        again=task.tokens[torch.from_numpy(second)][:, : max(where) + 1] if again else None,
+        shown=("",) if pictures else tuple(task.vocabulary.decode(tokens[0, where].tolist())),
+        again=task.tokens[torch.from_numpy(second)][:, :end] if again else None,
         listed=np.array([_list_of(task, row) for row in first.tolist()]),
     )
 

@@ -17,19 +17,18 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from einops import rearrange
 from torch import Tensor
 
 from mechocl.errors import MechoclError
 from mechocl.interventions.named_pairs import pairs_named
 from mechocl.interventions.subspaces import STREAM_SITES, Place
-from mechocl.models.components import Components, take_apart
+from mechocl.models.components import Components
 from mechocl.models.seam import Transformer
-from mechocl.models.sites import find_sites, hook_name
 from mechocl.models.untrained import untrained_like
 from mechocl.probing.controls import _by_question, _control, _embeddings, _matched
 from mechocl.probing.examples import Examples, draw_examples, probe_fits
 from mechocl.probing.own_labels import Labels, label_probe, with_labels
+from mechocl.probing.places import Reader, reader_of
 from mechocl.probing.recipe import Probe, load
 from mechocl.probing.scoring import (
     Chosen,
@@ -45,10 +44,6 @@ from mechocl.shares import in_shares
 from probes import grid, linear
 from probes.grid import GridScores
 from toy_models.task import Task
-
-EMBEDDING: Final = (0, "resid_pre")
-"""The bottom row of every grid: the embedding."""
-
 
 _DEFAULT: Final = ProbingConfig()
 
@@ -67,6 +62,9 @@ def probe(
     probes: Sequence[Probe] | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Tensor]]:
     """Scores of every probe of a recipe at each site, layer and position, with its controls and its directions.
+
+    A ConvNet is read whole, without positions, at the site `pixels` (the picture) and after each layer; what its picture alone gives is in the
+    place of the control *token embedding*, and no direction is swapped.
 
     `labels` are labels of your own, one for each alias (a dict, a Series, or an array in the order of the aliases; None leaves an
     alias out). They are probed at questions, or as `probes` with the target "label" say, with the same controls. `untrained` is the model of the control *untrained*; None draws the weights of a `HookedTransformer`
@@ -91,7 +89,7 @@ def probe(
     collect = directly(model) if collect is None else collect
     if untrained is None and config.controls:
         untrained = untrained_like(model, seed=config.seed)
-    c = take_apart(model)
+    reader = reader_of(model)
     for kind in in_shares(list(dict.fromkeys(one.at for one in recipe))):
         asked = [one for one in recipe if one.at == kind]
         examples = draw_examples(
@@ -101,17 +99,17 @@ def probe(
             positions=config.positions,
             seed=config.seed,
         )
-        places = _places(c, config)
-        own = _sites(places, examples.tokens, examples, collect)
+        places = reader.places(config)
+        own = reader.read(places, examples.tokens, examples, collect)
         controlled = untrained is not None and config.controls
         for site in in_shares(own, end=0.5 if controlled else 1.0):
             for one in asked:
-                found, directions = _probed(one, site, examples, task, c, config)
+                found, directions = _probed(one, site, examples, task, reader.c, config)
                 rows += found
                 arrays[f"{one.name}/{site.name}/{site.layer}"] = directions
         if untrained is not None and config.controls:
             rows += _control_rows(
-                asked, own, examples, c, config, places=places, collect=collect, untrained=untrained
+                asked, own, examples, reader, config, places=places, collect=collect, untrained=untrained
             )
     return pd.DataFrame(rows), arrays
 
@@ -134,32 +132,11 @@ def _asked(
     return task, fitting
 
 
-# ------------------------------------------------------------------------------------- what is read, and where
-
-
-def _places(c: Components, config: ProbingConfig) -> list[tuple[int, str]]:
-    """(layer, site) from the bottom up, the embedding first."""
-    return [EMBEDDING, *(place for place in find_sites(c, config.sites) if place != EMBEDDING)]
-
-
-def _sites(places: list[tuple[int, str]], tokens: Tensor, examples: Examples, collect: Collect) -> list[Site]:
-    points = [hook_name(name, layer) for layer, name in places]
-    found = collect(tokens, points)
-    return [
-        Site(
-            layer=layer,
-            name=name,
-            x=rearrange(found[point][:, list(examples.at)], "example pos ... -> pos example (...)"),
-        )
-        for (layer, name), point in zip(places, points, strict=True)
-    ]
-
-
 # ------------------------------------------------------------------------------------- the probe itself
 
 
 def _probed(
-    probe: Probe, site: Site, examples: Examples, task: Task, c: Components, config: ProbingConfig
+    probe: Probe, site: Site, examples: Examples, task: Task, c: Components | None, config: ProbingConfig
 ) -> tuple[list[dict[str, Any]], Tensor]:
     """Rows of a probe at one site, with those of its shuffles, and its directions."""
     chosen = choose_examples(probe, examples)
@@ -224,13 +201,19 @@ def _swaps(
     site: Site,
     examples: Examples,
     task: Task,
-    c: Components,
+    c: Components | None,
     directions: Tensor,
     config: ProbingConfig,
 ) -> list[tuple[list[float], list[float]]]:
     """Effect and share of a swap along each draw's direction, for each position; empty where no swap is tried."""
     nothing: list[tuple[list[float], list[float]]] = [([], [])] * len(examples.labels)
-    if not probe.pairs or config.n_pairs == 0 or directions.shape[-1] > 1 or site.name not in STREAM_SITES:
+    if (
+        c is None
+        or not probe.pairs
+        or config.n_pairs == 0
+        or directions.shape[-1] > 1
+        or site.name not in STREAM_SITES
+    ):
         return nothing
     pairs = pairs_named(task, probe.pairs, n_pairs=config.n_pairs, seed=config.seed)
     places = [Place(layer=site.layer, site=site.name, position=label) for label in examples.labels]
@@ -245,7 +228,7 @@ def _control_rows(
     probes: Sequence[Probe],
     own: Sequence[Site],
     examples: Examples,
-    c: Components,
+    reader: Reader,
     config: ProbingConfig,
     *,
     places: list[tuple[int, str]],
@@ -258,17 +241,20 @@ def _control_rows(
     second questions are made here one after the other, so that they are not held at the same time.
     """
     rows: list[dict[str, Any]] = []
-    for site in in_shares(_sites(places, examples.tokens, examples, directly(untrained)), start=0.5, end=0.7):
+    for site in in_shares(
+        reader.read(places, examples.tokens, examples, directly(untrained)), start=0.5, end=0.7
+    ):
         for one in probes:
             rows += _control("untrained", one, site, examples, choose_examples(one, examples), config)
     for site in in_shares(own, start=0.7, end=0.85):
         for one in probes:
             rows += _matched(one, site, examples, config)
     if examples.again is not None:
-        second = _sites(places, examples.again, examples, collect)
+        second = reader.read(places, examples.again, examples, collect)
         for first, again in in_shares(list(zip(own, second, strict=True)), start=0.85):
             for one in probes:
                 rows += _by_question(one, first, again, examples, config)
-    for one in probes:
-        rows += _embeddings(one, c, examples, config)
+    if reader.c is not None:
+        for one in probes:
+            rows += _embeddings(one, reader.c, examples, config)
     return rows

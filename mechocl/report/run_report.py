@@ -118,8 +118,8 @@ def _sections(
         *([toolbox_sections.circuit(rows["circuit"])] if "circuit" in rows else []),
         *([toolbox_sections.suppression(rows["suppression"], words)] if "suppression" in rows else []),
         *(
-            [toolbox_sections.weights(rows["graft"], rows["steering"])]
-            if {"graft", "steering"} <= rows.keys()
+            [toolbox_sections.weights(rows["graft"], rows.get("steering"), run.questioning.measures)]
+            if "graft" in rows
             else []
         ),
         *([toolbox_sections.subspaces(rows["subspace"])] if "subspace" in rows else []),

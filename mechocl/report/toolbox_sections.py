@@ -14,6 +14,7 @@ from mechocl.interventions.summaries import SUBSPACE_CONTROLS, summarize_circuit
 from mechocl.interventions.suppression import SuppressionConfig, candidates
 from mechocl.report import circuit_plots, graft_plots, subspace_plots
 from mechocl.report.page import Section, Table
+from toy_models.measures import Measures
 from toy_models.subsets import SUBSETS
 from toy_models.words import Words
 
@@ -100,10 +101,12 @@ def suppression(rows: pd.DataFrame, words: Words) -> Section:
     )
 
 
-def weights(graft: pd.DataFrame, steering: pd.DataFrame) -> Section:
-    """The section on weights, from the rows of the graft and steering analyses over the seeds."""
-    rows = pd.concat([graft, steering], ignore_index=True)
-    changed = rows[(rows["metric"] == "auc") & (rows["change"] > 0)]
+def weights(graft: pd.DataFrame, steering: pd.DataFrame | None, measures: Measures) -> Section:
+    """The section on weights, from the rows of the graft and steering analyses over the seeds; those of steering may not be there."""
+    rows = graft if steering is None else pd.concat([graft, steering], ignore_index=True)
+    metric = measures.leading if measures.leading in grafting.METRICS else "auc"
+    named = formats.NAMES[metric]
+    changed = rows[(rows["metric"] == metric) & (rows["change"] > 0)]
     changed = changed[changed["subset"].map(lambda name: SUBSETS[name].stage == 2)]
     shares = over_seeds.over_seeds(changed, ["group", "kind", "subset"], "share")
     cells = {(e["group"], e["kind"], e["subset"]): e for e in shares.to_dict("records")}
@@ -122,14 +125,17 @@ def weights(graft: pd.DataFrame, steering: pd.DataFrame) -> Section:
         title="Which weights carry stage 2",
         how_to_read=(
             "Stage 2's change of one group of weights is put into the model from before it (alone), or everything but that "
-            "group; the number is the share of stage 2's gain in AUC that this gives. A group that carries the gain is near "
-            "1 alone and near 0 left out. A constant steering vector is what any explanation has to beat."
+            f"group; the number is the share of stage 2's gain in {named} that this gives. A group that carries the gain is near "
+            "1 alone and near 0 left out."
+            + ("" if steering is None else " A constant steering vector is what any explanation has to beat.")
         ),
-        finding=_best_group(shares),
-        figures=tuple(_drawn(lambda: graft_plots.grafts(grafting.estimates(rows), rows))),
+        finding=_best_group(shares, named),
+        figures=tuple(
+            _drawn(lambda: graft_plots.grafts(grafting.estimates(rows, metric=metric), rows, metric=metric))
+        ),
         tables=(
             Table(
-                caption="Share of stage 2's gain in AUC, mean over seeds [95 %]",
+                caption=f"Share of stage 2's gain in {named}, mean over seeds [95 %]",
                 columns=("weights", "grafted", *subsets),
                 rows=tuple(row(*kind) for kind in kinds),
             ),
@@ -137,7 +143,7 @@ def weights(graft: pd.DataFrame, steering: pd.DataFrame) -> Section:
     )
 
 
-def _best_group(shares: pd.DataFrame) -> str:
+def _best_group(shares: pd.DataFrame, named: str) -> str:
     """A sentence on the group whose change alone gives most of the gains. It is empty if stage 2 gained nothing."""
     alone = shares[(shares["kind"] == grafting.ALONE) & (shares["group"] != "all")]
     if alone.empty:
@@ -147,7 +153,7 @@ def _best_group(shares: pd.DataFrame) -> str:
         f"{formats.mean_in_words(e)} of {e['subset']}'s"
         for e in alone[alone["group"] == best].to_dict("records")
     )
-    return f"The change of the {best} alone gives {', '.join(gains)} gain in AUC."
+    return f"The change of the {best} alone gives {', '.join(gains)} gain in {named}."
 
 
 def subspaces(rows: pd.DataFrame) -> Section:

@@ -80,6 +80,10 @@ class RunKind(ABC):
         """Whether models of the run's family can be taken apart (`models.components`), as some analyses need."""
         return True
 
+    def takes(self, run: Any, analysis: str) -> bool:
+        """Whether an analysis, by its name, can be had of the run's models."""
+        return analysis == "evaluate" or self.can_be_taken_apart(run)
+
     def require_transformers(self, run: Any, what: str) -> None:
         """Raise MechoclError if the models of a run are not transformers, of which alone `what` can be had."""
         return

@@ -1,7 +1,7 @@
 """Runs of the worlds that are trained from scratch (`toy_models.worlds`)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from mechocl.errors import MechoclError
 from mechocl.runs.folders import SeedFolder
@@ -11,6 +11,9 @@ from mechocl.runs.recipes import ConvNetRecipe, Recipe
 from toy_models.stages import StageConfig
 from toy_models.task import Questioning
 from toy_models.worlds import world_of
+
+_OF_CONVNETS: Final = ("evaluate", "graft", "patch", "probe")
+"""The analyses that a ConvNet takes, too."""
 
 
 class ToyRuns(RunKind):
@@ -49,11 +52,14 @@ class ToyRuns(RunKind):
         """Transformers can; a ConvNet cannot."""
         return not isinstance(run.recipe, ConvNetRecipe)
 
+    def takes(self, run: Any, analysis: str) -> bool:
+        return analysis in _OF_CONVNETS if isinstance(run.recipe, ConvNetRecipe) else True
+
     def require_transformers(self, run: Any, what: str) -> None:
         if isinstance(run.recipe, ConvNetRecipe):
             raise MechoclError(
                 f"the models of {run.path} are ConvNets, and {what} is for transformers, with attention and a stream between their "
-                "layers; of this run there are evaluate, dynamics, controls, verdict and report"
+                "layers; of this run there are evaluate, dynamics, graft, patch, probe, controls, verdict and report"
             )
 
     def count_examples(self, recipe: Any, stage: int) -> int:
