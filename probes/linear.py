@@ -243,7 +243,8 @@ def probability(decision: Float[np.ndarray, "example output"]) -> Float[np.ndarr
 
 def log_loss(likely: Float[np.ndarray, "example class"], code: Int[np.ndarray, " example"]) -> float:
     """Mean −log probability of the right class, in nats; log K for K classes is what knowing nothing costs."""
-    return float(-np.log(np.maximum(likely[np.arange(len(code)), code], 1e-300)).mean())
+    right = likely[np.arange(len(code)), code].astype(np.float64)  # 1e-300 is 0 in float32
+    return float(-np.log(np.maximum(right, 1e-300)).mean())
 
 
 def calibration_error(likely: Float[np.ndarray, "example class"], code: Int[np.ndarray, " example"]) -> float:

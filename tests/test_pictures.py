@@ -121,12 +121,9 @@ def test_a_killed_run_ends_with_the_same_bits(run: Run, tmp_path: Path) -> None:
 
 REFUSED = [
     "lens",
-    "patch",
     "circuit",
-    "graft",
     "subspace",
     "gradients",
-    "probe",
     "share",
     "sae train",
     "variants",
@@ -143,10 +140,10 @@ def test_what_needs_a_transformer_says_so(run: Run, command: str, capsys: pytest
     assert code != 0
     assert len(lines) == 1
     assert f"the models of {run.path} are ConvNets" in lines[0]
-    assert "evaluate, dynamics, controls, verdict and report" in lines[0]
+    assert "evaluate, dynamics, graft, patch, probe, controls, verdict and report" in lines[0]
 
 
-@pytest.mark.parametrize("command", ["evaluate", "dynamics", "report", "verdict"])
+@pytest.mark.parametrize("command", ["evaluate", "dynamics", "graft", "patch", "report", "verdict"])
 def test_what_it_names_works(run: Run, command: str, tmp_path: Path) -> None:
     options = [] if command == "dynamics" else HERE
     out = ["--out", str(tmp_path / "report.html")] if command == "report" else []

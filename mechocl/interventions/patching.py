@@ -220,26 +220,15 @@ def patch_activations(
         batch_size: examples in one forward pass; it limits the memory, however large the grid is.
         seed: draws the partners of `resample`.
 
-    A ConvNet is patched by `picture_patching.patch_layers`, which has other sites, places and units.
-
-    Effects are patched − base, in the metric's unit. The base is the corrupted run in `denoise`, and the clean run
-    in all other modes; so what carries the answer is positive in `denoise` and negative in the other modes. A patch that puts in
-    what was there in every pair is not measured: its value and effect are NaN. Raises
-    MechoclError for an unknown site, layer, metric or mode, for a metric that looks at a token without a logit, and
-    for activations that are not finite.
+    A ConvNet is patched by `picture_patching.patch_layers`, which has other sites, places and units. Effects are patched − base, in the metric's unit. The base is the corrupted
+    run in `denoise`, and the clean run in all other modes; so what carries the answer is positive in `denoise` and negative in the other modes. A patch that puts in what was there
+    in every pair is not measured: its value and effect are NaN. Raises MechoclError for an unknown site, layer, metric or mode, for a metric that looks at a token without a
+    logit, and for activations that are not finite.
     """
     _check_choices(mode, by, batch_size)
     chosen = metric_of(metric)
-    source = source_in_words(mode, pairs, seed=seed, other_model=source_model is not None)
     if isinstance(model, HookedConvNet):
-        layers = picture_patching.patch_layers(
-            model, pairs, sites=sites, metric=chosen, by=by, mode=mode, each_unit=each_unit, source_model=source_model,
-            batch_size=batch_size, seed=seed,
-        )  # fmt: skip
-        return PatchingResult(
-            rows=layers.rows, per_pair=layers.per_pair.numpy(), exchanged=layers.exchanged.numpy(), clean=layers.clean,
-            corrupted=layers.corrupted, metric=chosen.name, unit=chosen.unit, pairs=pairs.name, n_pairs=len(pairs), mode=mode, source=source,
-        )  # fmt: skip
+        return _patch_layers(model, pairs, metric=chosen, mode=mode, seed=seed, sites=sites, by=by, each_unit=each_unit, source_model=source_model, batch_size=batch_size)  # fmt: skip
     into = take_apart(model)
     origin = into if source_model is None else take_apart(source_model)
     for one in (into, origin):
@@ -260,6 +249,7 @@ def patch_activations(
             where = groups[name][chunk.rows]
             parts[key, name].append(chunk.patched(key, where, each_unit))
     clean, corrupted = (float(chosen.pool(torch.cat(values), pairs)) for values in zip(*ends, strict=True))
+    source = source_in_words(mode, pairs, seed=seed, other_model=source_model is not None)
     return result_of(into, parts, chosen, pairs, mode, source, clean, corrupted)
 
 
@@ -318,6 +308,16 @@ def result_of(
         mode=mode,
         source=source,
     )
+
+
+def _patch_layers(model: HookedConvNet, pairs: Pairs, *, metric: Metric, mode: Mode, seed: int, source_model: Any, **options: Any) -> PatchingResult:  # fmt: skip
+    """The result of patches of a ConvNet."""
+    found = picture_patching.patch_layers(model, pairs, metric=metric, mode=mode, seed=seed, source_model=source_model, **options)  # fmt: skip
+    return PatchingResult(
+        rows=found.rows, per_pair=found.per_pair.numpy(), exchanged=found.exchanged.numpy(), clean=found.clean, corrupted=found.corrupted,
+        metric=metric.name, unit=metric.unit, pairs=pairs.name, n_pairs=len(pairs), mode=mode,
+        source=source_in_words(mode, pairs, seed=seed, other_model=source_model is not None),
+    )  # fmt: skip
 
 
 def _check_choices(mode: str, by: str, batch_size: int) -> None:

@@ -63,8 +63,7 @@ def probe(
 ) -> tuple[pd.DataFrame, dict[str, Tensor]]:
     """Scores of every probe of a recipe at each site, layer and position, with its controls and its directions.
 
-    A ConvNet is read whole, without positions, at the site `pixels` (the picture) and after each layer; what its picture alone gives is in the
-    place of the control *token embedding*, and no direction is swapped.
+    A ConvNet is read whole, at the site `pixels` (the picture) and after each layer. It has no control *token embedding*, and no direction is swapped.
 
     `labels` are labels of your own, one for each alias (a dict, a Series, or an array in the order of the aliases; None leaves an
     alias out). They are probed at questions, or as `probes` with the target "label" say, with the same controls. `untrained` is the model of the control *untrained*; None draws the weights of a `HookedTransformer`

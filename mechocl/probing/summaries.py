@@ -251,7 +251,7 @@ def by_subset(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def landmarks(rows: pd.DataFrame) -> list[tuple[str, int, str]]:
-    """The places that are always shown: the embedding at the alias, and the last residual stream where it matters.
+    """The places that are always shown: the embedding at the alias, and the last residual stream where it matters; of a ConvNet, the picture and the last layer.
 
     `rows` are those of a table or of `grid_cells`.
     """
@@ -260,6 +260,8 @@ def landmarks(rows: pd.DataFrame) -> list[tuple[str, int, str]]:
     sites = set(rows.loc[rows["layer"] == top, "site"])
     last = "resid_post" if "resid_post" in sites else sorted(sites)[0]
     there = rows["position"].drop_duplicates().tolist()
+    if there == ["picture"]:
+        return [("pixels", 0, "picture"), (last, top, "picture")]
     names = [p for p in there if p.split(" ")[0] == "alias"][-1:]
     marked = names + [p for p in there if p in ("tag", "%", "entity", "=")]
     return [("resid_pre", 0, p) for p in names] + [(last, top, p) for p in marked]

@@ -203,7 +203,8 @@ def _seed_values(grid: PatchedGrid) -> pd.DataFrame:
         for position in text.columns:
             row = found.loc[(site, position)] if (site, position) in found.index else None
             interval = "" if row is None or row["seeds"] < 2 else f" [{row['low']:+.2f}, {row['high']:+.2f}]"
-            text.loc[site, position] = f"{interval}<br>seeds: {seeds[site, position]}"
+            each = f"seeds: {seeds[site, position]}" if (site, position) in seeds.index else "no such place"
+            text.loc[site, position] = f"{interval}<br>{each}"
     return text
 
 

@@ -423,8 +423,9 @@ def test_a_mistake_in_an_option_of_train(
 
 
 def test_a_recipe_that_does_not_exist(tmp_path: Path, fails: Fails) -> None:
-    assert "no recipe 'nothing': not a file, and not one of digit-grid/cpu, integer-set/cpu" in fails(
-        "train", "nothing", "--out", tmp_path / "run"
+    assert (
+        "no recipe 'nothing': not a file, and not one of digit-grid/cpu-one-stage, digit-grid/cpu"
+        in fails("train", "nothing", "--out", tmp_path / "run")
     )
     for command, word, near in (
         ("train", "integer-set/cpuu", "integer-set/cpu"),

@@ -320,11 +320,13 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, content: bytes, messa
 
 def test_a_recipe_that_does_not_exist_is_answered_with_those_that_do(tmp_path: Path) -> None:
     with pytest.raises(
-        MechoclError, match=r"no recipe 'nothing': not a file, and not one of digit-grid/cpu, integer-set/cpu"
+        MechoclError,
+        match=r"no recipe 'nothing': not a file, and not one of digit-grid/cpu-one-stage, digit-grid/cpu",
     ):
         recipes.load_recipe("nothing")
     with pytest.raises(
-        MechoclError, match="is a folder; give a recipe file or one of digit-grid/cpu, integer-set/cpu"
+        MechoclError,
+        match="is a folder; give a recipe file or one of digit-grid/cpu-one-stage, digit-grid/cpu",
     ):
         recipes.load_recipe(str(tmp_path))
 
