@@ -182,7 +182,8 @@ def write_rows() -> list[str]:
         body.append([row.says, *cells, formats.number(recall, 2)])
     lines = [
         "What of the recipe matters, and what more realistic text does: one change at a time, exact match, "
-        f"{len(ALL_SEEDS)} seeds each (`docs/results/miniature-rows.csv`); a row that pretrains its own model has one model for all of them:",
+        f"{len(ALL_SEEDS)} seeds each (`docs/results/miniature-rows.csv`); a row that pretrains its own model has one model for all of them. "
+        "No changed row has controls beside it, so its d1 − d2 says nothing of trust:",
         "",
         *write_text_table(["", "d1 − no data", "qd1 − qd2", "d1 − d2", "recall of new definitions"], body),
     ]

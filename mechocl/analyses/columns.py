@@ -107,9 +107,9 @@ PATCH: Final[Columns] = {
     "layer": _LAYER,
     "site": _SITE,
     "part": Column("str", "What is patched at once: a head, a key/value head (at k and v, where several heads share one), a "
-        "neuron, or the whole site."),
-    "index": Column("int64", "Number of that head or neuron; −1 where the whole site is patched."),
-    "position": Column("str", "Position, or role of the positions, that is patched. all means every position."),
+        "neuron, or the whole site; of a ConvNet, a group of channels or of units."),
+    "index": Column("int64", "Number of that head, neuron or group; −1 where the whole site is patched."),
+    "position": Column("str", "Position, or role of the positions, that is patched. all means every position. Of a ConvNet, the region of a cell, of the tag, or of the cell that is asked about."),
     "value": Column("float64", "Metric of the patched run.", "of the metric"),
     "effect": Column("float64", "Metric of the patched run − that of the run that is patched into: the corrupted "
         "run where clean activations are put in, else the clean run. So a site that carries the answer has an effect "

@@ -15,6 +15,7 @@ from mechocl.accepted import require_count
 from mechocl.behaviour.subset_names import subset_named
 from mechocl.errors import MechoclError, MechoclWarning, TooLittleData
 from mechocl.interventions import picture_pairs
+from mechocl.interventions.drawn_questions import asked_in_tests, shuffled
 from mechocl.interventions.pairs import ROLE_NAMES, Pairs
 from mechocl.interventions.pairs_csv import read_pairs as pairs_of_file
 from mechocl.models.layout import asked_positions, shared_positions
@@ -112,9 +113,9 @@ def alias_pairs(
     empty, no pair fits, or the two subsets' names differ in length.
     """
     table = task.table
-    questions = {name: _test_questions(task, name) for name in (clean, corrupted)}
+    questions = {name: asked_in_tests(task, name) for name in (clean, corrupted)}
     draws = generator(seed, "pairs", clean, corrupted, same_integer)
-    rows = _shuffled(questions[clean], draws)
+    rows = shuffled(questions[clean], draws)
     others = table.iloc[questions[corrupted]].drop_duplicates("alias")
     candidates, entities = others["alias"].to_numpy(), others["entity"].to_numpy()
     alias, entity = (table[column].to_numpy() for column in ("alias", "entity"))
@@ -164,7 +165,7 @@ def question_pairs(task: Task, *, subsets: Sequence[str], n_questions: int, seed
 
     All questions about one alias come together. Raises MechoclError when a subset has no questions.
     """
-    rows = np.concatenate([_test_questions(task, subset) for subset in subsets])
+    rows = np.concatenate([asked_in_tests(task, subset) for subset in subsets])
     alias = task.table["alias"].to_numpy()[rows]
     order = torch.randperm(int(alias.max()) + 1, generator=generator(seed, "questions", *subsets)).numpy()
     rows = rows[np.argsort(order[alias], kind="stable")][:n_questions]
@@ -179,8 +180,8 @@ def list_pairs(task: Task, *, subset: str, n_pairs: int, seed: int) -> Pairs:
     Raises MechoclError when the subset has no questions, or every integer is in the list.
     """
     draws = generator(seed, "list pairs", subset)
-    rows = _test_questions(task, subset)
-    rows = _shuffled(rows[task.table["answer"].to_numpy()[rows]], draws)[:n_pairs]
+    rows = asked_in_tests(task, subset)
+    rows = shuffled(rows[task.table["answer"].to_numpy()[rows]], draws)[:n_pairs]
     tokens = task.tokens[torch.from_numpy(rows)]
     try:
         swapped = task.questioning.without_entity(task, rows, draws)
@@ -207,7 +208,7 @@ def tag_pairs(task: Task, *, clean: int, corrupted: int, n_pairs: int, seed: int
                 f"the run has no definitions with tag {tag}; it has tags 1 to 3 at most; a text world has those of "
                 "the layout that is read"
             )
-    chosen = _shuffled(rows[clean], generator(seed, "tag pairs", clean, corrupted))[:n_pairs]
+    chosen = shuffled(rows[clean], generator(seed, "tag pairs", clean, corrupted))[:n_pairs]
     picked = torch.from_numpy(chosen)
     is_tag = task.roles == ROLE["tag"]
     at = (task.roles[picked] == ROLE["entity"]).int().argmax(1).numpy()
@@ -269,18 +270,6 @@ def _question_pairs(
         alias=torch.from_numpy(task.table["alias"].to_numpy()[rows]),
         contains=contains,
     )
-
-
-def _test_questions(task: Task, subset: str) -> np.ndarray:
-    rows = task.rows(kind="question", split="test", subset=subset)
-    if len(rows) == 0:
-        raise MechoclError(f"the run has no questions about {subset}; choose another subset")
-    return rows
-
-
-def _shuffled(rows: np.ndarray, draws: torch.Generator) -> np.ndarray:
-    shuffled: np.ndarray = rows[torch.randperm(len(rows), generator=draws).numpy()]
-    return shuffled
 
 
 def _names(task: Task, aliases: list[int]) -> Int[Tensor, "token"]:

@@ -130,7 +130,7 @@ class PatchingConfig:
     metric: str = "logit_difference"
     """Name of a metric (`metrics`)."""
     each_unit: bool = True
-    """Patch heads and neurons one at a time, or all of a site together."""
+    """Patch heads and neurons (of a ConvNet whose sites are named, groups of channels) one at a time, or all of a site together."""
     from_stage: int | None = None
     """Take the activations from the model after this stage of training, on the same examples."""
     seed: int = 0

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mechocl.behaviour.subset_names import subset_named
 from mechocl.errors import MechoclError, TooLittleData
+from mechocl.interventions.drawn_questions import asked_in_tests, shuffled
 from mechocl.interventions.pairs import Pairs
 from toy_models.filters import NUMBERS
 from toy_models.randomness import generator
@@ -37,7 +38,7 @@ def pairs_of_pictures(task: Task, name: str, *, n_pairs: int, seed: int) -> Pair
         return _tag_pairs(task, name, clean, corrupted, n_pairs=n_pairs, seed=seed)
     if found := re.fullmatch(r"(\w+)-to-itself", name):
         subset = subset_named(task, found[1])
-        rows = _shuffled(_test_questions(task, subset), seed, name)[:n_pairs]
+        rows = shuffled(asked_in_tests(task, subset), generator(seed, "pairs", name))[:n_pairs]
         return _question_pairs(task, f"{subset}-to-itself", rows, rows)
     if found := re.fullmatch(r"(\w+)-to-(other-)?(\w+)", name):
         first, second = (subset_named(task, found[i]) for i in (1, 3))
@@ -52,7 +53,8 @@ def _cell_pairs(
     name = f"{clean}-to-{'' if same_label else 'other-'}{corrupted}"
     alias, cell, label = (task.table[column].to_numpy() for column in ("alias", "cell", "entity"))
     rows, others = (
-        _shuffled(_test_questions(task, subset), seed, name, subset) for subset in (clean, corrupted)
+        shuffled(asked_in_tests(task, subset), generator(seed, "pairs", name, subset))
+        for subset in (clean, corrupted)
     )
     draws = generator(seed, "partners", name)
     chosen: list[int] = []
@@ -87,7 +89,7 @@ def _tag_pairs(task: Task, name: str, clean: int, corrupted: int, *, n_pairs: in
         found[tag] = task.rows(kind="definition", tag=tag) if known else np.array([], dtype=int)
         if not len(found[tag]):
             raise MechoclError(f"the run has no definitions with tag {tag}; it has tags 1 to 3 at most")
-    rows = _shuffled(found[clean], seed, name)[:n_pairs]
+    rows = shuffled(found[clean], generator(seed, "pairs", name))[:n_pairs]
     picked = torch.from_numpy(rows)
     at_tag = task.roles[picked] == ROLE["tag"]
     other = int(found[corrupted][0])
@@ -123,15 +125,3 @@ def _cells(task: Task, rows: np.ndarray) -> Tensor:
 def _labels_at(task: Task, cell: Tensor) -> Tensor:
     """Position of the label of a cell, as a column."""
     return (_count_cells(task) + 2 + cell)[:, None]
-
-
-def _test_questions(task: Task, subset: str) -> np.ndarray:
-    rows = task.rows(kind="question", split="test", subset=subset)
-    if len(rows) == 0:
-        raise MechoclError(f"the run has no questions about {subset}; choose another subset")
-    return rows
-
-
-def _shuffled(rows: np.ndarray, seed: int, *what: str) -> np.ndarray:
-    shuffled: np.ndarray = rows[torch.randperm(len(rows), generator=generator(seed, "pairs", *what)).numpy()]
-    return shuffled

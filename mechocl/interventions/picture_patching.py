@@ -63,7 +63,8 @@ def patch_layers(
     `by` position patches the region of one cell, or that of the tag; by role, the region of the cell that is asked about, those of all other cells,
     or that of the tag. A fully connected layer is patched whole. `each_unit` patches `GROUPS` groups of channels, or of units, one at a time.
 
-    Raises MechoclError for a site that the model does not have, for pairs that are no pictures, and for a metric that cannot judge them.
+    Raises MechoclError for a site that the model does not have, for pairs that are no pictures, for a metric that cannot judge them, and
+    for values that are not finite.
     """
     chosen, origin = metric_of(metric), source_model or model
     if not isinstance(origin, HookedConvNet):
@@ -84,6 +85,8 @@ def patch_layers(
                 mask = where & channels.view(1, -1, *[1] * (old.ndim - 2))
                 differs = _differs(new, old, mask)
                 found = run.patched(layer_hook(layer, site), torch.where(mask, new, old))
+                if not bool(found.isfinite().all()):
+                    raise MechoclError(f"{chosen.name} of {pairs.name} is not finite: the model has diverged")
                 pooled = float(only_measured(chosen.pool(found, pairs), differs.sum()))
                 rows.append((layer, site, part, index, position, pooled, pooled - base, int(differs.sum())))
                 values.append(found)

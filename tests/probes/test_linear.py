@@ -784,3 +784,8 @@ def test_fewer_aliases_than_folds_name_the_field() -> None:
         ValueError, match=r"no class has 4 aliases, .* use more aliases, or n_folds of at most 3"
     ):
         alias_folds(np.arange(6), np.repeat([0, 1], 3), n_folds=4, seed=0)
+
+
+def test_a_right_class_that_rounds_to_no_probability_costs_much_and_not_infinity() -> None:
+    likely = np.array([[0.0, 1.0], [0.5, 0.5]], dtype=np.float32)
+    assert log_loss(likely, np.array([0, 0])) == pytest.approx((300 * np.log(10) + np.log(2)) / 2)
